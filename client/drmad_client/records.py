@@ -1,0 +1,196 @@
+"""What the service answers: jobs, their states, their meta-iterations and their events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drmad_client.specs import JobSpec
+
+T = TypeVar("T")
+
+
+class Record(BaseModel):
+    """Base of every answer: immutable; a field that a newer service adds is ignored."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"  # accepted, waits for a scheduler and for capacity
+    STARTING = "starting"  # claimed by a scheduler; replicas are placed and the problem is built
+    RUNNING = "running"  # meta-iterations are being computed
+    CANCELLING = "cancelling"  # asked to end now; its replicas are being stopped
+    SUCCEEDED = "succeeded"  # budget spent, or patience over
+    FAILED = "failed"  # ended by an error; see `error`
+    CANCELLED = "cancelled"  # ended by its user
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class Transition(Record):
+    """One change of a job's state."""
+
+    status: JobStatus = Field(description="The state entered.")
+    at: datetime = Field(description="When, UTC.")
+    reason: str = Field(description="A word for programs: submitted, claimed, diverged, ...")
+    message: str = Field(default="", description="A sentence for people.")
+
+
+class Progress(Record):
+    """How far a job is. Step and phase are those of the running meta-iteration."""
+
+    iteration: int = Field(default=0, description="Committed meta-iterations.")
+    iterations: int = Field(description="Meta-iterations asked for.")
+    phase: str = Field(default="", description="What replica 0 does: prepare, forward, backward.")
+    step: int = Field(default=0, description="Step within the phase.")
+    steps: int = Field(default=0, description="Steps of the phase.")
+    remaining_s: float | None = Field(
+        default=None, description="Estimated seconds to the end; null before the first commit."
+    )
+
+
+class Best(Record):
+    """The meta-iteration with the lowest validation loss."""
+
+    iteration: int
+    validation_loss: float
+    metrics: dict[str, float] = Field(default={}, description="Reported, never used to choose.")
+
+
+class JobError(Record):
+    """Why a job failed: the root cause, not a wrapper."""
+
+    code: str = Field(description="A word for programs: training_diverged, problem_invalid, ...")
+    message: str = Field(description="What was expected, what came, what to do.")
+    iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
+    step: int | None = Field(default=None, description="Inner step at which it failed.")
+    traceback: str | None = Field(default=None, description="Of the worker, where it helps.")
+
+
+class HyperparameterInfo(Record):
+    """One tuned tensor: its shape and how raw values become the user's units."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    transform: Literal["identity", "exp", "sigmoid"] = Field(
+        description="Value in the user's units = transform(raw)."
+    )
+    lower: float | None = None
+    upper: float | None = None
+
+
+class Job(Record):
+    """One tuning request, from submission to its terminal state."""
+
+    id: str
+    name: str
+    status: JobStatus
+    reason: str = Field(description="Of the last transition.")
+    message: str = Field(default="", description="Of the last transition, or why the job waits.")
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Progress
+    best: Best | None = None
+    error: JobError | None = None
+    hyperparameters: list[HyperparameterInfo] = Field(
+        default=[], description="Known once a worker has built the problem."
+    )
+    transitions: list[Transition] = []
+    tags: dict[str, str] = {}
+    spec: JobSpec
+    version: int = Field(description="Rises with every change; the ETag.")
+
+
+class HyperparameterSummary(Record):
+    """Five numbers of a vector in the user's units, and of its hypergradient."""
+
+    minimum: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    maximum: float
+    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
+
+
+class ReplicaFigures(Record):
+    """What one replica reported of its meta-iteration."""
+
+    replica: int
+    validation_loss: float
+    hypergradient_norm: float
+    cosine_to_mean: float = Field(description="Of its hypergradient to the aggregated one.")
+    seconds: dict[str, float] = Field(description="By phase: forward, backward, evaluate.")
+    peak_memory_bytes: int
+    node: str = ""
+    device: str = ""
+
+
+class MetaIteration(Record):
+    """One hypergradient and one update. Its figures belong to the hyperparameters it began with."""
+
+    iteration: int = Field(description="0, 1, ... without gap or repeat.")
+    at: datetime = Field(description="When it was committed, UTC.")
+    validation_loss: float
+    training_loss: float = Field(description="Mean over the last inner steps.")
+    metrics: dict[str, float] = Field(default={}, description="validation_error, test_error, ...")
+    hypergradient_norm: float
+    hyperparameters: dict[str, HyperparameterSummary] = {}
+    seconds: dict[str, float] = Field(default={}, description="By phase; total is wall time.")
+    replicas: list[ReplicaFigures] = []
+    method: str = Field(description="The method that computed the hypergradient.")
+    is_best: bool = Field(description="Lowest validation loss so far.")
+    has_vectors: bool = Field(
+        default=True, description="Whether its hyperparameters and hypergradient are still kept."
+    )
+
+
+class Event(Record):
+    """Something that happened to a job, in the order in which it happened."""
+
+    id: str = Field(description="Give it back as Last-Event-ID to go on after it.")
+    at: datetime
+    type: Literal["status", "iteration", "progress", "warning", "reset"]
+    data: dict[str, Any] = Field(
+        description="status: a Transition. iteration: a MetaIteration. progress: a Progress. "
+        "warning: {code, message}. reset: the Job, when earlier events are no longer kept."
+    )
+
+
+class Page(Record, Generic[T]):
+    """A part of a list."""
+
+    data: list[T]
+    has_more: bool
+    next: str | None = Field(default=None, description="Give it back as `after` for more.")
+
+
+class FieldError(Record):
+    """One bad field of a request."""
+
+    path: str = Field(description="As in training.steps or hyperparameters[0].kind.")
+    message: str = Field(description="What was expected, what came, what to do.")
+
+
+class ProblemDetails(Record):
+    """An error, as RFC 9457 states it (application/problem+json)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str = ""
+    code: str
+    errors: list[FieldError] = []

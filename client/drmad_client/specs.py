@@ -1,0 +1,313 @@
+"""What a user asks for: JobSpec and its parts, the same in YAML, over REST and in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from drmad_client.catalog import DATA_SETS
+
+
+class Spec(BaseModel):
+    """Base of every part of a job: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MlpModel(Spec):
+    """A fully connected network with a linear output layer."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
+        default=[50], description="Units of each hidden layer, from the input to the output."
+    )
+    activation: Literal["tanh", "relu"] = Field(
+        default="tanh", description="Nonlinearity after each hidden layer."
+    )
+
+
+class _Data(Spec):
+    label_noise: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the training labels replaced by another, random class, in [0, 1).",
+    )
+    drop_noisy: bool = Field(
+        default=False,
+        description="Train on the correctly labelled examples only: the yardstick of a cleaning.",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
+    )
+
+
+class DigitsData(_Data):
+    """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
+
+    name: Literal["digits"] = "digits"
+    train: int = Field(default=1000, ge=1, description="Training examples.")
+    valid: int = Field(default=300, ge=1, description="Validation examples.")
+    test: int = Field(default=497, ge=0, description="Test examples.")
+
+
+class MnistData(_Data):
+    """MNIST's handwritten digits, 28 x 28 pixels, from IDX files on the workers or from OpenML."""
+
+    name: Literal["mnist"] = "mnist"
+    train: int = Field(default=50_000, ge=1, description="Training examples.")
+    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
+    test: int = Field(default=10_000, ge=0, description="Test examples.")
+    folder: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="Folder on the workers that holds the IDX files, below a data root that the "
+        "operator allows; null looks in every data root.",
+    )
+
+
+class CatalogProblem(Spec):
+    """A built-in model on a built-in data set."""
+
+    model: MlpModel = Field(default=MlpModel(), description="The model to train.")
+    data: Annotated[DigitsData | MnistData, Field(discriminator="name")] = Field(
+        description="The data set, and how it is split."
+    )
+
+
+class _Hyperparameter(Spec):
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9_]{0,63}$",
+        description="Name in histories and results; null takes the kind's name.",
+    )
+    lower: float | None = Field(default=None, description="Lower bound of the raw value.")
+    upper: float | None = Field(default=None, description="Upper bound of the raw value.")
+
+
+class L2Hyperparameter(_Hyperparameter):
+    """Penalties Σ exp(λ_u) w² on the weights; biases are not penalised."""
+
+    kind: Literal["l2"] = "l2"
+    per: Literal["weight", "unit", "layer", "model"] = Field(
+        default="unit",
+        description="What shares one penalty: a weight, the weights out of an input unit, a layer "
+        "or the model.",
+    )
+    init: float = Field(
+        default=-9.0, ge=-50.0, le=20.0, description="Initial log penalty (natural logarithm)."
+    )
+
+
+class SampleWeightHyperparameter(_Hyperparameter):
+    """A weight σ(λ_i) in (0, 1) for each training example."""
+
+    kind: Literal["sample_weight"] = "sample_weight"
+    init: float = Field(
+        default=0.0, ge=-50.0, le=50.0, description="Initial logit; 0 is a weight of one half."
+    )
+
+
+HyperparameterSpec = Annotated[
+    L2Hyperparameter | SampleWeightHyperparameter, Field(discriminator="kind")
+]
+
+
+class TrainingSpec(Spec):
+    """The inner problem: how the model is trained under given hyperparameters."""
+
+    optimizer: Literal["sgd", "damped_sgd"] = Field(
+        default="sgd",
+        description="sgd: v' = γ v - g, w' = w + η v' (torch's). damped_sgd: v' = γ v - (1 - γ) g, "
+        "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ).",
+    )
+    steps: int = Field(default=1000, ge=1, le=1_000_000, description="Inner steps T.")
+    batch_size: int = Field(default=100, ge=1, le=1_000_000, description="Examples of a minibatch.")
+    learning_rate: float = Field(default=0.05, gt=0.0, le=1000.0, description="η or α.")
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="γ.")
+    resample: bool = Field(
+        default=True,
+        description="Fresh initial weights and minibatches in every meta-iteration; false "
+        "repeats those of the first.",
+    )
+
+
+class ShortcutMethod(Spec):
+    """DrMAD: backwards along a cheap path distilled from the forward pass (arXiv 1601.00917)."""
+
+    method: Literal["shortcut"] = "shortcut"
+    horizon: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of the last inner steps are differentiated; null: all of them.",
+    )
+    knots: int = Field(
+        default=1, ge=1, le=1024, description="Copies of the weights that carry the path."
+    )
+    average: int = Field(
+        default=1, ge=1, le=10_000, description="Window of a knot's average, in inner steps."
+    )
+    stride: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Inner steps that one backward step stands for, their minibatches joined.",
+    )
+    contraction: bool = Field(
+        default=True, description="Never let the adjoint grow from one backward step to the next."
+    )
+    preset: Literal["paper", "paper_tenth"] | None = Field(
+        default=None,
+        description="The published forms: paper takes T backward steps on the line from the first "
+        "to the last weights, paper_tenth T/10. It stands alone: no other option beside it.",
+    )
+
+    @model_validator(mode="after")
+    def _preset_stands_alone(self) -> Self:
+        fields = type(self).model_fields
+        beside = [
+            name
+            for name, value in self
+            if name not in ("method", "preset") and value != fields[name].default
+        ]
+        if self.preset is not None and beside:
+            raise PydanticCustomError(
+                "preset_not_alone",
+                "preset {preset} sets every option itself; remove {beside}",
+                {"preset": self.preset, "beside": ", ".join(beside)},
+            )
+        return self
+
+
+class ReplayMethod(Spec):
+    """Exact: the weights are recomputed between about √T kept snapshots."""
+
+    method: Literal["replay"] = "replay"
+    horizon: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of the last inner steps are differentiated; null: all of them.",
+    )
+
+
+HypergradientSpec = Annotated[ShortcutMethod | ReplayMethod, Field(discriminator="method")]
+
+
+class MetaSpec(Spec):
+    """The outer problem: how the hyperparameters are updated."""
+
+    optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
+        default="adam", description="Outer update; sign moves each by ± the learning rate."
+    )
+    learning_rate: float = Field(
+        default=0.3, gt=0.0, le=1000.0, description="Outer step, in raw (transformed) units."
+    )
+    iterations: int = Field(default=30, ge=1, le=100_000, description="Meta-iterations to commit.")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after so many meta-iterations without a better validation loss; "
+        "null never stops early.",
+    )
+
+
+class ReplicasSpec(Spec):
+    """How many workers compute each meta-iteration, and how they are joined."""
+
+    count: int = Field(
+        default=1, ge=1, le=1024, description="Workers, each with its own seeds over all the data."
+    )
+    aggregate: Literal["mean", "sign"] = Field(
+        default="mean", description="Mean of their hypergradients, or a majority vote of signs."
+    )
+
+
+class ResourcesSpec(Spec):
+    """What one replica occupies."""
+
+    cpus: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of a replica.")
+    gpus: float = Field(default=0.0, ge=0.0, le=64.0, description="GPUs of a replica.")
+
+
+class JobSpec(Spec):
+    """One tuning request."""
+
+    name: str = Field(
+        default="untitled", min_length=1, max_length=200, description="Shown wherever the job is."
+    )
+    problem: CatalogProblem = Field(description="What is trained, on which data.")
+    hyperparameters: list[HyperparameterSpec] = Field(
+        min_length=1, max_length=64, description="What is tuned."
+    )
+    training: TrainingSpec = Field(default=TrainingSpec(), description="The inner problem.")
+    hypergradient: HypergradientSpec = Field(
+        default=ShortcutMethod(), description="How the hypergradient is computed."
+    )
+    meta: MetaSpec = Field(default=MetaSpec(), description="The outer problem.")
+    replicas: ReplicasSpec = Field(default=ReplicasSpec(), description="Workers of the job.")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="Per replica.")
+    tags: dict[
+        Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]
+    ] = Field(default={}, max_length=32, description="The user's own labels.")
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher runs earlier.")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Fixes weights, minibatches and so every number."
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        errors = list(self._misfits())
+        if errors:
+            raise ValidationError.from_exception_data(type(self).__name__, errors)
+        return self
+
+    def _misfits(self) -> Iterator[InitErrorDetails]:
+        data, training, method = self.problem.data, self.training, self.hypergradient
+        wanted, held = data.train + data.valid + data.test, DATA_SETS[data.name].examples
+        if wanted > held:
+            yield _misfit(
+                ("problem", "data", "train"),
+                data.train,
+                f"{data.name} has {held} examples, but train + valid + test asks for {wanted}",
+            )
+        examples = data.train
+        if data.drop_noisy:
+            examples -= round(data.train * data.label_noise)
+        if training.batch_size > examples:
+            yield _misfit(
+                ("training", "batch_size"),
+                training.batch_size,
+                f"must be at most the {examples} training examples, got {training.batch_size}",
+            )
+        if method.horizon is not None and method.horizon > training.steps:
+            yield _misfit(
+                ("hypergradient", "horizon"),
+                method.horizon,
+                f"must be at most training.steps, {training.steps}, got {method.horizon}",
+            )
+        names = [h.name or h.kind for h in self.hyperparameters]
+        for index, hyperparameter in enumerate(self.hyperparameters):
+            if names[index] in names[:index]:
+                yield _misfit(
+                    ("hyperparameters", index, "name"),
+                    hyperparameter.name,
+                    f"{names[index]!r} stands twice; give each hyperparameter a name of its own",
+                )
+            lower, upper = hyperparameter.lower, hyperparameter.upper
+            low = -float("inf") if lower is None else lower
+            high = float("inf") if upper is None else upper
+            if not low <= hyperparameter.init <= high:
+                yield _misfit(
+                    ("hyperparameters", index, "init"),
+                    hyperparameter.init,
+                    f"must lie between lower and upper, [{low}, {high}], got {hyperparameter.init}",
+                )
+
+
+def _misfit(loc: tuple[int | str, ...], value: Any, message: str) -> InitErrorDetails:
+    return InitErrorDetails(
+        type=PydanticCustomError("misfit", "{message}", {"message": message}), loc=loc, input=value
+    )
