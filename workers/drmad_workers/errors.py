@@ -1,0 +1,89 @@
+"""What can go wrong in the engine.
+
+    EngineError
+    ├── ProblemError            the problem, a setting or the data cannot be used as stated
+    ├── TrainingDiverged        the inner loss or the weights are no longer finite
+    ├── HypergradientDiverged   the adjoint |dw| left its bound on the way back
+    └── Stopped                 the caller's `should_stop` said so
+
+Every class keeps its arguments in `args`, so that it survives pickling between processes.
+"""
+
+
+class EngineError(Exception):
+    """Base of everything that the engine raises on purpose."""
+
+
+class ProblemError(EngineError):
+    """The problem, a setting or the data cannot be used; `field` names the part to change."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message, field)
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TrainingDiverged(EngineError):
+    """The inner training run met a loss or weights that are not finite.
+
+    Attributes:
+        step: first bad inner step, 0-based; equal to `steps` when only the last weights are bad.
+        steps: length of the training run.
+        value: what was found there, nan or infinite.
+        what: "loss" or "weights".
+    """
+
+    def __init__(self, step: int, steps: int, value: float, what: str) -> None:
+        super().__init__(step, steps, value, what)
+        self.step = step
+        self.steps = steps
+        self.value = value
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"training {self.what} must stay finite, got {self.value} at step {self.step} of "
+            f"{self.steps}: lower the learning rate, or bound the hyperparameters"
+        )
+
+
+class HypergradientDiverged(EngineError):
+    """The adjoint grew past its bound, so that no direction is left in the hypergradient.
+
+    Attributes:
+        step: inner step at which the backward pass stood, 0-based.
+        norm: |dw| there (may be nan).
+        bound: what it must not exceed.
+    """
+
+    def __init__(self, step: int, norm: float, bound: float) -> None:
+        super().__init__(step, norm, bound)
+        self.step = step
+        self.norm = norm
+        self.bound = bound
+
+    def __str__(self) -> str:
+        return (
+            f"|dw| must stay below {self.bound:.3g} in the backward pass, got {self.norm:.3g} at "
+            f"step {self.step}: use contraction, a shorter horizon, more knots, or replay"
+        )
+
+
+class Stopped(EngineError):
+    """`should_stop` was true: the work was given up on the caller's wish.
+
+    Attributes:
+        phase: "forward", "backward" or "evaluate".
+        step: how many steps of it were done.
+    """
+
+    def __init__(self, phase: str, step: int) -> None:
+        super().__init__(phase, step)
+        self.phase = phase
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped as asked, in the {self.phase} pass after {self.step} steps"
