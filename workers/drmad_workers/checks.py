@@ -1,0 +1,94 @@
+"""What is found out about a problem on one minibatch, before any training starts."""
+
+import torch
+from torch import Tensor
+
+from drmad_workers.batches import Examples
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters import BoundTensor
+from drmad_workers.objective import Objective
+from drmad_workers.problem import Batch
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ProblemError(f"device must be cpu or cuda, got {device!r}", "device") from error
+    if resolved.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ProblemError("device cuda was asked for, and torch finds none here", "device")
+        index = torch.cuda.current_device() if resolved.index is None else resolved.index
+        return torch.device("cuda", index)
+    return resolved
+
+
+def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
+    """Tries every derivative once and leaves the objective as it was.
+
+    Also finds out whether the model draws random numbers (`objective.stochastic`).
+
+    Raises:
+        ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
+            derivative; a hyperparameter to tune changes neither the training nor the outer loss.
+    """
+    buffers = objective.buffers()
+    before = random_state(objective.device)
+    shape_of_losses(objective, batch)
+    objective.stochastic = not torch.equal(before, random_state(objective.device))
+    objective.begin_products()
+    try:
+        _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
+    except (RuntimeError, NotImplementedError) as error:
+        raise ProblemError(
+            "the training loss must have second derivatives in the weights and in the "
+            f"hyperparameters, and autograd says: {error}",
+            "problem.loss",
+        ) from error
+    first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
+    objective.eval()
+    loss = objective.outer_loss(first_valid)
+    require_scalar(loss, "the outer loss", "problem.outer_loss")
+    leaves = objective.leaves()
+    direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+    names = [bound.name for bound in objective.bound.values() if isinstance(bound, BoundTensor)]
+    objective.train()
+    objective.restore_buffers(buffers)
+    objective.end_products()
+    for name, inner, outer in zip(names, by_leaves, direct, strict=True):
+        if inner is None and outer is None:
+            raise ProblemError(
+                f"neither the training of the weights nor the outer loss depends on the "
+                f"hyperparameter {name!r}: use it in inner_loss or outer_loss, or do not tune it",
+                f"hyperparameters.{name}",
+            )
+
+
+def shape_of_losses(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError unless the losses have the shapes that `Problem` asks for."""
+    problem = objective.problem
+    if problem.inner_loss is None or problem.outer_loss is None:
+        losses = problem.loss(objective.model(batch.inputs), batch.targets)
+        if losses.shape != (len(batch.index),):
+            raise ProblemError(
+                f"loss must return one number per example, shape ({len(batch.index)},), got "
+                f"{tuple(losses.shape)}: use reduction='none', and take means over other axes",
+                "problem.loss",
+            )
+    loss = objective.inner_loss(batch)
+    require_scalar(loss, "inner_loss", "problem.inner_loss")
+
+
+def require_scalar(loss: Tensor, what: str, field: str) -> None:
+    if loss.shape != ():
+        raise ProblemError(f"{what} must return one number, got shape {tuple(loss.shape)}", field)
+    if not loss.requires_grad:
+        raise ProblemError(
+            f"{what} must depend on the model's weights by autograd, and does not", field
+        )
+
+
+def random_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
+    return torch.get_rng_state()

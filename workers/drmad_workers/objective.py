@@ -1,0 +1,318 @@
+"""The model seen as a function of one flat weight vector w and the hyperparameters λ.
+
+The trainable parameters are views into `Objective.weights`, shape (P,): writing there moves the
+model, and a step of training is a few fused operations on one vector. Penalties have their
+derivatives written out; everything else goes through autograd.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from drmad_workers.batches import Examples
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters import (
+    BoundHyperparameter,
+    BoundL2,
+    BoundSampleWeight,
+    BoundTensor,
+    Slot,
+)
+from drmad_workers.problem import Batch, Problem
+
+EVALUATION_ROWS = 4096
+"""Rows of held-out data that go through the model at a time."""
+
+
+class Objective:
+    """Losses of a problem and their derivatives at the weights that stand in `weights`."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        bound: Mapping[str, BoundHyperparameter],
+        slots: Sequence[Slot],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.problem = problem
+        self.device = device
+        self.dtype = dtype
+        self.stochastic = False
+        self.model: nn.Module = problem.model.to(device=device, dtype=dtype)
+        self.parameters = trainable(self.model)
+        if not self.parameters:
+            raise ProblemError("the model must have a parameter that requires a gradient", "model")
+        self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.slots = slots
+        self._views = [self.weights[slot.start : slot.stop].view(slot.shape) for slot in slots]
+        self._given = self.weights.cpu().clone()
+        self._given_buffers = self.buffers()
+        trains = self.model.training
+        self._modes = [(m, m.training or not trains) for m in self.model.modules()]
+        self.bound = dict(bound)
+        self._penalties = [b for b in bound.values() if isinstance(b, BoundL2)]
+        sample_weights = [b.name for b in bound.values() if isinstance(b, BoundSampleWeight)]
+        if len(sample_weights) > 1:
+            raise ProblemError(
+                f"an example has one weight, got the kinds {', '.join(sample_weights)}",
+                f"hyperparameters.{sample_weights[1]}",
+            )
+        self._sample_weight = sample_weights[0] if sample_weights else None
+        self._leaf_names = [b.name for b in bound.values() if isinstance(b, BoundTensor)]
+        self._constants = self._untuned()
+        self.values: dict[str, Tensor] = {}
+        self._coefficients: Tensor | None = None
+        self._penalty_products: Tensor | None = None
+        self._named: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
+
+    # ------------------------------------------------------------------ state
+
+    def attach(self) -> None:
+        """Makes the model's parameters views into `weights` (again), in training mode."""
+        self.model.to(device=self.device, dtype=self.dtype)
+        for parameter, view in zip(self.parameters, self._views, strict=True):
+            parameter.data = view
+        self.train()
+
+    def set_hyperparameters(self, raw: Mapping[str, Tensor]) -> None:
+        """Takes λ by name; every bound hyperparameter must be there in its shape."""
+        if raw.keys() != self.bound.keys():
+            raise ProblemError(
+                f"values must be given for {sorted(self.bound)}, got {sorted(raw)}",
+                "hyperparameters",
+            )
+        for name, bound in self.bound.items():
+            if raw[name].shape != bound.shape:
+                raise ProblemError(
+                    f"{name} must have shape {tuple(bound.shape)}, got {tuple(raw[name].shape)}",
+                    f"hyperparameters.{name}",
+                )
+            given = raw[name].detach().to(device=self.device, dtype=self.dtype)
+            self.values[name] = bound.value(given)
+        if self._penalties:
+            self._coefficients = torch.zeros_like(self.weights)
+            for penalty in self._penalties:
+                penalty.spread(self.values[penalty.name], self._coefficients)
+        self._named = {name: self.values[name] for name in self._leaf_names} | self._constants
+
+    def initialize(self, seed: int) -> None:
+        """The model as it was given, and then w_0 drawn on top of that under the seed.
+
+        Draws from torch's global generator: the caller forks it.
+        """
+        with torch.no_grad():
+            self.weights.copy_(self._given)
+            self.restore_buffers(self._given_buffers)
+            torch.manual_seed(seed)
+            (self.problem.initialize or reset_parameters)(self.model)
+            for parameter, view in zip(self.parameters, self._views, strict=True):
+                if parameter.data_ptr() != view.data_ptr():
+                    view.copy_(parameter)
+                    parameter.data = view
+
+    def buffers(self) -> list[Tensor]:
+        """Copies of the model's buffers (running statistics)."""
+        return [buffer.detach().clone() for buffer in self.model.buffers()]
+
+    def restore_buffers(self, copies: Sequence[Tensor]) -> None:
+        for buffer, copy in zip(self.model.buffers(), copies, strict=True):
+            buffer.copy_(copy)
+
+    def train(self) -> None:
+        """Every module in the mode in which the user handed it over (the model in training)."""
+        for module, training in self._modes:
+            module.training = training
+
+    def eval(self) -> None:
+        self.model.eval()
+
+    # ------------------------------------------------------------------ inner loss
+
+    def inner_gradient(self, batch: Batch, out: Tensor) -> Tensor:
+        """Writes ∇_w L(w, λ) on the batch into `out`, shape (P,); returns the loss, shape ().
+
+        The loss returned leaves the penalties out; see `penalty`.
+        """
+        weights = self._batch_weights(batch)
+        loss = self._inner_loss(batch, weights)
+        parts = torch.autograd.grad(
+            loss, self.parameters, allow_unused=True, materialize_grads=True
+        )
+        torch.cat([part.reshape(-1) for part in parts], out=out)
+        if self._coefficients is not None:
+            out.addcmul_(self._coefficients, self.weights)
+        return loss.detach()
+
+    def inner_loss(self, batch: Batch) -> Tensor:
+        """The training loss on the batch, with its graph; penalties left out."""
+        return self._inner_loss(batch, self._batch_weights(batch))
+
+    def penalty(self) -> float:
+        """Σ e^{λ_u} w² over all penalties, at the current weights."""
+        if self._coefficients is None:
+            return 0.0
+        return 0.5 * float(torch.dot(self._coefficients, self.weights.square()))
+
+    def begin_products(self) -> None:
+        """Empties the sums that `subtract_product` and `outer_gradient` add to."""
+        self._totals = {name: torch.zeros_like(value) for name, value in self.values.items()}
+        for name in self._leaf_names:
+            self._named[name] = self.values[name].detach().requires_grad_()
+        if self._penalties:
+            self._penalty_products = torch.zeros_like(self.weights)
+
+    def subtract_product(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
+        """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
+
+        Args:
+            batch: on which L is taken.
+            cotangent: u, shape (P,).
+            out: shape (P,); dλ is kept here, see `hypergradient`.
+        """
+        by_weights, by_leaves, by_sample = self.second_derivatives(batch, cotangent)
+        for slot, part in zip(self.slots, by_weights, strict=True):
+            if part is not None:
+                out[slot.start : slot.stop].view(slot.shape).sub_(part)
+        for name, part in zip(self._leaf_names, by_leaves, strict=True):
+            if part is not None:
+                self._totals[name].sub_(part)
+        if self._sample_weight is not None and by_sample is not None:
+            self._totals[self._sample_weight].index_add_(0, batch.index, by_sample, alpha=-1)
+        if self._coefficients is not None and self._penalty_products is not None:
+            out.addcmul_(self._coefficients, cotangent, value=-1.0)
+            self._penalty_products.addcmul_(self.weights, cotangent)
+
+    def end_products(self) -> None:
+        """Lets go of the sums; the values no longer ask for a derivative."""
+        self._totals = {}
+        self._penalty_products = None
+        for name in self._leaf_names:
+            self._named[name] = self.values[name]
+
+    def leaves(self) -> list[Tensor]:
+        """The values that the losses take by name and are differentiated by."""
+        return [self._named[name] for name in self._leaf_names]
+
+    def second_derivatives(
+        self, batch: Batch, cotangent: Tensor
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Tensor | None]:
+        """∂<∇_w L, u> by weights, by `leaves`, by the batch's sample weights; penalties left out.
+
+        None where <∇_w L, u> does not depend on it.
+        """
+        weights = self._batch_weights(batch)
+        inputs: list[Tensor] = [*self.parameters, *self.leaves()]
+        if weights is not None:
+            inputs.append(weights.requires_grad_())
+        loss = self._inner_loss(batch, weights)
+        gradients = torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+        outputs: list[Tensor] = []
+        directions: list[Tensor] = []
+        for slot, gradient in zip(self.slots, gradients, strict=True):
+            if gradient is not None and gradient.requires_grad:
+                outputs.append(gradient)
+                directions.append(cotangent[slot.start : slot.stop].view(slot.shape))
+        second: Sequence[Tensor | None] = [None] * len(inputs)
+        if outputs:
+            second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
+        count, last = len(self.parameters), len(inputs) - (weights is not None)
+        return second[:count], second[count:last], second[-1] if weights is not None else None
+
+    # ------------------------------------------------------------------ outer loss
+
+    def outer_gradient(self, examples: Examples, out: Tensor, poll: Callable[[], None]) -> Tensor:
+        """Writes ∇_w of the held-out objective into `out`; its ∂/∂λ joins dλ. Returns its value.
+
+        The model is in evaluation mode: running statistics stand for those of the batch.
+        """
+        self.eval()
+        out.zero_()
+        value = torch.zeros((), dtype=self.dtype, device=self.device)
+        leaves = self.leaves()
+        for batch in examples.chunks(EVALUATION_ROWS):
+            poll()
+            share = len(batch.index) / examples.rows
+            loss = self.outer_loss(batch)
+            parts = torch.autograd.grad(
+                loss, [*self.parameters, *leaves], allow_unused=True, materialize_grads=True
+            )
+            count = len(self.parameters)
+            out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
+            for name, part in zip(self._leaf_names, parts[count:], strict=True):
+                self._totals[name].add_(part, alpha=share)
+            value.add_(loss.detach(), alpha=share)
+        self.train()
+        return value
+
+    def outer_loss(self, batch: Batch) -> Tensor:
+        if self.problem.outer_loss is not None:
+            return self.problem.outer_loss(self.model, self._named, batch)
+        losses = self.problem.loss(self.model(batch.inputs), batch.targets)
+        return losses.mean()
+
+    def hypergradient(self) -> dict[str, Tensor]:
+        """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU."""
+        if self._penalty_products is not None:
+            for penalty in self._penalties:
+                self._totals[penalty.name].sub_(penalty.gather(self._penalty_products))
+        gradient = {
+            name: bound.chain(self.values[name], self._totals[name]).cpu()
+            for name, bound in self.bound.items()
+        }
+        self.end_products()
+        return gradient
+
+    def all_values(self) -> dict[str, Tensor]:
+        """Transformed values of every hyperparameter by name, tuned or not, on the CPU."""
+        return {name: v.cpu() for name, v in (self.values | self._constants).items()}
+
+    # ------------------------------------------------------------------ internals
+
+    def _inner_loss(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        if self.problem.inner_loss is not None:
+            return self.problem.inner_loss(self.model, self._named, batch)
+        losses = self.problem.loss(self.model(batch.inputs), batch.targets)
+        if weights is None:
+            return losses.mean()
+        return torch.dot(losses, weights) / len(losses)
+
+    def _batch_weights(self, batch: Batch) -> Tensor | None:
+        if self._sample_weight is None:
+            return None
+        return self.values[self._sample_weight].index_select(0, batch.index)
+
+    def _untuned(self) -> dict[str, Tensor]:
+        """Values of the problem's own hyperparameters that nobody asked to tune."""
+        untuned: dict[str, Tensor] = {}
+        for name, stated in self.problem.hyperparameters.items():
+            if name not in self.bound:
+                init = stated.init.detach().to(device=self.device, dtype=self.dtype)
+                bound = BoundTensor(name, init, stated.transform, None, None, [])
+                untuned[name] = bound.value(init)
+        return untuned
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The elementary parameters: those that require a gradient, shared ones once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """Draws fresh weights by every module's own `reset_parameters`; frozen ones stay."""
+
+    def reset(module: nn.Module) -> None:
+        own = getattr(module, "reset_parameters", None) or getattr(
+            module, "_reset_parameters", None
+        )
+        parameters = list(module.parameters())
+        if own is None or (parameters and not any(p.requires_grad for p in parameters)):
+            return
+        frozen = [(p, p.detach().clone()) for p in parameters if not p.requires_grad]
+        own()
+        for parameter, value in frozen:
+            parameter.copy_(value)
+
+    model.apply(reset)
