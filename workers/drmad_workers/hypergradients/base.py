@@ -1,0 +1,124 @@
+"""What every method shares: its signature, and the exact reverse of one inner step.
+
+With dw = ∇f(w_T), dv = 0 and dλ = ∂f/∂λ, for t = T-1 .. 0 ([Maclaurin2015], 1502.03492):
+
+    dv += α dw        (dw, dλ) -= δ ∂/∂(w, λ) <∇_w L_t(ŵ_t, λ), dv>        dv *= γ
+
+Methods differ in ŵ_t, the point where step t is linearised, and in which steps they visit.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from drmad_workers.errors import HypergradientDiverged, ProblemError
+from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+
+GROWTH_BOUND = 1e8
+"""How far |dw| may grow beyond its first value: a direction that has passed through such a
+stretching keeps few digits in float32, and the published method's went to 10^21."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to the hypergradient; its fields are its settings.
+
+    A method is used in this order: `check`, `recorder` (given to the forward pass), and after
+    the outer gradient stands in the adjoint, `backward`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, training: TrainingConfig) -> None:
+        """Raises ProblemError when the settings do not fit the training run."""
+
+    @abstractmethod
+    def recorder(self, run: TrainingRun) -> Recorder:
+        """What the forward pass has to keep for `backward`."""
+
+    @abstractmethod
+    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: "Adjoint") -> None:
+        """Walks back from w_T, which stands in the objective; dλ gathers in the objective.
+
+        Raises:
+            HypergradientDiverged: |dw| left its bound.
+            Stopped: the monitor was told to stop.
+        """
+
+    def backward_total(self, training: TrainingConfig) -> int:
+        """How many inner steps `backward` goes through, for the progress it reports."""
+        return training.steps
+
+
+class Adjoint:
+    """dw and dv on their way back through the training run.
+
+    Attributes:
+        weights: dw, shape (P,).
+        velocity: dv, shape (P,).
+        products: Hessian-vector products taken so far.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.weights = torch.zeros_like(run.velocity)
+        self.velocity = torch.zeros_like(run.velocity)
+        self.products = 0
+        self._run = run
+        self._cotangent = torch.empty_like(run.velocity)
+        self._bound = math.inf
+        self._smallest: Tensor | None = None
+        self._check_every = 1 if run.objective.device.type == "cpu" else 50
+
+    def begin(self, contraction: bool) -> None:
+        """Starts the walk: dw is the outer gradient now.
+
+        With contraction |dw| never grows from one step to the next: dw and dv are scaled back.
+        A Hessian met off the true path can stretch without end; the training itself, where it
+        converged, does not.
+        """
+        norm = torch.linalg.vector_norm(self.weights)
+        self._smallest = norm if contraction else None
+        self._check(self._run.steps, float(norm), math.inf)
+        self._bound = GROWTH_BOUND * float(norm)
+
+    def step_back(self, step: int, count: int = 1) -> None:
+        """Reverses the steps `step` .. `step + count - 1`, linearised at the objective's weights.
+
+        Their minibatches are joined, and the map is the one of `count` steps under a constant
+        gradient (dynamics.Momentum.stride).
+        """
+        run = self._run
+        stride = run.dynamics.stride(count)
+        run.dynamics.pull_back(stride, self.weights, self.velocity, self._cotangent)
+        run.objective.subtract_product(run.batch(step, count), self._cotangent, self.weights)
+        self.products += 1
+        norm = torch.linalg.vector_norm(self.weights)
+        if self.products % self._check_every == 0:
+            self._check(step, float(norm), self._bound)
+        if self._smallest is not None:
+            scale = (self._smallest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+            self.weights.mul_(scale)
+            self.velocity.mul_(scale)
+            self._smallest = torch.minimum(self._smallest, norm)
+        run.monitor.advance(count)
+
+    def finish(self, step: int) -> None:
+        """Raises HypergradientDiverged when dw did not stay within its bound to the end."""
+        self._check(step, float(torch.linalg.vector_norm(self.weights)), self._bound)
+
+    def _check(self, step: int, norm: float, bound: float) -> None:
+        if not norm <= bound or not math.isfinite(norm):
+            raise HypergradientDiverged(step, norm, bound)
+
+
+def check_horizon(horizon: int | None, steps: int) -> None:
+    if horizon is not None and not 1 <= horizon <= steps:
+        raise ProblemError(
+            f"horizon must be between 1 and the number of training steps ({steps}), got {horizon}",
+            "hypergradient.horizon",
+        )

@@ -1,0 +1,187 @@
+"""DrMAD: the backward pass walks a line through few kept points in the place of the path.
+
+[Fu2016] DrMAD: distilling reverse-mode automatic differentiation for optimizing hyperparameters
+of deep neural networks, 1601.00917.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from drmad_workers.errors import ProblemError
+from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon
+from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+
+Preset = Literal["paper", "paper_tenth"]
+
+
+@dataclass(frozen=True)
+class Shortcut(Method):
+    """ŵ_t on a polyline through K kept points of the last N steps, and w_T.
+
+    K = 1 is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T. Knot j = 0 .. K-1 stands at step
+    T-N + N(1-(1-j/K)²), dense where the path is slow; K = N knots stand at every step, which is
+    exact. A knot may hold the mean of the weights around its step, whose noise it then leaves
+    out. A stride m reverses m steps at once: their minibatches joined, at the middle of their
+    stretch, by the map of m steps under a constant gradient.
+
+    Cost: about N/m Hessian-vector products (on m times the rows).
+    Memory: K + 1 copies of the weights, whatever T.
+
+    Attributes:
+        horizon: N; None for T.
+        knots: K, at least 1.
+        average: length of a knot's window in steps; 1 takes the weights as they are.
+        stride: m, at least 1.
+        contraction: |dw| never grows on the way back, see Adjoint.begin.
+        preset: the published method, all else left at its default. "paper": N = T points with
+            β from 0.001 to 0.999. "paper_tenth": N = T/10 such points over the whole line, with
+            the first N minibatches and an unscaled learning rate. Without contraction.
+    """
+
+    horizon: int | None = None
+    knots: int = 1
+    average: int = 1
+    stride: int = 1
+    contraction: bool = True
+    preset: Preset | None = None
+
+    name: ClassVar[str] = "shortcut"
+
+    def check(self, training: TrainingConfig) -> None:
+        check_horizon(self.horizon, training.steps)
+        for field in ("knots", "average", "stride"):
+            if getattr(self, field) < 1:
+                raise ProblemError(
+                    f"{field} must be at least 1, got {getattr(self, field)}",
+                    f"hypergradient.{field}",
+                )
+        if self.preset not in (None, "paper", "paper_tenth"):
+            raise ProblemError(
+                f"preset must be paper or paper_tenth, got {self.preset!r}", "hypergradient.preset"
+            )
+        if self.preset and self not in (
+            Shortcut(preset=self.preset),
+            Shortcut(preset=self.preset, contraction=False),
+        ):
+            raise ProblemError(
+                f"preset {self.preset} fixes all other settings: leave them out, or the preset",
+                "hypergradient.preset",
+            )
+
+    def backward_total(self, training: TrainingConfig) -> int:
+        if self.preset == "paper_tenth":
+            return max(1, training.steps // 10)
+        return self.horizon or training.steps
+
+    def recorder(self, run: TrainingRun) -> "Knots":
+        start = run.steps - (self.horizon or run.steps)
+        return Knots(knot_steps(start, run.steps, self.knots), run.steps, self.average)
+
+    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, Knots)
+        if self.preset is not None:
+            points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
+            self._backward_as_published(run, recorder, adjoint, points)
+            return
+        adjoint.begin(self.contraction)
+        stop = run.steps
+        while stop > recorder.start:
+            start = max(recorder.start, stop - self.stride)
+            recorder.point(0.5 * (start + stop - 1), run.objective.weights)
+            adjoint.step_back(start, stop - start)
+            stop = start
+        adjoint.finish(recorder.start)
+
+    def _backward_as_published(
+        self, run: TrainingRun, recorder: "Knots", adjoint: Adjoint, points: int
+    ) -> None:
+        adjoint.begin(contraction=False)
+        first, last = recorder.ends()
+        betas = torch.linspace(0.001, 0.999, points, dtype=torch.float64).tolist()
+        for step in range(points - 1, -1, -1):
+            torch.lerp(first, last, betas[step], out=run.objective.weights)
+            adjoint.step_back(step)
+        adjoint.finish(0)
+
+
+def knot_steps(start: int, stop: int, knots: int) -> list[int]:
+    """Increasing steps of min(K, N) knots between `start` (the first) and `stop` (left out).
+
+    t_j = start + N (1 - (1 - j/K)²), pushed apart where rounding would join two.
+    """
+    length = stop - start
+    count = min(knots, length)
+    steps = [start + round(length * (1.0 - (1.0 - j / count) ** 2)) for j in range(count)]
+    ceiling = stop
+    for j in range(count - 1, -1, -1):
+        ceiling = steps[j] = min(steps[j], ceiling - 1)
+    return steps
+
+
+class Knots:
+    """Kept points of the path: the weights at some steps, or their means in windows around them.
+
+    The window of a knot at step t is [t - a/2, t + a/2), cut at the first knot and at T, and the
+    point counts as the one at the window's mean step. The end point is w_T itself.
+    """
+
+    def __init__(self, steps: Sequence[int], stop: int, average: int) -> None:
+        self.start = steps[0]
+        self._stop = stop
+        before, after = average // 2, average - average // 2
+        self._windows = [
+            (max(self.start, step - before), min(stop, step + after))
+            if average > 1
+            else (step, step + 1)
+            for step in steps
+        ]
+        self._times = [0.5 * (first + last - 1) for first, last in self._windows]
+        self._points: list[Tensor] = []
+        self._from = 0
+        self.next_step = self._windows[0][0]
+
+    def visit(self, step: int, run: TrainingRun) -> None:
+        weights = run.objective.weights
+        if step == self._stop:
+            self._points.append(weights.clone())
+            self._times.append(float(step))
+            return
+        for number in range(self._from, len(self._windows)):
+            first, last = self._windows[number]
+            if first > step:
+                break
+            if first == step:
+                self._points.append(weights / (last - first))
+            elif step < last:
+                self._points[number].add_(weights, alpha=1.0 / (last - first))
+        while self._from < len(self._windows) and self._windows[self._from][1] <= step + 1:
+            self._from += 1
+        self.next_step = self._next(step + 1)
+
+    def point(self, time: float, out: Tensor) -> None:
+        """Writes the weights at `time` (in steps) on the polyline into `out`, shape (P,)."""
+        after = 1
+        while after < len(self._times) - 1 and self._times[after] < time:
+            after += 1
+        left, right = self._times[after - 1], self._times[after]
+        torch.lerp(
+            self._points[after - 1],
+            self._points[after],
+            max(0.0, (time - left) / (right - left)),
+            out=out,
+        )
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The first and the last point."""
+        return self._points[0], self._points[-1]
+
+    def _next(self, step: int) -> int:
+        """The next step at or after `step` inside a window, or the end."""
+        for first, last in self._windows[self._from :]:
+            if step < last:
+                return max(step, first)
+        return self._stop
