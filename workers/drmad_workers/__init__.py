@@ -1,0 +1,67 @@
+"""drmad's engine: hypergradients of a PyTorch training run, without Ray, Redis or HTTP."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drmad_workers.errors import (
+        EngineError,
+        HypergradientDiverged,
+        ProblemError,
+        Stopped,
+        TrainingDiverged,
+    )
+    from drmad_workers.hypergradients import METHODS, Method, Replay, Shortcut
+    from drmad_workers.hyperparameters import L2, CustomTensor, SampleWeight
+    from drmad_workers.meta import MetaConfig, MetaState, aggregate, initial_state, meta_update
+    from drmad_workers.problem import Batch, Hyperparameter, Problem, error_rate
+    from drmad_workers.training import TrainingConfig
+    from drmad_workers.tuning import Evaluation, Tuner, TuningResult, tune
+
+__all__ = [
+    "L2",
+    "METHODS",
+    "Batch",
+    "CustomTensor",
+    "EngineError",
+    "Evaluation",
+    "HypergradientDiverged",
+    "Hyperparameter",
+    "MetaConfig",
+    "MetaState",
+    "Method",
+    "Problem",
+    "ProblemError",
+    "Replay",
+    "SampleWeight",
+    "Shortcut",
+    "Stopped",
+    "TrainingConfig",
+    "TrainingDiverged",
+    "Tuner",
+    "TuningResult",
+    "aggregate",
+    "error_rate",
+    "initial_state",
+    "meta_update",
+    "tune",
+]
+
+_MODULES = {
+    "errors": ["EngineError", "HypergradientDiverged", "ProblemError", "Stopped"],
+    "hypergradients": ["METHODS", "Method", "Replay", "Shortcut"],
+    "hyperparameters": ["L2", "CustomTensor", "SampleWeight"],
+    "meta": ["MetaConfig", "MetaState", "aggregate", "initial_state", "meta_update"],
+    "problem": ["Batch", "Hyperparameter", "Problem", "error_rate"],
+    "training": ["TrainingConfig"],
+    "tuning": ["Evaluation", "Tuner", "TuningResult", "tune"],
+}
+_MODULES["errors"].append("TrainingDiverged")
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first asked for: importing the package loads no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

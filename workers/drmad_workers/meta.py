@@ -1,0 +1,261 @@
+"""The outer loop's state and its update; pure functions, so that a job resumes bit for bit."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from drmad_workers.errors import EngineError, ProblemError
+from drmad_workers.hyperparameters import BoundHyperparameter
+
+OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
+Aggregate = Literal["mean", "sign"]
+Bounds = tuple[float | None, float | None]
+
+STATE_VERSION = 1
+NOISE_WINDOW = 8
+"""So many last validation losses tell how noisy they are."""
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How the hyperparameters move.
+
+    Attributes:
+        optimizer: "sign" (λ -= η sign(g), as in the papers), "sgd", "adam" or "rmsprop"
+            (both as in torch.optim, with its defaults).
+        learning_rate: η > 0, in units of λ.
+        iterations: budget of meta-iterations.
+        patience: ends after so many meta-iterations without a validation loss that is better by
+            more than its noise; None for never.
+    """
+
+    optimizer: OuterOptimizer = "adam"
+    learning_rate: float = 0.3
+    iterations: int = 30
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        optimizers = get_args(OuterOptimizer)
+        if self.optimizer not in optimizers:
+            raise ProblemError(
+                f"optimizer must be one of {', '.join(optimizers)}, got {self.optimizer!r}",
+                "meta.optimizer",
+            )
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ProblemError(
+                f"learning_rate must be a positive number, got {self.learning_rate}",
+                "meta.learning_rate",
+            )
+        if self.iterations < 0:
+            raise ProblemError(
+                f"iterations must be at least 0, got {self.iterations}", "meta.iterations"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ProblemError(f"patience must be at least 1, got {self.patience}", "meta.patience")
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """All that the next meta-iteration depends on.
+
+    Attributes:
+        hyperparameters: λ by name; the next meta-iteration trains with them.
+        iteration: meta-iterations committed so far, and the number of the next one.
+        version: of this layout.
+        optimizer: what the outer optimizer remembers, as "<slot>/<name>".
+        best_iteration: the one with the lowest validation loss; it trained with the λ *before*
+            its update.
+        best_validation_loss: of that iteration.
+        reference_loss: what the patience compares with.
+        stale: meta-iterations since the reference was beaten.
+        recent_losses: the last NOISE_WINDOW validation losses.
+    """
+
+    hyperparameters: dict[str, Tensor]
+    iteration: int = 0
+    version: int = STATE_VERSION
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    best_iteration: int | None = None
+    best_validation_loss: float | None = None
+    reference_loss: float | None = None
+    stale: int = 0
+    recent_losses: tuple[float, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under a flat name."""
+        named = {f"hyperparameters/{name}": t for name, t in self.hyperparameters.items()}
+        return named | {f"optimizer/{name}": t for name, t in self.optimizer.items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """Everything else, as JSON takes it."""
+        return {
+            "version": self.version,
+            "iteration": self.iteration,
+            "best_iteration": self.best_iteration,
+            "best_validation_loss": self.best_validation_loss,
+            "reference_loss": self.reference_loss,
+            "stale": self.stale,
+            "recent_losses": list(self.recent_losses),
+        }
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> "MetaState":
+        """The state whose `tensors()` and `scalars()` these are."""
+        if scalars["version"] != STATE_VERSION:
+            raise EngineError(
+                f"the state has version {scalars['version']} and this engine reads "
+                f"{STATE_VERSION}: resume the job with the release that wrote it"
+            )
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+
+        rest = {**scalars, "recent_losses": tuple(scalars["recent_losses"])}
+        return cls(under("hyperparameters/"), optimizer=under("optimizer/"), **rest)
+
+
+def initial_state(hyperparameters: Mapping[str, BoundHyperparameter]) -> MetaState:
+    """The state before the first meta-iteration."""
+    return MetaState({name: bound.initial.clone() for name, bound in hyperparameters.items()})
+
+
+def aggregate(
+    hypergradients: Sequence[Mapping[str, Tensor]], how: Aggregate = "mean"
+) -> dict[str, Tensor]:
+    """One hypergradient from those of the replicas, summed in the order given.
+
+    "mean" averages; "sign" lets the replicas vote on each coordinate: sign(Σ_r sign(g_r)).
+    A name that only some replicas have is taken over those.
+    """
+    if how not in get_args(Aggregate):
+        raise ProblemError(f"aggregate must be mean or sign, got {how!r}", "replicas.aggregate")
+    if not hypergradients:
+        raise ProblemError("there must be at least one hypergradient to aggregate", "replicas")
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for hypergradient in hypergradients:
+        for name, gradient in hypergradient.items():
+            part = gradient.sign() if how == "sign" else gradient
+            totals[name] = totals[name] + part if name in totals else part.clone()
+            counts[name] = counts.get(name, 0) + 1
+    if how == "sign":
+        return {name: total.sign() for name, total in totals.items()}
+    return {name: total / counts[name] for name, total in totals.items()}
+
+
+def meta_update(
+    state: MetaState,
+    validation_loss: float,
+    hypergradient: Mapping[str, Tensor],
+    config: MetaConfig,
+    bounds: Mapping[str, Bounds] | None = None,
+) -> MetaState:
+    """The state after one more meta-iteration; the old one is left as it is.
+
+    Args:
+        state: whose hyperparameters gave the other two.
+        validation_loss: of this meta-iteration (the mean over the replicas).
+        hypergradient: by name, in the shapes of λ.
+        config: outer optimizer and patience.
+        bounds: (lower, upper) of λ by name; λ is projected into them.
+    Raises:
+        EngineError: a hypergradient is missing, has another shape or is not finite.
+    """
+    hyperparameters: dict[str, Tensor] = {}
+    memory: dict[str, Tensor] = {}
+    for name, value in state.hyperparameters.items():
+        gradient = hypergradient.get(name)
+        if gradient is None or gradient.shape != value.shape:
+            got = "none" if gradient is None else f"shape {tuple(gradient.shape)}"
+            raise EngineError(
+                f"the hypergradient of {name!r} must have shape {tuple(value.shape)}, got {got}"
+            )
+        if not bool(gradient.isfinite().all()):
+            raise EngineError(f"the hypergradient of {name!r} must be finite")
+        gradient = gradient.to(value.dtype)
+        direction = outer_direction(config.optimizer, gradient, name, state, memory)
+        lower, upper = (bounds or {}).get(name, (None, None))
+        moved = value - config.learning_rate * direction
+        if lower is not None or upper is not None:
+            moved = moved.clamp(lower, upper)
+        hyperparameters[name] = moved
+    return replace(
+        judged(state, validation_loss), hyperparameters=hyperparameters, optimizer=memory
+    )
+
+
+def outer_direction(
+    optimizer: OuterOptimizer,
+    gradient: Tensor,
+    name: str,
+    state: MetaState,
+    memory: dict[str, Tensor],
+) -> Tensor:
+    """What λ moves against, per unit of learning rate; new slots go into `memory`.
+
+    adam (β 0.9 and 0.999, ε 1e-8) and rmsprop (decay 0.99, ε 1e-8) follow torch.optim.
+    """
+
+    def slot(kind: str) -> Tensor:
+        kept = state.optimizer.get(f"{kind}/{name}")
+        return torch.zeros_like(gradient) if kept is None else kept
+
+    if optimizer == "sign":
+        return gradient.sign()
+    if optimizer == "sgd":
+        return gradient
+    if optimizer == "rmsprop":
+        square = 0.99 * slot("square") + 0.01 * gradient.square()
+        memory[f"square/{name}"] = square
+        return gradient / (square.sqrt() + 1e-8)
+    kept = state.optimizer.get(f"updates/{name}")
+    updates = torch.ones((), dtype=torch.int64) if kept is None else kept + 1
+    first = 0.9 * slot("first") + 0.1 * gradient
+    second = 0.999 * slot("second") + 0.001 * gradient.square()
+    memory |= {f"updates/{name}": updates, f"first/{name}": first, f"second/{name}": second}
+    count = int(updates)
+    scale = (second / (1.0 - 0.999**count)).sqrt() + 1e-8
+    return first / (1.0 - 0.9**count) / scale
+
+
+def judged(state: MetaState, validation_loss: float) -> MetaState:
+    """The state with one more validation loss: best iteration, patience, noise.
+
+    Fresh weights and minibatches make the loss noisy, so the patience asks for more than luck:
+    the reference is beaten by a loss that is lower by a standard error, which is estimated from
+    the differences of neighbouring losses (Σ d² / 2n, blind to a slow trend).
+    """
+    recent = (*state.recent_losses, validation_loss)[-NOISE_WINDOW:]
+    differences = [after - before for before, after in pairwise(recent)]
+    noise = math.sqrt(sum(d * d for d in differences) / (2 * len(differences) or 1))
+    reference = state.reference_loss
+    beaten = reference is None or validation_loss < reference - noise
+    best = state.best_validation_loss
+    is_best = best is None or validation_loss < best
+    return replace(
+        state,
+        iteration=state.iteration + 1,
+        best_iteration=state.iteration if is_best else state.best_iteration,
+        best_validation_loss=validation_loss if is_best else best,
+        reference_loss=validation_loss if beaten else reference,
+        stale=0 if beaten else state.stale + 1,
+        recent_losses=recent,
+    )
+
+
+def finished(state: MetaState, config: MetaConfig) -> str | None:
+    """Why the loop is over: "iterations", "patience", or None while it is not."""
+    if state.iteration >= config.iterations:
+        return "iterations"
+    if config.patience is not None and state.stale >= config.patience:
+        return "patience"
+    return None

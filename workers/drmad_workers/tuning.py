@@ -1,0 +1,263 @@
+"""The engine's front door: a tuner that evaluates hyperparameters, and a loop around it."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.checks import check_problem, resolve_device
+from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
+from drmad_workers.hypergradients import Method, Shortcut
+from drmad_workers.hypergradients.base import Adjoint
+from drmad_workers.hyperparameters import BoundHyperparameter, Kind, bind_all, slots_of
+from drmad_workers.meta import MetaConfig, MetaState, finished, initial_state, meta_update
+from drmad_workers.monitor import Monitor, OnProgress
+from drmad_workers.objective import Objective
+from drmad_workers.problem import Problem
+from drmad_workers.training import TrainingConfig, TrainingRun
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one training run and its backward pass gave.
+
+    Attributes:
+        validation_loss: the outer loss at w_T.
+        training_loss: mean inner loss over the last epoch (at most T steps), penalties at w_T.
+        metrics: figures on held-out data, such as validation_error, test_error, test_loss.
+        diagnostics: the problem's own figures of the hyperparameters.
+        hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
+        model: weights and buffers at w_T by state_dict name, on the CPU.
+        seconds: of the phases "forward", "evaluate" and "backward".
+        peak_memory_bytes: of the device; on the CPU of the whole process so far.
+        method: the one that was used.
+        backward_steps: Hessian-vector products that it took.
+    """
+
+    validation_loss: float
+    training_loss: float
+    metrics: dict[str, float]
+    diagnostics: dict[str, float]
+    hypergradient: dict[str, Tensor]
+    model: dict[str, Tensor]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    method: str
+    backward_steps: int
+
+
+class Tuner:
+    """Trains a problem's model at given hyperparameters and differentiates the outcome.
+
+    Attributes:
+        hyperparameters: what is tuned, by name, as bound to the problem.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        kinds: Sequence[Kind],
+        training: TrainingConfig,
+        method: Method,
+        seed: int = 0,
+        replica: int = 0,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """
+        Raises:
+            ProblemError: the problem cannot be tuned as stated, such as a hyperparameter that no
+                loss depends on, or a loss without second derivatives.
+        """
+        self._device = resolve_device(device)
+        self._training = training
+        self._method = method
+        self._seed = seed
+        self._replica = replica
+        method.check(training)
+        self._train = Examples(problem.train, "train", self._device, dtype)
+        self._valid = Examples(problem.valid, "valid", self._device, dtype)
+        self._test = (
+            None if problem.test is None else Examples(problem.test, "test", self._device, dtype)
+        )
+        slots = slots_of(problem.model)
+        self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(
+            kinds, problem, slots, self._train.rows, dtype
+        )
+        self._objective = Objective(problem, self.hyperparameters, slots, self._device, dtype)
+        self._epoch = self._train.rows // max(1, training.batch_size)
+        with self._own_randomness():
+            self._objective.attach()
+            self._objective.set_hyperparameters(self.initial_values())
+            check_problem(self._objective, self._minibatches(0).join(0), self._valid)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """λ to start from, by name."""
+        return {name: bound.initial.clone() for name, bound in self.hyperparameters.items()}
+
+    def evaluate(
+        self,
+        values: Mapping[str, Tensor],
+        iteration: int,
+        should_stop: Callable[[], bool] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Evaluation:
+        """One meta-iteration's work: train at λ, measure, and differentiate by λ.
+
+        Args:
+            values: λ by name (before the transform).
+            iteration: n; with the seed and the replica it fixes w_0 and every minibatch.
+            should_stop: polled every 20 ms or step, whichever is longer.
+            on_progress: told (phase, step, total) as often.
+        Raises:
+            TrainingDiverged, HypergradientDiverged, Stopped, ProblemError.
+        """
+        monitor = Monitor(should_stop, on_progress)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        with self._own_randomness():
+            return self._evaluate(values, iteration, monitor)
+
+    def _evaluate(
+        self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor
+    ) -> Evaluation:
+        objective = self._objective
+        clock = Clock(self._device)
+        objective.attach()
+        objective.set_hyperparameters(values)
+        draw = iteration if self._training.resample else 0
+        objective.initialize(seed_of(WEIGHTS, self._seed, draw, self._replica))
+        run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
+        recorder = self._method.recorder(run)
+        run.forward(recorder)
+        clock.lap("forward")
+
+        training_loss = run.training_loss(min(self._training.steps, max(1, self._epoch)))
+        monitor.begin("evaluate", 1)
+        metrics = held_out_figures(objective, self._valid, "validation", monitor.poll)
+        metrics.pop("validation_loss")
+        if self._test is not None:
+            metrics |= held_out_figures(objective, self._test, "test", monitor.poll)
+        diagnostics = diagnostic_figures(objective)
+        model = model_state(objective)
+        clock.lap("evaluate")
+
+        buffers = objective.buffers()
+        objective.begin_products()
+        adjoint = Adjoint(run)
+        validation_loss = objective.outer_gradient(self._valid, adjoint.weights, monitor.poll)
+        monitor.begin("backward", self._method.backward_total(self._training))
+        self._method.backward(run, recorder, adjoint)
+        hypergradient = objective.hypergradient()
+        objective.restore_buffers(buffers)
+        monitor.end()
+        clock.lap("backward")
+        return Evaluation(
+            validation_loss=float(validation_loss),
+            training_loss=training_loss,
+            metrics=metrics,
+            diagnostics=diagnostics,
+            hypergradient=hypergradient,
+            model=model,
+            seconds=clock.seconds,
+            peak_memory_bytes=peak_memory_bytes(self._device),
+            method=self._method.name,
+            backward_steps=adjoint.products,
+        )
+
+    def _minibatches(self, iteration: int) -> Minibatches:
+        stream = (self._seed, iteration, self._replica)
+        return Minibatches(self._train, self._training.batch_size, stream)
+
+    def _own_randomness(self) -> AbstractContextManager[None]:
+        devices = [self._device] if self._device.type == "cuda" else []
+        return torch.random.fork_rng(devices)
+
+
+class Clock:
+    """Wall-clock seconds by phase; waits for the device at every lap."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class TuningResult:
+    """What `tune` gave.
+
+    Attributes:
+        evaluations: one per meta-iteration, at the hyperparameters before its update; only the
+            best and the last one keep their model and their hypergradient.
+        best: hyperparameters of the meta-iteration with the lowest validation loss.
+        state: to go on from, see `tune`.
+    """
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    state: MetaState | None = None
+
+
+def tune(
+    problem: Problem,
+    kinds: Sequence[Kind],
+    training: TrainingConfig | None = None,
+    method: Method | None = None,
+    meta: MetaConfig | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    on_iteration: Callable[[int, Evaluation], None] | None = None,
+    state: MetaState | None = None,
+) -> TuningResult:
+    """Tunes in this process: evaluate, update, repeat, until the budget or the patience is over.
+
+    `state` goes on from an earlier result, bit for bit as if it had never stopped.
+    """
+    meta = meta or MetaConfig()
+    tuner = Tuner(
+        problem,
+        kinds,
+        training or TrainingConfig(),
+        method or Shortcut(),
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
+    state = state or initial_state(tuner.hyperparameters)
+    bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
+    result = TuningResult()
+    while finished(state, meta) is None:
+        iteration, values = state.iteration, state.hyperparameters
+        evaluation = tuner.evaluate(values, iteration)
+        if on_iteration is not None:
+            on_iteration(iteration, evaluation)
+        state = meta_update(
+            state, evaluation.validation_loss, evaluation.hypergradient, meta, bounds
+        )
+        if state.best_iteration == iteration:
+            result.best = values
+        result.evaluations.append(evaluation)
+    result.state = state
+    return result
