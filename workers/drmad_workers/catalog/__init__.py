@@ -1,0 +1,85 @@
+"""Built-in data sets and models, and the problems made of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drmad_workers.batches import seed_of
+from drmad_workers.catalog.data import DATA_SETS, Split, load_data
+from drmad_workers.catalog.models import MODELS, build_model
+from drmad_workers.problem import Problem, error_rate
+
+__all__ = ["DATA_SETS", "MODELS", "Split", "build_model", "build_problem", "load_data"]
+
+MODEL_WEIGHTS = 11
+
+
+def build_problem(
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    seed: int = 0,
+    data_roots: Sequence[Path] = (),
+    cache: Path | None = None,
+) -> Problem:
+    """A catalogued model on a catalogued data set, classified by cross entropy.
+
+    Args:
+        model, data: {"name": ..., and the options of `build_model` and `load_data`}.
+        seed: of the weights that the model is built with (each training run draws its own).
+        data_roots: folders below which files may be read.
+        cache: where downloads are kept.
+    Raises:
+        ProblemError: an unknown name or option, or files that are not there.
+    """
+    data_options = {name: value for name, value in data.items() if name != "name"}
+    model_options = {name: value for name, value in model.items() if name != "name"}
+    split = load_data(data.get("name", ""), data_options, data_roots, cache)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(MODEL_WEIGHTS, seed))
+        network = build_model(
+            model.get("name", ""), model_options, split.input_shape, split.classes
+        )
+    diagnostics = {}
+    if split.wrong is not None and split.wrong.any():
+        diagnostics = label_noise_diagnostics(split.wrong)
+    return Problem(
+        model=network,
+        train=split.train,
+        valid=split.valid,
+        test=split.test,
+        loss=nn.CrossEntropyLoss(reduction="none"),
+        metrics={"error": error_rate},
+        diagnostics=diagnostics,
+    )
+
+
+def label_noise_diagnostics(
+    wrong: Tensor, name: str = "sample_weight"
+) -> dict[str, Callable[[Mapping[str, Tensor]], float | None]]:
+    """How well sample weights tell wrong labels from right ones; None where there are no weights.
+
+    `label_noise_precision`: of the n lowest weights, n the number of wrong labels, the share
+    that is wrong. `label_noise_auc`: the probability that a wrong label weighs less than a right
+    one, ties counting half. `wrong` is a mask of shape (training examples,).
+    """
+
+    def precision(values: Mapping[str, Tensor]) -> float | None:
+        if name not in values:
+            return None
+        lowest = values[name].argsort(stable=True)[: int(wrong.sum())]
+        return float(wrong[lowest].double().mean())
+
+    def auc(values: Mapping[str, Tensor]) -> float | None:
+        if name not in values:
+            return None
+        right, low = values[name][~wrong].sort().values, values[name][wrong]
+        if not len(right):
+            return None
+        below = torch.searchsorted(right, low, right=False)
+        upto = torch.searchsorted(right, low, right=True)
+        return float(1.0 - (0.5 * (below + upto)).double().mean() / len(right))
+
+    return {"label_noise_precision": precision, "label_noise_auc": auc}
