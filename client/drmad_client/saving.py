@@ -1,0 +1,46 @@
+"""What is kept of a job on the user's disk: enough to use its result and to repeat it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from drmad_client.records import MetaIteration
+from drmad_client.specs import JobSpec
+
+
+def spec_yaml(spec: JobSpec) -> str:
+    """The spec with every default written out; `drmad submit` takes it as it is."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def history_csv(history: Iterable[MetaIteration]) -> str:
+    """A row for each meta-iteration; what is nested gets a column like metrics.test_error."""
+    rows = [_flat(record.model_dump(mode="json", exclude={"replicas"})) for record in history]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in record.items():
+        row |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return row
