@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
+
+from drmad_client import specs
+
+MODELS = (specs.MlpModel,)
+DATA_SETS = (specs.DigitsData, specs.MnistData)
+HYPERPARAMETERS = (specs.L2Hyperparameter, specs.SampleWeightHyperparameter)
+METHODS = (specs.ShortcutMethod, specs.ReplayMethod)
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A built-in data set."""
+def describe() -> dict[str, Any]:
+    """Everything a job may ask for, by name, and the JSON schema of a whole job."""
+    return {
+        "models": [_entry(model, "name") for model in MODELS],
+        "data": [
+            _entry(data, "name")
+            | {
+                "examples": data.examples,
+                "input_shape": list(data.input_shape),
+                "classes": data.classes,
+            }
+            for data in DATA_SETS
+        ],
+        "hyperparameters": [_entry(kind, "kind") for kind in HYPERPARAMETERS],
+        "methods": [_entry(method, "method") for method in METHODS],
+        "schema": specs.JobSpec.model_json_schema(),
+    }
 
-    examples: int
-    input_shape: tuple[int, ...]
-    classes: int
 
-
-DATA_SETS = {
-    "digits": DataSet(examples=1797, input_shape=(64,), classes=10),
-    "mnist": DataSet(examples=70_000, input_shape=(784,), classes=10),
-}
+def _entry(spec: type[specs.Spec], discriminator: str) -> dict[str, Any]:
+    schema = spec.model_json_schema()
+    return {
+        "name": spec.model_fields[discriminator].default,
+        "description": spec.__doc__,
+        "options": {n: o for n, o in schema["properties"].items() if n != discriminator},
+    }

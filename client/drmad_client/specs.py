@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-
-from drmad_client.catalog import DATA_SETS
 
 
 class Spec(BaseModel):
@@ -48,6 +46,10 @@ class _Data(Spec):
 class DigitsData(_Data):
     """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
 
+    examples: ClassVar[int] = 1797
+    classes: ClassVar[int] = 10
+    input_shape: ClassVar[tuple[int, ...]] = (64,)
+
     name: Literal["digits"] = "digits"
     train: int = Field(default=1000, ge=1, description="Training examples.")
     valid: int = Field(default=300, ge=1, description="Validation examples.")
@@ -56,6 +58,10 @@ class DigitsData(_Data):
 
 class MnistData(_Data):
     """MNIST's handwritten digits, 28 x 28 pixels, from IDX files on the workers or from OpenML."""
+
+    examples: ClassVar[int] = 70_000
+    classes: ClassVar[int] = 10
+    input_shape: ClassVar[tuple[int, ...]] = (784,)
 
     name: Literal["mnist"] = "mnist"
     train: int = Field(default=50_000, ge=1, description="Training examples.")
@@ -266,7 +272,7 @@ class JobSpec(Spec):
 
     def _misfits(self) -> Iterator[InitErrorDetails]:
         data, training, method = self.problem.data, self.training, self.hypergradient
-        wanted, held = data.train + data.valid + data.test, DATA_SETS[data.name].examples
+        wanted, held = data.train + data.valid + data.test, data.examples
         if wanted > held:
             yield _misfit(
                 ("problem", "data", "train"),

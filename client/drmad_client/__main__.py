@@ -1,0 +1,5 @@
+"""`python -m drmad_client` is the command `drmad`."""
+
+from drmad_client.cli import main
+
+main()

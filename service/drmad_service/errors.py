@@ -1,0 +1,38 @@
+"""What the service refuses or cannot do; problems.py says how each is answered over HTTP."""
+
+from __future__ import annotations
+
+from drmad_client.errors import DrmadError
+
+
+class JobNotFound(DrmadError):
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"there is no job {job_id}; GET /v1/jobs lists the jobs")
+
+
+class ResultNotFound(DrmadError):
+    """The job exists, but not (or not yet, or no longer) what was asked of it."""
+
+
+class ActionRefused(DrmadError):
+    """The job's state does not allow the action."""
+
+    def __init__(self, job_id: str, action: str, status: str) -> None:
+        self.job_id, self.action, self.status = job_id, action, status
+        super().__init__(f"cannot {action} job {job_id}: it is {status}")
+
+
+class IdempotencyConflict(DrmadError):
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"Idempotency-Key {key!r} was used for another body; use a new key for a new job"
+        )
+
+
+class LeaseLost(DrmadError):
+    """Another scheduler drives the job now, or it is gone: its writer must stop."""
+
+
+class ServiceStartError(DrmadError):
+    """A part of the service could not be started; the message says why and what to do."""

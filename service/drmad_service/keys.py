@@ -1,0 +1,46 @@
+"""Every Redis key of drmad, and nowhere else.
+
+    key                            type    holds, and until when
+    drmad:jobs                     zset    every job id, score 0: in the order of creation
+    drmad:jobs:<status>            zset    the job ids of one status, likewise
+    drmad:queue                    zset    runnable job ids; score: creation in ms, less a bonus for
+                                           priority, so that age always wins in the end
+    drmad:leases                   zset    driven job ids; score: expiry in ms on Redis's clock
+    drmad:reservations             hash    driven job id -> "<cpus> <gpus>" promised to it
+    drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
+    drmad:idempotency:<key>        string  "<job id> <sha256 of the body>", a day
+    drmad:changes                  channel a job id whenever something of the job changed
+    drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
+    drmad:job:<id>:transitions     list    its last states (JSON)
+    drmad:job:<id>:events          stream  its last events: type, at, data (JSON)
+    drmad:job:<id>:history         stream  every MetaIteration (JSON); the entry <iteration>-1,
+                                           which Redis refuses to add twice
+    drmad:job:<id>:state           string  where the job resumes (JSON, names chunks)
+    drmad:job:<id>:vectors         hash    iteration -> chunks of its state and hypergradient (JSON)
+    drmad:job:<id>:models          hash    best, last -> iteration and chunks of the model (JSON)
+    drmad:job:<id>:chunks          hash    sha256 -> up to a megabyte of a large value
+
+Whatever belongs to a job starts with its job key and goes when the job is deleted.
+"""
+
+from __future__ import annotations
+
+JOBS = "drmad:jobs"
+QUEUE = "drmad:queue"
+LEASES = "drmad:leases"
+RESERVATIONS = "drmad:reservations"
+CLUSTER = "drmad:cluster"
+CHANGES = "drmad:changes"
+PARTS = ("transitions", "events", "history", "state", "vectors", "models", "chunks")
+
+
+def jobs_with(status: str) -> str:
+    return f"{JOBS}:{status}"
+
+
+def idempotency(key: str) -> str:
+    return f"drmad:idempotency:{key}"
+
+
+def job(job_id: str, part: str | None = None) -> str:
+    return f"drmad:job:{job_id}:{part}" if part else f"drmad:job:{job_id}"

@@ -1,0 +1,27 @@
+-- One meta-iteration: all of it or nothing.
+-- ARGV: id, fence, iteration, record (JSON), state (JSON), vectors (JSON), models (JSON, field ->
+-- value), fields of the job (JSON), names of chunks that nothing needs any more (JSON)
+local id, fence, iteration, record, state, vectors, models, fields, garbage = unpack(ARGV)
+local job = K.job .. id
+if redis.call('EXISTS', job) == 0 then return { 'unknown', '' } end
+if fenced_out(id, fence) then return { 'fenced', '' } end
+local committed = redis.call('HGET', job, 'iteration')
+if committed == string.format('%d', iteration + 1) then return { 'ok', 'again' } end
+if committed ~= iteration then return { 'gap', committed } end
+local now = now_ms()
+record = string.gsub(record, '^{', '{"at":' .. string.format('%.0f', now) .. ',', 1)
+redis.call('XADD', part(id, 'history'), iteration .. '-1', 'record', record)
+redis.call('SET', part(id, 'state'), state)
+redis.call('HSET', part(id, 'vectors'), iteration, vectors)
+for name, value in pairs(cjson.decode(models)) do
+  redis.call('HSET', part(id, 'models'), name, value)
+end
+for _, chunk in ipairs(cjson.decode(garbage)) do
+  redis.call('HDEL', part(id, 'chunks'), chunk)
+end
+redis.call('HSET', job, 'iteration', iteration + 1)
+for field, value in pairs(cjson.decode(fields)) do
+  redis.call('HSET', job, field, value)
+end
+emit(id, 'iteration', record, now)
+return { 'ok', '' }

@@ -1,0 +1,35 @@
+"""What the routes need of the application."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from drmad_client.records import ProblemDetails
+from drmad_service.changes import Changes
+from drmad_service.settings import ApiSettings
+from drmad_service.store import Store
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _changes(request: Request) -> Changes:
+    changes: Changes = request.app.state.changes
+    return changes
+
+
+def _settings(request: Request) -> ApiSettings:
+    settings: ApiSettings = request.app.state.settings
+    return settings
+
+
+StoreDependency = Annotated[Store, Depends(_store)]
+ChangesDependency = Annotated[Changes, Depends(_changes)]
+SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
+JobId = Annotated[str, Path(max_length=64, description="As in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")]
+
+PROBLEM = {"model": ProblemDetails, "content": {"application/problem+json": {}}}

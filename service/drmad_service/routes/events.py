@@ -1,0 +1,95 @@
+"""A job's events as they happen: server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, HTTPException
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from drmad_client.records import Event, JobStatus, Progress
+from drmad_service.changes import Changes
+from drmad_service.routes.dependencies import (
+    PROBLEM,
+    ChangesDependency,
+    JobId,
+    SettingsDependency,
+    StoreDependency,
+)
+from drmad_service.store import Store
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        400: PROBLEM,
+        404: PROBLEM,
+        422: PROBLEM,
+    },
+)
+async def events(
+    job_id: JobId,
+    store: StoreDependency,
+    changes: ChangesDependency,
+    settings: SettingsDependency,
+    last_event_id: Annotated[
+        str | None, Header(max_length=64, description="Go on after this event.")
+    ] = None,
+) -> EventSourceResponse:
+    """Every event since the submission, then each as it happens, to the job's end.
+
+    `progress` events carry no id: they are not kept, and only the newest counts.
+    """
+    try:
+        await store.events(job_id, last_event_id, limit=1)
+    except ValueError as error:
+        raise HTTPException(400, f"Last-Event-ID: {error}") from error
+    await store.get(job_id)
+    stream = _stream(store, changes, job_id, last_event_id or None, settings.keep_alive_s)
+    return EventSourceResponse(stream, ping=settings.keep_alive_s)
+
+
+async def _stream(
+    store: Store, changes: Changes, job_id: str, after: str | None, look_again_s: float
+) -> AsyncIterator[ServerSentEvent]:
+    shown: Progress | None = None
+    async with changes.watch(job_id) as changed:
+        while True:
+            changed.clear()
+            batch = await store.events(job_id, after)
+            for event in batch:
+                after = event.id
+                yield _sent(event)
+            if batch:
+                continue
+            job = await store.get(job_id)
+            if job.status.is_terminal:
+                # An event may have come between the two looks: none is written after the last.
+                for event in await store.events(job_id, after):
+                    yield _sent(event)
+                return
+            if job.progress != shown and job.status is JobStatus.RUNNING:
+                shown = job.progress
+                yield _progress(shown)
+            try:
+                await asyncio.wait_for(changed.wait(), look_again_s)
+            except TimeoutError:
+                continue
+
+
+def _sent(event: Event) -> ServerSentEvent:
+    return ServerSentEvent(event.model_dump_json(), event=event.type, id=event.id)
+
+
+def _progress(progress: Progress) -> ServerSentEvent:
+    event = Event(
+        id="", at=datetime.now(UTC), type="progress", data=progress.model_dump(mode="json")
+    )
+    return ServerSentEvent(event.model_dump_json(), event="progress")

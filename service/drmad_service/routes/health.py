@@ -1,0 +1,22 @@
+"""Whether the process lives, and whether it can serve."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from drmad_service.routes.dependencies import PROBLEM, StoreDependency
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: PROBLEM})
+async def readyz(store: StoreDependency) -> dict[str, str]:
+    """Redis answers too."""
+    await store.ping()
+    return {"status": "ready"}

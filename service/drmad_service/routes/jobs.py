@@ -1,0 +1,129 @@
+"""Jobs: submit, look, list, cancel, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+
+from drmad_client.records import Job, JobStatus, Page
+from drmad_client.specs import JobSpec
+from drmad_service.changes import Changes
+from drmad_service.routes.dependencies import (
+    PROBLEM,
+    ChangesDependency,
+    JobId,
+    SettingsDependency,
+    StoreDependency,
+)
+from drmad_service.store import Store
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
+_INVALID: dict[int | str, dict[str, Any]] = {400: PROBLEM, 413: PROBLEM, 422: PROBLEM}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Job,
+    responses={
+        200: {"model": JobSpec | Job, "description": "Only validated, or known by its key."},
+        409: PROBLEM,
+        **_INVALID,
+    },
+)
+async def submit(
+    spec: JobSpec,
+    store: StoreDependency,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(max_length=255, description="The same key and body answer the same job."),
+    ] = None,
+    validate_only: Annotated[
+        bool, Query(description="Check the spec and answer it with its defaults; create nothing.")
+    ] = False,
+) -> Any:
+    """Accept a job and answer it."""
+    if validate_only:
+        return Response(spec.model_dump_json(), media_type="application/json")
+    job, created = await store.create(spec, idempotency_key)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["ETag"] = _etag(job)
+    return job
+
+
+@router.get("", responses={422: PROBLEM})
+async def list_jobs(
+    store: StoreDependency,
+    status: JobStatus | None = None,
+    tag: Annotated[
+        str | None, Query(pattern=r"^[^:]{1,64}:.{0,256}$", description="As in team:vision.")
+    ] = None,
+    after: Annotated[
+        str | None, Query(max_length=64, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Page[Job]:
+    """Jobs without their transitions, the newest first."""
+    name, _, value = (tag or "").partition(":")
+    return await store.jobs(status, (name, value) if tag else None, after, limit)
+
+
+@router.get("/{job_id}", response_model=Job, responses={304: {}, **_UNKNOWN})
+async def retrieve(
+    job_id: JobId,
+    store: StoreDependency,
+    changes: ChangesDependency,
+    settings: SettingsDependency,
+    response: Response,
+    if_none_match: Annotated[str | None, Header(max_length=255)] = None,
+    prefer: Annotated[
+        str | None, Header(max_length=255, description="wait=30 waits for a change, in seconds.")
+    ] = None,
+) -> Any:
+    """A job. With `If-None-Match` it answers 304 while the job is unchanged."""
+    job = await store.get(job_id)
+    known = if_none_match or (_etag(job) if prefer else None)
+    if _etag(job) == known and (wait := _WAIT.search(prefer or "")):
+        wait_s = min(float(wait[1]), settings.longest_wait_s)
+        job = await _changed(store, changes, job, wait_s)
+    headers = {"ETag": _etag(job)}
+    if if_none_match == _etag(job):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job
+
+
+@router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
+async def cancel(job_id: JobId, store: StoreDependency) -> Job:
+    """End the job now. What it has committed stays."""
+    return await store.cancel(job_id)
+
+
+@router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})
+async def delete(job_id: JobId, store: StoreDependency) -> None:
+    """Remove a job that has ended, with everything that belongs to it."""
+    await store.delete(job_id)
+
+
+def _etag(job: Job) -> str:
+    return f'"{job.version}"'
+
+
+async def _changed(store: Store, changes: Changes, job: Job, wait_s: float) -> Job:
+    async with changes.watch(job.id) as changed:
+        now = await store.get(job.id)
+        if now.version == job.version:
+            try:
+                await asyncio.wait_for(changed.wait(), wait_s)
+            except TimeoutError:
+                return now
+            now = await store.get(job.id)
+    return now

@@ -1,0 +1,100 @@
+"""Takes runnable jobs, drives each in a task of its own, and keeps their leases alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import ray
+from redis.exceptions import RedisError
+
+from drmad_client.records import JobError
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost
+from drmad_service.ids import new_id
+from drmad_service.runner import Runner
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Lease, Store
+from drmad_service.transitions import Action
+
+logger = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """One of any number of schedulers; leases decide which of them drives which job."""
+
+    def __init__(self, store: Store, settings: SchedulerSettings) -> None:
+        self.name = new_id("scheduler")
+        self._store = store
+        self._settings = settings
+        self._driven: dict[Lease, asyncio.Task[None]] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Schedule until `stopping` is set, then give every job back."""
+        renewing = asyncio.create_task(self._keep_leases())
+        try:
+            while not stopping.is_set():
+                if not await self._claim_one():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
+        finally:
+            for task in self._driven.values():
+                task.cancel()
+            await asyncio.gather(*self._driven.values(), return_exceptions=True)
+            renewing.cancel()
+
+    async def _claim_one(self) -> bool:
+        try:
+            total = await asyncio.to_thread(ray.cluster_resources)
+            lease = await self._store.claim(
+                self.name, self._settings.lease_s, total.get("CPU", 0.0), total.get("GPU", 0.0)
+            )
+        except RedisError as error:
+            logger.warning("Redis does not answer: %s", error)
+            return False
+        if lease is None:
+            return False
+        logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
+        task = asyncio.create_task(self._drive(lease))
+        self._driven[lease] = task
+        task.add_done_callback(lambda _: self._driven.pop(lease, None))
+        return True
+
+    async def _drive(self, lease: Lease) -> None:
+        fields = {"job_id": lease.job_id}
+        try:
+            await Runner(self._store, lease, self._settings).run()
+            logger.info("let go of a job", extra={"action": "job_released", **fields})
+        except asyncio.CancelledError:
+            await self._give_back(lease)
+            raise
+        except (LeaseLost, JobNotFound) as error:
+            logger.warning("stopped driving: %s", error, extra=fields)
+        except RedisError as error:
+            logger.warning("Redis does not answer, the lease runs out: %s", error, extra=fields)
+        except Exception as error:
+            logger.exception("could not drive a job", extra=fields)
+            await self._fail(lease, error)
+
+    async def _give_back(self, lease: Lease) -> None:
+        with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
+            message = "its scheduler was stopped; goes on from the last meta-iteration"
+            await self._store.act(lease, Action.RELEASE, "scheduler_stopped", message)
+
+    async def _fail(self, lease: Lease, error: Exception) -> None:
+        message = f"the service failed: {type(error).__name__}: {error}"
+        with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
+            cause = JobError(code="internal_error", message=message)
+            await self._store.act(lease, Action.FAIL, "internal_error", message, cause)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                lost = await self._store.renew(self._driven, self._settings.lease_s)
+            except RedisError as error:
+                logger.warning("could not renew the leases: %s", error)
+                continue
+            for lease, task in list(self._driven.items()):
+                if lease.job_id in lost:
+                    task.cancel()

@@ -1,0 +1,39 @@
+"""Every setting of the service, as one typed object. Flags and DRMAD_... variables fill it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    """Of one API process."""
+
+    redis_url: str
+    max_body_bytes: int = 1 << 20
+    keep_alive_s: float = 15.0
+    """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
+    longest_wait_s: float = 60.0
+    """Longest wait that `Prefer: wait=N` is granted."""
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """Of one scheduler process."""
+
+    redis_url: str
+    ray_address: str = "local"
+    cpus: float | None = None
+    """CPUs of the local Ray; None takes all of this machine's."""
+    lease_s: float = 10.0
+    poll_s: float = 0.2
+    """Seconds between two looks at the queue, and at the progress of a running job."""
+    start_timeout_s: float = 120.0
+    """How long replicas may take until they have built the problem."""
+    replica_failures: int = 3
+    """Lost replicas in a row, without a commit between, after which a job fails."""
+    max_model_bytes: int = 64 << 20
+    """Larger models are not kept."""
+    data_roots: tuple[Path, ...] = ()
+    """Folders of the workers below which jobs may read data."""

@@ -1,0 +1,150 @@
+"""`drmad up`: one embedded Redis, one API and one scheduler, kept running and stopped together."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drmad_service.embedded import EmbeddedRedis
+from drmad_service.errors import ServiceStartError
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 8.0
+"""Seconds that the processes are given to stop before they are killed."""
+
+
+@dataclass
+class _Child:
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    restart_at: float = 0.0
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.PIPE,  # closes when we die, see exit_with_parent
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+            )
+
+
+def supervise(
+    home: Path, redis_url: str | None, serve: Sequence[str], schedule: Sequence[str]
+) -> None:
+    """Run everything until SIGINT or SIGTERM.
+
+    Args:
+        home: holds the state, the logs and a lock.
+        redis_url: of a Redis that is there already; None runs our own under `home`.
+        serve, schedule: arguments of `drmad serve` and `drmad schedule`, but for the Redis.
+    Raises:
+        ServiceStartError: another `drmad up` has this home, or Redis did not start.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    with _locked(home), _redis(home, redis_url) as url:
+        (home / "logs").mkdir(exist_ok=True)
+        children = [
+            _Child(
+                name,
+                [sys.executable, "-m", "drmad_client", name, "--exit-with-parent", *arguments],
+                os.environ | {"DRMAD_REDIS_URL": url},  # not an argument: it may hold a password
+                home / "logs" / f"{name}.log",
+            )
+            for name, arguments in (("serve", serve), ("schedule", schedule))
+        ]
+        try:
+            while not stopping.is_set():
+                for child in children:
+                    _keep_running(child)
+                stopping.wait(0.2)
+        finally:
+            _stop(children)
+
+
+def exit_with_parent() -> None:
+    """Send this process SIGTERM when the parent that holds our standard input is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
+
+
+def _keep_running(child: _Child) -> None:
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.restart_at:
+            child.start()
+    elif (code := child.process.poll()) is not None:
+        child.process = None
+        child.failures += 1
+        delay_s = min(0.5 * 2 ** (child.failures - 1), 30.0)
+        child.restart_at = now + delay_s
+        logger.warning(
+            "%s exited with %s, starts again in %.1f s; see %s",
+            child.name,
+            code,
+            delay_s,
+            child.log,
+        )
+
+
+def _stop(children: Sequence[_Child]) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + STOP_S
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServiceStartError(
+                f"another drmad up runs with {home}; stop it, or choose another --home"
+            ) from error
+        yield
+
+
+@contextmanager
+def _redis(home: Path, url: str | None) -> Iterator[str]:
+    if url is not None:
+        yield url
+        return
+    embedded = EmbeddedRedis(home)
+    embedded.start()
+    try:
+        yield embedded.url
+    finally:
+        embedded.stop()

@@ -1,0 +1,304 @@
+"""What runs on the Ray cluster: the replica actor and the meta step. The only file that knows Ray.
+
+Torch and the engine are imported inside the bodies, so that a scheduler imports this file without
+them. What goes in and out is bytes, numbers and the small classes below.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+if TYPE_CHECKING:
+    import torch
+
+    from drmad_workers.meta import MetaState
+    from drmad_workers.tuning import Evaluation, Tuner
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a replica or a meta step gave no result, for the job's user."""
+
+    code: str
+    message: str
+    iteration: int | None = None
+    step: int | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """A MetaState on its way: safetensors and plain values."""
+
+    tensors: bytes
+    scalars: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a replica found when it built the problem.
+
+    `hyperparameters` has the fields of drmad_client.records.HyperparameterInfo.
+    """
+
+    hyperparameters: list[dict[str, Any]]
+    start: State
+
+
+@dataclass(frozen=True)
+class ReplicaResult:
+    """One replica's part of a meta-iteration."""
+
+    replica: int
+    evaluation: Evaluation
+    node: str
+    device: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a meta-iteration leaves behind.
+
+    Attributes:
+        record: fields of drmad_client.records.MetaIteration but its time.
+        state: to go on from.
+        hypergradient: aggregated, safetensors.
+        model: replica 0's, safetensors; None when larger than asked for.
+        finished: a reason to stop now, or None.
+    """
+
+    record: dict[str, Any]
+    state: State
+    hypergradient: bytes
+    model: bytes | None
+    finished: str | None
+
+
+@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)
+class Replica:
+    """Trains and differentiates for one job. Keeps problem and data between meta-iterations.
+
+    A second thread answers `progress` while the first computes.
+    """
+
+    def __init__(self, spec: str, replica: int, cpus: float, data_roots: Sequence[str]) -> None:
+        self._spec = spec
+        self._replica = replica
+        self._cpus = cpus
+        self._data_roots = [Path(root) for root in data_roots]
+        self._tuner: Tuner | None = None
+        self._progress = ("prepare", 0, 0)
+
+    def prepare(self) -> Prepared | Failure:
+        """Build the problem and check it; a replica must be prepared before its first iteration."""
+        return _guarded(self._prepare, None)
+
+    def meta_iteration(self, state: State, iteration: int) -> ReplicaResult | Failure:
+        """Train at the state's hyperparameters and differentiate the validation loss."""
+        return _guarded(lambda: self._meta_iteration(state, iteration), iteration)
+
+    def progress(self) -> tuple[str, int, int]:
+        """Phase, step and steps of what runs now."""
+        return self._progress
+
+    def _prepare(self) -> Prepared:
+        import torch
+
+        from drmad_client.specs import JobSpec
+        from drmad_workers import wire
+        from drmad_workers.meta import initial_state
+
+        torch.set_num_threads(max(1, int(self._cpus)))
+        spec = JobSpec.model_validate_json(self._spec)
+        self._device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._tuner = wire.tuner(spec, self._replica, self._data_roots, self._device)
+        bound = self._tuner.hyperparameters
+        kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
+        infos = [
+            {
+                "name": name,
+                "kind": kinds[name],
+                "shape": list(hyperparameter.initial.shape),
+                "transform": hyperparameter.transform,
+                "lower": hyperparameter.lower,
+                "upper": hyperparameter.upper,
+            }
+            for name, hyperparameter in bound.items()
+        ]
+        return Prepared(infos, _packed(initial_state(bound)))
+
+    def _meta_iteration(self, state: State, iteration: int) -> ReplicaResult:
+        assert self._tuner is not None
+        evaluation = self._tuner.evaluate(
+            _unpacked(state).hyperparameters, iteration, on_progress=self._note
+        )
+        node = ray.get_runtime_context().get_node_id()
+        return ReplicaResult(self._replica, evaluation, node, self._device)
+
+    def _note(self, phase: str, step: int, steps: int) -> None:
+        self._progress = (phase, step, steps)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def meta_step(
+    spec: str,
+    infos: Sequence[Mapping[str, Any]],
+    state: State,
+    max_model_bytes: int,
+    *results: ReplicaResult | Failure,
+) -> StepResult | Failure:
+    """Aggregate the replicas in their order and update the hyperparameters once."""
+    failures = [result for result in results if isinstance(result, Failure)]
+    if failures:
+        return failures[0]
+    done = [result for result in results if isinstance(result, ReplicaResult)]
+    iteration = int(state.scalars["iteration"])
+    return _guarded(lambda: _meta_step(spec, infos, state, max_model_bytes, done), iteration)
+
+
+def _meta_step(
+    spec_json: str,
+    infos: Sequence[Mapping[str, Any]],
+    packed: State,
+    max_model_bytes: int,
+    results: Sequence[ReplicaResult],
+) -> StepResult:
+    import torch
+    from safetensors.torch import save
+
+    from drmad_client.specs import JobSpec
+    from drmad_workers import wire
+    from drmad_workers.meta import aggregate, finished, meta_update
+
+    torch.set_num_threads(1)
+    spec = JobSpec.model_validate_json(spec_json)
+    state, config = _unpacked(packed), wire.meta(spec)
+    evaluations = [result.evaluation for result in results]
+    hypergradients = [evaluation.hypergradient for evaluation in evaluations]
+    hypergradient = aggregate(hypergradients, spec.replicas.aggregate)
+    validation_loss = _mean([e.validation_loss for e in evaluations])
+    bounds = {info["name"]: (info["lower"], info["upper"]) for info in infos}
+    after = meta_update(state, validation_loss, hypergradient, config, bounds)
+    model = evaluations[0].model
+    size = sum(t.numel() * t.element_size() for t in model.values())
+    mean = _flat(hypergradient)
+    record = {
+        "iteration": state.iteration,
+        "validation_loss": validation_loss,
+        "training_loss": _mean([e.training_loss for e in evaluations]),
+        "metrics": _means([e.metrics | e.diagnostics for e in evaluations]),
+        "hypergradient_norm": float(mean.norm()),
+        "hyperparameters": {
+            info["name"]: _summary(
+                state.hyperparameters[info["name"]],
+                info["transform"],
+                hypergradient[info["name"]],
+            )
+            for info in infos
+        },
+        "seconds": _means([e.seconds for e in evaluations]),
+        "replicas": [_figures(result, mean) for result in results],
+        "method": evaluations[0].method,
+        "is_best": after.best_iteration == state.iteration,
+    }
+    return StepResult(
+        record,
+        _packed(after),
+        save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
+        save({name: t.contiguous() for name, t in model.items()})
+        if size <= max_model_bytes
+        else None,
+        finished(after, config),
+    )
+
+
+def _figures(result: ReplicaResult, mean: torch.Tensor) -> dict[str, Any]:
+    """Fields of drmad_client.records.ReplicaFigures."""
+    evaluation, own = result.evaluation, _flat(result.evaluation.hypergradient)
+    lengths = float(own.norm() * mean.norm())
+    return {
+        "replica": result.replica,
+        "validation_loss": evaluation.validation_loss,
+        "hypergradient_norm": float(own.norm()),
+        "cosine_to_mean": float(own @ mean) / lengths if lengths > 0.0 else 0.0,
+        "seconds": evaluation.seconds,
+        "peak_memory_bytes": evaluation.peak_memory_bytes,
+        "node": result.node,
+        "device": result.device,
+    }
+
+
+def _summary(raw: torch.Tensor, transform: str, hypergradient: torch.Tensor) -> dict[str, float]:
+    """Fields of drmad_client.records.HyperparameterSummary."""
+    import numpy as np
+
+    from drmad_client.transforms import to_user_units
+
+    values = to_user_units(raw.numpy(), transform)  # type: ignore[arg-type]
+    quantiles = np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
+    names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
+    summary = dict(zip(names, quantiles, strict=True))
+    return summary | {"hypergradient_norm": float(hypergradient.norm())}
+
+
+def _flat(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    means = {name: _mean([figure[name] for figure in figures]) for name in figures[0]}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+
+
+def _packed(state: MetaState) -> State:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
+    return State(save(tensors), state.scalars())
+
+
+def _unpacked(state: State) -> MetaState:
+    from safetensors.torch import load
+
+    from drmad_workers.meta import MetaState
+
+    return MetaState.restore(load(state.tensors), state.scalars)
+
+
+def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
+    """What the engine refuses, and any other exception, as a Failure that names the root cause."""
+    from drmad_workers.errors import HypergradientDiverged, ProblemError, TrainingDiverged
+
+    try:
+        return body()
+    except ProblemError as error:
+        return Failure("problem_invalid", str(error), iteration)
+    except TrainingDiverged as error:
+        message = f"meta-iteration {iteration}: {error}"
+        return Failure("training_diverged", message, iteration, error.step)
+    except HypergradientDiverged as error:
+        message = f"meta-iteration {iteration}: {error}"
+        return Failure("hypergradient_diverged", message, iteration, error.step)
+    except MemoryError as error:
+        advice = "the worker ran out of memory; a smaller batch_size or fewer knots need less"
+        return Failure("out_of_memory", f"{advice} ({error})", iteration)
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        return Failure("worker_error", message, iteration, traceback=traceback.format_exc())
+
+
