@@ -1,0 +1,41 @@
+# make demo, make test: each installs what it needs into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test test-full lint bench lock clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: install
+	$(BIN)/drmad demo
+
+test: install
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Resolves the newest allowed versions again, in an environment of its own. On Linux the plain torch
+# wheel brings CUDA; where only the CPU build is wanted, let pip find that wheel first.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet torch==2.13.0
+	build/lock/bin/python -m pip install --quiet "pip>=25.1"
+	build/lock/bin/python -m pip install --quiet ".[all]" --group dev
+	build/lock/bin/python -m pip freeze --exclude drmad | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > requirements.lock
+
+clean:
+	rm -rf .venv build dist
