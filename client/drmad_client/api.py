@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -283,15 +282,18 @@ class Jobs:
 
 def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
     """How httpx's clients are set up, of either kind."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
         raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
     headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key.strip()}"
     # A proxy of the environment cannot reach this machine's own loopback.
-    is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    return {"base_url": base_url, "headers": headers, "trust_env": not is_local}
+    is_local = url.host in ("localhost", "127.0.0.1", "::1")
+    return {"base_url": url, "headers": headers, "trust_env": not is_local}
 
 
 def _connection_failed(base_url: str, error: httpx.RequestError | None) -> ConnectionFailed:

@@ -122,7 +122,8 @@ def from_problem(problem: ProblemDetails, request_id: str | None = None) -> ApiE
 def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:
     """pydantic's errors about `body`, each with the path and words that a user can act on.
 
-    pydantic's `loc` names the members of unions too; what is not in the body is left out.
+    pydantic's `loc` names the members of unions too; what is not in the body is left out. The
+    `loc` of a misfit is our own, and may name a field that was left at its default.
     """
     return [FieldError(path=_path(error, body), message=_message(error)) for error in errors]
 
@@ -135,7 +136,7 @@ def _path(error: Mapping[str, Any], body: Any) -> str:
         )
         if inside:
             here = here[part]
-        elif error["type"] != "missing" or part != error["loc"][-1]:
+        elif error["type"] != "misfit" and (error["type"] != "missing" or part != error["loc"][-1]):
             continue
         path = _join(path, part)
     return _join(path, _discriminator(error)) if error["type"] in _UNION_ERRORS else path

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from drmad_client import retries
+from drmad_client.api import Client
+from tests.client.fake_service import FakeService
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "_LONGEST_PAUSE_S", 0.02)
+    monkeypatch.delenv("DRMAD_URL", raising=False)
+    monkeypatch.delenv("DRMAD_API_KEY", raising=False)
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    with FakeService() as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: FakeService) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client
