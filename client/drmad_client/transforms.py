@@ -14,9 +14,10 @@ def to_user_units(
     raw: NDArray[np.floating[Any]], transform: Transform
 ) -> NDArray[np.floating[Any]]:
     """The values in the user's units: raw, exp(raw) or 1 / (1 + exp(-raw)), of the same shape."""
+    values = raw
     if transform == "exp":
-        return np.exp(raw)
-    if transform == "sigmoid":
-        # tanh does not overflow where exp(-raw) would.
-        return 0.5 * (1.0 + np.tanh(0.5 * raw))
-    return raw
+        values = np.exp(raw)
+    elif transform == "sigmoid":
+        # No overflow on one side; on the other, the smallest weights keep their digits and order.
+        values = np.exp(-np.logaddexp(0.0, -raw))
+    return values
