@@ -98,14 +98,19 @@ class Objective:
                 penalty.spread(self.values[penalty.name], self._coefficients)
         self._named = {name: self.values[name] for name in self._leaf_names} | self._constants
 
+    def restore_given(self) -> None:
+        """Weights and buffers as the user handed the model over."""
+        with torch.no_grad():
+            self.weights.copy_(self._given)
+            self.restore_buffers(self._given_buffers)
+
     def initialize(self, seed: int) -> None:
         """The model as it was given, and then w_0 drawn on top of that under the seed.
 
         Draws from torch's global generator: the caller forks it.
         """
+        self.restore_given()
         with torch.no_grad():
-            self.weights.copy_(self._given)
-            self.restore_buffers(self._given_buffers)
             torch.manual_seed(seed)
             (self.problem.initialize or reset_parameters)(self.model)
             for parameter, view in zip(self.parameters, self._views, strict=True):

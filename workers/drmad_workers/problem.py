@@ -59,7 +59,8 @@ FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 class Problem:
     """A model to train and an objective to tune its hyperparameters by.
 
-    The engine trains `model` in place: its trainable parameters become views into one vector.
+    The engine trains `model` in place, its trainable parameters being views into one vector, and
+    leaves it with the weights that it was given; trained weights come back with the results.
     Parameters with `requires_grad=False` stay as they are. Buffers (running statistics) are
     carried through training and held constant by the derivative.
 

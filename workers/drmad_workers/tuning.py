@@ -122,7 +122,10 @@ class Tuner:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         with self._own_randomness():
-            return self._evaluate(values, iteration, monitor)
+            try:
+                return self._evaluate(values, iteration, monitor)
+            finally:
+                self._objective.restore_given()
 
     def _evaluate(
         self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor
