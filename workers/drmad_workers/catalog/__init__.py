@@ -57,29 +57,33 @@ def build_problem(
 
 
 def label_noise_diagnostics(
-    wrong: Tensor, name: str = "sample_weight"
+    wrong: Tensor,
 ) -> dict[str, Callable[[Mapping[str, Tensor]], float | None]]:
     """How well sample weights tell wrong labels from right ones; None where there are no weights.
 
     `label_noise_precision`: of the n lowest weights, n the number of wrong labels, the share
     that is wrong. `label_noise_auc`: the probability that a wrong label weighs less than a right
-    one, ties counting half. `wrong` is a mask of shape (training examples,).
+    one, ties counting half. `wrong` is a mask of shape (training examples,); the weights are the
+    first hyperparameter of that shape.
     """
 
     def precision(values: Mapping[str, Tensor]) -> float | None:
-        if name not in values:
+        weights = weights_among(values)
+        if weights is None:
             return None
-        lowest = values[name].argsort(stable=True)[: int(wrong.sum())]
+        lowest = weights.argsort(stable=True)[: int(wrong.sum())]
         return float(wrong[lowest].double().mean())
 
     def auc(values: Mapping[str, Tensor]) -> float | None:
-        if name not in values:
+        weights = weights_among(values)
+        if weights is None or bool(wrong.all()):
             return None
-        right, low = values[name][~wrong].sort().values, values[name][wrong]
-        if not len(right):
-            return None
+        right, low = weights[~wrong].sort().values, weights[wrong]
         below = torch.searchsorted(right, low, right=False)
         upto = torch.searchsorted(right, low, right=True)
         return float(1.0 - (0.5 * (below + upto)).double().mean() / len(right))
+
+    def weights_among(values: Mapping[str, Tensor]) -> Tensor | None:
+        return next((value for value in values.values() if value.shape == wrong.shape), None)
 
     return {"label_noise_precision": precision, "label_noise_auc": auc}
