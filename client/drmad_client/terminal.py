@@ -201,18 +201,19 @@ def _verdict(job: Job) -> Text:
     if job.started_at and job.finished_at:
         text.append(f" after {duration((job.finished_at - job.started_at).total_seconds())}", "")
     if job.status is JobStatus.SUCCEEDED:
-        return text.append(f"; best: {_best(job)}" if job.best else "", "")
+        return text.append(f"; best: {_best(job, errors_only=True)}" if job.best else "", "")
     cause = job.error.message if job.error else job.message or job.reason
     return text.append(f": {cause}", "")
 
 
-def _best(job: Job) -> str:
+def _best(job: Job, *, errors_only: bool = False) -> str:
     if job.best is None:
         return "–"
     figures = [f"validation loss {job.best.validation_loss:.5g}"]
     figures += [
         f"{name.replace('_', ' ')} {_percent(value) if name.endswith('error') else f'{value:.5g}'}"
         for name, value in job.best.metrics.items()
+        if name.endswith("error") or not errors_only
     ]
     return f"iteration {job.best.iteration}, {', '.join(figures)}"
 
