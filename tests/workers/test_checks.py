@@ -1,0 +1,233 @@
+"""What is found before any training starts, and what is told when it goes wrong."""
+
+import pickle
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from drmad_workers import (
+    L2,
+    CustomTensor,
+    EngineError,
+    HypergradientDiverged,
+    Hyperparameter,
+    Problem,
+    ProblemError,
+    Replay,
+    SampleWeight,
+    Stopped,
+    TrainingConfig,
+    TrainingDiverged,
+    Tuner,
+)
+from drmad_workers.hyperparameters import Kind
+from drmad_workers.problem import Batch
+from tests.workers.small import CLASSES, mixing_problem, small_problem, tuner_of
+
+TRAINING = TrainingConfig(steps=5, batch_size=4)
+
+
+class Once(torch.autograd.Function):
+    """A kernel whose backward pass cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: object, inputs: Tensor) -> Tensor:
+        return inputs * 2.0
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient * 2.0
+
+
+class Kernel(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        made: Tensor = Once.apply(inputs)  # type: ignore[no-untyped-call]
+        return made
+
+
+def refused(problem: Problem, kinds: list[Kind]) -> ProblemError:
+    with pytest.raises(ProblemError) as error:
+        tuner_of(problem, kinds, TRAINING)
+    return error.value
+
+
+def test_a_hyperparameter_that_nothing_depends_on_is_named() -> None:
+    problem = mixing_problem()
+    problem.hyperparameters = {
+        **problem.hyperparameters,
+        "forgotten": Hyperparameter(torch.zeros(2)),
+    }
+    error = refused(problem, [CustomTensor("mixing"), CustomTensor("forgotten")])
+    assert "'forgotten'" in str(error)
+    assert error.field == "hyperparameters.forgotten"
+    tuner_of(problem, [CustomTensor("mixing")], TRAINING)
+
+
+def test_a_hyperparameter_beside_the_weights_changes_no_training() -> None:
+    """L(w) + h(λ) has a derivative in λ and yet moves nothing."""
+    problem = mixing_problem()
+
+    def inner(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        loss = nn.functional.cross_entropy(forward(batch.inputs), batch.targets)
+        return loss + hyperparameters["mixing"].square().sum()
+
+    problem.inner_loss, problem.outer_loss = inner, None
+    assert "'mixing'" in str(refused(problem, [CustomTensor("mixing")]))
+
+
+def test_a_model_without_second_derivatives_is_told_before_training() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), Kernel(), nn.Linear(5, CLASSES))
+    error = refused(small_problem(model), [SampleWeight()])
+    assert "second derivatives" in str(error)
+    assert "only once" in str(error)
+
+
+def test_a_loss_that_is_already_a_mean_is_told() -> None:
+    problem = small_problem()
+    problem.loss = nn.CrossEntropyLoss()
+    assert "reduction='none'" in str(refused(problem, [SampleWeight()]))
+
+
+def test_an_outer_loss_must_be_one_number() -> None:
+    problem = small_problem()
+    problem.outer_loss = lambda forward, _, batch: forward(batch.inputs)
+    assert refused(problem, [SampleWeight()]).field == "problem.outer_loss"
+
+
+def test_an_inner_loss_must_depend_on_the_weights() -> None:
+    problem = small_problem()
+    problem.inner_loss = lambda forward, _, batch: batch.inputs.sum()
+    assert "depend on the model's weights" in str(refused(problem, [SampleWeight()]))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ([], "at least one hyperparameter"),
+        ([L2(), L2()], "'l2' twice"),
+        ([CustomTensor("nothing")], "it states: mixing"),
+        ([L2(name="mixing")], "'mixing' twice"),
+        ([L2(per="row")], "got 'row'"),  # type: ignore[arg-type]
+    ],
+)
+def test_kinds_that_cannot_be_bound_are_refused(kinds: list[Kind], message: str) -> None:
+    assert message in str(refused(mixing_problem(), kinds))
+
+
+def test_two_weights_for_one_example_are_refused() -> None:
+    kinds: list[Kind] = [SampleWeight(), SampleWeight(name="other")]
+    assert "one weight" in str(refused(small_problem(), kinds))
+
+
+def test_a_model_of_biases_has_nothing_to_penalise() -> None:
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(CLASSES))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.bias.expand(len(inputs), CLASSES)
+
+    assert "biases are not penalised" in str(refused(small_problem(Bias()), [L2()]))
+
+
+def test_a_frozen_model_has_nothing_to_train() -> None:
+    model = nn.Linear(4, CLASSES).requires_grad_(False)
+    assert "requires a gradient" in str(refused(small_problem(model), [SampleWeight()]))
+
+
+@pytest.mark.parametrize("device", ["quantum", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused(device: str) -> None:
+    with pytest.raises(ProblemError) as error:
+        Tuner(small_problem(), [SampleWeight()], TRAINING, Replay(), device=device)
+    assert error.value.field == "device"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"optimizer": "adam"}, "optimizer"),
+    ],
+)
+def test_training_settings_out_of_range_are_refused(
+    settings: dict[str, object], field: str
+) -> None:
+    with pytest.raises(ProblemError) as error:
+        TrainingConfig(**settings)  # type: ignore[arg-type]
+    assert error.value.field == f"training.{field}"
+
+
+def test_values_must_have_the_names_and_shapes_that_were_bound() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], TRAINING)
+    with pytest.raises(ProblemError, match=r"shape \(12,\), got \(3,\)"):
+        tuner.evaluate({"sample_weight": torch.zeros(3)}, 0)
+    with pytest.raises(ProblemError, match="sample_weight"):
+        tuner.evaluate({"weights": torch.zeros(12)}, 0)
+
+
+def test_diverging_training_tells_the_first_bad_step() -> None:
+    problem = small_problem()
+    problem.loss = lambda outputs, targets: outputs.square().sum(dim=1)
+    training = TrainingConfig(steps=500, batch_size=4, learning_rate=100.0)
+    tuner = tuner_of(problem, [SampleWeight()], training)
+    with pytest.raises(TrainingDiverged, match="lower the learning rate") as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert (error.value.steps, error.value.what) == (500, "loss")
+    assert 10 < error.value.step < 500
+
+
+def test_last_weights_that_are_not_finite_are_found() -> None:
+    problem = small_problem()
+    training = TrainingConfig(steps=1, batch_size=4, learning_rate=1e308)
+    problem.loss = lambda outputs, targets: 1e200 * outputs.square().sum(dim=1)
+    tuner = tuner_of(problem, [SampleWeight()], training)
+    with pytest.raises(TrainingDiverged) as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert (error.value.step, error.value.what) == (1, "weights")
+
+
+@pytest.mark.parametrize("phase", ["forward", "evaluate", "backward"])
+def test_a_stop_is_heard_in_every_phase(phase: str) -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], TrainingConfig(steps=20, batch_size=4))
+    reached: list[str] = []
+    with pytest.raises(Stopped) as error:
+        tuner.evaluate(
+            tuner.initial_values(),
+            0,
+            should_stop=lambda: phase in reached,
+            on_progress=lambda name, step, total: reached.append(name),
+        )
+    assert error.value.phase == phase or phase == "evaluate"
+
+
+def test_progress_goes_through_the_phases_to_their_ends() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], TrainingConfig(steps=20, batch_size=4))
+    told: list[tuple[str, int, int]] = []
+    tuner.evaluate(tuner.initial_values(), 0, on_progress=lambda *progress: told.append(progress))
+    assert ("forward", 20, 20) in told
+    assert told[-1] == ("backward", 20, 20)
+    assert told[0] == ("forward", 0, 20)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProblemError("steps must be at least 1, got 0", "training.steps"),
+        TrainingDiverged(3, 10, float("inf"), "loss"),
+        HypergradientDiverged(4, 1e9, 1e8),
+        Stopped("forward", 17),
+    ],
+)
+def test_errors_survive_the_way_between_processes(error: EngineError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)

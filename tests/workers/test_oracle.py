@@ -1,0 +1,188 @@
+"""The engine against hypergradients that independent code computed; see oracle/README.md."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drmad_workers import (
+    L2,
+    CustomTensor,
+    Evaluation,
+    Hyperparameter,
+    Method,
+    Problem,
+    Replay,
+    Shortcut,
+    TrainingConfig,
+    Tuner,
+)
+from drmad_workers.batches import Examples, Minibatches
+from drmad_workers.problem import Batch
+from tests.workers.small import as_given, relative
+
+FIXTURE = {
+    key: torch.from_numpy(value)
+    for key, value in np.load(Path(__file__).parent / "oracle" / "fixture.npz").items()
+}
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Sequential:
+    """The fixture's net at its x0, whose matrices are (in, out): the transpose of torch's."""
+    inputs, hidden, classes = (int(size) for size in FIXTURE["in/sizes"])
+    net = nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, classes)).double()
+    with torch.no_grad():
+        for parameter, part in zip(net.parameters(), parts(net, FIXTURE["in/x0"]), strict=True):
+            parameter.copy_(part)
+    return net
+
+
+def parts(net: nn.Module, flat: Tensor) -> list[Tensor]:
+    """A flat vector of the fixture, cut into torch's shapes."""
+    shapes = [parameter.shape for parameter in net.parameters()]
+    sections = torch.split(flat, [shape.numel() for shape in shapes])
+    return [
+        part.view(shape[::-1]).t() if len(shape) == 2 else part
+        for part, shape in zip(sections, shapes, strict=True)
+    ]
+
+
+def flat(state: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([value.t().reshape(-1) for value in state.values()])
+
+
+def nll(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def penalty_problem() -> Problem:
+    """nll(x) + Σ exp(m) x², biases penalised too."""
+
+    def inner(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        strengths = parts(forward, hyperparameters["meta"])
+        penalties = [
+            (strength.exp() * parameter.square()).sum()
+            for strength, parameter in zip(strengths, forward.parameters(), strict=True)
+        ]
+        return nll(forward(batch.inputs), batch.targets) + torch.stack(penalties).sum()
+
+    def outer(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return nll(forward(batch.inputs), batch.targets)
+
+    return problem(inner, outer, "meta_penalty")
+
+
+def scaled_problem() -> Problem:
+    """nll(x exp(m)) + exp(log_l2) Σ x²; the validation loss takes m as well."""
+    strength = FIXTURE["in/log_l2_scaled"].exp()
+
+    def outputs(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        scales = parts(forward, hyperparameters["meta"])
+        weights = {
+            name: parameter * scale.exp()
+            for (name, parameter), scale in zip(forward.named_parameters(), scales, strict=True)
+        }
+        made: Tensor = torch.func.functional_call(forward, weights, (batch.inputs,))
+        return made
+
+    def inner(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        squares = torch.stack([p.square().sum() for p in forward.parameters()]).sum()
+        return nll(outputs(forward, hyperparameters, batch), batch.targets) + strength * squares
+
+    def outer(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return nll(outputs(forward, hyperparameters, batch), batch.targets)
+
+    return problem(inner, outer, "meta_scaled")
+
+
+def problem(inner: object, outer: object, meta: str) -> Problem:
+    """Laid out so that the engine's shuffle of its rows gives the fixture's minibatches."""
+    steps, size = FIXTURE["in/batches"].shape
+    blank = torch.zeros(steps * size, 1)
+    minibatches = Minibatches(Examples((blank, blank), "train", CPU, blank.dtype), size, (0, 0, 0))
+    order = torch.cat([minibatches.join(step).index for step in range(steps)])
+    rows = torch.empty_like(order)
+    rows[order] = FIXTURE["in/batches"].reshape(-1)
+    return Problem(
+        network(),
+        train=(FIXTURE["in/X_train"][rows], FIXTURE["in/Y_train"][rows]),
+        valid=(FIXTURE["in/X_valid"], FIXTURE["in/Y_valid"]),
+        loss=nn.CrossEntropyLoss(reduction="none"),
+        inner_loss=inner,  # type: ignore[arg-type]
+        outer_loss=outer,  # type: ignore[arg-type]
+        hyperparameters={"meta": Hyperparameter(FIXTURE[f"in/{meta}"])},
+        initialize=as_given,
+    )
+
+
+PROBLEMS = {"penalty": penalty_problem, "scaled": scaled_problem}
+
+
+def evaluate(name: str, method: Method, optimizer: str = "damped_sgd") -> Evaluation:
+    alpha, gamma = float(FIXTURE["in/alpha_const"]), float(FIXTURE["in/gamma_const"])
+    steps, size = FIXTURE["in/batches"].shape
+    training = TrainingConfig(
+        optimizer="damped_sgd" if optimizer == "damped_sgd" else "sgd",
+        steps=steps,
+        batch_size=size,
+        learning_rate=alpha if optimizer == "damped_sgd" else alpha * (1.0 - gamma),
+        momentum=gamma,
+    )
+    tuner = Tuner(PROBLEMS[name](), [CustomTensor("meta")], training, method, dtype=torch.float64)
+    return tuner.evaluate(tuner.initial_values(), 0)
+
+
+@pytest.mark.parametrize("optimizer", ["damped_sgd", "sgd"])
+@pytest.mark.parametrize(
+    ("method", "published"),
+    [
+        (Replay(), "exact"),
+        (Shortcut(knots=30, contraction=False), "exact"),
+        (Shortcut(preset="paper"), "mad"),
+        (Shortcut(preset="paper_tenth"), "mad_tenth"),
+    ],
+)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_hypergradient_is_the_oracles(
+    name: str, method: Method, published: str, optimizer: str
+) -> None:
+    result = evaluate(name, method, optimizer)
+    expected = {
+        quantity: FIXTURE[f"out/{name}/const/{published}/{quantity}"]
+        for quantity in ("x_final", "loss", "d_meta")
+    }
+    assert relative(flat(result.model), expected["x_final"]) < 1e-12
+    assert abs(result.validation_loss - float(expected["loss"])) < 1e-12
+    assert relative(result.hypergradient["meta"], expected["d_meta"]) < 1e-9
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_published_tenth_is_what_the_original_code_printed(name: str) -> None:
+    result = evaluate(name, Shortcut(preset="paper_tenth"))
+    original = FIXTURE[f"orig/{name}/const/mad_tenth/d_meta"]
+    assert relative(result.hypergradient["meta"], original) < 1e-9
+
+
+def test_penalty_written_out_is_the_penalty_differentiated() -> None:
+    """The engine's own l2 per weight, on the fixture with its biases left unpenalised."""
+    by_autograd = penalty_problem()
+    net = by_autograd.model
+    off = torch.cat(
+        [torch.full((p.numel(),), -1e9 if p.ndim < 2 else -3.0) for p in net.parameters()]
+    ).double()
+    by_autograd.hyperparameters = {"meta": Hyperparameter(off)}
+    by_hand = penalty_problem()
+    by_hand.inner_loss = by_hand.outer_loss = None
+    by_hand.hyperparameters = {}
+    training = TrainingConfig("damped_sgd", 30, 10, 0.2, 0.9)
+    found: list[Tensor] = []
+    for stated, kind in ((by_autograd, CustomTensor("meta")), (by_hand, L2(init=-3.0))):
+        tuner = Tuner(stated, [kind], training, Replay(), dtype=torch.float64)
+        found += tuner.evaluate(tuner.initial_values(), 0).hypergradient.values()
+    matrices = [part for part in parts(net, found[0]) if part.ndim == 2]
+    expected = torch.cat([matrix.reshape(-1) for matrix in matrices])
+    assert relative(found[1], expected) < 1e-10
