@@ -48,7 +48,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "errors": ["EngineError", "HypergradientDiverged", "ProblemError", "Stopped"],
+    "errors": [
+        "EngineError",
+        "HypergradientDiverged",
+        "ProblemError",
+        "Stopped",
+        "TrainingDiverged",
+    ],
     "hypergradients": ["METHODS", "Method", "Replay", "Shortcut"],
     "hyperparameters": ["L2", "CustomTensor", "SampleWeight"],
     "meta": ["MetaConfig", "MetaState", "aggregate", "initial_state", "meta_update"],
@@ -56,7 +62,6 @@ _MODULES = {
     "training": ["TrainingConfig"],
     "tuning": ["Evaluation", "Tuner", "TuningResult", "tune"],
 }
-_MODULES["errors"].append("TrainingDiverged")
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 

@@ -37,14 +37,8 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     shape_of_losses(objective, batch)
     objective.stochastic = not torch.equal(before, random_state(objective.device))
     objective.begin_products()
-    try:
-        _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
-    except (RuntimeError, NotImplementedError) as error:
-        raise ProblemError(
-            "the training loss must have second derivatives in the weights and in the "
-            f"hyperparameters, and autograd says: {error}",
-            "problem.loss",
-        ) from error
+    require_second_derivatives(objective, batch)
+    _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
     first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
     objective.eval()
     loss = objective.outer_loss(first_valid)
@@ -86,6 +80,43 @@ def require_scalar(loss: Tensor, what: str, field: str) -> None:
         raise ProblemError(
             f"{what} must depend on the model's weights by autograd, and does not", field
         )
+
+
+def require_second_derivatives(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError when some kernel's backward pass cannot be differentiated.
+
+    Autograd leaves such a kernel out in silence where no wanted derivative lies behind it, so the
+    graph of the gradient is searched for the nodes that would raise if they were reached.
+    """
+    loss = objective.inner_loss(batch)
+    message: str | None = None
+    cause: Exception | None = None
+    try:
+        gradients = torch.autograd.grad(
+            loss, objective.parameters, create_graph=True, allow_unused=True
+        )
+        pending = [g.grad_fn for g in gradients if g is not None]
+        seen = set(pending)
+        while pending:
+            node = pending.pop()
+            if node is None:
+                continue
+            if node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented"):
+                message = "one of its kernels is differentiable only once"
+                break
+            following = {parent for parent, _ in node.next_functions} - seen
+            seen |= following
+            pending.extend(following)
+        if message is None:
+            objective.second_derivatives(batch, torch.ones_like(objective.weights))
+    except (RuntimeError, NotImplementedError) as error:
+        message, cause = str(error), error
+    if message is not None:
+        raise ProblemError(
+            "the training loss must have second derivatives in the weights and in the "
+            f"hyperparameters: {message}",
+            "problem.model",
+        ) from cause
 
 
 def random_state(device: torch.device) -> Tensor:

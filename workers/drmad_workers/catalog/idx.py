@@ -88,14 +88,14 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     except (OSError, EOFError) as error:
         raise ProblemError(f"{path} cannot be read: {error}", "problem.data.folder") from error
     dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
-    shape = np.frombuffer(content, ">u4", dimensions, 4) if dimensions else np.zeros(0, np.uint32)
-    sizes = [int(size) for size in shape]
-    if not dimensions or len(content) != 4 + 4 * dimensions + math.prod(sizes):
+    head = 4 + 4 * dimensions
+    sizes = [int(size) for size in np.frombuffer(content[4:head].ljust(4 * dimensions), ">u4")]
+    if not dimensions or len(content) != head + math.prod(sizes):
         raise ProblemError(
             f"{path} must be an IDX file of bytes, plain or gzip: copy it again",
             "problem.data.folder",
         )
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
+    return np.frombuffer(content, np.uint8, offset=head).reshape(sizes).copy()
 
 
 def fetch_from_openml(cache: Path | None) -> Arrays:
