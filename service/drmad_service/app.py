@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 import drmad_client
 from drmad_service import problems
+from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
 from drmad_service.middleware import Guard
@@ -31,9 +32,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             try:
                 yield
             finally:
-                listening.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await listening
+                await cancel_and_wait([listening])
 
     app = FastAPI(
         title="drmad",

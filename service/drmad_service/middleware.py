@@ -29,7 +29,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
-        started = False
+        started = refused = False
         received = 0
 
         async def limited() -> Message:
@@ -42,6 +42,8 @@ class Guard:
 
         async def identified(message: Message) -> None:
             nonlocal started
+            if received > self._max_body_bytes and not refused:
+                raise _BodyTooLarge  # the app took the exception above for a broken body
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
@@ -52,6 +54,7 @@ class Guard:
                 raise _BodyTooLarge
             await self._app(scope, limited, identified)
         except _BodyTooLarge:
+            refused = True
             limit = f"the body is larger than the {self._max_body_bytes} bytes allowed"
             refusal = problem_response(
                 413,

@@ -10,6 +10,7 @@ import ray
 from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
+from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost
 from drmad_service.ids import new_id
 from drmad_service.runner import Runner
@@ -38,10 +39,8 @@ class Scheduler:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
         finally:
-            for task in self._driven.values():
-                task.cancel()
-            await asyncio.gather(*self._driven.values(), return_exceptions=True)
-            renewing.cancel()
+            await cancel_and_wait([*self._driven.values()])
+            await cancel_and_wait([renewing])
 
     async def _claim_one(self) -> bool:
         try:
