@@ -32,7 +32,7 @@ class Examples:
     """A data set on a device: rows by position."""
 
     def __init__(self, data: Data, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        self._device = device
+        self.device = device
         self._dtype = dtype
         self._items: Any = None
         if isinstance(data, TensorDataset):
@@ -65,7 +65,7 @@ class Examples:
     def chunks(self, rows: int) -> Iterator[Batch]:
         """All examples in order, at most `rows` at a time."""
         for start in range(0, self.rows, rows):
-            index = torch.arange(start, min(start + rows, self.rows), device=self._device)
+            index = torch.arange(start, min(start + rows, self.rows), device=self.device)
             if self._items is None:
                 stop = start + rows
                 yield Batch(self.inputs[start:stop], self.targets[start:stop], index)
@@ -91,7 +91,7 @@ class Examples:
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self._device, dtype=dtype)
+        return tensor.to(device=self.device, dtype=dtype)
 
 
 class Minibatches:
