@@ -134,7 +134,7 @@ class Minibatches:
                 self._orders.pop(next(iter(self._orders)))
             draw = np.random.Generator(np.random.PCG64(seed_of(MINIBATCHES, *self._stream, epoch)))
             order = torch.from_numpy(draw.permutation(self._examples.rows)).to(
-                self._examples._device
+                self._examples.device
             )
             self._orders[epoch] = order
         start = position * self.batch_size
