@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from drmad_client import __version__, calls, saving
+from drmad_client import __version__, calls, local_key, saving
 from drmad_client.calls import Call
 from drmad_client.errors import ConnectionFailed, JobFailed, NotFound, WaitTimeout
 from drmad_client.records import Event, Job, JobStatus, MetaIteration, Page
@@ -43,7 +43,8 @@ class Client:
 
     Args:
         base_url: Where it is; else DRMAD_URL, else http://127.0.0.1:8080.
-        api_key: Else DRMAD_API_KEY, else none is sent.
+        api_key: Else DRMAD_API_KEY, else for a service on this machine the key that `drmad up`
+            keeps in its home (DRMAD_HOME), else none is sent.
         timeout_s: How long to wait for an answer.
         transport: Stands in for the network, as in httpx.
 
@@ -289,10 +290,10 @@ def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
     headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
-    if api_key:
+    if api_key := api_key or local_key.find(url.host):
         headers["Authorization"] = f"Bearer {api_key.strip()}"
     # A proxy of the environment cannot reach this machine's own loopback.
-    is_local = url.host in ("localhost", "127.0.0.1", "::1")
+    is_local = url.host in local_key.LOOPBACK
     return {"base_url": url, "headers": headers, "trust_env": not is_local}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from drmad_client.records import Job
 
 # Commands that live in an extra, and what to install where it is missing.
-_EXTRAS = dict.fromkeys(("up", "demo", "serve", "schedule"), 'pip install "drmad[all]"')
+_EXTRAS = dict.fromkeys(("up", "open", "demo", "serve", "schedule"), 'pip install "drmad[all]"')
 _EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
 _INTERRUPTED = 130
 

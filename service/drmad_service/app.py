@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 
 import drmad_client
 from drmad_service import problems
+from drmad_service.auth import Access, signed_in
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
-from drmad_service.middleware import Guard
-from drmad_service.routes import catalog, events, health, jobs, results
+from drmad_service.middleware import Guard, KnownHosts
+from drmad_service.routes import catalog, events, health, jobs, results, sign_in
+from drmad_service.routes.dependencies import PROBLEM
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 
@@ -27,6 +30,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connect(settings.redis_url) as redis:
             app.state.settings = settings
             app.state.store = Store(redis)
+            app.state.access = Access(redis, settings.local_key)
             app.state.changes = Changes(app.state.store)
             listening = asyncio.create_task(app.state.changes.run())
             try:
@@ -41,7 +45,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    for resource in (jobs, results, events, catalog, health):
+    refusals: dict[int | str, dict[str, Any]] = {401: PROBLEM, 403: PROBLEM}
+    for resource in (jobs, results, events, catalog):
+        app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
+    for resource in (health, sign_in):
         app.include_router(resource.router)
+    app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(Guard, max_body_bytes=settings.max_body_bytes)
     return app

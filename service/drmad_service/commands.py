@@ -1,12 +1,18 @@
-"""The service's commands: `drmad up`, `serve`, `schedule` and `demo`."""
+"""The service's commands: `drmad up`, `open`, `serve`, `schedule` and `demo`."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
 import signal
+import socket
+import sys
+import threading
+import time
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +54,7 @@ def register(app: typer.Typer) -> None:
     """Add the service's commands to the command line."""
     for command in (up, serve, schedule):
         app.command()(command)
+    app.command("open")(open_dashboard)
     from drmad_service.demo import demo
 
     app.command()(demo)
@@ -61,6 +68,9 @@ def up(
     ] = "",
     data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
     cpus: Cpus = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", envvar="DRMAD_NO_BROWSER", help="Open no browser.")
+    ] = False,
 ) -> None:
     """Run everything on this machine until Ctrl-C: Redis, API, scheduler and Ray.
 
@@ -72,21 +82,57 @@ def up(
     schedule_arguments = [part for root in data_roots for part in ("--data-root", str(root))]
     if cpus is not None:
         schedule_arguments += ["--cpus", str(cpus)]
+    home = home.expanduser().resolve()
+    link = sign_in_link(home, port)
     typer.echo(f"drmad is at http://127.0.0.1:{port}, its state and logs in {home}")
+    typer.echo(f"Sign in (once, within the hour): {link}")
     typer.echo("Submit a job with: drmad submit examples/clean-mnist.yaml --watch")
     typer.echo("Ctrl-C stops everything; unfinished jobs go on at the next start.")
+    if not no_browser:
+        _open_when_ready(port, link)
     supervise(
-        home.expanduser().resolve(),
+        home,
         redis_url or None,
         serve=["--port", str(port)],
         schedule=schedule_arguments,
     )
 
 
+def open_dashboard(home: Home = DEFAULT_HOME, port: Port = 8080) -> None:
+    """Print a link that signs in to the dashboard of `drmad up`, and open it."""
+    link = sign_in_link(home.expanduser().resolve(), port)
+    typer.echo(link)
+    _open(link)
+
+
+def sign_in_link(home: Path, port: int) -> str:
+    """Carries a ticket that works once, in the part of the address that is never sent or logged."""
+    from drmad_service import local_key
+    from drmad_service.auth import issue_ticket
+
+    return f"http://127.0.0.1:{port}/sign-in#ticket={issue_ticket(local_key.ensure(home))}"
+
+
 def serve(
     redis_url: RedisUrl,
     host: Host = "127.0.0.1",
     port: Port = 8080,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_KEY_FILE",
+            help="Holds the key that callers need; without one, all of this machine may call.",
+        ),
+    ] = None,
+    allowed_hosts: Annotated[
+        list[str],
+        typer.Option(
+            "--allowed-host",
+            envvar="DRMAD_ALLOWED_HOSTS",
+            help="Name under which the service is reached besides localhost; may be repeated, "
+            "* allows any.",
+        ),
+    ] = [],  # noqa: B006
     max_body_bytes: Annotated[
         int, typer.Option(envvar="DRMAD_MAX_BODY_BYTES", min=1024, help="Of a request.")
     ] = 1 << 20,
@@ -97,14 +143,21 @@ def serve(
     _configure_logging()
     import uvicorn
 
+    from drmad_service import local_key
     from drmad_service.app import create_app
     from drmad_service.settings import ApiSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
 
+    settings = ApiSettings(
+        redis_url=redis_url,
+        local_key=local_key.from_file(key_file) if key_file else None,
+        hosts=tuple(allowed_hosts),
+        max_body_bytes=max_body_bytes,
+    )
     if exit_with_parent:
         follow_parent()
     uvicorn.run(
-        create_app(ApiSettings(redis_url=redis_url, max_body_bytes=max_body_bytes)),
+        create_app(settings),
         host=host,
         port=port,
         log_config=None,
@@ -165,6 +218,24 @@ def schedule(
     import ray
 
     ray.shutdown()
+
+
+def _open_when_ready(port: int, link: str) -> None:
+    def wait_and_open() -> None:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                _open(link)
+                return
+            time.sleep(0.1)
+
+    threading.Thread(target=wait_and_open, daemon=True, name="open-browser").start()
+
+
+def _open(link: str) -> None:
+    """Open a browser for whoever sits before this machine, and nowhere else."""
+    is_desk = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if is_desk and sys.stdout.isatty():
+        webbrowser.open(link)
 
 
 def _refuse_open_address(host: str) -> None:

@@ -30,6 +30,36 @@ class IdempotencyConflict(DrmadError):
         )
 
 
+class NotSignedIn(DrmadError):
+    def __init__(self) -> None:
+        super().__init__(
+            "a key is needed: Authorization: Bearer KEY, as DRMAD_API_KEY sets it (that of `drmad "
+            "up` is the file `key` in its home); a browser signs in at /sign-in"
+        )
+
+
+class SignInFailed(DrmadError):
+    def __init__(self, by_ticket: bool) -> None:
+        super().__init__(
+            "this link was used before or is too old; get a new one with: drmad open"
+            if by_ticket
+            else "this key is not known; look for missing characters"
+        )
+
+
+class ScopeTooLow(DrmadError):
+    def __init__(self, scope: str, needed: str) -> None:
+        super().__init__(f"the key's scope must be at least {needed}, it is {scope}")
+
+
+class CrossSite(DrmadError):
+    def __init__(self, origin: str | None) -> None:
+        super().__init__(
+            f"a page of {origin or 'an unknown origin'} may not change anything here; "
+            "programs send Authorization: Bearer KEY"
+        )
+
+
 class LeaseLost(DrmadError):
     """Another scheduler drives the job now, or it is gone: its writer must stop."""
 

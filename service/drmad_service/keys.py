@@ -9,6 +9,8 @@
     drmad:reservations             hash    driven job id -> "<cpus> <gpus>" promised to it
     drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
     drmad:idempotency:<key>        string  "<job id> <sha256 of the body>", a day
+    drmad:session:<sha256>         string  sha256 of the key that opened it; 30 days
+    drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -40,6 +42,14 @@ def jobs_with(status: str) -> str:
 
 def idempotency(key: str) -> str:
     return f"drmad:idempotency:{key}"
+
+
+def session(token_digest: str) -> str:
+    return f"drmad:session:{token_digest}"
+
+
+def ticket(ticket_digest: str) -> str:
+    return f"drmad:ticket:{ticket_digest}"
 
 
 def job(job_id: str, part: str | None = None) -> str:

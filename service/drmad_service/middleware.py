@@ -1,8 +1,10 @@
-"""What every request passes: an id, a size limit, and a last word when something broke."""
+"""What every request passes: a known host, an id, a size limit, a last word on failures."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,6 +73,45 @@ class Guard:
             detail = f"the service failed; its log tells more under {request_id}"
             failure = problem_response(500, "internal_error", detail, instance=scope["path"])
             await failure(scope, receive, identified)
+
+
+class KnownHosts:
+    """Answers only to names that are ours.
+
+    A page elsewhere can point its own name at this machine's address and would then, for the
+    browser, be of one origin with us (DNS rebinding). Its name in the Host header gives it away.
+    """
+
+    _ANY_HOST = ("/healthz", "/readyz")  # probes come by address
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._ANY_HOST:
+            host = Headers(scope=scope).get("host", "")
+            if not self._is_known(host):
+                refusal = problem_response(
+                    421,
+                    "unknown_host",
+                    f"this service does not answer to the host {host!r}; allow it with "
+                    "--allowed-host or DRMAD_ALLOWED_HOSTS",
+                    instance=scope["path"],
+                )
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _is_known(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        name = name.strip("[]").lower()
+        if name == "localhost" or name in self._hosts or "*" in self._hosts:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
 
 
 def _announced_bytes(scope: Scope) -> int:

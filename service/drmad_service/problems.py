@@ -15,7 +15,16 @@ from starlette.responses import Response
 
 from drmad_client.errors import field_errors
 from drmad_client.records import FieldError, ProblemDetails
-from drmad_service.errors import ActionRefused, IdempotencyConflict, JobNotFound, ResultNotFound
+from drmad_service.errors import (
+    ActionRefused,
+    CrossSite,
+    IdempotencyConflict,
+    JobNotFound,
+    NotSignedIn,
+    ResultNotFound,
+    ScopeTooLow,
+    SignInFailed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +33,10 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     ResultNotFound: (HTTPStatus.NOT_FOUND, "result_not_found"),
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
     IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
+    NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),
+    SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),
+    ScopeTooLow: (HTTPStatus.FORBIDDEN, "scope_too_low"),
+    CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
 }
 
 
@@ -61,8 +74,12 @@ def install(app: FastAPI) -> None:
 
 
 def _known(status: int, code: str) -> Any:
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+
     async def handler(request: Request, error: Exception) -> Response:
-        return problem_response(status, code, str(error), instance=request.url.path)
+        return problem_response(
+            status, code, str(error), instance=request.url.path, headers=headers
+        )
 
     return handler
 

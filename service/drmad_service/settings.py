@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -11,6 +11,10 @@ class ApiSettings:
     """Of one API process."""
 
     redis_url: str
+    local_key: str | None = field(default=None, repr=False)
+    """What `drmad up` keeps in its home; without any key everybody on this machine may do all."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the service is reached, besides loopback's; "*" for any."""
     max_body_bytes: int = 1 << 20
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""

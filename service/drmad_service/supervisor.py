@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drmad_client import local_key
 from drmad_service.embedded import EmbeddedRedis
 from drmad_service.errors import ServiceStartError
 
@@ -67,7 +68,8 @@ def supervise(
             _Child(
                 name,
                 [sys.executable, "-m", "drmad_client", name, "--exit-with-parent", *arguments],
-                os.environ | {"DRMAD_REDIS_URL": url},  # not an argument: it may hold a password
+                # Not arguments: those are read by everybody on the machine.
+                os.environ | {"DRMAD_REDIS_URL": url, "DRMAD_KEY_FILE": str(local_key.path(home))},
                 home / "logs" / f"{name}.log",
             )
             for name, arguments in (("serve", serve), ("schedule", schedule))

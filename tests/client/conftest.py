@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,12 @@ from tests.client.fake_service import FakeService
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(retries, "_LONGEST_PAUSE_S", 0.02)
     monkeypatch.delenv("DRMAD_URL", raising=False)
     monkeypatch.delenv("DRMAD_API_KEY", raising=False)
+    monkeypatch.setenv("DRMAD_HOME", str(tmp_path / "home"))  # not the developer's own key
 
 
 @pytest.fixture
