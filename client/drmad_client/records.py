@@ -78,6 +78,14 @@ class JobError(Record):
     traceback: str | None = Field(default=None, description="Of the worker, where it helps.")
 
 
+class HyperparameterGroup(Record):
+    """A labelled stretch of a flattened tensor, such as a layer's part."""
+
+    label: str
+    start: int
+    stop: int
+
+
 class HyperparameterInfo(Record):
     """One tuned tensor: its shape and how raw values become the user's units."""
 
@@ -89,6 +97,9 @@ class HyperparameterInfo(Record):
     )
     lower: float | None = None
     upper: float | None = None
+    groups: list[HyperparameterGroup] = Field(
+        default=[], description="Its parts, where it has several."
+    )
 
 
 class Job(Record):
@@ -114,6 +125,14 @@ class Job(Record):
     version: int = Field(description="Rises with every change; the ETag.")
 
 
+class GroupSummary(Record):
+    """One part of a hyperparameter tensor, such as a layer."""
+
+    label: str
+    median: float = Field(description="In the user's units.")
+    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
+
+
 class HyperparameterSummary(Record):
     """Five numbers of a vector in the user's units, and of its hypergradient."""
 
@@ -123,6 +142,7 @@ class HyperparameterSummary(Record):
     upper_quartile: float
     maximum: float
     hypergradient_norm: float = Field(description="Euclidean, in raw units.")
+    groups: list[GroupSummary] = Field(default=[], description="Of its parts, where it has some.")
 
 
 class ReplicaFigures(Record):
@@ -147,6 +167,9 @@ class MetaIteration(Record):
     training_loss: float = Field(description="Mean over the last inner steps.")
     metrics: dict[str, float] = Field(default={}, description="validation_error, test_error, ...")
     hypergradient_norm: float
+    cosine_to_previous: float | None = Field(
+        default=None, description="Of the hypergradient to that of the meta-iteration before."
+    )
     hyperparameters: dict[str, HyperparameterSummary] = {}
     seconds: dict[str, float] = Field(default={}, description="By phase; total is wall time.")
     replicas: list[ReplicaFigures] = []

@@ -18,10 +18,16 @@ import ray
 if TYPE_CHECKING:
     import torch
 
+    from drmad_workers.hyperparameters import Group
     from drmad_workers.meta import MetaState
     from drmad_workers.tuning import Evaluation, Tuner
 
 T = TypeVar("T")
+
+MOST_GROUPS = 128
+"""A tensor of more parts is told of as a whole."""
+
+_PREVIOUS = "previous_hypergradient"
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,7 @@ class Replica:
                 "transform": hyperparameter.transform,
                 "lower": hyperparameter.lower,
                 "upper": hyperparameter.upper,
+                "groups": _groups(hyperparameter.groups),
             }
             for name, hyperparameter in bound.items()
         ]
@@ -197,11 +204,10 @@ def _meta_step(
         "training_loss": _mean([e.training_loss for e in evaluations]),
         "metrics": _means([e.metrics | e.diagnostics for e in evaluations]),
         "hypergradient_norm": float(mean.norm()),
+        "cosine_to_previous": _cosine_to_previous(packed, hypergradient),
         "hyperparameters": {
             info["name"]: _summary(
-                state.hyperparameters[info["name"]],
-                info["transform"],
-                hypergradient[info["name"]],
+                state.hyperparameters[info["name"]], info, hypergradient[info["name"]]
             )
             for info in infos
         },
@@ -212,7 +218,7 @@ def _meta_step(
     }
     return StepResult(
         record,
-        _packed(after),
+        _packed(after, hypergradient),
         save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
         save({name: t.contiguous() for name, t in model.items()})
         if size <= max_model_bytes
@@ -237,17 +243,53 @@ def _figures(result: ReplicaResult, mean: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _summary(raw: torch.Tensor, transform: str, hypergradient: torch.Tensor) -> dict[str, float]:
+def _summary(
+    raw: torch.Tensor, info: Mapping[str, Any], hypergradient: torch.Tensor
+) -> dict[str, Any]:
     """Fields of drmad_client.records.HyperparameterSummary."""
     import numpy as np
 
     from drmad_client.transforms import to_user_units
 
-    values = to_user_units(raw.numpy(), transform)  # type: ignore[arg-type]
+    values, gradient = to_user_units(raw.numpy(), info["transform"]), hypergradient.flatten()
     quantiles = np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
     names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
-    summary = dict(zip(names, quantiles, strict=True))
-    return summary | {"hypergradient_norm": float(hypergradient.norm())}
+    return {
+        **dict(zip(names, quantiles, strict=True)),
+        "hypergradient_norm": float(gradient.norm()),
+        "groups": [
+            {
+                "label": group["label"],
+                "median": float(np.median(values.ravel()[group["start"] : group["stop"]])),
+                "hypergradient_norm": float(gradient[group["start"] : group["stop"]].norm()),
+            }
+            for group in info.get("groups", ())
+        ],
+    }
+
+
+def _groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Fields of drmad_client.records.HyperparameterGroup, where they tell something and are few."""
+    if not 1 < len(groups) <= MOST_GROUPS:
+        return []
+    return [group._asdict() for group in groups]
+
+
+def _cosine_to_previous(packed: State, hypergradient: Mapping[str, torch.Tensor]) -> float | None:
+    """None in the first meta-iteration, and where one of the two is zero."""
+    from safetensors.torch import load
+
+    kept = load(packed.tensors)
+    before = {
+        name: kept[f"{_PREVIOUS}/{name}"].float()
+        for name in hypergradient
+        if f"{_PREVIOUS}/{name}" in kept
+    }
+    if before.keys() != hypergradient.keys():
+        return None
+    one, other = _flat(before).double(), _flat(hypergradient).double()
+    lengths = float(one.norm() * other.norm())
+    return float(one @ other) / lengths if lengths > 0.0 else None
 
 
 def _flat(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -265,10 +307,18 @@ def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
-def _packed(state: MetaState) -> State:
+def _packed(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = None) -> State:
+    """With the direction of the hypergradient that led here, for the next one to be compared with.
+
+    Half precision does for a direction.
+    """
     from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
+    if hypergradient:
+        largest = float(_flat(hypergradient).abs().max()) or 1.0
+        for name, tensor in hypergradient.items():
+            tensors[f"{_PREVIOUS}/{name}"] = (tensor / largest).half().contiguous()
     return State(save(tensors), state.scalars())
 
 
@@ -300,5 +350,3 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         return Failure("worker_error", message, iteration, traceback=traceback.format_exc())
-
-
