@@ -32,7 +32,8 @@ class _Data(Spec):
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="Share of the training labels replaced by another, random class, in [0, 1).",
+        description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
+        "with ten classes a tenth of the replaced ones stays right.",
     )
     drop_noisy: bool = Field(
         default=False,
@@ -279,14 +280,11 @@ class JobSpec(Spec):
                 data.train,
                 f"{data.name} has {held} examples, but train + valid + test asks for {wanted}",
             )
-        examples = data.train
-        if data.drop_noisy:
-            examples -= round(data.train * data.label_noise)
-        if training.batch_size > examples:
+        if training.batch_size > data.train:
             yield _misfit(
                 ("training", "batch_size"),
                 training.batch_size,
-                f"must be at most the {examples} training examples, got {training.batch_size}",
+                f"must be at most the {data.train} training examples, got {training.batch_size}",
             )
         if method.horizon is not None and method.horizon > training.steps:
             yield _misfit(

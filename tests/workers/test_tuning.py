@@ -110,7 +110,7 @@ def clean(
 def test_tuning_finds_the_wrong_labels_among_digits() -> None:
     """A prototype reached 6 % from 20 %, with 95 % of the lowest-weighted labels wrong."""
     training = TrainingConfig("damped_sgd", 500, 50, learning_rate=1.0, momentum=0.9)
-    data: dict[str, object] = {"name": "digits", "label_noise": 0.45}
+    data: dict[str, object] = {"name": "digits", "label_noise": 0.5}
     untuned, tuned = clean(data, training, Shortcut(horizon=50), [])
     assert 0.15 < untuned.metrics["test_error"] < 0.25
     assert tuned.metrics["test_error"] <= 0.10
@@ -118,13 +118,13 @@ def test_tuning_finds_the_wrong_labels_among_digits() -> None:
 
 
 def test_tuning_cleans_mnist(mnist_roots: list[Path]) -> None:
-    """Half the labels wrong: 28 % at equal weights of one, 8 % on the correct labels alone."""
+    """Half the labels drawn at random: 28 % at equal weights of one, 8 % on the correct labels alone."""
     training = TrainingConfig("damped_sgd", 1000, 100, learning_rate=0.5, momentum=0.9)
     data: dict[str, object] = {
         "name": "mnist", "train": 5000, "valid": 1000, "test": 4000, "label_noise": 0.5,
     }  # fmt: skip
     untuned, tuned = clean(data, training, Shortcut(horizon=100, knots=4), mnist_roots)
-    assert untuned.metrics["test_error"] > 0.15
+    assert untuned.metrics["test_error"] > 0.13
     assert tuned.metrics["test_error"] < 0.11
     assert tuned.diagnostics["label_noise_auc"] >= 0.88
 

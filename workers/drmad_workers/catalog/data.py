@@ -36,7 +36,7 @@ class Split:
         train, valid, test: (inputs, targets); test is None when no examples were asked for.
         classes: number of classes.
         input_shape: of one example.
-        wrong: mask of the training examples whose label was replaced, or None without noise.
+        wrong: mask of the training examples whose label is wrong on purpose, or None without noise.
     """
 
     train: Pair
@@ -56,8 +56,8 @@ def load_data(
     """A catalogued data set, split and made noisy as a function of the options alone.
 
     Options of all: train, valid, test (numbers of examples), seed (of the split and the noise),
-    label_noise (share of the training labels replaced by a random other class), drop_noisy (train
-    only on the examples whose labels stayed). `mnist` takes `folder` too.
+    label_noise (share of the training labels replaced by a random class, which leaves some of them
+    right), drop_noisy (train only on the examples whose labels are right). `mnist` takes `folder` too.
     """
     if name not in DATA_SETS:
         raise ProblemError(
@@ -118,18 +118,15 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
 def replace_labels(
     targets: Tensor, share: float, classes: int, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Replaces round(share · rows) labels by a uniformly random other class.
+    """Replaces round(share · rows) labels by a uniformly random class, now and then the same.
 
-    Returns the labels and the mask of the replaced ones, both of shape (rows,).
+    Returns the labels and the mask of those that are wrong now, both of shape (rows,).
     """
     rows = len(targets)
     chosen = torch.from_numpy(draw.permutation(rows)[: round(share * rows)])
-    shift = torch.from_numpy(draw.integers(1, classes, size=len(chosen)))
-    wrong = torch.zeros(rows, dtype=torch.bool)
-    wrong[chosen] = True
     noisy = targets.clone()
-    noisy[chosen] = (targets[chosen] + shift) % classes
-    return noisy, wrong
+    noisy[chosen] = torch.from_numpy(draw.integers(0, classes, size=len(chosen)))
+    return noisy, noisy != targets
 
 
 def limit(what: str, asked: int, there: int, name: str) -> None:

@@ -1,0 +1,115 @@
+"""The main job on real data, from REST to result, with nothing replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors import numpy as safetensors
+
+from drmad_client.api import Client
+from drmad_client.records import JobStatus
+from drmad_workers.catalog import load_data
+from tests.end_to_end.running import Service
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = yaml.safe_load((EXAMPLES / name).read_text())
+    return spec
+
+
+def auc(score: np.ndarray[Any, Any], is_right: np.ndarray[Any, Any]) -> float:
+    """Probability that a right example scores above a wrong one (Mann-Whitney)."""
+    rank = np.empty(len(score))
+    rank[np.argsort(score, kind="stable")] = np.arange(1, len(score) + 1)
+    right, wrong = is_right.sum(), (~is_right).sum()
+    return float((rank[is_right].sum() - right * (right + 1) / 2) / (right * wrong))
+
+
+def wrong_examples(spec: dict[str, Any], roots: list[Path]) -> np.ndarray[Any, Any]:
+    data = spec["problem"]["data"]
+    wrong = load_data(data["name"], {k: v for k, v in data.items() if k != "name"}, roots).wrong
+    assert wrong is not None
+    return np.asarray(wrong)
+
+
+def test_digits_with_wrong_labels_are_cleaned_over_rest(service: Service) -> None:
+    spec = example("clean-digits.yaml")
+    with service.http() as http:
+        answer = http.post("/v1/jobs", json=spec)
+        assert answer.status_code == 201
+        path = answer.headers["location"]
+        while not JobStatus((job := answer.json())["status"]).is_terminal:
+            wait = {"Prefer": "wait=30", "If-None-Match": answer.headers["etag"]}
+            changed = http.get(path, headers=wait)
+            answer = changed if changed.status_code == 200 else answer
+        history = http.get(f"{path}/history").json()["data"]
+        accept = {"Accept": "application/vnd.safetensors"}
+        tuned = http.get(f"{path}/hyperparameters?iteration=best", headers=accept)
+    assert job["status"] == "succeeded"
+    assert [record["iteration"] for record in history] == list(range(30))
+    untuned_error = history[0]["metrics"]["test_error"]
+    tuned_error = job["best"]["metrics"]["test_error"]
+    assert untuned_error >= 0.15
+    assert tuned_error <= 0.10
+    best = min(history, key=lambda record: record["validation_loss"])
+    assert job["best"]["iteration"] == best["iteration"]
+    wrong = wrong_examples(spec, [])
+    lowest = np.argsort(safetensors.load(tuned.content)["sample_weight"])[: wrong.sum()]
+    assert wrong[lowest].mean() >= 0.85
+
+
+def test_same_seed_gives_the_same_numbers(client: Client) -> None:
+    spec = example("clean-digits.yaml") | {"meta": {"iterations": 4}}
+    jobs = [client.jobs.create(spec) for _ in range(2)]
+    other = client.jobs.create(spec | {"seed": 1})
+    losses = []
+    for job in [*jobs, other]:
+        client.jobs.wait(job.id, timeout_s=120)
+        losses.append([record.validation_loss for record in client.jobs.history(job.id)])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    vectors = [client.jobs.hypergradients(job.id, "last")["sample_weight"] for job in jobs]
+    assert np.array_equal(vectors[0], vectors[1])
+
+
+def test_mnist_with_wrong_labels_is_cleaned(client: Client, data_root: Path) -> None:
+    spec = example("clean-mnist.yaml")
+    plain = {
+        "hyperparameters": [{"kind": "sample_weight", "init": 30.0}],
+        "meta": {"iterations": 1},
+    }
+    truth = spec["problem"] | {"data": spec["problem"]["data"] | {"drop_noisy": True}}
+    jobs = {
+        "tuned": client.jobs.create(spec),
+        "weights one": client.jobs.create(spec | plain),
+        "correct labels": client.jobs.create(spec | plain | {"problem": truth}),
+    }
+    best = {}
+    for name, job in jobs.items():
+        done = client.jobs.wait(job.id, timeout_s=300).best
+        assert done is not None
+        best[name] = done.metrics["test_error"]
+    assert best["weights one"] > 0.18
+    assert best["correct labels"] == pytest.approx(0.08, abs=0.02)
+    assert best["tuned"] < 0.11
+    weights = client.jobs.hyperparameters(jobs["tuned"].id)["sample_weight"]
+    assert auc(weights, ~wrong_examples(spec, [data_root])) >= 0.88
+
+
+def test_result_can_be_fetched_and_used(client: Client, service: Service, tmp_path: Path) -> None:
+    spec = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
+    job = client.jobs.wait(client.jobs.create(spec).id, timeout_s=120)
+    fetched = service.run("fetch", job.id, "--to", str(tmp_path / "result"))
+    assert fetched.returncode == 0, fetched.stderr
+    model = safetensors.load_file(tmp_path / "result" / "model.safetensors")
+    assert sorted(w.shape for w in model.values()) == [(10,), (10, 50), (50,), (50, 64)]
+    weights = client.jobs.hyperparameters(job.id)["sample_weight"]
+    assert weights.shape == (1000,)
+    assert (weights > 0).all()
+    assert (weights < 1).all()

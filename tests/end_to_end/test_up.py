@@ -1,0 +1,79 @@
+"""`drmad up` and `drmad demo`, as a newcomer meets them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from drmad_client.records import JobStatus
+from tests.end_to_end.running import Service, alive, descendants, free_port
+from tests.end_to_end.test_tuning import example
+
+
+def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    service = Service(tmp_path / "home", "--cpus", "1")
+    service.start()
+    assert service.process is not None
+    short = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
+    with service.client() as client:
+        finished = client.jobs.wait(client.jobs.create(short).id, timeout_s=120)
+        long = client.jobs.create(short | {"meta": {"iterations": 12}})
+        for event in client.jobs.events(long.id):
+            if event.type == "iteration" and event.data["iteration"] == 3:
+                break
+    started = descendants(service.process.pid)
+    assert any("raylet" in command for command in started.values())
+    assert service.interrupt() < 10.0
+    assert [command for pid, command in started.items() if alive(pid)] == []
+    service.start()
+    with service.client() as client:
+        assert client.jobs.retrieve(finished.id) == finished
+        resumed = client.jobs.wait(long.id, timeout_s=120)
+        again = client.jobs.wait(
+            client.jobs.create(short | {"meta": {"iterations": 12}}).id, timeout_s=120
+        )
+        histories = [
+            [(r.iteration, r.validation_loss) for r in client.jobs.history(job.id)]
+            for job in (resumed, again)
+        ]
+    assert [t.reason for t in resumed.transitions].count("scheduler_stopped") == 1
+    assert [iteration for iteration, _ in histories[0]] == list(range(12))
+    assert histories[0] == histories[1]
+    assert resumed.status is JobStatus.SUCCEEDED
+    service.interrupt()
+
+
+def test_second_up_on_the_same_home_is_refused_with_advice(service: Service) -> None:
+    second = service.run("up", "--port", str(free_port()))
+    assert second.returncode == 1
+    assert "another drmad up" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_address_that_others_reach_is_refused(service: Service) -> None:
+    refused = service.run("serve", "--host", "0.0.0.0", "--redis-url", "redis://127.0.0.1:1")
+    assert refused.returncode == 1
+    assert "loopback" in refused.stderr
+
+
+def test_demo_shows_what_tuning_gained_and_leaves_nothing_running(tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    command = ["demo", "--home", str(home), "--port", str(port)]
+    started: dict[int, str] = {}
+    lines = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "drmad_client", *command], stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            lines.append(line)
+            started |= descendants(demo.pid)
+    assert demo.returncode == 0
+    shown = "".join(lines)
+    assert shown.count(" %  ") >= 30  # a line per meta-iteration
+    for row in ("untuned", "tuned weights", "correctly labelled", "lowest weights"):
+        assert row in shown
+    assert f"http://127.0.0.1:{port}/v1/jobs/job_" in shown
+    assert any("raylet" in command for command in started.values())
+    assert [command for pid, command in started.items() if alive(pid)] == []
