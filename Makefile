@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-full lint bench lock clean
+.PHONY: install browser demo test test-full lint bench lock clean
 
 install: .venv/installed
 
@@ -16,10 +16,13 @@ install: .venv/installed
 demo: install
 	$(BIN)/drmad demo
 
-test: install
+browser:
+	deploy/install-browser.sh
+
+test: install browser
 	$(BIN)/python -m pytest -m "not full"
 
-test-full: install
+test-full: install browser
 	$(BIN)/python -m pytest
 
 lint: install
