@@ -25,6 +25,8 @@ class JobStatus(StrEnum):
     QUEUED = "queued"  # accepted, waits for a scheduler and for capacity
     STARTING = "starting"  # claimed by a scheduler; replicas are placed and the problem is built
     RUNNING = "running"  # meta-iterations are being computed
+    PAUSING = "pausing"  # asked to pause; the running meta-iteration is finished first
+    PAUSED = "paused"  # holds nothing on the cluster until it is resumed
     CANCELLING = "cancelling"  # asked to end now; its replicas are being stopped
     SUCCEEDED = "succeeded"  # budget spent, or patience over
     FAILED = "failed"  # ended by an error; see `error`
@@ -58,6 +60,20 @@ class Progress(Record):
     remaining_s: float | None = Field(
         default=None, description="Estimated seconds to the end; null before the first commit."
     )
+    spent_s: float = Field(
+        default=0.0, description="Seconds on the cluster up to the last commit; see timeout_s."
+    )
+
+
+class Waiting(Record):
+    """What a queued job waits for."""
+
+    cpus: float = Field(description="CPU cores that the job needs at once.")
+    gpus: float = Field(description="GPUs that the job needs at once.")
+    free_cpus: float = Field(description="Not promised to any job now.")
+    free_gpus: float = Field(description="Not promised to any job now.")
+    cluster_cpus: float = Field(description="Of the whole cluster.")
+    cluster_gpus: float = Field(description="Of the whole cluster.")
 
 
 class Best(Record):
@@ -110,6 +126,13 @@ class Job(Record):
     status: JobStatus
     reason: str = Field(description="Of the last transition.")
     message: str = Field(default="", description="Of the last transition, or why the job waits.")
+    tenant: str = Field(default="local", description="Whose job it is.")
+    waiting: Waiting | None = Field(
+        default=None, description="While it is queued: requested against available."
+    )
+    forked_from: str | None = Field(
+        default=None, description="Job and meta-iteration that it goes on from, as in job_...@7."
+    )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -180,14 +203,24 @@ class MetaIteration(Record):
     )
 
 
+class LogLine(Record):
+    """A line that a replica printed."""
+
+    id: str = Field(description="Give it back as `after` for the lines that follow.")
+    at: datetime
+    replica: int
+    text: str
+
+
 class Event(Record):
     """Something that happened to a job, in the order in which it happened."""
 
     id: str = Field(description="Give it back as Last-Event-ID to go on after it.")
     at: datetime
-    type: Literal["status", "iteration", "progress", "warning", "reset"]
+    type: Literal["status", "iteration", "rejection", "progress", "warning", "reset"]
     data: dict[str, Any] = Field(
         description="status: a Transition. iteration: a MetaIteration. progress: a Progress. "
+        "rejection: {iteration, retreat, message}, a step that the guard took back. "
         "warning: {code, message}. reset: the Job, when earlier events are no longer kept."
     )
 

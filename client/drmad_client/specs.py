@@ -213,6 +213,19 @@ class MetaSpec(Spec):
         default=0.3, gt=0.0, le=1000.0, description="Outer step, in raw (transformed) units."
     )
     iterations: int = Field(default=30, ge=1, le=100_000, description="Meta-iterations to commit.")
+    tolerance: float | None = Field(
+        default=5.0,
+        gt=0.0,
+        description="A validation loss that is worse than the best by more than a tenth and so "
+        "many standard errors takes the step back; null accepts every finite loss.",
+    )
+    retreats: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="How many steps in a row may be taken back, each to half the outer step, "
+        "before the job fails.",
+    )
     patience: int | None = Field(
         default=None,
         ge=1,
@@ -239,6 +252,18 @@ class ResourcesSpec(Spec):
     gpus: float = Field(default=0.0, ge=0.0, le=64.0, description="GPUs of a replica.")
 
 
+class RetrySpec(Spec):
+    """What the service repeats by itself: faults of the system, never errors of the job."""
+
+    replica_failures: int = Field(
+        default=3,
+        ge=0,
+        le=1000,
+        description="Replicas lost in a row, without a committed meta-iteration between, after "
+        "which the job fails.",
+    )
+
+
 class JobSpec(Spec):
     """One tuning request."""
 
@@ -256,6 +281,12 @@ class JobSpec(Spec):
     meta: MetaSpec = Field(default=MetaSpec(), description="The outer problem.")
     replicas: ReplicasSpec = Field(default=ReplicasSpec(), description="Workers of the job.")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="Per replica.")
+    retry: RetrySpec = Field(default=RetrySpec(), description="What is repeated.")
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0.0,
+        description="Seconds on the cluster after which the job fails; null for no limit.",
+    )
     tags: dict[
         Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]
     ] = Field(default={}, max_length=32, description="The user's own labels.")
@@ -315,3 +346,64 @@ def _misfit(loc: tuple[int | str, ...], value: Any, message: str) -> InitErrorDe
     return InitErrorDetails(
         type=PydanticCustomError("misfit", "{message}", {"message": message}), loc=loc, input=value
     )
+
+
+class ExtendSpec(Spec):
+    """Further meta-iterations for a job that has ended."""
+
+    iterations: int = Field(ge=1, le=100_000, description="Meta-iterations beside those asked for.")
+
+
+class ForkSpec(Spec):
+    """A new job that goes on from a kept meta-iteration of another."""
+
+    iteration: int = Field(ge=0, lt=2**31, description="Begins with the state before this one.")
+    changes: dict[str, Any] = Field(
+        default={},
+        description="Parts of the JobSpec that change, nested as in it; the problem and the "
+        "hyperparameters stay.",
+    )
+
+    def applied_to(self, spec: JobSpec) -> JobSpec:
+        """The forked job's spec.
+
+        Raises:
+            ValidationError: at the path of what does not fit, below `changes`.
+        """
+        fixed = [part for part in ("problem", "hyperparameters") if part in self.changes]
+        if fixed:
+            raise ValidationError.from_exception_data(
+                "ForkSpec",
+                [
+                    _misfit(("changes", part), None, "stays as in the job forked; leave it out")
+                    for part in fixed
+                ],
+            )
+        try:
+            forked = JobSpec.model_validate(_merged(spec.model_dump(), self.changes))
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                "ForkSpec",
+                [
+                    _misfit(("changes", *line["loc"]), line["input"], line["msg"])
+                    for line in error.errors()
+                ],
+            ) from None
+        if forked.meta.iterations <= self.iteration:
+            message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
+            loc = ("changes", "meta", "iterations")
+            raise ValidationError.from_exception_data(
+                "ForkSpec", [_misfit(loc, forked.meta.iterations, message)]
+            )
+        return forked
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        below = merged.get(name)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        # Another method has other options: they are not those of the method before.
+        same = both and all(value.get(k, below[k]) == below[k] for k in ("method",) if k in below)
+        merged[name] = _merged(below, value) if same else value
+    return merged

@@ -182,6 +182,24 @@ def schedule(
             help="Seconds after which a lost scheduler's jobs are taken over.",
         ),
     ] = 10.0,
+    tenant_jobs: Annotated[
+        float, typer.Option(envvar="DRMAD_TENANT_JOBS", min=1, help="A tenant may have running.")
+    ] = 1e9,
+    tenant_gpus: Annotated[
+        float, typer.Option(envvar="DRMAD_TENANT_GPUS", min=0, help="A tenant may have in use.")
+    ] = 1e9,
+    vector_bytes: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_VECTOR_BYTES",
+            min=0,
+            help="Of a job's states and hypergradients; the middle ones go first.",
+        ),
+    ] = 256 << 20,
+    keep_ended_s: Annotated[
+        float,
+        typer.Option(envvar="DRMAD_KEEP_ENDED_S", min=0, help="Seconds a job is kept at its end."),
+    ] = 30 * 24 * 3600.0,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Run a scheduler alone: any number of it. It holds the connection to Ray."""
@@ -194,16 +212,20 @@ def schedule(
         ray_address=ray_address,
         cpus=cpus,
         lease_s=lease_s,
+        tenant_jobs=tenant_jobs,
+        tenant_gpus=tenant_gpus,
+        vector_bytes=vector_bytes,
+        keep_ended_s=keep_ended_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
     )
     from drmad_service.embedded import start_ray
+    from drmad_service.scheduler import RayLost, Scheduler
 
     start_ray(settings.ray_address, settings.cpus)
     stopping = asyncio.Event()
 
     async def main() -> None:
         from drmad_service.connection import connect
-        from drmad_service.scheduler import Scheduler
         from drmad_service.store import Store
 
         loop = asyncio.get_running_loop()
@@ -212,9 +234,16 @@ def schedule(
         if exit_with_parent:
             follow_parent()
         async with connect(settings.redis_url) as redis:
-            await Scheduler(Store(redis), settings).run(stopping)
+            await Scheduler(Store(redis, vector_bytes=settings.vector_bytes), settings).run(
+                stopping
+            )
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except RayLost as error:
+        # Ray's own threads may hang on to the lost cluster; whoever supervises us starts anew.
+        logging.getLogger(__name__).error("%s", error)
+        os._exit(1)
     import ray
 
     ray.shutdown()

@@ -115,6 +115,8 @@ def server_binary() -> str:
 def start_ray(address: str, cpus: float | None) -> None:
     """Connect this process to Ray: "local" starts one on this machine, on loopback alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A scheduler whose head is gone shall exit soon, and be started again.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local: dict[str, Any] = {}
     if address == "local":

@@ -60,6 +60,17 @@ class CrossSite(DrmadError):
         )
 
 
+class StoreFull(DrmadError):
+    """Too little of the memory budget is left to accept anything new."""
+
+    def __init__(self, used_bytes: int, budget_bytes: int) -> None:
+        self.used_bytes, self.budget_bytes = used_bytes, budget_bytes
+        super().__init__(
+            f"the store holds {used_bytes >> 20} of {budget_bytes >> 20} MiB and keeps the rest "
+            "for the running jobs; delete jobs that have ended, or give Redis more memory"
+        )
+
+
 class LeaseLost(DrmadError):
     """Another scheduler drives the job now, or it is gone: its writer must stop."""
 

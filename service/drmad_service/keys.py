@@ -5,10 +5,11 @@
     drmad:jobs:<status>            zset    the job ids of one status, likewise
     drmad:queue                    zset    runnable job ids; score: creation in ms, less a bonus for
                                            priority, so that age always wins in the end
+    drmad:ended                    zset    terminal job ids; score: when they ended in ms
     drmad:leases                   zset    driven job ids; score: expiry in ms on Redis's clock
-    drmad:reservations             hash    driven job id -> "<cpus> <gpus>" promised to it
+    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>", promised
     drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
-    drmad:idempotency:<key>        string  "<job id> <sha256 of the body>", a day
+    drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
     drmad:session:<sha256>         string  sha256 of the key that opened it; 30 days
     drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
     drmad:changes                  channel a job id whenever something of the job changed
@@ -17,6 +18,7 @@
     drmad:job:<id>:events          stream  its last events: type, at, data (JSON)
     drmad:job:<id>:history         stream  every MetaIteration (JSON); the entry <iteration>-1,
                                            which Redis refuses to add twice
+    drmad:job:<id>:logs            stream  the last lines of its replicas: replica, text
     drmad:job:<id>:state           string  where the job resumes (JSON, names chunks)
     drmad:job:<id>:vectors         hash    iteration -> chunks of its state and hypergradient (JSON)
     drmad:job:<id>:models          hash    best, last -> iteration and chunks of the model (JSON)
@@ -29,19 +31,20 @@ from __future__ import annotations
 
 JOBS = "drmad:jobs"
 QUEUE = "drmad:queue"
+ENDED = "drmad:ended"
 LEASES = "drmad:leases"
 RESERVATIONS = "drmad:reservations"
 CLUSTER = "drmad:cluster"
 CHANGES = "drmad:changes"
-PARTS = ("transitions", "events", "history", "state", "vectors", "models", "chunks")
+PARTS = ("transitions", "events", "history", "logs", "state", "vectors", "models", "chunks")
 
 
 def jobs_with(status: str) -> str:
     return f"{JOBS}:{status}"
 
 
-def idempotency(key: str) -> str:
-    return f"drmad:idempotency:{key}"
+def idempotency(tenant: str, key: str) -> str:
+    return f"drmad:idempotency:{tenant}:{key}"
 
 
 def session(token_digest: str) -> str:

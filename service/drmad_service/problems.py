@@ -24,6 +24,7 @@ from drmad_service.errors import (
     ResultNotFound,
     ScopeTooLow,
     SignInFailed,
+    StoreFull,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     JobNotFound: (HTTPStatus.NOT_FOUND, "job_not_found"),
     ResultNotFound: (HTTPStatus.NOT_FOUND, "result_not_found"),
+    StoreFull: (HTTPStatus.INSUFFICIENT_STORAGE, "store_full"),
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
     IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
     NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),

@@ -11,23 +11,41 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
+from drmad_service.errors import ResultNotFound
+from drmad_service.replicas import Replicas
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Lease, ResumePoint, Step, Store
+from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
-from drmad_workers.tasks import Failure, Prepared, Replica, State, StepResult, meta_step
+from drmad_workers.tasks import (
+    Failure,
+    Prepared,
+    Report,
+    Setback,
+    State,
+    StepResult,
+    meta_step,
+    retreat,
+)
 
 logger = logging.getLogger(__name__)
 
+_SETBACKS = ("training_diverged", "hypergradient_diverged")
+"""Failures of a replica that a smaller outer step may avoid."""
+_FINISHED = {
+    "iterations": "every meta-iteration asked for is done",
+    "patience": "the validation loss no longer improves",
+}
+
 
 class _Ended(Exception):
-    """The job came to its end; carries what to write."""
+    """The runner lets go of the job; carries what to write."""
 
     def __init__(
         self, action: Action, reason: str, message: str = "", error: JobError | None = None
@@ -39,13 +57,16 @@ class _Ended(Exception):
 class Runner:
     """Drives the job of one lease, until it ends or the lease is lost."""
 
-    def __init__(self, store: Store, lease: Lease, settings: SchedulerSettings) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, settings: SchedulerSettings, capacity: Capacity
+    ) -> None:
         self._store = store
         self._lease = lease
         self._settings = settings
-        self._replicas: list[Any] = []
+        self._capacity = capacity
         self._infos: list[HyperparameterInfo] = []
-        self._asked: asyncio.Future[tuple[str, int, int]] | None = None
+        self._reports: dict[int, asyncio.Future[Report]] = {}
+        self._failures = 0
 
     async def run(self) -> None:
         """Drive the job.
@@ -57,82 +78,111 @@ class Runner:
         job = await self._store.get(self._lease.job_id)
         self._spec: JobSpec = job.spec
         self._shown = job.progress
-        self._failures = 0
+        self._spent_s = job.progress.spent_s
+        self._since = time.monotonic()
+        self._replicas = Replicas(self._spec, [str(root) for root in self._settings.data_roots])
         try:
-            if job.status is JobStatus.CANCELLING:
-                raise _Ended(Action.STOP, "cancelled", "cancelled by its user")
+            self._heed(job.status, between_iterations=True)
             await self._drive()
         except _Ended as end:
             # What the job holds is free again before anybody reads that it has ended.
-            self._kill()
+            self._replicas.kill()
             await self._store.act(self._lease, end.action, end.reason, end.message, end.error)
         finally:
-            self._kill()
+            self._replicas.kill()
 
     async def _drive(self) -> None:
         point: ResumePoint | None = None
         while True:
             try:
-                if not self._replicas:
+                if point is None or not self._replicas.actors:
                     point = await self._start()
-                assert point is not None
                 point = await self._meta_iteration(point)
                 self._failures = 0
+                self._heed(await self._store.status(self._lease), between_iterations=True)
+                if await self._store.outranked(self._lease, self._capacity):
+                    message = "makes room for a job of higher priority"
+                    raise _Ended(Action.YIELD, "preempted", message)
             except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
                 await self._replica_lost(error)
 
     async def _start(self) -> ResumePoint:
         """Have every replica build the problem. Returns where the job goes on."""
-        self._replicas = await asyncio.to_thread(self._create_replicas)
+        places = await asyncio.to_thread(self._replicas.reserve)
+        if places is not None:
+            await self._attended([places], self._settings.start_timeout_s)
+        await asyncio.to_thread(self._replicas.create)
         prepared = await self._attended(
-            [replica.prepare.remote() for replica in self._replicas], self._settings.start_timeout_s
+            [replica.prepare.remote() for replica in self._replicas.actors],
+            self._settings.start_timeout_s,
         )
         first: Prepared = prepared[0]
         self._infos = [HyperparameterInfo(**info) for info in first.hyperparameters]
         point = await self._store.resume_point(self._lease.job_id)
-        if point is None:
-            point = ResumePoint(0, first.start.tensors, first.start.scalars)
-            await self._store.begin(self._lease, self._infos, point)
-        status = (await self._store.get(self._lease.job_id)).status
-        if status is JobStatus.STARTING:
-            await self._store.act(self._lease, Action.RUN, "started")
+        start = ResumePoint(0, first.start.tensors, first.start.scalars)
+        await self._store.begin(self._lease, self._infos, None if point else start)
+        point = point or start
+        if point.iteration >= self._spec.meta.iterations:
+            raise _Ended(Action.SUCCEED, "iterations", _FINISHED["iterations"])
+        status = await self._store.act(self._lease, Action.RUN, "started")
+        self._heed(status, between_iterations=True)
         return point
-
-    def _create_replicas(self) -> list[Any]:
-        spec, resources = self._spec.model_dump_json(), self._spec.resources
-        placed = Replica.options(  # type: ignore[attr-defined]
-            num_cpus=resources.cpus, num_gpus=resources.gpus
-        )
-        roots = [str(root) for root in self._settings.data_roots]
-        return [
-            placed.remote(spec, number, resources.cpus, roots)
-            for number in range(self._spec.replicas.count)
-        ]
 
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         began = time.monotonic()
         state = ray.put(State(point.tensors, point.scalars))
         results = [
-            replica.meta_iteration.remote(state, point.iteration) for replica in self._replicas
+            replica.meta_iteration.remote(state, point.iteration)
+            for replica in self._replicas.actors
         ]
-        infos = [info.model_dump() for info in self._infos]
         stepped = meta_step.remote(
-            self._spec.model_dump_json(), infos, state, self._settings.max_model_bytes, *results
+            *self._described(), state, self._settings.max_model_bytes, *results
         )
         (result,) = await self._attended([stepped])
+        if isinstance(result, Failure) and result.code in _SETBACKS:
+            return await self._retreat(point, result)
+        if isinstance(result, Failure):
+            self._fail(result)
+        if isinstance(result, Setback):
+            failure = Failure("no_descent", result.message, point.iteration)
+            return await self._retreat(point, failure)
         assert isinstance(result, StepResult)
-        elapsed_s = time.monotonic() - began
-        step = self._step(point.iteration, result, elapsed_s)
+        step = self._step(point.iteration, result, time.monotonic() - began)
         await self._store.commit(self._lease, step)
         self._shown = step.progress
         if result.finished:
-            told = {
-                "iterations": "every meta-iteration asked for is done",
-                "patience": "the validation loss no longer improves",
-            }
-            raise _Ended(Action.SUCCEED, result.finished, told[result.finished])
+            raise _Ended(Action.SUCCEED, result.finished, _FINISHED[result.finished])
         return step.next_state
+
+    async def _retreat(self, point: ResumePoint, failure: Failure) -> ResumePoint:
+        """Go back to the best state with half the outer step, so many times in a row."""
+        best = (await self._store.get(self._lease.job_id)).best
+        if best is None:
+            self._fail(failure)
+        if point.scalars["retreats"] >= self._spec.meta.retreats:
+            advice = (
+                f"{failure.message}; {point.scalars['retreats']} smaller outer steps did not help: "
+                "lower meta.learning_rate, or bound the hyperparameters (lower, upper)"
+            )
+            self._fail(Failure(failure.code, advice, failure.iteration, failure.step))
+        try:
+            kept, hypergradient = await self._store.kept_point(self._lease.job_id, best.iteration)
+        except ResultNotFound:
+            self._fail(failure)
+        packed = (State(point.tensors, point.scalars), State(kept.tensors, kept.scalars))
+        (state,) = await self._attended(
+            [retreat.remote(*self._described(), *packed, hypergradient)]
+        )
+        if isinstance(state, Failure):
+            self._fail(state)
+        again = ResumePoint(point.iteration, state.tensors, state.scalars)
+        message = f"{failure.message}; goes back to meta-iteration {best.iteration}, half the step"
+        await self._store.retreat(self._lease, again, message)
+        return again
+
+    def _described(self) -> tuple[str, list[dict[str, Any]]]:
+        return self._spec.model_dump_json(), [info.model_dump() for info in self._infos]
 
     def _step(self, iteration: int, result: StepResult, elapsed_s: float) -> Step:
         left = self._spec.meta.iterations - iteration - 1
@@ -147,6 +197,7 @@ class Runner:
                 iteration=iteration + 1,
                 iterations=self._spec.meta.iterations,
                 remaining_s=left * elapsed_s,
+                spent_s=self._spent(),
             ),
             best=Best(
                 iteration=iteration,
@@ -158,79 +209,88 @@ class Runner:
         )
 
     async def _attended(self, refs: Sequence[Any], timeout_s: float | None = None) -> list[Any]:
-        """Wait for results, showing progress and hearing a cancellation.
+        """Wait for results, showing progress and hearing what the user wants meanwhile.
 
         Raises:
-            _Ended: cancelled, or one of the results is a Failure.
+            _Ended: cancelled, out of time, not placed, or a replica could not be prepared.
             RayError: a replica is lost.
         """
         gathered = asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in refs))
         deadline = time.monotonic() + timeout_s if timeout_s else None
         try:
             while not (await asyncio.wait([gathered], timeout=self._settings.poll_s))[0]:
-                await self._show_progress()
+                await self._look()
                 if deadline and time.monotonic() > deadline:
                     message = (
                         f"{self._spec.replicas.count} replicas were not ready within {timeout_s} s"
                     )
-                    raise _Ended(Action.RELEASE, "not_placed", message)
-            results = gathered.result()
+                    raise _Ended(Action.YIELD, "not_placed", message)
+            results: list[Any] = gathered.result()
         finally:
             gathered.cancel()
         for result in results:
-            if isinstance(result, Failure):
-                error = JobError(
-                    code=result.code,
-                    message=result.message,
-                    iteration=result.iteration,
-                    step=result.step,
-                    traceback=result.traceback,
-                )
-                raise _Ended(Action.FAIL, result.code, result.message, error)
+            if isinstance(result, Failure) and result.iteration is None:
+                self._fail(result)
         return results
 
-    async def _show_progress(self) -> None:
-        if self._asked is None:
-            self._asked = asyncio.wrap_future(self._replicas[0].progress.remote().future())
+    async def _look(self) -> None:
+        """Pass on what the replicas report, and heed what became of the job."""
         progress = self._shown
-        if self._asked.done():
-            with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
-                phase, step, steps = self._asked.result()
-                progress = self._shown.model_copy(
-                    update={"phase": phase, "step": step, "steps": steps}
-                )
-            self._asked = None
+        for number, replica in enumerate(self._replicas.actors):
+            if number not in self._reports:
+                future = replica.report.remote().future()
+                self._reports[number] = asyncio.wrap_future(future)
+            elif self._reports[number].done():
+                with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
+                    report = self._reports.pop(number).result()
+                    if report.lines:
+                        await self._store.log(self._lease, number, report.lines)
+                    if number == 0:
+                        update = {"phase": report.phase, "step": report.step, "steps": report.steps}
+                        progress = self._shown.model_copy(update=update)
         if progress == self._shown:
             status = await self._store.status(self._lease)
         else:
             self._shown = progress
             status = await self._store.progress(self._lease, progress)
+        self._heed(status)
+        limit_s = self._spec.timeout_s
+        if limit_s is not None and self._spent() > limit_s:
+            self._fail(
+                Failure("timeout", f"spent more than timeout_s, {limit_s:g} s; extend goes on")
+            )
+
+    def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:
-            raise _Ended(Action.STOP, "cancelled", "cancelled by its user")
+            raise _Ended(Action.YIELD, "cancelled", "cancelled by its user")
+        if status is JobStatus.PAUSING and between_iterations:
+            raise _Ended(Action.YIELD, "paused", "paused by its user")
+
+    def _spent(self) -> float:
+        return self._spent_s + time.monotonic() - self._since
 
     async def _replica_lost(self, error: RayError) -> None:
         """Begin the meta-iteration again with new replicas, a bounded number of times in a row."""
-        self._kill()
+        self._replicas.kill()
+        self._reports = {}
         self._failures += 1
         cause = str(error).strip().splitlines()[0]
-        if self._failures > self._settings.replica_failures:
+        if self._failures > self._spec.retry.replica_failures:
             message = f"lost a replica {self._failures} times in a row: {cause}"
             if isinstance(error, OutOfMemoryError):
                 message += "; a smaller batch_size or fewer knots need less memory"
-            raise _Ended(
-                Action.FAIL,
-                "replica_lost",
-                message,
-                JobError(code="replica_lost", message=message),
-            )
+            self._fail(Failure("replica_lost", message))
         logger.warning("a replica was lost", extra={"job_id": self._lease.job_id, "cause": cause})
         await self._store.warn(
             self._lease, "replica_lost", f"begins the meta-iteration again: {cause}"
         )
 
-    def _kill(self) -> None:
-        for replica in self._replicas:
-            with contextlib.suppress(RayError):
-                ray.kill(replica)
-        self._replicas = []
-        self._asked = None
+    def _fail(self, failure: Failure) -> NoReturn:
+        error = JobError(
+            code=failure.code,
+            message=failure.message,
+            iteration=failure.iteration,
+            step=failure.step,
+            traceback=failure.traceback,
+        )
+        raise _Ended(Action.FAIL, failure.code, failure.message, error)

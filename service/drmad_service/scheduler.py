@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 import ray
+from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
 from drmad_service.cancellation import cancel_and_wait
-from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ServiceStartError
 from drmad_service.ids import new_id
 from drmad_service.runner import Runner
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Lease, Store
+from drmad_service.store import Capacity, Lease, Store
 from drmad_service.transitions import Action
 
 logger = logging.getLogger(__name__)
+
+_SWEEP_S = 60.0
+
+
+class RayLost(ServiceStartError):
+    """Ray no longer answers; the scheduler must be started again."""
 
 
 class Scheduler:
@@ -31,8 +39,15 @@ class Scheduler:
         self._driven: dict[Lease, asyncio.Task[None]] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Schedule until `stopping` is set, then give every job back."""
-        renewing = asyncio.create_task(self._keep_leases())
+        """Schedule until `stopping` is set, then give every job back.
+
+        Raises:
+            RayLost: Ray is gone. Every job was given back.
+        """
+        background = [
+            asyncio.create_task(self._keep_leases()),
+            asyncio.create_task(self._sweep()),
+        ]
         try:
             while not stopping.is_set():
                 if not await self._claim_one():
@@ -40,29 +55,42 @@ class Scheduler:
                         await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
         finally:
             await cancel_and_wait([*self._driven.values()])
-            await cancel_and_wait([renewing])
+            await cancel_and_wait(background)
 
     async def _claim_one(self) -> bool:
+        capacity = await self._capacity()
         try:
-            total = await asyncio.to_thread(ray.cluster_resources)
-            lease = await self._store.claim(
-                self.name, self._settings.lease_s, total.get("CPU", 0.0), total.get("GPU", 0.0)
-            )
+            lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
         except RedisError as error:
             logger.warning("Redis does not answer: %s", error)
             return False
         if lease is None:
             return False
         logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
-        task = asyncio.create_task(self._drive(lease))
+        task = asyncio.create_task(self._drive(lease, capacity))
         self._driven[lease] = task
         task.add_done_callback(lambda _: self._driven.pop(lease, None))
         return True
 
-    async def _drive(self, lease: Lease) -> None:
+    async def _capacity(self) -> Capacity:
+        try:
+            async with asyncio.timeout(self._settings.ray_timeout_s):
+                total = await asyncio.to_thread(ray.cluster_resources)
+        except (TimeoutError, RayError) as error:
+            raise RayLost(f"Ray does not answer: {error}") from error
+        if self._settings.ray_address == "local" and not total.get("CPU"):
+            raise RayLost("the local Ray lost its only node")
+        return Capacity(
+            total.get("CPU", 0.0),
+            total.get("GPU", 0.0),
+            self._settings.tenant_jobs,
+            self._settings.tenant_gpus,
+        )
+
+    async def _drive(self, lease: Lease, capacity: Capacity) -> None:
         fields = {"job_id": lease.job_id}
         try:
-            await Runner(self._store, lease, self._settings).run()
+            await Runner(self._store, lease, self._settings, capacity).run()
             logger.info("let go of a job", extra={"action": "job_released", **fields})
         except asyncio.CancelledError:
             await self._give_back(lease)
@@ -78,7 +106,7 @@ class Scheduler:
     async def _give_back(self, lease: Lease) -> None:
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
             message = "its scheduler was stopped; goes on from the last meta-iteration"
-            await self._store.act(lease, Action.RELEASE, "scheduler_stopped", message)
+            await self._store.act(lease, Action.YIELD, "scheduler_stopped", message)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         message = f"the service failed: {type(error).__name__}: {error}"
@@ -97,3 +125,13 @@ class Scheduler:
             for lease, task in list(self._driven.items()):
                 if lease.job_id in lost:
                     task.cancel()
+
+    async def _sweep(self) -> None:
+        """Delete jobs that ended longer ago than they are kept."""
+        while True:
+            began = time.monotonic()
+            with contextlib.suppress(RedisError):
+                kept_ms = self._settings.keep_ended_s * 1000
+                if deleted := await self._store.delete_ended_before(kept_ms):
+                    logger.info("deleted %d old jobs", deleted)
+            await asyncio.sleep(max(0.0, _SWEEP_S - (time.monotonic() - began)))

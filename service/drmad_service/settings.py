@@ -35,8 +35,16 @@ class SchedulerSettings:
     """Seconds between two looks at the queue, and at the progress of a running job."""
     start_timeout_s: float = 120.0
     """How long replicas may take until they have built the problem."""
-    replica_failures: int = 3
-    """Lost replicas in a row, without a commit between, after which a job fails."""
+    ray_timeout_s: float = 10.0
+    """How long Ray may stay silent before the scheduler gives its jobs back and exits."""
+    tenant_jobs: float = 1e9
+    """Jobs that one tenant may have running."""
+    tenant_gpus: float = 1e9
+    """GPUs that one tenant may have in use."""
+    vector_bytes: int = 256 << 20
+    """Budget of a job's states and hypergradients; the middle ones are thinned."""
+    keep_ended_s: float = 30 * 24 * 3600.0
+    """How long a job that has ended is kept."""
     max_model_bytes: int = 64 << 20
     """Larger models are not kept."""
     data_roots: tuple[Path, ...] = ()

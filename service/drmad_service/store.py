@@ -11,8 +11,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
@@ -24,27 +22,38 @@ from drmad_client.records import (
     Job,
     JobError,
     JobStatus,
+    LogLine,
     MetaIteration,
     Page,
     Progress,
-    Transition,
 )
 from drmad_client.specs import JobSpec
-from drmad_service import keys
+from drmad_service import keys, rows
+from drmad_service.blobs import Blobs, thinned
 from drmad_service.errors import (
     ActionRefused,
     IdempotencyConflict,
     JobNotFound,
     LeaseLost,
     ResultNotFound,
+    StoreFull,
 )
 from drmad_service.ids import new_id
+from drmad_service.scripts import Scripts
 from drmad_service.transitions import TRANSITIONS, Action
 
-CHUNK_BYTES = 1 << 20
 IDEMPOTENCY_S = 24 * 3600
 PRIORITY_BONUS_MS = 60_000
 """One point of priority counts as much as a minute of waiting."""
+FAIR_SHARE_MS = 300_000
+"""Each running job of a tenant puts its queued ones five minutes back."""
+QUEUE_CONSIDERED = 1000
+"""A claim looks at so many queued jobs, the first by rank."""
+LOG_LINES = 10_000
+"""Of a job, the last."""
+FULL = 0.8
+"""Share of the memory budget above which no new job is accepted."""
+UNLIMITED = 1e9
 
 _EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 
@@ -55,6 +64,18 @@ class Lease:
 
     job_id: str
     fence: str
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What there is to give to jobs."""
+
+    cpus: float
+    gpus: float
+    tenant_jobs: float = UNLIMITED
+    """Jobs that one tenant may have running."""
+    tenant_gpus: float = UNLIMITED
+    """GPUs that one tenant may have in use."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,8 @@ class Step:
     """What one meta-iteration leaves behind.
 
     `next_state` is the state after it; `hypergradient` and `model` are safetensors, the model None
-    when it is too large to keep; `record` is a MetaIteration without its time.
+    when it is too large to keep; `record` is a MetaIteration without its time; `best` says that
+    it is the best so far.
     """
 
     iteration: int
@@ -86,56 +108,64 @@ class Step:
 class Store:
     """Jobs in Redis. One instance a process; the client must return bytes."""
 
-    def __init__(self, redis: Redis, events_kept: int = 10_000) -> None:
+    def __init__(
+        self, redis: Redis, events_kept: int = 10_000, vector_bytes: int = 256 << 20
+    ) -> None:
+        """`vector_bytes` is the budget of a job's states and hypergradients."""
         # redis-py types its answers as bytes, str or None; this client answers bytes.
         self._redis: Any = redis
-        names = {
-            "jobs": keys.JOBS,
-            "queue": keys.QUEUE,
-            "leases": keys.LEASES,
-            "reservations": keys.RESERVATIONS,
-            "changes": keys.CHANGES,
-            "job": keys.job(""),
-            "events_kept": events_kept,
-        }
-        lua = resources.files("drmad_service") / "lua"
-        prelude = f"local K = cjson.decode('{json.dumps(names)}')\n" + _read(lua / "prelude.lua")
-        self._scripts = {
-            path.name.removesuffix(".lua"): redis.register_script(prelude + _read(path))
-            for path in lua.iterdir()
-            if path.name.endswith(".lua") and path.name != "prelude.lua"
-        }
+        self._blobs = Blobs(redis)
+        self._vector_bytes = vector_bytes
+        self._scripts = Scripts(
+            redis,
+            events_kept=events_kept,
+            share_ms=FAIR_SHARE_MS,
+            considered=QUEUE_CONSIDERED,
+        )
 
     async def ping(self) -> None:
         await self._redis.ping()
 
     # What clients do
 
-    async def create(self, spec: JobSpec, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    async def create(
+        self, spec: JobSpec, idempotency_key: str | None = None, tenant: str = "local"
+    ) -> tuple[Job, bool]:
         """Accept a job. Returns it and whether it is new.
 
         Raises:
             IdempotencyConflict: the key was used with another spec.
+            StoreFull: too little of the memory budget is left.
         """
-        body = spec.model_dump_json()
-        fields = {
-            "spec": body,
-            "cpus": str(spec.resources.cpus * spec.replicas.count),
-            "gpus": str(spec.resources.gpus * spec.replicas.count),
-            "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
+        await self._must_have_room()
+        return await self._create(new_id("job"), spec, {}, idempotency_key, tenant)
+
+    async def fork(self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local") -> Job:
+        """A new job that goes on from the state before a kept meta-iteration of another.
+
+        Raises:
+            ResultNotFound: the vectors of that meta-iteration are not kept.
+        """
+        await self._must_have_room()
+        kept = await self._kept(job_id, iteration)
+        fork_id = new_id("job")
+        await self._blobs.copy(job_id, fork_id, kept["state"])
+        # The best of the other job is no model or record of this one.
+        scalars = kept["scalars"] | {"best_iteration": None, "best_validation_loss": None}
+        state = {
+            "iteration": iteration,
+            "scalars": scalars,
+            "chunks": kept["state"],
+            "bytes": kept["state_bytes"],
         }
-        outcome, job_id = await self._run(
-            "create",
-            new_id("job"),
-            json.dumps(fields),
-            spec.priority * PRIORITY_BONUS_MS,
-            keys.idempotency(idempotency_key) if idempotency_key else "",
-            hashlib.sha256(body.encode()).hexdigest(),
-            IDEMPOTENCY_S,
-        )
-        if outcome == "other_body":
-            raise IdempotencyConflict(idempotency_key or "")
-        return await self.get(job_id), outcome == "created"
+        await self._redis.set(keys.job(fork_id, "state"), json.dumps(state))
+        progress = Progress(iteration=iteration, iterations=spec.meta.iterations)
+        fields = {
+            "iteration": str(iteration),
+            "forked_from": f"{job_id}@{iteration}",
+            "progress": progress.model_dump_json(),
+        }
+        return (await self._create(fork_id, spec, fields, None, tenant))[0]
 
     async def get(self, job_id: str) -> Job:
         pipe = self._redis.pipeline(transaction=False)
@@ -144,7 +174,8 @@ class Store:
         fields, transitions = await pipe.execute()
         if not fields:
             raise JobNotFound(job_id)
-        return _job(job_id, fields, [_transition(t) for t in transitions])
+        cluster = await self.cluster() if fields[b"status"] == b"queued" else None
+        return rows.job(job_id, fields, [rows.transition(t) for t in transitions], cluster)
 
     async def jobs(
         self,
@@ -155,6 +186,7 @@ class Store:
     ) -> Page[Job]:
         """Jobs without their transitions, the newest first."""
         index = keys.jobs_with(status) if status else keys.JOBS
+        cluster = await self.cluster()
         found: list[Job] = []
         last = after
         while len(found) <= limit:
@@ -170,23 +202,68 @@ class Store:
                 last = raw.decode()
                 if not fields:  # deleted meanwhile
                     continue
-                job = _job(last, fields, [])
+                job = rows.job(last, fields, [], cluster)
                 if tag is None or job.tags.get(tag[0]) == tag[1]:
                     found.append(job)
         page = found[:limit]
         has_more = len(found) > limit
         return Page(data=page, has_more=has_more, next=page[-1].id if has_more else None)
 
+    async def cluster(self) -> rows.Cluster:
+        """What the cluster has, and what of it is promised."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(keys.CLUSTER)
+        pipe.hgetall(keys.RESERVATIONS)
+        pipe.time()
+        announced, reservations, (seconds, micros) = await pipe.execute()
+        return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000)
+
+    async def pause(self, job_id: str) -> Job:
+        """Free what the job holds after its running meta-iteration."""
+        await self._act(job_id, Action.PAUSE, "user", "paused by its user")
+        return await self.get(job_id)
+
+    async def resume(self, job_id: str) -> Job:
+        await self._act(job_id, Action.RESUME, "user", "resumed by its user")
+        return await self.get(job_id)
+
     async def cancel(self, job_id: str) -> Job:
         await self._act(job_id, Action.CANCEL, "user", "cancelled by its user")
         return await self.get(job_id)
 
+    async def extend(self, job_id: str, spec: JobSpec) -> Job:
+        """Queue a job that has ended again, with more meta-iterations in its spec."""
+        await self._must_have_room()
+        job = await self.get(job_id)
+        progress = job.progress.model_copy(
+            update={"iterations": spec.meta.iterations, "remaining_s": None}
+        )
+        fields = {"spec": spec.model_dump_json(), "progress": progress.model_dump_json()}
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        state = ""
+        if raw is not None:  # whoever asks for more has new patience
+            described = json.loads(raw)
+            described["scalars"]["stale"] = 0
+            state = json.dumps(described)
+        message = f"extended to {spec.meta.iterations} meta-iterations"
+        await self._act(job_id, Action.EXTEND, "extended", message, fields, state=state)
+        return await self.get(job_id)
+
     async def delete(self, job_id: str) -> None:
-        outcome, status = await self._run("delete", job_id, *keys.PARTS)
+        outcome, status = await self._scripts.run("delete", job_id, *keys.PARTS)
         if outcome == "unknown":
             raise JobNotFound(job_id)
         if outcome == "refused":
             raise ActionRefused(job_id, "delete", status)
+
+    async def delete_ended_before(self, milliseconds_ago: float) -> int:
+        """Delete jobs that ended so long ago. Returns how many."""
+        seconds, micros = await self._redis.time()
+        horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
+        ids = await self._redis.zrangebyscore(keys.ENDED, "-inf", horizon, start=0, num=1000)
+        for raw in ids:
+            await self._scripts.run("delete", raw.decode(), *keys.PARTS)
+        return len(ids)
 
     # Results
 
@@ -195,25 +272,29 @@ class Store:
     ) -> Page[MetaIteration]:
         """MetaIteration records after iteration `after`: those divisible by `every`, in order."""
         await self._must_exist(job_id)
-        found: list[MetaIteration] = []
+        found: list[tuple[int, bytes]] = []
         start = f"{after + 1}-0" if after is not None else "-"
         while len(found) <= limit:
-            rows = await self._redis.xrange(
+            entries = await self._redis.xrange(
                 keys.job(job_id, "history"), min=start, count=(limit + 1) * min(every, 100)
             )
-            if not rows:
+            if not entries:
                 break
-            found += [
-                _iteration(fields[b"record"])
-                for row_id, fields in rows
-                if int(row_id.split(b"-")[0]) % every == 0
-            ]
-            start = f"({rows[-1][0].decode()}"
+            numbered = [(rows.order(entry)[0], fields[b"record"]) for entry, fields in entries]
+            found += [(number, record) for number, record in numbered if number % every == 0]
+            start = f"({entries[-1][0].decode()}"
         page = found[:limit]
         has_more = len(found) > limit
-        return Page(
-            data=page, has_more=has_more, next=str(page[-1].iteration) if has_more else None
+        kept = (
+            await self._redis.hmget(keys.job(job_id, "vectors"), [number for number, _ in page])
+            if page
+            else []
         )
+        records = [
+            rows.iteration(record, has_vectors=vectors is not None)
+            for (_, record), vectors in zip(page, kept, strict=True)
+        ]
+        return Page(data=records, has_more=has_more, next=str(page[-1][0]) if has_more else None)
 
     async def iteration(self, job_id: str, which: str | int) -> MetaIteration:
         """The record of a meta-iteration: its number, "best" or "last".
@@ -224,14 +305,13 @@ class Store:
         job = await self.get(job_id)
         if which == "best" and job.best is not None:
             which = job.best.iteration
-        elif which == "last" and job.progress.iteration > 0:
-            which = job.progress.iteration - 1
+        elif which == "last":
+            newest = await self._redis.xrevrange(keys.job(job_id, "history"), count=1)
+            which = rows.order(newest[0][0])[0] if newest else which
         if isinstance(which, int):
-            rows = await self._redis.xrange(
-                keys.job(job_id, "history"), min=f"{which}-1", max=f"{which}-1"
-            )
-            if rows:
-                return _iteration(rows[0][1][b"record"])
+            found = await self.history(job_id, after=which - 1 if which else None, limit=1)
+            if found.data and found.data[0].iteration == which:
+                return found.data[0]
         raise ResultNotFound(
             f"job {job_id} has no meta-iteration {which}: {job.progress.iteration} of "
             f"{job.progress.iterations} are committed and it is {job.status}"
@@ -239,10 +319,7 @@ class Store:
 
     async def vectors(self, job_id: str, iteration: int, what: str) -> bytes:
         """`what` of "state" or "hypergradient" at a committed meta-iteration, as safetensors."""
-        names = await self._redis.hget(keys.job(job_id, "vectors"), str(iteration))
-        if names is None:
-            raise ResultNotFound(f"the vectors of meta-iteration {iteration} are not kept")
-        return await self._blob(job_id, json.loads(names)[what])
+        return await self._blobs.get(job_id, (await self._kept(job_id, iteration))[what])
 
     async def model(self, job_id: str, which: str) -> tuple[int, bytes]:
         """Iteration and safetensors of the "best" or "last" model."""
@@ -254,9 +331,9 @@ class Store:
                 "the service keeps"
             )
         described = json.loads(kept)
-        return described["iteration"], await self._blob(job_id, described["chunks"])
+        return described["iteration"], await self._blobs.get(job_id, described["chunks"])
 
-    # Events
+    # Events and logs
 
     async def events(self, job_id: str, after: str | None = None, limit: int = 500) -> list[Event]:
         """Events after the id `after`. Begins with `reset` when earlier ones are no longer kept.
@@ -264,16 +341,34 @@ class Store:
         Raises:
             ValueError: `after` is not an event's id.
         """
-        if after is not None and not _EVENT_ID.fullmatch(after):
-            raise ValueError(f"an event id looks like 1763912345678-0, got {after!r}")
         key = keys.job(job_id, "events")
-        rows = await self._redis.xrange(key, min=f"({after}" if after else "-", count=limit)
-        events = [_event(row_id, fields) for row_id, fields in rows]
-        if after and rows and await self._trimmed(key, after):
+        entries = await self._entries(key, after, limit)
+        events = [rows.event(entry, fields) for entry, fields in entries]
+        if after and entries and await self._trimmed(key, after):
             job = await self.get(job_id)
             reset = Event(id=after, at=events[0].at, type="reset", data=job.model_dump(mode="json"))
             return [reset, *events]
         return events
+
+    async def logs(
+        self, job_id: str, after: str | None = None, replica: int | None = None, limit: int = 100
+    ) -> Page[LogLine]:
+        """What the replicas printed after the line `after`.
+
+        Raises:
+            ValueError: `after` is not a line's id.
+        """
+        await self._must_exist(job_id)
+        found: list[LogLine] = []
+        while len(found) <= limit:
+            entries = await self._entries(keys.job(job_id, "logs"), after, limit + 1)
+            if not entries:
+                break
+            lines = [rows.log_line(entry, fields) for entry, fields in entries]
+            found += [line for line in lines if replica is None or line.replica == replica]
+            after = lines[-1].id
+        page = found[:limit]
+        return Page(data=page, has_more=len(found) > limit, next=page[-1].id if page else after)
 
     async def changes(self) -> AsyncIterator[str]:
         """Ids of jobs of which something changed; "" once, when listening has begun."""
@@ -287,17 +382,34 @@ class Store:
 
     # What schedulers do
 
-    async def claim(self, scheduler: str, lease_s: float, cpus: float, gpus: float) -> Lease | None:
-        """Take the next job that fits a cluster of so many CPUs and GPUs, and reserve them."""
-        claimed = await self._run(
-            "claim", scheduler, int(lease_s * 1000), cpus, gpus, _states(Action.CLAIM)
+    async def claim(self, scheduler: str, lease_s: float, capacity: Capacity) -> Lease | None:
+        """Take the next job that fits, and reserve what it needs."""
+        claimed = await self._scripts.run(
+            "claim",
+            scheduler,
+            int(lease_s * 1000),
+            capacity.cpus,
+            capacity.gpus,
+            _states(Action.CLAIM),
+            capacity.tenant_jobs,
+            capacity.tenant_gpus,
         )
         return Lease(*claimed) if claimed else None
+
+    async def outranked(self, lease: Lease, capacity: Capacity) -> bool:
+        """Whether a job of higher priority waits for what this one holds."""
+        return bool(
+            await self._scripts.run(
+                "outranked", lease.job_id, lease.fence, capacity.cpus, capacity.gpus
+            )
+        )
 
     async def renew(self, leases: Iterable[Lease], lease_s: float) -> set[str]:
         """Hold the leases for another `lease_s` seconds. Returns the ids of the lost ones."""
         pairs = [part for lease in leases for part in (lease.job_id, lease.fence)]
-        return set(await self._run("renew", int(lease_s * 1000), *pairs)) if pairs else set()
+        if not pairs:
+            return set()
+        return set(await self._scripts.run("renew", int(lease_s * 1000), *pairs))
 
     async def act(
         self,
@@ -312,11 +424,11 @@ class Store:
         return await self._act(lease.job_id, action, reason, message, fields, lease.fence)
 
     async def begin(
-        self, lease: Lease, hyperparameters: Sequence[HyperparameterInfo], start: ResumePoint
+        self, lease: Lease, hyperparameters: Sequence[HyperparameterInfo], start: ResumePoint | None
     ) -> None:
-        """Keep what the first look at the problem found, and the state to start from."""
+        """Keep what the first look at the problem found, and the state to start from, if new."""
         infos = json.dumps([h.model_dump(mode="json") for h in hyperparameters])
-        state = await self._put_state(lease.job_id, start)
+        state = await self._put_state(lease.job_id, start) if start else ""
         await self._update(lease, {"hyperparameters": infos}, state=state)
 
     async def resume_point(self, job_id: str) -> ResumePoint | None:
@@ -325,8 +437,15 @@ class Store:
         if raw is None:
             return None
         state = json.loads(raw)
-        tensors = await self._blob(job_id, state["chunks"])
+        tensors = await self._blobs.get(job_id, state["chunks"])
         return ResumePoint(state["iteration"], tensors, state["scalars"])
+
+    async def kept_point(self, job_id: str, iteration: int) -> tuple[ResumePoint, bytes]:
+        """State and hypergradient of a committed meta-iteration."""
+        kept = await self._kept(job_id, iteration)
+        state = await self._blobs.get(job_id, kept["state"])
+        hypergradient = await self._blobs.get(job_id, kept["hypergradient"])
+        return ResumePoint(iteration, state, kept["scalars"]), hypergradient
 
     async def progress(self, lease: Lease, progress: Progress) -> JobStatus:
         """Show how far the running meta-iteration is. Returns the job's state."""
@@ -343,6 +462,21 @@ class Store:
         warning = json.dumps({"code": code, "message": message})
         await self._update(lease, {}, "warning", warning)
 
+    async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
+        """Keep what a replica printed. Lines are no state: they need no fence."""
+        pipe = self._redis.pipeline(transaction=False)
+        for line in lines:
+            entry = {"replica": replica, "text": line}
+            pipe.xadd(keys.job(lease.job_id, "logs"), entry, maxlen=LOG_LINES, approximate=True)
+        await pipe.execute()
+
+    async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> None:
+        """Take a step back: the same meta-iteration begins again, from another state."""
+        state = await self._put_state(lease.job_id, point)
+        rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
+        event = json.dumps(rejection | {"message": message})
+        await self._update(lease, {}, "rejection", event, state)
+
     async def commit(self, lease: Lease, step: Step) -> None:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
 
@@ -350,17 +484,27 @@ class Store:
             LeaseLost: the job belongs to another scheduler.
         """
         job_id = lease.job_id
-        before = await self._redis.get(keys.job(job_id, "state"))
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        before: dict[str, Any] = (
+            json.loads(raw) if raw else {"chunks": [], "scalars": {}, "bytes": 0}
+        )
         vectors = {
-            "state": json.loads(before)["chunks"] if before else [],
-            "hypergradient": await self._put_blob(job_id, step.hypergradient),
+            "state": before["chunks"],
+            "scalars": before["scalars"],
+            "hypergradient": await self._blobs.put(job_id, step.hypergradient),
+            "state_bytes": before["bytes"],
+            "bytes": before["bytes"] + len(step.hypergradient),
         }
         state = await self._put_state(job_id, step.next_state)
-        models, garbage = await self._put_model(job_id, step)
-        fields = {"progress": step.progress.model_dump_json()}
+        models, model_garbage = await self._put_model(job_id, step)
+        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors)
+        fields = {
+            "progress": step.progress.model_dump_json(),
+            "vector_bytes": str(vector_bytes),
+        }
         if step.best is not None:
             fields["best"] = step.best.model_dump_json()
-        outcome, detail = await self._run(
+        outcome, detail = await self._scripts.run(
             "commit",
             job_id,
             lease.fence,
@@ -370,7 +514,8 @@ class Store:
             json.dumps(vectors),
             json.dumps(models),
             json.dumps(fields),
-            json.dumps(garbage),
+            json.dumps(gone),
+            json.dumps([*model_garbage, *garbage]),
         )
         if outcome != "ok":
             raise LeaseLost(
@@ -379,12 +524,57 @@ class Store:
 
     # Inside
 
-    async def _run(self, script: str, *args: str | float) -> Any:
-        return _decoded(await self._scripts[script](args=args))
+    async def _create(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        fields: Mapping[str, str],
+        idempotency_key: str | None,
+        tenant: str,
+    ) -> tuple[Job, bool]:
+        body = spec.model_dump_json()
+        described = {
+            "spec": body,
+            "tenant": tenant,
+            "cpus": str(spec.resources.cpus * spec.replicas.count),
+            "gpus": str(spec.resources.gpus * spec.replicas.count),
+            "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
+        }
+        outcome, created_id = await self._scripts.run(
+            "create",
+            job_id,
+            json.dumps(described | dict(fields)),
+            spec.priority,
+            spec.priority * PRIORITY_BONUS_MS,
+            keys.idempotency(tenant, idempotency_key) if idempotency_key else "",
+            hashlib.sha256(body.encode()).hexdigest(),
+            IDEMPOTENCY_S,
+        )
+        if outcome == "other_body":
+            raise IdempotencyConflict(idempotency_key or "")
+        return await self.get(created_id), outcome == "created"
+
+    async def _must_have_room(self) -> None:
+        memory = await self._redis.info("memory")
+        budget, used = memory["maxmemory"], memory["used_memory"]
+        if budget and used > FULL * budget:
+            raise StoreFull(used, budget)
 
     async def _must_exist(self, job_id: str) -> None:
         if not await self._redis.exists(keys.job(job_id)):
             raise JobNotFound(job_id)
+
+    async def _kept(self, job_id: str, iteration: int) -> dict[str, Any]:
+        """Names of the chunks of a meta-iteration's vectors, and the scalars of its state."""
+        await self._must_exist(job_id)
+        raw = await self._redis.hget(keys.job(job_id, "vectors"), str(iteration))
+        if raw is None:
+            raise ResultNotFound(
+                f"job {job_id} keeps no vectors of meta-iteration {iteration}; its history says "
+                "where has_vectors is true"
+            )
+        kept: dict[str, Any] = json.loads(raw)
+        return kept
 
     async def _act(
         self,
@@ -394,9 +584,17 @@ class Store:
         message: str,
         fields: Mapping[str, str] = {},
         fence: str = "",
+        state: str = "",
     ) -> JobStatus:
-        outcome, status = await self._run(
-            "transition", job_id, fence, _states(action), reason, message, json.dumps(dict(fields))
+        outcome, status = await self._scripts.run(
+            "transition",
+            job_id,
+            fence,
+            _states(action),
+            reason,
+            message,
+            json.dumps(dict(fields)),
+            state,
         )
         if fence and outcome in ("fenced", "unknown"):
             raise LeaseLost(f"{action} of {job_id} refused: {outcome}")
@@ -414,7 +612,7 @@ class Store:
         data: str = "",
         state: str = "",
     ) -> JobStatus:
-        outcome, status = await self._run(
+        outcome, status = await self._scripts.run(
             "update", lease.job_id, lease.fence, json.dumps(dict(fields)), event, data, state
         )
         if outcome != "ok":
@@ -422,115 +620,68 @@ class Store:
         return JobStatus(status)
 
     async def _put_state(self, job_id: str, point: ResumePoint) -> str:
-        chunks = await self._put_blob(job_id, point.tensors)
-        described = {"iteration": point.iteration, "scalars": point.scalars, "chunks": chunks}
-        return json.dumps(described)
+        return json.dumps(
+            {
+                "iteration": point.iteration,
+                "scalars": point.scalars,
+                "chunks": await self._blobs.put(job_id, point.tensors),
+                "bytes": len(point.tensors),
+            }
+        )
 
     async def _put_model(self, job_id: str, step: Step) -> tuple[dict[str, str], list[str]]:
         """New entries of the models hash, and the chunks that nothing needs after them."""
-        kept = {
-            name.decode(): json.loads(value)
-            for name, value in (await self._redis.hgetall(keys.job(job_id, "models"))).items()
-        }
-        before = {chunk for model in kept.values() for chunk in model["chunks"]}
         if step.model is None:
             return {}, []
+        kept = await self._models(job_id)
         described = {
             "iteration": step.iteration,
-            "chunks": await self._put_blob(job_id, step.model),
+            "chunks": await self._blobs.put(job_id, step.model),
         }
         changed = {"last": described} | ({"best": described} if step.best else {})
-        needed = {chunk for model in (kept | changed).values() for chunk in model["chunks"]}
         entries = {name: json.dumps(value) for name, value in changed.items()}
-        return entries, sorted(before - needed)
+        return entries, sorted(_chunks(kept) - _chunks(kept | changed))
 
-    async def _put_blob(self, job_id: str, blob: bytes) -> list[str]:
-        names = []
-        for start in range(0, len(blob), CHUNK_BYTES):
-            chunk = blob[start : start + CHUNK_BYTES]
-            names.append(hashlib.sha256(chunk).hexdigest())
-            await self._redis.hset(keys.job(job_id, "chunks"), names[-1], chunk)
-        return names
+    async def _models(self, job_id: str) -> dict[str, Any]:
+        entries = await self._redis.hgetall(keys.job(job_id, "models"))
+        return {name.decode(): json.loads(value) for name, value in entries.items()}
 
-    async def _blob(self, job_id: str, names: Sequence[str]) -> bytes:
-        parts = [await self._redis.hget(keys.job(job_id, "chunks"), name) for name in names]
-        if any(part is None for part in parts):
-            raise ResultNotFound(f"a part of this result of job {job_id} is no longer kept")
-        return b"".join(parts)
+    async def _thin(
+        self, job_id: str, step: Step, vectors: Mapping[str, Any]
+    ) -> tuple[list[int], list[str], int]:
+        """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
+        total = int(await self._redis.hget(keys.job(job_id), "vector_bytes") or 0)
+        total += vectors["bytes"]
+        if total <= self._vector_bytes:
+            return [], [], total
+        entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
+        kept = {int(number): json.loads(value) for number, value in entries.items()}
+        kept[step.iteration] = vectors
+        sizes = {number: value["bytes"] for number, value in kept.items()}
+        best = step.best or (await self.get(job_id)).best
+        protected = {best.iteration} if best else set()
+        # A tenth below the budget, so that not every commit has to look through all of them.
+        gone = thinned(sizes, self._vector_bytes * 9 // 10, protected)
+        left = {number: value for number, value in kept.items() if number not in gone}
+        needed = {c for v in left.values() for c in (*v["state"], *v["hypergradient"])}
+        dropped = {c for n in gone for c in (*kept[n]["state"], *kept[n]["hypergradient"])}
+        garbage = dropped - needed - _chunks(await self._models(job_id))
+        return gone, sorted(garbage), sum(sizes[number] for number in left)
+
+    async def _entries(self, key: str, after: str | None, limit: int) -> Any:
+        if after is not None and not _EVENT_ID.fullmatch(after):
+            raise ValueError(f"an id looks like 1763912345678-0, got {after!r}")
+        return await self._redis.xrange(key, min=f"({after}" if after else "-", count=limit)
 
     async def _trimmed(self, key: str, after: str) -> bool:
         """Whether `after` lies before the first event kept: others after it may be gone too."""
         info = await self._redis.xinfo_stream(key)
-        return _order(info["first-entry"][0]) > _order(after)
-
-
-def _read(path: Any) -> str:
-    return str(path.read_text(encoding="utf-8"))
+        return rows.order(info["first-entry"][0]) > rows.order(after)
 
 
 def _states(action: Action) -> str:
     return json.dumps(TRANSITIONS[action])
 
 
-def _decoded(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return [_decoded(item) for item in value] if isinstance(value, list) else value
-
-
-def _order(event_id: bytes | str) -> tuple[int, int]:
-    text = event_id.decode() if isinstance(event_id, bytes) else event_id
-    milliseconds, number = text.split("-")
-    return int(milliseconds), int(number)
-
-
-def _time(milliseconds: float | str | bytes) -> datetime:
-    return datetime.fromtimestamp(float(milliseconds) / 1000, tz=UTC)
-
-
-def _transition(raw: bytes) -> Transition:
-    fields = json.loads(raw)
-    return Transition(**fields | {"at": _time(fields["at"])})
-
-
-def _iteration(raw: bytes) -> MetaIteration:
-    fields = json.loads(raw)
-    return MetaIteration(**fields | {"at": _time(fields["at"])})
-
-
-def _event(row_id: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    kind, data = fields[b"type"].decode(), fields[b"data"]
-    if kind == "status":
-        payload = _transition(data).model_dump(mode="json")
-    elif kind == "iteration":
-        payload = _iteration(data).model_dump(mode="json")
-    else:
-        payload = json.loads(data)
-    at = _time(fields[b"at"])
-    return Event.model_validate({"id": row_id.decode(), "at": at, "type": kind, "data": payload})
-
-
-def _job(job_id: str, fields: Mapping[bytes, bytes], transitions: list[Transition]) -> Job:
-    def at(name: bytes) -> datetime | None:
-        return _time(fields[name]) if name in fields else None
-
-    spec = JobSpec.model_validate_json(fields[b"spec"])
-    best, error = fields.get(b"best"), fields.get(b"error")
-    return Job(
-        id=job_id,
-        name=spec.name,
-        status=JobStatus(fields[b"status"].decode()),
-        reason=fields[b"reason"].decode(),
-        message=fields[b"message"].decode(),
-        created_at=_time(fields[b"created_at"]),
-        started_at=at(b"started_at"),
-        finished_at=at(b"finished_at"),
-        progress=Progress.model_validate_json(fields[b"progress"]),
-        best=Best.model_validate_json(best) if best else None,
-        error=JobError.model_validate_json(error) if error else None,
-        hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
-        transitions=transitions,
-        tags=spec.tags,
-        spec=spec,
-        version=int(fields[b"version"]),
-    )
+def _chunks(models: Mapping[str, Any]) -> set[str]:
+    return {chunk for model in models.values() for chunk in model["chunks"]}

@@ -12,31 +12,73 @@ _S = JobStatus
 class Action(StrEnum):
     """What somebody wants of a job."""
 
-    CLAIM = "claim"  # a scheduler takes it, from the queue or from one that is gone
-    RUN = "run"  # its runner has every replica ready
-    RELEASE = "release"  # its scheduler gives it back unfinished
+    # Its user
+    PAUSE = "pause"  # free the cluster after the running meta-iteration
+    RESUME = "resume"  # go on after a pause
+    CANCEL = "cancel"  # end it now
+    EXTEND = "extend"  # compute further meta-iterations of a job that has ended
+    # Its scheduler
+    CLAIM = "claim"  # take it, from the queue or from a scheduler that is gone
+    RUN = "run"  # every replica is ready
+    YIELD = "yield"  # free the cluster, go on later
     SUCCEED = "succeed"
     FAIL = "fail"
-    CANCEL = "cancel"  # its user wants it to end now
-    STOP = "stop"  # its runner has stopped what the user cancelled
 
 
 TRANSITIONS: dict[Action, dict[JobStatus, JobStatus]] = {
+    Action.PAUSE: {
+        _S.QUEUED: _S.PAUSED,
+        _S.STARTING: _S.PAUSING,
+        _S.RUNNING: _S.PAUSING,
+        _S.PAUSING: _S.PAUSING,
+        _S.PAUSED: _S.PAUSED,
+    },
+    Action.RESUME: {
+        _S.PAUSED: _S.QUEUED,
+        _S.PAUSING: _S.RUNNING,
+    },
+    Action.CANCEL: {
+        _S.QUEUED: _S.CANCELLED,
+        _S.PAUSED: _S.CANCELLED,
+        _S.STARTING: _S.CANCELLING,
+        _S.RUNNING: _S.CANCELLING,
+        _S.PAUSING: _S.CANCELLING,
+        _S.CANCELLING: _S.CANCELLING,
+    },
+    Action.EXTEND: {
+        _S.SUCCEEDED: _S.QUEUED,
+        _S.FAILED: _S.QUEUED,
+        _S.CANCELLED: _S.QUEUED,
+    },
     Action.CLAIM: {
         _S.QUEUED: _S.STARTING,
         _S.STARTING: _S.STARTING,
         _S.RUNNING: _S.STARTING,
+        _S.PAUSING: _S.PAUSING,
         _S.CANCELLING: _S.CANCELLING,
     },
-    Action.RUN: {_S.STARTING: _S.RUNNING},
-    Action.RELEASE: {_S.STARTING: _S.QUEUED, _S.RUNNING: _S.QUEUED, _S.CANCELLING: _S.CANCELLED},
-    Action.SUCCEED: {_S.RUNNING: _S.SUCCEEDED, _S.CANCELLING: _S.CANCELLED},
-    Action.FAIL: {_S.STARTING: _S.FAILED, _S.RUNNING: _S.FAILED, _S.CANCELLING: _S.CANCELLED},
-    Action.CANCEL: {
-        _S.QUEUED: _S.CANCELLED,
-        _S.STARTING: _S.CANCELLING,
-        _S.RUNNING: _S.CANCELLING,
+    Action.RUN: {
+        _S.STARTING: _S.RUNNING,
+        _S.RUNNING: _S.RUNNING,
+        _S.PAUSING: _S.PAUSING,
         _S.CANCELLING: _S.CANCELLING,
     },
-    Action.STOP: {_S.CANCELLING: _S.CANCELLED},
+    Action.YIELD: {
+        _S.STARTING: _S.QUEUED,
+        _S.RUNNING: _S.QUEUED,
+        _S.PAUSING: _S.PAUSED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
+    Action.SUCCEED: {
+        _S.STARTING: _S.SUCCEEDED,
+        _S.RUNNING: _S.SUCCEEDED,
+        _S.PAUSING: _S.SUCCEEDED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
+    Action.FAIL: {
+        _S.STARTING: _S.FAILED,
+        _S.RUNNING: _S.FAILED,
+        _S.PAUSING: _S.FAILED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
 }

@@ -13,7 +13,7 @@ from drmad_client.records import HyperparameterInfo, Job, ProblemDetails
 from drmad_client.specs import JobSpec
 from drmad_service.store import Lease, ResumePoint, Store
 from drmad_service.transitions import Action
-from tests.service.test_store import step
+from tests.service.test_store import CAPACITY, step
 
 pytestmark = pytest.mark.anyio
 
@@ -160,7 +160,7 @@ async def test_etag_and_wait_tell_of_changes(
 async def finished(store: Store, spec: JobSpec) -> Lease:
     """A job with two meta-iterations of two hyperparameters, as a runner would leave it."""
     await store.create(spec)
-    lease = await store.claim("scheduler", 10.0, 4.0, 0.0)
+    lease = await store.claim("scheduler", 10.0, CAPACITY)
     assert lease is not None
     raw = {"hyperparameters/l2": np.log(np.array([2.0, 4.0], dtype=np.float32))}
     infos = [HyperparameterInfo(name="l2", kind="l2", shape=[2], transform="exp")]

@@ -8,17 +8,21 @@ from redis.asyncio import Redis
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
 from drmad_service import keys
+from drmad_service.blobs import CHUNK_BYTES
 from drmad_service.errors import (
     ActionRefused,
     IdempotencyConflict,
     JobNotFound,
     LeaseLost,
     ResultNotFound,
+    StoreFull,
 )
-from drmad_service.store import CHUNK_BYTES, Lease, ResumePoint, Step, Store
+from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
 
 pytestmark = pytest.mark.anyio
+
+CAPACITY = Capacity(cpus=4.0, gpus=0.0)
 
 
 def with_changes(spec: JobSpec, **changes: Any) -> JobSpec:
@@ -27,7 +31,7 @@ def with_changes(spec: JobSpec, **changes: Any) -> JobSpec:
 
 async def started(store: Store, spec: JobSpec) -> Lease:
     await store.create(spec)
-    lease = await store.claim("scheduler", 10.0, cpus=4.0, gpus=0.0)
+    lease = await store.claim("scheduler", 10.0, Capacity(4.0, 0.0))
     assert lease is not None
     infos = [HyperparameterInfo(name="w", kind="l2", shape=[2], transform="exp")]
     await store.begin(lease, infos, ResumePoint(0, b"state 0", {"iteration": 0}))
@@ -106,21 +110,21 @@ async def test_higher_priority_is_claimed_first_but_age_wins_in_the_end(
     old, _ = await store.create(spec)
     urgent, _ = await store.create(with_changes(spec, priority=5))
     aged = float(await redis.zscore(keys.QUEUE, old.id) or 0) - 6 * 60_000
-    await redis.zadd(keys.QUEUE, {old.id: aged})
-    claims = [await store.claim("scheduler", 10.0, 4.0, 0.0) for _ in range(3)]
+    await redis.hset(keys.job(old.id), "rank", str(aged))
+    claims = [await store.claim("scheduler", 10.0, CAPACITY) for _ in range(3)]
     assert [c.job_id if c else None for c in claims] == [old.id, urgent.id, None]
 
 
 async def test_claims_reserve_capacity_in_order(store: Store, spec: JobSpec) -> None:
     big = with_changes(spec, resources={"cpus": 2}, replicas={"count": 2})
     ids = [(await store.create(s))[0].id for s in (spec, big, spec)]
-    first = await store.claim("a", 10.0, cpus=4.0, gpus=0.0)
+    first = await store.claim("a", 10.0, Capacity(4.0, 0.0))
     assert first is not None
     assert first.job_id == ids[0]
     # The big one fits once the first has ended; the small one behind it must not starve it.
-    assert await store.claim("b", 10.0, cpus=4.0, gpus=0.0) is None
+    assert await store.claim("b", 10.0, Capacity(4.0, 0.0)) is None
     await store.act(first, Action.FAIL, "test")
-    second = await store.claim("b", 10.0, cpus=4.0, gpus=0.0)
+    second = await store.claim("b", 10.0, Capacity(4.0, 0.0))
     assert second is not None
     assert second.job_id == ids[1]
 
@@ -130,7 +134,7 @@ async def test_job_that_the_cluster_can_never_hold_does_not_block_the_others(
 ) -> None:
     await store.create(with_changes(spec, resources={"gpus": 8}))
     small, _ = await store.create(spec)
-    claimed = await store.claim("scheduler", 10.0, cpus=4.0, gpus=1.0)
+    claimed = await store.claim("scheduler", 10.0, Capacity(4.0, 1.0))
     assert claimed is not None
     assert claimed.job_id == small.id
 
@@ -139,8 +143,8 @@ async def test_expired_lease_is_taken_over_and_its_holder_writes_nothing(
     store: Store, spec: JobSpec
 ) -> None:
     await store.create(spec)
-    old = await store.claim("a", 0.0, 4.0, 0.0)
-    new = await store.claim("b", 10.0, 4.0, 0.0)
+    old = await store.claim("a", 0.0, CAPACITY)
+    new = await store.claim("b", 10.0, CAPACITY)
     assert old is not None
     assert new is not None
     assert new.job_id == old.job_id
@@ -238,13 +242,13 @@ async def test_cancel_of_a_queued_job_ends_it_and_of_a_driven_one_asks_its_runne
 ) -> None:
     queued, _ = await store.create(spec)
     assert (await store.cancel(queued.id)).status is JobStatus.CANCELLED
-    assert await store.claim("scheduler", 10.0, 4.0, 0.0) is None
+    assert await store.claim("scheduler", 10.0, CAPACITY) is None
     with pytest.raises(ActionRefused, match="it is cancelled"):
         await store.cancel(queued.id)
     lease = await started(store, spec)
     assert (await store.cancel(lease.job_id)).status is JobStatus.CANCELLING
     assert await store.status(lease) is JobStatus.CANCELLING
-    assert await store.act(lease, Action.STOP, "cancelled") is JobStatus.CANCELLED
+    assert await store.act(lease, Action.YIELD, "cancelled") is JobStatus.CANCELLED
 
 
 async def test_failed_job_tells_its_root_cause(store: Store, spec: JobSpec) -> None:
@@ -263,6 +267,188 @@ async def test_deleted_job_leaves_nothing(store: Store, redis: Redis, spec: JobS
         await store.delete(lease.job_id)
     await store.act(lease, Action.SUCCEED, "iterations")
     await store.delete(lease.job_id)
-    assert await redis.keys("*") == []
+    assert await redis.keys("*") == [keys.CLUSTER.encode()]
     with pytest.raises(JobNotFound):
         await store.get(lease.job_id)
+
+
+async def test_tenant_with_running_jobs_lets_the_others_go_first(
+    store: Store, spec: JobSpec
+) -> None:
+    busy = [(await store.create(spec, tenant="busy"))[0].id for _ in range(3)]
+    other = (await store.create(spec, tenant="other"))[0].id
+    claims = [await store.claim("scheduler", 10.0, CAPACITY) for _ in range(4)]
+    assert [c.job_id for c in claims if c] == [busy[0], other, busy[1], busy[2]]
+
+
+async def test_tenant_is_held_to_its_limits(store: Store, spec: JobSpec) -> None:
+    first, second = [(await store.create(spec, tenant="a"))[0].id for _ in range(2)]
+    other = (await store.create(spec, tenant="b"))[0].id
+    capacity = Capacity(cpus=8.0, gpus=0.0, tenant_jobs=1)
+    claims = [await store.claim("scheduler", 10.0, capacity) for _ in range(3)]
+    assert [c.job_id if c else None for c in claims] == [first, other, None]
+    assert claims[0] is not None
+    await store.act(claims[0], Action.FAIL, "test")
+    freed = await store.claim("scheduler", 10.0, capacity)
+    assert freed is not None
+    assert freed.job_id == second
+
+
+async def test_waiting_job_says_what_it_needs_and_what_there_is(
+    store: Store, spec: JobSpec
+) -> None:
+    job, _ = await store.create(with_changes(spec, resources={"cpus": 1, "gpus": 2}))
+    assert job.message.startswith("no scheduler is running")
+    await store.claim("scheduler", 10.0, Capacity(cpus=4.0, gpus=1.0))
+    job = await store.get(job.id)
+    assert job.message == "needs 2 GPUs, the cluster has 1"
+    assert job.waiting is not None
+    assert (job.waiting.gpus, job.waiting.cluster_gpus) == (2.0, 1.0)
+    four = with_changes(spec, resources={"cpus": 4})
+    await store.create(four)
+    assert await store.claim("scheduler", 10.0, CAPACITY) is not None
+    behind, _ = await store.create(four)
+    assert behind.message == "needs 4 CPUs, 0 of 4 are free"
+
+
+async def test_job_of_higher_priority_outranks_a_running_one_that_is_in_its_way(
+    store: Store, spec: JobSpec
+) -> None:
+    four = with_changes(spec, resources={"cpus": 4})
+    lease = await started(store, four)
+    await store.create(four)
+    assert not await store.outranked(lease, CAPACITY)
+    await store.create(with_changes(four, priority=10))
+    assert await store.outranked(lease, CAPACITY)
+    assert not await store.outranked(lease, Capacity(cpus=8.0, gpus=0.0))  # there is room beside
+    await store.act(lease, Action.YIELD, "preempted")
+    assert (await store.get(lease.job_id)).status is JobStatus.QUEUED
+
+
+async def test_paused_job_frees_the_cluster_and_goes_on_when_resumed(
+    store: Store, spec: JobSpec
+) -> None:
+    lease = await started(store, with_changes(spec, resources={"cpus": 4}))
+    assert (await store.pause(lease.job_id)).status is JobStatus.PAUSING
+    await store.commit(lease, step(0))  # the running meta-iteration is finished
+    assert await store.act(lease, Action.YIELD, "paused") is JobStatus.PAUSED
+    other = await started(store, spec)
+    await store.act(other, Action.SUCCEED, "iterations")
+    assert (await store.resume(lease.job_id)).status is JobStatus.QUEUED
+    again = await store.claim("scheduler", 10.0, CAPACITY)
+    assert again is not None
+    assert again.job_id == lease.job_id
+    point = await store.resume_point(lease.job_id)
+    assert point is not None
+    assert point.iteration == 1
+    with pytest.raises(ActionRefused):
+        await store.resume(lease.job_id)
+
+
+async def test_extended_job_is_queued_again_without_its_end(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    await store.commit(lease, step(0))
+    with pytest.raises(ActionRefused):
+        await store.extend(lease.job_id, spec)
+    error = JobError(code="timeout", message="too long")
+    await store.act(lease, Action.FAIL, "timeout", "too long", error)
+    longer = with_changes(spec, meta={"iterations": 9})
+    job = await store.extend(lease.job_id, longer)
+    assert (job.status, job.error, job.finished_at) == (JobStatus.QUEUED, None, None)
+    assert (job.progress.iteration, job.progress.iterations) == (1, 9)
+    assert await store.delete_ended_before(-1e6) == 0
+    assert (await store.claim("scheduler", 10.0, CAPACITY)) is not None
+
+
+async def test_fork_goes_on_from_a_kept_meta_iteration(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    for iteration in range(3):
+        await store.commit(lease, step(iteration))
+    fork = await store.fork(lease.job_id, 2, spec)
+    assert fork.forked_from == f"{lease.job_id}@2"
+    point = await store.resume_point(fork.id)
+    assert point is not None
+    assert (point.iteration, point.tensors) == (2, b"state 2")
+    await store.act(lease, Action.SUCCEED, "iterations")
+    await store.delete(lease.job_id)  # the fork has its own copy
+    driving = await store.claim("scheduler", 10.0, CAPACITY)
+    assert driving is not None
+    await store.commit(driving, step(2))
+    assert [r.iteration for r in (await store.history(fork.id)).data] == [2]
+    with pytest.raises(JobNotFound):
+        await store.fork(lease.job_id, 2, spec)
+    with pytest.raises(ResultNotFound, match="has_vectors"):
+        await store.fork(fork.id, 7, spec)
+
+
+async def test_vectors_are_thinned_from_the_middle_to_the_budget(
+    redis: Redis, spec: JobSpec
+) -> None:
+    store = Store(redis, vector_bytes=10 * 2000)
+    lease = await started(store, spec)
+    for iteration in range(60):
+        done = step(iteration, loss=abs(iteration - 20.0), is_best=iteration <= 20)
+        wide = {
+            "next_state": ResumePoint(iteration + 1, iteration.to_bytes(2, "big") * 500, {}),
+            "hypergradient": iteration.to_bytes(2, "little") * 500 + b"g",
+        }
+        await store.commit(lease, Step(**vars(done) | wide))
+    history = (await store.history(lease.job_id, limit=100)).data
+    kept = [record.iteration for record in history if record.has_vectors]
+    assert [record.iteration for record in history] == list(range(60))
+    assert {0, 20, 58, 59} <= set(kept)
+    assert 5 <= len(kept) <= 10
+    for iteration in kept:
+        assert await store.vectors(lease.job_id, iteration, "hypergradient")
+    held = await redis.hgetall(keys.job(lease.job_id, "chunks"))
+    assert sum(map(len, held.values())) < 2 * 10 * 2000
+    point = await store.resume_point(lease.job_id)
+    assert point is not None
+    assert point.iteration == 60
+
+
+async def test_full_store_refuses_new_jobs_and_keeps_room_for_the_running(
+    store: Store, redis: Redis, spec: JobSpec
+) -> None:
+    lease = await started(store, spec)
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", str(used + used // 10))
+    try:
+        with pytest.raises(StoreFull, match="delete jobs"):
+            await store.create(spec)
+        await store.commit(lease, step(0))
+    finally:
+        await redis.config_set("maxmemory", "0")
+
+
+async def test_lines_of_replicas_are_paged_and_filtered(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    for number in range(5):
+        await store.log(lease, number % 2, [f"line {number}"])
+    page = await store.logs(lease.job_id, limit=3)
+    assert [line.text for line in page.data] == ["line 0", "line 1", "line 2"]
+    rest = await store.logs(lease.job_id, after=page.next)
+    assert [line.text for line in rest.data] == ["line 3", "line 4"]
+    odd = await store.logs(lease.job_id, replica=1)
+    assert [line.text for line in odd.data] == ["line 1", "line 3"]
+
+
+async def test_retreat_replaces_the_state_and_is_told(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    await store.commit(lease, step(0))
+    await store.retreat(lease, ResumePoint(1, b"smaller", {"retreats": 1}), "went too far")
+    point = await store.resume_point(lease.job_id)
+    assert point == ResumePoint(1, b"smaller", {"retreats": 1})
+    told = (await store.events(lease.job_id))[-1]
+    assert (told.type, told.data["retreat"]) == ("rejection", 1)
+
+
+async def test_old_jobs_are_deleted_with_all_that_is_theirs(
+    store: Store, redis: Redis, spec: JobSpec
+) -> None:
+    lease = await started(store, spec)
+    await store.commit(lease, step(0))
+    await store.act(lease, Action.SUCCEED, "iterations")
+    assert await store.delete_ended_before(3_600_000) == 0
+    assert await store.delete_ended_before(-1000) == 1
+    assert await redis.keys(f"{keys.job('')}*") == []

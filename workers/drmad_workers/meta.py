@@ -30,6 +30,9 @@ class MetaConfig:
             (both as in torch.optim, with its defaults).
         learning_rate: η > 0, in units of λ.
         iterations: budget of meta-iterations.
+        tolerance: a validation loss that is worse than the best by more than a tenth of it and
+            so many of its standard errors is a setback, see `setback`; None for never.
+        retreats: setbacks in a row that are answered by a smaller outer step.
         patience: ends after so many meta-iterations without a validation loss that is better by
             more than its noise; None for never.
     """
@@ -37,6 +40,8 @@ class MetaConfig:
     optimizer: OuterOptimizer = "adam"
     learning_rate: float = 0.3
     iterations: int = 30
+    tolerance: float | None = 5.0
+    retreats: int = 5
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +79,8 @@ class MetaState:
         reference_loss: what the patience compares with.
         stale: meta-iterations since the reference was beaten.
         recent_losses: the last NOISE_WINDOW validation losses.
+        step_scale: of the outer learning rate; every retreat halves it.
+        retreats: in a row, since a meta-iteration was last accepted.
     """
 
     hyperparameters: dict[str, Tensor]
@@ -85,6 +92,8 @@ class MetaState:
     reference_loss: float | None = None
     stale: int = 0
     recent_losses: tuple[float, ...] = ()
+    step_scale: float = 1.0
+    retreats: int = 0
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a flat name."""
@@ -101,6 +110,8 @@ class MetaState:
             "reference_loss": self.reference_loss,
             "stale": self.stale,
             "recent_losses": list(self.recent_losses),
+            "step_scale": self.step_scale,
+            "retreats": self.retreats,
         }
 
     @classmethod
@@ -170,6 +181,65 @@ def meta_update(
     Raises:
         EngineError: a hypergradient is missing, has another shape or is not finite.
     """
+    hyperparameters, memory = moved(state, hypergradient, config, bounds or {})
+    return replace(
+        judged(state, validation_loss),
+        hyperparameters=hyperparameters,
+        optimizer=memory,
+        retreats=0,
+    )
+
+
+def setback(state: MetaState, validation_loss: float, config: MetaConfig) -> str | None:
+    """Why a meta-iteration with this loss should be taken back, or None.
+
+    The last outer step went too far when the loss is not finite, or worse than the best so far by
+    more than a tenth of it and `tolerance` standard errors. Fewer than three losses tell no error.
+    """
+    if not math.isfinite(validation_loss):
+        return f"the validation loss is {validation_loss}"
+    best = state.best_validation_loss
+    if config.tolerance is None or best is None or len(state.recent_losses) < 3:
+        return None
+    limit = best + 0.1 * abs(best) + config.tolerance * noise_of(state.recent_losses)
+    if validation_loss <= limit:
+        return None
+    return f"the validation loss {validation_loss:.6g} is above {limit:.6g}; the best is {best:.6g}"
+
+
+def retreat(
+    state: MetaState,
+    best: MetaState,
+    hypergradient: Mapping[str, Tensor],
+    config: MetaConfig,
+    bounds: Mapping[str, Bounds] | None = None,
+) -> MetaState:
+    """The state that begins the same meta-iteration again, half an outer step from the best one.
+
+    Args:
+        state: whose meta-iteration was a setback.
+        best: the state with which the best meta-iteration trained.
+        hypergradient: of the best meta-iteration.
+    """
+    scale = 0.5 * state.step_scale
+    origin = replace(best, step_scale=scale)
+    hyperparameters, memory = moved(origin, hypergradient, config, bounds or {})
+    return replace(
+        state,
+        hyperparameters=hyperparameters,
+        optimizer=memory,
+        step_scale=scale,
+        retreats=state.retreats + 1,
+    )
+
+
+def moved(
+    state: MetaState,
+    hypergradient: Mapping[str, Tensor],
+    config: MetaConfig,
+    bounds: Mapping[str, Bounds],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Hyperparameters and the outer optimizer's memory after one step."""
     hyperparameters: dict[str, Tensor] = {}
     memory: dict[str, Tensor] = {}
     for name, value in state.hyperparameters.items():
@@ -183,14 +253,12 @@ def meta_update(
             raise EngineError(f"the hypergradient of {name!r} must be finite")
         gradient = gradient.to(value.dtype)
         direction = outer_direction(config.optimizer, gradient, name, state, memory)
-        lower, upper = (bounds or {}).get(name, (None, None))
-        moved = value - config.learning_rate * direction
+        lower, upper = bounds.get(name, (None, None))
+        stepped = value - config.learning_rate * state.step_scale * direction
         if lower is not None or upper is not None:
-            moved = moved.clamp(lower, upper)
-        hyperparameters[name] = moved
-    return replace(
-        judged(state, validation_loss), hyperparameters=hyperparameters, optimizer=memory
-    )
+            stepped = stepped.clamp(lower, upper)
+        hyperparameters[name] = stepped
+    return hyperparameters, memory
 
 
 def outer_direction(
@@ -235,8 +303,7 @@ def judged(state: MetaState, validation_loss: float) -> MetaState:
     the differences of neighbouring losses (Σ d² / 2n, blind to a slow trend).
     """
     recent = (*state.recent_losses, validation_loss)[-NOISE_WINDOW:]
-    differences = [after - before for before, after in pairwise(recent)]
-    noise = math.sqrt(sum(d * d for d in differences) / (2 * len(differences) or 1))
+    noise = noise_of(recent)
     reference = state.reference_loss
     beaten = reference is None or validation_loss < reference - noise
     best = state.best_validation_loss
@@ -250,6 +317,12 @@ def judged(state: MetaState, validation_loss: float) -> MetaState:
         stale=0 if beaten else state.stale + 1,
         recent_losses=recent,
     )
+
+
+def noise_of(losses: Sequence[float]) -> float:
+    """Standard error of a loss, from the differences of neighbouring ones."""
+    differences = [after - before for before, after in pairwise(losses)]
+    return math.sqrt(sum(d * d for d in differences) / (2 * len(differences) or 1))
 
 
 def finished(state: MetaState, config: MetaConfig) -> str | None:

@@ -6,12 +6,15 @@ them. What goes in and out is bytes, numbers and the small classes below.
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import ray
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LINES_KEPT, LINE_LENGTH = 1000, 2000
+"""Of what a replica prints between two reports."""
 MOST_GROUPS = 128
 """A tensor of more parts is told of as a whole."""
 
@@ -61,6 +66,16 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Where a replica is, and the lines it has printed."""
+
+    phase: str
+    step: int
+    steps: int
+    lines: list[str]
+
+
+@dataclass(frozen=True)
 class ReplicaResult:
     """One replica's part of a meta-iteration."""
 
@@ -68,6 +83,13 @@ class ReplicaResult:
     evaluation: Evaluation
     node: str
     device: str
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A meta-iteration that the guard does not accept."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -89,11 +111,37 @@ class StepResult:
     finished: str | None
 
 
-@ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)
+class _Tee(io.TextIOBase):
+    """Passes on what is written, and keeps its last lines."""
+
+    def __init__(self, stream: TextIO, lines: deque[str]) -> None:
+        self._stream = stream
+        self._lines = lines
+        self._open_line = ""
+
+    def write(self, text: str) -> int:
+        self._stream.write(text)
+        *lines, self._open_line = (self._open_line + text).split("\n")
+        self._lines.extend(line[:LINE_LENGTH] for line in lines)
+        self._open_line = self._open_line[:LINE_LENGTH]
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def captured_output() -> deque[str]:
+    """The last lines that this process prints from now on; whoever reads them takes them out."""
+    lines: deque[str] = deque(maxlen=LINES_KEPT)
+    sys.stdout, sys.stderr = _Tee(sys.stdout, lines), _Tee(sys.stderr, lines)
+    return lines
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
 class Replica:
     """Trains and differentiates for one job. Keeps problem and data between meta-iterations.
 
-    A second thread answers `progress` while the first computes.
+    A second thread answers `report` while the first computes.
     """
 
     def __init__(self, spec: str, replica: int, cpus: float, data_roots: Sequence[str]) -> None:
@@ -103,6 +151,7 @@ class Replica:
         self._data_roots = [Path(root) for root in data_roots]
         self._tuner: Tuner | None = None
         self._progress = ("prepare", 0, 0)
+        self._lines = captured_output()
 
     def prepare(self) -> Prepared | Failure:
         """Build the problem and check it; a replica must be prepared before its first iteration."""
@@ -112,9 +161,10 @@ class Replica:
         """Train at the state's hyperparameters and differentiate the validation loss."""
         return _guarded(lambda: self._meta_iteration(state, iteration), iteration)
 
-    def progress(self) -> tuple[str, int, int]:
-        """Phase, step and steps of what runs now."""
-        return self._progress
+    def report(self) -> Report:
+        """What runs now, and what was printed since the last report."""
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        return Report(*self._progress, lines)
 
     def _prepare(self) -> Prepared:
         import torch
@@ -162,7 +212,7 @@ def meta_step(
     state: State,
     max_model_bytes: int,
     *results: ReplicaResult | Failure,
-) -> StepResult | Failure:
+) -> StepResult | Setback | Failure:
     """Aggregate the replicas in their order and update the hyperparameters once."""
     failures = [result for result in results if isinstance(result, Failure)]
     if failures:
@@ -178,13 +228,13 @@ def _meta_step(
     packed: State,
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
-) -> StepResult:
+) -> StepResult | Setback:
     import torch
     from safetensors.torch import save
 
     from drmad_client.specs import JobSpec
     from drmad_workers import wire
-    from drmad_workers.meta import aggregate, finished, meta_update
+    from drmad_workers.meta import aggregate, finished, meta_update, setback
 
     torch.set_num_threads(1)
     spec = JobSpec.model_validate_json(spec_json)
@@ -193,8 +243,12 @@ def _meta_step(
     hypergradients = [evaluation.hypergradient for evaluation in evaluations]
     hypergradient = aggregate(hypergradients, spec.replicas.aggregate)
     validation_loss = _mean([e.validation_loss for e in evaluations])
-    bounds = {info["name"]: (info["lower"], info["upper"]) for info in infos}
-    after = meta_update(state, validation_loss, hypergradient, config, bounds)
+    why = setback(state, validation_loss, config)
+    if why is None and not all(bool(g.isfinite().all()) for g in hypergradient.values()):
+        why = "the hypergradient is not finite"
+    if why is not None:
+        return Setback(why)
+    after = meta_update(state, validation_loss, hypergradient, config, _bounds(infos))
     model = evaluations[0].model
     size = sum(t.numel() * t.element_size() for t in model.values())
     mean = _flat(hypergradient)
@@ -225,6 +279,45 @@ def _meta_step(
         else None,
         finished(after, config),
     )
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def retreat(
+    spec: str,
+    infos: Sequence[Mapping[str, Any]],
+    state: State,
+    best: State,
+    hypergradient: bytes,
+) -> State | Failure:
+    """The state that begins a meta-iteration again after a setback; see drmad_workers.meta."""
+    return _guarded(
+        lambda: _retreat(spec, infos, state, best, hypergradient), state.scalars["iteration"]
+    )
+
+
+def _retreat(
+    spec_json: str,
+    infos: Sequence[Mapping[str, Any]],
+    state: State,
+    best: State,
+    hypergradient: bytes,
+) -> State:
+    from safetensors.torch import load
+
+    from drmad_client.specs import JobSpec
+    from drmad_workers import meta, wire
+
+    spec = JobSpec.model_validate_json(spec_json)
+    named = load(hypergradient)
+    gradients = {info["name"]: named[f"hyperparameters/{info['name']}"] for info in infos}
+    after = meta.retreat(
+        _unpacked(state), _unpacked(best), gradients, wire.meta(spec), _bounds(infos)
+    )
+    return _packed(after, gradients)
+
+
+def _bounds(infos: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | None, float | None]]:
+    return {info["name"]: (info["lower"], info["upper"]) for info in infos}
 
 
 def _figures(result: ReplicaResult, mean: torch.Tensor) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def tuner(spec: JobSpec, replica: int, data_roots: Sequence[Path], device: str) 
 
 def kind(spec: HyperparameterSpec) -> hyperparameters.Kind:
     options = spec.model_dump(exclude={"kind"})
-    return _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
+    bound: hyperparameters.Kind = _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
+    return bound
 
 
 def method(spec: HypergradientSpec) -> hypergradients.Method:

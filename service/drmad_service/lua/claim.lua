@@ -1,16 +1,18 @@
--- ARGV: scheduler, lease in ms, the cluster's cpus, its gpus, the states a claim leads to (JSON)
--- Returns {id, fence}, or nothing when no job can run now.
-local scheduler, lease, cpus, gpus, states = unpack(ARGV)
+-- ARGV: scheduler, lease in ms, the cluster's cpus, its gpus, the states a claim leads to (JSON), how
+-- many jobs and how many gpus a tenant may have running. Returns {id, fence}, or nothing when no job
+-- can run now.
+local scheduler, lease, cpus, gpus, states, most_jobs, most_gpus = unpack(ARGV)
 local now = now_ms()
 cpus, gpus, states = tonumber(cpus), tonumber(gpus), cjson.decode(states)
+redis.call('HSET', K.cluster, scheduler, cjson.encode({ cpus = cpus, gpus = gpus, at = now }))
 
 local function take(id, reason, message)
-  local wanted = redis.call('HMGET', K.job .. id, 'status', 'cpus', 'gpus')
+  local job = redis.call('HMGET', K.job .. id, 'status', 'cpus', 'gpus', 'tenant')
   redis.call('ZADD', K.leases, now + lease, id)
-  redis.call('HSET', K.reservations, id, wanted[2] .. ' ' .. wanted[3])
+  redis.call('HSET', K.reservations, id, job[2] .. ' ' .. job[3] .. ' ' .. job[4])
   local fence = redis.call('HINCRBY', K.job .. id, 'fence', 1)
   redis.call('HSET', K.job .. id, 'owner', scheduler)
-  enter(id, states[wanted[1]], reason, message, now)
+  enter(id, states[job[1]], reason, message, now)
   return { id, tostring(fence) }
 end
 
@@ -20,19 +22,16 @@ if orphan then
   return take(orphan, 'recovered', 'its scheduler was lost; goes on from the last meta-iteration')
 end
 
-local free_cpus, free_gpus = cpus, gpus
-for _, reserved in ipairs(redis.call('HVALS', K.reservations)) do
-  local c, g = string.match(reserved, '^(%S+) (%S+)$')
-  free_cpus, free_gpus = free_cpus - tonumber(c), free_gpus - tonumber(g)
-end
-local slack = 1e-6
-for _, id in ipairs(redis.call('ZRANGE', K.queue, 0, 999)) do
-  local wanted = redis.call('HMGET', K.job .. id, 'cpus', 'gpus')
-  local c, g = tonumber(wanted[1]), tonumber(wanted[2])
-  if c <= free_cpus + slack and g <= free_gpus + slack then
-    return take(id, 'claimed', '')
+local used_cpus, used_gpus, tenants = promised()
+for _, job in ipairs(in_order(cpus, gpus, tenants)) do
+  local share = tenants[job.tenant] or { jobs = 0, gpus = 0 }
+  local allowed = share.jobs < tonumber(most_jobs) and share.gpus + job.gpus <= tonumber(most_gpus)
+  if allowed then
+    if used_cpus + job.cpus <= cpus + K.slack and used_gpus + job.gpus <= gpus + K.slack then
+      return take(job.id, 'claimed', '')
+    end
+    -- What will fit later keeps its place: smaller jobs behind it must not starve it.
+    return nil
   end
-  -- What will fit later keeps its place: smaller jobs behind it must not starve it.
-  if c <= cpus + slack and g <= gpus + slack then return nil end
 end
 return nil

@@ -1,7 +1,7 @@
 -- One meta-iteration: all of it or nothing.
 -- ARGV: id, fence, iteration, record (JSON), state (JSON), vectors (JSON), models (JSON, field ->
--- value), fields of the job (JSON), names of chunks that nothing needs any more (JSON)
-local id, fence, iteration, record, state, vectors, models, fields, garbage = unpack(ARGV)
+-- value), fields of the job (JSON), iterations whose vectors go (JSON), chunks that go (JSON)
+local id, fence, iteration, record, state, vectors, models, fields, thinned, garbage = unpack(ARGV)
 local job = K.job .. id
 if redis.call('EXISTS', job) == 0 then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', '' } end
@@ -16,12 +16,13 @@ redis.call('HSET', part(id, 'vectors'), iteration, vectors)
 for name, value in pairs(cjson.decode(models)) do
   redis.call('HSET', part(id, 'models'), name, value)
 end
+for _, number in ipairs(cjson.decode(thinned)) do
+  redis.call('HDEL', part(id, 'vectors'), number)
+end
 for _, chunk in ipairs(cjson.decode(garbage)) do
   redis.call('HDEL', part(id, 'chunks'), chunk)
 end
 redis.call('HSET', job, 'iteration', iteration + 1)
-for field, value in pairs(cjson.decode(fields)) do
-  redis.call('HSET', job, field, value)
-end
+assign(id, fields)
 emit(id, 'iteration', record, now)
 return { 'ok', '' }

@@ -1,5 +1,6 @@
--- ARGV: id, fields (JSON), priority bonus in ms, idempotency key or '', hash of the body, its life in s
-local id, fields, bonus, idempotency, body, life = unpack(ARGV)
+-- ARGV: id, fields (JSON), priority, its bonus in ms, idempotency key or '', hash of the body, its
+-- life in s
+local id, fields, priority, bonus, idempotency, body, life = unpack(ARGV)
 if idempotency ~= '' then
   local known = redis.call('GET', idempotency)
   if known then
@@ -11,11 +12,10 @@ if idempotency ~= '' then
   redis.call('SET', idempotency, id .. ' ' .. body, 'EX', life)
 end
 local now = now_ms()
-for field, value in pairs(cjson.decode(fields)) do
-  redis.call('HSET', K.job .. id, field, value)
-end
+assign(id, fields)
 redis.call('HSET', K.job .. id, 'created_at', string.format('%.0f', now), 'fence', 0,
-  'iteration', 0, 'rank', string.format('%.0f', now - bonus))
+  'priority', priority, 'rank', string.format('%.0f', now - bonus))
+redis.call('HSETNX', K.job .. id, 'iteration', 0)
 redis.call('ZADD', K.jobs, 0, id)
 enter(id, 'queued', 'submitted', '', now)
 return { 'created', id }

@@ -6,6 +6,7 @@ if not TERMINAL[status] then return { 'refused', status } end
 for i = 2, #ARGV do redis.call('UNLINK', part(id, ARGV[i])) end
 redis.call('UNLINK', K.job .. id)
 redis.call('ZREM', K.jobs, id)
+redis.call('ZREM', K.ended, id)
 redis.call('ZREM', K.jobs .. ':' .. status, id)
 redis.call('PUBLISH', K.changes, id)
 return { 'ok', status }

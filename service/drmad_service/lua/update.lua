@@ -4,9 +4,7 @@ local id, fence, fields, kind, data, state = unpack(ARGV)
 local status = redis.call('HGET', K.job .. id, 'status')
 if not status then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', status } end
-for field, value in pairs(cjson.decode(fields)) do
-  redis.call('HSET', K.job .. id, field, value)
-end
+assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
 if kind ~= '' then emit(id, kind, data, now_ms()) else changed(id) end
 return { 'ok', status }

@@ -1,4 +1,4 @@
-"""Jobs: submit, look, list, cancel, delete."""
+"""Jobs: submit, look, list, and what can be done with them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
-from drmad_client.records import Job, JobStatus, Page
-from drmad_client.specs import JobSpec
+from drmad_client.records import Job, JobStatus, LogLine, Page
+from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
 from drmad_service.changes import Changes
 from drmad_service.routes.dependencies import (
     PROBLEM,
@@ -107,10 +109,83 @@ async def cancel(job_id: JobId, store: StoreDependency) -> Job:
     return await store.cancel(job_id)
 
 
+@router.post("/{job_id}/pause", responses={409: PROBLEM, **_UNKNOWN})
+async def pause(job_id: JobId, store: StoreDependency) -> Job:
+    """Finish the running meta-iteration and free the cluster, until it is resumed."""
+    return await store.pause(job_id)
+
+
+@router.post("/{job_id}/resume", responses={409: PROBLEM, **_UNKNOWN})
+async def resume(job_id: JobId, store: StoreDependency) -> Job:
+    """Go on after a pause."""
+    return await store.resume(job_id)
+
+
+@router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
+async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> Job:
+    """Go on with a job that has ended, from its last meta-iteration."""
+    spec = (await store.get(job_id)).spec
+    try:
+        longer = JobSpec.model_validate(
+            spec.model_dump()
+            | {
+                "meta": {
+                    **spec.meta.model_dump(),
+                    "iterations": spec.meta.iterations + extension.iterations,
+                }
+            }
+        )
+    except ValidationError as error:
+        raise _invalid_body(error, extension.model_dump(), ("iterations",)) from error
+    return await store.extend(job_id, longer)
+
+
+@router.post(
+    "/{job_id}/fork",
+    status_code=201,
+    responses={507: PROBLEM, 404: PROBLEM, **_INVALID},
+)
+async def fork(job_id: JobId, request: ForkSpec, store: StoreDependency, response: Response) -> Job:
+    """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
+    try:
+        spec = request.applied_to((await store.get(job_id)).spec)
+    except ValidationError as error:
+        raise _invalid_body(error, request.model_dump()) from error
+    job = await store.fork(job_id, request.iteration, spec)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["ETag"] = _etag(job)
+    return job
+
+
+@router.get("/{job_id}/logs", responses={400: PROBLEM, **_UNKNOWN})
+async def logs(
+    job_id: JobId,
+    store: StoreDependency,
+    after: Annotated[
+        str | None, Query(max_length=64, description="`next` of the page before.")
+    ] = None,
+    replica: Annotated[int | None, Query(ge=0, lt=2**31, description="Only this one's.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[LogLine]:
+    """What the replicas printed; the last lines are kept."""
+    try:
+        return await store.logs(job_id, after, replica, limit)
+    except ValueError as error:
+        raise HTTPException(400, f"after: {error}") from error
+
+
 @router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})
 async def delete(job_id: JobId, store: StoreDependency) -> None:
     """Remove a job that has ended, with everything that belongs to it."""
     await store.delete(job_id)
+
+
+def _invalid_body(
+    error: ValidationError, body: Any, at: tuple[str, ...] | None = None
+) -> RequestValidationError:
+    """A check that needed more than the body, told like one of the body itself."""
+    lines = [{**line, "loc": ("body", *(at or line["loc"]))} for line in error.errors()]
+    return RequestValidationError(lines, body=body)
 
 
 def _etag(job: Job) -> str:

@@ -57,7 +57,8 @@ def load_data(
 
     Options of all: train, valid, test (numbers of examples), seed (of the split and the noise),
     label_noise (share of the training labels replaced by a random class, which leaves some of them
-    right), drop_noisy (train only on the examples whose labels are right). `mnist` takes `folder` too.
+    right), drop_noisy (train only on the examples whose labels are right). `mnist` takes `folder`
+    too.
     """
     if name not in DATA_SETS:
         raise ProblemError(

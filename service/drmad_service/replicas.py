@@ -1,0 +1,62 @@
+"""The replicas of one job on the Ray cluster: placed all together or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from drmad_client.specs import JobSpec
+from drmad_workers.tasks import Replica
+
+
+class Replicas:
+    """Handles of a job's replica actors. Its methods talk to Ray and may block."""
+
+    def __init__(self, spec: JobSpec, data_roots: Sequence[str]) -> None:
+        self._spec = spec
+        self._data_roots = list(data_roots)
+        self._group: Any = None
+        self.actors: list[Any] = []
+
+    def reserve(self) -> Any:
+        """Ask for the places of all replicas at once. Returns a reference to wait for, or None."""
+        resources = self._spec.resources
+        if self._spec.replicas.count == 1:
+            return None
+        bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+        self._group = placement_group([bundle] * self._spec.replicas.count, strategy="PACK")
+        return self._group.ready()
+
+    def create(self) -> None:
+        """Start the actors in the places reserved for them."""
+        spec, resources = self._spec.model_dump_json(), self._spec.resources
+        for number in range(self._spec.replicas.count):
+            strategy = (
+                PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
+                if self._group is not None
+                else "DEFAULT"
+            )
+            actor = Replica.options(  # type: ignore[attr-defined]
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                max_concurrency=2,  # one computes, one reports
+                scheduling_strategy=strategy,
+            )
+            self.actors.append(actor.remote(spec, number, resources.cpus, self._data_roots))
+
+    def kill(self) -> None:
+        """End the actors at once, whatever they do, and free their places."""
+        for actor in self.actors:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+        self.actors = []
+        if self._group is not None:
+            with contextlib.suppress(RayError):
+                remove_placement_group(self._group)
+        self._group = None

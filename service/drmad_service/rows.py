@@ -1,0 +1,150 @@
+"""From what Redis holds to the records of the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from drmad_client.records import (
+    Best,
+    Event,
+    Job,
+    JobError,
+    JobStatus,
+    LogLine,
+    MetaIteration,
+    Progress,
+    Transition,
+    Waiting,
+)
+from drmad_client.specs import JobSpec
+
+Fields = Mapping[bytes, bytes]
+
+
+def order(entry_id: bytes | str) -> tuple[int, int]:
+    """Milliseconds and number of a stream's entry, which sort as the entries do."""
+    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    milliseconds, number = text.split("-")
+    return int(milliseconds), int(number)
+
+
+def time(milliseconds: float | str | bytes) -> datetime:
+    return datetime.fromtimestamp(float(milliseconds) / 1000, tz=UTC)
+
+
+def transition(raw: bytes) -> Transition:
+    fields = json.loads(raw)
+    return Transition(**fields | {"at": time(fields["at"])})
+
+
+def iteration(raw: bytes, has_vectors: bool) -> MetaIteration:
+    fields = json.loads(raw)
+    return MetaIteration(**fields | {"at": time(fields["at"]), "has_vectors": has_vectors})
+
+
+def event(entry_id: bytes, fields: Fields) -> Event:
+    kind, data = fields[b"type"].decode(), fields[b"data"]
+    if kind == "status":
+        payload = transition(data).model_dump(mode="json")
+    elif kind == "iteration":
+        payload = iteration(data, has_vectors=True).model_dump(mode="json")
+    else:
+        payload = json.loads(data)
+    at = time(fields[b"at"])
+    described = {"id": entry_id.decode(), "at": at, "type": kind, "data": payload}
+    return Event.model_validate(described)
+
+
+def log_line(entry_id: bytes, fields: Fields) -> LogLine:
+    return LogLine(
+        id=entry_id.decode(),
+        at=time(order(entry_id)[0]),
+        replica=int(fields[b"replica"]),
+        text=fields[b"text"].decode(),
+    )
+
+
+def job(
+    job_id: str, fields: Fields, transitions: list[Transition], cluster: Cluster | None = None
+) -> Job:
+    def at(name: bytes) -> datetime | None:
+        return time(fields[name]) if name in fields else None
+
+    spec = JobSpec.model_validate_json(fields[b"spec"])
+    status = JobStatus(fields[b"status"].decode())
+    message, waiting = fields[b"message"].decode(), None
+    if cluster is not None and status is JobStatus.QUEUED:
+        waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
+        message = cluster.reason(waiting)
+    best, error = fields.get(b"best"), fields.get(b"error")
+    return Job(
+        id=job_id,
+        name=spec.name,
+        tenant=fields[b"tenant"].decode(),
+        status=status,
+        reason=fields[b"reason"].decode(),
+        message=message,
+        waiting=waiting,
+        created_at=time(fields[b"created_at"]),
+        started_at=at(b"started_at"),
+        finished_at=at(b"finished_at"),
+        progress=Progress.model_validate_json(fields[b"progress"]),
+        best=Best.model_validate_json(best) if best else None,
+        error=JobError.model_validate_json(error) if error else None,
+        hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
+        transitions=transitions,
+        tags=spec.tags,
+        forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
+        spec=spec,
+        version=int(fields[b"version"]),
+    )
+
+
+SCHEDULER_GONE_MS = 30_000
+"""A scheduler that has not looked at the queue for so long is not counted."""
+
+
+class Cluster:
+    """What the schedulers said that their cluster has, and what of it is promised to jobs."""
+
+    def __init__(self, announced: Fields, reservations: Fields, now_ms: float) -> None:
+        alive = [
+            said
+            for said in map(json.loads, announced.values())
+            if said["at"] > now_ms - SCHEDULER_GONE_MS
+        ]
+        promised = [reserved.split() for reserved in reservations.values()]
+        self.schedulers = len(alive)
+        # Every scheduler sees the same cluster.
+        self.cpus = max((said["cpus"] for said in alive), default=0.0)
+        self.gpus = max((said["gpus"] for said in alive), default=0.0)
+        self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in promised)
+        self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in promised)
+
+    def waiting(self, cpus: float, gpus: float) -> Waiting:
+        return Waiting(
+            cpus=cpus,
+            gpus=gpus,
+            free_cpus=max(0.0, self.free_cpus),
+            free_gpus=max(0.0, self.free_gpus),
+            cluster_cpus=self.cpus,
+            cluster_gpus=self.gpus,
+        )
+
+    def reason(self, waiting: Waiting) -> str:
+        """Why a job that needs this is still queued, in a sentence."""
+        if not self.schedulers:
+            return "no scheduler is running; start one with: drmad schedule"
+        needs = [
+            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, "GPUs"),
+            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, "CPUs"),
+        ]
+        for wanted, _, total, unit in needs:
+            if wanted > total:
+                return f"needs {wanted:g} {unit}, the cluster has {total:g}"
+        for wanted, free, total, unit in needs:
+            if wanted > free:
+                return f"needs {wanted:g} {unit}, {free:g} of {total:g} are free"
+        return "waits for its turn"
