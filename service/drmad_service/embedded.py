@@ -39,6 +39,12 @@ class EmbeddedRedis:
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{self._socket}"
 
+    def is_running(self) -> bool:
+        """Whether the server process lives; one that was adopted must answer."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return self._process_id() is not None
+
     def start(self) -> None:
         """Start the server and wait until it answers.
 
@@ -80,6 +86,7 @@ class EmbeddedRedis:
             pass  # it hangs up when it obeys
         if self._process is not None:
             self._process.wait()
+            self._process = None
         while self._process_id() is not None:
             time.sleep(0.01)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -25,6 +26,10 @@ STOP_S = 8.0
 """Seconds that the processes are given to stop before they are killed."""
 
 
+SETTLED_S = 60.0
+"""A process that ran so long is started again without delay when it exits."""
+
+
 @dataclass
 class _Child:
     name: str
@@ -33,6 +38,7 @@ class _Child:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     failures: int = 0
+    started_at: float = 0.0
     restart_at: float = 0.0
 
     def start(self) -> None:
@@ -62,7 +68,12 @@ def supervise(
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
-    with _locked(home), _redis(home, redis_url) as url:
+    with _locked(home), contextlib.ExitStack() as exits:
+        redis = None if redis_url else EmbeddedRedis(home)
+        if redis is not None:
+            redis.start()
+            exits.callback(redis.stop)
+        url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
         children = [
             _Child(
@@ -76,6 +87,9 @@ def supervise(
         ]
         try:
             while not stopping.is_set():
+                if redis is not None and not redis.is_running():
+                    logger.warning("Redis is gone, starts again from its append-only file")
+                    redis.start()
                 for child in children:
                     _keep_running(child)
                 stopping.wait(0.2)
@@ -98,10 +112,11 @@ def _keep_running(child: _Child) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.restart_at:
+            child.started_at = now
             child.start()
     elif (code := child.process.poll()) is not None:
         child.process = None
-        child.failures += 1
+        child.failures = 1 if now - child.started_at > SETTLED_S else child.failures + 1
         delay_s = min(0.5 * 2 ** (child.failures - 1), 30.0)
         child.restart_at = now + delay_s
         logger.warning(
@@ -137,16 +152,3 @@ def _locked(home: Path) -> Iterator[None]:
                 f"another drmad up runs with {home}; stop it, or choose another --home"
             ) from error
         yield
-
-
-@contextmanager
-def _redis(home: Path, url: str | None) -> Iterator[str]:
-    if url is not None:
-        yield url
-        return
-    embedded = EmbeddedRedis(home)
-    embedded.start()
-    try:
-        yield embedded.url
-    finally:
-        embedded.stop()
