@@ -1,26 +1,25 @@
-"""The client: every call of the service, synchronous, over httpx."""
+"""The clients: every call of the service over httpx, synchronous and asynchronous."""
 
 from __future__ import annotations
 
+import asyncio
 import builtins
-import contextlib
-import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from drmad_client import __version__, calls, local_key, saving
-from drmad_client.calls import Call
-from drmad_client.errors import ConnectionFailed, JobFailed, NotFound, WaitTimeout
-from drmad_client.records import Event, Job, JobStatus, MetaIteration, Page
-from drmad_client.retries import Failure, Retries, is_final
-from drmad_client.server_sent import Reader
+from drmad_client import __version__, calls, local_key
+from drmad_client.errors import ConnectionFailed
+from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
+from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
+from drmad_client.records import Event, JobStatus, LogLine
+from drmad_client.records import Job as JobRecord
 from drmad_client.specs import JobSpec
 
 if TYPE_CHECKING:
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-
-_RETRIES = 3  # about a second in all: who typed the wrong URL should not wait for it
-_RECONNECTS = 10  # about forty seconds: the service may be starting again
-_STEADY_S = 10.0  # a connection that held so long was a good one
-_LONG_POLL_S = 30
-_POLL_PACE_S = 0.25  # where something between does not know how to hold an answer back
-_HISTORY_PAGE = 500
 
 
 class Client:
@@ -60,17 +52,19 @@ class Client:
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.base_url = (base_url or os.environ.get("DRMAD_URL") or DEFAULT_URL).rstrip("/")
+        self.base_url = _base_url(base_url)
         self.timeout_s = timeout_s
-        self._http = httpx.Client(
-            **_options(self.base_url, api_key or os.environ.get("DRMAD_API_KEY")),
-            transport=transport,
-        )
+        self._http = httpx.Client(**_options(self.base_url, api_key), transport=transport)
+        self._flows = Flows(self.base_url)
         self.jobs = Jobs(self)
 
     def catalog(self) -> dict[str, Any]:
         """The built-in models, data sets and kinds of hyperparameters."""
-        return self._send(calls.catalog())
+        return self._run(self._flows.send(calls.dictionary("/v1/catalog")))
+
+    def cluster(self) -> dict[str, Any]:
+        """Nodes, GPUs, what runs and what waits, and why."""
+        return self._run(self._flows.send(calls.dictionary("/v1/cluster")))
 
     def close(self) -> None:
         self._http.close()
@@ -86,49 +80,33 @@ class Client:
     ) -> None:
         self.close()
 
-    def _request(self, call: Call[Any]) -> httpx.Request:
-        return self._http.build_request(
-            call.method,
-            call.path,
-            params={name: value for name, value in call.params.items() if value is not None},
-            headers=dict(call.headers),
-            content=call.body,
-            timeout=httpx.Timeout(self.timeout_s, read=self.timeout_s + call.held_s),
-        )
-
-    def _send(self, call: Call[T], retries: Retries | None = None) -> T:
-        retries = retries or Retries(_RETRIES if call.repeatable else 0)
+    def _run(self, flow: Flow[T]) -> T:
+        outcome: Outcome = None
+        connection = _Connection(self._http, self.timeout_s)
         while True:
-            failure: Failure
             try:
-                failure = response = self._http.send(self._request(call))
-                if is_final(response):
-                    return calls.answer(call, response)
-            except httpx.RequestError as error:
-                failure = error
-            pause_s = retries.pause_s(failure)
-            if pause_s is None:
-                return self._give_up(call, failure)
-            time.sleep(pause_s)
+                step = flow.send(outcome)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            outcome = connection.perform(step)
 
-    def _stream(self, call: Call[Reader]) -> Iterator[Event]:
-        """The events of one connection, as long as it holds."""
-        response = self._http.send(self._request(call), stream=True)
+    def _iterate(self, flow: Stream[T]) -> Iterator[T]:
+        outcome: Outcome = None
+        connection = _Connection(self._http, self.timeout_s)
         try:
-            if not response.is_success:
-                response.read()
-            if not is_final(response):
-                response.raise_for_status()
-            reader = calls.answer(call, response)
-            for chunk in response.iter_bytes():
-                yield from filter(None, map(calls.event, reader.feed(chunk)))
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    return
+                if isinstance(step, Item):
+                    outcome = None
+                    yield step.value
+                else:
+                    outcome = connection.perform(step)
         finally:
-            response.close()
-
-    def _give_up(self, call: Call[T], failure: Failure | None) -> T:
-        if isinstance(failure, httpx.Response):
-            return calls.answer(call, failure)
-        raise _connection_failed(self.base_url, failure) from failure
+            connection.close()
 
 
 class Jobs:
@@ -136,6 +114,7 @@ class Jobs:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._flows = client._flows
 
     def create(
         self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None
@@ -145,7 +124,7 @@ class Jobs:
         Under one idempotency key the service creates one job, however often it is asked. Give your
         own to be sure across restarts of your program; else each call makes one for its retries.
         """
-        return self._client._send(calls.create(spec, idempotency_key or uuid.uuid4().hex))
+        return self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
 
     def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
         """Check a job without creating it; returns it with its defaults.
@@ -153,10 +132,11 @@ class Jobs:
         Raises:
             UnprocessableEntity: Its `errors` name each bad field.
         """
-        return self._client._send(calls.validate(spec))
+        return self._send(calls.validate(spec))
 
     def retrieve(self, job_id: str) -> Job:
-        return self._client._send(calls.retrieve(job_id))
+        """The job as it is now."""
+        return self._job(calls.retrieve(job_id))
 
     def list(
         self,
@@ -164,38 +144,62 @@ class Jobs:
         tag: str | None = None,
         after: str | None = None,
         limit: int = 20,
-    ) -> Page[Job]:
-        """The newest jobs first.
+    ) -> JobPage:
+        """The newest jobs first: a page of them, and by iteration over it all of them.
 
         `tag`: as in team:vision. `after`: the `next` of the page before.
         """
-        return self._client._send(calls.list_jobs(status, tag, after, limit))
+        page = self._send(calls.list_jobs(status, tag, after, limit))
+        return JobPage(
+            [Job(self, record) for record in page.data],
+            page.next if page.has_more else None,
+            lambda next_: self.list(status, tag, next_, limit),
+        )
 
     def cancel(self, job_id: str) -> Job:
-        """Ask the job to end now."""
-        return self._client._send(calls.cancel(job_id))
+        """Ask the job to end now; what it has committed stays."""
+        return self._job(calls.act(job_id, "cancel"))
 
-    def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """Wait until the job has succeeded.
+    def pause(self, job_id: str) -> Job:
+        """Ask the job to give its place back after the running meta-iteration."""
+        return self._job(calls.act(job_id, "pause"))
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on where it was."""
+        return self._job(calls.act(job_id, "resume"))
+
+    def extend(self, job_id: str, iterations: int) -> Job:
+        """Let a job that has ended go on for so many more meta-iterations."""
+        return self._job(calls.act(job_id, "extend", {"iterations": iterations}))
+
+    def fork(
+        self, job_id: str, iteration: int | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Job:
+        """A new job that goes on from a meta-iteration of this one.
+
+        `iteration`: else the best one. `changes`: parts of the spec, as in
+        {"meta": {"learning_rate": 0.1}}.
+        """
+        return self._job(calls.fork(job_id, iteration, changes))
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, with everything that belongs to it."""
+        self._send(calls.delete(job_id))
+
+    def wait(
+        self,
+        job_id: str,
+        timeout_s: float | None = None,
+        *,
+        on_change: Callable[[JobRecord], None] = lambda _: None,
+    ) -> Job:
+        """Wait until the job has succeeded; `on_change` is called with it whenever it changes.
 
         Raises:
             JobFailed: It failed or was cancelled.
             WaitTimeout: It goes on after `timeout_s` (to the second).
         """
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        job, etag = self._client._send(calls.poll(job_id)) or _impossible()
-        while not job.status.is_terminal:
-            asked_at = time.monotonic()
-            if asked_at >= deadline:
-                raise WaitTimeout(f"job {job_id} is still {job.status} after {timeout_s:g} s")
-            held_s = math.ceil(min(deadline - asked_at, _LONG_POLL_S))
-            changed = self._client._send(calls.poll(job_id, etag, held_s), Retries(_RECONNECTS))
-            job, etag = changed or (job, etag)
-            if not job.status.is_terminal:
-                time.sleep(max(0.0, asked_at + _POLL_PACE_S - time.monotonic()))
-        if job.status is not JobStatus.SUCCEEDED:
-            raise JobFailed(job)
-        return job
+        return Job(self, self._client._run(self._flows.wait(job_id, timeout_s, on_change)))
 
     def events(self, job_id: str, after: str | None = None) -> Iterator[Event]:
         """What happened to the job and what happens, until it has ended.
@@ -203,45 +207,25 @@ class Jobs:
         Goes on where it was when the connection breaks: every event comes once, except that of
         progress only the newest counts. `after`: the id of the last event seen.
         """
-        send, retries = self._client._send, Retries(_RETRIES)
-        is_over = False  # the job had ended before this connection was opened
-        while True:
-            call = calls.events(job_id, after)
-            failure: Failure | None = None
-            opened_at, is_new = time.monotonic(), False
-            try:
-                for event in self._client._stream(call):
-                    after = event.id or after  # progress has none: only the newest counts
-                    is_new, retries = True, Retries(_RECONNECTS)
-                    yield event
-                    if calls.is_last(event):
-                        return
-            except httpx.HTTPStatusError as error:
-                failure = error.response
-            except httpx.RequestError as error:
-                failure = error
-            if failure is None:
-                # No last event came: either `after` was the last one, or the service stops.
-                if is_over and not is_new:
-                    return
-                is_over = send(calls.retrieve(job_id), retries).status.is_terminal
-            if time.monotonic() - opened_at > _STEADY_S:
-                retries = Retries(_RECONNECTS)
-            pause_s = retries.pause_s(failure)
-            if pause_s is None:
-                self._client._give_up(call, failure)
-            else:
-                time.sleep(pause_s)
+        return self._client._iterate(self._flows.events(job_id, after))
 
-    def history(self, job_id: str) -> builtins.list[MetaIteration]:
+    def logs(
+        self,
+        job_id: str,
+        replica: int | None = None,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+    ) -> Iterator[LogLine]:
+        """What the replicas printed; with `follow` until the job has ended.
+
+        `replica`: only of this one. `after`: the id of the last line seen.
+        """
+        return self._client._iterate(self._flows.logs(job_id, replica, after, follow))
+
+    def history(self, job_id: str) -> History:
         """Every meta-iteration committed so far."""
-        records: builtins.list[MetaIteration] = []
-        after, has_more = None, True
-        while has_more:
-            page = self._client._send(calls.history(job_id, after, _HISTORY_PAGE))
-            records += page.data
-            after, has_more = page.next, page.has_more and page.next is not None
-        return records
+        return History(self._client._run(self._flows.history(job_id)))
 
     def hyperparameters(
         self, job_id: str, iteration: int | str = "best", raw: bool = False
@@ -250,17 +234,23 @@ class Jobs:
 
         `iteration`: best, last or a number.
         """
-        return self._client._send(
-            calls.arrays(job_id, "hyperparameters", iteration, transformed=not raw)
-        )
+        return self._send(calls.arrays(job_id, "hyperparameters", iteration, transformed=not raw))
 
     def hypergradients(self, job_id: str, iteration: int | str) -> Arrays:
         """Derivatives of the validation loss in the raw hyperparameters."""
-        return self._client._send(calls.arrays(job_id, "hypergradients", iteration))
+        return self._send(calls.arrays(job_id, "hypergradients", iteration))
 
     def model(self, job_id: str, iteration: str = "best") -> Arrays:
         """Weights and buffers of the trained model, as `state_dict` names them: best or last."""
-        return self._client._send(calls.arrays(job_id, "model", iteration))
+        return self._send(calls.arrays(job_id, "model", iteration))
+
+    def fidelity(self, job_id: str) -> dict[str, Any]:
+        """What was measured of the methods, and which was chosen."""
+        return self._send(calls.part(job_id, "fidelity"))
+
+    def figure(self, job_id: str, name: str) -> dict[str, Any]:
+        """A figure as plotly's JSON, reduced by the service; `figures.FIGURES` has their names."""
+        return self._send(calls.part(job_id, f"figures/{name}"))
 
     def save(self, job_id: str, folder: Path, iteration: int | str = "best") -> builtins.list[Path]:
         """Write what is needed to use and to repeat a job; returns the files written.
@@ -268,17 +258,306 @@ class Jobs:
         hyperparameters.safetensors (raw, with the transforms in its metadata), model.safetensors
         where the service keeps one of this meta-iteration, history.csv and job.yaml.
         """
-        send = self._client._send
-        job, records = self.retrieve(job_id), self.history(job_id)
-        files = {
-            "hyperparameters.safetensors": send(calls.file(job_id, "hyperparameters", iteration))
-        }
-        if iteration in ("best", "last"):
-            with contextlib.suppress(NotFound):  # too large to be kept
-                files["model.safetensors"] = send(calls.file(job_id, "model", iteration))
-        files["history.csv"] = saving.history_csv(records).encode()
-        files["job.yaml"] = saving.spec_yaml(job.spec).encode()
-        return saving.write(files, folder)
+        return self._client._run(self._flows.save(job_id, folder, iteration))
+
+    def _send(self, call: calls.Call[T]) -> T:
+        return self._client._run(self._flows.send(call))
+
+    def _job(self, call: calls.Call[JobRecord]) -> Job:
+        return Job(self, self._send(call))
+
+
+class AsyncClient:
+    """A drmad service, for programs that run on asyncio: `Client`, awaited."""
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.base_url = _base_url(base_url)
+        self.timeout_s = timeout_s
+        self._http = httpx.AsyncClient(**_options(self.base_url, api_key), transport=transport)
+        self._flows = Flows(self.base_url)
+        self.jobs = AsyncJobs(self)
+
+    async def catalog(self) -> dict[str, Any]:
+        """As `Client.catalog`."""
+        return await self._run(self._flows.send(calls.dictionary("/v1/catalog")))
+
+    async def cluster(self) -> dict[str, Any]:
+        """As `Client.cluster`."""
+        return await self._run(self._flows.send(calls.dictionary("/v1/cluster")))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        outcome: Outcome = None
+        connection = _AsyncConnection(self._http, self.timeout_s)
+        while True:
+            try:
+                step = flow.send(outcome)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            outcome = await connection.perform(step)
+
+    async def _iterate(self, flow: Stream[T]) -> AsyncIterator[T]:
+        outcome: Outcome = None
+        connection = _AsyncConnection(self._http, self.timeout_s)
+        try:
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration:
+                    return
+                if isinstance(step, Item):
+                    outcome = None
+                    yield step.value
+                else:
+                    outcome = await connection.perform(step)
+        finally:
+            await connection.close()
+
+
+class AsyncJobs:
+    """The jobs of a service: `Jobs`, awaited; `events` and `logs` are for `async for`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._flows = client._flows
+
+    async def create(
+        self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> AsyncJob:
+        """As `Jobs.create`."""
+        return await self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
+
+    async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
+        """As `Jobs.validate`."""
+        return await self._send(calls.validate(spec))
+
+    async def retrieve(self, job_id: str) -> AsyncJob:
+        """As `Jobs.retrieve`."""
+        return await self._job(calls.retrieve(job_id))
+
+    async def list(
+        self,
+        status: JobStatus | str | None = None,
+        tag: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> AsyncJobPage:
+        """As `Jobs.list`; all of them by `async for` over the page."""
+        page = await self._send(calls.list_jobs(status, tag, after, limit))
+        return AsyncJobPage(
+            [AsyncJob(self, record) for record in page.data],
+            page.next if page.has_more else None,
+            lambda next_: self.list(status, tag, next_, limit),
+        )
+
+    async def cancel(self, job_id: str) -> AsyncJob:
+        """As `Jobs.cancel`."""
+        return await self._job(calls.act(job_id, "cancel"))
+
+    async def pause(self, job_id: str) -> AsyncJob:
+        """As `Jobs.pause`."""
+        return await self._job(calls.act(job_id, "pause"))
+
+    async def resume(self, job_id: str) -> AsyncJob:
+        """As `Jobs.resume`."""
+        return await self._job(calls.act(job_id, "resume"))
+
+    async def extend(self, job_id: str, iterations: int) -> AsyncJob:
+        """As `Jobs.extend`."""
+        return await self._job(calls.act(job_id, "extend", {"iterations": iterations}))
+
+    async def fork(
+        self, job_id: str, iteration: int | None = None, changes: Mapping[str, Any] | None = None
+    ) -> AsyncJob:
+        """As `Jobs.fork`."""
+        return await self._job(calls.fork(job_id, iteration, changes))
+
+    async def delete(self, job_id: str) -> None:
+        """As `Jobs.delete`."""
+        await self._send(calls.delete(job_id))
+
+    async def wait(
+        self,
+        job_id: str,
+        timeout_s: float | None = None,
+        *,
+        on_change: Callable[[JobRecord], None] = lambda _: None,
+    ) -> AsyncJob:
+        """As `Jobs.wait`."""
+        flow = self._flows.wait(job_id, timeout_s, on_change)
+        return AsyncJob(self, await self._client._run(flow))
+
+    def events(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
+        """As `Jobs.events`."""
+        return self._client._iterate(self._flows.events(job_id, after))
+
+    def logs(
+        self,
+        job_id: str,
+        replica: int | None = None,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[LogLine]:
+        """As `Jobs.logs`."""
+        return self._client._iterate(self._flows.logs(job_id, replica, after, follow))
+
+    async def history(self, job_id: str) -> History:
+        """As `Jobs.history`."""
+        return History(await self._client._run(self._flows.history(job_id)))
+
+    async def hyperparameters(
+        self, job_id: str, iteration: int | str = "best", raw: bool = False
+    ) -> Arrays:
+        """As `Jobs.hyperparameters`."""
+        call = calls.arrays(job_id, "hyperparameters", iteration, transformed=not raw)
+        return await self._send(call)
+
+    async def hypergradients(self, job_id: str, iteration: int | str) -> Arrays:
+        """As `Jobs.hypergradients`."""
+        return await self._send(calls.arrays(job_id, "hypergradients", iteration))
+
+    async def model(self, job_id: str, iteration: str = "best") -> Arrays:
+        """As `Jobs.model`."""
+        return await self._send(calls.arrays(job_id, "model", iteration))
+
+    async def fidelity(self, job_id: str) -> dict[str, Any]:
+        """As `Jobs.fidelity`."""
+        return await self._send(calls.part(job_id, "fidelity"))
+
+    async def figure(self, job_id: str, name: str) -> dict[str, Any]:
+        """As `Jobs.figure`."""
+        return await self._send(calls.part(job_id, f"figures/{name}"))
+
+    async def save(
+        self, job_id: str, folder: Path, iteration: int | str = "best"
+    ) -> builtins.list[Path]:
+        """As `Jobs.save`."""
+        return await self._client._run(self._flows.save(job_id, folder, iteration))
+
+    async def _send(self, call: calls.Call[T]) -> T:
+        return await self._client._run(self._flows.send(call))
+
+    async def _job(self, call: calls.Call[JobRecord]) -> AsyncJob:
+        return AsyncJob(self, await self._send(call))
+
+
+class _Connection:
+    """Performs the steps of one flow; holds the stream that it has open, one at a time."""
+
+    def __init__(self, http: httpx.Client, timeout_s: float) -> None:
+        self._http = http
+        self._timeout_s = timeout_s
+        self._stream: httpx.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def perform(self, step: Step) -> Outcome:
+        try:
+            match step:
+                case Pause(seconds):
+                    time.sleep(seconds)
+                    return None
+                case Read():
+                    return next(self._pieces, None)
+                case Send():
+                    self.close()
+                    return self._send(step)
+        except httpx.RequestError as error:
+            return error
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _send(self, step: Send) -> httpx.Response:
+        request = self._http.build_request(**_request(step, self._timeout_s))
+        response = self._http.send(request, stream=step.stream)
+        if step.stream:
+            self._stream = response
+            if response.is_success:
+                self._pieces = response.iter_bytes()
+            else:
+                response.read()
+        return response
+
+
+class _AsyncConnection:
+    """`_Connection`, awaited."""
+
+    def __init__(self, http: httpx.AsyncClient, timeout_s: float) -> None:
+        self._http = http
+        self._timeout_s = timeout_s
+        self._stream: httpx.Response | None = None
+        self._pieces: AsyncIterator[bytes] | None = None
+
+    async def perform(self, step: Step) -> Outcome:
+        try:
+            match step:
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
+                    return None
+                case Read():
+                    assert self._pieces is not None
+                    return await anext(self._pieces, None)
+                case Send():
+                    await self.close()
+                    return await self._send(step)
+        except httpx.RequestError as error:
+            return error
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+            self._stream = None
+
+    async def _send(self, step: Send) -> httpx.Response:
+        request = self._http.build_request(**_request(step, self._timeout_s))
+        response = await self._http.send(request, stream=step.stream)
+        if step.stream:
+            self._stream = response
+            if response.is_success:
+                self._pieces = response.aiter_bytes()
+            else:
+                await response.aread()
+        return response
+
+
+def _request(step: Send, timeout_s: float) -> dict[str, Any]:
+    call = step.call
+    return {
+        "method": call.method,
+        "url": call.path,
+        "params": {name: value for name, value in call.params.items() if value is not None},
+        "headers": dict(call.headers),
+        "content": call.body,
+        "timeout": httpx.Timeout(timeout_s, read=timeout_s + call.held_s),
+    }
+
+
+def _base_url(given: str | None) -> str:
+    return (given or os.environ.get("DRMAD_URL") or DEFAULT_URL).rstrip("/")
 
 
 def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
@@ -290,24 +569,8 @@ def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
     headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
-    if api_key := api_key or local_key.find(url.host):
-        headers["Authorization"] = f"Bearer {api_key.strip()}"
+    if key := api_key or os.environ.get("DRMAD_API_KEY") or local_key.find(url.host):
+        headers["Authorization"] = f"Bearer {key.strip()}"
     # A proxy of the environment cannot reach this machine's own loopback.
     is_local = url.host in local_key.LOOPBACK
     return {"base_url": url, "headers": headers, "trust_env": not is_local}
-
-
-def _connection_failed(base_url: str, error: httpx.RequestError | None) -> ConnectionFailed:
-    if error is None:
-        return ConnectionFailed(f"{base_url} breaks its event stream off again and again")
-    if isinstance(error, httpx.ReadTimeout):
-        return ConnectionFailed(f"{base_url} did not answer in time; it may be overloaded")
-    cause = str(error) or type(error).__name__
-    return ConnectionFailed(
-        f"no drmad service was reached at {base_url} ({cause}); start it with: drmad up, "
-        f"or set DRMAD_URL to where it is"
-    )
-
-
-def _impossible() -> tuple[Job, str]:
-    raise ConnectionFailed("the service answered 304 to a request without a condition")

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 
 from drmad_client.arrays import read_arrays
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
-from drmad_client.records import TERMINAL, Event, Job, MetaIteration, Page, ProblemDetails
+from drmad_client.records import TERMINAL, Event, Job, LogLine, MetaIteration, Page, ProblemDetails
 from drmad_client.server_sent import Message, Reader
 from drmad_client.specs import JobSpec
 
@@ -84,8 +84,39 @@ def list_jobs(
     return Call("GET", "/v1/jobs", _record(Page[Job]), params=params)
 
 
-def cancel(job_id: str) -> Call[Job]:
-    return Call("POST", _path(job_id, "cancel"), _record(Job), repeatable=False)
+def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call[Job]:
+    """`action`: cancel, pause, resume or extend."""
+    return Call(
+        "POST",
+        _path(job_id, action),
+        _record(Job),
+        headers={"Content-Type": "application/json"} if body is not None else {},
+        body=None if body is None else to_json(body),
+        repeatable=False,
+    )
+
+
+def fork(job_id: str, iteration: int | None, changes: Mapping[str, Any] | None) -> Call[Job]:
+    body: dict[str, Any] = {} if iteration is None else {"iteration": iteration}
+    return act(job_id, "fork", body | {"changes": dict(changes or {})})
+
+
+def delete(job_id: str) -> Call[None]:
+    return Call("DELETE", _path(job_id), lambda _: None, repeatable=False)
+
+
+def part(job_id: str, name: str) -> Call[dict[str, Any]]:
+    """What is a JSON object: fidelity, or figures/losses."""
+    return dictionary(_path(job_id, name))
+
+
+def dictionary(path: str) -> Call[dict[str, Any]]:
+    return Call("GET", path, _dictionary)
+
+
+def logs(job_id: str, replica: int | None, after: str | None) -> Call[Page[LogLine]]:
+    params = {"replica": replica, "after": after}
+    return Call("GET", _path(job_id, "logs"), _record(Page[LogLine]), params=params)
 
 
 def history(job_id: str, after: str | None, limit: int) -> Call[Page[MetaIteration]]:
@@ -108,10 +139,6 @@ def arrays(
 def file(job_id: str, part: str, iteration: int | str) -> Call[bytes]:
     """The same, as the safetensors file that it is."""
     return _safetensors(job_id, part, iteration, lambda response: response.content)
-
-
-def catalog() -> Call[dict[str, Any]]:
-    return Call("GET", "/v1/catalog", _dictionary)
 
 
 def events(job_id: str, after: str | None) -> Call[Reader]:

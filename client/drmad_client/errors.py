@@ -17,7 +17,7 @@ DrmadError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drmad_client.records import FieldError, ProblemDetails
@@ -35,10 +35,16 @@ class ConnectionFailed(DrmadError):
 
 
 class JobFailed(DrmadError):
-    """The job that was waited for did not succeed."""
+    """The job that was waited for did not succeed.
 
-    def __init__(self, job: Job) -> None:
+    Attributes:
+        job: as it ended; its `error` is the root cause.
+        log_tail: the last lines that its replicas printed.
+    """
+
+    def __init__(self, job: Job, log_tail: Sequence[str] = ()) -> None:
         self.job = job
+        self.log_tail = list(log_tail)
         cause = job.error.message if job.error else job.message
         super().__init__(f"job {job.id} {job.status}: {cause or job.reason}")
 

@@ -7,9 +7,11 @@ meta-iterations stays under 200 kB.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,14 @@ def to_plotly(figure: Figure) -> Any:
     except ImportError as error:
         raise ImportError('figures are shown by plotly: pip install "drmad[notebook]"') from error
     return graph_objects.Figure(figure)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure: .html is a page that stands alone (plotly must be installed), else JSON."""
+    if path.suffix == ".html":
+        to_plotly(figure).write_html(path)
+    else:
+        path.write_text(json.dumps(figure), encoding="utf-8")
 
 
 def losses(history: Sequence[Record]) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ def assign(job: dict[str, Any], assignment: str) -> None:
     else:
         _item(here, last, path)
         here[last] = value
+
+
+def write_templates(folder: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write a job.yaml and a my_problem.py to begin with; returns them.
+
+    Raises:
+        BadJobFile: one of them is there already.
+    """
+    templates = resources.files("drmad_client") / "templates"
+    texts = {
+        folder / name.removesuffix(".txt"): (templates / name).read_text(encoding="utf-8")
+        for name in ("job.yaml", "my_problem.py.txt")
+    }
+    for path in texts:
+        if path.exists() and not overwrite:
+            raise BadJobFile(f"{path} is there already; --force writes over it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def _item(here: Any, part: int | str, path: str) -> Any:

@@ -13,6 +13,8 @@ import yaml
 from drmad_client.records import MetaIteration
 from drmad_client.specs import JobSpec
 
+_MANY: Any = {"replicas": True, "hyperparameters": {"__all__": {"groups"}}}  # no columns of these
+
 
 def spec_yaml(spec: JobSpec) -> str:
     """The spec with every default written out; `drmad submit` takes it as it is."""
@@ -21,13 +23,17 @@ def spec_yaml(spec: JobSpec) -> str:
 
 def history_csv(history: Iterable[MetaIteration]) -> str:
     """A row for each meta-iteration; what is nested gets a column like metrics.test_error."""
-    rows = [_flat(record.model_dump(mode="json", exclude={"replicas"})) for record in history]
+    rows = history_rows(history)
     columns = dict.fromkeys(column for row in rows for column in row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def history_rows(history: Iterable[MetaIteration]) -> list[dict[str, Any]]:
+    return [_flat(record.model_dump(mode="json", exclude=_MANY)) for record in history]
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

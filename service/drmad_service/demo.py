@@ -18,7 +18,8 @@ from rich.table import Table
 from drmad_client import local_key
 from drmad_client.api import Client
 from drmad_client.errors import DrmadError
-from drmad_client.records import Job, MetaIteration
+from drmad_client.jobs import Job
+from drmad_client.records import MetaIteration
 from drmad_client.terminal import follow
 from drmad_service.commands import DEFAULT_HOME, Home, Port
 from drmad_service.errors import ServiceStartError

@@ -21,6 +21,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     breaks_off: bool = False  # the connection is cut before the body's end
+    trickles: bool = False  # the body comes in small pieces, cut anywhere
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,13 @@ class FakeService:
                 if answer.status != 304:
                     self.send_header("content-length", str(length))
                 self.end_headers()
-                self.wfile.write(answer.body)
+                size = 7 if answer.trickles else max(1, len(answer.body))
+                for start in range(0, len(answer.body), size):
+                    self.wfile.write(answer.body[start : start + size])
+                    self.wfile.flush()
                 self.close_connection = True
 
-            do_GET = do_POST = _answer  # noqa: N815
+            do_GET = do_POST = do_DELETE = _answer  # noqa: N815
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass

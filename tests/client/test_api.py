@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from drmad_client import errors
+from drmad_client import errors, flows
 from drmad_client.api import Client
-from drmad_client.records import Job, JobStatus, MetaIteration, Page
+from drmad_client.records import Job, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.specs import JobSpec
 from tests.client import fake_service, samples
+from tests.client.conftest import MakeClient
 from tests.client.fake_service import Answer, FakeService
 
 JOB = f"/v1/jobs/{samples.ID}"
@@ -30,9 +32,8 @@ def test_a_job_reads_the_same_from_a_spec_and_from_a_mapping(
     client: Client, service: FakeService
 ) -> None:
     service.on("POST", "/v1/jobs", created())
-    assert client.jobs.create(JobSpec.model_validate(samples.SPEC)) == client.jobs.create(
-        samples.SPEC
-    )
+    job = client.jobs.create(JobSpec.model_validate(samples.SPEC))
+    assert job == client.jobs.create(samples.SPEC)
     spec, mapping = (json.loads(request.body) for request in service.requests)
     assert mapping == samples.SPEC  # untouched: the service judges it
     assert JobSpec.model_validate(spec) == JobSpec.model_validate(mapping)
@@ -69,7 +70,7 @@ def test_validate_creates_nothing_and_answers_the_defaults(
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_busy_service_is_asked_again(client: Client, service: FakeService, status: int) -> None:
     service.on("GET", JOB, Answer(status, b"busy"), fake_service.record(samples.job()))
-    assert client.jobs.retrieve(samples.ID) == samples.job()
+    assert client.jobs.retrieve(samples.ID).record == samples.job()
 
 
 def test_retries_end(client: Client, service: FakeService) -> None:
@@ -102,7 +103,7 @@ def test_a_retry_after_beyond_patience_is_raised_at_once(
 def test_a_broken_answer_is_asked_for_again(client: Client, service: FakeService) -> None:
     whole = fake_service.record(samples.job())
     service.on("GET", JOB, Answer(200, whole.body[:-20], breaks_off=True), whole)
-    assert client.jobs.retrieve(samples.ID) == samples.job()
+    assert client.jobs.retrieve(samples.ID).record == samples.job()
 
 
 def test_cancel_is_sent_once(client: Client, service: FakeService) -> None:
@@ -169,32 +170,30 @@ def test_somebody_else_on_the_port_is_recognised(
         next(client.jobs.events(samples.ID))
 
 
-def test_nobody_there_is_answered_with_the_url_and_what_to_do() -> None:
+def test_nobody_there_is_answered_with_the_url_and_what_to_do(make_client: MakeClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with Client(url) as client:
-        with pytest.raises(errors.ConnectionFailed, match=f"{url}.*start it with: drmad up"):
-            client.jobs.list()
-        with pytest.raises(errors.ConnectionFailed, match=f"{url}.*start it with: drmad up"):
-            next(client.jobs.events(samples.ID))
+    client = make_client(url)
+    with pytest.raises(errors.ConnectionFailed, match=f"{url}.*start it with: drmad up"):
+        client.jobs.list()
+    with pytest.raises(errors.ConnectionFailed, match=f"{url}.*start it with: drmad up"):
+        next(client.jobs.events(samples.ID))
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://there", "http://", "http://[::1"])
-def test_a_wrong_url_is_named(url: str) -> None:
+def test_a_wrong_url_is_named(url: str, make_client: MakeClient) -> None:
     with pytest.raises(errors.ConnectionFailed, match="the URL must be like http"):
-        Client(url)
+        make_client(url)
 
 
 def test_url_and_key_come_from_arguments_then_from_the_environment(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch
+    make_client: MakeClient, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.on("GET", "/v1/catalog", Answer(200, b"{}"))
     monkeypatch.setenv("DRMAD_URL", f"{service.url}/")
     monkeypatch.setenv("DRMAD_API_KEY", "from-environment\n")
-    with Client() as client:
-        client.catalog()
-    with Client(service.url, "given") as client:
-        client.catalog()
+    make_client().catalog()
+    make_client(service.url, "given").catalog()
     sent = [request.headers["authorization"] for request in service.requests]
     assert sent == ["Bearer from-environment", "Bearer given"]
 
@@ -210,11 +209,31 @@ def test_an_empty_id_never_becomes_another_request(client: Client, service: Fake
 def test_lists_are_filtered_by_the_service(client: Client, service: FakeService) -> None:
     page = Page[Job](data=[samples.job()], has_more=True, next="job_1")
     service.on("GET", "/v1/jobs", fake_service.record(page))
-    assert client.jobs.list() == page
-    assert client.jobs.list(JobStatus.RUNNING, tag="team:vision", after="job_2", limit=1) == page
+    listed = client.jobs.list()
+    assert [job.record for job in listed.data] == page.data
+    assert (listed.has_more, listed.next) == (True, "job_1")
+    client.jobs.list(JobStatus.RUNNING, tag="team:vision", after="job_2", limit=1)
     assert [request.query for request in service.requests] == [
         "limit=20",
         "status=running&tag=team%3Avision&after=job_2&limit=1",
+    ]
+
+
+def test_a_list_goes_on_through_its_pages(client: Client, service: FakeService) -> None:
+    jobs = [samples.job(id=f"job_{number}") for number in range(5)]
+    pages = [
+        Page[Job](data=jobs[:2], has_more=True, next="job_1"),
+        Page[Job](data=jobs[2:4], has_more=True, next="job_3"),
+        Page[Job](data=jobs[4:], has_more=False, next="job_4"),
+    ]
+    service.on("GET", "/v1/jobs", *map(fake_service.record, pages))
+    listed = client.jobs.list("running", "team:vision", limit=2)
+    assert [job.id for job in listed] == [job.id for job in jobs]
+    common = "status=running&tag=team%3Avision"
+    assert [request.query for request in service.requests] == [
+        f"{common}&limit=2",
+        f"{common}&after=job_1&limit=2",
+        f"{common}&after=job_3&limit=2",
     ]
 
 
@@ -271,6 +290,102 @@ def test_gradients_and_models_are_never_transformed(client: Client, service: Fak
     assert client.jobs.model(samples.ID)["l2"] == [1.0]
 
 
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
+def test_actions_answer_the_job_as_it_is_then(
+    client: Client, service: FakeService, action: str
+) -> None:
+    service.on("POST", f"{JOB}/{action}", fake_service.record(samples.job(JobStatus.PAUSING)))
+    service.on("GET", JOB, fake_service.record(samples.job()))
+    assert getattr(client.jobs, action)(samples.ID).status is JobStatus.PAUSING
+    job = client.jobs.retrieve(samples.ID)
+    assert getattr(job, action)() == job
+    assert job.status is JobStatus.PAUSING
+    assert [r.body for r in service.heard("POST", f"{JOB}/{action}")] == [b"", b""]
+
+
+def test_extend_and_fork_say_how_far_and_from_where(client: Client, service: FakeService) -> None:
+    forked = fake_service.record(samples.job(JobStatus.QUEUED, id="job_2"), 201)
+    service.on("POST", f"{JOB}/extend", fake_service.record(samples.job(JobStatus.QUEUED)))
+    service.on("POST", f"{JOB}/fork", forked)
+    service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
+    job = client.jobs.retrieve(samples.ID)
+    assert job.extend(10).status is JobStatus.QUEUED
+    assert job.fork().id == "job_2"
+    assert job.fork(7, {"meta": {"learning_rate": 0.1}}).id == "job_2"
+    assert [json.loads(request.body) for request in service.requests[1:]] == [
+        {"iterations": 10},
+        {"changes": {}},
+        {"iteration": 7, "changes": {"meta": {"learning_rate": 0.1}}},
+    ]
+
+
+def test_delete_answers_nothing(client: Client, service: FakeService) -> None:
+    service.on("DELETE", JOB, Answer(204))
+    client.jobs.delete(samples.ID)
+    assert len(service.heard("DELETE", JOB)) == 1
+    service.on("DELETE", JOB, fake_service.problem(409, "it runs"))
+    with pytest.raises(errors.Conflict, match="it runs"):
+        client.jobs.delete(samples.ID)
+
+
+def test_what_is_json_is_answered_as_it_is(client: Client, service: FakeService) -> None:
+    for path in ("/v1/catalog", "/v1/cluster", f"{JOB}/fidelity", f"{JOB}/figures/losses"):
+        service.on("GET", path, Answer(200, json.dumps({"path": path}).encode()))
+    answers = (
+        client.catalog(),
+        client.cluster(),
+        client.jobs.fidelity(samples.ID),
+        client.jobs.figure(samples.ID, "losses"),
+    )
+    assert [answer["path"] for answer in answers] == [r.path for r in service.requests]
+
+
+def lines(first: int, last: int) -> list[LogLine]:
+    return [
+        LogLine(id=f"{n}-0", at=samples.START, replica=0, text=f"line {n}")
+        for n in range(first, last + 1)
+    ]
+
+
+def log_page(data: list[LogLine], has_more: bool = False) -> Answer:
+    after = data[-1].id if data else None
+    return fake_service.record(Page[LogLine](data=data, has_more=has_more, next=after))
+
+
+def test_logs_join_their_pages(client: Client, service: FakeService) -> None:
+    service.on("GET", f"{JOB}/logs", log_page(lines(1, 2), has_more=True), log_page(lines(3, 3)))
+    assert list(client.jobs.logs(samples.ID, 1)) == lines(1, 3)
+    assert [request.query for request in service.requests] == ["replica=1", "replica=1&after=2-0"]
+
+
+def test_followed_logs_end_with_the_job_and_miss_nothing(
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "_LOG_PACE_S", 0.01)
+    running, done = samples.job(), samples.job(JobStatus.SUCCEEDED, 3)
+    service.on("GET", JOB, *map(fake_service.record, (running, running, done)))
+    service.on(
+        "GET",
+        f"{JOB}/logs",
+        log_page(lines(1, 2)),
+        log_page([]),
+        fake_service.problem(503, "busy"),
+        log_page(lines(3, 3)),
+        log_page(lines(4, 4)),  # printed between the last look at the log and at the job
+        log_page([]),
+    )
+    assert list(client.jobs.logs(samples.ID, follow=True)) == lines(1, 4)
+
+
+def test_a_failed_job_brings_the_end_of_its_log(client: Client, service: FakeService) -> None:
+    failed = fake_service.record(samples.job(JobStatus.FAILED), etag='"0"')
+    service.on("GET", JOB, failed)
+    service.on("GET", f"{JOB}/logs", log_page(lines(1, 30), has_more=True), log_page(lines(31, 35)))
+    with pytest.raises(errors.JobFailed, match="the loss became NaN") as caught:
+        client.jobs.wait(samples.ID)
+    assert caught.value.log_tail == [line.text for line in lines(16, 35)]
+
+
 def test_wait_polls_for_changes_until_the_job_has_succeeded(
     client: Client, service: FakeService
 ) -> None:
@@ -283,7 +398,7 @@ def test_wait_polls_for_changes_until_the_job_has_succeeded(
         fake_service.problem(502, "restarting"),
         fake_service.record(done, etag='"3"'),
     )
-    assert client.jobs.wait(samples.ID) == done
+    assert client.jobs.wait(samples.ID).record == done
     assert "prefer" not in service.requests[0].headers
     for request in service.requests[1:]:
         assert request.headers["prefer"] == "wait=30"
@@ -332,6 +447,29 @@ def test_a_broken_stream_goes_on_where_it_was(client: Client, service: FakeServi
     assert seen == life
     asked = [request.headers.get("last-event-id") for request in service.requests]
     assert asked == [None, "2-0", "4-0", "4-0", "4-0", "6-0"]
+
+
+def test_a_slow_body_is_read_to_its_end(client: Client, service: FakeService) -> None:
+    values = np.arange(1000.0)
+    content = save({"l2": values}, {"transforms": '{"l2": "identity"}'})
+    service.on("GET", f"{JOB}/hyperparameters", Answer(200, content, trickles=True))
+    service.on("GET", EVENTS, replace(fake_service.stream(samples.life()), trickles=True))
+    np.testing.assert_array_equal(client.jobs.hyperparameters(samples.ID)["l2"], values)
+    assert list(client.jobs.events(samples.ID)) == samples.life()
+
+
+def test_a_job_that_was_extended_goes_on_after_its_first_end(
+    client: Client, service: FakeService
+) -> None:
+    life = samples.life()
+    again = [
+        samples.status_event(8, JobStatus.QUEUED),
+        samples.iteration_event(9, 3),
+        samples.status_event(10, JobStatus.SUCCEEDED),
+    ]
+    service.on("GET", EVENTS, fake_service.stream([*life, *again]))
+    assert list(client.jobs.events(samples.ID)) == [*life, *again]
+    assert len(service.requests) == 1
 
 
 def test_a_stream_that_the_service_closed_goes_on_too(client: Client, service: FakeService) -> None:

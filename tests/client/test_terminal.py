@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from drmad_client.api import Client
+from drmad_client.durations import duration
 from drmad_client.records import JobStatus
-from drmad_client.terminal import duration, follow, jobs_table, show
+from drmad_client.tables import job_facts, jobs_table
+from drmad_client.terminal import follow
 from tests.client import fake_service, samples
 from tests.client.fake_service import FakeService
 
@@ -68,7 +70,7 @@ def test_a_failed_job_ends_with_its_cause(client: Client, service: FakeService) 
 def test_one_job_is_shown_whole() -> None:
     console = Console(file=io.StringIO(), width=100)
     with console.capture() as shown:
-        console.print(show(samples.job(JobStatus.FAILED, 2)))
+        console.print(job_facts(samples.job(JobStatus.FAILED, 2)))
     for words in (
         samples.ID,
         "2 of 3 meta-iterations",

@@ -9,7 +9,8 @@ import pytest
 
 from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.records import Job, JobError, JobStatus
+from drmad_client.jobs import Job
+from drmad_client.records import JobError, JobStatus
 from tests.end_to_end.test_tuning import example
 
 

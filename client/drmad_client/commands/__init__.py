@@ -1,0 +1,1 @@
+"""The client's own commands, by subject; each module registers its own."""

@@ -1,0 +1,104 @@
+"""Commands that change what becomes of a job: cancel, pause, resume, extend, fork, delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drmad_client.commands import following, shared
+from drmad_client.commands.shared import JobId
+
+if TYPE_CHECKING:
+    from drmad_client.jobs import Job
+
+
+def register(app: typer.Typer) -> None:
+    for command in (cancel, pause, resume, extend, fork, delete):
+        app.command()(command)
+
+
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")]
+
+
+def cancel(context: typer.Context, job_id: JobId) -> None:
+    """End a job now; what it has committed stays."""
+    with shared.open_client(context) as client:
+        _tell(client.jobs.cancel(job_id))
+
+
+def pause(context: typer.Context, job_id: JobId) -> None:
+    """Finish the running meta-iteration, then give the job's place back."""
+    with shared.open_client(context) as client:
+        _tell(client.jobs.pause(job_id))
+
+
+def resume(context: typer.Context, job_id: JobId) -> None:
+    """Let a paused job go on where it was."""
+    with shared.open_client(context) as client:
+        _tell(client.jobs.resume(job_id))
+
+
+def extend(
+    context: typer.Context,
+    job_id: JobId,
+    iterations: Annotated[int, typer.Option("--iterations", "-n", min=1, help="How many more.")],
+    watch: WatchOption = False,
+) -> None:
+    """Let a job that has ended go on for more meta-iterations.
+
+    \b
+    Examples:
+      drmad extend job_01J... --iterations 10 --watch
+    """
+    with shared.open_client(context) as client:
+        _tell(client.jobs.extend(job_id, iterations))
+        if watch:
+            following.follow(client, job_id)
+
+
+def fork(
+    context: typer.Context,
+    job_id: JobId,
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Go on from this one; else from the best.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
+    ] = None,
+    watch: WatchOption = False,
+) -> None:
+    """Begin a new job from a meta-iteration of another; prints its id.
+
+    \b
+    Examples:
+      drmad fork job_01J... --iteration 7 --set meta.learning_rate=0.1
+    """
+    from drmad_client import job_file
+
+    changed: dict[str, Any] = {}
+    for change in changes or []:
+        job_file.assign(changed, change)
+    with shared.open_client(context) as client:
+        job = client.jobs.fork(job_id, iteration, changed)
+        typer.echo(job.id)
+        if watch:
+            following.follow(client, job.id)
+
+
+def delete(
+    context: typer.Context,
+    job_id: JobId,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove a job that has ended, with everything that belongs to it."""
+    if not yes:
+        typer.confirm(f"remove {job_id} with its history and results?", abort=True)
+    with shared.open_client(context) as client:
+        client.jobs.delete(job_id)
+    typer.echo(f"{job_id} is deleted")
+
+
+def _tell(job: Job) -> None:
+    typer.echo(f"{job.id} is {job.status}")

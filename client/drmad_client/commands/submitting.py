@@ -1,0 +1,92 @@
+"""Commands that begin a job: init, submit, catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drmad_client.commands import following, shared
+from drmad_client.commands.shared import Output, OutputOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(init)
+    app.command()(submit)
+    app.command()(catalog)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+) -> None:
+    """Write a commented job.yaml and a my_problem.py that run as they are.
+
+    \b
+    Examples:
+      drmad init
+      drmad submit job.yaml --watch         the service tunes a model of its catalog
+      python my_problem.py                  tune your own model in this process
+    """
+    from drmad_client import job_file
+
+    for path in job_file.write_templates(folder, overwrite=force):
+        typer.echo(path)
+
+
+def submit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads YAML.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it without creating a job.")
+    ] = False,
+    log_to: following.LogToOption = None,
+) -> None:
+    """Submit a job written in a file.
+
+    \b
+    Examples:
+      drmad submit job.yaml --watch
+      drmad submit job.yaml --set training.steps=200 --set tags.team=vision
+      drmad submit job.yaml --dry-run
+      drmad submit job.yaml --log-to tensorboard:runs
+    """
+    from drmad_client import job_file
+
+    spec = job_file.read(file)
+    for change in changes or []:
+        job_file.assign(spec, change)
+    with shared.open_client(context) as client:
+        if dry_run:
+            client.jobs.validate(spec)
+            typer.echo(f"{file} is a valid job; nothing was created")
+            return
+        mirrors = following.open_mirrors(log_to)  # before the job: a wrong name costs nothing
+        job = client.jobs.create(spec)
+        typer.echo(job.id)
+        if watch or mirrors:
+            following.follow(client, job.id, mirrors)
+
+
+def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List the built-in models, data sets, kinds of hyperparameters and methods.
+
+    \b
+    Examples:
+      drmad catalog
+      drmad catalog --output json           with every option, and the schema of a job
+    """
+    with shared.open_client(context) as client:
+        offered = client.catalog()
+    if output is not Output.TABLE:
+        shared.print_data(offered, output)
+        return
+    from drmad_client.tables import catalog_table
+
+    shared.print_table(catalog_table(offered))
