@@ -12,13 +12,24 @@ if TYPE_CHECKING:
         TrainingDiverged,
     )
     from drmad_workers.hypergradients import METHODS, Method, Replay, Shortcut
-    from drmad_workers.hyperparameters import L2, CustomTensor, SampleWeight
+    from drmad_workers.hyperparameters import (
+        L1,
+        L2,
+        CustomTensor,
+        InitScale,
+        LearningRate,
+        LossWeight,
+        Momentum,
+        SampleWeight,
+        TrainingData,
+    )
     from drmad_workers.meta import MetaConfig, MetaState, aggregate, initial_state, meta_update
     from drmad_workers.problem import Batch, Hyperparameter, Problem, error_rate
     from drmad_workers.training import TrainingConfig
     from drmad_workers.tuning import Evaluation, Tuner, TuningResult, tune
 
 __all__ = [
+    "L1",
     "L2",
     "METHODS",
     "Batch",
@@ -27,9 +38,13 @@ __all__ = [
     "Evaluation",
     "HypergradientDiverged",
     "Hyperparameter",
+    "InitScale",
+    "LearningRate",
+    "LossWeight",
     "MetaConfig",
     "MetaState",
     "Method",
+    "Momentum",
     "Problem",
     "ProblemError",
     "Replay",
@@ -37,6 +52,7 @@ __all__ = [
     "Shortcut",
     "Stopped",
     "TrainingConfig",
+    "TrainingData",
     "TrainingDiverged",
     "Tuner",
     "TuningResult",
@@ -56,7 +72,17 @@ _MODULES = {
         "TrainingDiverged",
     ],
     "hypergradients": ["METHODS", "Method", "Replay", "Shortcut"],
-    "hyperparameters": ["L2", "CustomTensor", "SampleWeight"],
+    "hyperparameters": [
+        "L1",
+        "L2",
+        "CustomTensor",
+        "InitScale",
+        "LearningRate",
+        "LossWeight",
+        "Momentum",
+        "SampleWeight",
+        "TrainingData",
+    ],
     "meta": ["MetaConfig", "MetaState", "aggregate", "initial_state", "meta_update"],
     "problem": ["Batch", "Hyperparameter", "Problem", "error_rate"],
     "training": ["TrainingConfig"],

@@ -52,6 +52,14 @@ class Examples:
         if self.rows == 0:
             raise ProblemError(f"{name} must hold at least one example, got none", name)
 
+    def all_inputs(self) -> Tensor | None:
+        """Inputs of all rows; None where the data set is too large to be held."""
+        return self.inputs if self._items is None else None
+
+    def all_targets(self) -> Tensor | None:
+        """Likewise."""
+        return self.targets if self._items is None else None
+
     def take(self, index: Tensor) -> Batch:
         """The rows at `index`, shape (rows,), int64, on the device."""
         if self._items is None:

@@ -6,19 +6,27 @@ derivatives written out; everything else goes through autograd.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from drmad_workers.batches import Examples
+from drmad_workers.dynamics import Rate
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters import (
+    BoundClassWeight,
     BoundHyperparameter,
-    BoundL2,
+    BoundInitScale,
+    BoundPenalty,
+    BoundRate,
     BoundSampleWeight,
     BoundTensor,
+    BoundTrainingData,
+    RateRole,
     Slot,
 )
+from drmad_workers.penalties import Penalties
 from drmad_workers.problem import Batch, Problem
 
 EVALUATION_ROWS = 4096
@@ -35,7 +43,10 @@ class Objective:
         slots: Sequence[Slot],
         device: torch.device,
         dtype: torch.dtype,
+        memory_rows: int = 1,
+        autocast: bool = False,
     ) -> None:
+        """`memory_rows` of the state are the optimizer's; `autocast` takes losses in bfloat16."""
         self.problem = problem
         self.device = device
         self.dtype = dtype
@@ -44,7 +55,10 @@ class Objective:
         self.parameters = trainable(self.model)
         if not self.parameters:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
-        self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        given = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.state = given.new_zeros(1 + memory_rows, len(given))
+        self.weights = self.state[0]
+        self.weights.copy_(given)
         self.slots = slots
         self._views = [self.weights[slot.start : slot.stop].view(slot.shape) for slot in slots]
         self._given = self.weights.cpu().clone()
@@ -52,19 +66,22 @@ class Objective:
         trains = self.model.training
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
         self.bound = dict(bound)
-        self._penalties = [b for b in bound.values() if isinstance(b, BoundL2)]
-        sample_weights = [b.name for b in bound.values() if isinstance(b, BoundSampleWeight)]
-        if len(sample_weights) > 1:
-            raise ProblemError(
-                f"an example has one weight, got the kinds {', '.join(sample_weights)}",
-                f"hyperparameters.{sample_weights[1]}",
-            )
-        self._sample_weight = sample_weights[0] if sample_weights else None
+        self._autocast = autocast
+        penalties = [b for b in bound.values() if isinstance(b, BoundPenalty)]
+        self._penalties = [
+            Penalties(power, of_power)
+            for power in (1, 2)
+            if (of_power := [b for b in penalties if b.power == power])
+        ]
+        self._sample_weight = self._only(BoundSampleWeight)
+        self._class_weight = self._only(BoundClassWeight)
+        self._training_data = self._only(BoundTrainingData)
+        rows = (self._sample_weight, self._training_data)
+        self._row_names = [name for name in rows if name is not None]
         self._leaf_names = [b.name for b in bound.values() if isinstance(b, BoundTensor)]
+        self._rate_totals: dict[str, Tensor] = {}
         self._constants = self._untuned()
         self.values: dict[str, Tensor] = {}
-        self._coefficients: Tensor | None = None
-        self._penalty_products: Tensor | None = None
         self._named: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}
 
@@ -92,10 +109,8 @@ class Objective:
                 )
             given = raw[name].detach().to(device=self.device, dtype=self.dtype)
             self.values[name] = bound.value(given)
-        if self._penalties:
-            self._coefficients = torch.zeros_like(self.weights)
-            for penalty in self._penalties:
-                penalty.spread(self.values[penalty.name], self._coefficients)
+        for penalty in self._penalties:
+            penalty.set(self.values, self.weights)
         self._named = {name: self.values[name] for name in self._leaf_names} | self._constants
 
     def restore_given(self) -> None:
@@ -117,6 +132,8 @@ class Objective:
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
                     parameter.data = view
+            for scale in self._scales():
+                scale.multiply(self.values[scale.name], self.weights)
 
     def buffers(self) -> list[Tensor]:
         """Copies of the model's buffers (running statistics)."""
@@ -141,59 +158,64 @@ class Objective:
 
         The loss returned leaves the penalties out; see `penalty`.
         """
-        weights = self._batch_weights(batch)
-        loss = self._inner_loss(batch, weights)
+        loss = self._inner_loss(batch, self._rows_of(batch))
         parts = torch.autograd.grad(
             loss, self.parameters, allow_unused=True, materialize_grads=True
         )
         torch.cat([part.reshape(-1) for part in parts], out=out)
-        if self._coefficients is not None:
-            out.addcmul_(self._coefficients, self.weights)
+        for penalty in self._penalties:
+            penalty.add_gradient(self.weights, out)
         return loss.detach()
 
     def inner_loss(self, batch: Batch) -> Tensor:
         """The training loss on the batch, with its graph; penalties left out."""
-        return self._inner_loss(batch, self._batch_weights(batch))
+        return self._inner_loss(batch, self._rows_of(batch))
 
     def penalty(self) -> float:
-        """Σ e^{λ_u} w² over all penalties, at the current weights."""
-        if self._coefficients is None:
-            return 0.0
-        return 0.5 * float(torch.dot(self._coefficients, self.weights.square()))
+        """The sum of all penalties at the current weights."""
+        return sum(float(penalty.value(self.weights)) for penalty in self._penalties)
 
     def begin_products(self) -> None:
         """Empties the sums that `subtract_product` and `outer_gradient` add to."""
         self._totals = {name: torch.zeros_like(value) for name, value in self.values.items()}
         for name in self._leaf_names:
             self._named[name] = self.values[name].detach().requires_grad_()
-        if self._penalties:
-            self._penalty_products = torch.zeros_like(self.weights)
+        for name, total in self._rate_totals.items():
+            self._totals[name] = total.zero_()
+        for penalty in self._penalties:
+            penalty.begin_products(self.weights)
 
-    def subtract_product(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
+    def subtract_product(
+        self,
+        batch: Batch,
+        cotangent: Tensor,
+        out: Tensor,
+        prepare: Callable[[Tensor], None] | None = None,
+    ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
         Args:
             batch: on which L is taken.
             cotangent: u, shape (P,).
             out: shape (P,); dλ is kept here, see `hypergradient`.
+            prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
         """
-        by_weights, by_leaves, by_sample = self.second_derivatives(batch, cotangent)
+        by_weights, by_leaves, by_rows = self.second_derivatives(batch, cotangent, prepare)
         for slot, part in zip(self.slots, by_weights, strict=True):
             if part is not None:
                 out[slot.start : slot.stop].view(slot.shape).sub_(part)
         for name, part in zip(self._leaf_names, by_leaves, strict=True):
             if part is not None:
                 self._totals[name].sub_(part)
-        if self._sample_weight is not None and by_sample is not None:
-            self._totals[self._sample_weight].index_add_(0, batch.index, by_sample, alpha=-1)
-        if self._coefficients is not None and self._penalty_products is not None:
-            out.addcmul_(self._coefficients, cotangent, value=-1.0)
-            self._penalty_products.addcmul_(self.weights, cotangent)
+        for name, part in zip(self._row_names, by_rows, strict=True):
+            if part is not None:
+                self._totals[name].index_add_(0, batch.index, part, alpha=-1)
+        for penalty in self._penalties:
+            penalty.subtract_product(self.weights, cotangent, out)
 
     def end_products(self) -> None:
         """Lets go of the sums; the values no longer ask for a derivative."""
         self._totals = {}
-        self._penalty_products = None
         for name in self._leaf_names:
             self._named[name] = self.values[name]
 
@@ -202,18 +224,22 @@ class Objective:
         return [self._named[name] for name in self._leaf_names]
 
     def second_derivatives(
-        self, batch: Batch, cotangent: Tensor
-    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Tensor | None]:
-        """∂<∇_w L, u> by weights, by `leaves`, by the batch's sample weights; penalties left out.
+        self,
+        batch: Batch,
+        cotangent: Tensor,
+        prepare: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """∂<∇_w L, u> by weights, by `leaves`, by what the batch takes of each row-wise λ.
 
-        None where <∇_w L, u> does not depend on it.
+        Penalties left out (but in the ∇_w L that `prepare` is given). None where <∇_w L, u> does
+        not depend on it.
         """
-        weights = self._batch_weights(batch)
-        inputs: list[Tensor] = [*self.parameters, *self.leaves()]
-        if weights is not None:
-            inputs.append(weights.requires_grad_())
-        loss = self._inner_loss(batch, weights)
+        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
+        inputs: list[Tensor] = [*self.parameters, *self.leaves(), *rows.values()]
+        loss = self._inner_loss(batch, rows)
         gradients = torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+        if prepare is not None:
+            prepare(self._flat_gradient(gradients))
         outputs: list[Tensor] = []
         directions: list[Tensor] = []
         for slot, gradient in zip(self.slots, gradients, strict=True):
@@ -223,8 +249,33 @@ class Objective:
         second: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
-        count, last = len(self.parameters), len(inputs) - (weights is not None)
-        return second[:count], second[count:last], second[-1] if weights is not None else None
+        first, last = len(self.parameters), len(inputs) - len(rows)
+        return second[:first], second[first:last], second[last:]
+
+    # ------------------------------------------------------------------ rates and first weights
+
+    def rate(self, role: RateRole, constant: float) -> Rate:
+        """The learning rate or the momentum of every step: `constant` where nobody tunes it.
+
+        Its derivative gathers in dλ from `begin_products` on.
+        """
+        sizes = [slot.stop - slot.start for slot in self.slots]
+        for name, bound in self.bound.items():
+            if isinstance(bound, BoundRate) and bound.role == role:
+                values = self.values[name]
+                total = self._rate_totals.setdefault(name, torch.zeros_like(values))
+                return Rate(values.view(bound.layout), sizes, total.view(bound.layout))
+        return Rate(constant, sizes)
+
+    @property
+    def scales_initial_weights(self) -> bool:
+        return bool(self._scales())
+
+    def add_initial(self, d_weights: Tensor) -> None:
+        """dλ += (∂w_0/∂λ)ᵀ dw, where w_0 stands in `weights` and dw has shape (P,)."""
+        for scale in self._scales():
+            value = self.values[scale.name]
+            self._totals[scale.name].add_(scale.gather(self.weights * d_weights) / value)
 
     # ------------------------------------------------------------------ outer loss
 
@@ -253,16 +304,16 @@ class Objective:
         return value
 
     def outer_loss(self, batch: Batch) -> Tensor:
-        if self.problem.outer_loss is not None:
-            return self.problem.outer_loss(self.model, self._named, batch)
-        losses = self.problem.loss(self.model(batch.inputs), batch.targets)
-        return losses.mean()
+        with self._precision():
+            if self.problem.outer_loss is not None:
+                return self.problem.outer_loss(self.model, self._named, batch)
+            losses = self.problem.loss(self.model(batch.inputs), batch.targets)
+            return losses.mean()
 
     def hypergradient(self) -> dict[str, Tensor]:
         """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU."""
-        if self._penalty_products is not None:
-            for penalty in self._penalties:
-                self._totals[penalty.name].sub_(penalty.gather(self._penalty_products))
+        for penalty in self._penalties:
+            penalty.subtract_totals(self._totals)
         gradient = {
             name: bound.chain(self.values[name], self._totals[name]).cpu()
             for name, bound in self.bound.items()
@@ -276,18 +327,50 @@ class Objective:
 
     # ------------------------------------------------------------------ internals
 
-    def _inner_loss(self, batch: Batch, weights: Tensor | None) -> Tensor:
-        if self.problem.inner_loss is not None:
-            return self.problem.inner_loss(self.model, self._named, batch)
-        losses = self.problem.loss(self.model(batch.inputs), batch.targets)
-        if weights is None:
-            return losses.mean()
-        return torch.dot(losses, weights) / len(losses)
+    def _inner_loss(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+        if self._training_data is not None:
+            batch = Batch(rows[self._training_data], batch.targets, batch.index)
+        with self._precision():
+            if self.problem.inner_loss is not None:
+                return self.problem.inner_loss(self.model, self._named, batch)
+            losses = self.problem.loss(self.model(batch.inputs), batch.targets)
+            if self._class_weight is not None:
+                losses = losses * self._named[self._class_weight].index_select(0, batch.targets)
+            if self._sample_weight is None:
+                return losses.mean()
+            return torch.dot(losses, rows[self._sample_weight]) / len(losses)
 
-    def _batch_weights(self, batch: Batch) -> Tensor | None:
-        if self._sample_weight is None:
-            return None
-        return self.values[self._sample_weight].index_select(0, batch.index)
+    def _rows_of(self, batch: Batch) -> dict[str, Tensor]:
+        """What the batch takes of the hyperparameters with one entry per training example."""
+        return {name: self.values[name].index_select(0, batch.index) for name in self._row_names}
+
+    def _flat_gradient(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """∇_w L with its penalties, from the parts that autograd gave."""
+        flat = torch.zeros_like(self.weights)
+        for slot, part in zip(self.slots, gradients, strict=True):
+            if part is not None:
+                flat[slot.start : slot.stop].view(slot.shape).copy_(part.detach())
+        for penalty in self._penalties:
+            penalty.add_gradient(self.weights, flat)
+        return flat
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self._autocast:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _scales(self) -> list[BoundInitScale]:
+        return [b for b in self.bound.values() if isinstance(b, BoundInitScale)]
+
+    def _only(self, kind: type[BoundHyperparameter]) -> str | None:
+        """The name of the hyperparameter of this kind, of which there is one at most."""
+        names = [bound.name for bound in self.bound.values() if type(bound) is kind]
+        if len(names) > 1:
+            raise ProblemError(
+                f"there can be one {kind.what} only, got {', '.join(names)}",
+                f"hyperparameters.{names[1]}",
+            )
+        return names[0] if names else None
 
     def _untuned(self) -> dict[str, Tensor]:
         """Values of the problem's own hyperparameters that nobody asked to tune."""

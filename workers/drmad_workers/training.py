@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from drmad_workers.batches import Minibatches
-from drmad_workers.dynamics import Momentum, Optimizer, make_dynamics
+from drmad_workers.dynamics import Adam, Dynamics, Momentum, Optimizer
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.monitor import Monitor
 from drmad_workers.objective import Objective
 from drmad_workers.problem import Batch
+
+Precision = Literal["float32", "bfloat16"]
 
 CHECK_EVERY = 100
 """On a GPU the losses are looked at this often, so that no step waits for the device."""
@@ -23,12 +25,17 @@ class TrainingConfig:
     """How the model is trained in every meta-iteration.
 
     Attributes:
-        optimizer: "sgd" (torch's momentum) or "damped_sgd" (the papers': learning rate α is
-            worth α(1-γ) of torch's).
+        optimizer: "sgd" (torch's momentum), "damped_sgd" (the papers': learning rate α is
+            worth α(1-γ) of torch's), "adam" or "adamw" (both torch's).
         steps: T, at least 1.
         batch_size: rows of a minibatch.
         learning_rate: α > 0.
-        momentum: γ in [0, 1).
+        momentum: γ in [0, 1); the two of SGD.
+        betas: β₁ and β₂ in [0, 1); this and the rest of the two of Adam.
+        eps: ε > 0.
+        weight_decay: ω >= 0; to tune a decay, or for SGD, use the hyperparameter l2.
+        precision: "bfloat16" takes the losses under autocast; weights, memory and hypergradient
+            stay in float32.
         resample: fresh first weights and minibatches in every meta-iteration; otherwise those of
             the first one come again. (How w_0 is drawn is `Problem.initialize`'s to say.)
     """
@@ -38,30 +45,58 @@ class TrainingConfig:
     batch_size: int = 100
     learning_rate: float = 0.05
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    precision: Precision = "float32"
     resample: bool = True
 
     def __post_init__(self) -> None:
-        optimizers = get_args(Optimizer)
-        if self.optimizer not in optimizers:
-            raise ProblemError(
-                f"optimizer must be one of {', '.join(optimizers)}, got {self.optimizer!r}",
-                "training.optimizer",
-            )
-        if self.steps < 1:
-            raise ProblemError(f"steps must be at least 1, got {self.steps}", "training.steps")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ProblemError(
-                f"learning_rate must be a positive number, got {self.learning_rate}",
-                "training.learning_rate",
-            )
-        if not 0.0 <= self.momentum < 1.0:
-            raise ProblemError(
-                f"momentum must be at least 0 and below 1, got {self.momentum}",
-                "training.momentum",
-            )
+        def require(holds: bool, field: str, what: str) -> None:
+            if not holds:
+                raise ProblemError(
+                    f"{field} must be {what}, got {getattr(self, field)!r}", f"training.{field}"
+                )
 
-    def dynamics(self) -> Momentum:
-        return make_dynamics(self.optimizer, self.learning_rate, self.momentum)
+        for field, values in (("optimizer", Optimizer), ("precision", Precision)):
+            allowed = get_args(values)
+            require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
+        require(self.steps >= 1, "steps", "at least 1")
+        for field in ("learning_rate", "eps"):
+            require(0.0 < getattr(self, field) < math.inf, field, "a positive number")
+        require(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1")
+        pair = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
+        require(pair, "betas", "two numbers, each at least 0 and below 1")
+        require(0.0 <= self.weight_decay < math.inf, "weight_decay", "at least 0")
+        require(
+            self.is_adam or self.weight_decay == 0.0,
+            "weight_decay",
+            f"0 for {self.optimizer} (use an l2 hyperparameter)",
+        )
+
+    @property
+    def is_adam(self) -> bool:
+        return self.optimizer in ("adam", "adamw")
+
+    @property
+    def first_decay(self) -> float:
+        """γ, of Adam β₁: what the hyperparameter `momentum` stands for."""
+        return self.betas[0] if self.is_adam else self.momentum
+
+    @property
+    def memory_rows(self) -> int:
+        """Copies of the weights that the optimizer remembers."""
+        return Adam.memory_rows if self.is_adam else Momentum.memory_rows
+
+    def dynamics(self, objective: Objective) -> Dynamics:
+        """The update rule, at the rates that the objective's hyperparameters state."""
+        learning_rate = objective.rate("learning_rate", self.learning_rate)
+        momentum = objective.rate("momentum", self.first_decay)
+        if self.is_adam:
+            decoupled = self.optimizer == "adamw"
+            rest = (self.betas[1], self.eps, self.weight_decay, decoupled)
+            return Adam(learning_rate, momentum, *rest)
+        return Momentum(learning_rate, momentum, self.optimizer == "damped_sgd")
 
 
 class Recorder(Protocol):
@@ -75,11 +110,13 @@ class Recorder(Protocol):
 
 
 class TrainingRun:
-    """One training run: the state w_t, v_t as it moves, and minibatches that come again.
+    """One training run: the state as it moves, and minibatches that come again.
 
     Attributes:
         objective: its `weights` hold w_t.
-        velocity: v_t, shape (P,).
+        state: w_t and the memory of the optimizer (v_t), shape (1 + S, P).
+        point: the rows of the state at which a step's reverse is linearised.
+        path: the rows of them that a stand-in for the path must carry.
         losses: the loss of every step on its minibatch, shape (T,), penalties left out.
     """
 
@@ -91,10 +128,13 @@ class TrainingRun:
         monitor: Monitor,
     ) -> None:
         self.objective = objective
-        self.dynamics = config.dynamics()
+        self.dynamics = config.dynamics(objective)
         self.steps = config.steps
         self.monitor = monitor
-        self.velocity = torch.zeros_like(objective.weights)
+        self.state = objective.state
+        self.state[1:].zero_()
+        self.point = self.state[: self.dynamics.point_rows]
+        self.path = self.state[: self.dynamics.path_rows]
         self.gradient = torch.empty_like(objective.weights)
         self.losses = torch.zeros(config.steps, dtype=objective.dtype, device=objective.device)
         self._minibatches = minibatches
@@ -135,9 +175,12 @@ class TrainingRun:
         self.monitor.end()
 
     def repeat(self, start: int, stop: int, path: Tensor) -> None:
-        """Recomputes w_start .. w_{stop-1} from the state at `start` into the rows of `path`."""
+        """Recomputes the points start .. stop-1 from the state at `start` into those of `path`.
+
+        `path` has shape (at least stop - start, *point.shape).
+        """
         for step in range(start, stop):
-            path[step - start].copy_(self.objective.weights)
+            path[step - start].copy_(self.point)
             if step < stop - 1:
                 self._step(step)
                 self.monitor.advance(0)
@@ -148,7 +191,7 @@ class TrainingRun:
 
     def _step(self, step: int) -> Tensor:
         loss = self.objective.inner_gradient(self.batch(step), self.gradient)
-        self.dynamics.step(self.objective.weights, self.velocity, self.gradient)
+        self.dynamics.step(step, self.state, self.gradient)
         return loss
 
     def _check_losses(self, stop: int) -> None:

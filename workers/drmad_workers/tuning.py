@@ -15,7 +15,7 @@ from drmad_workers.checks import check_problem, resolve_device
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.hypergradients import Method, Shortcut
 from drmad_workers.hypergradients.base import Adjoint
-from drmad_workers.hyperparameters import BoundHyperparameter, Kind, bind_all, slots_of
+from drmad_workers.hyperparameters import BoundHyperparameter, Kind, Setting, bind_all, slots_of
 from drmad_workers.meta import MetaConfig, MetaState, finished, initial_state, meta_update
 from drmad_workers.monitor import Monitor, OnProgress
 from drmad_workers.objective import Objective
@@ -87,10 +87,26 @@ class Tuner:
             None if problem.test is None else Examples(problem.test, "test", self._device, dtype)
         )
         slots = slots_of(problem.model)
-        self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(
-            kinds, problem, slots, self._train.rows, dtype
+        setting = Setting(
+            problem,
+            slots,
+            self._train,
+            steps=training.steps,
+            learning_rate=training.learning_rate,
+            momentum=training.first_decay,
+            dtype=dtype,
+            seed=seed,
         )
-        self._objective = Objective(problem, self.hyperparameters, slots, self._device, dtype)
+        self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
+        self._objective = Objective(
+            problem,
+            self.hyperparameters,
+            slots,
+            self._device,
+            dtype,
+            memory_rows=training.memory_rows,
+            autocast=training.precision == "bfloat16",
+        )
         self._epoch = self._train.rows // max(1, training.batch_size)
         with self._own_randomness():
             self._objective.attach()
@@ -135,7 +151,8 @@ class Tuner:
         objective.attach()
         objective.set_hyperparameters(values)
         draw = iteration if self._training.resample else 0
-        objective.initialize(seed_of(WEIGHTS, self._seed, draw, self._replica))
+        weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
+        objective.initialize(weights_seed)
         run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
         recorder = self._method.recorder(run)
         run.forward(recorder)
@@ -157,6 +174,9 @@ class Tuner:
         validation_loss = objective.outer_gradient(self._valid, adjoint.weights, monitor.poll)
         monitor.begin("backward", self._method.backward_total(self._training))
         self._method.backward(run, recorder, adjoint)
+        if objective.scales_initial_weights:
+            objective.initialize(weights_seed)
+            objective.add_initial(adjoint.weights)
         hypergradient = objective.hypergradient()
         objective.restore_buffers(buffers)
         monitor.end()

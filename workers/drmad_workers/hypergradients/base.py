@@ -4,6 +4,8 @@ With dw = ∇f(w_T), dv = 0 and dλ = ∂f/∂λ, for t = T-1 .. 0 ([Maclaurin20
 
     dv += α dw        (dw, dλ) -= δ ∂/∂(w, λ) <∇_w L_t(ŵ_t, λ), dv>        dv *= γ
 
+for momentum; dynamics.py writes out the reverse of every optimizer.
+
 Methods differ in ŵ_t, the point where step t is linearised, and in which steps they visit.
 """
 
@@ -59,17 +61,18 @@ class Adjoint:
     """dw and dv on their way back through the training run.
 
     Attributes:
-        weights: dw, shape (P,).
-        velocity: dv, shape (P,).
+        state: the derivative by the state, shape (1 + S, P): dw, and below it that by the memory
+            of the optimizer (dv).
+        weights: dw, its first row.
         products: Hessian-vector products taken so far.
     """
 
     def __init__(self, run: TrainingRun) -> None:
-        self.weights = torch.zeros_like(run.velocity)
-        self.velocity = torch.zeros_like(run.velocity)
+        self.state = torch.zeros_like(run.state)
+        self.weights = self.state[0]
         self.products = 0
         self._run = run
-        self._cotangent = torch.empty_like(run.velocity)
+        self._cotangent = torch.empty_like(self.weights)
         self._bound = math.inf
         self._smallest: Tensor | None = None
         self._check_every = 1 if run.objective.device.type == "cpu" else 50
@@ -77,7 +80,7 @@ class Adjoint:
     def begin(self, contraction: bool) -> None:
         """Starts the walk: dw is the outer gradient now.
 
-        With contraction |dw| never grows from one step to the next: dw and dv are scaled back.
+        With contraction |dw| never grows from one step to the next: the state is scaled back.
         A Hessian met off the true path can stretch without end; the training itself, where it
         converged, does not.
         """
@@ -86,24 +89,33 @@ class Adjoint:
         self._check(self._run.steps, float(norm), math.inf)
         self._bound = GROWTH_BOUND * float(norm)
 
-    def step_back(self, step: int, count: int = 1) -> None:
-        """Reverses the steps `step` .. `step + count - 1`, linearised at the objective's weights.
+    def step_back(self, step: int, count: int = 1, velocity_after: Tensor | None = None) -> None:
+        """Reverses the steps `step` .. `step + count - 1`, linearised at the run's `point`.
 
         Their minibatches are joined, and the map is the one of `count` steps under a constant
-        gradient (dynamics.Momentum.stride).
+        gradient (Dynamics.pull_back, which also says what `velocity_after` is).
         """
         run = self._run
-        stride = run.dynamics.stride(count)
-        run.dynamics.pull_back(stride, self.weights, self.velocity, self._cotangent)
-        run.objective.subtract_product(run.batch(step, count), self._cotangent, self.weights)
+        dynamics, cotangent = run.dynamics, self._cotangent
+
+        def prepare(gradient: Tensor | None = None) -> None:
+            dynamics.pull_back(
+                step, count, self.state, cotangent, run.state, gradient, velocity_after
+            )
+
+        batch = run.batch(step, count)
+        if dynamics.reads_gradient:
+            run.objective.subtract_product(batch, cotangent, self.weights, prepare)
+        else:
+            prepare()
+            run.objective.subtract_product(batch, cotangent, self.weights)
         self.products += 1
         norm = torch.linalg.vector_norm(self.weights)
         if self.products % self._check_every == 0:
             self._check(step, float(norm), self._bound)
         if self._smallest is not None:
             scale = (self._smallest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
-            self.weights.mul_(scale)
-            self.velocity.mul_(scale)
+            self.state.mul_(scale)
             self._smallest = torch.minimum(self._smallest, norm)
         run.monitor.advance(count)
 

@@ -18,11 +18,12 @@ from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 class Replay(Method):
     """ŵ_t = w_t for the last N steps: exact for N = T, truncated replay for N < T.
 
-    (w, v) is kept about every √(2N) steps of the forward pass; on the way back each stretch is
-    trained again from its snapshot and its weights are held while it is reversed.
+    The state (w, v) is kept about every √(2N) steps of the forward pass; on the way back each
+    stretch is trained again from its snapshot and its weights are held while it is reversed.
 
     Cost: N Hessian-vector products and almost N gradients beyond the training.
-    Memory: about 2 √(2N) copies of the weights.
+    Memory: about 2 √(2N) copies of the weights; as many for each row of the state beside them
+    that the reverse reads (of Adam, or where rates are tuned).
 
     Attributes:
         horizon: N; None for T.
@@ -46,37 +47,31 @@ class Replay(Method):
         adjoint.begin(contraction=False)
         objective = run.objective
         rows = min(recorder.every, run.steps - recorder.start)
-        path = torch.empty(
-            (rows, *objective.weights.shape), dtype=objective.dtype, device=objective.device
-        )
+        path = torch.empty((rows, *run.point.shape), dtype=objective.dtype, device=objective.device)
         stop = run.steps
         while recorder.kept:
-            start, weights, velocity, buffers = recorder.kept.pop()
-            objective.weights.copy_(weights)
-            run.velocity.copy_(velocity)
+            start, state, buffers = recorder.kept.pop()
+            run.state.copy_(state)
             objective.restore_buffers(buffers)
             run.repeat(start, stop, path)
             for step in range(stop - 1, start - 1, -1):
-                objective.weights.copy_(path[step - start])
+                run.point.copy_(path[step - start])
                 adjoint.step_back(step)
             stop = start
         adjoint.finish(recorder.start)
 
 
 class Snapshots:
-    """(step, w, v, buffers) every so many steps from `start` on."""
+    """(step, state, buffers) every so many steps from `start` on."""
 
     def __init__(self, start: int, steps: int) -> None:
         self.start = start
         self.every = max(1, round(math.sqrt(2 * (steps - start))))
-        self.kept: list[tuple[int, Tensor, Tensor, list[Tensor]]] = []
+        self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
         self.next_step = start
         self._steps = steps
 
     def visit(self, step: int, run: TrainingRun) -> None:
         if step < self._steps:
-            objective = run.objective
-            self.kept.append(
-                (step, objective.weights.clone(), run.velocity.clone(), objective.buffers())
-            )
+            self.kept.append((step, run.state.clone(), run.objective.buffers()))
             self.next_step = step + self.every
