@@ -210,12 +210,12 @@ class Momentum(Dynamics):
             self._maps[count] = made
         return made
 
-    def path_length(self, step: int, count: int) -> Factor:
-        """Σ α over the steps, as a number or one per weight."""
+    def velocity(self, step: int, count: int, moved: Tensor) -> Tensor:
+        """moved / Σα: the mean velocity of steps that moved the weights by `moved`, shape (P,)."""
         total: Factor = 0.0
         for j in range(step, step + count):
             total = total + self.learning_rate.at(j)
-        return self.learning_rate.spread(total)
+        return moved / self.learning_rate.spread(total)
 
     def pull_back(
         self,

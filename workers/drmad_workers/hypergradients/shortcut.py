@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from drmad_workers.dynamics import Momentum
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
@@ -28,8 +29,11 @@ class Shortcut(Method):
     out. A stride m reverses m steps at once: their minibatches joined, at the middle of their
     stretch, by the map of m steps under a constant gradient.
 
+    Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
+    where the rates are tuned, is told from the points: (ŵ_{t+m} - ŵ_t)/Σα.
+
     Cost: about N/m Hessian-vector products (on m times the rows).
-    Memory: K + 1 copies of the weights, whatever T.
+    Memory: K + 1 copies of the weights (of Adam, three times as many), whatever T.
 
     Attributes:
         horizon: N; None for T.
@@ -91,8 +95,9 @@ class Shortcut(Method):
         stop = run.steps
         while stop > recorder.start:
             start = max(recorder.start, stop - self.stride)
-            recorder.point(0.5 * (start + stop - 1), run.objective.weights)
-            adjoint.step_back(start, stop - start)
+            velocity = recorder.velocity(start, stop, run)
+            recorder.point(0.5 * (start + stop - 1), run.path)
+            adjoint.step_back(start, stop - start, velocity)
             stop = start
         adjoint.finish(recorder.start)
 
@@ -103,8 +108,15 @@ class Shortcut(Method):
         first, last = recorder.ends()
         betas = torch.linspace(0.001, 0.999, points, dtype=torch.float64).tolist()
         for step in range(points - 1, -1, -1):
-            torch.lerp(first, last, betas[step], out=run.objective.weights)
-            adjoint.step_back(step)
+            torch.lerp(first, last, betas[step], out=run.path)
+            velocity = None
+            if isinstance(run.dynamics, Momentum) and run.dynamics.reads_gradient:
+                # One velocity for both sides of the step, as published; but at step 0, where the
+                # original's index wraps around, the line goes on as it does elsewhere.
+                share = betas[max(step, 1)] - betas[max(step, 1) - 1] if points > 1 else 1.0
+                velocity = run.dynamics.velocity(step, 1, share * (last - first)[0])
+                run.state[1].copy_(velocity)
+            adjoint.step_back(step, velocity_after=velocity)
         adjoint.finish(0)
 
 
@@ -123,7 +135,7 @@ def knot_steps(start: int, stop: int, knots: int) -> list[int]:
 
 
 class Knots:
-    """Kept points of the path: the weights at some steps, or their means in windows around them.
+    """Kept points of the path: the states at some steps, or their means in windows around them.
 
     The window of a knot at step t is [t - a/2, t + a/2), cut at the first knot and at T, and the
     point counts as the one at the window's mean step. The end point is w_T itself.
@@ -145,9 +157,9 @@ class Knots:
         self.next_step = self._windows[0][0]
 
     def visit(self, step: int, run: TrainingRun) -> None:
-        weights = run.objective.weights
+        point = run.path
         if step == self._stop:
-            self._points.append(weights.clone())
+            self._points.append(point.clone())
             self._times.append(float(step))
             return
         for number in range(self._from, len(self._windows)):
@@ -155,15 +167,15 @@ class Knots:
             if first > step:
                 break
             if first == step:
-                self._points.append(weights / (last - first))
+                self._points.append(point / (last - first))
             elif step < last:
-                self._points[number].add_(weights, alpha=1.0 / (last - first))
+                self._points[number].add_(point, alpha=1.0 / (last - first))
         while self._from < len(self._windows) and self._windows[self._from][1] <= step + 1:
             self._from += 1
         self.next_step = self._next(step + 1)
 
     def point(self, time: float, out: Tensor) -> None:
-        """Writes the weights at `time` (in steps) on the polyline into `out`, shape (P,)."""
+        """Writes the state at `time` (in steps) on the polyline into `out`, shape (rows, P)."""
         after = 1
         while after < len(self._times) - 1 and self._times[after] < time:
             after += 1
@@ -174,6 +186,27 @@ class Knots:
             max(0.0, (time - left) / (right - left)),
             out=out,
         )
+
+    def velocity(self, start: int, stop: int, run: TrainingRun) -> Tensor | None:
+        """The velocity on the polyline from `start` to `stop`, shape (P,), where it matters.
+
+        Writes that of the step before into the state: 0 before the first step of all.
+        """
+        dynamics = run.dynamics
+        if not (isinstance(dynamics, Momentum) and dynamics.reads_gradient):
+            return None
+        here, there = torch.empty_like(run.path), torch.empty_like(run.path)
+        self.point(start, here)
+        self.point(stop, there)
+        velocity = dynamics.velocity(start, stop - start, (there - here)[0])
+        if start == 0:
+            run.state[1].zero_()
+        elif start == self.start:
+            run.state[1].copy_(velocity)
+        else:
+            self.point(start - 1, there)
+            run.state[1].copy_(dynamics.velocity(start - 1, 1, (here - there)[0]))
+        return velocity
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """The first and the last point."""
