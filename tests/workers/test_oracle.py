@@ -13,7 +13,9 @@ from drmad_workers import (
     CustomTensor,
     Evaluation,
     Hyperparameter,
+    LearningRate,
     Method,
+    Momentum,
     Problem,
     Replay,
     Shortcut,
@@ -21,6 +23,7 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.batches import Examples, Minibatches
+from drmad_workers.hyperparameters import PerStep
 from drmad_workers.problem import Batch
 from tests.workers.small import as_given, relative
 
@@ -158,6 +161,47 @@ def test_hypergradient_is_the_oracles(
     assert relative(flat(result.model), expected["x_final"]) < 1e-12
     assert abs(result.validation_loss - float(expected["loss"])) < 1e-12
     assert relative(result.hypergradient["meta"], expected["d_meta"]) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("method", "published"),
+    [
+        (Replay(), "exact"),
+        (Shortcut(knots=30, contraction=False), "exact"),
+        (Shortcut(preset="paper"), "mad"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("schedule", "per", "suffix"), [("steps", "step", ""), ("groups", "step_and_layer", "_groups")]
+)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_rates_are_differentiated_as_the_oracle_does(
+    name: str, schedule: str, per: PerStep, suffix: str, method: Method, published: str
+) -> None:
+    """At step 0 the published method's index wraps around, so that entry is left out of it."""
+    steps, size = FIXTURE["in/batches"].shape
+    rates, momenta = (FIXTURE[f"in/{rate}{suffix}"].t() for rate in ("alphas", "gammas"))
+    tuner = Tuner(
+        PROBLEMS[name](),
+        [CustomTensor("meta"), LearningRate(per=per), Momentum(per=per)],
+        TrainingConfig("damped_sgd", steps=steps, batch_size=size),
+        method,
+        dtype=torch.float64,
+    )
+    values = tuner.initial_values() | {"learning_rate": rates.log(), "momentum": momenta.logit()}
+    result = tuner.evaluate(values, 0)
+    expected = {
+        quantity: FIXTURE[f"out/{name}/{schedule}/{published}/{quantity}"]
+        for quantity in ("x_final", "d_meta", "d_alphas", "d_gammas")
+    }
+    found = result.hypergradient
+    first = 1 if published == "mad" else 0
+    assert relative(flat(result.model), expected["x_final"]) < 1e-12
+    assert relative(found["meta"], expected["d_meta"]) < 1e-9
+    d_rates = (found["learning_rate"] / rates).t()
+    d_momenta = (found["momentum"] / momenta / (1.0 - momenta)).t()
+    assert relative(d_rates[first:], expected["d_alphas"][first:]) < 1e-9
+    assert relative(d_momenta[first:], expected["d_gammas"][first:]) < 1e-9
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
