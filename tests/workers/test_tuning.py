@@ -118,7 +118,7 @@ def test_tuning_finds_the_wrong_labels_among_digits() -> None:
 
 
 def test_tuning_cleans_mnist(mnist_roots: list[Path]) -> None:
-    """Half the labels drawn at random: 28 % at equal weights of one, 8 % on the correct labels alone."""
+    """Half the labels drawn at random: 28 % at equal weights, 8 % on the correct labels alone."""
     training = TrainingConfig("damped_sgd", 1000, 100, learning_rate=0.5, momentum=0.9)
     data: dict[str, object] = {
         "name": "mnist", "train": 5000, "valid": 1000, "test": 4000, "label_noise": 0.5,
