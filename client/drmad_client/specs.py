@@ -95,10 +95,7 @@ class _Hyperparameter(Spec):
     upper: float | None = Field(default=None, description="Upper bound of the raw value.")
 
 
-class L2Hyperparameter(_Hyperparameter):
-    """Penalties Σ exp(λ_u) w² on the weights; biases are not penalised."""
-
-    kind: Literal["l2"] = "l2"
+class _Penalty(_Hyperparameter):
     per: Literal["weight", "unit", "layer", "model"] = Field(
         default="unit",
         description="What shares one penalty: a weight, the weights out of an input unit, a layer "
@@ -106,6 +103,86 @@ class L2Hyperparameter(_Hyperparameter):
     )
     init: float = Field(
         default=-9.0, ge=-50.0, le=20.0, description="Initial log penalty (natural logarithm)."
+    )
+
+
+class L2Hyperparameter(_Penalty):
+    """Penalties Σ exp(λ_u) w² on the weights; biases are not penalised."""
+
+    kind: Literal["l2"] = "l2"
+
+
+class L1Hyperparameter(_Penalty):
+    """Penalties Σ exp(λ_u) |w| on the weights; biases are not penalised."""
+
+    kind: Literal["l1"] = "l1"
+
+
+class _Rate(_Hyperparameter):
+    per: Literal["model", "layer", "step", "step_and_layer"] = Field(
+        default="step",
+        description="One for the whole training, per parameter tensor (a matrix and its bias are "
+        "two), per inner step, or per step of each parameter tensor.",
+    )
+
+
+class LearningRateHyperparameter(_Rate):
+    """The learning rate exp(λ) of the inner optimizer."""
+
+    kind: Literal["learning_rate"] = "learning_rate"
+    init: float | None = Field(
+        default=None,
+        ge=-50.0,
+        le=7.0,
+        description="Initial log learning rate (natural logarithm); null takes training's.",
+    )
+
+
+class MomentumHyperparameter(_Rate):
+    """The momentum σ(λ) of the inner optimizer; of Adam its first beta."""
+
+    kind: Literal["momentum"] = "momentum"
+    init: float | None = Field(
+        default=None,
+        ge=-50.0,
+        le=50.0,
+        description="Initial logit; null takes training's own, but at least a momentum of 0.01.",
+    )
+
+
+class InitScaleHyperparameter(_Hyperparameter):
+    """A factor exp(λ) on the initial weights of each parameter tensor."""
+
+    kind: Literal["init_scale"] = "init_scale"
+    init: float = Field(
+        default=0.0, ge=-20.0, le=20.0, description="Initial log factor; 0 is a factor of one."
+    )
+
+
+class TrainingDataHyperparameter(_Hyperparameter):
+    """The inputs of the training examples themselves; their targets stay."""
+
+    kind: Literal["training_data"] = "training_data"
+    init: Literal["data", "noise"] = Field(
+        default="data",
+        description="Start from the training inputs, or from normal noise with their mean and "
+        "standard deviation.",
+    )
+
+
+class LossWeightHyperparameter(_Hyperparameter):
+    """A weight exp(λ) for each class, or for each term of the training loss of one's own code."""
+
+    kind: Literal["loss_weight"] = "loss_weight"
+    terms: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Terms of the inner_loss of one's own code, which is handed the weights; null "
+        "is one weight per class.",
+    )
+    init: float = Field(
+        default=0.0, ge=-50.0, le=50.0, description="Initial log weight; 0 is a weight of one."
     )
 
 
@@ -119,22 +196,46 @@ class SampleWeightHyperparameter(_Hyperparameter):
 
 
 HyperparameterSpec = Annotated[
-    L2Hyperparameter | SampleWeightHyperparameter, Field(discriminator="kind")
+    L2Hyperparameter
+    | L1Hyperparameter
+    | LearningRateHyperparameter
+    | MomentumHyperparameter
+    | InitScaleHyperparameter
+    | SampleWeightHyperparameter
+    | TrainingDataHyperparameter
+    | LossWeightHyperparameter,
+    Field(discriminator="kind"),
 ]
 
 
 class TrainingSpec(Spec):
     """The inner problem: how the model is trained under given hyperparameters."""
 
-    optimizer: Literal["sgd", "damped_sgd"] = Field(
+    optimizer: Literal["sgd", "damped_sgd", "adam", "adamw"] = Field(
         default="sgd",
         description="sgd: v' = γ v - g, w' = w + η v' (torch's). damped_sgd: v' = γ v - (1 - γ) g, "
-        "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ).",
+        "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ). "
+        "adam, adamw: torch's.",
     )
     steps: int = Field(default=1000, ge=1, le=1_000_000, description="Inner steps T.")
     batch_size: int = Field(default=100, ge=1, le=1_000_000, description="Examples of a minibatch.")
     learning_rate: float = Field(default=0.05, gt=0.0, le=1000.0, description="η or α.")
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="γ.")
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="γ of sgd and damped_sgd.")
+    betas: tuple[
+        Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]
+    ] = Field(default=(0.9, 0.999), description="β₁ and β₂ of adam and adamw.")
+    eps: float = Field(default=1e-8, gt=0.0, le=1.0, description="ε of adam and adamw.")
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=100.0,
+        description="Of adam and adamw; for the others, or to tune it, use an l2 hyperparameter.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="bfloat16 takes the losses under autocast; weights and hypergradients stay "
+        "in float32.",
+    )
     resample: bool = Field(
         default=True,
         description="Fresh initial weights and minibatches in every meta-iteration; false "
@@ -317,6 +418,12 @@ class JobSpec(Spec):
                 training.batch_size,
                 f"must be at most the {data.train} training examples, got {training.batch_size}",
             )
+        if training.weight_decay and training.optimizer not in ("adam", "adamw"):
+            yield _misfit(
+                ("training", "weight_decay"),
+                training.weight_decay,
+                f"must be 0 with {training.optimizer}; use an l2 hyperparameter instead",
+            )
         if method.horizon is not None and method.horizon > training.steps:
             yield _misfit(
                 ("hypergradient", "horizon"),
@@ -334,11 +441,12 @@ class JobSpec(Spec):
             lower, upper = hyperparameter.lower, hyperparameter.upper
             low = -float("inf") if lower is None else lower
             high = float("inf") if upper is None else upper
-            if not low <= hyperparameter.init <= high:
+            init = hyperparameter.init
+            if isinstance(init, float) and not low <= init <= high:
                 yield _misfit(
                     ("hyperparameters", index, "init"),
-                    hyperparameter.init,
-                    f"must lie between lower and upper, [{low}, {high}], got {hyperparameter.init}",
+                    init,
+                    f"must lie between lower and upper, [{low}, {high}], got {init}",
                 )
 
 
@@ -402,8 +510,9 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in changes.items():
         below = merged.get(name)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        # Another method has other options: they are not those of the method before.
-        same = both and all(value.get(k, below[k]) == below[k] for k in ("method",) if k in below)
-        merged[name] = _merged(below, value) if same else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            # The options of a method are not those of another.
+            same = value.get("method", below.get("method")) == below.get("method")
+            value = _merged(below, value) if same else value
+        merged[name] = value
     return merged
