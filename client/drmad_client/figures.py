@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from drmad_client.records import HyperparameterInfo, HyperparameterSummary, Job, MetaIteration
 from drmad_client.specs import JobSpec
-from drmad_client.transforms import Transform, to_user_units
+from drmad_client.transforms import to_user_units
 
 Figure = dict[str, Any]
 """{"data": [traces], "layout": {...}}"""
@@ -32,6 +32,7 @@ POINTS_OF_A_TRACE = 1_000
 POINTS_OF_A_FIGURE = 8_000
 CELLS_OF_A_MAP = 10_000
 _DIGITS = 5
+_MOST_LAYERS = 20
 
 _BLUE, _PALE, _PALER = "#3f87c9", "rgba(63, 135, 201, 0.35)", "rgba(63, 135, 201, 0.15)"
 _PHASES = ("forward", "evaluate", "backward")
@@ -226,28 +227,33 @@ def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
     return {"data": [trace], "layout": layout}
 
 
-def schedules(values: Mapping[str, Values], initial: Mapping[str, Values] | None = None) -> Figure:
-    """Learned schedules by inner step, in the user's own units; several columns are layers.
+def schedules(
+    values: Mapping[str, Values],
+    initial: Mapping[str, Values] | None = None,
+    layers: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Learned schedules by inner step, in the user's own units.
 
     Args:
-        values: By name; the first axis is the inner step.
+        values: By name, of shape (steps,) or (layers, steps); of many layers the first are drawn.
         initial: What they started from, drawn dotted.
+        layers: Names of the layers.
     """
-    steps = {name: np.atleast_1d(value) for name, value in values.items()}
-    if not steps:
+    if not values:
         return _empty("no schedule is tuned in this job")
     rows: list[_Row] = []
-    for name, value in steps.items():
-        table = value.reshape(len(value), -1)
-        x = list(range(len(table)))
-        count = len(steps) * (table.shape[1] + 1)
+    for name, value in values.items():
+        table = np.atleast_2d(value)[:_MOST_LAYERS]
+        x = list(range(table.shape[1]))
+        count = len(values) * (len(table) + 1)
+        labels = (layers or {}).get(name, [])
         lines = [
-            _line(x, column.tolist(), name if table.shape[1] == 1 else f"{name}, {number}", count)
-            for number, column in enumerate(table.T[:20])
+            _line(x, line, labels[number] if number < len(labels) else name, count)
+            for number, line in enumerate(table.tolist())
         ]
         before = (initial or {}).get(name)
-        if before is not None and before.size == value.size:
-            start = before.reshape(len(table), -1).mean(axis=1).tolist()
+        if before is not None and before.shape == value.shape:
+            start = np.atleast_2d(before).mean(axis=0).tolist()
             lines.append(_line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
         rows.append((name, lines, {}))
     return _rows(rows, showlegend=True, x_title="inner step")
@@ -383,16 +389,19 @@ def _penalty_image(material: Material) -> Figure:
 
 
 def _schedules(material: Material) -> Figure:
-    transforms: dict[str, Transform] = {
-        h.name: h.transform
-        for h in material.hyperparameters
-        if h.kind in ("learning_rate", "momentum") and h.name in material.after
-    }
+    infos = [
+        info
+        for info in material.hyperparameters
+        if info.kind in ("learning_rate", "momentum")
+        and info.name in material.after
+        and any(group.stop - group.start > 1 for group in info.groups)  # else one per layer
+    ]
     before, after = (
-        {name: to_user_units(side[name], t) for name, t in transforms.items() if name in side}
+        {i.name: to_user_units(side[i.name], i.transform) for i in infos if i.name in side}
         for side in (material.before, material.after)
     )
-    return schedules(after, before)
+    by_layer = {i.name: [g.label for g in i.groups] for i in infos if len(i.shape) > 1}
+    return schedules(after, before, by_layer)
 
 
 FIGURES: dict[str, FigureKind] = {
