@@ -16,7 +16,19 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
 from drmad_service.middleware import Guard, KnownHosts
-from drmad_service.routes import catalog, events, health, jobs, results, sign_in
+from drmad_service.overview import Overview
+from drmad_service.routes import (
+    catalog,
+    cluster,
+    events,
+    figures,
+    health,
+    jobs,
+    pages,
+    results,
+    sign_in,
+    static,
+)
 from drmad_service.routes.dependencies import PROBLEM
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -30,6 +42,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connect(settings.redis_url) as redis:
             app.state.settings = settings
             app.state.store = Store(redis)
+            app.state.overview = Overview(redis, app.state.store)
             app.state.access = Access(redis, settings.local_key)
             app.state.changes = Changes(app.state.store)
             listening = asyncio.create_task(app.state.changes.run())
@@ -46,10 +59,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     problems.install(app)
     refusals: dict[int | str, dict[str, Any]] = {401: PROBLEM, 403: PROBLEM}
-    for resource in (jobs, results, events, catalog):
+    for resource in (jobs, results, figures, events, catalog, cluster):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
-    for resource in (health, sign_in):
+    for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
+    app.include_router(pages.actions)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(Guard, max_body_bytes=settings.max_body_bytes)
     return app

@@ -38,7 +38,7 @@ class Changes:
 
     @contextlib.asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever the job changed since it was last cleared."""
+        """An event that is set whenever the job changed since it was last cleared; "": any job."""
         changed = asyncio.Event()
         self._watchers[job_id].add(changed)
         try:
@@ -50,5 +50,5 @@ class Changes:
 
     def _watchers_of(self, job_id: str) -> list[asyncio.Event]:
         if job_id:
-            return list(self._watchers.get(job_id, ()))
+            return [*self._watchers.get(job_id, ()), *self._watchers.get("", ())]
         return [watcher for watchers in self._watchers.values() for watcher in watchers]

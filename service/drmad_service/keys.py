@@ -9,6 +9,7 @@
     drmad:leases                   zset    driven job ids; score: expiry in ms on Redis's clock
     drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>", promised
     drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
+    drmad:nodes                    hash    scheduler id -> the machines that it sees (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
     drmad:session:<sha256>         string  sha256 of the key that opened it; 30 days
     drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
@@ -35,6 +36,7 @@ ENDED = "drmad:ended"
 LEASES = "drmad:leases"
 RESERVATIONS = "drmad:reservations"
 CLUSTER = "drmad:cluster"
+NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
 PARTS = ("transitions", "events", "history", "logs", "state", "vectors", "models", "chunks")
 

@@ -15,6 +15,7 @@ from drmad_client.records import JobError
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ServiceStartError
 from drmad_service.ids import new_id
+from drmad_service.nodes import keep_telling
 from drmad_service.runner import Runner
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
@@ -47,6 +48,7 @@ class Scheduler:
         background = [
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._sweep()),
+            asyncio.create_task(keep_telling(self._store, self.name)),
         ]
         try:
             while not stopping.is_set():

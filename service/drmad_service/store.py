@@ -218,6 +218,12 @@ class Store:
         announced, reservations, (seconds, micros) = await pipe.execute()
         return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000)
 
+    async def queue(self) -> list[str]:
+        """The ids of the queued jobs, in the order in which they will run."""
+        cluster = await self.cluster()
+        ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus)
+        return ids
+
     async def pause(self, job_id: str) -> Job:
         """Free what the job holds after its running meta-iteration."""
         await self._act(job_id, Action.PAUSE, "user", "paused by its user")
@@ -410,6 +416,13 @@ class Store:
         if not pairs:
             return set()
         return set(await self._scripts.run("renew", int(lease_s * 1000), *pairs))
+
+    async def tell_nodes(self, scheduler: str, nodes: str | None) -> None:
+        """What a scheduler sees of its cluster (JSON); None when it ends."""
+        if nodes is None:
+            await self._redis.hdel(keys.NODES, scheduler)
+        else:
+            await self._redis.hset(keys.NODES, scheduler, nodes)
 
     async def act(
         self,

@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Request
 
 from drmad_client.records import ProblemDetails
 from drmad_service.changes import Changes
+from drmad_service.overview import Overview
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 
@@ -27,9 +28,15 @@ def _settings(request: Request) -> ApiSettings:
     return settings
 
 
+def _overview(request: Request) -> Overview:
+    overview: Overview = request.app.state.overview
+    return overview
+
+
 StoreDependency = Annotated[Store, Depends(_store)]
 ChangesDependency = Annotated[Changes, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
+OverviewDependency = Annotated[Overview, Depends(_overview)]
 JobId = Annotated[str, Path(max_length=64, description="As in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")]
 
 PROBLEM = {"model": ProblemDetails, "content": {"application/problem+json": {}}}

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, HTTPException
+from fastapi import APIRouter, Header, HTTPException, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.records import Event, JobStatus, Progress
@@ -42,11 +42,15 @@ async def events(
     last_event_id: Annotated[
         str | None, Header(max_length=64, description="Go on after this event.")
     ] = None,
+    after: Annotated[
+        str | None, Query(max_length=64, description="Likewise, where no header can be set.")
+    ] = None,
 ) -> EventSourceResponse:
     """Every event since the submission, then each as it happens, to the job's end.
 
     `progress` events carry no id: they are not kept, and only the newest counts.
     """
+    last_event_id = last_event_id or after
     try:
         await store.events(job_id, last_event_id, limit=1)
     except ValueError as error:

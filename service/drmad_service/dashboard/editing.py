@@ -1,0 +1,134 @@
+"""A job as somebody types it: YAML with what is wrong, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from drmad_client.errors import field_errors
+from drmad_client.specs import JobSpec
+
+
+class Draft(BaseModel):
+    """What the editor sends: its text, or what its form holds."""
+
+    text: str | None = None
+    job: dict[str, Any] | None = None
+
+
+class Finding(BaseModel):
+    """One thing that is wrong."""
+
+    path: str
+    message: str
+    line: int | None = None
+
+
+class Checked(BaseModel):
+    """What the editor shows."""
+
+    text: str
+    job: dict[str, Any] | None
+    findings: list[Finding]
+
+
+def check(draft: Draft) -> Checked:
+    """Read a draft and say what is wrong with it. Of a form, also the YAML."""
+    if draft.job is not None:
+        text = dump(draft.job)
+        return Checked(text=text, job=draft.job, findings=_findings(draft.job, text))
+    text = draft.text or ""
+    try:
+        job = _load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        message = getattr(error, "problem", None) or str(error)
+        line = mark.line + 1 if mark else None
+        return Checked(text=text, job=None, findings=[Finding(path="", message=message, line=line)])
+    except (RecursionError, ValueError) as error:
+        message = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return Checked(text=text, job=None, findings=[Finding(path="", message=message)])
+    if not isinstance(job, dict):
+        message = "write a job: fields such as `problem:` and `hyperparameters:`"
+        return Checked(text=text, job=None, findings=[Finding(path="", message=message)])
+    return Checked(text=text, job=job, findings=_findings(job, text))
+
+
+def dump(job: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True, width=100)
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What `after` sets otherwise, nested like a job; lists are taken as a whole."""
+    changed: dict[str, Any] = {}
+    for name, value in after.items():
+        old = before.get(name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            if inner := changes(old, value):
+                changed[name] = inner
+        elif value != old:
+            changed[name] = value
+    return changed
+
+
+def _load(text: str) -> Any:
+    # A few aliases of aliases stand for more than fits in memory once they are written out.
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("aliases (*name) are not taken here; write the value again")
+    return yaml.safe_load(text)
+
+
+def _findings(job: Mapping[str, Any], text: str) -> list[Finding]:
+    try:
+        JobSpec.model_validate(job)
+    except ValidationError as error:
+        lines = dict(_lines(yaml.compose(text)))
+        return [
+            Finding(path=e.path, message=e.message, line=_line(e.path, lines))
+            for e in field_errors(error.errors(), job)
+        ]
+    return []
+
+
+def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
+    """The line at which each field stands."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = f"{path}.{key.value}" if path else str(key.value)
+            yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            inner = f"{path}[{index}]"
+            yield inner, value.start_mark.line + 1
+            yield from _lines(value, inner)
+
+
+def _line(path: str, lines: Mapping[str, int]) -> int | None:
+    """Of the field, or of the nearest one around it that was written."""
+    while path and path not in lines:
+        cut = max(path.rfind("."), path.rfind("["))
+        path = path[:cut] if cut > 0 else ""
+    return lines.get(path)
+
+
+def essential(spec: BaseModel) -> dict[str, Any]:
+    """What of a job is not a default anyway, and what kind each part is."""
+    kept: dict[str, Any] = {}
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        is_kind = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+        if not is_kind and not field.is_required() and value == field.get_default():
+            continue
+        if isinstance(value, BaseModel):
+            kept[name] = essential(value)
+        elif isinstance(value, list):
+            kept[name] = [
+                essential(item) if isinstance(item, BaseModel) else item for item in value
+            ]
+        else:
+            kept[name] = value
+    return kept

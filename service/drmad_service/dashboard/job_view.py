@@ -1,0 +1,89 @@
+"""What the page of one job shows: what may be done with it, its charts, its timeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from drmad_client.figures import FIGURES, image_shape
+from drmad_client.records import Event, Job
+from drmad_service.transitions import TRANSITIONS, Action
+
+# The charts in the order of the questions that people ask, and how wide each is.
+_ORDER = ("losses", "hyperparameters", "hypergradient_norms", "cosines", "layers", "penalty_image")
+
+
+@dataclass(frozen=True)
+class Chart:
+    name: str
+    title: str
+    is_wide: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One entry of the timeline."""
+
+    at: datetime
+    kind: str  # a state, or "warning"
+    reason: str
+    message: str
+
+
+def actions(job: Job) -> list[str]:
+    """What its user may do with the job now, in the order of the buttons."""
+    allowed = [
+        action.value
+        for action in (Action.PAUSE, Action.RESUME, Action.CANCEL, Action.EXTEND)
+        if TRANSITIONS[action].get(job.status, job.status) != job.status
+    ]
+    if job.progress.iteration > 0:
+        allowed.append("fork")
+    if job.status.is_terminal:
+        allowed.append("delete")
+    return allowed
+
+
+def charts(job: Job) -> list[Chart]:
+    """The figures that can have something to say about this job."""
+    kinds = {h.kind for h in job.spec.hyperparameters}
+    pointless = set()
+    if not _has_penalty_image(job):
+        pointless.add("penalty_image")
+    if not kinds & {"learning_rate", "momentum"}:
+        pointless.add("schedules")
+    if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
+        pointless.add("layers")
+    names = [name for name in _ORDER if name in FIGURES]
+    names += [name for name in FIGURES if name not in names]
+    shown = [
+        Chart(name, FIGURES[name].title, is_wide=name == "losses")
+        for name in names
+        if name not in pointless
+    ]
+    if sum(not chart.is_wide for chart in shown) % 2:  # two in a row: the last one takes it all
+        shown[-1] = replace(shown[-1], is_wide=True)
+    return shown
+
+
+def timeline(job: Job, warnings: Sequence[Event]) -> list[Moment]:
+    """States and warnings, the newest first."""
+    moments = [Moment(t.at, t.status, t.reason, t.message) for t in job.transitions]
+    moments += [
+        Moment(e.at, "warning", e.data.get("code", ""), e.data.get("message", "")) for e in warnings
+    ]
+    return sorted(moments, key=lambda moment: moment.at, reverse=True)
+
+
+def _has_penalty_image(job: Job) -> bool:
+    """Whether the first layer's penalties are one or more for each pixel."""
+    shape = image_shape(job.spec)
+    if shape is None or not any(h.kind in ("l1", "l2") for h in job.spec.hyperparameters):
+        return False
+    first = next((info for info in job.hyperparameters if info.kind in ("l1", "l2")), None)
+    if first is None:
+        return True  # not known before a worker has built the problem
+    size = first.groups[0].stop - first.groups[0].start if first.groups else math.prod(first.shape)
+    return size % math.prod(shape) == 0

@@ -1,0 +1,113 @@
+// <job-chart src="...">: a figure of the service, drawn by plotly in the page's colours.
+import { Refused, request } from "./service.js";
+
+const HEIGHT_OF_TALL = 480;
+const COLOURS = ["#3f87c9", "#d9822b", "#2f9e6e", "#b05cc4", "#c94f4f", "#8a7a3a", "#4a5bc4", "#6e7b86"];
+const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
+
+const plotlyAddress = document.querySelector("script[data-plotly]").dataset.plotly;
+let loading;
+
+/** plotly's script is large: it comes when the first chart is about to be seen. */
+function plotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = plotlyAddress;
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => {
+      loading = undefined;
+      reject(new Error("plotly's script did not come"));
+    };
+    document.head.append(script);
+  });
+  return loading;
+}
+
+function template() {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name) => style.getPropertyValue(name).trim();
+  const axis = {
+    gridcolor: colour("--line"), linecolor: colour("--line-strong"), zerolinecolor: colour("--line-strong"),
+    tickfont: { color: colour("--muted"), size: 11 }, title: { font: { color: colour("--muted"), size: 12 } },
+    automargin: true, exponentformat: "power", nticks: 7,
+  };
+  return {
+    layout: {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: COLOURS,
+      font: { family: "Inter, sans-serif", color: colour("--text"), size: 12 },
+      margin: { l: 56, r: 16, t: 14, b: 42 }, xaxis: axis, yaxis: axis,
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5, color: colour("--muted") } },
+      hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line-strong"), font: { color: colour("--text"), size: 12 } },
+      coloraxis: { colorbar: { outlinewidth: 0 } },
+    },
+    data: { heatmap: [{ colorbar: { outlinewidth: 0, thickness: 10, tickfont: { size: 11 } } }] },
+  };
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) target.isSeen = isIntersecting;
+  for (const { target, isIntersecting } of entries) if (isIntersecting) target.catchUp();
+}, { rootMargin: "300px" });
+
+export class JobChart extends HTMLElement {
+  isStale = true;
+  isSeen = false;
+
+  connectedCallback() {
+    seen.observe(this);
+    this.onTheme = () => this.figure && this.show(this.figure);
+    document.addEventListener("drmad:theme", this.onTheme);
+  }
+
+  disconnectedCallback() {
+    seen.unobserve(this);
+    document.removeEventListener("drmad:theme", this.onTheme);
+  }
+
+  /** Its data has changed: it is drawn anew as soon as it is seen. */
+  stale() {
+    this.isStale = true;
+    this.catchUp();
+  }
+
+  async catchUp() {
+    if (!this.isSeen || !this.isStale || this.isBusy) return;
+    this.isBusy = true;
+    this.isStale = false;
+    try {
+      await this.show(await this.fetch());
+    } catch (error) {
+      if (!this.figure) this.say(error instanceof Refused ? error.message : "This chart could not be drawn");
+      else this.isStale = true; // keeps what it shows; the next change tries again
+    }
+    this.isBusy = false;
+  }
+
+  fetch() {
+    return request("GET", this.getAttribute("src"));
+  }
+
+  say(text) {
+    const line = document.createElement("div");
+    line.className = "wait";
+    line.textContent = text;
+    this.replaceChildren(line);
+  }
+
+  async show(figure) {
+    const why = figure.data.length ? null : (figure.layout.annotations?.[0]?.text ?? "nothing to show yet");
+    if (why && !this.plot) return this.say(why);
+    const Plotly = await plotly();
+    if (!this.plot) {
+      this.plot = document.createElement("div");
+      this.plot.style.height = "100%";
+      this.replaceChildren(this.plot);
+    }
+    if ((figure.layout.height ?? 0) > HEIGHT_OF_TALL) this.dataset.height = "tall";
+    const { title, height, ...layout } = figure.layout; // the page has a heading and a place for it
+    await Plotly.react(this.plot, figure.data, { ...layout, template: template(), uirevision: "kept", autosize: true }, CONFIG);
+    this.figure = figure;
+    this.plot.dataset.points = Math.max(0, ...figure.data.map((trace) => trace.x?.length ?? 0));
+  }
+}
+customElements.define("job-chart", JobChart);

@@ -1,0 +1,177 @@
+// One job: follows its events, acts on it, shows its logs.
+import "./charts.js";
+import { Follower, refresh } from "./live.js";
+import { complain, request, tell } from "./service.js";
+
+const page = document.querySelector("#job");
+const api = `/v1/jobs/${page.dataset.job}`;
+let after = page.dataset.after;
+
+// Events
+
+let chartsDue = null;
+function redrawCharts() {
+  if (chartsDue) return;
+  chartsDue = setTimeout(() => {
+    chartsDue = null;
+    document.querySelectorAll("job-chart").forEach((chart) => chart.stale());
+  }, 600);
+}
+
+function changed(event) {
+  if (event?.lastEventId) after = event.lastEventId;
+  refresh();
+  redrawCharts();
+  readLogs();
+}
+
+function progressed(event) {
+  const { iteration, iterations, phase, step, steps, remaining_s: left } = JSON.parse(event.data).data;
+  document.querySelector("#iteration").textContent = iteration;
+  const bar = document.querySelector("#bar");
+  bar.max = iterations;
+  bar.value = iteration;
+  const stepsBar = document.querySelector("#steps");
+  stepsBar.max = steps || 1;
+  stepsBar.value = step;
+  document.querySelector("#phase").textContent = phase ? `${phase}, step ${step} of ${steps}` : "";
+  const remaining = document.querySelector("#remaining");
+  if (remaining) remaining.textContent = duration(left);
+}
+
+function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  for (const [unit, name, small, smallName] of [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]]) {
+    if (whole < unit) continue;
+    const rest = Math.floor((whole % unit) / small);
+    return `${Math.floor(whole / unit)} ${name}${rest ? ` ${rest} ${smallName}` : ""}`;
+  }
+  return `${whole} s`;
+}
+
+let follower;
+function follow() {
+  follower = new Follower(() => `${api}/events?after=${after}`, {
+    progress: progressed,
+    iteration: changed,
+    rejection: changed,
+    status: changed,
+    warning: changed,
+    reset: changed,
+    back: () => changed(),
+  });
+}
+
+const isOver = () => document.querySelector("#facts").dataset.terminal === "true";
+document.addEventListener("drmad:refreshed", () => {
+  if (isOver() && !follower.over) follower.end("ended");
+  else if (!isOver() && follower.over) follow(); // extended
+});
+follow();
+if (isOver()) follower.end("ended");
+
+// Actions
+
+async function act(action, body) {
+  try {
+    if (action === "delete") {
+      await request("DELETE", api);
+      location.assign("/");
+      return;
+    }
+    await request("POST", `${api}/${action}`, body);
+    tell({ pause: "Pauses", resume: "Goes on", cancel: "Is being cancelled", extend: "Goes on" }[action]);
+    changed();
+  } catch (error) {
+    complain(error);
+    refresh();
+  }
+}
+
+page.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button?.dataset.dialog) document.querySelector(`#dialog-${button.dataset.dialog}`).showModal();
+  else if (button?.dataset.action) act(button.dataset.action);
+});
+
+for (const form of document.querySelectorAll("dialog form")) {
+  form.querySelector("[data-close]").addEventListener("click", () => form.parentElement.close());
+  form.addEventListener("submit", () => {
+    const { action } = form.dataset;
+    act(action, action === "extend" ? { iterations: form.elements.iterations.valueAsNumber } : undefined);
+  });
+}
+
+// The spec's forms
+
+const tabs = [...document.querySelectorAll('[role="tab"]')];
+function choose(tab) {
+  for (const other of tabs) {
+    other.setAttribute("aria-selected", other === tab);
+    other.tabIndex = other === tab ? 0 : -1;
+    document.getElementById(other.getAttribute("aria-controls")).hidden = other !== tab;
+  }
+}
+tabs.forEach((tab, index) => {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = tabs.at((index + step) % tabs.length);
+    choose(next);
+    next.focus();
+  });
+});
+
+// Logs
+
+const logs = document.querySelector("#logs");
+const replica = document.querySelector("#replica");
+const MOST_LINES = 5000;
+let lastLine = null;
+let reading = false;
+
+async function readLogs() {
+  if (reading) return;
+  reading = true;
+  try {
+    let more = true;
+    while (more) {
+      const asked = new URLSearchParams({ limit: 500 });
+      if (lastLine) asked.set("after", lastLine);
+      if (replica.value) asked.set("replica", replica.value);
+      const part = await request("GET", `${logs.dataset.src}?${asked}`);
+      append(part.data);
+      lastLine = part.data.at(-1)?.id ?? lastLine;
+      more = part.has_more;
+    }
+    if (!logs.childElementCount) logs.textContent = "Nothing was printed.";
+  } catch {
+    if (!logs.childElementCount) logs.textContent = "The logs did not come; the next event tries again.";
+  }
+  reading = false;
+}
+
+function append(lines) {
+  if (!lines.length) return;
+  if (!logs.childElementCount) logs.textContent = "";
+  const isAtEnd = logs.scrollHeight - logs.scrollTop - logs.clientHeight < 40;
+  for (const line of lines) {
+    const who = document.createElement("b");
+    who.textContent = `${line.replica}  `;
+    const row = document.createElement("div");
+    row.append(who, line.text);
+    logs.append(row);
+  }
+  while (logs.childElementCount > MOST_LINES) logs.firstChild.remove();
+  if (isAtEnd) logs.scrollTop = logs.scrollHeight;
+}
+
+replica.addEventListener("change", () => {
+  logs.replaceChildren();
+  lastLine = null;
+  readLogs();
+});
+readLogs();

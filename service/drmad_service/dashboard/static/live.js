@@ -1,0 +1,102 @@
+// Keeps a page true without reloading it: an event stream says that something changed, and the parts
+// marked data-live are drawn again by the service.
+import { morph } from "./morph.js";
+import { signIn } from "./service.js";
+
+const PACE_MS = 1000;
+const FIRST_PAUSE_MS = 500;
+const LONGEST_PAUSE_MS = 5000;
+
+let running = null;
+let again = false;
+
+/** Fetch this page and update what is live in it; calls during a fetch are joined into one more. */
+export async function refresh() {
+  if (running) {
+    again = true;
+    return running;
+  }
+  running = (async () => {
+    do {
+      again = false;
+      await update();
+      await new Promise((resolve) => setTimeout(resolve, PACE_MS));
+    } while (again && !document.hidden);
+    running = null;
+  })();
+  return running;
+}
+
+async function update() {
+  let response;
+  try {
+    response = await fetch(location.href, { headers: { Accept: "text/html" } });
+  } catch {
+    return; // the event stream notices too, and comes back
+  }
+  if (response.redirected && new URL(response.url).pathname === "/sign-in") location.assign(signIn());
+  if (!response.ok) return;
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const part of fresh.querySelectorAll("[data-live]")) {
+    const old = document.getElementById(part.id);
+    if (old) morph(old, part);
+  }
+  document.dispatchEvent(new Event("drmad:refreshed"));
+}
+
+/**
+ * Follow an event stream for as long as the page is looked at.
+ *
+ * A browser opens only six connections to a service: a tab in the background gives its own back.
+ */
+export class Follower {
+  constructor(address, handlers) {
+    this.address = address; // a function: it may name the last event seen
+    this.handlers = handlers;
+    this.pause = FIRST_PAUSE_MS;
+    this.over = false;
+    this.wasLost = false;
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
+    this.open();
+  }
+
+  open() {
+    if (this.source || this.over || document.hidden) return;
+    this.source = new EventSource(this.address());
+    this.source.onopen = () => {
+      this.pause = FIRST_PAUSE_MS;
+      show("on", "live");
+      if (this.wasLost) this.handlers.back?.();
+      this.wasLost = false;
+    };
+    this.source.onerror = () => {
+      this.close();
+      if (this.over) return;
+      show("lost", "reconnecting");
+      setTimeout(() => this.open(), this.pause);
+      this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+    };
+    for (const [type, handle] of Object.entries(this.handlers))
+      if (type !== "back") this.source.addEventListener(type, handle);
+  }
+
+  close() {
+    this.source?.close();
+    this.source = null;
+    this.wasLost = true;
+  }
+
+  /** Nothing more will come. */
+  end(word) {
+    this.over = true;
+    this.close();
+    show("over", word);
+  }
+}
+
+function show(state, word) {
+  const sign = document.querySelector("#live");
+  if (!sign) return;
+  sign.dataset.state = state;
+  if (sign.textContent !== word) sign.textContent = word;
+}

@@ -1,0 +1,109 @@
+// A new job, or a fork: YAML and form show the same job, and the service checks it as one types.
+import { Form } from "./form.js";
+import { complain, request } from "./service.js";
+
+const editor = document.querySelector("#editor");
+const yaml = document.querySelector("#yaml");
+const verdict = document.querySelector("#verdict");
+const submit = document.querySelector("#submit");
+const forkOf = editor.dataset.fork ?? null;
+
+let form = null;
+let answer = null;
+let turn = 0;
+let waiting;
+
+/** Ask the service about the text, or about a job that the form made; a newer question wins. */
+async function check(draft) {
+  const mine = ++turn;
+  submit.disabled = true;
+  let fresh;
+  try {
+    fresh = await request("POST", "/new/check", { ...draft, fork_of: forkOf });
+  } catch (error) {
+    if (mine === turn) say([{ path: "", message: error.message }]);
+    return;
+  }
+  if (mine !== turn) return;
+  answer = fresh;
+  const { text, job, findings } = answer.checked;
+  if (draft.job) yaml.value = text;
+  if (job && form && (draft.job || !form.root.contains(document.activeElement))) form.show(job, findings);
+  say(findings);
+  const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
+  submit.disabled = findings.length > 0;
+  if (changesNothing) verdict.textContent = "A fork that changes nothing yet: it would repeat the job from there.";
+}
+
+function say(findings) {
+  verdict.classList.toggle("good", !findings.length);
+  if (!findings.length) {
+    verdict.textContent = forkOf ? `Changes ${paths(answer.changes).join(", ")}` : "This job is complete and can be submitted.";
+    return;
+  }
+  const list = document.createElement("ul");
+  for (const { path, message, line } of findings) {
+    const item = document.createElement("li");
+    const place = document.createElement("button");
+    place.type = "button";
+    place.textContent = [line ? `Line ${line}` : "", path].filter(Boolean).join(", ") || "YAML";
+    place.addEventListener("click", () => goTo(line));
+    item.append(place, ` ${message}`);
+    list.append(item);
+  }
+  verdict.replaceChildren(list);
+}
+
+const paths = (changes, before = "") =>
+  Object.entries(changes ?? {}).flatMap(([name, value]) =>
+    value && typeof value === "object" && !Array.isArray(value) ? paths(value, `${before}${name}.`) : [`${before}${name}`]);
+
+function goTo(line) {
+  if (!line) return yaml.focus();
+  const lines = yaml.value.split("\n");
+  const start = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0);
+  yaml.focus();
+  yaml.setSelectionRange(start, start + lines[line - 1].length);
+}
+
+yaml.addEventListener("input", () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => check({ text: yaml.value }), 200);
+});
+
+// Tab indents as in an editor; Escape first leaves the field to the keyboard.
+let leaves = false;
+yaml.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") leaves = true;
+  else if (event.key === "Tab" && !event.shiftKey && !leaves) {
+    event.preventDefault();
+    yaml.setRangeText("  ", yaml.selectionStart, yaml.selectionEnd, "end");
+    yaml.dispatchEvent(new Event("input"));
+  } else if (event.key !== "Tab") leaves = false;
+});
+
+document.querySelector("#example")?.addEventListener("change", (event) => {
+  yaml.value = document.getElementById(`example-${event.target.value}`).content.textContent;
+  check({ text: yaml.value });
+});
+
+// One key for all attempts of one text: pressed twice, or answered too late, it is one job.
+let idempotency = null;
+
+submit.addEventListener("click", async () => {
+  submit.disabled = true;
+  const body = JSON.stringify(answer.checked.job);
+  if (idempotency?.body !== body) idempotency = { body, key: crypto.randomUUID?.() ?? String(Math.random()) };
+  try {
+    const job = forkOf
+      ? await request("POST", `/v1/jobs/${forkOf}/fork`, { iteration: document.querySelector("#from").valueAsNumber, changes: answer.changes })
+      : await request("POST", "/v1/jobs", answer.checked.job, { "Idempotency-Key": idempotency.key });
+    location.assign(`/jobs/${job.id}`);
+  } catch (error) {
+    complain(error);
+    submit.disabled = false;
+  }
+});
+
+form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => check({ job }));
+check({ text: yaml.value });

@@ -1,0 +1,50 @@
+// Requests to the service, and what is told to the reader.
+
+export class Refused extends Error {
+  constructor(problem, status) {
+    super(problem.detail ?? `the service answered ${status}`);
+    this.problem = problem;
+    this.status = status;
+  }
+}
+
+export async function request(method, path, body, headers = {}) {
+  const options = { method, headers: { Accept: "application/json", ...headers } };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error("The service does not answer");
+  }
+  const text = await response.text();
+  let answer = {};
+  try {
+    answer = text ? JSON.parse(text) : {};
+  } catch {
+    if (response.ok) throw new Error("The service answered something that is not JSON");
+  }
+  if (response.status === 401 && path !== "/sign-in") location.assign(signIn());
+  if (!response.ok) throw new Refused(answer, response.status);
+  return answer;
+}
+
+export function signIn() {
+  return `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+
+export function tell(text, kind = "") {
+  const toast = document.createElement("div");
+  toast.textContent = text;
+  toast.className = kind;
+  document.querySelector("#toasts").append(toast);
+  setTimeout(() => toast.remove(), kind ? 9000 : 2500);
+}
+
+export function complain(error) {
+  const fields = error.problem?.errors?.map((e) => `${e.path}: ${e.message}`) ?? [];
+  tell([error.message, ...fields].join("; "), "bad");
+}

@@ -1,0 +1,30 @@
+// Exchanges the key that is typed, or the ticket of a link, for a session cookie.
+import { request } from "./service.js";
+
+const wrong = document.querySelector("#wrong");
+
+async function open(credentials) {
+  wrong.textContent = "";
+  try {
+    await request("POST", "/sign-in", credentials);
+  } catch (error) {
+    wrong.textContent = error.message;
+    return;
+  }
+  // Only a path of our own: a link must not lead elsewhere after the sign-in.
+  const next = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
+  location.replace(next.origin === location.origin ? next.pathname + next.search : "/");
+}
+
+document.querySelector("#sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  open({ key: document.querySelector("#key").value.trim() });
+});
+
+const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
+if (ticket) {
+  history.replaceState(null, "", location.pathname + location.search); // used up, and out of sight
+  open({ ticket });
+} else {
+  document.querySelector("#key").focus();
+}
