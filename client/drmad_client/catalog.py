@@ -8,7 +8,16 @@ from drmad_client import specs
 
 MODELS = (specs.MlpModel,)
 DATA_SETS = (specs.DigitsData, specs.MnistData)
-HYPERPARAMETERS = (specs.L2Hyperparameter, specs.SampleWeightHyperparameter)
+HYPERPARAMETERS = (
+    specs.L2Hyperparameter,
+    specs.L1Hyperparameter,
+    specs.LearningRateHyperparameter,
+    specs.MomentumHyperparameter,
+    specs.InitScaleHyperparameter,
+    specs.SampleWeightHyperparameter,
+    specs.TrainingDataHyperparameter,
+    specs.LossWeightHyperparameter,
+)
 METHODS = (specs.ShortcutMethod, specs.ReplayMethod)
 
 

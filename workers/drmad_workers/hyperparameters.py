@@ -551,7 +551,7 @@ def bind_all(kinds: Sequence[Kind], setting: Setting) -> dict[str, BoundHyperpar
                 f"names of hyperparameters must differ, got {kind.name!r} twice: name one of them",
                 f"hyperparameters.{kind.name}",
             )
-        bound[kind.name] = kind.bind(setting)
+        bound[kind.name] = within_bounds(kind.bind(setting))
     if not bound:
         raise ProblemError("there must be at least one hyperparameter to tune", "hyperparameters")
     for role in get_args(RateRole):
@@ -561,4 +561,17 @@ def bind_all(kinds: Sequence[Kind], setting: Setting) -> dict[str, BoundHyperpar
                 f"there can be one {role} only, got {', '.join(names)}",
                 f"hyperparameters.{names[1]}",
             )
+    return bound
+
+
+def within_bounds(bound: BoundHyperparameter) -> BoundHyperparameter:
+    """The same; raises ProblemError when it would begin outside of its bounds."""
+    low = -math.inf if bound.lower is None else bound.lower
+    high = math.inf if bound.upper is None else bound.upper
+    if bool((bound.initial < low).any() or (bound.initial > high).any()):
+        raise ProblemError(
+            f"{bound.name} must begin between its bounds, [{low}, {high}], got values from "
+            f"{float(bound.initial.min()):.4g} to {float(bound.initial.max()):.4g}",
+            f"hyperparameters.{bound.name}",
+        )
     return bound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,16 @@ from drmad_workers.tuning import Tuner
 if TYPE_CHECKING:
     from drmad_client.specs import HypergradientSpec, HyperparameterSpec, JobSpec
 
-_KINDS = {"l2": hyperparameters.L2, "sample_weight": hyperparameters.SampleWeight}
+_KINDS: dict[str, Callable[..., hyperparameters.Kind]] = {
+    "l2": hyperparameters.L2,
+    "l1": hyperparameters.L1,
+    "learning_rate": hyperparameters.LearningRate,
+    "momentum": hyperparameters.Momentum,
+    "init_scale": hyperparameters.InitScale,
+    "sample_weight": hyperparameters.SampleWeight,
+    "training_data": hyperparameters.TrainingData,
+    "loss_weight": hyperparameters.LossWeight,
+}
 
 
 def tuner(spec: JobSpec, replica: int, data_roots: Sequence[Path], device: str) -> Tuner:
