@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         Stopped,
         TrainingDiverged,
     )
-    from drmad_workers.hypergradients import METHODS, Method, Replay, Shortcut
+    from drmad_workers.hypergradients import METHODS, Method, OneStep, Replay, Shortcut, Stored
     from drmad_workers.hyperparameters import (
         L1,
         L2,
@@ -45,12 +45,14 @@ __all__ = [
     "MetaState",
     "Method",
     "Momentum",
+    "OneStep",
     "Problem",
     "ProblemError",
     "Replay",
     "SampleWeight",
     "Shortcut",
     "Stopped",
+    "Stored",
     "TrainingConfig",
     "TrainingData",
     "TrainingDiverged",
@@ -71,7 +73,7 @@ _MODULES = {
         "Stopped",
         "TrainingDiverged",
     ],
-    "hypergradients": ["METHODS", "Method", "Replay", "Shortcut"],
+    "hypergradients": ["METHODS", "Method", "OneStep", "Replay", "Shortcut", "Stored"],
     "hyperparameters": [
         "L1",
         "L2",

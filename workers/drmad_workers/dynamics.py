@@ -11,7 +11,7 @@ optimizer: the velocity v, or Adam's two moments.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,11 @@ class Rate:
             return factor
         return torch.repeat_interleave(factor, self._counts, output_size=sum(self.sizes))
 
+    def rounded(self, denominator: int) -> "Rate":
+        """The nearest n / denominator with 0 < n < denominator; their derivatives gather here."""
+        numerators = self._values.mul(denominator).round_().clamp_(1, denominator - 1)
+        return Rate(numerators / denominator, self.sizes, self.total)
+
     def leaf(self, step: int, count: int) -> Tensor | None:
         """The values of these steps to be differentiated by; None where nobody tunes them."""
         if self.total is None:
@@ -103,6 +108,16 @@ class Dynamics(ABC):
     @abstractmethod
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
         """Takes the state from before `step` to after it, in place; `gradient` has shape (P,)."""
+
+    @abstractmethod
+    def updated(
+        self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
+    ) -> Sequence[Tensor]:
+        """The state after `step`, as a differentiable function of all but the step.
+
+        Elementwise: the rows of the state and the gradient have shape (..., P), α_t and γ_t any
+        that broadcasts.
+        """
 
     @abstractmethod
     def pull_back(
@@ -185,6 +200,13 @@ class Momentum(Dynamics):
         velocity.mul_(decay)
         add_scaled(velocity, self._gain(decay), gradient, -1.0)
         add_scaled(weights, self.learning_rate.factor(step), velocity)
+
+    def updated(
+        self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
+    ) -> Sequence[Tensor]:
+        weights, velocity = state
+        velocity = decay * velocity - self._gain(decay) * gradient
+        return weights + rate * velocity, velocity
 
     def stride(self, step: int, count: int) -> StrideMap:
         """The map of the m = `count` steps from `step` on for a gradient that stays the same.
@@ -275,14 +297,6 @@ class Momentum(Dynamics):
         return 1.0 - decay if self.damped else 1.0
 
 
-class Moments(NamedTuple):
-    """The state of Adam, each of shape (P,)."""
-
-    weights: Tensor
-    first: Tensor
-    second: Tensor
-
-
 @dataclass
 class Adam(Dynamics):
     """Adam as torch.optim has it ([Kingma2015]), or AdamW where the decay is decoupled.
@@ -347,26 +361,25 @@ class Adam(Dynamics):
         leaves = [rate.leaf(step, count) for rate in rates]
         inputs = [row.detach().requires_grad_() for row in (*state, gradient)]
         with torch.enable_grad():
-            moments = Moments(*inputs[:3])
+            moments: Sequence[Tensor] = inputs[:3]
             for j in range(count):
                 rate, decay = (
                     rate.factor_of(leaf, step, j) for rate, leaf in zip(rates, leaves, strict=True)
                 )
-                moments = self._updated(step + j, moments, inputs[3], rate, decay)
+                moments = self.updated(step + j, moments, inputs[3], rate, decay)
         inputs += [leaf for leaf in leaves if leaf is not None]
         parts = torch.autograd.grad(moments, inputs, list(adjoint))
-        torch.stack(parts[:3], out=adjoint)
+        adjoint.copy_(torch.stack(parts[:3]))
         torch.neg(parts[3], out=cotangent)
         derivatives = iter(parts[4:])
         for tuned, leaf in zip(rates, leaves, strict=True):
             if leaf is not None:
                 tuned.add(step, next(derivatives))
 
-    def _updated(
-        self, step: int, moments: Moments, gradient: Tensor, rate: Factor, decay: Factor
-    ) -> Moments:
-        """The update as a differentiable function."""
-        weights, first, second = moments
+    def updated(
+        self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
+    ) -> Sequence[Tensor]:
+        weights, first, second = state
         if self.weight_decay and self.decoupled:
             weights = weights * (1.0 - self.weight_decay * rate)
         elif self.weight_decay:
@@ -376,7 +389,7 @@ class Adam(Dynamics):
         scaled = second / (1.0 - self.second_decay ** (step + 1))
         root = torch.where(scaled > 0.0, scaled, 1.0).sqrt() * (scaled > 0.0)
         size = rate / (1.0 - decay ** (step + 1))
-        return Moments(weights - size * first / (root + self.epsilon), first, second)
+        return weights - size * first / (root + self.epsilon), first, second
 
 
 def add_scaled(out: Tensor, factor: Factor, tensor: Tensor, sign: float = 1.0) -> None:

@@ -14,7 +14,7 @@ from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.checks import check_problem, resolve_device
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.hypergradients import Method, Shortcut
-from drmad_workers.hypergradients.base import Adjoint
+from drmad_workers.hypergradients.base import Adjoint, require_derivatives
 from drmad_workers.hyperparameters import BoundHyperparameter, Kind, Setting, bind_all, slots_of
 from drmad_workers.meta import MetaConfig, MetaState, finished, initial_state, meta_update
 from drmad_workers.monitor import Monitor, OnProgress
@@ -98,6 +98,7 @@ class Tuner:
             seed=seed,
         )
         self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
+        require_derivatives(method, self.hyperparameters.values(), training)
         self._objective = Objective(
             problem,
             self.hyperparameters,

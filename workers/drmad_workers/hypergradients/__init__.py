@@ -1,9 +1,13 @@
 """Methods to compute a hypergradient, by name; one file each, one signature (base.Method)."""
 
 from drmad_workers.hypergradients.base import Method
+from drmad_workers.hypergradients.one_step import OneStep
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
+from drmad_workers.hypergradients.stored import Stored
 
-__all__ = ["METHODS", "Method", "Replay", "Shortcut"]
+__all__ = ["METHODS", "Method", "OneStep", "Replay", "Shortcut", "Stored"]
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Shortcut, Replay)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Shortcut, Replay, Stored, OneStep)
+}

@@ -11,6 +11,7 @@ Methods differ in ŵ_t, the point where step t is linearised, and in which steps
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
+from drmad_workers.hyperparameters import BoundHyperparameter, BoundInitScale, BoundRate
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 GROWTH_BOUND = 1e8
@@ -29,8 +31,8 @@ stretching keeps few digits in float32, and the published method's went to 10^21
 class Method(ABC):
     """A way to the hypergradient; its fields are its settings.
 
-    A method is used in this order: `check`, `recorder` (given to the forward pass), and after
-    the outer gradient stands in the adjoint, `backward`.
+    A method is used in this order: `check` and `refuses`, `recorder` (given to the forward pass),
+    and after the outer gradient stands in the adjoint, `backward`.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,22 @@ class Method(ABC):
     @abstractmethod
     def check(self, training: TrainingConfig) -> None:
         """Raises ProblemError when the settings do not fit the training run."""
+
+    def steps(self, training: TrainingConfig) -> range:
+        """The inner steps that it differentiates."""
+        return range(training.steps)
+
+    def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
+        """Why it has no derivative by this hyperparameter, or not by all of it; None if it has.
+
+        The client knows the same rules, see drmad_client.specs.
+        """
+        steps = self.steps(training)
+        if isinstance(bound, BoundInitScale) and 0 not in steps:
+            return f"step 0 lies before the last {len(steps)} steps, which alone it differentiates"
+        if isinstance(bound, BoundRate) and bound.layout[1] > 1 and len(steps) < training.steps:
+            return f"it differentiates {len(steps)} of the {training.steps} steps only"
+        return None
 
     @abstractmethod
     def recorder(self, run: TrainingRun) -> Recorder:
@@ -53,8 +71,8 @@ class Method(ABC):
         """
 
     def backward_total(self, training: TrainingConfig) -> int:
-        """How many inner steps `backward` goes through, for the progress it reports."""
-        return training.steps
+        """How many steps `backward` goes through, for the progress it reports."""
+        return len(self.steps(training))
 
 
 class Adjoint:
@@ -128,9 +146,28 @@ class Adjoint:
             raise HypergradientDiverged(step, norm, bound)
 
 
+def require_derivatives(
+    method: Method, bound: Iterable[BoundHyperparameter], training: TrainingConfig
+) -> None:
+    """Raises ProblemError naming the first hyperparameter that the method refuses."""
+    for hyperparameter in bound:
+        reason = method.refuses(hyperparameter, training)
+        if reason is not None:
+            name = hyperparameter.name
+            raise ProblemError(
+                f"{method.name} has no hypergradient for {name}: {reason}",
+                f"hyperparameters.{name}",
+            )
+
+
 def check_horizon(horizon: int | None, steps: int) -> None:
     if horizon is not None and not 1 <= horizon <= steps:
         raise ProblemError(
             f"horizon must be between 1 and the number of training steps ({steps}), got {horizon}",
             "hypergradient.horizon",
         )
+
+
+def last_steps(horizon: int | None, training: TrainingConfig) -> range:
+    """The last `horizon` inner steps; all of them for None."""
+    return range(training.steps - (horizon or training.steps), training.steps)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon
+from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon, last_steps
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 
@@ -36,8 +36,8 @@ class Replay(Method):
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
 
-    def backward_total(self, training: TrainingConfig) -> int:
-        return self.horizon or training.steps
+    def steps(self, training: TrainingConfig) -> range:
+        return last_steps(self.horizon, training)
 
     def recorder(self, run: TrainingRun) -> "Snapshots":
         return Snapshots(run.steps - (self.horizon or run.steps), run.steps)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drmad_workers.dynamics import Momentum
 from drmad_workers.errors import ProblemError
-from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon
+from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon, last_steps
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 Preset = Literal["paper", "paper_tenth"]
@@ -76,10 +76,10 @@ class Shortcut(Method):
                 "hypergradient.preset",
             )
 
-    def backward_total(self, training: TrainingConfig) -> int:
+    def steps(self, training: TrainingConfig) -> range:
         if self.preset == "paper_tenth":
-            return max(1, training.steps // 10)
-        return self.horizon or training.steps
+            return range(max(1, training.steps // 10))
+        return last_steps(self.horizon, training)
 
     def recorder(self, run: TrainingRun) -> "Knots":
         start = run.steps - (self.horizon or run.steps)

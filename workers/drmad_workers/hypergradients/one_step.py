@@ -1,0 +1,43 @@
+"""T1-T2: the last inner step alone.
+
+[Luketina2016] Scalable gradient-based tuning of continuous regularization hyperparameters,
+1511.06727. [Shaban2019] Truncated back-propagation for bilevel optimization, 1810.10667.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from drmad_workers.hypergradients.base import Adjoint, Method
+from drmad_workers.hypergradients.stored import Path
+from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+
+
+@dataclass(frozen=True)
+class OneStep(Method):
+    """w_{T-1} counts as given, so that λ acts through the last step alone ([Luketina2016]).
+
+        dλ = ∂f/∂λ - α δ ∂/∂λ <∇_w L_{T-1}(w_{T-1}, λ), ∇f(w_T)>
+
+    for momentum (δ as in dynamics.Momentum); for Adam likewise through its update. A horizon of
+    one step: short-sighted, its bias does not vanish as T grows.
+
+    Cost: one Hessian-vector product.
+    Memory: one copy of the weights, shape (P,).
+    """
+
+    name: ClassVar[str] = "one_step"
+
+    def check(self, training: TrainingConfig) -> None:
+        pass
+
+    def steps(self, training: TrainingConfig) -> range:
+        return range(training.steps - 1, training.steps)
+
+    def recorder(self, run: TrainingRun) -> Path:
+        return Path(run.steps - 1, run.steps)
+
+    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, Path)
+        adjoint.begin(contraction=False)
+        recorder.walk_back(run, adjoint)
+        adjoint.finish(recorder.start)
