@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
 import time
@@ -516,6 +515,8 @@ class _AsyncConnection:
         try:
             match step:
                 case Pause(seconds):
+                    import asyncio  # a tenth of what it takes to load the client
+
                     await asyncio.sleep(seconds)
                     return None
                 case Read():

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from drmad_client.records import MetaIteration
 from drmad_client.specs import JobSpec
@@ -18,11 +14,16 @@ _MANY: Any = {"replicas": True, "hyperparameters": {"__all__": {"groups"}}}  # n
 
 def spec_yaml(spec: JobSpec) -> str:
     """The spec with every default written out; `drmad submit` takes it as it is."""
+    import yaml
+
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def history_csv(history: Iterable[MetaIteration]) -> str:
     """A row for each meta-iteration; what is nested gets a column like metrics.test_error."""
+    import csv
+    import io
+
     rows = history_rows(history)
     columns = dict.fromkeys(column for row in rows for column in row)
     text = io.StringIO()
