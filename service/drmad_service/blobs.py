@@ -9,26 +9,37 @@ from typing import Any
 from redis.asyncio import Redis
 
 from drmad_service import keys
-from drmad_service.errors import ResultNotFound
+from drmad_service.errors import LeaseLost, ResultNotFound
+from drmad_service.scripts import Scripts
 
 CHUNK_BYTES = 1 << 20
 """A larger value in one command would keep the other clients waiting."""
+COPY_S = 600
+"""What was copied for a job that is then not created is gone after so long."""
 
 
 class Blobs:
-    """The chunks of jobs. Whoever puts a blob writes its names into what mentions it."""
+    """The chunks of jobs, in one part of theirs. Who puts a blob has its names kept somewhere."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, part: str) -> None:
         self._redis: Any = redis
+        self._scripts = scripts
+        self._part = part
 
-    async def put(self, job_id: str, blob: bytes) -> list[str]:
-        """Names of the chunks. Putting the same bytes again changes nothing."""
-        key, names = keys.job(job_id, "chunks"), []
+    async def put(self, job_id: str, fence: str, blob: bytes) -> list[str]:
+        """Names of the chunks. Putting the same bytes again changes nothing.
+
+        Raises:
+            LeaseLost: the job belongs to another scheduler.
+        """
+        names: list[str] = []
         view = memoryview(blob)
         for start in range(0, len(blob), CHUNK_BYTES):
-            chunk = view[start : start + CHUNK_BYTES]
+            chunk = bytes(view[start : start + CHUNK_BYTES])
             names.append(hashlib.sha256(chunk).hexdigest())
-            await self._redis.hset(key, names[-1], bytes(chunk))
+            outcome = await self._scripts.run("put", job_id, fence, self._part, names[-1], chunk)
+            if outcome != "ok":
+                raise LeaseLost(f"a large value of {job_id} refused: {outcome}")
         return names
 
     async def get(self, job_id: str, names: Sequence[str]) -> bytes:
@@ -36,18 +47,25 @@ class Blobs:
         Raises:
             ResultNotFound: a chunk is gone.
         """
-        key = keys.job(job_id, "chunks")
+        key = keys.job(job_id, self._part)
         parts = [await self._redis.hget(key, name) for name in names]
         if any(part is None for part in parts):
             raise ResultNotFound(f"a part of this result of job {job_id} is no longer kept")
         return b"".join(parts)
 
     async def copy(self, source: str, target: str, names: Sequence[str]) -> None:
+        """For a job that does not exist yet: creating it makes the copy last.
+
+        Raises:
+            ResultNotFound: a chunk is gone.
+        """
+        copied = keys.job(target, self._part)
         for name in names:
-            chunk = await self._redis.hget(keys.job(source, "chunks"), name)
+            chunk = await self._redis.hget(keys.job(source, self._part), name)
             if chunk is None:
                 raise ResultNotFound(f"a part of this result of job {source} is no longer kept")
-            await self._redis.hset(keys.job(target, "chunks"), name, chunk)
+            await self._redis.hset(copied, name, chunk)
+            await self._redis.expire(copied, COPY_S)
 
 
 def thinned(sizes: dict[int, int], budget: int, protected: Collection[int]) -> list[int]:

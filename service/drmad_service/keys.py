@@ -23,7 +23,8 @@
     drmad:job:<id>:state           string  where the job resumes (JSON, names chunks)
     drmad:job:<id>:vectors         hash    iteration -> chunks of its state and hypergradient (JSON)
     drmad:job:<id>:models          hash    best, last -> iteration and chunks of the model (JSON)
-    drmad:job:<id>:chunks          hash    sha256 -> up to a megabyte of a large value
+    drmad:job:<id>:chunks          hash    sha256 -> up to a megabyte of a state or hypergradient
+    drmad:job:<id>:model_chunks    hash    the same of a model
 
 Whatever belongs to a job starts with its job key and goes when the job is deleted.
 """
@@ -38,7 +39,17 @@ RESERVATIONS = "drmad:reservations"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
-PARTS = ("transitions", "events", "history", "logs", "state", "vectors", "models", "chunks")
+PARTS = (
+    "transitions",
+    "events",
+    "history",
+    "logs",
+    "state",
+    "vectors",
+    "models",
+    "chunks",
+    "model_chunks",
+)
 
 
 def jobs_with(status: str) -> str:

@@ -38,7 +38,7 @@ class Scripts:
             if name != "prelude"
         }
 
-    async def run(self, script: str, *args: str | float) -> Any:
+    async def run(self, script: str, *args: str | bytes | float) -> Any:
         """What the script returns, its bytes as text."""
         return _decoded(await self._scripts[script](args=args))
 

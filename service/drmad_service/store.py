@@ -40,15 +40,13 @@ from drmad_service.errors import (
 )
 from drmad_service.ids import new_id
 from drmad_service.scripts import Scripts
-from drmad_service.transitions import TRANSITIONS, Action
+from drmad_service.transitions import DRIVEN, TRANSITIONS, Action
 
 IDEMPOTENCY_S = 24 * 3600
 PRIORITY_BONUS_MS = 60_000
 """One point of priority counts as much as a minute of waiting."""
 FAIR_SHARE_MS = 300_000
 """Each running job of a tenant puts its queued ones five minutes back."""
-QUEUE_CONSIDERED = 1000
-"""A claim looks at so many queued jobs, the first by rank."""
 LOG_LINES = 10_000
 """Of a job, the last."""
 FULL = 0.8
@@ -114,14 +112,10 @@ class Store:
         """`vector_bytes` is the budget of a job's states and hypergradients."""
         # redis-py types its answers as bytes, str or None; this client answers bytes.
         self._redis: Any = redis
-        self._blobs = Blobs(redis)
         self._vector_bytes = vector_bytes
-        self._scripts = Scripts(
-            redis,
-            events_kept=events_kept,
-            share_ms=FAIR_SHARE_MS,
-            considered=QUEUE_CONSIDERED,
-        )
+        self._scripts = Scripts(redis, events_kept=events_kept, share_ms=FAIR_SHARE_MS)
+        self._blobs = Blobs(redis, self._scripts, "chunks")
+        self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
 
     async def ping(self) -> None:
         await self._redis.ping()
@@ -138,7 +132,7 @@ class Store:
             StoreFull: too little of the memory budget is left.
         """
         await self._must_have_room()
-        return await self._create(new_id("job"), spec, {}, idempotency_key, tenant)
+        return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
 
     async def fork(self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local") -> Job:
         """A new job that goes on from the state before a kept meta-iteration of another.
@@ -158,14 +152,13 @@ class Store:
             "chunks": kept["state"],
             "bytes": kept["state_bytes"],
         }
-        await self._redis.set(keys.job(fork_id, "state"), json.dumps(state))
         progress = Progress(iteration=iteration, iterations=spec.meta.iterations)
         fields = {
             "iteration": str(iteration),
             "forked_from": f"{job_id}@{iteration}",
             "progress": progress.model_dump_json(),
         }
-        return (await self._create(fork_id, spec, fields, None, tenant))[0]
+        return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]
 
     async def get(self, job_id: str) -> Job:
         pipe = self._redis.pipeline(transaction=False)
@@ -237,12 +230,12 @@ class Store:
         await self._act(job_id, Action.CANCEL, "user", "cancelled by its user")
         return await self.get(job_id)
 
-    async def extend(self, job_id: str, spec: JobSpec) -> Job:
-        """Queue a job that has ended again, with more meta-iterations in its spec."""
+    async def extend(self, job: Job, spec: JobSpec) -> Job:
+        """Queue a job that has ended again, with more meta-iterations in its spec and new time."""
         await self._must_have_room()
-        job = await self.get(job_id)
+        job_id = job.id
         progress = job.progress.model_copy(
-            update={"iterations": spec.meta.iterations, "remaining_s": None}
+            update={"iterations": spec.meta.iterations, "remaining_s": None, "spent_s": 0.0}
         )
         fields = {"spec": spec.model_dump_json(), "progress": progress.model_dump_json()}
         raw = await self._redis.get(keys.job(job_id, "state"))
@@ -252,7 +245,8 @@ class Store:
             described["scalars"]["stale"] = 0
             state = json.dumps(described)
         message = f"extended to {spec.meta.iterations} meta-iterations"
-        await self._act(job_id, Action.EXTEND, "extended", message, fields, state=state)
+        seen = str(job.version)
+        await self._act(job_id, Action.EXTEND, "extended", message, fields, state=state, seen=seen)
         return await self.get(job_id)
 
     async def delete(self, job_id: str) -> None:
@@ -337,7 +331,7 @@ class Store:
                 "the service keeps"
             )
         described = json.loads(kept)
-        return described["iteration"], await self._blobs.get(job_id, described["chunks"])
+        return described["iteration"], await self._model_blobs.get(job_id, described["chunks"])
 
     # Events and logs
 
@@ -350,9 +344,11 @@ class Store:
         key = keys.job(job_id, "events")
         entries = await self._entries(key, after, limit)
         events = [rows.event(entry, fields) for entry, fields in entries]
-        if after and entries and await self._trimmed(key, after):
+        if entries and await self._trimmed(key, after):
             job = await self.get(job_id)
-            reset = Event(id=after, at=events[0].at, type="reset", data=job.model_dump(mode="json"))
+            reset = Event(
+                id=after or "0-0", at=events[0].at, type="reset", data=job.model_dump(mode="json")
+            )
             return [reset, *events]
         return events
 
@@ -406,7 +402,13 @@ class Store:
         """Whether a job of higher priority waits for what this one holds."""
         return bool(
             await self._scripts.run(
-                "outranked", lease.job_id, lease.fence, capacity.cpus, capacity.gpus
+                "outranked",
+                lease.job_id,
+                lease.fence,
+                capacity.cpus,
+                capacity.gpus,
+                capacity.tenant_jobs,
+                capacity.tenant_gpus,
             )
         )
 
@@ -441,7 +443,7 @@ class Store:
     ) -> None:
         """Keep what the first look at the problem found, and the state to start from, if new."""
         infos = json.dumps([h.model_dump(mode="json") for h in hyperparameters])
-        state = await self._put_state(lease.job_id, start) if start else ""
+        state = json.dumps(await self._put_state(lease, start)) if start else ""
         await self._update(lease, {"hyperparameters": infos}, state=state)
 
     async def resume_point(self, job_id: str) -> ResumePoint | None:
@@ -467,7 +469,7 @@ class Store:
     async def status(self, lease: Lease) -> JobStatus:
         """The state of a held job."""
         status, fence = await self._redis.hmget(keys.job(lease.job_id), ["status", "fence"])
-        if status is None or fence.decode() != lease.fence:
+        if status is None or fence.decode() != lease.fence or status.decode() not in DRIVEN:
             raise LeaseLost(f"job {lease.job_id} is no longer driven under {lease.fence}")
         return JobStatus(status.decode())
 
@@ -476,19 +478,22 @@ class Store:
         await self._update(lease, {}, "warning", warning)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
-        """Keep what a replica printed. Lines are no state: they need no fence."""
-        pipe = self._redis.pipeline(transaction=False)
-        for line in lines:
-            entry = {"replica": replica, "text": line}
-            pipe.xadd(keys.job(lease.job_id, "logs"), entry, maxlen=LOG_LINES, approximate=True)
-        await pipe.execute()
+        """Keep what a replica printed; of a job, the last LOG_LINES lines."""
+        outcome = await self._scripts.run(
+            "log", lease.job_id, lease.fence, LOG_LINES, replica, *lines
+        )
+        if outcome != "ok":
+            raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
 
     async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> None:
         """Take a step back: the same meta-iteration begins again, from another state."""
-        state = await self._put_state(lease.job_id, point)
+        before = await self._state(lease.job_id)
+        state = await self._put_state(lease, point)
+        kept = (await self._all_vectors(lease.job_id)).values()
+        garbage = set(before["chunks"]) - _needed([*kept], state)
         rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
         event = json.dumps(rejection | {"message": message})
-        await self._update(lease, {}, "rejection", event, state)
+        await self._update(lease, {}, "rejection", event, json.dumps(state), sorted(garbage))
 
     async def commit(self, lease: Lease, step: Step) -> None:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
@@ -497,20 +502,17 @@ class Store:
             LeaseLost: the job belongs to another scheduler.
         """
         job_id = lease.job_id
-        raw = await self._redis.get(keys.job(job_id, "state"))
-        before: dict[str, Any] = (
-            json.loads(raw) if raw else {"chunks": [], "scalars": {}, "bytes": 0}
-        )
+        before = await self._state(job_id)
         vectors = {
             "state": before["chunks"],
             "scalars": before["scalars"],
-            "hypergradient": await self._blobs.put(job_id, step.hypergradient),
+            "hypergradient": await self._blobs.put(job_id, lease.fence, step.hypergradient),
             "state_bytes": before["bytes"],
             "bytes": before["bytes"] + len(step.hypergradient),
         }
-        state = await self._put_state(job_id, step.next_state)
-        models, model_garbage = await self._put_model(job_id, step)
-        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors)
+        state = await self._put_state(lease, step.next_state)
+        models, old_models = await self._put_model(lease, step)
+        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors, state)
         fields = {
             "progress": step.progress.model_dump_json(),
             "vector_bytes": str(vector_bytes),
@@ -523,12 +525,13 @@ class Store:
             lease.fence,
             step.iteration,
             json.dumps(step.record, allow_nan=False),
-            state,
+            json.dumps(state),
             json.dumps(vectors),
             json.dumps(models),
             json.dumps(fields),
             json.dumps(gone),
-            json.dumps([*model_garbage, *garbage]),
+            json.dumps(garbage),
+            json.dumps(old_models),
         )
         if outcome != "ok":
             raise LeaseLost(
@@ -542,6 +545,7 @@ class Store:
         job_id: str,
         spec: JobSpec,
         fields: Mapping[str, str],
+        state: str,
         idempotency_key: str | None,
         tenant: str,
     ) -> tuple[Job, bool]:
@@ -557,6 +561,7 @@ class Store:
             "create",
             job_id,
             json.dumps(described | dict(fields)),
+            state,
             spec.priority,
             spec.priority * PRIORITY_BONUS_MS,
             keys.idempotency(tenant, idempotency_key) if idempotency_key else "",
@@ -598,6 +603,7 @@ class Store:
         fields: Mapping[str, str] = {},
         fence: str = "",
         state: str = "",
+        seen: str = "",
     ) -> JobStatus:
         outcome, status = await self._scripts.run(
             "transition",
@@ -608,6 +614,7 @@ class Store:
             message,
             json.dumps(dict(fields)),
             state,
+            seen,
         )
         if fence and outcome in ("fenced", "unknown"):
             raise LeaseLost(f"{action} of {job_id} refused: {outcome}")
@@ -624,32 +631,45 @@ class Store:
         event: str = "",
         data: str = "",
         state: str = "",
+        garbage: Sequence[str] = (),
     ) -> JobStatus:
         outcome, status = await self._scripts.run(
-            "update", lease.job_id, lease.fence, json.dumps(dict(fields)), event, data, state
+            "update",
+            lease.job_id,
+            lease.fence,
+            json.dumps(dict(fields)),
+            event,
+            data,
+            state,
+            json.dumps(list(garbage)),
         )
         if outcome != "ok":
             raise LeaseLost(f"update of {lease.job_id} refused: {outcome}")
         return JobStatus(status)
 
-    async def _put_state(self, job_id: str, point: ResumePoint) -> str:
-        return json.dumps(
-            {
-                "iteration": point.iteration,
-                "scalars": point.scalars,
-                "chunks": await self._blobs.put(job_id, point.tensors),
-                "bytes": len(point.tensors),
-            }
+    async def _state(self, job_id: str) -> dict[str, Any]:
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        state: dict[str, Any] = (
+            json.loads(raw) if raw else {"chunks": [], "scalars": {}, "bytes": 0}
         )
+        return state
 
-    async def _put_model(self, job_id: str, step: Step) -> tuple[dict[str, str], list[str]]:
+    async def _put_state(self, lease: Lease, point: ResumePoint) -> dict[str, Any]:
+        return {
+            "iteration": point.iteration,
+            "scalars": point.scalars,
+            "chunks": await self._blobs.put(lease.job_id, lease.fence, point.tensors),
+            "bytes": len(point.tensors),
+        }
+
+    async def _put_model(self, lease: Lease, step: Step) -> tuple[dict[str, str], list[str]]:
         """New entries of the models hash, and the chunks that nothing needs after them."""
         if step.model is None:
             return {}, []
-        kept = await self._models(job_id)
+        kept = await self._models(lease.job_id)
         described = {
             "iteration": step.iteration,
-            "chunks": await self._blobs.put(job_id, step.model),
+            "chunks": await self._model_blobs.put(lease.job_id, lease.fence, step.model),
         }
         changed = {"last": described} | ({"best": described} if step.best else {})
         entries = {name: json.dumps(value) for name, value in changed.items()}
@@ -659,26 +679,27 @@ class Store:
         entries = await self._redis.hgetall(keys.job(job_id, "models"))
         return {name.decode(): json.loads(value) for name, value in entries.items()}
 
+    async def _all_vectors(self, job_id: str) -> dict[int, dict[str, Any]]:
+        entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
+        return {int(number): json.loads(value) for number, value in entries.items()}
+
     async def _thin(
-        self, job_id: str, step: Step, vectors: Mapping[str, Any]
+        self, job_id: str, step: Step, vectors: dict[str, Any], state: Mapping[str, Any]
     ) -> tuple[list[int], list[str], int]:
         """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
         total = int(await self._redis.hget(keys.job(job_id), "vector_bytes") or 0)
         total += vectors["bytes"]
         if total <= self._vector_bytes:
             return [], [], total
-        entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
-        kept = {int(number): json.loads(value) for number, value in entries.items()}
-        kept[step.iteration] = vectors
+        kept = await self._all_vectors(job_id) | {step.iteration: vectors}
         sizes = {number: value["bytes"] for number, value in kept.items()}
         best = step.best or (await self.get(job_id)).best
         protected = {best.iteration} if best else set()
         # A tenth below the budget, so that not every commit has to look through all of them.
         gone = thinned(sizes, self._vector_bytes * 9 // 10, protected)
         left = {number: value for number, value in kept.items() if number not in gone}
-        needed = {c for v in left.values() for c in (*v["state"], *v["hypergradient"])}
         dropped = {c for n in gone for c in (*kept[n]["state"], *kept[n]["hypergradient"])}
-        garbage = dropped - needed - _chunks(await self._models(job_id))
+        garbage = dropped - _needed([*left.values()], state)
         return gone, sorted(garbage), sum(sizes[number] for number in left)
 
     async def _entries(self, key: str, after: str | None, limit: int) -> Any:
@@ -686,14 +707,22 @@ class Store:
             raise ValueError(f"an id looks like 1763912345678-0, got {after!r}")
         return await self._redis.xrange(key, min=f"({after}" if after else "-", count=limit)
 
-    async def _trimmed(self, key: str, after: str) -> bool:
-        """Whether `after` lies before the first event kept: others after it may be gone too."""
+    async def _trimmed(self, key: str, after: str | None) -> bool:
+        """Whether events after this one are gone: its place lies before the first one kept."""
         info = await self._redis.xinfo_stream(key)
-        return rows.order(info["first-entry"][0]) > rows.order(after)
+        if info["entries-added"] == info["length"]:
+            return False
+        return after is None or rows.order(info["first-entry"][0]) > rows.order(after)
 
 
 def _states(action: Action) -> str:
     return json.dumps(TRANSITIONS[action])
+
+
+def _needed(vectors: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> set[str]:
+    """Chunks that these name; equal parts of different vectors are one chunk."""
+    named = {c for v in vectors for c in (*v["state"], *v["hypergradient"])}
+    return named | set(state["chunks"])
 
 
 def _chunks(models: Mapping[str, Any]) -> set[str]:

@@ -82,3 +82,6 @@ TRANSITIONS: dict[Action, dict[JobStatus, JobStatus]] = {
         _S.CANCELLING: _S.CANCELLED,
     },
 }
+
+DRIVEN = frozenset(TRANSITIONS[Action.YIELD])
+"""States in which a scheduler holds the job."""

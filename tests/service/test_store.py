@@ -110,7 +110,7 @@ async def test_higher_priority_is_claimed_first_but_age_wins_in_the_end(
     old, _ = await store.create(spec)
     urgent, _ = await store.create(with_changes(spec, priority=5))
     aged = float(await redis.zscore(keys.QUEUE, old.id) or 0) - 6 * 60_000
-    await redis.hset(keys.job(old.id), "rank", str(aged))
+    await redis.zadd(keys.QUEUE, {old.id: aged})
     claims = [await store.claim("scheduler", 10.0, CAPACITY) for _ in range(3)]
     assert [c.job_id if c else None for c in claims] == [old.id, urgent.id, None]
 
@@ -189,8 +189,9 @@ async def test_replaced_model_leaves_no_chunk_behind(
     lease = await started(store, spec)
     for iteration in range(3):
         await store.commit(lease, step(iteration, model=f"model {iteration}".encode()))
-    # Four states, three hypergradients and the one model that is both best and last.
-    assert await redis.hlen(keys.job(lease.job_id, "chunks")) == 4 + 3 + 1
+    # Four states and three hypergradients; the one model is both best and last.
+    assert await redis.hlen(keys.job(lease.job_id, "chunks")) == 4 + 3
+    assert await redis.hlen(keys.job(lease.job_id, "model_chunks")) == 1
 
 
 async def test_commit_repeated_under_the_same_lease_counts_once(
@@ -349,13 +350,16 @@ async def test_extended_job_is_queued_again_without_its_end(store: Store, spec: 
     lease = await started(store, spec)
     await store.commit(lease, step(0))
     with pytest.raises(ActionRefused):
-        await store.extend(lease.job_id, spec)
+        await store.extend(await store.get(lease.job_id), spec)
     error = JobError(code="timeout", message="too long")
     await store.act(lease, Action.FAIL, "timeout", "too long", error)
     longer = with_changes(spec, meta={"iterations": 9})
-    job = await store.extend(lease.job_id, longer)
+    ended = await store.get(lease.job_id)
+    job = await store.extend(ended, longer)
     assert (job.status, job.error, job.finished_at) == (JobStatus.QUEUED, None, None)
     assert (job.progress.iteration, job.progress.iterations) == (1, 9)
+    with pytest.raises(ActionRefused):
+        await store.extend(ended, longer)
     assert await store.delete_ended_before(-1e6) == 0
     assert (await store.claim("scheduler", 10.0, CAPACITY)) is not None
 
@@ -452,3 +456,97 @@ async def test_old_jobs_are_deleted_with_all_that_is_theirs(
     assert await store.delete_ended_before(3_600_000) == 0
     assert await store.delete_ended_before(-1000) == 1
     assert await redis.keys(f"{keys.job('')}*") == []
+
+
+async def test_chunk_that_the_running_state_shares_with_a_thinned_one_stays(
+    redis: Redis, spec: JobSpec
+) -> None:
+    store = Store(redis, vector_bytes=100)
+    lease = await started(store, spec)
+    for iteration in range(12):
+        done = step(iteration, is_best=iteration == 0)
+        same = {"next_state": ResumePoint(iteration + 1, b"zeros", {}), "hypergradient": b"zeros"}
+        await store.commit(lease, Step(**vars(done) | same))
+    point = await store.resume_point(lease.job_id)
+    assert point is not None
+    assert point.tensors == b"zeros"
+
+
+async def test_jobs_that_cannot_run_now_hide_nobody_behind_them(
+    store: Store, spec: JobSpec
+) -> None:
+    limited = Capacity(cpus=4.0, gpus=0.0, tenant_jobs=1)
+    await store.create(spec, tenant="busy")
+    assert await store.claim("scheduler", 10.0, limited) is not None
+    for _ in range(150):
+        await store.create(with_changes(spec, resources={"gpus": 1}))
+        await store.create(spec, tenant="busy")
+    behind, _ = await store.create(spec)
+    claimed = await store.claim("scheduler", 10.0, limited)
+    assert claimed is not None
+    assert claimed.job_id == behind.id
+
+
+async def test_high_priority_makes_several_jobs_yield_where_one_place_is_not_enough(
+    store: Store, spec: JobSpec
+) -> None:
+    two = with_changes(spec, resources={"cpus": 2})
+    leases = [await started(store, two) for _ in range(2)]
+    await store.create(with_changes(spec, resources={"cpus": 4}, priority=10))
+    for lease in leases:
+        assert await store.outranked(lease, CAPACITY)
+        await store.act(lease, Action.YIELD, "preempted")
+    assert await store.claim("scheduler", 10.0, CAPACITY) is not None
+    assert await store.claim("scheduler", 10.0, CAPACITY) is None
+
+
+async def test_job_of_the_same_tenant_makes_room_within_the_limit(
+    store: Store, spec: JobSpec
+) -> None:
+    limited = Capacity(cpus=4.0, gpus=0.0, tenant_jobs=1)
+    lease = await started(store, spec)
+    await store.create(with_changes(spec, priority=10))
+    assert await store.outranked(lease, limited)
+    assert not await store.outranked(lease, CAPACITY)
+
+
+async def test_scheduler_that_has_let_go_writes_nothing_more(
+    store: Store, redis: Redis, spec: JobSpec
+) -> None:
+    lease = await started(store, spec)
+    await store.act(lease, Action.YIELD, "stopped")
+    for late in (
+        store.commit(lease, step(0)),
+        store.log(lease, 0, ["late"]),
+        store.warn(lease, "late", ""),
+        store.act(lease, Action.FAIL, "late"),
+        store.status(lease),
+    ):
+        with pytest.raises(LeaseLost):
+            await late
+    await store.cancel(lease.job_id)
+    await store.delete(lease.job_id)
+    with pytest.raises(LeaseLost):
+        await store.log(lease, 0, ["late"])
+    with pytest.raises(LeaseLost):
+        await store.commit(lease, step(0))
+    assert await redis.keys(f"{keys.job('')}*") == []
+
+
+async def test_fork_that_fails_half_way_leaves_nothing_for_long(
+    store: Store, redis: Redis, spec: JobSpec
+) -> None:
+    lease = await started(store, spec)
+    await store.commit(lease, step(0))
+    fork = await store.fork(lease.job_id, 0, spec)
+    assert await redis.ttl(keys.job(fork.id, "chunks")) == -1
+    await store._blobs.copy(lease.job_id, "job_never", (await store._state(fork.id))["chunks"])
+    assert 0 < await redis.ttl(keys.job("job_never", "chunks")) <= 600
+
+
+async def test_new_reader_of_trimmed_events_is_told(redis: Redis, spec: JobSpec) -> None:
+    store = Store(redis, events_kept=10)
+    lease = await started(store, spec)
+    for number in range(300):
+        await store.warn(lease, "noise", str(number))
+    assert (await store.events(lease.job_id))[0].type == "reset"

@@ -3,8 +3,9 @@
 -- can run now.
 local scheduler, lease, cpus, gpus, states, most_jobs, most_gpus = unpack(ARGV)
 local now = now_ms()
-cpus, gpus, states = tonumber(cpus), tonumber(gpus), cjson.decode(states)
-redis.call('HSET', K.cluster, scheduler, cjson.encode({ cpus = cpus, gpus = gpus, at = now }))
+states = cjson.decode(states)
+redis.call('HSET', K.cluster, scheduler,
+  cjson.encode({ cpus = tonumber(cpus), gpus = tonumber(gpus), at = now }))
 
 local function take(id, reason, message)
   local job = redis.call('HMGET', K.job .. id, 'status', 'cpus', 'gpus', 'tenant')
@@ -22,16 +23,8 @@ if orphan then
   return take(orphan, 'recovered', 'its scheduler was lost; goes on from the last meta-iteration')
 end
 
-local used_cpus, used_gpus, tenants = promised()
-for _, job in ipairs(in_order(cpus, gpus, tenants)) do
-  local share = tenants[job.tenant] or { jobs = 0, gpus = 0 }
-  local allowed = share.jobs < tonumber(most_jobs) and share.gpus + job.gpus <= tonumber(most_gpus)
-  if allowed then
-    if used_cpus + job.cpus <= cpus + K.slack and used_gpus + job.gpus <= gpus + K.slack then
-      return take(job.id, 'claimed', '')
-    end
-    -- What will fit later keeps its place: smaller jobs behind it must not starve it.
-    return nil
-  end
-end
+local all = capacity(cpus, gpus, most_jobs, most_gpus)
+local first = first_waiting(all)
+-- What does not fit yet keeps its turn: smaller jobs behind it must not starve it.
+if first and fits(all, first) then return take(first.id, 'claimed', '') end
 return nil

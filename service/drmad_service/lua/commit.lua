@@ -1,7 +1,9 @@
 -- One meta-iteration: all of it or nothing.
 -- ARGV: id, fence, iteration, record (JSON), state (JSON), vectors (JSON), models (JSON, field ->
--- value), fields of the job (JSON), iterations whose vectors go (JSON), chunks that go (JSON)
-local id, fence, iteration, record, state, vectors, models, fields, thinned, garbage = unpack(ARGV)
+-- value), fields of the job (JSON), iterations whose vectors go (JSON), their chunks
+-- (JSON), those of the models that go (JSON)
+local id, fence, iteration, record, state, vectors, models, fields, thinned, garbage, old_models =
+  unpack(ARGV)
 local job = K.job .. id
 if redis.call('EXISTS', job) == 0 then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', '' } end
@@ -19,9 +21,8 @@ end
 for _, number in ipairs(cjson.decode(thinned)) do
   redis.call('HDEL', part(id, 'vectors'), number)
 end
-for _, chunk in ipairs(cjson.decode(garbage)) do
-  redis.call('HDEL', part(id, 'chunks'), chunk)
-end
+drop_chunks(id, 'chunks', garbage)
+drop_chunks(id, 'model_chunks', old_models)
 redis.call('HSET', job, 'iteration', iteration + 1)
 assign(id, fields)
 emit(id, 'iteration', record, now)

@@ -1,6 +1,6 @@
--- ARGV: id, fields (JSON), priority, its bonus in ms, idempotency key or '', hash of the body, its
--- life in s
-local id, fields, priority, bonus, idempotency, body, life = unpack(ARGV)
+-- ARGV: id, fields (JSON), the state to start from (JSON) or '', priority, its bonus in ms, idempotency
+-- key or '', hash of the body, its life in s
+local id, fields, state, priority, bonus, idempotency, body, life = unpack(ARGV)
 if idempotency ~= '' then
   local known = redis.call('GET', idempotency)
   if known then
@@ -17,5 +17,9 @@ redis.call('HSET', K.job .. id, 'created_at', string.format('%.0f', now), 'fence
   'priority', priority, 'rank', string.format('%.0f', now - bonus))
 redis.call('HSETNX', K.job .. id, 'iteration', 0)
 redis.call('ZADD', K.jobs, 0, id)
+if state ~= '' then
+  redis.call('SET', part(id, 'state'), state)
+  redis.call('PERSIST', part(id, 'chunks'))  -- copied before, for a while
+end
 enter(id, 'queued', 'submitted', '', now)
 return { 'created', id }

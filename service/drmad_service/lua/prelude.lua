@@ -24,9 +24,10 @@ local function emit(id, kind, data, now)
   changed(id)
 end
 
--- A writer whose token is not the newest was replaced by another scheduler: it must write nothing.
+-- A writer must write nothing when another scheduler holds a newer token, or when it has let go itself.
 local function fenced_out(id, fence)
-  return redis.call('HGET', K.job .. id, 'fence') ~= fence
+  local newest, status = unpack(redis.call('HMGET', K.job .. id, 'fence', 'status'))
+  return newest ~= fence or not DRIVEN[status]
 end
 
 -- Sets fields of the job's hash; an empty value removes the field.
@@ -40,36 +41,65 @@ local function assign(id, fields)
   end
 end
 
--- What jobs are promised now: CPUs, GPUs, and per tenant the number of its jobs and their GPUs.
-local function promised()
-  local cpus, gpus, tenants = 0, 0, {}
-  for _, reserved in ipairs(redis.call('HVALS', K.reservations)) do
-    local c, g, tenant = string.match(reserved, '^(%S+) (%S+) (%S+)$')
-    local share = tenants[tenant] or { jobs = 0, gpus = 0 }
-    tenants[tenant] = { jobs = share.jobs + 1, gpus = share.gpus + tonumber(g) }
-    cpus, gpus = cpus + tonumber(c), gpus + tonumber(g)
-  end
-  return cpus, gpus, tenants
+local function drop_chunks(id, kept, names)
+  for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- Queued jobs that the cluster could hold, in the order in which they shall run: by rank, that is by
--- age and priority, and later the more jobs their tenant has running already.
-local function in_order(cpus, gpus, tenants)
-  local waiting = {}
-  for _, id in ipairs(redis.call('ZRANGE', K.queue, 0, K.considered - 1)) do
-    local job = redis.call('HMGET', K.job .. id, 'cpus', 'gpus', 'tenant', 'rank', 'priority')
-    local c, g = tonumber(job[1]), tonumber(job[2])
-    if c <= cpus + K.slack and g <= gpus + K.slack then
-      local share = tenants[job[3]] or { jobs = 0, gpus = 0 }
-      waiting[#waiting + 1] = { id = id, cpus = c, gpus = g, tenant = job[3],
-        rank = job[4] + share.jobs * K.share_ms, priority = tonumber(job[5]) }
+-- What the cluster has, what of it is promised to the jobs that `counts` accepts, and what a tenant
+-- may have.
+local function capacity(cpus, gpus, most_jobs, most_gpus, counts)
+  local all = { cpus = tonumber(cpus) + K.slack, gpus = tonumber(gpus) + K.slack,
+    most_jobs = tonumber(most_jobs), most_gpus = tonumber(most_gpus) + K.slack,
+    used_cpus = 0, used_gpus = 0, tenants = {} }
+  local reservations = redis.call('HGETALL', K.reservations)
+  for i = 1, #reservations, 2 do
+    if not counts or counts(reservations[i]) then
+      local c, g, tenant = string.match(reservations[i + 1], '^(%S+) (%S+) (%S+)$')
+      local share = all.tenants[tenant] or { jobs = 0, gpus = 0 }
+      all.tenants[tenant] = { jobs = share.jobs + 1, gpus = share.gpus + tonumber(g) }
+      all.used_cpus, all.used_gpus = all.used_cpus + tonumber(c), all.used_gpus + tonumber(g)
     end
   end
-  table.sort(waiting, function(a, b)
-    if a.rank ~= b.rank then return a.rank < b.rank end
-    return a.id < b.id
-  end)
-  return waiting
+  return all
+end
+
+local function share_of(all, tenant)
+  return all.tenants[tenant] or { jobs = 0, gpus = 0 }
+end
+
+-- Whether the job's tenant may have it running beside its others.
+local function allowed(all, job)
+  local share = share_of(all, job.tenant)
+  return share.jobs < all.most_jobs and share.gpus + job.gpus <= all.most_gpus
+end
+
+local function fits(all, job)
+  return allowed(all, job) and all.used_cpus + job.cpus <= all.cpus
+    and all.used_gpus + job.gpus <= all.gpus
+end
+
+-- The job whose turn it is, of those that the cluster could hold and their tenants may have: the
+-- lowest rank, that is age and priority, raised by every job that its tenant has running.
+local function first_waiting(all)
+  local first
+  local start, page = 0, 100
+  while true do
+    local queued = redis.call('ZRANGE', K.queue, start, start + page - 1, 'WITHSCORES')
+    for i = 1, #queued, 2 do
+      local id, rank = queued[i], tonumber(queued[i + 1])
+      -- From here on nobody can be before the first found, whatever the shares.
+      if first and rank >= first.rank then return first end
+      local job = redis.call('HMGET', K.job .. id, 'cpus', 'gpus', 'tenant', 'priority')
+      local waiting = { id = id, cpus = tonumber(job[1]), gpus = tonumber(job[2]),
+        tenant = job[3], priority = tonumber(job[4]) }
+      if waiting.cpus <= all.cpus and waiting.gpus <= all.gpus and allowed(all, waiting) then
+        waiting.rank = rank + share_of(all, waiting.tenant).jobs * K.share_ms
+        if not first or waiting.rank < first.rank then first = waiting end
+      end
+    end
+    if #queued < 2 * page then return first end
+    start = start + page
+  end
 end
 
 local function enter(id, status, reason, message, now)

@@ -1,11 +1,11 @@
 -- ARGV: id, fence or '' for users, states from -> to (JSON), reason, message, more fields (JSON), the
--- state to resume from (JSON) or ''
-local id, fence, states, reason, message, fields, state = unpack(ARGV)
-local status = redis.call('HGET', K.job .. id, 'status')
+-- state to resume from (JSON) or '', the version of the job that they were made from or ''
+local id, fence, states, reason, message, fields, state, seen = unpack(ARGV)
+local status, version = unpack(redis.call('HMGET', K.job .. id, 'status', 'version'))
 if not status then return { 'unknown', '' } end
 if fence ~= '' and fenced_out(id, fence) then return { 'fenced', status } end
 local to = cjson.decode(states)[status]
-if not to then return { 'refused', status } end
+if not to or (seen ~= '' and seen ~= version) then return { 'refused', status } end
 if to ~= status then
   assign(id, fields)
   if state ~= '' then redis.call('SET', part(id, 'state'), state) end

@@ -1,10 +1,12 @@
 -- What the runner learns on the way. ARGV: id, fence, fields of the job (JSON), type of an event or
--- '', its data (JSON), the state to start from (JSON) or ''. Returns the job's status.
-local id, fence, fields, kind, data, state = unpack(ARGV)
+-- '', its data (JSON), the state to start from (JSON) or '', chunks that nothing needs after it (JSON).
+-- Returns the job's status.
+local id, fence, fields, kind, data, state, garbage = unpack(ARGV)
 local status = redis.call('HGET', K.job .. id, 'status')
 if not status then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', status } end
 assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
+drop_chunks(id, 'chunks', garbage)
 if kind ~= '' then emit(id, kind, data, now_ms()) else changed(id) end
 return { 'ok', status }

@@ -124,7 +124,8 @@ async def resume(job_id: JobId, store: StoreDependency) -> Job:
 @router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
 async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> Job:
     """Go on with a job that has ended, from its last meta-iteration."""
-    spec = (await store.get(job_id)).spec
+    job = await store.get(job_id)
+    spec = job.spec
     try:
         longer = JobSpec.model_validate(
             spec.model_dump()
@@ -137,7 +138,7 @@ async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -
         )
     except ValidationError as error:
         raise _invalid_body(error, extension.model_dump(), ("iterations",)) from error
-    return await store.extend(job_id, longer)
+    return await store.extend(job, longer)
 
 
 @router.post(

@@ -1,0 +1,7 @@
+-- What a replica printed. ARGV: id, fence, how many lines a job keeps, the replica, then the lines
+local id, fence, kept, replica = unpack(ARGV)
+if fenced_out(id, fence) then return 'fenced' end
+for i = 5, #ARGV do
+  redis.call('XADD', part(id, 'logs'), 'MAXLEN', '~', kept, '*', 'replica', replica, 'text', ARGV[i])
+end
+return 'ok'

@@ -1,0 +1,5 @@
+-- A chunk of a large value, of a job that is held. ARGV: id, fence, part, name, chunk
+local id, fence, kept, name, chunk = unpack(ARGV)
+if fenced_out(id, fence) then return 'fenced' end
+redis.call('HSET', part(id, kept), name, chunk)
+return 'ok'
