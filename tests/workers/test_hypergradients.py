@@ -81,7 +81,7 @@ def test_replay_is_the_finite_difference_of_whole_training_runs(
 def test_shortcut_with_a_knot_at_every_step_is_replay(training: TrainingConfig) -> None:
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
     exact = tuner_of(small_problem(), kinds, training)
-    everywhere = Shortcut(knots=training.steps, contraction=False)
+    everywhere = Shortcut(knots=training.steps, stride=1, contraction=False)
     walked = tuner_of(small_problem(), kinds, training, everywhere)
     values = shaken(exact)
     expected = exact.evaluate(values, 3).hypergradient
@@ -102,7 +102,7 @@ def test_one_step_needs_no_path_at_all() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 5, 16])
 def test_horizon_of_shortcut_is_that_of_truncated_replay(horizon: int) -> None:
-    methods = [Replay(horizon), Shortcut(horizon, knots=horizon, contraction=False)]
+    methods = [Replay(horizon), Shortcut(horizon, knots=horizon, stride=1, contraction=False)]
     replayed, walked = (
         tuner_of(small_problem(), [SampleWeight()], TRAINING, method) for method in methods
     )
@@ -129,7 +129,9 @@ def test_shortcut_points_the_way_of_the_exact_hypergradient(method: Method) -> N
 
 
 def test_stride_counts_its_products() -> None:
-    tuner = tuner_of(small_problem(), [SampleWeight()], TRAINING, Shortcut(stride=5))
+    tuner = tuner_of(
+        small_problem(), [SampleWeight()], TRAINING, Shortcut(stride=5, tolerance=None)
+    )
     assert tuner.evaluate(tuner.initial_values(), 0).backward_steps == 4
 
 
@@ -138,14 +140,15 @@ def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
     problem = small_problem()
     problem.train = (3.0 * problem.train[0], problem.train[1])
     problem.valid = (3.0 * problem.valid[0], problem.valid[1])
-    line = tuner_of(problem, [SampleWeight()], wild, Shortcut(contraction=False))
+    drmad = Shortcut(knots=1, average=1, stride=1, contraction=False)
+    line = tuner_of(problem, [SampleWeight()], wild, drmad)
     with pytest.raises(HypergradientDiverged, match="use contraction") as error:
         line.evaluate(line.initial_values(), 0)
     assert error.value.norm > error.value.bound
     assert 0 <= error.value.step < wild.steps
-    held = tuner_of(problem, [SampleWeight()], wild, Shortcut())
+    held = tuner_of(problem, [SampleWeight()], wild, replace(drmad, contraction=True))
     gradient = held.evaluate(held.initial_values(), 0).hypergradient["sample_weight"]
-    assert 0.0 < float(gradient.norm()) < 1.0
+    assert 0.0 < float(gradient.norm()) < 10.0
 
 
 @pytest.mark.parametrize("knots", [1, 2, 7, 30])
@@ -162,7 +165,7 @@ def test_knots_stand_apart_and_crowd_towards_the_end(knots: int) -> None:
 def test_a_knot_is_the_mean_of_its_window() -> None:
     """On a path that the polyline of window means passes through: a straight one."""
     training = replace(TRAINING, steps=40, momentum=0.0, learning_rate=1e-6)
-    methods = (Replay(), Shortcut(knots=5, average=6, contraction=False))
+    methods = (Replay(), Shortcut(knots=5, average=6, stride=1, contraction=False))
     exact, averaged = (
         tuner_of(small_problem(), [SampleWeight()], training, method) for method in methods
     )

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from drmad_workers.batches import Examples
 from drmad_workers.dynamics import Rate
@@ -191,6 +192,7 @@ class Objective:
         cotangent: Tensor,
         out: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
+        gauss_newton: bool = False,
     ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
@@ -199,8 +201,10 @@ class Objective:
             cotangent: u, shape (P,).
             out: shape (P,); dλ is kept here, see `hypergradient`.
             prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
+            gauss_newton: takes `gauss_newton_product` in its place.
         """
-        by_weights, by_leaves, by_rows = self.second_derivatives(batch, cotangent, prepare)
+        product = self.gauss_newton_product if gauss_newton else self.second_derivatives
+        by_weights, by_leaves, by_rows = product(batch, cotangent, prepare)
         for slot, part in zip(self.slots, by_weights, strict=True):
             if part is not None:
                 out[slot.start : slot.stop].view(slot.shape).sub_(part)
@@ -251,6 +255,84 @@ class Objective:
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
         first, last = len(self.parameters), len(inputs) - len(rows)
         return second[:first], second[first:last], second[last:]
+
+    def require_outputs(self) -> None:
+        """Raises ProblemError unless the training loss is one of the model's outputs."""
+        if self.problem.inner_loss is not None:
+            raise ProblemError(
+                "curvature gauss_newton needs the problem's `loss` of outputs and targets, and "
+                "this problem has an inner_loss of its own: use curvature hessian",
+                "hypergradient.curvature",
+            )
+
+    def gauss_newton_product(
+        self,
+        batch: Batch,
+        cotangent: Tensor,
+        prepare: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """`second_derivatives` with JᵀHJ u in the place of the Hessian's product by weights.
+
+        With outputs z(w), J = ∂z/∂w, loss ℓ(z) and H = ∂²ℓ/∂z² ([Schraudolph2002], Fast curvature
+        matrix-vector products): <∇_w L, u> = <∂ℓ/∂z, J u>, whose derivative by w loses the part
+        that goes through J(w) alone. Those by λ are exact.
+
+        Raises:
+            ProblemError: an operation of the model has no forward-mode derivative.
+        """
+        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
+        if prepare is not None:
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                loss = self._inner_loss(batch, rows)
+                prepare(
+                    self._flat_gradient(
+                        torch.autograd.grad(loss, self.parameters, allow_unused=True)
+                    )
+                )
+        outputs, tangents = self._outputs_along(batch, rows, cotangent)
+        at, along = outputs.detach().requires_grad_(), tangents.detach()
+        leaves = self.leaves()
+        by_outputs = torch.autograd.grad(self._loss_of(at, batch, rows), at, create_graph=True)[0]
+        first = [at, *leaves, *rows.values()]
+        by_at, *by_rest = torch.autograd.grad(by_outputs, first, along, allow_unused=True)
+        if by_at is None:  # a loss that is linear in the outputs
+            by_at = torch.zeros_like(at)
+        by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
+        if self._training_data is not None:
+            through = torch.autograd.grad(
+                (outputs, tangents),
+                rows[self._training_data],
+                (by_at, by_outputs.detach()),
+                retain_graph=True,
+            )
+            by_rows[self._row_names.index(self._training_data)] = through[0]
+        by_weights = torch.autograd.grad(outputs, self.parameters, by_at, allow_unused=True)
+        return by_weights, by_leaves, by_rows
+
+    def _outputs_along(
+        self, batch: Batch, rows: Mapping[str, Tensor], direction: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """z and J u, with their graphs."""
+        inputs = batch.inputs if self._training_data is None else rows[self._training_data]
+        with forward_ad.dual_level(), self._precision():
+            duals = {
+                slot.name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
+                    parameter, direction[slot.start : slot.stop].view(slot.shape)
+                )
+                for slot, parameter in zip(self.slots, self.parameters, strict=True)
+            }
+            try:
+                found = forward_ad.unpack_dual(  # type: ignore[no-untyped-call]
+                    torch.func.functional_call(self.model, duals, (inputs,))
+                )
+            except NotImplementedError as error:
+                raise ProblemError(
+                    "curvature gauss_newton needs forward-mode derivatives of the model, and torch "
+                    f"has none of one of its operations ({error}): use curvature hessian",
+                    "hypergradient.curvature",
+                ) from error
+            tangent = torch.zeros_like(found.primal) if found.tangent is None else found.tangent
+            return found.primal, tangent
 
     # ------------------------------------------------------------------ rates and first weights
 
@@ -306,9 +388,9 @@ class Objective:
     def outer_loss(self, batch: Batch) -> Tensor:
         with self._precision():
             if self.problem.outer_loss is not None:
-                return self.problem.outer_loss(self.model, self._named, batch)
+                return self.problem.outer_loss(self.model, self._named, batch).to(self.dtype)
             losses = self.problem.loss(self.model(batch.inputs), batch.targets)
-            return losses.mean()
+        return losses.to(self.dtype).mean()
 
     def hypergradient(self) -> dict[str, Tensor]:
         """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU."""
@@ -332,13 +414,20 @@ class Objective:
             batch = Batch(rows[self._training_data], batch.targets, batch.index)
         with self._precision():
             if self.problem.inner_loss is not None:
-                return self.problem.inner_loss(self.model, self._named, batch)
-            losses = self.problem.loss(self.model(batch.inputs), batch.targets)
-            if self._class_weight is not None:
-                losses = losses * self._named[self._class_weight].index_select(0, batch.targets)
-            if self._sample_weight is None:
-                return losses.mean()
-            return torch.dot(losses, rows[self._sample_weight]) / len(losses)
+                return self.problem.inner_loss(self.model, self._named, batch).to(self.dtype)
+            outputs = self.model(batch.inputs)
+        return self._loss_of(outputs, batch, rows)
+
+    def _loss_of(self, outputs: Tensor, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
+        """The mean over the batch of the problem's `loss`, weighed as the hyperparameters say."""
+        with self._precision():
+            losses = self.problem.loss(outputs, batch.targets)
+        losses = losses.to(self.dtype)
+        if self._class_weight is not None:
+            losses = losses * self._named[self._class_weight].index_select(0, batch.targets)
+        if self._sample_weight is None:
+            return losses.mean()
+        return torch.dot(losses, rows[self._sample_weight]) / len(losses)
 
     def _rows_of(self, batch: Batch) -> dict[str, Tensor]:
         """What the batch takes of the hyperparameters with one entry per training example."""

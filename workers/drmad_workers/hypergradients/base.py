@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 GROWTH_BOUND = 1e8
 """How far |dw| may grow beyond its first value: a direction that has passed through such a
 stretching keeps few digits in float32, and the published method's went to 10^21."""
+
+CONTRACTION = 0.01
+"""Under contraction |dw| grows by at most this share per inner step."""
+
+PRODUCT = 2.0
+"""Cost of a Hessian-vector product in gradients on the same rows, by counting matrix products: of
+a layer whose inputs need no derivative 4 (forward, gradient, its two reverses) against 2."""
+
+Curvature = Literal["hessian", "gauss_newton"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,14 @@ class Method(ABC):
         """How many steps `backward` goes through, for the progress it reports."""
         return len(self.steps(training))
 
+    def cost(self, training: TrainingConfig) -> float:
+        """Of a meta-iteration, in plain training runs, by counting gradients and products."""
+        return 1.0 + PRODUCT * self.backward_total(training) / training.steps
+
+    def copies(self, training: TrainingConfig) -> float:
+        """Of the weights (of Adam, of its state): what is kept of the path, at most."""
+        return 1.0
+
 
 class Adjoint:
     """dw and dv on their way back through the training run.
@@ -83,6 +100,9 @@ class Adjoint:
             of the optimizer (dv).
         weights: dw, its first row.
         products: Hessian-vector products taken so far.
+        growth: the largest |dw| so far, relative to the first.
+        change: how far the curvature moved dw in the last step back, relative to |dw|; only
+            where `begin` was told to watch it.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -91,19 +111,36 @@ class Adjoint:
         self.products = 0
         self._run = run
         self._cotangent = torch.empty_like(self.weights)
+        self.change = 0.0
         self._bound = math.inf
-        self._smallest: Tensor | None = None
+        self._contraction = False
+        self._watch = False
+        self._curvature: Curvature = "hessian"
+        self._first = self._last = self._largest = torch.linalg.vector_norm(self.weights)
         self._check_every = 1 if run.objective.device.type == "cpu" else 50
 
-    def begin(self, contraction: bool) -> None:
+    @property
+    def growth(self) -> float:
+        return float(self._largest / self._first.clamp_min(torch.finfo(self._first.dtype).tiny))
+
+    def begin(
+        self, contraction: bool, curvature: Curvature = "hessian", watch: bool = False
+    ) -> None:
         """Starts the walk: dw is the outer gradient now.
 
-        With contraction |dw| never grows from one step to the next: the state is scaled back.
-        A Hessian met off the true path can stretch without end; the training itself, where it
-        converged, does not.
+        With contraction |dw| grows by at most 1 % per inner step: beyond that the state is scaled
+        back. A Hessian met off the true path can stretch without end; the training itself, where
+        it converged, does not.
+
+        Args:
+            curvature: "gauss_newton" takes Objective's product of that name.
+            watch: whether to measure `change`, which waits for the device.
         """
         norm = torch.linalg.vector_norm(self.weights)
-        self._smallest = norm if contraction else None
+        self._first = self._last = self._largest = norm
+        self._contraction, self._curvature, self._watch = contraction, curvature, watch
+        if watch:
+            self._check_every = 1
         self._check(self._run.steps, float(norm), math.inf)
         self._bound = GROWTH_BOUND * float(norm)
 
@@ -122,19 +159,27 @@ class Adjoint:
             )
 
         batch = run.batch(step, count)
+        before = self.weights.clone() if self._watch else None
+        gauss_newton = self._curvature == "gauss_newton"
         if dynamics.reads_gradient:
-            run.objective.subtract_product(batch, cotangent, self.weights, prepare)
+            run.objective.subtract_product(batch, cotangent, self.weights, prepare, gauss_newton)
         else:
             prepare()
-            run.objective.subtract_product(batch, cotangent, self.weights)
+            run.objective.subtract_product(
+                batch, cotangent, self.weights, gauss_newton=gauss_newton
+            )
         self.products += 1
         norm = torch.linalg.vector_norm(self.weights)
         if self.products % self._check_every == 0:
             self._check(step, float(norm), self._bound)
-        if self._smallest is not None:
-            scale = (self._smallest / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+        if before is not None:
+            self.change = float(torch.linalg.vector_norm(before.sub_(self.weights)) / self._last)
+        if self._contraction:
+            limit = self._last * math.exp(CONTRACTION * count)
+            scale = (limit / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
             self.state.mul_(scale)
-            self._smallest = torch.minimum(self._smallest, norm)
+            norm = torch.minimum(limit, norm)
+        self._last, self._largest = norm, torch.maximum(self._largest, norm)
         run.monitor.advance(count)
 
     def finish(self, step: int) -> None:

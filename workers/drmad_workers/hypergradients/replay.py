@@ -39,6 +39,12 @@ class Replay(Method):
     def steps(self, training: TrainingConfig) -> range:
         return last_steps(self.horizon, training)
 
+    def cost(self, training: TrainingConfig) -> float:
+        return super().cost(training) + self.backward_total(training) / training.steps
+
+    def copies(self, training: TrainingConfig) -> float:
+        return 2.0 * math.sqrt(2 * self.backward_total(training))
+
     def recorder(self, run: TrainingRun) -> "Snapshots":
         return Snapshots(run.steps - (self.horizon or run.steps), run.steps)
 

@@ -6,14 +6,15 @@ of deep neural networks, 1601.00917.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import pairwise
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from drmad_workers.dynamics import Momentum
 from drmad_workers.errors import ProblemError
-from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon, last_steps
+from drmad_workers.hypergradients.base import Adjoint, Curvature, Method, check_horizon, last_steps
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 Preset = Literal["paper", "paper_tenth"]
@@ -23,34 +24,45 @@ Preset = Literal["paper", "paper_tenth"]
 class Shortcut(Method):
     """ŵ_t on a polyline through K kept points of the last N steps, and w_T.
 
-    K = 1 is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T. Knot j = 0 .. K-1 stands at step
-    T-N + N(1-(1-j/K)²), dense where the path is slow; K = N knots stand at every step, which is
-    exact. A knot may hold the mean of the weights around its step, whose noise it then leaves
-    out. A stride m reverses m steps at once: their minibatches joined, at the middle of their
-    stretch, by the map of m steps under a constant gradient.
+    Knot j = 0 .. K-1 stands at step T-N + N(1-(1-j/K)²), dense towards the end. It holds the mean
+    of the weights around its step, which leaves their noise out; by default over a window as long
+    as its distance to the next knot, so that almost every step counts. K = 1 without a mean is
+    DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T; K = N knots at stride 1 stand at every step: exact.
+
+    A stride reverses m steps at once: their minibatches joined, at the middle of their stretch, by
+    the map of m steps under a constant gradient. That map holds while the curvature turns dw but
+    little, so the next stride is as long as |Δdw| / |dw| <= `tolerance` lets it be, judged by the
+    last one: long where the path is calm, single steps where dw would be stretched.
 
     Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
     where the rates are tuned, is told from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
-    Cost: about N/m Hessian-vector products (on m times the rows).
+    Cost: N/m Hessian-vector products, each on the rows of m minibatches.
     Memory: K + 1 copies of the weights (of Adam, three times as many), whatever T.
 
     Attributes:
         horizon: N; None for T.
         knots: K, at least 1.
-        average: length of a knot's window in steps; 1 takes the weights as they are.
-        stride: m, at least 1.
-        contraction: |dw| never grows on the way back, see Adjoint.begin.
+        average: length of a knot's window in steps; 1 takes the weights as they are, None is as
+            said above.
+        stride: the largest m, at least 1.
+        tolerance: as said above; None takes every stride in full.
+        contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin.
+        curvature: "gauss_newton" leaves out the curvature of the model, and keeps that of the loss
+            in the model's outputs: positive where that is convex, so that dw is not stretched;
+            see Objective.gauss_newton_product.
         preset: the published method, all else left at its default. "paper": N = T points with
             β from 0.001 to 0.999. "paper_tenth": N = T/10 such points over the whole line, with
             the first N minibatches and an unscaled learning rate. Without contraction.
     """
 
     horizon: int | None = None
-    knots: int = 1
-    average: int = 1
-    stride: int = 1
+    knots: int = 15
+    average: int | None = None
+    stride: int = 10
+    tolerance: float | None = 0.08
     contraction: bool = True
+    curvature: Curvature = "hessian"
     preset: Preset | None = None
 
     name: ClassVar[str] = "shortcut"
@@ -58,11 +70,21 @@ class Shortcut(Method):
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
         for field in ("knots", "average", "stride"):
-            if getattr(self, field) < 1:
+            value = getattr(self, field)
+            if value is not None and value < 1:
                 raise ProblemError(
-                    f"{field} must be at least 1, got {getattr(self, field)}",
-                    f"hypergradient.{field}",
+                    f"{field} must be at least 1, got {value}", f"hypergradient.{field}"
                 )
+        if self.tolerance is not None and not self.tolerance > 0.0:
+            raise ProblemError(
+                f"tolerance must be a positive number, got {self.tolerance}",
+                "hypergradient.tolerance",
+            )
+        if self.curvature not in get_args(Curvature):
+            raise ProblemError(
+                f"curvature must be hessian or gauss_newton, got {self.curvature!r}",
+                "hypergradient.curvature",
+            )
         if self.preset not in (None, "paper", "paper_tenth"):
             raise ProblemError(
                 f"preset must be paper or paper_tenth, got {self.preset!r}", "hypergradient.preset"
@@ -82,8 +104,15 @@ class Shortcut(Method):
         return last_steps(self.horizon, training)
 
     def recorder(self, run: TrainingRun) -> "Knots":
+        if self.preset is not None:
+            return Knots([0], run.steps, average=1)
+        if self.curvature == "gauss_newton":
+            run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
         return Knots(knot_steps(start, run.steps, self.knots), run.steps, self.average)
+
+    def copies(self, training: TrainingConfig) -> float:
+        return 2.0 if self.preset else min(self.knots, self.backward_total(training)) + 1.0
 
     def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Knots)
@@ -91,13 +120,17 @@ class Shortcut(Method):
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
-        adjoint.begin(self.contraction)
+        adjoint.begin(self.contraction, self.curvature, watch=self.tolerance is not None)
         stop = run.steps
+        length = self.stride if self.tolerance is None else 1
         while stop > recorder.start:
-            start = max(recorder.start, stop - self.stride)
+            start = max(recorder.start, stop - length)
             velocity = recorder.velocity(start, stop, run)
             recorder.point(0.5 * (start + stop - 1), run.path)
             adjoint.step_back(start, stop - start, velocity)
+            if self.tolerance is not None:
+                allowed = length * self.tolerance / max(adjoint.change, 1e-9)
+                length = max(1, min(self.stride, 2 * length, int(allowed)))
             stop = start
         adjoint.finish(recorder.start)
 
@@ -138,18 +171,17 @@ class Knots:
     """Kept points of the path: the states at some steps, or their means in windows around them.
 
     The window of a knot at step t is [t - a/2, t + a/2), cut at the first knot and at T, and the
-    point counts as the one at the window's mean step. The end point is w_T itself.
+    point counts as the one at the window's mean step; without a given length a reaches the next
+    knot. The end point is w_T itself.
     """
 
-    def __init__(self, steps: Sequence[int], stop: int, average: int) -> None:
+    def __init__(self, steps: Sequence[int], stop: int, average: int | None) -> None:
         self.start = steps[0]
         self._stop = stop
-        before, after = average // 2, average - average // 2
+        lengths = [average or following - step for step, following in pairwise([*steps, stop])]
         self._windows = [
-            (max(self.start, step - before), min(stop, step + after))
-            if average > 1
-            else (step, step + 1)
-            for step in steps
+            (max(self.start, step - length // 2), min(stop, step + length - length // 2))
+            for step, length in zip(steps, lengths, strict=True)
         ]
         self._times = [0.5 * (first + last - 1) for first, last in self._windows]
         self._points: list[Tensor] = []
