@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import httpx
 
 from drmad_client import __version__, calls, local_key
+from drmad_client.cluster import Cluster
 from drmad_client.errors import ConnectionFailed
 from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
 from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
@@ -61,9 +62,9 @@ class Client:
         """The built-in models, data sets and kinds of hyperparameters."""
         return self._run(self._flows.send(calls.dictionary("/v1/catalog")))
 
-    def cluster(self) -> dict[str, Any]:
+    def cluster(self) -> Cluster:
         """Nodes, GPUs, what runs and what waits, and why."""
-        return self._run(self._flows.send(calls.dictionary("/v1/cluster")))
+        return self._run(self._flows.send(calls.cluster()))
 
     def close(self) -> None:
         self._http.close()
@@ -171,13 +172,11 @@ class Jobs:
         """Let a job that has ended go on for so many more meta-iterations."""
         return self._job(calls.act(job_id, "extend", {"iterations": iterations}))
 
-    def fork(
-        self, job_id: str, iteration: int | None = None, changes: Mapping[str, Any] | None = None
-    ) -> Job:
-        """A new job that goes on from a meta-iteration of this one.
+    def fork(self, job_id: str, iteration: int, changes: Mapping[str, Any] | None = None) -> Job:
+        """A new job that begins with the state before a kept meta-iteration of this one.
 
-        `iteration`: else the best one. `changes`: parts of the spec, as in
-        {"meta": {"learning_rate": 0.1}}.
+        `changes`: parts of the spec, as in {"meta": {"learning_rate": 0.1}}; the problem and the
+        hyperparameters stay.
         """
         return self._job(calls.fork(job_id, iteration, changes))
 
@@ -287,9 +286,9 @@ class AsyncClient:
         """As `Client.catalog`."""
         return await self._run(self._flows.send(calls.dictionary("/v1/catalog")))
 
-    async def cluster(self) -> dict[str, Any]:
+    async def cluster(self) -> Cluster:
         """As `Client.cluster`."""
-        return await self._run(self._flows.send(calls.dictionary("/v1/cluster")))
+        return await self._run(self._flows.send(calls.cluster()))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -387,7 +386,7 @@ class AsyncJobs:
         return await self._job(calls.act(job_id, "extend", {"iterations": iterations}))
 
     async def fork(
-        self, job_id: str, iteration: int | None = None, changes: Mapping[str, Any] | None = None
+        self, job_id: str, iteration: int, changes: Mapping[str, Any] | None = None
     ) -> AsyncJob:
         """As `Jobs.fork`."""
         return await self._job(calls.fork(job_id, iteration, changes))

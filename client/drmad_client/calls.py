@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from drmad_client.arrays import read_arrays
+from drmad_client.cluster import Cluster
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
 from drmad_client.records import TERMINAL, Event, Job, LogLine, MetaIteration, Page, ProblemDetails
 from drmad_client.server_sent import Message, Reader
@@ -96,9 +97,12 @@ def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call
     )
 
 
-def fork(job_id: str, iteration: int | None, changes: Mapping[str, Any] | None) -> Call[Job]:
-    body: dict[str, Any] = {} if iteration is None else {"iteration": iteration}
-    return act(job_id, "fork", body | {"changes": dict(changes or {})})
+def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[Job]:
+    return act(job_id, "fork", {"iteration": iteration, "changes": dict(changes or {})})
+
+
+def cluster() -> Call[Cluster]:
+    return Call("GET", "/v1/cluster", _record(Cluster))
 
 
 def delete(job_id: str) -> Call[None]:
@@ -115,7 +119,7 @@ def dictionary(path: str) -> Call[dict[str, Any]]:
 
 
 def logs(job_id: str, replica: int | None, after: str | None) -> Call[Page[LogLine]]:
-    params = {"replica": replica, "after": after}
+    params = {"replica": replica, "after": after, "limit": 1000}
     return Call("GET", _path(job_id, "logs"), _record(Page[LogLine]), params=params)
 
 

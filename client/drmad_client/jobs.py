@@ -117,6 +117,11 @@ class _Handle:
     def finished_at(self) -> datetime | None:
         return self.record.finished_at
 
+    def _or_best(self, iteration: int | None) -> int:
+        if iteration is None and self.best is None:
+            raise ValueError(f"{self.id} has no meta-iteration yet: give the one to begin with")
+        return self.best.iteration if iteration is None and self.best else int(iteration or 0)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Handle) and self.record == other.record
 
@@ -217,8 +222,12 @@ class Job(_Handle):
         return self._become(self._jobs.extend(self.id, iterations))
 
     def fork(self, iteration: int | None = None, changes: Mapping[str, Any] | None = None) -> Job:
-        """A new job that goes on from a meta-iteration of this one, the best unless given."""
-        return self._jobs.fork(self.id, iteration, changes)
+        """A new job that begins with the state before a meta-iteration of this one.
+
+        `iteration`: else the best known. `changes`: parts of the spec, as in
+        {"meta": {"learning_rate": 0.1}}.
+        """
+        return self._jobs.fork(self.id, self._or_best(iteration), changes)
 
     def delete(self) -> None:
         """Remove a job that has ended, with everything that belongs to it."""
@@ -319,7 +328,7 @@ class AsyncJob(_Handle):
         self, iteration: int | None = None, changes: Mapping[str, Any] | None = None
     ) -> AsyncJob:
         """As `Job.fork`."""
-        return await self._jobs.fork(self.id, iteration, changes)
+        return await self._jobs.fork(self.id, self._or_best(iteration), changes)
 
     async def delete(self) -> None:
         """As `Job.delete`."""

@@ -15,6 +15,7 @@ from drmad_client.records import Job, JobStatus, MetaIteration
 
 if TYPE_CHECKING:
     from drmad_client.arrays import Arrays
+    from drmad_client.cluster import Cluster
     from drmad_client.comparing import Difference
 
 _COLOURS = {
@@ -87,6 +88,30 @@ def catalog_table(offered: Mapping[str, Any]) -> RenderableType:
         for entry in offered.get(what, ()):
             table.add_row(what, entry["name"], ", ".join(entry["options"]), entry["description"])
     return table
+
+
+def cluster_table(cluster: Cluster) -> RenderableType:
+    nodes = _table("NODE", "ADDRESS", "CPUS", "GPUS", "")
+    for view in cluster.schedulers:
+        for node in view.nodes:
+            gpus = f"{node.gpus:g} {node.gpu_kind}".rstrip()
+            state = "" if node.alive else "gone"
+            nodes.add_row(node.name, node.address, f"{node.cpus:g}", gpus, state)
+    places = _table("ID", "NAME", "STATUS", "CPUS", "GPUS", "")
+    for place in [*cluster.running, *cluster.queue]:
+        places.add_row(
+            place.id,
+            Text(place.name),
+            status_text(place.status),
+            f"{place.cpus:g}",
+            f"{place.gpus:g}",
+            Text(place.message),
+        )
+    promised = (
+        f"{cluster.promised_cpus:g} of {cluster.cpus:g} CPUs and "
+        f"{cluster.promised_gpus:g} of {cluster.gpus:g} GPUs are promised to jobs"
+    )
+    return Group(nodes, "", promised, "", places if places.row_count else Text("no jobs"))
 
 
 def differences_table(one: Job, other: Job, differences: Iterable[Difference]) -> RenderableType:

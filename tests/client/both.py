@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
-from drmad_client.api import AsyncClient, AsyncJobs
+from drmad_client.api import AsyncClient, AsyncJobs, Client
 from drmad_client.jobs import AsyncJob, AsyncJobPage
 
 _WRAPPED = (AsyncClient, AsyncJobs, AsyncJob, AsyncJobPage)
+
+
+MakeClient = Callable[..., Client]
+
+
+@contextlib.contextmanager
+def clients(kind: str) -> Iterator[MakeClient]:
+    """Makes Clients, or AsyncClients ("async") with the same face; closes them at the end."""
+    if kind == "sync":
+        with contextlib.ExitStack() as stack:
+            yield lambda *args, **options: stack.enter_context(Client(*args, **options))
+        return
+    with asyncio.Runner() as runner:
+        made: list[AsyncClient] = []
+
+        def make(*args: Any, **options: Any) -> Client:
+            made.append(AsyncClient(*args, **options))
+            return cast(Client, Blocking(made[-1], runner))
+
+        yield make
+        for client in made:
+            runner.run(client.close())
 
 
 class Blocking:

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from drmad_client import retries
-from drmad_client.api import AsyncClient, Client
-from tests.client.both import Blocking
+from drmad_client.api import Client
+from tests.client.both import MakeClient, clients
 from tests.client.fake_service import FakeService
-
-MakeClient = Callable[..., Client]
 
 
 @pytest.fixture(autouse=True)
@@ -33,21 +28,8 @@ def service() -> Iterator[FakeService]:
 
 @pytest.fixture(params=["sync", "async"])
 def make_client(request: pytest.FixtureRequest) -> Iterator[MakeClient]:
-    """Client, or AsyncClient with the same face; what it makes is closed at the end."""
-    if request.param == "sync":
-        with contextlib.ExitStack() as stack:
-            yield lambda *args, **options: stack.enter_context(Client(*args, **options))
-        return
-    with asyncio.Runner() as runner:
-        made: list[AsyncClient] = []
-
-        def make(*args: Any, **options: Any) -> Client:
-            made.append(AsyncClient(*args, **options))
-            return cast(Client, Blocking(made[-1], runner))
-
+    with clients(request.param) as make:
         yield make
-        for client in made:
-            runner.run(client.close())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from drmad_client.cluster import Cluster, Node, Placement, SchedulerView
 from drmad_client.records import (
     Best,
     Event,
@@ -28,6 +29,37 @@ SPEC: dict[str, Any] = {
     "hyperparameters": [{"kind": "sample_weight"}],
     "meta": {"iterations": 3},
 }
+
+CLUSTER = Cluster(
+    schedulers=[
+        SchedulerView(
+            scheduler="s1",
+            at=START,
+            nodes=[
+                Node(id="n1", name="big", address="10.0.0.1", alive=True, cpus=16, gpus=1),
+                Node(id="n2", name="lost", address="10.0.0.2", alive=False, cpus=8, gpus=0),
+            ],
+        )
+    ],
+    cpus=16,
+    gpus=1,
+    promised_cpus=2,
+    promised_gpus=0.5,
+    running=[],
+    queue=[
+        Placement(
+            id=ID,
+            name="clean digits",
+            tenant="local",
+            status=JobStatus.QUEUED,
+            priority=0,
+            cpus=32,
+            gpus=0,
+            since=START,
+            message="needs 32 CPUs, cluster has 16",
+        )
+    ],
+)
 
 
 def job(status: JobStatus = JobStatus.RUNNING, done: int = 0, **changes: Any) -> Job:

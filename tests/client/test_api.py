@@ -17,7 +17,7 @@ from drmad_client.api import Client
 from drmad_client.records import Job, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.specs import JobSpec
 from tests.client import fake_service, samples
-from tests.client.conftest import MakeClient
+from tests.client.both import MakeClient
 from tests.client.fake_service import Answer, FakeService
 
 JOB = f"/v1/jobs/{samples.ID}"
@@ -305,16 +305,16 @@ def test_actions_answer_the_job_as_it_is_then(
 
 def test_extend_and_fork_say_how_far_and_from_where(client: Client, service: FakeService) -> None:
     forked = fake_service.record(samples.job(JobStatus.QUEUED, id="job_2"), 201)
-    service.on("POST", f"{JOB}/extend", fake_service.record(samples.job(JobStatus.QUEUED)))
+    service.on("POST", f"{JOB}/extend", fake_service.record(samples.job(JobStatus.QUEUED, 3)))
     service.on("POST", f"{JOB}/fork", forked)
     service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
     job = client.jobs.retrieve(samples.ID)
     assert job.extend(10).status is JobStatus.QUEUED
-    assert job.fork().id == "job_2"
+    assert job.fork().id == "job_2"  # from the best one
     assert job.fork(7, {"meta": {"learning_rate": 0.1}}).id == "job_2"
     assert [json.loads(request.body) for request in service.requests[1:]] == [
         {"iterations": 10},
-        {"changes": {}},
+        {"iteration": 2, "changes": {}},
         {"iteration": 7, "changes": {"meta": {"learning_rate": 0.1}}},
     ]
 
@@ -329,15 +329,27 @@ def test_delete_answers_nothing(client: Client, service: FakeService) -> None:
 
 
 def test_what_is_json_is_answered_as_it_is(client: Client, service: FakeService) -> None:
-    for path in ("/v1/catalog", "/v1/cluster", f"{JOB}/fidelity", f"{JOB}/figures/losses"):
+    for path in ("/v1/catalog", f"{JOB}/fidelity", f"{JOB}/figures/losses"):
         service.on("GET", path, Answer(200, json.dumps({"path": path}).encode()))
     answers = (
         client.catalog(),
-        client.cluster(),
         client.jobs.fidelity(samples.ID),
         client.jobs.figure(samples.ID, "losses"),
     )
     assert [answer["path"] for answer in answers] == [r.path for r in service.requests]
+
+
+def test_a_job_without_a_best_iteration_is_forked_from_a_given_one(
+    client: Client, service: FakeService
+) -> None:
+    service.on("GET", JOB, fake_service.record(samples.job(JobStatus.QUEUED)))
+    with pytest.raises(ValueError, match="give the one to begin with"):
+        client.jobs.retrieve(samples.ID).fork()
+
+
+def test_the_cluster_is_a_record(client: Client, service: FakeService) -> None:
+    service.on("GET", "/v1/cluster", fake_service.record(samples.CLUSTER))
+    assert client.cluster() == samples.CLUSTER
 
 
 def lines(first: int, last: int) -> list[LogLine]:
@@ -355,7 +367,10 @@ def log_page(data: list[LogLine], has_more: bool = False) -> Answer:
 def test_logs_join_their_pages(client: Client, service: FakeService) -> None:
     service.on("GET", f"{JOB}/logs", log_page(lines(1, 2), has_more=True), log_page(lines(3, 3)))
     assert list(client.jobs.logs(samples.ID, 1)) == lines(1, 3)
-    assert [request.query for request in service.requests] == ["replica=1", "replica=1&after=2-0"]
+    assert [request.query for request in service.requests] == [
+        "replica=1&limit=1000",
+        "replica=1&after=2-0&limit=1000",
+    ]
 
 
 def test_followed_logs_end_with_the_job_and_miss_nothing(

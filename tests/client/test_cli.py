@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save
 
 from drmad_client import __version__, catalog
 from drmad_client.cli import run
+from drmad_client.cluster import Cluster
 from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.specs import JobSpec
 from tests.client import fake_service, samples
@@ -181,8 +182,8 @@ def test_logs_are_printed_with_time_and_replica(service: FakeService) -> None:
     done = drmad(service, "logs", samples.ID, "--follow", "--replica", "1")
     assert (done.returncode, done.stdout) == (0, "12:00:00 [0] one\n12:00:00 [1] two\n")
     assert [r.query for r in service.heard("GET", f"{JOB}/logs")] == [
-        "replica=1",
-        "replica=1&after=1-0",
+        "replica=1&limit=1000",
+        "replica=1&after=1-0&limit=1000",
     ]
 
 
@@ -258,14 +259,24 @@ def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None
     for word in ("mlp", "digits", "sample_weight", "shortcut", "label_noise"):
         assert word in table
     assert json.loads(here(service, "catalog", "-o", "json").stdout) == catalog.describe()
-    for path, arguments in (
-        ("/v1/cluster", ["cluster"]),
-        (f"{JOB}/fidelity", ["fidelity", samples.ID]),
-    ):
-        service.on("GET", path, Answer(200, b'{"nodes": [{"cpus": 2}]}'))
-        assert yaml.safe_load(drmad(service, *arguments).stdout) == {"nodes": [{"cpus": 2}]}
-        shown = here(service, *arguments, "--output", "json").stdout
-        assert json.loads(shown) == {"nodes": [{"cpus": 2}]}
+    service.on("GET", f"{JOB}/fidelity", Answer(200, b'{"chosen": "replay"}'))
+    assert drmad(service, "fidelity", samples.ID).stdout == "chosen: replay\n"
+    shown = here(service, "fidelity", samples.ID, "--output", "json").stdout
+    assert json.loads(shown) == {"chosen": "replay"}
+
+
+def test_the_cluster_is_shown_with_what_waits_and_why(service: FakeService) -> None:
+    service.on("GET", "/v1/cluster", fake_service.record(samples.CLUSTER))
+    table = drmad(service, "cluster").stdout.splitlines()
+    assert [line.split() for line in table[1:3]] == [
+        ["big", "10.0.0.1", "16", "1"],
+        ["lost", "10.0.0.2", "8", "0", "gone"],
+    ]
+    assert table[4] == "2 of 16 CPUs and 0.5 of 1 GPUs are promised to jobs"
+    assert table[-1].split()[0] == samples.ID
+    assert table[-1].rstrip().endswith("needs 32 CPUs, cluster has 16")
+    shown = here(service, "cluster", "--output", "json").stdout
+    assert Cluster.model_validate_json(shown) == samples.CLUSTER
 
 
 def test_figures_are_printed_or_written(service: FakeService, tmp_path: Path) -> None:
@@ -305,11 +316,12 @@ def test_actions_say_what_became_of_the_job(
 
 def test_fork_prints_the_new_jobs_id(service: FakeService) -> None:
     forked = samples.job(JobStatus.QUEUED, id="job_2")
+    service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
     service.on("POST", f"{JOB}/fork", fake_service.record(forked, 201))
     changes = ["--set", "meta.learning_rate=0.1", "--set", "name=again"]
     done = drmad(service, "fork", samples.ID, "--iteration", "7", *changes)
     assert (done.returncode, done.stdout) == (0, "job_2\n")
-    assert json.loads(service.requests[0].body) == {
+    assert json.loads(service.requests[-1].body) == {
         "iteration": 7,
         "changes": {"meta": {"learning_rate": 0.1}, "name": "again"},
     }

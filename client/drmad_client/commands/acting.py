@@ -61,7 +61,7 @@ def fork(
     context: typer.Context,
     job_id: JobId,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Go on from this one; else from the best.")
+        int | None, typer.Option(min=0, help="Begin with this one; else with the best.")
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -69,7 +69,7 @@ def fork(
     ] = None,
     watch: WatchOption = False,
 ) -> None:
-    """Begin a new job from a meta-iteration of another; prints its id.
+    """Begin a new job with the state before a meta-iteration of another; prints its id.
 
     \b
     Examples:
@@ -81,7 +81,7 @@ def fork(
     for change in changes or []:
         job_file.assign(changed, change)
     with shared.open_client(context) as client:
-        job = client.jobs.fork(job_id, iteration, changed)
+        job = client.jobs.retrieve(job_id).fork(iteration, changed)
         typer.echo(job.id)
         if watch:
             following.follow(client, job.id)

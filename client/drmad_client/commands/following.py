@@ -130,16 +130,22 @@ def logs(
             typer.echo(f"{line.at:%H:%M:%S} [{line.replica}] {line.text}")
 
 
-def cluster(
-    context: typer.Context,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How to print it.")] = (
-        Output.YAML
-    ),
-) -> None:
-    """Show the nodes, what runs on them, what waits and why."""
+def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show the nodes, what runs on them, what waits and why.
+
+    \b
+    Examples:
+      drmad cluster
+      drmad cluster --output json
+    """
     with shared.open_client(context) as client:
         found = client.cluster()
-    shared.print_data(found, Output.JSON if output is Output.JSON else Output.YAML)
+    if output is not Output.TABLE:
+        shared.print_data(found, output)
+        return
+    from drmad_client.tables import cluster_table
+
+    shared.print_table(cluster_table(found))
 
 
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
