@@ -108,19 +108,19 @@ def test_adam_is_that_of_torch_step_by_step(
         torch.testing.assert_close(state[2], memory["exp_avg_sq"], rtol=1e-12, atol=1e-14)
 
 
-def scheduled(values: Tensor) -> Rate:
-    """A rate per step (columns) of each of two layers (rows), of 3 and 4 weights."""
-    return Rate(values, [3, 4], torch.zeros_like(values))
-
-
-def rates(per_layer: bool = True) -> tuple[Rate, Rate]:
+def tables(per_layer: bool = True) -> tuple[Tensor, Tensor]:
+    """α and γ per step (columns) of two layers (rows), of 3 and 4 weights, or of both as one."""
     shape = (2, 6) if per_layer else (1, 6)
-    return scheduled(0.1 + 0.3 * normal(*shape).sigmoid()), scheduled(normal(*shape).sigmoid())
+    return 0.1 + 0.3 * normal(*shape).sigmoid(), normal(*shape).sigmoid()
+
+
+def scheduled(table: Tensor) -> Rate:
+    return Rate(table, [3, 4], torch.zeros_like(table))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None:
-    learning_rate, momentum = rates()
+    learning_rate, momentum = tables()
     layers = [torch.nn.Parameter(part) for part in torch.split(normal(7), [3, 4])]
     groups = [{"params": [layer]} for layer in layers]
     if kind == "sgd":
@@ -129,29 +129,23 @@ def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None
         reference = TORCH_ADAM[kind == "adamw"](groups, 1.0, weight_decay=0.1)
     decay = {"weight_decay": 0.1, "decoupled": kind == "adamw"}
     dynamics: Dynamics = (
-        Momentum(learning_rate, momentum, damped=False)
+        Momentum(scheduled(learning_rate), scheduled(momentum), damped=False)
         if kind == "sgd"
-        else Adam(learning_rate, momentum, **decay)  # type: ignore[arg-type]
+        else Adam(scheduled(learning_rate), scheduled(momentum), **decay)  # type: ignore[arg-type]
     )
     state = normal(7).new_zeros(1 + dynamics.memory_rows, 7)
     state[0] = torch.cat([layer.detach() for layer in layers])
     for step in range(6):
         for i, (layer, group) in enumerate(zip(layers, reference.param_groups, strict=True)):
             layer.grad = layer.detach() ** 3
-            decay_now = float(_column(momentum, step)[i])
-            group["lr"] = float(_column(learning_rate, step)[i])
+            decay_now = float(momentum[i, step])
+            group["lr"] = float(learning_rate[i, step])
             group |= {"momentum": decay_now} if kind == "sgd" else {"betas": (decay_now, 0.999)}
         reference.step()
         dynamics.step(step, state, state[0] ** 3)
         torch.testing.assert_close(
             state[0], torch.cat([layer.detach() for layer in layers]), rtol=1e-12, atol=0
         )
-
-
-def _column(rate: Rate, step: int) -> Tensor:
-    found = rate.at(step)
-    assert isinstance(found, Tensor)
-    return found
 
 
 @pytest.mark.parametrize("per_layer", [True, False])
@@ -161,7 +155,8 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
     count: int, decoupled: bool | None, per_layer: bool
 ) -> None:
     """Momentum's is exact in the rates where the velocity is steady: it is told as a mean."""
-    learning_rate, momentum = rates(per_layer)
+    both = tables(per_layer)
+    learning_rate, momentum = (scheduled(table) for table in both)
     dynamics: Dynamics = (
         Momentum(learning_rate, momentum, damped=True)
         if decoupled is None
@@ -176,10 +171,11 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
         state[2].square_()
     else:
         state[1] = -gradient  # v' = γ v - (1 - γ) g stays where it is
-    leaves = [leaf.clone().requires_grad_() for leaf in (state, gradient)]
-    tables = [rate.leaf(2, count) for rate in (learning_rate, momentum)]
-    after = unrolled(dynamics, leaves[0], leaves[1], tables, count)
-    inputs = [*leaves, *(table for table in tables if table is not None)]
+    inputs = [
+        leaf.clone().requires_grad_()
+        for leaf in (state, gradient, *(table[:, 2 : 2 + count] for table in both))
+    ]
+    after = unrolled(dynamics, *inputs)
     d_state, d_gradient, d_rate, d_momentum = torch.autograd.grad(after, inputs, adjoint)
     cotangent = torch.empty_like(gradient)
     dynamics.pull_back(2, count, adjoint, cotangent, state, gradient)
@@ -192,17 +188,14 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
 
 
 def unrolled(
-    dynamics: Dynamics, state: Tensor, gradient: Tensor, tables: list[Tensor | None], count: int
+    dynamics: Dynamics, state: Tensor, gradient: Tensor, learning_rate: Tensor, momentum: Tensor
 ) -> Tensor:
-    """The update rules once more, on tables of (layers or 1, steps)."""
+    """The update rules once more, from step 2 on, on tables of (layers or 1, steps)."""
     weights, *memory = state
-    for j in range(count):
+    for j in range(learning_rate.shape[1]):
         alpha, gamma = (
-            torch.repeat_interleave(table[:, j], torch.tensor([3, 4]))
-            if len(table) > 1
-            else table[0, j]
-            for table in tables
-            if table is not None
+            table[:, j].expand(2).repeat_interleave(torch.tensor([3, 4]))
+            for table in (learning_rate, momentum)
         )
         if isinstance(dynamics, Momentum):
             memory = [gamma * memory[0] - (1.0 - gamma) * gradient]

@@ -42,7 +42,6 @@ class Rate:
         layers, steps = self._values.shape
         self.per_layer, self.per_step = layers > 1, steps > 1
         self._numbers = [values] if isinstance(values, float) else self._values[0].tolist()
-        self._counts = torch.tensor(sizes, device=self._values.device)
         self._constant = self.spread(self._values[:, 0]) if self.per_layer else None
 
     def at(self, step: int) -> Factor:
@@ -60,34 +59,24 @@ class Rate:
         """From one per layer, shape (L,), to one per weight, shape (P,); numbers stay."""
         if not isinstance(factor, Tensor):
             return factor
-        return torch.repeat_interleave(factor, self._counts, output_size=sum(self.sizes))
+        parts = zip(factor, self.sizes, strict=True)
+        return torch.cat([value.expand(size) for value, size in parts])
 
     def rounded(self, denominator: int) -> "Rate":
         """The nearest n / denominator with 0 < n < denominator; their derivatives gather here."""
         numerators = self._values.mul(denominator).round_().clamp_(1, denominator - 1)
         return Rate(numerators / denominator, self.sizes, self.total)
 
-    def leaf(self, step: int, count: int) -> Tensor | None:
-        """The values of these steps to be differentiated by; None where nobody tunes them."""
+    def gather(self, step: int, derivative: Tensor) -> None:
+        """Adds a derivative by the value of one step: its parts by layer, or by weight."""
         if self.total is None:
-            return None
-        columns = self._values[:, step : step + count] if self.per_step else self._values
-        return columns.detach().clone().requires_grad_()
-
-    def factor_of(self, leaf: Tensor | None, step: int, number: int) -> Factor:
-        """The factor of step `step + number`, differentiable by the leaf of `step`."""
-        if leaf is None:
-            return self.factor(step + number)
-        column = leaf[:, number if self.per_step else 0]
-        return self.spread(column) if self.per_layer else column[0]
-
-    def add(self, step: int, derivative: Tensor) -> None:
-        """Gathers a derivative by the values from `step` on, shape (L or 1, steps or 1)."""
-        if self.total is not None:
-            if not self.per_layer:
-                derivative = derivative.sum(dim=0, keepdim=True)
-            first = step if self.per_step else 0
-            self.total[:, first : first + derivative.shape[1]].add_(derivative)
+            return
+        if len(derivative) > len(self.sizes) and self.per_layer:
+            parts = torch.split(derivative, list(self.sizes))
+            derivative = torch.stack([part.sum() for part in parts])
+        elif not self.per_layer:
+            derivative = derivative.sum()
+        self.total[:, step if self.per_step else 0].add_(derivative)
 
 
 class Dynamics(ABC):
@@ -198,14 +187,14 @@ class Momentum(Dynamics):
         weights, velocity = state
         decay = self.momentum.factor(step)
         velocity.mul_(decay)
-        add_scaled(velocity, self._gain(decay), gradient, -1.0)
+        add_scaled(velocity, self.gain(decay), gradient, -1.0)
         add_scaled(weights, self.learning_rate.factor(step), velocity)
 
     def updated(
         self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
     ) -> Sequence[Tensor]:
         weights, velocity = state
-        velocity = decay * velocity - self._gain(decay) * gradient
+        velocity = decay * velocity - self.gain(decay) * gradient
         return weights + rate * velocity, velocity
 
     def stride(self, step: int, count: int) -> StrideMap:
@@ -224,7 +213,7 @@ class Momentum(Dynamics):
         gained: Factor = 0.0
         for j in range(step, step + count):
             rate, decay = self.learning_rate.at(j), self.momentum.at(j)
-            kept, gained = decay * kept, decay * gained + self._gain(decay)
+            kept, gained = decay * kept, decay * gained + self.gain(decay)
             by_velocity, by_gradient = by_velocity + rate * kept, by_gradient + rate * gained
         spread = self.learning_rate.spread
         made = StrideMap(spread(by_velocity), spread(by_gradient), spread(kept), spread(gained))
@@ -273,27 +262,34 @@ class Momentum(Dynamics):
         """
         if after is None:
             decay = self.momentum.factor(step)
-            after = decay * before - self._gain(decay) * gradient
+            after = decay * before - self.gain(decay) * gradient
         w_after, v_after = self._layer_sums(adjoint, after)
-        w_before, v_before = self._layer_sums(adjoint, before)
-        w_gradient, v_gradient = self._layer_sums(adjoint, gradient * float(self.damped))
+        w_before, v_before, at_w, at_v = w_after, v_after, 0.0 * w_after, 0.0 * v_after
+        if self.momentum.total is not None:
+            w_before, v_before = self._layer_sums(adjoint, before)
+            if self.damped:
+                at_w, at_v = self._layer_sums(adjoint, gradient)
         kept: Factor = 1.0
         given: Factor = 0.0
         for j in range(step + count - 1, step - 1, -1):
             given = given + self.learning_rate.at(j)
-            self.learning_rate.add(j, w_after[:, None])
-            v_at, w_at = (v_before, w_before) if j == step else (v_after, w_after)
-            derivative = kept * (v_at + v_gradient) + given * (w_at + w_gradient)
-            self.momentum.add(j, derivative[:, None])
+            self.learning_rate.gather(j, w_after)
+            v_velocity, w_velocity = (v_before, w_before) if j == step else (v_after, w_after)
+            self.momentum.gather(j, kept * (v_velocity + at_v) + given * (w_velocity + at_w))
             kept, given = kept * self.momentum.at(j), given * self.momentum.at(j)
 
     def _layer_sums(self, adjoint: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        """<dw, other> and <dv, other> by layer, shape (L,)."""
-        products = torch.split(adjoint * other, list(self.learning_rate.sizes), dim=1)
-        by_weights, by_velocity = torch.stack([part.sum(dim=1) for part in products], dim=1)
+        """<dw, other> and <dv, other>: by layer, or one number where no rate is per layer."""
+        if not (self.learning_rate.per_layer or self.momentum.per_layer):
+            by_weights, by_velocity = (adjoint @ other).view(2, 1)
+            return by_weights, by_velocity
+        sizes = list(self.learning_rate.sizes)
+        parts = zip(torch.split(adjoint, sizes, dim=1), torch.split(other, sizes), strict=True)
+        by_weights, by_velocity = torch.stack([left @ right for left, right in parts], dim=1)
         return by_weights, by_velocity
 
-    def _gain(self, decay: Factor) -> Factor:
+    def gain(self, decay: Factor) -> Factor:
+        """δ at γ = `decay`."""
         return 1.0 - decay if self.damped else 1.0
 
 
@@ -305,9 +301,9 @@ class Adam(Dynamics):
         m' = β₁ m + (1 - β₁) g    s' = β₂ s + (1 - β₂) g²
         w' = w - α m' / (1 - β₁ᵗ) / (√(s' / (1 - β₂ᵗ)) + ε),    t = 1, 2, ..
 
-    β₁ stands for the momentum. The reverse is the vector-Jacobian product of this update; of m
-    steps under one gradient, that of the update applied m times. √s' has no derivative at 0,
-    where a weight has had no gradient yet: it counts as 0 there.
+    β₁ stands for the momentum. The reverse is the vector-Jacobian product of this update, written
+    out; of m steps under one gradient, that of the update applied m times. √s' has no derivative
+    at 0, where a weight has had no gradient yet: it counts as 0 there.
 
     Attributes:
         learning_rate: α > 0.
@@ -357,24 +353,53 @@ class Adam(Dynamics):
         velocity_after: Tensor | None = None,
     ) -> None:
         assert gradient is not None
-        rates = (self.learning_rate, self.momentum)
-        leaves = [rate.leaf(step, count) for rate in rates]
-        inputs = [row.detach().requires_grad_() for row in (*state, gradient)]
-        with torch.enable_grad():
-            moments: Sequence[Tensor] = inputs[:3]
-            for j in range(count):
-                rate, decay = (
-                    rate.factor_of(leaf, step, j) for rate, leaf in zip(rates, leaves, strict=True)
-                )
-                moments = self.updated(step + j, moments, inputs[3], rate, decay)
-        inputs += [leaf for leaf in leaves if leaf is not None]
-        parts = torch.autograd.grad(moments, inputs, list(adjoint))
-        adjoint.copy_(torch.stack(parts[:3]))
-        torch.neg(parts[3], out=cotangent)
-        derivatives = iter(parts[4:])
-        for tuned, leaf in zip(rates, leaves, strict=True):
-            if leaf is not None:
-                tuned.add(step, next(derivatives))
+        points = [state]
+        for j in range(step, step + count - 1):
+            points.append(points[-1].clone())
+            self.step(j, points[-1], gradient)
+        cotangent.zero_()
+        for j in range(step + count - 1, step - 1, -1):
+            self._reverse(j, points[j - step], gradient, adjoint, cotangent)
+
+    def _reverse(
+        self, step: int, state: Tensor, gradient: Tensor, adjoint: Tensor, cotangent: Tensor
+    ) -> None:
+        """`pull_back` of one step; adds to u."""
+        weights, first, second = state
+        d_weights, d_first, d_second = adjoint
+        rate, decay, time = self.learning_rate.factor(step), self.momentum.factor(step), step + 1
+        if self.weight_decay and not self.decoupled:
+            gradient = gradient.add(weights, alpha=self.weight_decay)
+        correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time
+        root = torch.mul(second, self.second_decay)
+        root.addcmul_(gradient, gradient, value=1.0 - self.second_decay)
+        root.div_(second_correction).sqrt_()
+        inverse = root.add(self.epsilon).reciprocal_()
+        by_moment = d_weights * inverse
+        along = torch.lerp(first, gradient, 1.0 - decay).mul_(by_moment)
+        if self.learning_rate.total is not None:
+            by_rate = -along / correction
+            if self.decoupled:
+                by_rate.addcmul_(d_weights, weights, value=-self.weight_decay)
+            self.learning_rate.gather(step, by_rate)
+        add_scaled(d_first, rate / correction, by_moment, -1.0)
+        if self.momentum.total is not None:
+            by_decay = d_first * (first - gradient)
+            slope = rate * time * decay ** (time - 1) / correction**2
+            add_scaled(by_decay, slope, along, -1.0)
+            self.momentum.gather(step, by_decay)
+        by_square = along.mul_(inverse).mul_(rate / correction).div_(root)
+        by_square.masked_fill_(root == 0.0, 0.0)
+        d_second.add_(by_square, alpha=0.5 / second_correction)
+        d_gradient = d_first * (1.0 - decay)
+        d_gradient.addcmul_(d_second, gradient, value=2.0 * (1.0 - self.second_decay))
+        cotangent.sub_(d_gradient)
+        d_first.mul_(decay)
+        d_second.mul_(self.second_decay)
+        if self.weight_decay and self.decoupled:
+            d_weights.mul_(1.0 - self.weight_decay * rate)
+        elif self.weight_decay:
+            d_weights.add_(d_gradient, alpha=self.weight_decay)
 
     def updated(
         self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
