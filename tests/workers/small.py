@@ -97,7 +97,8 @@ def largest_difference(actual: Evaluation, expected: Mapping[str, Tensor]) -> fl
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).abs().max() / expected.abs().max())
+    largest = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((actual - expected).abs().max() / largest)
 
 
 def unrolled(

@@ -1,5 +1,6 @@
 """The methods beside shortcut and replay: exact ones against each other, the rest by formula."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,17 +18,26 @@ from drmad_workers import (
     Method,
     Momentum,
     OneStep,
+    PathNotRecovered,
     ProblemError,
     Replay,
+    Reversible,
     SampleWeight,
     Shortcut,
     Stored,
     TrainingConfig,
+    Tuner,
 )
+from drmad_workers.dynamics import Optimizer
+from drmad_workers.fixed_point import to_fixed
+from drmad_workers.hypergradients.base import Adjoint
+from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters import Kind
+from drmad_workers.monitor import Monitor
+from drmad_workers.training import TrainingRun
 from tests.workers.small import largest_difference, mixing_problem, shaken, small_problem, tuner_of
 
-EXACT: list[Method] = [Stored()]
+EXACT: list[Method] = [Stored(), Reversible()]
 TRAINING = TrainingConfig("damped_sgd", steps=11, batch_size=4, learning_rate=0.5, momentum=0.75)
 
 trainings = st.builds(
@@ -55,8 +65,12 @@ def test_exact_methods_agree(training: TrainingConfig, chosen: set[int], seed: i
     kinds = [every_kind[i] for i in sorted(chosen)]
     exact = tuner_of(mixing_problem(seed=seed), kinds, training)
     values = shaken(exact, 0.2)
+    if "momentum" in values:  # as reversible rounds it
+        values["momentum"] = (values["momentum"].sigmoid() * 65536).round().div(65536).logit()
     expected = exact.evaluate(values, 0).hypergradient
     for method in EXACT:
+        if isinstance(method, Reversible) and training.is_adam:
+            continue
         found = tuner_of(mixing_problem(seed=seed), kinds, training, method).evaluate(values, 0)
         assert largest_difference(found, expected) < 1e-10
 
@@ -71,6 +85,96 @@ def test_stored_takes_a_horizon_as_replay_does() -> None:
     found = stored.evaluate(values, 0)
     assert found.backward_steps == expected.backward_steps == 4
     assert largest_difference(found, expected.hypergradient) == 0.0
+
+
+@settings(settings.get_profile("engine"))
+@given(
+    st.sampled_from(["sgd", "damped_sgd"]),
+    st.floats(0.0, 0.99),
+    st.floats(0.001, 2.0),
+    st.integers(1, 80),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_reversible_returns_the_initial_weights_bit_for_bit(
+    optimizer: Optimizer, momentum: float, learning_rate: float, steps: int, dtype: torch.dtype
+) -> None:
+    training = TrainingConfig(optimizer, steps, 4, learning_rate, momentum)
+    run = run_of(training, dtype)
+    recorder = Reversible().recorder(run)
+    first: list[Tensor] = []
+    watched = keeping(recorder.dynamics, first)
+    recorder.dynamics.begin = watched  # type: ignore[method-assign,assignment]
+    drawn = run.objective.weights.clone()
+    run.forward(recorder)
+    assert not torch.equal(run.state, first[0])
+    run.objective.begin_products()
+    adjoint = Adjoint(run)
+    adjoint.weights.fill_(1e-6)
+    Reversible().backward(run, recorder, adjoint)
+    assert torch.equal(run.state, first[0])
+    assert torch.equal(recorder.dynamics.weights, to_fixed(drawn, 52))
+    assert not recorder.dynamics.velocity.any()
+    torch.testing.assert_close(first[0][0], drawn, rtol=0.0, atol=2.0**-51)
+
+
+def keeping(dynamics: FixedPointMomentum, states: list[Tensor]) -> Callable[[Tensor], None]:
+    begin = dynamics.begin
+
+    def kept(state: Tensor) -> None:
+        begin(state)
+        states.append(state.clone())
+
+    return kept
+
+
+def run_of(training: TrainingConfig, dtype: torch.dtype) -> TrainingRun:
+    tuner = Tuner(small_problem(), [SampleWeight()], training, Replay(), dtype=dtype)
+    objective = tuner._objective
+    objective.attach()
+    objective.set_hyperparameters(tuner.initial_values())
+    objective.initialize(0)
+    return TrainingRun(objective, training, tuner._minibatches(0), Monitor())
+
+
+def test_reversible_is_replay_at_the_momentum_that_it_rounds_to() -> None:
+    rounded = replace(TRAINING, steps=60, momentum=58982 / 65536)
+    values = shaken(tuner_of(small_problem(), [SampleWeight()], rounded))
+    expected = tuner_of(small_problem(), [SampleWeight()], rounded).evaluate(values, 0)
+    stated = replace(rounded, momentum=0.9)
+    found = tuner_of(small_problem(), [SampleWeight()], stated, Reversible()).evaluate(values, 0)
+    assert found.backward_steps == 60
+    assert largest_difference(found, expected.hypergradient) < 1e-10
+
+
+def test_gradients_that_do_not_repeat_are_told_by_reversible() -> None:
+    problem, calls = small_problem(), [0.0]
+
+    def unsteady(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls[0] += 1e-12
+        losses = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+        return losses * (1.0 + calls[0])
+
+    problem.loss = unsteady
+    tuner = tuner_of(problem, [SampleWeight()], TRAINING, Reversible())
+    with pytest.raises(PathNotRecovered, match="do not repeat bit for bit") as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert 0 < error.value.wrong <= error.value.weights
+
+
+def test_weights_out_of_the_range_of_fixed_point_are_told_with_the_step() -> None:
+    problem = small_problem()
+    training = replace(TRAINING, learning_rate=1e5, optimizer="sgd", steps=30)
+    tuner = tuner_of(problem, [SampleWeight()], training, Reversible())
+    with pytest.raises(
+        ProblemError, match=r"must stay below \d+ in fixed point, got .* before step 1:"
+    ):
+        tuner.evaluate(tuner.initial_values(), 0)
+
+
+def test_reversible_refuses_adam() -> None:
+    training = replace(TRAINING, optimizer="adamw")
+    with pytest.raises(ProblemError, match="not adamw: use replay"):
+        tuner_of(small_problem(), [SampleWeight()], training, Reversible())
 
 
 def test_one_step_is_its_formula() -> None:

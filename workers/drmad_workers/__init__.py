@@ -5,13 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drmad_workers.errors import (
+        CurvatureIndefinite,
         EngineError,
         HypergradientDiverged,
+        HypergradientError,
+        PathNotRecovered,
         ProblemError,
+        SolverNotConverged,
         Stopped,
         TrainingDiverged,
     )
-    from drmad_workers.hypergradients import METHODS, Method, OneStep, Replay, Shortcut, Stored
+    from drmad_workers.hypergradients import (
+        METHODS,
+        Method,
+        OneStep,
+        Replay,
+        Reversible,
+        Shortcut,
+        Stored,
+    )
     from drmad_workers.hyperparameters import (
         L1,
         L2,
@@ -33,10 +45,12 @@ __all__ = [
     "L2",
     "METHODS",
     "Batch",
+    "CurvatureIndefinite",
     "CustomTensor",
     "EngineError",
     "Evaluation",
     "HypergradientDiverged",
+    "HypergradientError",
     "Hyperparameter",
     "InitScale",
     "LearningRate",
@@ -46,11 +60,14 @@ __all__ = [
     "Method",
     "Momentum",
     "OneStep",
+    "PathNotRecovered",
     "Problem",
     "ProblemError",
     "Replay",
+    "Reversible",
     "SampleWeight",
     "Shortcut",
+    "SolverNotConverged",
     "Stopped",
     "Stored",
     "TrainingConfig",
@@ -67,13 +84,25 @@ __all__ = [
 
 _MODULES = {
     "errors": [
+        "CurvatureIndefinite",
         "EngineError",
         "HypergradientDiverged",
+        "HypergradientError",
+        "PathNotRecovered",
         "ProblemError",
+        "SolverNotConverged",
         "Stopped",
         "TrainingDiverged",
     ],
-    "hypergradients": ["METHODS", "Method", "OneStep", "Replay", "Shortcut", "Stored"],
+    "hypergradients": [
+        "METHODS",
+        "Method",
+        "OneStep",
+        "Replay",
+        "Reversible",
+        "Shortcut",
+        "Stored",
+    ],
     "hyperparameters": [
         "L1",
         "L2",

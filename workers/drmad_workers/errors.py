@@ -3,7 +3,11 @@
     EngineError
     ├── ProblemError            the problem, a setting or the data cannot be used as stated
     ├── TrainingDiverged        the inner loss or the weights are no longer finite
-    ├── HypergradientDiverged   the adjoint |dw| left its bound on the way back
+    ├── HypergradientError      the backward pass ended without a direction to trust
+    │   ├── HypergradientDiverged   the adjoint |dw| left its bound on the way back
+    │   ├── PathNotRecovered        reversing the training did not lead back to its start
+    │   ├── CurvatureIndefinite     a solver met a direction of no positive curvature
+    │   └── SolverNotConverged      a linear solver ended above its tolerance
     └── Stopped                 the caller's `should_stop` said so
 
 Every class keeps its arguments in `args`, so that it survives pickling between processes.
@@ -50,7 +54,11 @@ class TrainingDiverged(EngineError):
         )
 
 
-class HypergradientDiverged(EngineError):
+class HypergradientError(EngineError):
+    """The backward pass ended without a direction to trust; none is returned."""
+
+
+class HypergradientDiverged(HypergradientError):
     """The adjoint grew past its bound, so that no direction is left in the hypergradient.
 
     Attributes:
@@ -69,6 +77,71 @@ class HypergradientDiverged(EngineError):
         return (
             f"|dw| must stay below {self.bound:.3g} in the backward pass, got {self.norm:.3g} at "
             f"step {self.step}: use contraction, a shorter horizon, more knots, or replay"
+        )
+
+
+class PathNotRecovered(HypergradientError):
+    """Reversing the training did not lead back to a velocity of 0.
+
+    Attributes:
+        wrong: weights whose velocity was not 0.
+        weights: of how many.
+    """
+
+    def __init__(self, wrong: int, weights: int) -> None:
+        super().__init__(wrong, weights)
+        self.wrong = wrong
+        self.weights = weights
+
+    def __str__(self) -> str:
+        return (
+            f"reversing the training must lead back to a velocity of 0, and {self.wrong} of "
+            f"{self.weights} weights have another: the model's gradients do not repeat bit for "
+            "bit; use deterministic kernels (torch.use_deterministic_algorithms), or replay"
+        )
+
+
+class CurvatureIndefinite(HypergradientError):
+    """The Hessian of the training loss has a direction of no or negative curvature.
+
+    Attributes:
+        iteration: of the solver, 0-based.
+        curvature: p·Hp / p·p along the direction p that it met.
+    """
+
+    def __init__(self, iteration: int, curvature: float) -> None:
+        super().__init__(iteration, curvature)
+        self.iteration = iteration
+        self.curvature = curvature
+
+    def __str__(self) -> str:
+        return (
+            "the implicit function theorem needs a training loss with positive curvature at its "
+            f"minimum, got {self.curvature:.3g} in iteration {self.iteration} of the solver: train "
+            "longer, set a damping above that, penalise the weights (l2), or use replay"
+        )
+
+
+class SolverNotConverged(HypergradientError):
+    """A linear solver spent its iterations and is not at its tolerance.
+
+    Attributes:
+        iterations: how many it took.
+        residual: |b - Hx| / |b| after them.
+        tolerance: what it must not exceed.
+    """
+
+    def __init__(self, iterations: int, residual: float, tolerance: float) -> None:
+        super().__init__(iterations, residual, tolerance)
+        self.iterations = iterations
+        self.residual = residual
+        self.tolerance = tolerance
+
+    def __str__(self) -> str:
+        return (
+            f"the solver's residual must fall to {self.tolerance:.3g}, got {self.residual:.3g} "
+            f"after {self.iterations} iterations: allow more of them, set a damping, raise the "
+            "tolerance (1 takes whatever it reached), or use replay"
         )
 
 

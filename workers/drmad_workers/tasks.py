@@ -425,7 +425,12 @@ def _unpacked(state: State) -> MetaState:
 
 def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     """What the engine refuses, and any other exception, as a Failure that names the root cause."""
-    from drmad_workers.errors import HypergradientDiverged, ProblemError, TrainingDiverged
+    from drmad_workers.errors import (
+        HypergradientDiverged,
+        HypergradientError,
+        ProblemError,
+        TrainingDiverged,
+    )
 
     try:
         return body()
@@ -437,6 +442,8 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     except HypergradientDiverged as error:
         message = f"meta-iteration {iteration}: {error}"
         return Failure("hypergradient_diverged", message, iteration, error.step)
+    except HypergradientError as error:
+        return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
     except MemoryError as error:
         advice = "the worker ran out of memory; a smaller batch_size or fewer knots need less"
         return Failure("out_of_memory", f"{advice} ({error})", iteration)

@@ -3,11 +3,12 @@
 from drmad_workers.hypergradients.base import Method
 from drmad_workers.hypergradients.one_step import OneStep
 from drmad_workers.hypergradients.replay import Replay
+from drmad_workers.hypergradients.reversible import Reversible
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
 
-__all__ = ["METHODS", "Method", "OneStep", "Replay", "Shortcut", "Stored"]
+__all__ = ["METHODS", "Method", "OneStep", "Replay", "Reversible", "Shortcut", "Stored"]
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Shortcut, Replay, Stored, OneStep)
+    method.name: method for method in (Shortcut, Replay, Stored, Reversible, OneStep)
 }
