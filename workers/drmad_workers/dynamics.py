@@ -42,7 +42,7 @@ class Rate:
         layers, steps = self._values.shape
         self.per_layer, self.per_step = layers > 1, steps > 1
         self._numbers = [values] if isinstance(values, float) else self._values[0].tolist()
-        self._constant = self.spread(self._values[:, 0]) if self.per_layer else None
+        self._constant = None if self.per_step else self.spread(self.at(0))
 
     def at(self, step: int) -> Factor:
         """A number, or one per layer."""
@@ -51,9 +51,7 @@ class Rate:
 
     def factor(self, step: int) -> Factor:
         """A number, or one per weight."""
-        if self._constant is not None and not self.per_step:
-            return self._constant
-        return self.spread(self.at(step))
+        return self.spread(self.at(step)) if self._constant is None else self._constant
 
     def spread(self, factor: Factor) -> Factor:
         """From one per layer, shape (L,), to one per weight, shape (P,); numbers stay."""
@@ -184,7 +182,7 @@ class Momentum(Dynamics):
         self._constant = not any(rate.per_step for rate in rates)
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
-        weights, velocity = state
+        weights, velocity = state.unbind()
         decay = self.momentum.factor(step)
         velocity.mul_(decay)
         add_scaled(velocity, self.gain(decay), gradient, -1.0)
@@ -419,7 +417,7 @@ class Adam(Dynamics):
 
 def add_scaled(out: Tensor, factor: Factor, tensor: Tensor, sign: float = 1.0) -> None:
     """out += sign factor tensor, in place; all of shape (P,) but the factor, which may be one."""
-    if isinstance(factor, Tensor):
-        out.addcmul_(tensor, factor, value=sign)
-    else:
+    if isinstance(factor, float):
         out.add_(tensor, alpha=sign * factor)
+    else:
+        out.addcmul_(tensor, factor, value=sign)
