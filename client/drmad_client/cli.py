@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ from drmad_client.commands.shared import Settings
 
 # Commands that live in an extra, and what to install where it is missing.
 _EXTRAS = dict.fromkeys(("up", "open", "demo", "serve", "schedule"), 'pip install "drmad[all]"')
+# The wheel carries every package; what one of them needs tells whether its extra is there.
+_NEEDS = {"drmad_service": "redis", "drmad_workers": "torch"}
 _INTERRUPTED = 130
 
 
@@ -42,7 +45,10 @@ class _Commands(typer.core.TyperGroup):
         self._has_extras = True
         extras, cause = typer.Typer(), None
         for entry_point in entry_points(group="drmad.commands"):
+            needed = _NEEDS.get(entry_point.module.partition(".")[0])
             try:
+                if needed and find_spec(needed) is None:
+                    raise ModuleNotFoundError(f"No module named {needed!r}", name=needed)
                 entry_point.load()(extras)
             except ImportError as error:
                 cause = error
@@ -145,6 +151,8 @@ def _explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    if isinstance(error, ImportError):
+        return str(error)
     return (
         f"unexpected {type(error).__name__}: {error}\n"
         "this should not happen; see where with: drmad --debug ..."

@@ -460,9 +460,9 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_a_command_of_a_missing_extra_says_what_to_install() -> None:
-    """As where only the client is installed: the entry point is there, its package is not."""
+    """As where only the client is installed: the wheel is there, what the service needs is not."""
     code = (
-        "import sys; sys.modules.update(drmad_service=None)\n"
+        "import sys; sys.modules.update(redis=None)\n"
         "from drmad_client.cli import run; sys.exit(run(sys.argv[1:]))"
     )
     up, shown = (
