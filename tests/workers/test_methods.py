@@ -112,8 +112,8 @@ def test_reversible_returns_the_initial_weights_bit_for_bit(
     adjoint.weights.fill_(1e-6)
     Reversible().backward(run, recorder, adjoint)
     assert torch.equal(run.state, first[0])
-    assert torch.equal(recorder.dynamics.weights, to_fixed(drawn, 52))
-    assert not recorder.dynamics.velocity.any()
+    assert torch.equal(recorder.dynamics.integer_weights, to_fixed(drawn, 52))
+    assert not recorder.dynamics.integer_velocity.any()
     torch.testing.assert_close(first[0][0], drawn, rtol=0.0, atol=2.0**-51)
 
 

@@ -4,14 +4,13 @@
 the method that DrMAD's paper compares against.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from drmad_workers.dynamics import Dynamics, Factor, Momentum
+from drmad_workers.dynamics import Factor, Momentum
 from drmad_workers.errors import PathNotRecovered, ProblemError
 from drmad_workers.fixed_point import DENOMINATOR, InformationBuffer, limit, to_fixed, to_float
 from drmad_workers.hypergradients.base import Adjoint, Method
@@ -52,7 +51,7 @@ class Reversible(Method):
             )
 
     def recorder(self, run: TrainingRun) -> "Undoing":
-        """From here on the run takes its steps in fixed point."""
+        """The run takes its steps in fixed point, up to the last one."""
         assert isinstance(run.dynamics, Momentum)
         run.dynamics = FixedPointMomentum(run.dynamics, run.state)
         return Undoing(run.dynamics, 1 if run.objective.device.type == "cpu" else CHECK_EVERY)
@@ -61,20 +60,22 @@ class Reversible(Method):
         assert isinstance(recorder, Undoing)
         adjoint.begin(contraction=False)
         objective, dynamics = run.objective, recorder.dynamics
-
         for step in range(run.steps - 1, -1, -1):
             dynamics.undo_weights(step, run.state)
             objective.inner_gradient(run.batch(step), run.gradient)
             dynamics.undo_velocity(step, run.state, run.gradient)
             adjoint.step_back(step)
         adjoint.finish(0)
-        wrong = int(dynamics.velocity.count_nonzero())
+        wrong = int(dynamics.integer_velocity.count_nonzero())
         if wrong:
-            raise PathNotRecovered(wrong, len(dynamics.velocity))
+            raise PathNotRecovered(wrong, len(dynamics.integer_velocity))
 
 
 class Undoing:
-    """Begins the training on the fixed-point grid, and watches that it stays in its range."""
+    """Begins the training on the fixed-point grid, and watches that it stays in its range.
+
+    After the last step the run goes on in floats: other methods may walk back from there too.
+    """
 
     def __init__(self, dynamics: "FixedPointMomentum", every: int) -> None:
         self.dynamics = dynamics
@@ -84,87 +85,76 @@ class Undoing:
     def visit(self, step: int, run: TrainingRun) -> None:
         if step == 0:
             self.dynamics.begin(run.state)
-        rows = zip(self.dynamics.reached.tolist(), (WEIGHT_BITS, VELOCITY_BITS), strict=True)
-        for what, (reached, bits) in zip(("weights", "velocity"), rows, strict=True):
-            if not reached < limit(bits):
-                raise ProblemError(
-                    f"{what} must stay below {limit(bits):.0f} in fixed point, got {reached:.4g} "
-                    f"before step {step}: lower the learning rate, or use replay",
-                    "hypergradient.method",
-                )
+        weights, velocity = self.dynamics.reached.tolist()
+        require_range("weights", weights, WEIGHT_BITS, step)
+        require_range("velocity", velocity, VELOCITY_BITS, step)
         if step < run.steps:
             self.next_step = min(step + self._every, run.steps)
+        else:
+            run.dynamics = self.dynamics.in_floats()
 
 
-class FixedPointMomentum(Dynamics):
+class FixedPointMomentum(Momentum):
     """dynamics.Momentum on integers, at γ = n / 65536; the state shows them as floats.
 
     Attributes:
-        weights, velocity: w 2^52 and v 2^55, int64, shape (P,).
+        integer_weights, integer_velocity: w 2^52 and v 2^55, int64, shape (P,).
         reached: the largest |w| and |v| so far, shape (2,).
     """
 
-    memory_rows: ClassVar[int] = 1
-
     def __init__(self, rule: Momentum, state: Tensor) -> None:
-        self._rule = Momentum(rule.learning_rate, rule.momentum.rounded(DENOMINATOR), rule.damped)
-        self.point_rows, self.path_rows = self._rule.point_rows, self._rule.path_rows
-        self.reads_gradient = self._rule.reads_gradient
+        super().__init__(rule.learning_rate, rule.momentum.rounded(DENOMINATOR), rule.damped)
         self._buffer = InformationBuffer()
-        self.weights = to_fixed(state[0], WEIGHT_BITS)
-        self.velocity = torch.zeros_like(self.weights)
+        self.integer_weights = to_fixed(state[0], WEIGHT_BITS)
+        self.integer_velocity = torch.zeros_like(self.integer_weights)
         self.reached = state.new_zeros(2)
 
     def begin(self, state: Tensor) -> None:
         """Takes w_0 from the state, with v_0 = 0, and puts it there as the grid has it."""
-        self.weights = to_fixed(state[0], WEIGHT_BITS)
-        self.velocity = torch.zeros_like(self.weights)
+        self.integer_weights = to_fixed(state[0], WEIGHT_BITS)
+        self.integer_velocity.zero_()
         self._show(state)
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
-        decay = self._rule.momentum.factor(step)
-        self._buffer.multiply(self.velocity, numerator(decay))
-        self.velocity.sub_(to_fixed(self._rule.gain(decay) * gradient.double(), VELOCITY_BITS))
-        self.weights.add_(self._stride(step))
+        decay = self.momentum.factor(step)
+        self._buffer.multiply(self.integer_velocity, numerator(decay))
+        self.integer_velocity.sub_(to_fixed(self.gain(decay) * gradient.double(), VELOCITY_BITS))
+        self.integer_weights.add_(self._stride(step))
         self._show(state)
 
     def undo_weights(self, step: int, state: Tensor) -> None:
         """w from after `step` to before it."""
-        self.weights.sub_(self._stride(step))
+        self.integer_weights.sub_(self._stride(step))
         self._show(state)
 
     def undo_velocity(self, step: int, state: Tensor, gradient: Tensor) -> None:
         """v from after `step` to before it, by the gradient at the w before it."""
-        decay = self._rule.momentum.factor(step)
-        self.velocity.add_(to_fixed(self._rule.gain(decay) * gradient.double(), VELOCITY_BITS))
-        self._buffer.divide(self.velocity, numerator(decay))
+        decay = self.momentum.factor(step)
+        self.integer_velocity.add_(to_fixed(self.gain(decay) * gradient.double(), VELOCITY_BITS))
+        self._buffer.divide(self.integer_velocity, numerator(decay))
         self._show(state)
 
-    def updated(
-        self, step: int, state: Sequence[Tensor], gradient: Tensor, rate: Factor, decay: Factor
-    ) -> Sequence[Tensor]:
-        return self._rule.updated(step, state, gradient, rate, decay)
-
-    def pull_back(
-        self,
-        step: int,
-        count: int,
-        adjoint: Tensor,
-        cotangent: Tensor,
-        state: Tensor,
-        gradient: Tensor | None = None,
-        velocity_after: Tensor | None = None,
-    ) -> None:
-        self._rule.pull_back(step, count, adjoint, cotangent, state, gradient, velocity_after)
+    def in_floats(self) -> Momentum:
+        """The same rule on the state alone."""
+        return Momentum(self.learning_rate, self.momentum, self.damped)
 
     def _stride(self, step: int) -> Tensor:
-        velocity = to_float(self.velocity, VELOCITY_BITS)
-        return to_fixed(self._rule.learning_rate.factor(step) * velocity, WEIGHT_BITS)
+        velocity = to_float(self.integer_velocity, VELOCITY_BITS)
+        return to_fixed(self.learning_rate.factor(step) * velocity, WEIGHT_BITS)
 
     def _show(self, state: Tensor) -> None:
-        state[0].copy_(to_float(self.weights, WEIGHT_BITS))
-        state[1].copy_(to_float(self.velocity, VELOCITY_BITS))
+        state[0].copy_(to_float(self.integer_weights, WEIGHT_BITS))
+        state[1].copy_(to_float(self.integer_velocity, VELOCITY_BITS))
         self.reached = torch.maximum(self.reached, state.abs().amax(dim=1))
+
+
+def require_range(what: str, reached: float, bits: int, step: int) -> None:
+    if not reached < limit(bits):
+        raise ProblemError(
+            f"{what} must stay below {limit(bits):.0f} in fixed point, got {reached:.4g} before "
+            f"step {step}: lower the learning rate, or use replay",
+            "hypergradient.method",
+        )
 
 
 def numerator(decay: Factor) -> int | Tensor:
