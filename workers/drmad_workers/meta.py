@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import EngineError, ProblemError
+from drmad_workers.hypergradients.auto import Choice
 from drmad_workers.hyperparameters import BoundHyperparameter
 
 OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
@@ -81,6 +82,7 @@ class MetaState:
         recent_losses: the last NOISE_WINDOW validation losses.
         step_scale: of the outer learning rate; every retreat halves it.
         retreats: in a row, since a meta-iteration was last accepted.
+        choice: what the method `auto` decided, and goes on from.
     """
 
     hyperparameters: dict[str, Tensor]
@@ -94,6 +96,7 @@ class MetaState:
     recent_losses: tuple[float, ...] = ()
     step_scale: float = 1.0
     retreats: int = 0
+    choice: Choice | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a flat name."""
@@ -112,6 +115,7 @@ class MetaState:
             "recent_losses": list(self.recent_losses),
             "step_scale": self.step_scale,
             "retreats": self.retreats,
+            "choice": None if self.choice is None else self.choice.as_dict(),
         }
 
     @classmethod
@@ -130,7 +134,12 @@ class MetaState:
                 if name.startswith(prefix)
             }
 
-        rest = {**scalars, "recent_losses": tuple(scalars["recent_losses"])}
+        choice = scalars.get("choice")
+        rest = {
+            **scalars,
+            "recent_losses": tuple(scalars["recent_losses"]),
+            "choice": None if choice is None else Choice.from_dict(choice),
+        }
         return cls(under("hyperparameters/"), optimizer=under("optimizer/"), **rest)
 
 

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from drmad_workers.batches import Examples
 from drmad_workers.dynamics import Rate
@@ -244,12 +243,7 @@ class Objective:
         gradients = torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
         if prepare is not None:
             prepare(self._flat_gradient(gradients))
-        outputs: list[Tensor] = []
-        directions: list[Tensor] = []
-        for slot, gradient in zip(self.slots, gradients, strict=True):
-            if gradient is not None and gradient.requires_grad:
-                outputs.append(gradient)
-                directions.append(cotangent[slot.start : slot.stop].view(slot.shape))
+        outputs, directions = self._paired(gradients, cotangent)
         second: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
@@ -273,66 +267,46 @@ class Objective:
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
         """`second_derivatives` with JᵀHJ u in the place of the Hessian's product by weights.
 
-        With outputs z(w), J = ∂z/∂w, loss ℓ(z) and H = ∂²ℓ/∂z² ([Schraudolph2002], Fast curvature
-        matrix-vector products): <∇_w L, u> = <∂ℓ/∂z, J u>, whose derivative by w loses the part
-        that goes through J(w) alone. Those by λ are exact.
-
-        Raises:
-            ProblemError: an operation of the model has no forward-mode derivative.
+        With outputs z(w), J = ∂z/∂w, loss ℓ(z), g = ∂ℓ/∂z and H = ∂g/∂z ([Schraudolph2002], Fast
+        curvature matrix-vector products): ∇_w L = Jᵀg, and <Jᵀg, u> = <g, J u> is differentiated
+        by w through g alone. J u is its derivative by g. Those by λ are exact.
         """
         rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
-        if prepare is not None:
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                loss = self._inner_loss(batch, rows)
-                prepare(
-                    self._flat_gradient(
-                        torch.autograd.grad(loss, self.parameters, allow_unused=True)
-                    )
-                )
-        outputs, tangents = self._outputs_along(batch, rows, cotangent)
-        at, along = outputs.detach().requires_grad_(), tangents.detach()
-        leaves = self.leaves()
+        leaves, data = self.leaves(), self._training_data
+        with self._precision():
+            outputs = self.model(batch.inputs if data is None else rows[data])
+        at = outputs.detach().requires_grad_()
         by_outputs = torch.autograd.grad(self._loss_of(at, batch, rows), at, create_graph=True)[0]
-        first = [at, *leaves, *rows.values()]
-        by_at, *by_rest = torch.autograd.grad(by_outputs, first, along, allow_unused=True)
-        if by_at is None:  # a loss that is linear in the outputs
-            by_at = torch.zeros_like(at)
+        pulled = by_outputs.detach().requires_grad_()
+        gradients = torch.autograd.grad(
+            outputs, self.parameters, pulled, create_graph=True, allow_unused=True
+        )
+        if prepare is not None:
+            prepare(self._flat_gradient(gradients))
+        through = [pulled] if data is None else [pulled, rows[data]]
+        parts, directions = self._paired(gradients, cotangent)
+        along, *by_data = torch.autograd.grad(parts, through, directions, retain_graph=True)
+        inputs = [at, *leaves, *rows.values()]
+        by_at, *by_rest = torch.autograd.grad(
+            by_outputs, inputs, along, allow_unused=True, materialize_grads=True
+        )
+        wanted = self.parameters if data is None else [*self.parameters, rows[data]]
+        by_wanted = torch.autograd.grad(outputs, wanted, by_at, allow_unused=True)
         by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
-        if self._training_data is not None:
-            through = torch.autograd.grad(
-                (outputs, tangents),
-                rows[self._training_data],
-                (by_at, by_outputs.detach()),
-                retain_graph=True,
-            )
-            by_rows[self._row_names.index(self._training_data)] = through[0]
-        by_weights = torch.autograd.grad(outputs, self.parameters, by_at, allow_unused=True)
-        return by_weights, by_leaves, by_rows
+        if data is not None:
+            by_rows[self._row_names.index(data)] = by_data[0] + by_wanted[-1]
+        return by_wanted[: len(self.parameters)], by_leaves, by_rows
 
-    def _outputs_along(
-        self, batch: Batch, rows: Mapping[str, Tensor], direction: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """z and J u, with their graphs."""
-        inputs = batch.inputs if self._training_data is None else rows[self._training_data]
-        with forward_ad.dual_level(), self._precision():
-            duals = {
-                slot.name: forward_ad.make_dual(  # type: ignore[no-untyped-call]
-                    parameter, direction[slot.start : slot.stop].view(slot.shape)
-                )
-                for slot, parameter in zip(self.slots, self.parameters, strict=True)
-            }
-            try:
-                found = forward_ad.unpack_dual(  # type: ignore[no-untyped-call]
-                    torch.func.functional_call(self.model, duals, (inputs,))
-                )
-            except NotImplementedError as error:
-                raise ProblemError(
-                    "curvature gauss_newton needs forward-mode derivatives of the model, and torch "
-                    f"has none of one of its operations ({error}): use curvature hessian",
-                    "hypergradient.curvature",
-                ) from error
-            tangent = torch.zeros_like(found.primal) if found.tangent is None else found.tangent
-            return found.primal, tangent
+    def _paired(
+        self, gradients: Sequence[Tensor | None], cotangent: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The parts of the gradient that have a derivative, and the parts of u beside them."""
+        there = [
+            (gradient, cotangent[slot.start : slot.stop].view(slot.shape))
+            for slot, gradient in zip(self.slots, gradients, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        return [gradient for gradient, _ in there], [part for _, part in there]
 
     # ------------------------------------------------------------------ rates and first weights
 

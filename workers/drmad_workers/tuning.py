@@ -5,20 +5,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.checks import check_problem, resolve_device
+from drmad_workers.errors import HypergradientDiverged
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
-from drmad_workers.hypergradients import Method, Shortcut
-from drmad_workers.hypergradients.base import Adjoint, require_derivatives
+from drmad_workers.hypergradients import Method
+from drmad_workers.hypergradients.auto import Auto, Choice
+from drmad_workers.hypergradients.base import require_derivatives
 from drmad_workers.hyperparameters import BoundHyperparameter, Kind, Setting, bind_all, slots_of
 from drmad_workers.meta import MetaConfig, MetaState, finished, initial_state, meta_update
 from drmad_workers.monitor import Monitor, OnProgress
 from drmad_workers.objective import Objective
+from drmad_workers.passes import Passes, Walk
 from drmad_workers.problem import Problem
 from drmad_workers.training import TrainingConfig, TrainingRun
 
@@ -38,6 +41,7 @@ class Evaluation:
         peak_memory_bytes: of the device; on the CPU of the whole process so far.
         method: the one that was used.
         backward_steps: Hessian-vector products that it took.
+        choice: of `auto`, for the next meta-iteration: what it decided and measured.
     """
 
     validation_loss: float
@@ -50,6 +54,7 @@ class Evaluation:
     peak_memory_bytes: int
     method: str
     backward_steps: int
+    choice: Choice | None = None
 
 
 class Tuner:
@@ -80,7 +85,6 @@ class Tuner:
         self._method = method
         self._seed = seed
         self._replica = replica
-        method.check(training)
         self._train = Examples(problem.train, "train", self._device, dtype)
         self._valid = Examples(problem.valid, "valid", self._device, dtype)
         self._test = (
@@ -98,7 +102,7 @@ class Tuner:
             seed=seed,
         )
         self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
-        require_derivatives(method, self.hyperparameters.values(), training)
+        self.require(method)
         self._objective = Objective(
             problem,
             self.hyperparameters,
@@ -118,12 +122,24 @@ class Tuner:
         """λ to start from, by name."""
         return {name: bound.initial.clone() for name, bound in self.hyperparameters.items()}
 
+    def require(self, method: Method) -> None:
+        """Raises ProblemError when the method does not fit the training or what is tuned."""
+        method.check(self._training)
+        require_derivatives(method, self.hyperparameters.values(), self._training)
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of the weights, or of all of Adam's state: what a point of the path takes."""
+        rows = 1 + self._training.memory_rows if self._training.is_adam else 1
+        return rows * self._objective.weights.numel() * self._objective.weights.element_size()
+
     def evaluate(
         self,
         values: Mapping[str, Tensor],
         iteration: int,
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
+        choice: Choice | None = None,
     ) -> Evaluation:
         """One meta-iteration's work: train at λ, measure, and differentiate by λ.
 
@@ -132,6 +148,7 @@ class Tuner:
             iteration: n; with the seed and the replica it fixes w_0 and every minibatch.
             should_stop: polled every 20 ms or step, whichever is longer.
             on_progress: told (phase, step, total) as often.
+            choice: that of the evaluation before, for `auto` to go on from.
         Raises:
             TrainingDiverged, HypergradientDiverged, Stopped, ProblemError.
         """
@@ -140,23 +157,64 @@ class Tuner:
             torch.cuda.reset_peak_memory_stats(self._device)
         with self._own_randomness():
             try:
-                return self._evaluate(values, iteration, monitor)
+                return self._evaluate(values, iteration, monitor, choice)
             finally:
                 self._objective.restore_given()
 
-    def _evaluate(
-        self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor
-    ) -> Evaluation:
+    def compare(
+        self,
+        values: Mapping[str, Tensor],
+        methods: Sequence[Method],
+        iteration: int = 0,
+        should_stop: Callable[[], bool] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[list[Walk | HypergradientDiverged], float]:
+        """What each of the methods makes of one and the same training run; see `evaluate`.
+
+        A method whose |dw| left its bound is told by its error. Also the seconds of the training.
+        """
+        monitor = Monitor(should_stop, on_progress)
+        found: list[Walk | HypergradientDiverged] = []
+        with self._own_randomness():
+            try:
+                passes = self._passes(values, iteration, monitor)
+                clock = Clock(self._device)
+                passes.forward(methods)
+                clock.lap("forward")
+                for method in methods:
+                    try:
+                        found.append(passes.walk(method))
+                    except HypergradientDiverged as error:
+                        found.append(error)
+                return found, clock.seconds["forward"]
+            finally:
+                self._objective.restore_given()
+
+    def _passes(self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor) -> Passes:
         objective = self._objective
-        clock = Clock(self._device)
         objective.attach()
         objective.set_hyperparameters(values)
         draw = iteration if self._training.resample else 0
-        weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
-        objective.initialize(weights_seed)
         run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
-        recorder = self._method.recorder(run)
-        run.forward(recorder)
+        weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
+        return Passes(run, self._training, weights_seed, self._valid)
+
+    def _evaluate(
+        self,
+        values: Mapping[str, Tensor],
+        iteration: int,
+        monitor: Monitor,
+        choice: Choice | None,
+    ) -> Evaluation:
+        objective = self._objective
+        clock = Clock(self._device)
+        passes = self._passes(values, iteration, monitor)
+        run, method = passes.run, self._method
+        plan = None
+        if isinstance(method, Auto):
+            bound = self.hyperparameters.values()
+            plan = method.plan(choice, iteration, values, self._training, bound, self.copy_bytes)
+        passes.forward([method] if plan is None else plan.methods())
         clock.lap("forward")
 
         training_loss = run.training_loss(min(self._training.steps, max(1, self._epoch)))
@@ -169,30 +227,23 @@ class Tuner:
         model = model_state(objective)
         clock.lap("evaluate")
 
-        buffers = objective.buffers()
-        objective.begin_products()
-        adjoint = Adjoint(run)
-        validation_loss = objective.outer_gradient(self._valid, adjoint.weights, monitor.poll)
-        monitor.begin("backward", self._method.backward_total(self._training))
-        self._method.backward(run, recorder, adjoint)
-        if objective.scales_initial_weights:
-            objective.initialize(weights_seed)
-            objective.add_initial(adjoint.weights)
-        hypergradient = objective.hypergradient()
-        objective.restore_buffers(buffers)
-        monitor.end()
+        if plan is None:
+            walk, choice = passes.walk(method), None
+        else:
+            walk, choice = plan.settle(passes.walk)
         clock.lap("backward")
         return Evaluation(
-            validation_loss=float(validation_loss),
+            validation_loss=walk.validation_loss,
             training_loss=training_loss,
             metrics=metrics,
             diagnostics=diagnostics,
-            hypergradient=hypergradient,
+            hypergradient=walk.hypergradient,
             model=model,
             seconds=clock.seconds,
             peak_memory_bytes=peak_memory_bytes(self._device),
-            method=self._method.name,
-            backward_steps=adjoint.products,
+            method=walk.method.name,
+            backward_steps=walk.products,
+            choice=choice,
         )
 
     def _minibatches(self, iteration: int) -> Minibatches:
@@ -264,7 +315,7 @@ def tune(
         problem,
         kinds,
         training or TrainingConfig(),
-        method or Shortcut(),
+        method or Auto(),
         seed=seed,
         device=device,
         dtype=dtype,
@@ -274,12 +325,13 @@ def tune(
     result = TuningResult()
     while finished(state, meta) is None:
         iteration, values = state.iteration, state.hyperparameters
-        evaluation = tuner.evaluate(values, iteration)
+        evaluation = tuner.evaluate(values, iteration, choice=state.choice)
         if on_iteration is not None:
             on_iteration(iteration, evaluation)
         state = meta_update(
             state, evaluation.validation_loss, evaluation.hypergradient, meta, bounds
         )
+        state = replace(state, choice=evaluation.choice)
         if state.best_iteration == iteration:
             result.best = values
         result.evaluations.append(evaluation)
