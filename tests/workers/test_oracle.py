@@ -18,7 +18,9 @@ from drmad_workers import (
     Momentum,
     Problem,
     Replay,
+    Reversible,
     Shortcut,
+    Stored,
     TrainingConfig,
     Tuner,
 )
@@ -144,6 +146,7 @@ def evaluate(name: str, method: Method, optimizer: str = "damped_sgd") -> Evalua
     ("method", "published"),
     [
         (Replay(), "exact"),
+        (Stored(), "exact"),
         (Shortcut(knots=30, stride=1, contraction=False), "exact"),
         (Shortcut(preset="paper"), "mad"),
         (Shortcut(preset="paper_tenth"), "mad_tenth"),
@@ -202,6 +205,33 @@ def test_rates_are_differentiated_as_the_oracle_does(
     d_momenta = (found["momentum"] / momenta / (1.0 - momenta)).t()
     assert relative(d_rates[first:], expected["d_alphas"][first:]) < 1e-9
     assert relative(d_momenta[first:], expected["d_gammas"][first:]) < 1e-9
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_reversible_takes_the_path_of_the_oracles(name: str) -> None:
+    """The oracle multiplies v by the next larger n / 65536 and takes 1 - γ and the reverse at γ.
+
+    Its path is that of sgd at its two numbers; its hypergradient is off by its rounding of γ.
+    """
+    alpha, gamma = float(FIXTURE["in/alpha_const"]), float(FIXTURE["in/gamma_const"])
+    steps, size = FIXTURE["in/batches"].shape
+    rounded = int(65536 * gamma + 1) / 65536
+    training = TrainingConfig("sgd", steps, size, alpha * (1.0 - gamma), rounded)
+    found = [
+        tuner.evaluate(tuner.initial_values(), 0)
+        for method in (Reversible(), Replay())
+        for tuner in [
+            Tuner(PROBLEMS[name](), [CustomTensor("meta")], training, method, dtype=torch.float64)
+        ]
+    ]
+    expected = {
+        quantity: FIXTURE[f"out/{name}/const/reversible/{quantity}"]
+        for quantity in ("x_final", "loss", "d_meta")
+    }
+    assert relative(flat(found[0].model), expected["x_final"]) < 1e-9
+    assert abs(found[0].validation_loss - float(expected["loss"])) < 1e-9
+    assert relative(found[0].hypergradient["meta"], expected["d_meta"]) < 1e-3
+    assert relative(found[0].hypergradient["meta"], found[1].hypergradient["meta"]) < 1e-10
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
