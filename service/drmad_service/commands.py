@@ -196,10 +196,44 @@ def schedule(
             help="Of a job's states and hypergradients; the middle ones go first.",
         ),
     ] = 256 << 20,
+    max_model_bytes: Annotated[
+        int,
+        typer.Option(envvar="DRMAD_MAX_MODEL_BYTES", min=0, help="Larger models are not kept."),
+    ] = 64 << 20,
     keep_ended_s: Annotated[
         float,
         typer.Option(envvar="DRMAD_KEEP_ENDED_S", min=0, help="Seconds a job is kept at its end."),
     ] = 30 * 24 * 3600.0,
+    poll_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_POLL_S", min=0.01, help="Seconds between two looks at queue and progress."
+        ),
+    ] = 0.2,
+    start_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_START_TIMEOUT_S",
+            min=1,
+            help="Seconds that replicas may take to be placed and to build the problem.",
+        ),
+    ] = 120.0,
+    retry_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_RETRY_S",
+            min=0,
+            help="Seconds before a lost replica is replaced; doubles with each loss in a row.",
+        ),
+    ] = 1.0,
+    ray_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_RAY_TIMEOUT_S",
+            min=1,
+            help="Seconds that Ray may stay silent before the scheduler starts anew.",
+        ),
+    ] = 10.0,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Run a scheduler alone: any number of it. It holds the connection to Ray."""
@@ -215,11 +249,17 @@ def schedule(
         tenant_jobs=tenant_jobs,
         tenant_gpus=tenant_gpus,
         vector_bytes=vector_bytes,
+        max_model_bytes=max_model_bytes,
         keep_ended_s=keep_ended_s,
+        poll_s=poll_s,
+        start_timeout_s=start_timeout_s,
+        retry_s=retry_s,
+        ray_timeout_s=ray_timeout_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
     )
     from drmad_service.embedded import start_ray
-    from drmad_service.scheduler import RayLost, Scheduler
+    from drmad_service.replicas import RayLost
+    from drmad_service.scheduler import Scheduler
 
     start_ray(settings.ray_address, settings.cpus)
     stopping = asyncio.Event()

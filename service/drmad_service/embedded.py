@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
@@ -23,11 +24,13 @@ _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 class EmbeddedRedis:
     """A Redis of our own under `home`, on a Unix socket that only this user can open.
 
-    Its append-only file survives `kill -9`. One that a killed `drmad up` left running is adopted.
+    Its append-only file survives `kill -9`. One that a killed `drmad up` left running is adopted:
+    the server inherits a locked file and so holds the lock exactly as long as it lives.
     """
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "redis"
+        self._log = self._folder / "redis.log"
         self._socket = self._folder / "redis.sock"
         if len(os.fsencode(self._socket)) > _LONGEST_SOCKET_PATH:
             digest = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
@@ -40,10 +43,14 @@ class EmbeddedRedis:
         self.url = f"unix://{self._socket}"
 
     def is_running(self) -> bool:
-        """Whether the server process lives; one that was adopted must answer."""
-        if self._process is not None:
-            return self._process.poll() is None
-        return self._process_id() is not None
+        """Whether the server's process lives, ours or one that was adopted."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+        lock = self._lock()
+        if lock is None:
+            return True
+        os.close(lock)
+        return False
 
     def start(self) -> None:
         """Start the server and wait until it answers.
@@ -51,11 +58,22 @@ class EmbeddedRedis:
         Raises:
             ServiceStartError: no server binary, or it exited; the message holds its last words.
         """
-        if self._process_id() is not None:
-            return
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = self._lock()
+        if lock is not None:
+            try:
+                self._launch(lock)
+            finally:
+                os.close(lock)
+        while not self._answers():
+            if not self.is_running():
+                log = self._log
+                last = log.read_text(errors="replace")[-500:] if log.exists() else ""
+                raise ServiceStartError(f"Redis exited at once; its log {log} ends with:\n{last}")
+            time.sleep(0.01)
+
+    def _launch(self, lock: int) -> None:
         self._socket.unlink(missing_ok=True)
-        log = self._folder / "redis.log"
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
@@ -65,17 +83,15 @@ class EmbeddedRedis:
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
-            "logfile": str(log),
+            "logfile": str(self._log),
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [server_binary(), *arguments], stdin=subprocess.DEVNULL, start_new_session=True
+            [server_binary(), *arguments],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=[lock],
         )
-        while self._process_id() is None:
-            if self._process.poll() is not None:
-                last = log.read_text(errors="replace")[-500:] if log.exists() else ""
-                raise ServiceStartError(f"Redis exited at once; its log {log} ends with:\n{last}")
-            time.sleep(0.01)
 
     def stop(self) -> None:
         """Stop the server and wait for it; what it holds is in its append-only file."""
@@ -86,18 +102,26 @@ class EmbeddedRedis:
             pass  # it hangs up when it obeys
         if self._process is not None:
             self._process.wait()
-            self._process = None
-        while self._process_id() is not None:
+        while self.is_running():
             time.sleep(0.01)
 
-    def _process_id(self) -> int | None:
-        """The server's process, once it answers and has read its file."""
+    def _answers(self) -> bool:
+        """Whether the server has read its file."""
         try:
             with Redis.from_url(self.url) as redis:
-                redis.ping()
-                return int(redis.info("server")["process_id"])
+                return bool(redis.ping())
         except RedisError:
+            return False
+
+    def _lock(self) -> int | None:
+        """The locked file, open, or None while a server holds it."""
+        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
             return None
+        return file
 
 
 def server_binary() -> str:

@@ -1,7 +1,8 @@
-"""The replicas of one job on the Ray cluster: placed all together or not at all."""
+"""What the service asks of Ray: its capacity, and the replicas of a job, all placed or none."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,32 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from drmad_client.specs import JobSpec
+from drmad_service.errors import ServiceStartError
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Capacity
 from drmad_workers.tasks import Replica
+
+
+class RayLost(ServiceStartError):
+    """Ray no longer answers; the scheduler must be started again."""
+
+
+async def ray_capacity(settings: SchedulerSettings) -> Capacity:
+    """What the cluster has.
+
+    Raises:
+        RayLost: it does not answer, or the local one has lost its only node.
+    """
+    try:
+        async with asyncio.timeout(settings.ray_timeout_s):
+            total = await asyncio.to_thread(ray.cluster_resources)
+    except (TimeoutError, RayError) as error:
+        raise RayLost(f"Ray does not answer: {error}") from error
+    if settings.ray_address == "local" and not total.get("CPU"):
+        raise RayLost("the local Ray lost its only node")
+    return Capacity(
+        total.get("CPU", 0.0), total.get("GPU", 0.0), settings.tenant_jobs, settings.tenant_gpus
+    )
 
 
 class Replicas:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
 from drmad_service.errors import ResultNotFound
-from drmad_service.replicas import Replicas
+from drmad_service.replicas import Replicas, ray_capacity
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
+_LAST_LINES_S = 0.5
+"""A replica that does not answer so long has nothing more to say."""
 _FINISHED = {
     "iterations": "every meta-iteration asked for is done",
     "patience": "the validation loss no longer improves",
@@ -66,6 +68,7 @@ class Runner:
         self._capacity = capacity
         self._infos: list[HyperparameterInfo] = []
         self._reports: dict[int, asyncio.Future[Report]] = {}
+        self._looked = time.monotonic()
         self._failures = 0
 
     async def run(self) -> None:
@@ -75,6 +78,7 @@ class Runner:
             LeaseLost: somebody else drives it now.
             RedisError: the store does not answer; the lease runs out and the job is taken up again.
         """
+        await self._store.status(self._lease)
         job = await self._store.get(self._lease.job_id)
         self._spec: JobSpec = job.spec
         self._shown = job.progress
@@ -85,6 +89,7 @@ class Runner:
             self._heed(job.status, between_iterations=True)
             await self._drive()
         except _Ended as end:
+            await self._last_lines()
             # What the job holds is free again before anybody reads that it has ended.
             self._replicas.kill()
             await self._store.act(self._lease, end.action, end.reason, end.message, end.error)
@@ -99,12 +104,17 @@ class Runner:
                     point = await self._start()
                 point = await self._meta_iteration(point)
                 self._failures = 0
+                if time.monotonic() > self._looked + self._settings.poll_s:
+                    await self._look()  # short iterations end before anybody has looked
                 self._heed(await self._store.status(self._lease), between_iterations=True)
                 if await self._store.outranked(self._lease, self._capacity):
                     message = "makes room for a job of higher priority"
                     raise _Ended(Action.YIELD, "preempted", message)
-            except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
-                await self._replica_lost(error)
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                if not isinstance(cause, RayError):
+                    self._fail(Failure("worker_error", f"{type(cause).__name__}: {cause}"))
+                await self._replica_lost(cause)
 
     async def _start(self) -> ResumePoint:
         """Have every replica build the problem. Returns where the job goes on."""
@@ -235,19 +245,15 @@ class Runner:
 
     async def _look(self) -> None:
         """Pass on what the replicas report, and heed what became of the job."""
+        self._looked = time.monotonic()
         progress = self._shown
-        for number, replica in enumerate(self._replicas.actors):
-            if number not in self._reports:
-                future = replica.report.remote().future()
-                self._reports[number] = asyncio.wrap_future(future)
-            elif self._reports[number].done():
-                with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
-                    report = self._reports.pop(number).result()
-                    if report.lines:
-                        await self._store.log(self._lease, number, report.lines)
-                    if number == 0:
-                        update = {"phase": report.phase, "step": report.step, "steps": report.steps}
-                        progress = self._shown.model_copy(update=update)
+        for number in range(len(self._replicas.actors)):
+            report = self._reported(number)
+            if report is not None and report.lines:
+                await self._store.log(self._lease, number, report.lines)
+            if report is not None and number == 0:
+                update = {"phase": report.phase, "step": report.step, "steps": report.steps}
+                progress = self._shown.model_copy(update=update)
         if progress == self._shown:
             status = await self._store.status(self._lease)
         else:
@@ -260,6 +266,28 @@ class Runner:
                 Failure("timeout", f"spent more than timeout_s, {limit_s:g} s; extend goes on")
             )
 
+    def _reported(self, number: int) -> Report | None:
+        """What a replica said when it was last asked, once; asks it again."""
+        asked = self._reports.get(number)
+        if asked is not None and not asked.done():
+            return None
+        answer = self._replicas.actors[number].report.remote().future()
+        self._reports[number] = asyncio.wrap_future(answer)
+        with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
+            return asked.result() if asked is not None else None
+        return None
+
+    async def _last_lines(self) -> None:
+        """Keep what the replicas printed since they were last asked, if they still answer."""
+        for number in range(len(self._replicas.actors)):
+            # Asked for twice: the first answer may be older than the last line.
+            for _ in range(2):
+                if number in self._reports:
+                    await asyncio.wait([self._reports[number]], timeout=_LAST_LINES_S)
+                report = self._reported(number)
+                if report is not None and report.lines:
+                    await self._store.log(self._lease, number, report.lines)
+
     def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:
             raise _Ended(Action.YIELD, "cancelled", "cancelled by its user")
@@ -270,20 +298,29 @@ class Runner:
         return self._spent_s + time.monotonic() - self._since
 
     async def _replica_lost(self, error: RayError) -> None:
-        """Begin the meta-iteration again with new replicas, a bounded number of times in a row."""
+        """Begin the meta-iteration again with new replicas, a bounded number of times in a row.
+
+        Raises:
+            RayLost: all of Ray is gone; that is no failure of this job's replicas.
+        """
         self._replicas.kill()
         self._reports = {}
+        await ray_capacity(self._settings)
         self._failures += 1
-        cause = str(error).strip().splitlines()[0]
+        cause = _root_cause(error)
         if self._failures > self._spec.retry.replica_failures:
             message = f"lost a replica {self._failures} times in a row: {cause}"
-            if isinstance(error, OutOfMemoryError):
+            if isinstance(error, OutOfMemoryError) or "memory" in cause:
                 message += "; a smaller batch_size or fewer knots need less memory"
             self._fail(Failure("replica_lost", message))
         logger.warning("a replica was lost", extra={"job_id": self._lease.job_id, "cause": cause})
         await self._store.warn(
             self._lease, "replica_lost", f"begins the meta-iteration again: {cause}"
         )
+        again_at = time.monotonic() + self._settings.retry_s * 2 ** (self._failures - 1)
+        while time.monotonic() < again_at:
+            await asyncio.sleep(self._settings.poll_s)
+            await self._look()
 
     def _fail(self, failure: Failure) -> NoReturn:
         error = JobError(
@@ -294,3 +331,12 @@ class Runner:
             traceback=failure.traceback,
         )
         raise _Ended(Action.FAIL, failure.code, failure.message, error)
+
+
+def _root_cause(error: RayError) -> str:
+    """Of the many lines of Ray's message, the one that says what happened."""
+    lines = str(error).strip().splitlines()
+    for line in lines:
+        if "exit detail:" in line:
+            return line.partition("exit detail:")[2].strip()
+    return lines[0] if lines else type(error).__name__

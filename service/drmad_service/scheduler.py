@@ -7,15 +7,14 @@ import contextlib
 import logging
 import time
 
-import ray
-from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
 from drmad_service.cancellation import cancel_and_wait
-from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ServiceStartError
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost
 from drmad_service.ids import new_id
 from drmad_service.nodes import keep_telling
+from drmad_service.replicas import RayLost, ray_capacity
 from drmad_service.runner import Runner
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
@@ -24,10 +23,8 @@ from drmad_service.transitions import Action
 logger = logging.getLogger(__name__)
 
 _SWEEP_S = 60.0
-
-
-class RayLost(ServiceStartError):
-    """Ray no longer answers; the scheduler must be started again."""
+_LONGEST_PAUSE_S = 2.0
+"""Between two tries to reach Redis again."""
 
 
 class Scheduler:
@@ -52,6 +49,9 @@ class Scheduler:
         ]
         try:
             while not stopping.is_set():
+                for task in background:
+                    if task.done():  # only by a mistake of ours: without leases nothing may go on
+                        task.result()
                 if not await self._claim_one():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
@@ -60,7 +60,7 @@ class Scheduler:
             await cancel_and_wait(background)
 
     async def _claim_one(self) -> bool:
-        capacity = await self._capacity()
+        capacity = await ray_capacity(self._settings)
         try:
             lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
         except RedisError as error:
@@ -74,36 +74,34 @@ class Scheduler:
         task.add_done_callback(lambda _: self._driven.pop(lease, None))
         return True
 
-    async def _capacity(self) -> Capacity:
-        try:
-            async with asyncio.timeout(self._settings.ray_timeout_s):
-                total = await asyncio.to_thread(ray.cluster_resources)
-        except (TimeoutError, RayError) as error:
-            raise RayLost(f"Ray does not answer: {error}") from error
-        if self._settings.ray_address == "local" and not total.get("CPU"):
-            raise RayLost("the local Ray lost its only node")
-        return Capacity(
-            total.get("CPU", 0.0),
-            total.get("GPU", 0.0),
-            self._settings.tenant_jobs,
-            self._settings.tenant_gpus,
-        )
-
     async def _drive(self, lease: Lease, capacity: Capacity) -> None:
         fields = {"job_id": lease.job_id}
         try:
-            await Runner(self._store, lease, self._settings, capacity).run()
+            await self._run(lease, capacity)
             logger.info("let go of a job", extra={"action": "job_released", **fields})
         except asyncio.CancelledError:
             await self._give_back(lease)
             raise
         except (LeaseLost, JobNotFound) as error:
             logger.warning("stopped driving: %s", error, extra=fields)
-        except RedisError as error:
-            logger.warning("Redis does not answer, the lease runs out: %s", error, extra=fields)
+        except RayLost as error:
+            logger.warning("gives a job back: %s", error, extra=fields)
+            await self._give_back(lease)
         except Exception as error:
             logger.exception("could not drive a job", extra=fields)
             await self._fail(lease, error)
+
+    async def _run(self, lease: Lease, capacity: Capacity) -> None:
+        """Run the job, again from its last commit whenever Redis was away, while it is ours."""
+        pause_s = 0.1
+        while True:
+            try:
+                return await Runner(self._store, lease, self._settings, capacity).run()
+            except RedisError as error:
+                fields = {"job_id": lease.job_id}
+                logger.warning("Redis does not answer: %s", error, extra=fields)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     async def _give_back(self, lease: Lease) -> None:
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused):

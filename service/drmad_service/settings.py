@@ -35,6 +35,8 @@ class SchedulerSettings:
     """Seconds between two looks at the queue, and at the progress of a running job."""
     start_timeout_s: float = 120.0
     """How long replicas may take until they have built the problem."""
+    retry_s: float = 1.0
+    """Pause before a lost replica is replaced; doubles with each loss in a row."""
     ray_timeout_s: float = 10.0
     """How long Ray may stay silent before the scheduler gives its jobs back and exits."""
     tenant_jobs: float = 1e9

@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 STOP_S = 8.0
 """Seconds that the processes are given to stop before they are killed."""
-
-
-SETTLED_S = 60.0
+SETTLED_S = 10.0
 """A process that ran so long is started again without delay when it exits."""
 
 

@@ -1,0 +1,255 @@
+"""The life of a job, as its user drives it: every number is that of a job left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from drmad_client.api import Client
+from drmad_client.jobs import Job
+from drmad_client.records import Event, JobStatus
+from tests.end_to_end.running import Service
+
+ITERATIONS = 8
+ALL_CPUS = {"cpus": os.cpu_count()}
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    """A job of about a tenth of a second a meta-iteration."""
+    return {
+        "problem": {"data": {"name": "digits", "label_noise": 0.5}},
+        "hyperparameters": [{"kind": "sample_weight"}],
+        "training": {"optimizer": "damped_sgd", "steps": 100, "batch_size": 50},
+        "hypergradient": {"method": "shortcut", "horizon": 20},
+        "meta": {"iterations": ITERATIONS},
+        "resources": {"cpus": 0.5},
+    } | changes
+
+
+def endless(**changes: Any) -> dict[str, Any]:
+    return spec(**{"meta": {"iterations": 100_000}} | changes)
+
+
+def done(client: Client, job: Job) -> Job:
+    return client.jobs.wait(job.id, timeout_s=120)
+
+
+def until(client: Client, job: Job, wanted: Callable[[Event], bool]) -> Event:
+    """The first event that is wanted; waits for it."""
+    return next(event for event in client.jobs.events(job.id) if wanted(event))
+
+
+def committed(iteration: int) -> Callable[[Event], bool]:
+    return lambda event: event.type == "iteration" and event.data["iteration"] == iteration
+
+
+def entered(status: JobStatus) -> Callable[[Event], bool]:
+    return lambda event: event.type == "status" and event.data["status"] == status
+
+
+def numbers(client: Client, job: Job) -> list[tuple[int, float, float]]:
+    return [
+        (r.iteration, r.validation_loss, r.hypergradient_norm) for r in client.jobs.history(job.id)
+    ]
+
+
+def vector(client: Client, job: Job, iteration: int | str = "last") -> np.ndarray[Any, Any]:
+    tuned: np.ndarray[Any, Any] = client.jobs.hyperparameters(job.id, iteration)["sample_weight"]
+    return tuned
+
+
+def states(job: Job) -> list[str]:
+    return [str(transition.status) for transition in job.transitions]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service) -> Job:
+    with service.client() as client:
+        return done(client, client.jobs.create(spec()))
+
+
+def assert_same_numbers(client: Client, job: Job, undisturbed: Job) -> None:
+    assert numbers(client, job) == numbers(client, undisturbed)
+    assert np.array_equal(vector(client, job), vector(client, undisturbed))
+
+
+def test_pause_frees_the_cluster_and_resume_goes_on_with_the_same_numbers(
+    client: Client, undisturbed: Job
+) -> None:
+    job = client.jobs.create(spec(resources=ALL_CPUS))
+    until(client, job, committed(1))
+    assert client.jobs.pause(job.id).status in (JobStatus.PAUSING, JobStatus.PAUSED)
+    until(client, job, entered(JobStatus.PAUSED))
+    all_cpus = client.jobs.create(spec(resources=ALL_CPUS, meta={"iterations": 1}))
+    assert done(client, all_cpus).status is JobStatus.SUCCEEDED
+    paused = client.jobs.retrieve(job.id)
+    assert paused.status is JobStatus.PAUSED
+    assert 2 <= paused.progress.iteration < ITERATIONS
+    assert client.jobs.resume(job.id).status is JobStatus.QUEUED
+    resumed = done(client, job)
+    assert states(resumed)[-6:] == ["pausing", "paused", "queued", "starting", "running"] + [
+        "succeeded"
+    ]
+    assert_same_numbers(client, job, undisturbed)
+
+
+def test_succeeded_failed_and_cancelled_jobs_are_extended(
+    client: Client, undisturbed: Job
+) -> None:
+    succeeded = client.jobs.create(spec(meta={"iterations": 3}))
+    slow = {"optimizer": "damped_sgd", "steps": 100, "batch_size": 50}
+    cancelled = client.jobs.create(spec(training=slow, meta={"iterations": ITERATIONS - 2}))
+    failed = client.jobs.create(endless(timeout_s=2.0))
+    until(client, cancelled, committed(1))
+    client.jobs.cancel(cancelled.id)
+    until(client, cancelled, entered(JobStatus.CANCELLED))
+    done(client, succeeded)
+    client.jobs.extend(succeeded.id, ITERATIONS - 3)
+    client.jobs.extend(cancelled.id, 2)
+    for job in (succeeded, cancelled):
+        assert done(client, job).status is JobStatus.SUCCEEDED
+        assert_same_numbers(client, job, undisturbed)
+    event = until(client, failed, entered(JobStatus.FAILED))
+    assert event.data["reason"] == "timeout"
+    assert "timeout_s, 2 s" in event.data["message"]
+    before = len(numbers(client, failed))
+    client.jobs.extend(failed.id, 1)
+    later = [e for e in client.jobs.events(failed.id, after=event.id) if e.type == "iteration"]
+    assert later[0].data["iteration"] == before  # it goes on, with new time
+    history = numbers(client, failed)
+    assert [iteration for iteration, *_ in history] == list(range(len(history)))
+
+
+def test_fork_repeats_the_numbers_and_with_changes_applies_them(
+    client: Client, undisturbed: Job
+) -> None:
+    same = client.jobs.fork(undisturbed.id, 3)
+    changed = client.jobs.fork(
+        undisturbed.id, 3, {"name": "slower", "meta": {"learning_rate": 0.01, "iterations": 5}}
+    )
+    assert done(client, same).record.forked_from == f"{undisturbed.id}@3"
+    assert numbers(client, same) == numbers(client, undisturbed)[3:]
+    assert np.array_equal(vector(client, same), vector(client, undisturbed))
+    slower = done(client, changed)
+    assert (slower.name, slower.spec.meta.learning_rate) == ("slower", 0.01)
+    assert numbers(client, changed)[0] == numbers(client, undisturbed)[3]
+    assert len(numbers(client, changed)) == 2
+    start = vector(client, undisturbed, 3)
+    step, smaller = (np.abs(vector(client, job, 4) - start).max() for job in (same, changed))
+    assert 0.0 < smaller < 0.1 * step
+
+
+def test_bad_fork_and_extend_name_the_path(service: Service, undisturbed: Job) -> None:
+    path = f"/v1/jobs/{undisturbed.id}"
+
+    def problem(answer: httpx.Response, status: int) -> list[str]:
+        assert answer.status_code == status, answer.text
+        return [error["path"] for error in answer.json()["errors"]]
+
+    with service.http() as http:
+        rate = {"iteration": 1, "changes": {"meta": {"learning_rate": -1}}}
+        assert problem(http.post(f"{path}/fork", json=rate), 422) == ["changes.meta.learning_rate"]
+        data = {"iteration": 1, "changes": {"problem": {}}}
+        assert problem(http.post(f"{path}/fork", json=data), 422) == ["changes.problem"]
+        few = {"iteration": 5, "changes": {"meta": {"iterations": 5}}}
+        assert problem(http.post(f"{path}/fork", json=few), 422) == ["changes.meta.iterations"]
+        assert problem(http.post(f"{path}/fork", json={"iteration": "x"}), 422) == ["iteration"]
+        assert problem(http.post(f"{path}/fork", json={"iteration": 99}), 404) == []
+        assert problem(http.post(f"{path}/extend", json={"iterations": 0}), 422) == ["iterations"]
+        assert problem(http.post(f"{path}/extend", json={"iterations": 100_000}), 422) == [
+            "iterations"
+        ]
+        assert problem(http.post(f"{path}/pause"), 409) == []
+        assert problem(http.post(f"{path}/resume"), 409) == []
+
+
+def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> None:
+    pair = spec(replicas={"count": 2}, meta={"iterations": 2})
+    job, again = client.jobs.create(pair), client.jobs.create(pair)
+    for record in done(client, job).history():
+        assert [figures.replica for figures in record.replicas] == [0, 1]
+        losses = [figures.validation_loss for figures in record.replicas]
+        assert losses[0] != losses[1]
+        assert record.validation_loss == pytest.approx(sum(losses) / 2)
+    done(client, again)
+    assert numbers(client, job) == numbers(client, again)
+    lines = list(client.jobs.logs(job.id))
+    assert {line.replica for line in lines} == {0, 1}
+    assert all("1,000 hyperparameters" in line.text for line in lines)
+    assert [line.replica for line in client.jobs.logs(job.id, replica=1)] == [1]
+
+
+def test_wild_outer_step_is_taken_back_and_the_job_fails_with_advice(client: Client) -> None:
+    l2 = {"kind": "l2", "per": "layer", "init": -9.0}
+    wild = {"optimizer": "sign", "learning_rate": 1000.0, "iterations": 6}
+    alone = spec(hyperparameters=[l2], meta=wild | {"retreats": 2})
+    patient = spec(hyperparameters=[l2], meta=wild | {"retreats": 20, "learning_rate": 40.0})
+    jobs = {"fails": client.jobs.create(alone), "recovers": client.jobs.create(patient)}
+    events = {name: list(client.jobs.events(job.id)) for name, job in jobs.items()}
+    rejections = {
+        name: [event.data for event in happened if event.type == "rejection"]
+        for name, happened in events.items()
+    }
+    failed = client.jobs.retrieve(jobs["fails"].id)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert "lower meta.learning_rate" in failed.error.message
+    assert [r["retreat"] for r in rejections["fails"]] == [1, 2]
+    assert all("half the step" in r["message"] for r in rejections["fails"])
+    recovered = client.jobs.retrieve(jobs["recovers"].id)
+    assert recovered.status is JobStatus.SUCCEEDED, recovered.error
+    assert 1 <= len(rejections["recovers"]) <= 20
+    assert [r.iteration for r in client.jobs.history(recovered.id)] == list(range(6))
+
+
+def test_patience_ends_a_job_that_no_longer_improves(client: Client) -> None:
+    tiny = {"optimizer": "sgd", "learning_rate": 1e-9, "iterations": 1000, "patience": 2}
+    repeated = spec()["training"] | {"resample": False}
+    job = done(client, client.jobs.create(spec(meta=tiny, training=repeated)))
+    assert (job.status, job.reason) == (JobStatus.SUCCEEDED, "patience")
+    assert len(numbers(client, job)) == 3
+
+
+def test_higher_priority_takes_over_at_a_meta_iteration(client: Client, undisturbed: Job) -> None:
+    long = spec()["training"] | {"steps": 100}
+    low = client.jobs.create(spec(resources=ALL_CPUS, training=long))
+    until(client, low, committed(0))
+    high = client.jobs.create(spec(resources=ALL_CPUS, priority=10, meta={"iterations": 1}))
+    urgent, preempted = done(client, high), done(client, low)
+    assert "preempted" in [t.reason for t in preempted.transitions]
+    assert urgent.finished_at is not None
+    assert preempted.finished_at is not None
+    assert urgent.finished_at < preempted.finished_at
+    assert_same_numbers(client, low, undisturbed)
+
+
+def test_job_that_the_cluster_cannot_hold_says_so_and_others_run(client: Client) -> None:
+    job = client.jobs.create(spec(resources={"cpus": 1, "gpus": 2}))
+    assert done(client, client.jobs.create(spec(meta={"iterations": 1}))).best is not None
+    waiting = client.jobs.retrieve(job.id)
+    assert waiting.status is JobStatus.QUEUED
+    assert waiting.message == "needs 2 GPUs, the cluster has 0"
+    assert waiting.record.waiting is not None
+    assert waiting.record.waiting.gpus == 2.0
+    assert client.jobs.cancel(job.id).status is JobStatus.CANCELLED
+    client.jobs.delete(job.id)
+    assert job.id not in [listed.id for listed in client.jobs.list(limit=100)]
+
+
+def test_cancel_is_heard_while_pausing_and_frees_the_cluster(client: Client) -> None:
+    long = {"optimizer": "damped_sgd", "steps": 1_000_000, "batch_size": 50}
+    job = client.jobs.create(endless(training=long, resources=ALL_CPUS))
+    until(client, job, lambda e: e.type == "progress" and e.data["phase"] == "forward")
+    assert client.jobs.pause(job.id).status is JobStatus.PAUSING
+    client.jobs.cancel(job.id)
+    events = list(client.jobs.events(job.id))
+    asked = next(e for e in events if e.data.get("status") == "cancelling")
+    assert events[-1].data["status"] == "cancelled"
+    assert (events[-1].at - asked.at).total_seconds() < 2.0
+    next_job = client.jobs.create(spec(resources=ALL_CPUS, meta={"iterations": 1}))
+    assert done(client, next_job).status is JobStatus.SUCCEEDED
