@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import os
 import time
@@ -15,6 +16,7 @@ import httpx
 
 from drmad_client import __version__, calls, local_key
 from drmad_client.cluster import Cluster
+from drmad_client.code import pack
 from drmad_client.errors import ConnectionFailed
 from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
 from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
@@ -65,6 +67,16 @@ class Client:
     def cluster(self) -> Cluster:
         """Nodes, GPUs, what runs and what waits, and why."""
         return self._run(self._flows.send(calls.cluster()))
+
+    def upload_code(self, folder: Path) -> str:
+        """Pack a folder of your code and send it, unless it is there; see `drmad_client.code`.
+
+        Returns:
+            What a spec's problem.code takes: sha256:<digits>.
+        Raises:
+            CodeError: it cannot be packed, such as one that is too large.
+        """
+        return self._run(self._flows.upload_code(pack(folder)))
 
     def close(self) -> None:
         self._http.close()
@@ -289,6 +301,11 @@ class AsyncClient:
     async def cluster(self) -> Cluster:
         """As `Client.cluster`."""
         return await self._run(self._flows.send(calls.cluster()))
+
+    async def upload_code(self, folder: Path) -> str:
+        """As `Client.upload_code`."""
+        archive = await asyncio.to_thread(pack, folder)
+        return await self._run(self._flows.upload_code(archive))
 
     async def close(self) -> None:
         await self._http.aclose()

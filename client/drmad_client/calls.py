@@ -55,6 +55,20 @@ def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[Job]
     )
 
 
+def has_code(sha256: str) -> Call[bool]:
+    return Call("HEAD", f"/v1/code/{quote(sha256)}", lambda _: True)
+
+
+def put_code(sha256: str, content: bytes) -> Call[None]:
+    return Call(
+        "PUT",
+        f"/v1/code/{quote(sha256)}",
+        lambda _: None,
+        headers={"Content-Type": "application/zip"},
+        body=content,
+    )
+
+
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
     return Call(
         "POST",

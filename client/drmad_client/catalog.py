@@ -17,6 +17,7 @@ HYPERPARAMETERS = (
     specs.SampleWeightHyperparameter,
     specs.TrainingDataHyperparameter,
     specs.LossWeightHyperparameter,
+    specs.TensorHyperparameter,
 )
 METHODS = (specs.ShortcutMethod, specs.ReplayMethod)
 

@@ -16,6 +16,7 @@ import httpx
 
 from drmad_client import calls, saving
 from drmad_client.calls import Call
+from drmad_client.code import Archive
 from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
 from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration
 from drmad_client.retries import Failure, Retries, is_final
@@ -176,6 +177,15 @@ class Flows:
             records += page.data
             after, has_more = page.next, page.has_more and page.next is not None
         return records
+
+    def upload_code(self, archive: Archive) -> Flow[str]:
+        """Send an archive unless it is there already. Returns how a spec names it."""
+        sha256 = archive.name.removeprefix("sha256:")
+        try:
+            yield from self.send(calls.has_code(sha256))
+        except NotFound:
+            yield from self.send(calls.put_code(sha256, archive.content))
+        return archive.name
 
     def save(self, job_id: str, folder: Path, iteration: int | str) -> Flow[builtins.list[Path]]:
         job = yield from self.send(calls.retrieve(job_id))

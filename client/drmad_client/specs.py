@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
@@ -79,10 +87,42 @@ class MnistData(_Data):
 class CatalogProblem(Spec):
     """A built-in model on a built-in data set."""
 
+    kind: ClassVar[Literal["catalog"]] = "catalog"
+
     model: MlpModel = Field(default=MlpModel(), description="The model to train.")
     data: Annotated[DigitsData | MnistData, Field(discriminator="name")] = Field(
         description="The data set, and how it is split."
     )
+
+
+class CodeProblem(Spec):
+    """The user's own problem: a function of their code that returns a drmad_workers Problem."""
+
+    kind: ClassVar[Literal["code"]] = "code"
+
+    entrypoint: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        max_length=256,
+        description="Module and function, as in my_problem:build.",
+    )
+    options: dict[str, Any] = Field(
+        default={}, max_length=256, description="Keyword arguments of the function."
+    )
+    code: str = Field(
+        pattern=r"^sha256:[0-9a-f]{64}$",
+        description="The uploaded archive that holds the module: PUT /v1/code/{sha256}.",
+    )
+
+
+def _kind_of_problem(value: Any) -> str:
+    has = value if isinstance(value, dict) else vars(value) if isinstance(value, Spec) else {}
+    return "code" if {"entrypoint", "code", "options"} & has.keys() else "catalog"
+
+
+ProblemSpec = Annotated[
+    Annotated[CatalogProblem, Tag("catalog")] | Annotated[CodeProblem, Tag("code")],
+    Discriminator(_kind_of_problem),
+]
 
 
 class _Hyperparameter(Spec):
@@ -195,6 +235,15 @@ class SampleWeightHyperparameter(_Hyperparameter):
     )
 
 
+class TensorHyperparameter(Spec):
+    """A tensor that the user's own problem states; its start and bounds stand in the code."""
+
+    kind: Literal["tensor"] = "tensor"
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,63}$", description="As in the problem's `hyperparameters`."
+    )
+
+
 HyperparameterSpec = Annotated[
     L2Hyperparameter
     | L1Hyperparameter
@@ -203,7 +252,8 @@ HyperparameterSpec = Annotated[
     | InitScaleHyperparameter
     | SampleWeightHyperparameter
     | TrainingDataHyperparameter
-    | LossWeightHyperparameter,
+    | LossWeightHyperparameter
+    | TensorHyperparameter,
     Field(discriminator="kind"),
 ]
 
@@ -371,7 +421,7 @@ class JobSpec(Spec):
     name: str = Field(
         default="untitled", min_length=1, max_length=200, description="Shown wherever the job is."
     )
-    problem: CatalogProblem = Field(description="What is trained, on which data.")
+    problem: ProblemSpec = Field(description="What is trained, on which data.")
     hyperparameters: list[HyperparameterSpec] = Field(
         min_length=1, max_length=64, description="What is tuned."
     )
@@ -404,20 +454,9 @@ class JobSpec(Spec):
         return self
 
     def _misfits(self) -> Iterator[InitErrorDetails]:
-        data, training, method = self.problem.data, self.training, self.hypergradient
-        wanted, held = data.train + data.valid + data.test, data.examples
-        if wanted > held:
-            yield _misfit(
-                ("problem", "data", "train"),
-                data.train,
-                f"{data.name} has {held} examples, but train + valid + test asks for {wanted}",
-            )
-        if training.batch_size > data.train:
-            yield _misfit(
-                ("training", "batch_size"),
-                training.batch_size,
-                f"must be at most the {data.train} training examples, got {training.batch_size}",
-            )
+        if isinstance(self.problem, CatalogProblem):
+            yield from self._catalog_misfits(self.problem)
+        training, method = self.training, self.hypergradient
         if training.weight_decay and training.optimizer not in ("adam", "adamw"):
             yield _misfit(
                 ("training", "weight_decay"),
@@ -438,6 +477,8 @@ class JobSpec(Spec):
                     hyperparameter.name,
                     f"{names[index]!r} stands twice; give each hyperparameter a name of its own",
                 )
+            if isinstance(hyperparameter, TensorHyperparameter):
+                continue
             lower, upper = hyperparameter.lower, hyperparameter.upper
             low = -float("inf") if lower is None else lower
             high = float("inf") if upper is None else upper
@@ -447,6 +488,29 @@ class JobSpec(Spec):
                     ("hyperparameters", index, "init"),
                     init,
                     f"must lie between lower and upper, [{low}, {high}], got {init}",
+                )
+
+    def _catalog_misfits(self, problem: CatalogProblem) -> Iterator[InitErrorDetails]:
+        data, training = problem.data, self.training
+        wanted, held = data.train + data.valid + data.test, data.examples
+        if wanted > held:
+            yield _misfit(
+                ("problem", "data", "train"),
+                data.train,
+                f"{data.name} has {held} examples, but train + valid + test asks for {wanted}",
+            )
+        if training.batch_size > data.train:
+            yield _misfit(
+                ("training", "batch_size"),
+                training.batch_size,
+                f"must be at most the {data.train} training examples, got {training.batch_size}",
+            )
+        for index, hyperparameter in enumerate(self.hyperparameters):
+            if isinstance(hyperparameter, TensorHyperparameter):
+                yield _misfit(
+                    ("hyperparameters", index, "kind"),
+                    "tensor",
+                    "tensor names a hyperparameter of your own code; a built-in problem has none",
                 )
 
 

@@ -20,6 +20,7 @@ from drmad_service.overview import Overview
 from drmad_service.routes import (
     catalog,
     cluster,
+    code,
     events,
     figures,
     health,
@@ -59,11 +60,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     problems.install(app)
     refusals: dict[int | str, dict[str, Any]] = {401: PROBLEM, 403: PROBLEM}
-    for resource in (jobs, results, figures, events, catalog, cluster):
+    for resource in (jobs, results, figures, events, catalog, cluster, code):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
     app.include_router(pages.actions)
     app.add_middleware(KnownHosts, hosts=settings.hosts)
-    app.add_middleware(Guard, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Guard,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+    )
     return app

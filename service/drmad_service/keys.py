@@ -13,6 +13,8 @@
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
     drmad:session:<sha256>         string  sha256 of the key that opened it; 30 days
     drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
+    drmad:code:<sha256>            hash    number -> a megabyte of an archive of user code
+    drmad:codes                    zset    sha256 of every archive; score: last use in ms
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -39,6 +41,7 @@ RESERVATIONS = "drmad:reservations"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
+CODES = "drmad:codes"
 PARTS = (
     "transitions",
     "events",
@@ -58,6 +61,10 @@ def jobs_with(status: str) -> str:
 
 def idempotency(tenant: str, key: str) -> str:
     return f"drmad:idempotency:{tenant}:{key}"
+
+
+def code(sha256: str) -> str:
+    return f"drmad:code:{sha256}"
 
 
 def session(token_digest: str) -> str:

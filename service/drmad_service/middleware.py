@@ -15,6 +15,10 @@ from drmad_service.problems import problem_response
 logger = logging.getLogger(__name__)
 
 
+UPLOADS = "/v1/code/"
+"""Paths that take larger bodies."""
+
+
 class _BodyTooLarge(Exception):
     """Raised inside the app where it reads past the limit."""
 
@@ -22,15 +26,18 @@ class _BodyTooLarge(Exception):
 class Guard:
     """Gives each response its `x-request-id`, and answers 413 and 500 as problems."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
+        is_upload = scope["path"].startswith(UPLOADS)
+        max_bytes = self._max_upload_bytes if is_upload else self._max_body_bytes
         started = refused = False
         received = 0
 
@@ -38,13 +45,13 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
+            if received > max_bytes:
                 raise _BodyTooLarge
             return message
 
         async def identified(message: Message) -> None:
             nonlocal started
-            if received > self._max_body_bytes and not refused:
+            if received > max_bytes and not refused:
                 raise _BodyTooLarge  # the app took the exception above for a broken body
             if message["type"] == "http.response.start":
                 started = True
@@ -52,12 +59,12 @@ class Guard:
             await send(message)
 
         try:
-            if _announced_bytes(scope) > self._max_body_bytes:
+            if _announced_bytes(scope) > max_bytes:
                 raise _BodyTooLarge
             await self._app(scope, limited, identified)
         except _BodyTooLarge:
             refused = True
-            limit = f"the body is larger than the {self._max_body_bytes} bytes allowed"
+            limit = f"the body is larger than the {max_bytes} bytes allowed"
             refusal = problem_response(
                 413,
                 "body_too_large",

@@ -44,8 +44,10 @@ async def ray_capacity(settings: SchedulerSettings) -> Capacity:
 class Replicas:
     """Handles of a job's replica actors. Its methods talk to Ray and may block."""
 
-    def __init__(self, spec: JobSpec, data_roots: Sequence[str]) -> None:
+    def __init__(self, spec: JobSpec, data_roots: Sequence[str], code: bytes | None) -> None:
+        """`code` is the archive of the user's code, where the problem is their own."""
         self._spec = spec
+        self._code = code
         self._data_roots = list(data_roots)
         self._group: Any = None
         self.actors: list[Any] = []
@@ -62,6 +64,7 @@ class Replicas:
     def create(self) -> None:
         """Start the actors in the places reserved for them."""
         spec, resources = self._spec.model_dump_json(), self._spec.resources
+        code = ray.put(self._code)  # once, however many replicas there are
         for number in range(self._spec.replicas.count):
             strategy = (
                 PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
@@ -74,7 +77,7 @@ class Replicas:
                 max_concurrency=2,  # one computes, one reports
                 scheduling_strategy=strategy,
             )
-            self.actors.append(actor.remote(spec, number, resources.cpus, self._data_roots))
+            self.actors.append(actor.remote(spec, number, resources.cpus, self._data_roots, code))
 
     def kill(self) -> None:
         """End the actors at once, whatever they do, and free their places."""

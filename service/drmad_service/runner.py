@@ -84,7 +84,8 @@ class Runner:
         self._shown = job.progress
         self._spent_s = job.progress.spent_s
         self._since = time.monotonic()
-        self._replicas = Replicas(self._spec, [str(root) for root in self._settings.data_roots])
+        roots = [str(root) for root in self._settings.data_roots]
+        self._replicas = Replicas(self._spec, roots, await self._code())
         try:
             self._heed(job.status, between_iterations=True)
             await self._drive()
@@ -95,6 +96,10 @@ class Runner:
             await self._store.act(self._lease, end.action, end.reason, end.message, end.error)
         finally:
             self._replicas.kill()
+
+    async def _code(self) -> bytes | None:
+        problem = self._spec.problem
+        return await self._store.code(problem.code) if problem.kind == "code" else None
 
     async def _drive(self) -> None:
         point: ResumePoint | None = None

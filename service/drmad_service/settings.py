@@ -16,6 +16,8 @@ class ApiSettings:
     hosts: tuple[str, ...] = ()
     """Names under which the service is reached, besides loopback's; "*" for any."""
     max_body_bytes: int = 1 << 20
+    max_upload_bytes: int = 50 << 20
+    """Of an archive of user code."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
     longest_wait_s: float = 60.0

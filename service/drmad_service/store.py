@@ -29,7 +29,7 @@ from drmad_client.records import (
 )
 from drmad_client.specs import JobSpec
 from drmad_service import keys, rows
-from drmad_service.blobs import Blobs, thinned
+from drmad_service.blobs import CHUNK_BYTES, Blobs, thinned
 from drmad_service.errors import (
     ActionRefused,
     IdempotencyConflict,
@@ -332,6 +332,43 @@ class Store:
             )
         described = json.loads(kept)
         return described["iteration"], await self._model_blobs.get(job_id, described["chunks"])
+
+    # Code
+
+    async def put_code(self, sha256: str, content: bytes) -> bool:
+        """Keep an archive under the digest of its bytes. Returns whether it is new."""
+        await self._must_have_room()
+        key = keys.code(sha256)
+        is_new = not await self._redis.exists(key)
+        if is_new:
+            parts = range(0, len(content), CHUNK_BYTES)
+            being_written = f"{key}:{new_id('part')}"
+            for number, start in enumerate(parts):
+                chunk = content[start : start + CHUNK_BYTES]
+                await self._redis.hset(being_written, str(number), chunk)
+            await self._redis.rename(being_written, key)
+        await self._touch_code(sha256)
+        return is_new
+
+    async def has_code(self, name: str) -> bool:
+        """Whether sha256:<digits> was uploaded."""
+        return bool(await self._redis.exists(keys.code(name.removeprefix("sha256:"))))
+
+    async def code(self, name: str) -> bytes:
+        """
+        Raises:
+            ResultNotFound: it was never uploaded, or is no longer kept.
+        """
+        sha256 = name.removeprefix("sha256:")
+        chunks = await self._redis.hgetall(keys.code(sha256))
+        if not chunks:
+            raise ResultNotFound(f"the code {name} is not here; upload it again")
+        await self._touch_code(sha256)
+        return b"".join(chunks[number] for number in sorted(chunks, key=int))
+
+    async def _touch_code(self, sha256: str) -> None:
+        seconds, micros = await self._redis.time()
+        await self._redis.zadd(keys.CODES, {sha256: seconds * 1000 + micros // 1000})
 
     # Events and logs
 

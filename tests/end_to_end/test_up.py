@@ -18,9 +18,9 @@ def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -
     short = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
     with service.client() as client:
         finished = client.jobs.wait(client.jobs.create(short).id, timeout_s=120)
-        long = client.jobs.create(short | {"meta": {"iterations": 12}})
+        long = client.jobs.create(short | {"meta": {"iterations": 6}})
         for event in client.jobs.events(long.id):
-            if event.type == "iteration" and event.data["iteration"] == 3:
+            if event.type == "iteration" and event.data["iteration"] == 1:
                 break
     started = descendants(service.process.pid)
     assert any("raylet" in command for command in started.values())
@@ -31,14 +31,14 @@ def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -
         assert client.jobs.retrieve(finished.id) == finished
         resumed = client.jobs.wait(long.id, timeout_s=120)
         again = client.jobs.wait(
-            client.jobs.create(short | {"meta": {"iterations": 12}}).id, timeout_s=120
+            client.jobs.create(short | {"meta": {"iterations": 6}}).id, timeout_s=120
         )
         histories = [
             [(r.iteration, r.validation_loss) for r in client.jobs.history(job.id)]
             for job in (resumed, again)
         ]
     assert [t.reason for t in resumed.transitions].count("scheduler_stopped") == 1
-    assert [iteration for iteration, _ in histories[0]] == list(range(12))
+    assert [iteration for iteration, _ in histories[0]] == list(range(6))
     assert histories[0] == histories[1]
     assert resumed.status is JobStatus.SUCCEEDED
     service.interrupt()

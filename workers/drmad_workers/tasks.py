@@ -144,22 +144,31 @@ class Replica:
     A second thread answers `report` while the first computes.
     """
 
-    def __init__(self, spec: str, replica: int, cpus: float, data_roots: Sequence[str]) -> None:
+    def __init__(
+        self,
+        spec: str,
+        replica: int,
+        cpus: float,
+        data_roots: Sequence[str],
+        code: bytes | None,
+    ) -> None:
         self._spec = spec
         self._replica = replica
         self._cpus = cpus
         self._data_roots = [Path(root) for root in data_roots]
+        self._code = code
+        self._folder: Path | None = None
         self._tuner: Tuner | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
 
     def prepare(self) -> Prepared | Failure:
         """Build the problem and check it; a replica must be prepared before its first iteration."""
-        return _guarded(self._prepare, None)
+        return self._guarded(self._prepare, None)
 
     def meta_iteration(self, state: State, iteration: int) -> ReplicaResult | Failure:
         """Train at the state's hyperparameters and differentiate the validation loss."""
-        return _guarded(lambda: self._meta_iteration(state, iteration), iteration)
+        return self._guarded(lambda: self._meta_iteration(state, iteration), iteration)
 
     def report(self) -> Report:
         """What runs now, and what was printed since the last report."""
@@ -171,12 +180,14 @@ class Replica:
 
         from drmad_client.specs import JobSpec
         from drmad_workers import wire
+        from drmad_workers.code import unpacked
         from drmad_workers.meta import initial_state
 
         torch.set_num_threads(max(1, int(self._cpus)))
         spec = JobSpec.model_validate_json(self._spec)
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
-        self._tuner = wire.tuner(spec, self._replica, self._data_roots, self._device)
+        self._folder = unpacked(self._code) if self._code is not None else None
+        self._tuner = wire.tuner(spec, self._replica, self._data_roots, self._device, self._folder)
         bound = self._tuner.hyperparameters
         kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
         infos = [
@@ -200,6 +211,24 @@ class Replica:
         )
         node = ray.get_runtime_context().get_node_id()
         return ReplicaResult(self._replica, evaluation, node, self._device)
+
+    def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:
+        """As the function of this name; what the user's code raised is told in its own frames."""
+
+        def told() -> T:
+            from drmad_workers.code import UserCodeError, user_error
+            from drmad_workers.errors import EngineError
+
+            try:
+                return body()
+            except (EngineError, UserCodeError, MemoryError):
+                raise
+            except Exception as error:
+                if self._folder is None:
+                    raise
+                raise user_error(error, self._folder) from error
+
+        return _guarded(told, iteration)
 
     def _note(self, phase: str, step: int, steps: int) -> None:
         self._progress = (phase, step, steps)
@@ -425,6 +454,7 @@ def _unpacked(state: State) -> MetaState:
 
 def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     """What the engine refuses, and any other exception, as a Failure that names the root cause."""
+    from drmad_workers.code import UserCodeError
     from drmad_workers.errors import (
         HypergradientDiverged,
         HypergradientError,
@@ -444,6 +474,8 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure("hypergradient_diverged", message, iteration, error.step)
     except HypergradientError as error:
         return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
+    except UserCodeError as error:
+        return Failure("user_code", str(error), iteration, traceback=error.traceback)
     except MemoryError as error:
         advice = "the worker ran out of memory; a smaller batch_size or fewer knots need less"
         return Failure("out_of_memory", f"{advice} ({error})", iteration)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from drmad_workers import hypergradients, hyperparameters
 from drmad_workers.catalog import build_problem
+from drmad_workers.code import load_problem
+from drmad_workers.errors import ProblemError
 from drmad_workers.meta import MetaConfig
+from drmad_workers.problem import Problem
 from drmad_workers.training import TrainingConfig
 from drmad_workers.tuning import Tuner
 
@@ -24,23 +27,27 @@ _KINDS: dict[str, Callable[..., hyperparameters.Kind]] = {
     "sample_weight": hyperparameters.SampleWeight,
     "training_data": hyperparameters.TrainingData,
     "loss_weight": hyperparameters.LossWeight,
+    "tensor": hyperparameters.CustomTensor,
 }
 
 
-def tuner(spec: JobSpec, replica: int, data_roots: Sequence[Path], device: str) -> Tuner:
+def tuner(
+    spec: JobSpec,
+    replica: int = 0,
+    data_roots: Sequence[Path] = (),
+    device: str = "cpu",
+    code: Path | None = None,
+) -> Tuner:
     """The tuner of one replica: problem, kinds, training and method as the spec asks.
+
+    `code` is the folder of the user's own code, for a problem that names an entrypoint in it.
 
     Raises:
         EngineError: what only a worker finds: missing files, too large a batch, ...
+        UserCodeError: the user's code raised.
     """
-    problem = build_problem(
-        spec.problem.model.model_dump(),
-        spec.problem.data.model_dump(),
-        seed=spec.seed,
-        data_roots=data_roots,
-    )
     return Tuner(
-        problem,
+        problem(spec, data_roots, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         TrainingConfig(**spec.training.model_dump()),
         method(spec.hypergradient),
@@ -48,6 +55,16 @@ def tuner(spec: JobSpec, replica: int, data_roots: Sequence[Path], device: str) 
         replica=replica,
         device=device,
     )
+
+
+def problem(spec: JobSpec, data_roots: Sequence[Path], code: Path | None) -> Problem:
+    stated = spec.problem
+    if stated.kind == "catalog":
+        model, data = stated.model.model_dump(), stated.data.model_dump()
+        return build_problem(model, data, seed=spec.seed, data_roots=data_roots)
+    if code is None:
+        raise ProblemError("the job's code is not here; submit it with --code", "problem.code")
+    return load_problem(code, stated.entrypoint, stated.options)
 
 
 def kind(spec: HyperparameterSpec) -> hyperparameters.Kind:

@@ -43,6 +43,10 @@ def submit(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
     ] = None,
+    code: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of your own code; its problem.code is filled in."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check it without creating a job.")
     ] = False,
@@ -54,6 +58,7 @@ def submit(
     Examples:
       drmad submit job.yaml --watch
       drmad submit job.yaml --set training.steps=200 --set tags.team=vision
+      drmad submit job.yaml --code .        your own model, from my_problem.py beside the job
       drmad submit job.yaml --dry-run
       drmad submit job.yaml --log-to tensorboard:runs
     """
@@ -63,6 +68,8 @@ def submit(
     for change in changes or []:
         job_file.assign(spec, change)
     with shared.open_client(context) as client:
+        if code is not None:
+            job_file.assign(spec, f"problem.code={client.upload_code(code)}")
         if dry_run:
             client.jobs.validate(spec)
             typer.echo(f"{file} is a valid job; nothing was created")

@@ -52,6 +52,8 @@ async def submit(
     ] = False,
 ) -> Any:
     """Accept a job and answer it."""
+    if spec.problem.kind == "code" and not await store.has_code(spec.problem.code):
+        raise _not_uploaded(spec)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
     job, created = await store.create(spec, idempotency_key)
@@ -179,6 +181,17 @@ async def logs(
 async def delete(job_id: JobId, store: StoreDependency) -> None:
     """Remove a job that has ended, with everything that belongs to it."""
     await store.delete(job_id)
+
+
+def _not_uploaded(spec: JobSpec) -> RequestValidationError:
+    line = {
+        "type": "misfit",
+        "loc": ("body", "problem", "code"),
+        "msg": "this archive was not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
+        "--code FOLDER",
+        "input": None,
+    }
+    return RequestValidationError([line], body=spec.model_dump(mode="json"))
 
 
 def _invalid_body(

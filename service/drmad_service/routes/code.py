@@ -1,0 +1,64 @@
+"""The user's code: archives, named by the digest of their bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from drmad_client import code as archives
+from drmad_client.records import Record
+from drmad_service.routes.dependencies import PROBLEM, StoreDependency
+
+router = APIRouter(prefix="/v1/code", tags=["code"])
+
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Of the archive's bytes.")]
+
+
+class UploadedCode(Record):
+    """An archive that jobs may name."""
+
+    code: str
+    size_bytes: int
+
+
+@router.put(
+    "/{sha256}",
+    status_code=201,
+    responses={200: {"model": UploadedCode}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload(
+    sha256: Sha256, request: Request, store: StoreDependency, response: Response
+) -> UploadedCode:
+    """Upload a zip archive; the same bytes again change nothing."""
+    content = await request.body()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise _refused(f"the body's sha256 is {digest}; put it under that name")
+    try:
+        await asyncio.to_thread(archives.check, content)
+    except archives.CodeError as error:
+        raise _refused(str(error)) from error
+    if not await store.put_code(sha256, content):
+        response.status_code = 200
+    return UploadedCode(code=f"sha256:{sha256}", size_bytes=len(content))
+
+
+@router.head("/{sha256}", status_code=204, responses={404: {}, 422: PROBLEM})
+async def exists(sha256: Sha256, store: StoreDependency) -> Response:
+    """Whether the archive is here, so that it need not be sent."""
+    return Response(status_code=204 if await store.has_code(sha256) else 404)
+
+
+def _refused(message: str) -> RequestValidationError:
+    error = {"type": "misfit", "loc": ("body",), "msg": message, "input": None}
+    return RequestValidationError([error])

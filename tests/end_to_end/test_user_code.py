@@ -1,0 +1,139 @@
+"""The user's own model, loss and hyperparameters, from a folder of theirs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drmad_client.api import Client
+from drmad_client.errors import JobFailed, UnprocessableEntity
+from drmad_client.records import JobError
+from tests.end_to_end.running import Service
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"
+
+
+def spec(client: Client, folder: Path, **changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
+    fields["problem"]["code"] = client.upload_code(folder)
+    return fields | changes
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / "my_problem.py").write_text(text)
+    return folder
+
+
+def failure(client: Client, folder: Path, **changes: Any) -> JobError:
+    job = client.jobs.create(spec(client, folder, **changes))
+    with pytest.raises(JobFailed) as caught:
+        client.jobs.wait(job.id, timeout_s=120)
+    error = caught.value.job.error
+    assert error is not None
+    return error
+
+
+def test_own_problem_runs_like_a_built_in_one(
+    client: Client, service: Service, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(EXAMPLE, folder)
+    submitted = service.run("submit", str(folder / "job.yaml"), "--code", str(folder), "--watch")
+    assert submitted.returncode == 0, submitted.stderr
+    job = client.jobs.retrieve(submitted.stdout.split()[0])
+    assert [h.shape for h in job.record.hyperparameters] == [[10, 10], [3]]
+    history = client.jobs.history(job.id)
+    assert [r.iteration for r in history] == list(range(5))
+    mixing = client.jobs.hyperparameters(job.id, "last")["mixing"]
+    assert mixing.shape == (10, 10)
+    assert (mixing != client.jobs.hyperparameters(job.id, 0)["mixing"]).any()
+    assert "features.1.running_mean" in client.jobs.model(job.id)
+
+
+def test_check_finds_no_fault_in_the_example_and_needs_no_service(service: Service) -> None:
+    checked = service.run("check", str(EXAMPLE / "job.yaml"), "--code", str(EXAMPLE))
+    assert checked.returncode == 0, checked.stderr
+    assert "no fault was found" in checked.stdout
+    assert "mixing: 10 × 10" in checked.stdout
+
+
+def test_two_versions_of_a_module_run_side_by_side(client: Client, tmp_path: Path) -> None:
+    original = (EXAMPLE / "my_problem.py").read_text()
+    narrow = written(tmp_path / "a", original)
+    wide = written(tmp_path / "b", original.replace("ConvNet(width)", "ConvNet(2 * width)"))
+    short = {"meta": {"iterations": 1}}
+    jobs = [client.jobs.create(spec(client, folder, **short)) for folder in (narrow, wide)]
+    widths = []
+    for job in jobs:
+        client.jobs.wait(job.id, timeout_s=120)
+        widths.append(client.jobs.model(job.id)["features.0.weight"].shape[0])
+    assert widths == [8, 16]
+
+
+@pytest.mark.parametrize(
+    ("code", "error_code", "words", "traceback"),
+    [
+        ("import no_such_module", "user_code", "No module named 'no_such_module'", "my_problem.py"),
+        ("def build(**_): return 1 / 0", "user_code", "ZeroDivisionError", "1 / 0"),
+        ("def build(**_): return 3", "problem_invalid", "must return a drmad_workers Problem", ""),
+        ("def other(): pass", "problem_invalid", "must define a function 'build'", ""),
+        ("raise SystemExit(3)", "user_code", "SystemExit: 3", "my_problem.py"),
+    ],
+)
+def test_bad_code_fails_the_job_with_the_users_own_message(
+    client: Client, tmp_path: Path, code: str, error_code: str, words: str, traceback: str
+) -> None:
+    error = failure(client, written(tmp_path / "bad", code))
+    assert error.code == error_code
+    assert words in error.message
+    assert traceback in (error.traceback or "")
+    assert "drmad_workers" not in (error.traceback or "")
+
+
+def test_exception_in_the_loss_names_the_users_line(client: Client, tmp_path: Path) -> None:
+    text = (EXAMPLE / "my_problem.py").read_text()
+    raising = text.replace(
+        "    soft = ",
+        "    CALLS.append(1)\n    if len(CALLS) == 37:\n        raise RuntimeError('at 37')\n"
+        "    soft = ",
+    ).replace("class ConvNet", "CALLS = []\n\n\nclass ConvNet")
+    error = failure(client, written(tmp_path / "raising", raising))
+    assert error.code == "user_code"
+    assert "at 37" in error.message
+    assert "my_problem.py" in error.message
+
+
+def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path: Path) -> None:
+    exits = "import os\ndef build(**_): os._exit(1)"
+    error = failure(client, written(tmp_path / "exits", exits), retry={"replica_failures": 1})
+    assert error.code == "replica_lost"
+    good = client.jobs.create(spec(client, EXAMPLE, meta={"iterations": 1}))
+    assert client.jobs.wait(good.id, timeout_s=120).best is not None
+
+
+def test_endless_loop_ends_with_the_time_limit(client: Client, tmp_path: Path) -> None:
+    endless = "def build(**_):\n    while True: pass"
+    error = failure(client, written(tmp_path / "endless", endless), timeout_s=5.0)
+    assert error.code == "timeout"
+
+
+def test_what_the_code_prints_is_in_the_logs(client: Client, tmp_path: Path) -> None:
+    text = (EXAMPLE / "my_problem.py").read_text()
+    printing = text.replace("    images, labels", "    print('building now')\n    images, labels")
+    folder = written(tmp_path / "printing", printing)
+    job = client.jobs.create(spec(client, folder, meta={"iterations": 1}))
+    client.jobs.wait(job.id, timeout_s=120)
+    assert "building now" in [line.text for line in client.jobs.logs(job.id)]
+
+
+def test_code_that_was_not_uploaded_is_refused_at_once(client: Client) -> None:
+    fields = spec(client, EXAMPLE)
+    fields["problem"]["code"] = "sha256:" + "0" * 64
+    with pytest.raises(UnprocessableEntity) as caught:
+        client.jobs.create(fields)
+    assert caught.value.errors[0].path == "problem.code"
