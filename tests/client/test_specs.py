@@ -102,6 +102,22 @@ def test_every_number_has_bounds() -> None:
             "hyperparameters[0].init",
             "between lower and upper",
         ),
+        (
+            {"hyperparameters": [{"kind": "learning_rate", "init": 0.5, "upper": 0}]},
+            "hyperparameters[0].init",
+            "between lower and upper",
+        ),
+        (
+            {"hyperparameters": [{"kind": "training_data", "init": "zeros"}]},
+            "hyperparameters[0].init",
+            "'data' or 'noise'",
+        ),
+        ({"training": {"betas": [0.9, 1.0]}}, "training.betas[1]", "less than 1"),
+        (
+            {"training": {"optimizer": "sgd", "weight_decay": 0.1}},
+            "training.weight_decay",
+            "use an l2 hyperparameter",
+        ),
         ({"hypergradient": {"method": "guess"}}, "hypergradient.method", "must be one of"),
         (
             {"training": {"steps": 9}, "hypergradient": {"method": "shortcut", "horizon": 10}},

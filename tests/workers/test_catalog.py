@@ -201,6 +201,9 @@ def test_diagnostics_tell_wrong_labels_from_right_ones() -> None:
     assert found["half"][0] == pytest.approx(0.4, abs=0.05)
     assert found["half"][1] == pytest.approx(0.5, abs=0.05)
     assert all(measure({"l2": torch.zeros(64)}) is None for measure in problem.diagnostics.values())
+    rows = len(problem.train[0])
+    schedule = {"learning_rate": torch.rand(rows)}  # as many steps as examples
+    assert all(measure(schedule) is None for measure in problem.diagnostics.values())
 
 
 def test_figures_of_a_catalogued_problem_have_names() -> None:

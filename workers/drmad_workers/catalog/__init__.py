@@ -64,7 +64,7 @@ def label_noise_diagnostics(
     `label_noise_precision`: of the n lowest weights, n the number of wrong labels, the share
     that is wrong. `label_noise_auc`: the probability that a wrong label weighs less than a right
     one, ties counting half. `wrong` is a mask of shape (training examples,); the weights are the
-    first hyperparameter of that shape.
+    first hyperparameter of that shape that is not a schedule over as many steps.
     """
 
     def precision(values: Mapping[str, Tensor]) -> float | None:
@@ -84,6 +84,8 @@ def label_noise_diagnostics(
         return float(1.0 - (0.5 * (below + upto)).double().mean() / len(right))
 
     def weights_among(values: Mapping[str, Tensor]) -> Tensor | None:
-        return next((value for value in values.values() if value.shape == wrong.shape), None)
+        found = {name: value for name, value in values.items() if value.shape == wrong.shape}
+        schedules = ("learning_rate", "momentum")
+        return next((found[name] for name in found if name not in schedules), None)
 
     return {"label_noise_precision": precision, "label_noise_auc": auc}
