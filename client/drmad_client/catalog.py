@@ -19,7 +19,7 @@ HYPERPARAMETERS = (
     specs.LossWeightHyperparameter,
     specs.TensorHyperparameter,
 )
-METHODS = (specs.ShortcutMethod, specs.ReplayMethod)
+METHODS = (specs.AutoMethod, specs.ShortcutMethod, specs.ReplayMethod)
 
 
 def describe() -> dict[str, Any]:

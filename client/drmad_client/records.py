@@ -197,6 +197,10 @@ class MetaIteration(Record):
     seconds: dict[str, float] = Field(default={}, description="By phase; total is wall time.")
     replicas: list[ReplicaFigures] = []
     method: str = Field(description="The method that computed the hypergradient.")
+    choice: dict[str, Any] | None = Field(
+        default=None,
+        description="Where the method is auto and looked: what it measured, decided, and why.",
+    )
     is_best: bool = Field(description="Lowest validation loss so far.")
     has_vectors: bool = Field(
         default=True, description="Whether its hyperparameters and hypergradient are still kept."

@@ -303,19 +303,34 @@ class ShortcutMethod(Spec):
         description="How many of the last inner steps are differentiated; null: all of them.",
     )
     knots: int = Field(
-        default=1, ge=1, le=1024, description="Copies of the weights that carry the path."
+        default=15, ge=1, le=1024, description="Copies of the weights that carry the path."
     )
-    average: int = Field(
-        default=1, ge=1, le=10_000, description="Window of a knot's average, in inner steps."
+    average: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Window of a knot's average, in inner steps; null: up to the next knot.",
     )
     stride: int = Field(
-        default=1,
+        default=10,
         ge=1,
         le=1000,
-        description="Inner steps that one backward step stands for, their minibatches joined.",
+        description="Inner steps that one backward step stands for at most, their minibatches "
+        "joined.",
+    )
+    tolerance: float | None = Field(
+        default=0.08,
+        gt=0.0,
+        le=1.0,
+        description="How far the curvature may move the adjoint in one stride, relative to its "
+        "length; null takes every stride in full.",
     )
     contraction: bool = Field(
-        default=True, description="Never let the adjoint grow from one backward step to the next."
+        default=True, description="Let the adjoint grow by at most 1 % per inner step."
+    )
+    curvature: Literal["hessian", "gauss_newton"] = Field(
+        default="hessian",
+        description="gauss_newton keeps the curvature of the loss and leaves out the model's.",
     )
     preset: Literal["paper", "paper_tenth"] | None = Field(
         default=None,
@@ -351,7 +366,21 @@ class ReplayMethod(Spec):
     )
 
 
-HypergradientSpec = Annotated[ShortcutMethod | ReplayMethod, Field(discriminator="method")]
+class AutoMethod(Spec):
+    """The cheapest method whose hypergradient can be trusted, measured on the job itself."""
+
+    method: Literal["auto"] = "auto"
+    threshold: float = Field(
+        default=0.8,
+        gt=0.0,
+        le=1.0,
+        description="Least cosine to the exact hypergradient that a method must show.",
+    )
+
+
+HypergradientSpec = Annotated[
+    AutoMethod | ShortcutMethod | ReplayMethod, Field(discriminator="method")
+]
 
 
 class MetaSpec(Spec):
@@ -427,7 +456,7 @@ class JobSpec(Spec):
     )
     training: TrainingSpec = Field(default=TrainingSpec(), description="The inner problem.")
     hypergradient: HypergradientSpec = Field(
-        default=ShortcutMethod(), description="How the hypergradient is computed."
+        default=AutoMethod(), description="How the hypergradient is computed."
     )
     meta: MetaSpec = Field(default=MetaSpec(), description="The outer problem.")
     replicas: ReplicasSpec = Field(default=ReplicasSpec(), description="Workers of the job.")
@@ -463,11 +492,12 @@ class JobSpec(Spec):
                 training.weight_decay,
                 f"must be 0 with {training.optimizer}; use an l2 hyperparameter instead",
             )
-        if method.horizon is not None and method.horizon > training.steps:
+        horizon = None if isinstance(method, AutoMethod) else method.horizon
+        if horizon is not None and horizon > training.steps:
             yield _misfit(
                 ("hypergradient", "horizon"),
-                method.horizon,
-                f"must be at most training.steps, {training.steps}, got {method.horizon}",
+                horizon,
+                f"must be at most training.steps, {training.steps}, got {horizon}",
             )
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):

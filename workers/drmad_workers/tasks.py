@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -206,8 +206,9 @@ class Replica:
 
     def _meta_iteration(self, state: State, iteration: int) -> ReplicaResult:
         assert self._tuner is not None
+        begun = _unpacked(state)
         evaluation = self._tuner.evaluate(
-            _unpacked(state).hyperparameters, iteration, on_progress=self._note
+            begun.hyperparameters, iteration, on_progress=self._note, choice=begun.choice
         )
         node = ray.get_runtime_context().get_node_id()
         return ReplicaResult(self._replica, evaluation, node, self._device)
@@ -263,6 +264,7 @@ def _meta_step(
 
     from drmad_client.specs import JobSpec
     from drmad_workers import wire
+    from drmad_workers.hypergradients.auto import joined
     from drmad_workers.meta import aggregate, finished, meta_update, setback
 
     torch.set_num_threads(1)
@@ -277,7 +279,11 @@ def _meta_step(
         why = "the hypergradient is not finite"
     if why is not None:
         return Setback(why)
-    after = meta_update(state, validation_loss, hypergradient, config, _bounds(infos))
+    choices = [e.choice for e in evaluations if e.choice is not None]
+    choice = joined(choices) if choices else None
+    after = replace(
+        meta_update(state, validation_loss, hypergradient, config, _bounds(infos)), choice=choice
+    )
     model = evaluations[0].model
     size = sum(t.numel() * t.element_size() for t in model.values())
     mean = _flat(hypergradient)
@@ -297,6 +303,7 @@ def _meta_step(
         "seconds": _means([e.seconds for e in evaluations]),
         "replicas": [_figures(result, mean) for result in results],
         "method": evaluations[0].method,
+        "choice": choice.as_dict() if choice and choice.looked == state.iteration else None,
         "is_best": after.best_iteration == state.iteration,
     }
     return StepResult(

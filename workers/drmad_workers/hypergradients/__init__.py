@@ -1,14 +1,31 @@
 """Methods to compute a hypergradient, by name; one file each, one signature (base.Method)."""
 
+from drmad_workers.hypergradients.auto import Auto, Choice, Figure
 from drmad_workers.hypergradients.base import Method
+from drmad_workers.hypergradients.forward import Forward
+from drmad_workers.hypergradients.implicit import Implicit
 from drmad_workers.hypergradients.one_step import OneStep
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.reversible import Reversible
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
 
-__all__ = ["METHODS", "Method", "OneStep", "Replay", "Reversible", "Shortcut", "Stored"]
+__all__ = [
+    "METHODS",
+    "Auto",
+    "Choice",
+    "Figure",
+    "Forward",
+    "Implicit",
+    "Method",
+    "OneStep",
+    "Replay",
+    "Reversible",
+    "Shortcut",
+    "Stored",
+]
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Shortcut, Replay, Stored, Reversible, OneStep)
+    method.name: method
+    for method in (Auto, Shortcut, Replay, Stored, Reversible, OneStep, Implicit, Forward)
 }
