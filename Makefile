@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full lint bench lock clean
+.PHONY: install browser demo test test-full images lint bench lock clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ test: install browser
 
 test-full: install browser
 	$(BIN)/python -m pytest
+
+# The pictures of the documentation, from the dashboard's own tests.
+images: install browser
+	DRMAD_IMAGES=docs/images $(BIN)/python -m pytest tests/service/test_dashboard.py -k every_page
 
 lint: install
 	$(BIN)/ruff check

@@ -120,7 +120,7 @@ class Overview:
 
     async def queue(self, limit: int = 200) -> list[Job]:
         """The waiting jobs, in the order in which they will run."""
-        return await self._existing((await self._store.queue())[:limit])
+        return await self._existing(await self._store.queue(limit))
 
     async def driven(self) -> list[Job]:
         """The jobs that a scheduler drives, the oldest first."""
@@ -183,7 +183,7 @@ class Overview:
 
 
 def _searchable(job: Job) -> str:
-    problem = json.dumps(job.spec.problem.model_dump(mode="json", exclude_defaults=True))
+    problem = job.spec.problem.model_dump_json()
     tags = " ".join(f"{name}:{value}" for name, value in job.tags.items())
     return f"{job.name} {job.id} {problem} {tags} {job.status}".lower()
 

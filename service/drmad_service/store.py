@@ -211,10 +211,10 @@ class Store:
         announced, reservations, (seconds, micros) = await pipe.execute()
         return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000)
 
-    async def queue(self) -> list[str]:
-        """The ids of the queued jobs, in the order in which they will run."""
+    async def queue(self, limit: int) -> list[str]:
+        """The ids of the first queued jobs, in the order in which they will run."""
         cluster = await self.cluster()
-        ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus)
+        ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus, limit)
         return ids
 
     async def pause(self, job_id: str) -> Job:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from safetensors import numpy as safetensors
 
+from drmad_client.cluster import Node, SchedulerView
 from drmad_client.records import Best, HyperparameterInfo, JobError, Progress
 from drmad_client.specs import JobSpec
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
@@ -86,7 +88,7 @@ async def commit(
                 record=record,
                 next_state=_point(iteration + 1, kind, _values(iteration + 1, size)),
                 hypergradient=_tensors(kind, values * 1e-3),
-                model=safetensors.save({"weight": np.ones(8, dtype=np.float32)}),
+                model=safetensors.save({"weight": values[:8]}) if total < 1000 else None,
                 progress=Progress(
                     iteration=iteration + 1,
                     iterations=total,
@@ -148,9 +150,29 @@ async def gallery(store: Store) -> dict[str, str]:
     return ids
 
 
+def nodes() -> str:
+    """What a scheduler would tell of a small cluster."""
+    machines = [
+        Node(
+            id=f"node-{number}",
+            name=f"gpu-box-{number}",
+            address=f"10.0.0.{3 + number}",
+            alive=number < 3,
+            cpus=16,
+            gpus=1,
+            memory_bytes=64_000_000_000,
+            gpu_kind="H200",
+        )
+        for number in (1, 2, 3)
+    ]
+    later = datetime.now(UTC) + timedelta(hours=1)  # nobody is there to tell it again
+    return SchedulerView(scheduler="scheduler_1", at=later, nodes=machines).model_dump_json()
+
+
 def _values(iteration: int, size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     places = np.linspace(0.0, 6.0, size, dtype=np.float32)
-    return (-6.0 + 0.05 * iteration * np.sin(places)).astype(np.float32)
+    moved = 1.5 * (1 - math.exp(-iteration / 10))
+    return np.asarray(-6.0 + moved * np.sin(places), dtype=np.float32)
 
 
 def _tensors(kind: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,6 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from drmad_client.errors import field_errors
 from drmad_client.specs import JobSpec
+
+MOST_CHARACTERS = 200_000
+_DEEPEST = 50
+
+# libyaml's where it is there: the Python one takes seconds for what a hostile text asks of it.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Draft(BaseModel):
@@ -48,9 +55,8 @@ def check(draft: Draft) -> Checked:
         message = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else None
         return Checked(text=text, job=None, findings=[Finding(path="", message=message, line=line)])
-    except (RecursionError, ValueError) as error:
-        message = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        return Checked(text=text, job=None, findings=[Finding(path="", message=message)])
+    except ValueError as error:
+        return Checked(text=text, job=None, findings=[Finding(path="", message=str(error))])
     if not isinstance(job, dict):
         message = "write a job: fields such as `problem:` and `hyperparameters:`"
         return Checked(text=text, job=None, findings=[Finding(path="", message=message)])
@@ -75,17 +81,26 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 
 
 def _load(text: str) -> Any:
-    # A few aliases of aliases stand for more than fits in memory once they are written out.
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError("aliases (*name) are not taken here; write the value again")
-    return yaml.safe_load(text)
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"at most {MOST_CHARACTERS:,} characters, got {len(text):,}")
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        # A few aliases of aliases stand for more than fits in memory once they are written out.
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("aliases (*name) are not taken here; write the value again")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"is nested too deeply: at most {_DEEPEST} levels")
+    # YAML has dates, bytes and keys of any kind; a job has what JSON has.
+    return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str, skipkeys=True))
 
 
 def _findings(job: Mapping[str, Any], text: str) -> list[Finding]:
     try:
         JobSpec.model_validate(job)
     except ValidationError as error:
-        lines = dict(_lines(yaml.compose(text)))
+        lines = dict(_lines(yaml.compose(text, Loader=_Loader)))
         return [
             Finding(path=e.path, message=e.message, line=_line(e.path, lines))
             for e in field_errors(error.errors(), job)
@@ -118,10 +133,15 @@ def _line(path: str, lines: Mapping[str, int]) -> int | None:
 def essential(spec: BaseModel) -> dict[str, Any]:
     """What of a job is not a default anyway, and what kind each part is."""
     kept: dict[str, Any] = {}
-    for name, field in type(spec).model_fields.items():
-        value = getattr(spec, name)
-        is_kind = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
-        if not is_kind and not field.is_required() and value == field.get_default():
+    fields = type(spec).model_fields
+    kinds = [
+        name
+        for name, field in fields.items()
+        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    ]
+    for name in dict.fromkeys([*kinds, *fields]):
+        field, value = fields[name], getattr(spec, name)
+        if name not in kinds and not field.is_required() and value == field.get_default():
             continue
         if isinstance(value, BaseModel):
             kept[name] = essential(value)

@@ -1,12 +1,21 @@
--- The ids of all queued jobs in the order in which they will run; last those that the cluster cannot
--- hold. ARGV: the cluster's cpus, its gpus
-local cpus, gpus = tonumber(ARGV[1]), tonumber(ARGV[2])
-local _, _, tenants = promised()
-local ids, fits = {}, {}
-for _, job in ipairs(in_order(cpus, gpus, tenants)) do
-  ids[#ids + 1], fits[job.id] = job.id, true
+-- The ids of queued jobs in the order in which they will run, were nothing else to come; last those
+-- that the cluster cannot hold. ARGV: the cluster's cpus, its gpus, how many ids at most
+local all = capacity(ARGV[1], ARGV[2], math.huge, math.huge)
+local waiting = {}
+local queued = redis.call('ZRANGE', K.queue, 0, ARGV[3] - 1, 'WITHSCORES')
+for i = 1, #queued, 2 do
+  local job = redis.call('HMGET', K.job .. queued[i], 'cpus', 'gpus', 'tenant')
+  waiting[#waiting + 1] = {
+    id = queued[i],
+    fits = tonumber(job[1]) <= all.cpus and tonumber(job[2]) <= all.gpus,
+    rank = tonumber(queued[i + 1]) + share_of(all, job[3]).jobs * K.share_ms,
+  }
 end
-for _, id in ipairs(redis.call('ZRANGE', K.queue, 0, K.considered - 1)) do
-  if not fits[id] then ids[#ids + 1] = id end
-end
+table.sort(waiting, function(a, b)
+  if a.fits ~= b.fits then return a.fits end
+  if a.rank ~= b.rank then return a.rank < b.rank end
+  return a.id < b.id
+end)
+local ids = {}
+for i, job in ipairs(waiting) do ids[i] = job.id end
 return ids

@@ -51,7 +51,8 @@ async def figure(
     before = after = None
     if FIGURES[name].needs_vectors and job.progress.iteration > 0:
         last = job.best.iteration if job.best else job.progress.iteration - 1
-        before, after = await _raw(store, job, 0), await _raw(store, job, last)
+        first = int((job.forked_from or "@0").partition("@")[2])
+        before, after = await _raw(store, job, first), await _raw(store, job, last)
     material = Material.of(job, await overview.sample(job), before, after)
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
@@ -115,7 +116,7 @@ async def job(
     last_event = await overview.last_event(job_id)
     job = await store.get(job_id)
     last: MetaIteration | None = None
-    if job.progress.iteration > 0:
+    with contextlib.suppress(ResultNotFound):  # nothing is committed, or by the forked job alone
         last = await store.iteration(job_id, "last")
     essential = editing.essential(job.spec)
     url = str(request.base_url).rstrip("/")

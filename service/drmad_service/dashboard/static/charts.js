@@ -23,6 +23,15 @@ function plotly() {
   return loading;
 }
 
+// One chart at a time, with a pause to paint between: the first is seen while others are drawn.
+let last = Promise.resolve();
+function inTurn(draw) {
+  const pause = () => new Promise((resolve) => setTimeout(resolve));
+  const mine = last.then(pause).then(draw);
+  last = mine.catch(() => {});
+  return mine;
+}
+
 function template() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -47,7 +56,7 @@ function template() {
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) target.isSeen = isIntersecting;
   for (const { target, isIntersecting } of entries) if (isIntersecting) target.catchUp();
-}, { rootMargin: "300px" });
+}, { rootMargin: "150px" });
 
 export class JobChart extends HTMLElement {
   isStale = true;
@@ -75,6 +84,7 @@ export class JobChart extends HTMLElement {
     this.isBusy = true;
     this.isStale = false;
     try {
+      plotly().catch(() => {}); // on its way while the figure is; show() tells when it does not come
       await this.show(await this.fetch());
     } catch (error) {
       if (!this.figure) this.say(error instanceof Refused ? error.message : "This chart could not be drawn");
@@ -105,7 +115,8 @@ export class JobChart extends HTMLElement {
     }
     if ((figure.layout.height ?? 0) > HEIGHT_OF_TALL) this.dataset.height = "tall";
     const { title, height, ...layout } = figure.layout; // the page has a heading and a place for it
-    await Plotly.react(this.plot, figure.data, { ...layout, template: template(), uirevision: "kept", autosize: true }, CONFIG);
+    const shown = { ...layout, template: template(), uirevision: "kept", autosize: true };
+    await inTurn(() => Plotly.react(this.plot, figure.data, shown, CONFIG));
     this.figure = figure;
     this.plot.dataset.points = Math.max(0, ...figure.data.map((trace) => trace.x?.length ?? 0));
   }

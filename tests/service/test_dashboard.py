@@ -1,0 +1,535 @@
+"""The dashboard in a real browser, over a store with jobs in every state."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, expect
+from redis import Redis
+
+from drmad_client.records import Progress
+from drmad_service.connection import connect
+from drmad_service.store import Lease, Store
+from drmad_service.transitions import Action
+from tests import browser as browsers
+from tests.browser import Server, Trouble
+from tests.service import gallery
+
+T = TypeVar("T")
+
+# A shared machine may be slow: what is waited for is what happens, the times are tested apart.
+expect.set_options(timeout=20_000)
+Do = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
+
+QUICK_S = 1.5
+MOST_BYTES = 2_000_000
+MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def do(redis_url: str) -> Iterator[Do[Any]]:
+    """Does something with the store, as schedulers and clients do.
+
+    In a thread of its own: Playwright holds this one's event loop.
+    """
+
+    async def connected(what: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+        async with connect(redis_url) as redis:
+            return await what(Store(redis))
+
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda what: thread.submit(lambda: asyncio.run(connected(what))).result()
+
+
+@pytest.fixture(scope="module")
+def jobs(redis_url: str, do: Do[Any]) -> dict[str, str]:
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    ids: dict[str, str] = do(gallery.gallery)
+    do(lambda store: store.tell_nodes("scheduler_1", gallery.nodes()))
+    return ids
+
+
+@pytest.fixture(scope="module")
+def server(redis_url: str, jobs: dict[str, str]) -> Iterator[Server]:
+    server = Server(redis_url)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def trouble() -> Iterator[Trouble]:
+    trouble = Trouble()
+    yield trouble
+    assert trouble.found == []
+
+
+@pytest.fixture
+def page(browser: Browser, trouble: Trouble) -> Iterator[Page]:
+    with browsers.window(browser, trouble) as (_, page):
+        yield page
+
+
+def pages(jobs: dict[str, str]) -> dict[str, str]:
+    compared = [jobs[name] for name in ("digits, l2 per unit", "clean digits", "night shift")]
+    return {
+        "jobs": "/",
+        "job": f"/jobs/{jobs['mnist, per weight']}",
+        "new": "/new",
+        "compare": "/compare?" + "&".join(f"job={job}" for job in compared),
+        "cluster": "/cluster",
+        "sign-in": "/sign-in",
+        "failed": f"/jobs/{jobs['rate too high']}",
+        "fork": f"/jobs/{jobs['night shift']}/fork",
+        "missing": "/jobs/job_none",
+    }
+
+
+def settled(page: Page) -> None:
+    """Every chart in sight is drawn."""
+    page.wait_for_load_state("load")
+    for chart in page.locator("job-chart").all():
+        chart.scroll_into_view_if_needed()
+        expect(chart.locator(".main-svg, .wait").first).to_be_visible()
+        expect(chart.locator(".wait", has_text="\u00a0")).to_have_count(0)
+    page.mouse.wheel(0, -100_000)
+    page.wait_for_timeout(150)
+
+
+def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
+    browser: Browser, server: Server, jobs: dict[str, str], tmp_path: Path
+) -> None:
+    # The pictures of the documentation are made here: `make images`.
+    images = Path(os.environ.get("DRMAD_IMAGES", tmp_path))
+    axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+    for look, width, dark in (
+        ("light", 1280, False),
+        ("dark", 1280, True),
+        ("narrow", 400, False),
+    ):
+        trouble = Trouble(expected=("404",))
+        with browsers.window(browser, trouble, width=width, dark=dark) as (_, page):
+            for name, path in pages(jobs).items():
+                page.goto(server.url + path)
+                settled(page)
+                wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert wide <= 0, f"{name} is {wide} pixels too wide at {width}"
+                if name != "missing":
+                    page.screenshot(path=images / f"{name}-{look}.png")
+                if look == "narrow":
+                    continue  # the same page, its colours those of light
+                page.evaluate(axe)
+                report = page.evaluate("axe.run()")
+                serious = [
+                    (fault["id"], [node["html"][:200] for node in fault["nodes"]])
+                    for fault in report["violations"]
+                    if fault["impact"] in ("serious", "critical")
+                ]
+                assert serious == [], f"{name}, {look}"
+        assert trouble.found == []
+
+
+def test_a_name_with_markup_stays_text_everywhere(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    alerts: list[str] = []
+
+    def alerted(dialog: Dialog) -> None:
+        alerts.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", alerted)
+    job = jobs[MARKUP]
+    others = f"job={job}&job={jobs['clean digits']}"
+    for path in ("/", f"/jobs/{job}", "/cluster", f"/compare?{others}", f"/new?like={job}"):
+        page.goto(server.url + path)
+        page.wait_for_timeout(300)
+        shown = page.locator("body").inner_text()
+        if page.locator("#yaml").count():
+            shown += page.locator("#yaml").input_value()
+        assert MARKUP in shown, path
+        assert page.locator('img[src="x"]').count() == 0
+    assert alerts == []
+
+
+def test_curves_and_numbers_follow_the_job_without_a_reload(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    async def begin(store: Store) -> Lease:
+        lease = await gallery.running(store, gallery.spec("followed", 40, priority=50))
+        await gallery.commit(store, lease, range(5), 40)
+        return lease
+
+    lease: Lease = do(begin)
+    page.goto(f"{server.url}/jobs/{lease.job_id}")
+    plot = page.locator('job-chart[name="losses"] [data-points]')
+    expect(plot).to_have_attribute("data-points", "5")
+    page.evaluate("window.mark = 'the same document'")
+    page.get_by_role("tab", name="Python").click()
+    page.mouse.wheel(0, -100_000)
+    at = Progress(iteration=5, iterations=40, phase="forward", step=120, steps=400, remaining_s=90)
+    do(lambda store: store.progress(lease, at))
+    expect(page.locator("#phase")).to_have_text("forward, step 120 of 400")
+    expect(page.locator("#remaining")).to_have_text("1 min 30 s")
+    do(lambda store: gallery.commit(store, lease, range(5, 9), 40))
+    expect(plot).to_have_attribute("data-points", "9")
+    expect(page.locator("#iteration")).to_have_text("9")
+    do(lambda store: store.log(lease, 0, ["a line from afar"]))
+    do(lambda store: store.act(lease, Action.SUCCEED, "patience", "no longer improves"))
+    expect(page.locator("#facts .chip")).to_have_text("succeeded")
+    expect(page.locator("#live")).to_have_text("ended")
+    expect(page.locator("#logs")).to_contain_text("a line from afar")
+    expect(page.get_by_role("tab", name="Python")).to_have_attribute("aria-selected", "true")
+    assert page.evaluate("window.mark") == "the same document"
+
+
+def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[Any]) -> None:
+    page.goto(server.url)
+    expect(page.locator("#live")).to_have_text("live")
+    name = f"arrives at {time.time():.0f}"
+    created, _ = do(lambda store: store.create(gallery.spec(name, tags={"team": "late"})))
+    row = page.locator(f"#row-{created.id}")
+    expect(row).to_contain_text(name)
+    expect(row.locator(".chip")).to_have_text("queued")
+    page.get_by_role("searchbox").fill("night shi")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    assert page.url.endswith("/?q=night+shi")
+    page.get_by_role("searchbox").fill("")
+    page.get_by_label("Filter by tag").fill("team:late")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.goto(f"{server.url}/?status=failed")
+    expect(page.locator("tbody .why")).to_contain_text("NaN from step 37 on")
+    page.goto(f"{server.url}/?q=nothing-is-called-so")
+    expect(page.locator("#jobs")).to_contain_text("No job fits")
+    do(lambda store: store.cancel(created.id))
+
+
+def test_buttons_pause_resume_cancel_extend_and_delete(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    created, _ = do(lambda store: store.create(gallery.spec("to be acted on", priority=-50)))
+    page.goto(f"{server.url}/jobs/{created.id}")
+    state = page.locator("#facts .chip")
+    page.get_by_role("button", name="Pause").click()
+    expect(state).to_have_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(state).to_have_text("queued")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Keep it").click()
+    expect(state).to_have_text("queued")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the job").click()
+    expect(state).to_have_text("cancelled")
+    page.get_by_role("button", name="Extend").click()
+    page.get_by_label("Further meta-iterations").fill("7")
+    page.get_by_role("dialog").get_by_role("button", name="Extend").click()
+    expect(state).to_have_text("queued")
+    expect(page.locator("#tiles")).to_contain_text("of 37 meta-iterations")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete the job").click()
+    page.wait_for_url(f"{server.url}/")
+    expect(page.locator(f"#row-{created.id}")).to_have_count(0)
+
+
+def test_a_refused_action_says_why(
+    browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    created, _ = do(lambda store: store.create(gallery.spec("fork of nothing", priority=-50)))
+    trouble = Trouble(expected=("409",))
+    with browsers.window(browser, trouble) as (_, page):
+        page.goto(f"{server.url}/jobs/{jobs['a mistake']}")
+        expect(page.get_by_role("button", name="Delete")).to_be_visible()
+        # A button of an older page: the job has gone on since.
+        page.locator("#actions").evaluate(
+            "(actions) => actions.insertAdjacentHTML('beforeend',"
+            " '<button type=button data-action=pause>Pause</button>')"
+        )
+        page.get_by_role("button", name="Pause").click()
+        expect(page.locator("#toasts")).to_contain_text("it is cancelled")
+    assert trouble.found == []
+    do(lambda store: store.cancel(created.id))
+
+
+def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[Any]) -> None:
+    page.goto(f"{server.url}/new")
+    verdict = page.locator("#verdict")
+    expect(verdict).to_contain_text("can be submitted")
+    form = page.locator("#form")
+    name = form.get_by_label("name", exact=True).first
+    name.fill("from the form")
+    name.press("Tab")
+    yaml = page.locator("#yaml")
+    expect(yaml).to_have_value(re.compile("name: from the form"))
+    steps = form.locator('[id="f.training.steps"]')
+    form.get_by_text("Training", exact=True).click()
+    steps.fill("-4")
+    steps.press("Tab")
+    expect(verdict).to_contain_text("training.steps must be greater than or equal to 1, got -4")
+    expect(form.locator('[id="f.training.steps!"]')).to_be_visible()
+    expect(page.locator("#submit")).to_be_disabled()
+    steps.fill("60")
+    steps.press("Tab")
+    expect(verdict).to_contain_text("can be submitted")
+    form.get_by_role("button", name="Add to hyperparameters").click()
+    expect(verdict).to_contain_text("hyperparameters[1].kind")
+    form.locator('[id="f.hyperparameters.1.?"]').select_option("l2")
+    expect(verdict).to_contain_text("can be submitted")
+    page.locator("#submit").click()
+    page.wait_for_url(f"{server.url}/jobs/job_*")
+    expect(page.locator("h1")).to_have_text("from the form")
+    job_id = page.url.rpartition("/")[2]
+    job = do(lambda store: store.get(job_id))
+    assert job.spec.training.steps == 60
+    assert [h.kind for h in job.spec.hyperparameters] == ["sample_weight", "l2"]
+    do(lambda store: store.cancel(job_id))
+
+
+def test_yaml_is_checked_line_by_line_as_one_types(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/new")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    for text, said in (
+        ("name: [", "Line 2"),
+        ("- a list", "write a job"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("problem:\n  data: {name: digitz}\nhyperparameters: [{kind: l2}]", "Line 2"),
+        ("[" * 3000, "nested"),
+    ):
+        page.locator("#yaml").fill(text)
+        expect(page.locator("#verdict")).to_contain_text(said)
+        expect(page.locator("#submit")).to_be_disabled()
+    page.locator("#example").select_option("digits-l2")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    expect(page.locator('[id="f.hyperparameters.0.?"]')).to_have_value("l2")
+
+
+def test_a_fork_changes_what_its_form_changes(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['night shift']}")
+    page.get_by_role("link", name="Fork").click()
+    expect(page.locator("#verdict")).to_contain_text("changes nothing yet")
+    text = page.locator("#yaml").input_value()
+    page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
+    expect(page.locator("#verdict")).to_contain_text("Changes name, seed")
+    page.get_by_label("goes on from meta-iteration").fill("7")
+    page.get_by_role("button", name="Fork").click()
+    page.wait_for_url(lambda url: not url.endswith("/fork"))
+    expect(page.locator("h1")).to_have_text("day shift")
+    expect(page.locator("#facts")).to_contain_text("fork of")
+    job = do(lambda store: store.get(page.url.rpartition("/")[2]))
+    assert job.forked_from == f"{jobs['night shift']}@7"
+    assert job.spec.seed == 3
+    do(lambda store: store.cancel(job.id))
+
+
+def test_chosen_jobs_are_compared(page: Page, server: Server, jobs: dict[str, str]) -> None:
+    page.goto(server.url)
+    button = page.get_by_role("button", name="Compare")
+    expect(button).to_be_disabled()
+    for name in ("clean digits", "night shift"):
+        page.get_by_label(f"Compare {name}").check()
+    button.click()
+    expect(page.locator("h1")).to_have_text("Compare")
+    expect(page.locator("job-chart .main-svg").first).to_be_visible()
+    assert page.locator("job-chart .scatterlayer .trace").count() == 2
+    fields = page.locator("section", has_text="Where their specs differ").locator("th[scope=row]")
+    expect(fields.first).to_be_visible()
+    assert "hyperparameters[0].kind" in fields.all_text_contents()
+    assert "training.steps" not in fields.all_text_contents()
+
+
+def test_a_lost_connection_is_shown_and_comes_back_by_itself(
+    browser: Browser, redis_url: str, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    server = Server(redis_url)
+    server.start()
+    trouble = Trouble(expected=("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY"))
+    job_id = jobs["mnist, per weight"]
+    with browsers.window(browser, trouble) as (context, page):
+        page.goto(f"{server.url}/jobs/{job_id}")
+        overview = context.new_page()
+        trouble.watch(overview)
+        overview.goto(server.url)
+        for tab in (page, overview):
+            expect(tab.locator("#live")).to_have_text("live")
+        server.stop()
+        for tab in (page, overview):
+            expect(tab.locator("#live")).to_have_text("reconnecting")
+        do(lambda store: store.pause(job_id))  # nobody hears it
+        server.start()
+        for tab in (page, overview):
+            expect(tab.locator("#live")).to_have_text("live", timeout=20_000)
+        expect(page.locator("#facts .chip")).to_have_text("pausing")
+        expect(overview.locator(f"#row-{job_id} .chip")).to_have_text("pausing")
+    server.stop()
+    assert trouble.found == []
+    do(lambda store: store.resume(job_id))
+
+
+def test_a_key_signs_in_and_a_sign_out_locks(
+    browser: Browser, redis_url: str, jobs: dict[str, str]
+) -> None:
+    from drmad_service import auth
+
+    key = "drmad_" + "s" * 43
+    server = Server(redis_url, key)
+    server.start()
+    trouble = Trouble(expected=("401",))
+    with browsers.window(browser, trouble) as (_, page):
+        page.goto(f"{server.url}/?status=failed")
+        page.get_by_label("Key").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator("#wrong")).to_contain_text("not known")
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{server.url}/?status=failed")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert page.evaluate("document.cookie") == ""
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url(f"{server.url}/sign-in")
+        page.goto(server.url)
+        assert "/sign-in" in page.url
+        page.goto(f"{server.url}/sign-in#ticket={auth.issue_ticket(key)}")
+        page.wait_for_url(f"{server.url}/")
+        expect(page.locator("#live")).to_have_text("live")
+        assert "ticket" not in page.evaluate("location.href")
+        page.goto(f"{server.url}/sign-in?next=https://evil.example/")
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{server.url}/")
+    server.stop()
+    assert trouble.found == []
+
+
+def test_the_theme_is_chosen_and_kept(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    root = page.locator("html")
+    expect(root).to_have_attribute("data-theme", "light")
+    page.get_by_role("button", name="Colour theme").click()
+    page.get_by_role("button", name="Colour theme").click()
+    expect(root).to_have_attribute("data-theme", "dark")
+    page.reload()
+    expect(root).to_have_attribute("data-theme", "dark")
+
+
+class Opened:
+    """How long a page took until its first chart or last row was drawn, what that cost browser and
+    service in CPU time, and what came over the wire."""
+
+    def __init__(self, browser: Browser, url: str, until: str) -> None:
+        trouble = Trouble()
+        with browsers.window(browser, trouble) as (context, page):
+            session = context.new_cdp_session(page)
+            session.send("Network.enable")
+            session.send("Performance.enable")
+            sizes: dict[str, float] = {}
+            names: dict[str, str] = {}
+            session.on(
+                "Network.responseReceived",
+                lambda event: names.update({event["requestId"]: event["response"]["url"]}),
+            )
+            session.on(
+                "Network.loadingFinished",
+                lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}),
+            )
+            began, served = time.monotonic(), time.process_time()
+            page.goto(url, wait_until="commit")
+            expect(page.locator(until).first).to_be_visible()
+            self.seconds = time.monotonic() - began
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            drawn = {metric["name"]: metric["value"] for metric in metrics}
+            self.work_s = time.process_time() - served + drawn.get("ProcessTime", math.inf)
+            page.wait_for_timeout(500)
+            self.bytes = sum(
+                size for key, size in sizes.items() if "plotly.min.js" not in names.get(key, "")
+            )
+            self.shift = page.evaluate(
+                """() => new Promise((resolve) => {
+                    let sum = 0;
+                    const seen = new PerformanceObserver((list) => {
+                        for (const entry of list.getEntries()) sum += entry.value;
+                    });
+                    seen.observe({type: "layout-shift", buffered: true});
+                    setTimeout(() => resolve(sum), 100);
+                })"""
+            )
+        assert trouble.found == []
+
+
+def opens_quickly(browser: Browser, url: str, until: str) -> None:
+    """On a machine that others keep busy the clock tells of them: then the CPU time counts, of
+    which browser and service spend as much as two cores give in that time."""
+    for _ in range(3):  # the first one warms the service
+        opened = Opened(browser, url, until)
+        if opened.seconds < QUICK_S:
+            break
+    assert min(opened.seconds, opened.work_s / 2) < QUICK_S
+    assert opened.bytes < MOST_BYTES
+    assert opened.shift < 0.02
+
+
+def test_a_thousand_jobs_open_quickly(browser: Browser, server: Server, do: Do[Any]) -> None:
+    async def fill(store: Store) -> None:
+        for number in range(1000):
+            await store.create(gallery.spec(f"sweep {number}", tags={"sweep": str(number % 7)}))
+
+    do(fill)
+    opens_quickly(browser, server.url, "tbody tr:nth-child(50)")
+    with browsers.window(browser, Trouble()) as (_, page):
+        page.goto(f"{server.url}/?status=queued&q=sweep&tag=sweep:3")
+        seen: set[str] = set()
+        while True:
+            seen |= {row.get_attribute("id") or "" for row in page.locator("tbody tr").all()}
+            if not page.get_by_role("link", name="Older").count():
+                break
+            page.get_by_role("link", name="Older").click()
+            page.wait_for_load_state("load")
+        assert len(seen) == 143
+
+
+def test_five_thousand_meta_iterations_open_quickly(
+    browser: Browser, server: Server, do: Do[Any]
+) -> None:
+    async def write(store: Store) -> str:
+        lease = await gallery.running(store, gallery.spec("long", 5000, priority=80), size=12)
+        await gallery.commit(store, lease, range(5000), 5000, size=12)
+        return lease.job_id
+
+    job_id = do(write)
+    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
+
+
+def test_a_million_hyperparameters_open_quickly(
+    browser: Browser, server: Server, do: Do[Any]
+) -> None:
+    async def write(store: Store) -> str:
+        wanted = gallery.spec("large", 10, kind="sample_weight", priority=80)
+        lease = await gallery.running(store, wanted, size=1_000_000)
+        await gallery.commit(store, lease, range(10), 10, "sample_weight", size=1_000_000)
+        return lease.job_id
+
+    job_id = do(write)
+    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
+    with browsers.window(browser, Trouble()) as (_, page):
+        page.goto(f"{server.url}/jobs/{job_id}")
+        settled(page)
+        expect(page.locator('job-chart[name="movers"] .main-svg').first).to_be_visible()
