@@ -297,6 +297,7 @@ def test_all_jobs_are_listed_through_their_pages(service: FakeService) -> None:
     done = here(service, "jobs", "--all")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ID", "job_1", "job_0"]
     assert done.stderr == ""
+    assert here(service, "jobs", "--quiet").stdout == "job_0\n"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def jobs(
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
     after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this one.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Their ids alone.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List jobs, the newest first.
@@ -46,10 +47,14 @@ def jobs(
     Examples:
       drmad jobs --status running
       drmad jobs --tag team:vision --output json
+      drmad diff $(drmad jobs --quiet --limit 2)
     """
     with shared.open_client(context) as client:
         page = client.jobs.list(status, tag, after, 100 if everything else limit)
         records = [job.record for job in (page if everything else page.data)]
+    if quiet:
+        typer.echo("\n".join(record.id for record in records))
+        return
     if output is not Output.TABLE:
         shared.print_data(records, output)
         return

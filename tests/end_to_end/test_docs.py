@@ -1,0 +1,140 @@
+"""The documents do what they say: their commands and programs are run as they are printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from tests.end_to_end.running import Service
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+KEEP_FOLDER = 'pwd > "$START/.cwd"'  # the next block begins where this one ended
+# What the test has done already: the package is installed, and a service runs.
+DONE = re.compile(r'pip install "drmad\[[a-z,]+\]"|drmad up')
+
+
+@pytest.fixture
+def environment(service: Service) -> dict[str, str]:
+    binaries = str(Path(sys.executable).parent)
+    return service.environment | {
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def run(page: Path, folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Does what a reader of the page does; each block with what it printed."""
+    for language, file, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        if file:
+            (folder / file).write_text(text)
+            continue
+        if language == "sh":
+            lines = [line for line in text.splitlines() if not DONE.fullmatch(line)]
+            script = "\n".join(["set -eu", *lines, KEEP_FOLDER])
+        else:
+            assert language == "python", f"{page.name} has a block of {language} without a file"
+            (folder / "block.py").write_text(text)
+            script = f"set -eu\npython block.py\n{KEEP_FOLDER}"
+        begun = {"START": str(folder)}
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=folder,
+            env=environment | begun,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        yield text, done.stdout
+        folder = Path((folder / ".cwd").read_text().strip())
+
+
+def test_the_quickstart_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
+    page = ROOT / "docs" / "quickstart.md"
+    assert len(page.read_text().splitlines()) <= 50  # fits a screen
+    (_, _), (_, shell), (_, program) = run(page, tmp_path, environment)
+    assert "succeeded" in shell
+    assert "model.safetensors" in shell
+    assert "validation_loss=" in program
+    assert (tmp_path / "demo" / "losses.html").stat().st_size > 10_000
+
+
+@pytest.mark.full
+def test_the_tutorial_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
+    page = ROOT / "docs" / "tutorial.md"
+    blocks = run(page, tmp_path, environment)
+    printed = {text.splitlines()[0]: shown for text, shown in blocks}
+    corner, middle = map(float, re.findall(r"-\d+\.\d", printed["python tune_here.py"])[-2:])
+    assert corner != middle
+    errors = re.findall(r"(\d+\.\d)% retrained, (\d+\.\d)%", printed["python retrain.py"])
+    assert float(errors[0][0]) == pytest.approx(float(errors[0][1]), abs=3.0)
+    assert "extended: 25" in printed["python go_on.py"]
+    assert "problem.data.name: must be one of" in printed["python wrong.py"]
+
+
+@pytest.mark.full
+def test_retraining_with_plain_torch_reaches_the_services_figures(
+    environment: dict[str, str],
+) -> None:
+    def drmad(*arguments: str) -> str:
+        done = subprocess.run(
+            [*arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    job_id = drmad("drmad", "submit", "examples/clean-digits.yaml").strip()
+    untuned, tuned, service = map(
+        float, re.findall(r"(\d+\.\d)%", drmad("python", "examples/retrain.py", job_id))
+    )
+    assert tuned == pytest.approx(service, abs=2.0)
+    assert untuned > 1.5 * tuned
+
+
+@pytest.mark.full
+def test_templates_run_as_they_are(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", "drmad init . > /dev/null && python my_problem.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", done.stdout)]
+    assert len(losses) == 15
+    assert min(losses) < losses[0]
+
+
+@pytest.mark.full
+def test_the_notebook_runs(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(ROOT / "examples" / "clean_digits.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    nbclient.execute(notebook, cwd=str(ROOT / "examples"), timeout=120)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("text/html" in output.get("data", {}) for output in outputs)
+    assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)
+
+
+def test_the_api_reference_is_that_of_the_docstrings() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import make_api; print(make_api.page(), end='')"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == done.stdout, "write it again with: python docs/make_api.py"
