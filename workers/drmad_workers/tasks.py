@@ -202,6 +202,8 @@ class Replica:
             }
             for name, hyperparameter in bound.items()
         ]
+        count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
+        print(f"built the problem on {self._device}: {count:,} hyperparameters")
         return Prepared(infos, _packed(initial_state(bound)))
 
     def _meta_iteration(self, state: State, iteration: int) -> ReplicaResult:
@@ -488,4 +490,20 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure("out_of_memory", f"{advice} ({error})", iteration)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-        return Failure("worker_error", message, iteration, traceback=traceback.format_exc())
+        return Failure("worker_error", message, iteration, traceback=_trimmed(error))
+
+
+def _trimmed(error: Exception) -> str:
+    """The traceback without the frames of libraries and of ours around the user's own code.
+
+    Where none of the frames are the user's, all below this file are shown: the mistake is ours.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    theirs = [
+        f for f in frames if not f.filename.startswith(ours) and "-packages" not in f.filename
+    ]
+    shown = theirs or [frame for frame in frames if frame.filename != __file__]
+    heading = "Traceback (most recent call last):\n"
+    lines = [*traceback.format_list(shown), *traceback.format_exception_only(error)]
+    return heading + "".join(lines)
