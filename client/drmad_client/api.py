@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import os
 import time
@@ -16,7 +15,6 @@ import httpx
 
 from drmad_client import __version__, calls, local_key
 from drmad_client.cluster import Cluster
-from drmad_client.code import pack
 from drmad_client.errors import ConnectionFailed
 from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
 from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
@@ -59,6 +57,7 @@ class Client:
         self._http = httpx.Client(**_options(self.base_url, api_key), transport=transport)
         self._flows = Flows(self.base_url)
         self.jobs = Jobs(self)
+        self.code = Code(self)
 
     def catalog(self) -> dict[str, Any]:
         """The built-in models, data sets and kinds of hyperparameters."""
@@ -67,16 +66,6 @@ class Client:
     def cluster(self) -> Cluster:
         """Nodes, GPUs, what runs and what waits, and why."""
         return self._run(self._flows.send(calls.cluster()))
-
-    def upload_code(self, folder: Path) -> str:
-        """Pack a folder of your code and send it, unless it is there; see `drmad_client.code`.
-
-        Returns:
-            What a spec's problem.code takes: sha256:<digits>.
-        Raises:
-            CodeError: it cannot be packed, such as one that is too large.
-        """
-        return self._run(self._flows.upload_code(pack(folder)))
 
     def close(self) -> None:
         self._http.close()
@@ -129,13 +118,21 @@ class Jobs:
         self._flows = client._flows
 
     def create(
-        self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        *,
+        code: Path | str | None = None,
+        idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job.
+
+        `code`: folder of your own code, which is uploaded and filled in as problem.code.
 
         Under one idempotency key the service creates one job, however often it is asked. Give your
         own to be sure across restarts of your program; else each call makes one for its retries.
         """
+        if code is not None:
+            spec = calls.with_code(spec, self._client.code.upload(code))
         return self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
 
     def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
@@ -277,6 +274,25 @@ class Jobs:
         return Job(self, self._send(call))
 
 
+class Code:
+    """The user's own code: `client.code`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def upload(self, folder: Path | str) -> str:
+        """Pack a folder of your code and send it, unless it is there; see `drmad_client.code`.
+
+        Returns:
+            What a spec's problem.code takes: sha256:<digits>.
+        Raises:
+            CodeError: it cannot be packed, such as one that is too large.
+        """
+        from drmad_client.code import pack  # what reads .gitignore's syntax takes its time
+
+        return self._client._run(self._client._flows.upload_code(pack(Path(folder))))
+
+
 class AsyncClient:
     """A drmad service, for programs that run on asyncio: `Client`, awaited."""
 
@@ -293,6 +309,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(**_options(self.base_url, api_key), transport=transport)
         self._flows = Flows(self.base_url)
         self.jobs = AsyncJobs(self)
+        self.code = AsyncCode(self)
 
     async def catalog(self) -> dict[str, Any]:
         """As `Client.catalog`."""
@@ -301,11 +318,6 @@ class AsyncClient:
     async def cluster(self) -> Cluster:
         """As `Client.cluster`."""
         return await self._run(self._flows.send(calls.cluster()))
-
-    async def upload_code(self, folder: Path) -> str:
-        """As `Client.upload_code`."""
-        archive = await asyncio.to_thread(pack, folder)
-        return await self._run(self._flows.upload_code(archive))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -358,9 +370,15 @@ class AsyncJobs:
         self._flows = client._flows
 
     async def create(
-        self, spec: JobSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        *,
+        code: Path | str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncJob:
         """As `Jobs.create`."""
+        if code is not None:
+            spec = calls.with_code(spec, await self._client.code.upload(code))
         return await self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
 
     async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
@@ -476,6 +494,22 @@ class AsyncJobs:
 
     async def _job(self, call: calls.Call[JobRecord]) -> AsyncJob:
         return AsyncJob(self, await self._send(call))
+
+
+class AsyncCode:
+    """The user's own code: `Code`, awaited."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def upload(self, folder: Path | str) -> str:
+        """As `Code.upload`."""
+        import asyncio
+
+        from drmad_client.code import pack
+
+        archive = await asyncio.to_thread(pack, Path(folder))
+        return await self._client._run(self._client._flows.upload_code(archive))
 
 
 class _Connection:

@@ -69,6 +69,12 @@ def put_code(sha256: str, content: bytes) -> Call[None]:
     )
 
 
+def with_code(spec: JobSpec | Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The spec with the archive of that name as its problem's code."""
+    plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
+    return {**plain, "problem": {**plain.get("problem", {}), "code": name}}
+
+
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
     return Call(
         "POST",

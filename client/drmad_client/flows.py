@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
 from drmad_client import calls, saving
 from drmad_client.calls import Call
-from drmad_client.code import Archive
 from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
 from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration
 from drmad_client.retries import Failure, Retries, is_final
+
+if TYPE_CHECKING:
+    from drmad_client.code import Archive
 
 T = TypeVar("T")
 

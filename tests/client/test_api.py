@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.numpy import save
 
 from drmad_client import errors, flows
 from drmad_client.api import Client
+from drmad_client.code import pack
 from drmad_client.records import Job, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.specs import JobSpec
 from tests.client import fake_service, samples
@@ -56,6 +58,24 @@ def test_a_given_idempotency_key_is_sent(client: Client, service: FakeService) -
     service.on("POST", "/v1/jobs", created())
     client.jobs.create(samples.SPEC, idempotency_key="mine")
     assert service.requests[0].headers["idempotency-key"] == "mine"
+
+
+def test_code_is_sent_once_and_named_in_the_spec(
+    client: Client, service: FakeService, tmp_path: Path
+) -> None:
+    (tmp_path / "my_problem.py").write_text("def build(): ...")
+    archive = pack(tmp_path)
+    path = f"/v1/code/{archive.name.removeprefix('sha256:')}"
+    service.on("HEAD", path, Answer(404), Answer(200))
+    service.on("PUT", path, Answer(201))
+    service.on("POST", "/v1/jobs", created())
+    assert client.code.upload(tmp_path) == archive.name
+    spec = samples.SPEC | {"problem": {"entrypoint": "my_problem:build"}}
+    client.jobs.create(spec, code=str(tmp_path))
+    (sent,) = service.heard("PUT", path)
+    assert sent.body == archive.content
+    problem = json.loads(service.requests[-1].body)["problem"]
+    assert problem == {"entrypoint": "my_problem:build", "code": archive.name}
 
 
 def test_validate_creates_nothing_and_answers_the_defaults(

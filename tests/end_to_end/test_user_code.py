@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"
 
 def spec(client: Client, folder: Path, **changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
-    fields["problem"]["code"] = client.upload_code(folder)
+    fields["problem"]["code"] = client.code.upload(folder)
     return fields | changes
 
 

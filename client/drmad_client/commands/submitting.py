@@ -69,7 +69,7 @@ def submit(
         job_file.assign(spec, change)
     with shared.open_client(context) as client:
         if code is not None:
-            job_file.assign(spec, f"problem.code={client.upload_code(code)}")
+            job_file.assign(spec, f"problem.code={client.code.upload(code)}")
         if dry_run:
             client.jobs.validate(spec)
             typer.echo(f"{file} is a valid job; nothing was created")
