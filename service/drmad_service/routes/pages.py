@@ -255,7 +255,13 @@ async def check(draft: _Edited, store: StoreDependency) -> _EditorAnswer:
         return _EditorAnswer(checked=checked)
     before = (await store.get(draft.fork_of)).spec.model_dump(mode="json")
     after = JobSpec.model_validate(checked.job).model_dump(mode="json")
-    return _EditorAnswer(checked=checked, changes=editing.changes(before, after))
+    changes = editing.changes(before, after)
+    fixed = [
+        editing.Finding(path=part, message="stays as in the job that is forked")
+        for part in ("problem", "hyperparameters")
+        if part in changes
+    ]
+    return _EditorAnswer(checked=checked.model_copy(update={"findings": fixed}), changes=changes)
 
 
 @actions.get("/live")

@@ -2,11 +2,16 @@
 
 const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const words = (name) => name.replaceAll("_", " ");
+const spaced = (title) => title.replace(/(?<=[a-z])[A-Z]/g, " $&").toLowerCase();
 const isNull = (schema) => schema.type === "null";
 
 export class Form {
-  /** @param onChange called with the whole job after each change */
-  constructor(root, schema, onChange) {
+  /**
+   * @param onChange called with the whole job after each change
+   * @param fixed names of the parts that stay as they are
+   */
+  constructor(root, schema, onChange, fixed = []) {
+    this.fixed = fixed;
     this.root = root;
     this.schema = schema;
     this.onChange = onChange;
@@ -25,7 +30,7 @@ export class Form {
 
   *sections() {
     const schema = this.resolve(this.schema);
-    const parts = Object.entries(schema.properties);
+    const parts = Object.entries(schema.properties).filter(([name]) => !this.fixed.includes(name));
     const isSimple = ([, part]) => {
       const { kind } = this.kindOf(part);
       return !["object", "choice", "list"].includes(kind);
@@ -122,7 +127,7 @@ export class Form {
   choice(schema, variants, path) {
     const value = this.get(path);
     const tag = schema.discriminator?.propertyName;
-    const nameOf = (variant) => (tag ? variant.properties[tag].const : variant.title);
+    const nameOf = (variant) => (tag ? variant.properties[tag].const : spaced(variant.title));
     const fits = (variant) => tag ? variant.properties[tag].const === value[tag]
       : Object.keys(value).every((name) => name in variant.properties);
     const standard = plain(schema.default) && tag ? variants.find((v) => nameOf(v) === schema.default[tag]) : undefined;

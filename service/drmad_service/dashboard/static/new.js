@@ -105,5 +105,5 @@ submit.addEventListener("click", async () => {
   }
 });
 
-form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => check({ job }));
+form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => check({ job }), forkOf ? ["problem", "hyperparameters"] : []);
 check({ text: yaml.value });
