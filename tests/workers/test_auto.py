@@ -101,7 +101,7 @@ def test_a_small_path_is_stored_in_the_place_of_being_replayed(
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
     first = tuner.evaluate(tuner.initial_values(), 0)
     assert first.choice is not None
-    assert first.choice.method == {"method": "stored", "horizon": None}
+    assert first.choice.method == {"method": "stored", "horizon": None, "hvp": "exact"}
 
 
 def test_a_look_returns_the_exact_hypergradient() -> None:

@@ -2,28 +2,35 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from drmad_workers import (
     L1,
     L2,
+    CurvatureIndefinite,
     CustomTensor,
+    Forward,
+    HypergradientDiverged,
+    Implicit,
     InitScale,
     LearningRate,
     Method,
     Momentum,
     OneStep,
     PathNotRecovered,
+    Problem,
     ProblemError,
     Replay,
     Reversible,
     SampleWeight,
     Shortcut,
+    SolverNotConverged,
     Stored,
     TrainingConfig,
     Tuner,
@@ -31,13 +38,22 @@ from drmad_workers import (
 from drmad_workers.dynamics import Optimizer
 from drmad_workers.fixed_point import to_fixed
 from drmad_workers.hypergradients.base import Adjoint
+from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters import Kind
 from drmad_workers.monitor import Monitor
+from drmad_workers.objective import Hvp
 from drmad_workers.training import TrainingRun
-from tests.workers.small import largest_difference, mixing_problem, shaken, small_problem, tuner_of
+from tests.workers.small import (
+    as_given,
+    largest_difference,
+    mixing_problem,
+    shaken,
+    small_problem,
+    tuner_of,
+)
 
-EXACT: list[Method] = [Stored(), Reversible()]
+EXACT: list[Method] = [Stored(), Reversible(), Forward()]
 TRAINING = TrainingConfig("damped_sgd", steps=11, batch_size=4, learning_rate=0.5, momentum=0.75)
 
 trainings = st.builds(
@@ -72,7 +88,9 @@ def test_exact_methods_agree(training: TrainingConfig, chosen: set[int], seed: i
         if isinstance(method, Reversible) and training.is_adam:
             continue
         found = tuner_of(mixing_problem(seed=seed), kinds, training, method).evaluate(values, 0)
-        assert largest_difference(found, expected) < 1e-10
+        for name, gradient in expected.items():
+            error = float((found.hypergradient[name] - gradient).abs().max())
+            assert error < 1e-10 * max(1e-3, float(gradient.abs().max())), method.name
 
 
 def test_stored_takes_a_horizon_as_replay_does() -> None:
@@ -203,6 +221,163 @@ def test_one_step_is_its_formula() -> None:
     scale = TRAINING.learning_rate * (1.0 - TRAINING.momentum)
     assert found.backward_steps == 1
     assert largest_difference(found, {"sample_weight": -scale * by_raw}) < 1e-12
+
+
+def quadratic(rows: int = 8, features: int = 3, seed: int = 0) -> Problem:
+    """Ridge regression: a loss whose minimum and whose hypergradient are written down."""
+    draw = torch.Generator().manual_seed(seed)
+    model = nn.Linear(features, 1, bias=False).double()
+
+    def part(count: int) -> tuple[Tensor, Tensor]:
+        inputs = torch.randn(count, features, generator=draw, dtype=torch.float64)
+        return inputs, torch.randn(count, 1, generator=draw, dtype=torch.float64)
+
+    return Problem(
+        model,
+        part(rows),
+        part(5),
+        loss=lambda outputs, targets: (outputs - targets).square().squeeze(1),
+        initialize=as_given,
+    )
+
+
+@pytest.mark.parametrize("method", [Implicit(), Implicit("neumann", 400, step_size=0.1)])
+def test_implicit_is_the_closed_form_on_a_quadratic(method: Implicit) -> None:
+    """w* = (XᵀX/n + e^λ)⁻¹ Xᵀy/n, differentiated by autograd."""
+    method = replace(method, tolerance=1e-12)
+    training = TrainingConfig("sgd", 1200, 8, learning_rate=0.1, momentum=0.5)
+    problem = quadratic()
+    tuner = tuner_of(problem, [L2(per="weight", init=-1.0)], training, method)
+    values = shaken(tuner)
+    found = tuner.evaluate(values, 0)
+    raw = values["l2"].clone().requires_grad_()
+    (inputs, targets), (held_out, wanted) = problem.train, problem.valid
+    matrix = inputs.T @ inputs / len(inputs) + torch.diag(raw.exp())
+    weights = torch.linalg.solve(matrix, inputs.T @ targets / len(inputs))
+    (held_out @ weights - wanted).square().mean().backward()
+    assert raw.grad is not None
+    assert largest_difference(found, {"l2": raw.grad}) < 1e-9
+    assert found.backward_steps <= (5 if method.solver == "conjugate_gradient" else 401)
+
+
+def test_neumann_is_truncated_replay_that_stands_still_at_the_end() -> None:
+    """On a quadratic without momentum the Hessian is the same everywhere."""
+    training = TrainingConfig("sgd", 500, 8, learning_rate=0.05, momentum=0.0)
+    kind = L2(per="weight", init=-2.0)
+    methods = (Replay(horizon=7), Implicit("neumann", iterations=7, tolerance=1.0))
+    replayed, series = (tuner_of(quadratic(), [kind], training, method) for method in methods)
+    values = shaken(replayed)
+    expected = replayed.evaluate(values, 0).hypergradient
+    found = series.evaluate(values, 0)
+    assert found.backward_steps == 8
+    assert largest_difference(found, expected) < 1e-3  # 500 steps do not end at the minimum
+
+
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "neumann"])
+def test_implicit_tells_indefinite_curvature(solver: Solver) -> None:
+    problem = quadratic()
+    problem.inner_loss = lambda forward, _, batch: (
+        -forward(batch.inputs).square().mean() + 3.0 * forward(batch.inputs).mean()
+    )
+    method = Implicit(solver, step_size=0.1)
+    training = TrainingConfig("sgd", 3, 8, learning_rate=0.01)
+    tuner = tuner_of(problem, [L2(per="weight", init=-9.0)], training, method)
+    with pytest.raises(CurvatureIndefinite, match="set a damping") as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert error.value.curvature < 0.0
+    damped = replace(method, damping=10.0, step_size=0.05)
+    made = tuner_of(problem, [L2(per="weight", init=-9.0)], training, damped)
+    assert made.evaluate(made.initial_values(), 0).hypergradient["l2"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Implicit(iterations=1), Implicit("neumann", 5), Implicit("neumann", 90, step_size=3.0)],
+)
+def test_implicit_tells_a_series_that_has_not_converged(method: Implicit) -> None:
+    tuner = tuner_of(quadratic(), [L2(per="weight", init=-2.0)], TRAINING, method)
+    with pytest.raises(SolverNotConverged, match="allow more of them") as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert error.value.residual > error.value.tolerance
+    assert error.value.iterations <= method.iterations
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "field"),
+    [
+        (Implicit(iterations=0), TRAINING, "hypergradient.iterations"),
+        (Implicit(tolerance=0.0), TRAINING, "hypergradient.tolerance"),
+        (Implicit(damping=-1.0), TRAINING, "hypergradient.damping"),
+        (Implicit("cholesky"), TRAINING, "hypergradient.solver"),  # type: ignore[arg-type]
+        (Implicit("neumann"), replace(TRAINING, optimizer="adam"), "hypergradient.step_size"),
+        (
+            Implicit(),
+            replace(TRAINING, optimizer="adamw", weight_decay=0.1),
+            "training.weight_decay",
+        ),
+        (Forward(hvp="finite_difference"), TRAINING, "hypergradient.hvp"),
+        (Replay(hvp="guess"), TRAINING, "hypergradient.hvp"),  # type: ignore[arg-type]
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_by_name(
+    method: Method, training: TrainingConfig, field: str
+) -> None:
+    with pytest.raises(ProblemError) as error:
+        tuner_of(small_problem(), [SampleWeight()], training, method)
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize("kind", [LearningRate(per="model"), Momentum(per="step"), InitScale()])
+def test_implicit_refuses_what_the_minimum_does_not_depend_on(kind: Kind) -> None:
+    with pytest.raises(ProblemError, match="how it was reached") as error:
+        tuner_of(small_problem(), [SampleWeight(), kind], TRAINING, Implicit())
+    assert error.value.field == f"hyperparameters.{kind.name}"
+
+
+def test_forward_refuses_what_comes_in_thousands() -> None:
+    tuner_of(small_problem(rows=256), [SampleWeight()], TRAINING, Forward())
+    with pytest.raises(ProblemError, match="at most 256, and this has 257"):
+        tuner_of(small_problem(rows=257), [SampleWeight()], TRAINING, Forward())
+
+
+def test_forward_tells_tangents_that_outgrow_their_digits() -> None:
+    problem = small_problem()
+    problem.train = (3.0 * problem.train[0], problem.train[1])
+    wild = TrainingConfig("damped_sgd", 3000, 4, learning_rate=3.0, momentum=0.9)
+    tuner = tuner_of(problem, [L2(per="model", init=-3.0)], wild, Forward())
+    with pytest.raises(HypergradientDiverged) as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert 0 < error.value.step < 3000
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("method", [Replay(), Stored(), Shortcut(), Reversible(), OneStep()])
+def test_finite_differences_stand_in_for_second_derivatives(
+    method: Method, optimizer: Optimizer
+) -> None:
+    if isinstance(method, Reversible) and optimizer == "adam":
+        return
+    training = replace(TRAINING, optimizer=optimizer, learning_rate=0.05)
+    kinds: list[Kind] = [L2(per="layer", init=-2.0), SampleWeight(), CustomTensor("mixing")]
+    kinds += [] if isinstance(method, OneStep) else [LearningRate(per="step")]
+    exact, differences = (
+        tuner_of(mixing_problem(), kinds, training, replace(method, hvp=hvp))
+        for hvp in ("exact", "finite_difference")
+    )
+    values = shaken(exact, 0.2)
+    expected = exact.evaluate(values, 0).hypergradient
+    assert largest_difference(differences.evaluate(values, 0), expected) < 1e-6
+
+
+def test_finite_differences_see_the_same_dropout() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3))
+    exact, differences = (
+        tuner_of(small_problem(model), [SampleWeight()], TRAINING, Replay(hvp=hvp))
+        for hvp in get_args(Hvp)
+    )
+    values = shaken(exact)
+    expected = exact.evaluate(values, 0).hypergradient
+    assert largest_difference(differences.evaluate(values, 0), expected) < 1e-6
 
 
 short: list[Method] = [Replay(3), Stored(3), Shortcut(3), OneStep(), Shortcut(preset="paper_tenth")]

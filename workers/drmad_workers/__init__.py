@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     )
     from drmad_workers.hypergradients import (
         METHODS,
+        Forward,
+        Implicit,
         Method,
         OneStep,
         Replay,
@@ -49,9 +51,11 @@ __all__ = [
     "CustomTensor",
     "EngineError",
     "Evaluation",
+    "Forward",
     "HypergradientDiverged",
     "HypergradientError",
     "Hyperparameter",
+    "Implicit",
     "InitScale",
     "LearningRate",
     "LossWeight",
@@ -96,6 +100,8 @@ _MODULES = {
     ],
     "hypergradients": [
         "METHODS",
+        "Forward",
+        "Implicit",
         "Method",
         "OneStep",
         "Replay",

@@ -107,6 +107,9 @@ class Minibatches:
 
     The rows left over at the end of an epoch are not used in that epoch, so that every minibatch
     has `batch_size` rows and the mean over joined minibatches is the mean of their means.
+
+    Attributes:
+        per_epoch: minibatches in an epoch.
     """
 
     def __init__(self, examples: Examples, batch_size: int, stream: tuple[int, int, int]) -> None:
@@ -120,7 +123,7 @@ class Minibatches:
         self.batch_size = batch_size
         self._examples = examples
         self._stream = stream
-        self._per_epoch = examples.rows // batch_size
+        self.per_epoch = examples.rows // batch_size
         self._orders: dict[int, Tensor] = {}
 
     def join(self, step: int, count: int = 1) -> Batch:
@@ -134,7 +137,7 @@ class Minibatches:
         return seed_of(NOISE, *self._stream, step)
 
     def _index(self, step: int) -> Tensor:
-        epoch, position = divmod(step, self._per_epoch)
+        epoch, position = divmod(step, self.per_epoch)
         order = self._orders.get(epoch)
         if order is None:
             # A walk in either direction touches few epochs at a time; small ones are kept.

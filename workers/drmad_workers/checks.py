@@ -37,8 +37,11 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     shape_of_losses(objective, batch)
     objective.stochastic = not torch.equal(before, random_state(objective.device))
     objective.begin_products()
-    require_second_derivatives(objective, batch)
-    _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
+    if objective.hvp == "finite_difference":
+        _, by_leaves, _ = objective.first_derivatives(batch)
+    else:
+        require_second_derivatives(objective, batch)
+        _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
     first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
     objective.eval()
     loss = objective.outer_loss(first_valid)
@@ -114,8 +117,9 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     if message is not None:
         raise ProblemError(
             "the training loss must have second derivatives in the weights and in the "
-            f"hyperparameters: {message}",
-            "problem.model",
+            f"hyperparameters: {message}; use the model with hvp finite_difference, which takes "
+            "two gradients in the place of each product",
+            "hypergradient.hvp",
         ) from cause
 
 

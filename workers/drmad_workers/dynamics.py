@@ -85,8 +85,11 @@ class Dynamics(ABC):
         point_rows: rows of the state that the reverse of a step must be told.
         path_rows: as many of them as cannot be told from the weights of neighbouring steps.
         reads_gradient: whether the reverse also needs the gradient there.
+        learning_rate, momentum: α and γ (of Adam, β₁).
     """
 
+    learning_rate: Rate
+    momentum: Rate
     memory_rows: ClassVar[int]
     point_rows: int
     path_rows: int

@@ -140,8 +140,8 @@ class SolverNotConverged(HypergradientError):
     def __str__(self) -> str:
         return (
             f"the solver's residual must fall to {self.tolerance:.3g}, got {self.residual:.3g} "
-            f"after {self.iterations} iterations: allow more of them, set a damping, raise the "
-            "tolerance (1 takes whatever it reached), or use replay"
+            f"after {self.iterations} iterations: allow more of them, set a damping (or a smaller "
+            "step_size), raise the tolerance (1 takes what is reached), or use replay"
         )
 
 

@@ -170,6 +170,13 @@ class BoundInitScale(BoundHyperparameter):
         for scale, part in zip(value, torch.split(weights, list(self.sizes)), strict=True):
             part.mul_(scale)
 
+    def spread(self, factors: Tensor, weights: Tensor, out: Tensor) -> None:
+        """out += factor × weights by layer; shapes (D, L), (P,) and (D, P)."""
+        parts = torch.split(out, list(self.sizes), dim=1)
+        drawn = torch.split(weights, list(self.sizes))
+        for part, factor, layer in zip(parts, factors.unbind(1), drawn, strict=True):
+            part.add_(factor[:, None] * layer)
+
     def gather(self, products: Tensor) -> Tensor:
         """Sums by layer, from shape (P,) to (L,)."""
         return torch.stack([part.sum() for part in torch.split(products, list(self.sizes))])
@@ -198,9 +205,11 @@ class BoundPenalty(BoundHyperparameter):
     blocks: Sequence[Block]
 
     def spread(self, value: Tensor, coefficients: Tensor) -> None:
-        """Adds e^{λ_u(j)} for every weight j to `coefficients`, shape (P,)."""
+        """Adds e^{λ_u(j)} for every weight j to `coefficients`, shape (..., P)."""
+        leading = coefficients.shape[:-1]
         for start, stop, view, keep, first, last in self.blocks:
-            coefficients[start:stop].view(view).add_(value[first:last].view(keep))
+            target = coefficients[..., start:stop].view(*leading, *view)
+            target.add_(value[..., first:last].view(*leading, *keep))
 
     def gather(self, products: Tensor) -> Tensor:
         """Σ_{j in u} products_j for every penalty u, from shape (P,) to the shape of λ."""

@@ -7,6 +7,7 @@ derivatives written out; everything else goes through autograd.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,21 @@ from drmad_workers.hyperparameters import (
 from drmad_workers.penalties import Penalties
 from drmad_workers.problem import Batch, Problem
 
+Hvp = Literal["exact", "finite_difference"]
+
+BATCHED_FROM = 4
+"""So many products with one Hessian are taken at once, by vmap; fewer are faster one by one."""
+
 EVALUATION_ROWS = 4096
 """Rows of held-out data that go through the model at a time."""
 
 
 class Objective:
-    """Losses of a problem and their derivatives at the weights that stand in `weights`."""
+    """Losses of a problem and their derivatives at the weights that stand in `weights`.
+
+    Attributes:
+        hvp: how products with the Hessian are taken, see Method.
+    """
 
     def __init__(
         self,
@@ -67,6 +77,7 @@ class Objective:
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
         self.bound = dict(bound)
         self._autocast = autocast
+        self.hvp: Hvp = "exact"
         penalties = [b for b in bound.values() if isinstance(b, BoundPenalty)]
         self._penalties = [
             Penalties(power, of_power)
@@ -202,11 +213,9 @@ class Objective:
             prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
             gauss_newton: takes `gauss_newton_product` in its place.
         """
-        product = self.gauss_newton_product if gauss_newton else self.second_derivatives
+        product = self.gauss_newton_product if gauss_newton else self._product
         by_weights, by_leaves, by_rows = product(batch, cotangent, prepare)
-        for slot, part in zip(self.slots, by_weights, strict=True):
-            if part is not None:
-                out[slot.start : slot.stop].view(slot.shape).sub_(part)
+        self._subtract(by_weights, out)
         for name, part in zip(self._leaf_names, by_leaves, strict=True):
             if part is not None:
                 self._totals[name].sub_(part)
@@ -215,6 +224,12 @@ class Objective:
                 self._totals[name].index_add_(0, batch.index, part, alpha=-1)
         for penalty in self._penalties:
             penalty.subtract_product(self.weights, cotangent, out)
+
+    def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
+        """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
+        self._subtract(self._product(batch, cotangent)[0], out)
+        for penalty in self._penalties:
+            penalty.subtract_curvature(cotangent, out)
 
     def end_products(self) -> None:
         """Lets go of the sums; the values no longer ask for a derivative."""
@@ -249,6 +264,100 @@ class Objective:
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
         first, last = len(self.parameters), len(inputs) - len(rows)
         return second[:first], second[first:last], second[last:]
+
+    def difference_product(
+        self,
+        batch: Batch,
+        cotangent: Tensor,
+        prepare: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """`second_derivatives` by two gradients: (∂L(w + εu, λ) - ∂L(w - εu, λ)) / 2ε.
+
+        ε |u| = ∛precision (1 + |w|), so that the error of the difference and that of rounding are
+        about alike; four to five digits are left in float32.
+        """
+        if prepare is not None:
+            with self._same_noise():
+                prepare(self._flat_gradient(self.first_derivatives(batch)[0]))
+        center = self.weights.clone()
+        length = torch.linalg.vector_norm(cotangent)
+        reach = torch.finfo(self.dtype).eps ** (1 / 3) * (1.0 + torch.linalg.vector_norm(center))
+        offset = cotangent * (reach / length.clamp_min(torch.finfo(self.dtype).tiny))
+        sides = []
+        for sign in (1.0, -1.0):
+            with self._same_noise():
+                torch.add(center, offset, alpha=sign, out=self.weights)
+                sides.append(self.first_derivatives(batch))
+        self.weights.copy_(center)
+        slope = length / (2.0 * reach)
+        by_weights, by_leaves, by_rows = (
+            [
+                None if plus is None or minus is None else (plus - minus).mul_(slope)
+                for plus, minus in zip(*parts, strict=True)
+            ]
+            for parts in zip(*sides, strict=True)
+        )
+        return by_weights, by_leaves, by_rows
+
+    def first_derivatives(
+        self, batch: Batch, create_graph: bool = False
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """∂L by weights, by `leaves`, by what the batch takes of each row-wise λ; no penalties.
+
+        None where L does not depend on it.
+        """
+        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
+        inputs = [*self.parameters, *self.leaves(), *rows.values()]
+        loss = self._inner_loss(batch, rows)
+        parts = torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
+        first, last = len(self.parameters), len(inputs) - len(rows)
+        return parts[:first], parts[first:last], parts[last:]
+
+    def gradient_along(
+        self, batch: Batch, weights: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """∇_w L, and its derivatives along z and e: H z + (∂²L/∂w∂λ) e, shapes (P,) and (D, P).
+
+        One pass forwards and one backwards for all of them, then <∂L/∂w, z> + <∂L/∂λ, e> is
+        differentiated by w, as second derivatives commute; many at once from BATCHED_FROM on.
+
+        Args:
+            batch: on which L is taken.
+            weights: directions z of the weights, shape (D, P).
+            values: directions e of the values by name, shape (D, *shape of λ).
+        """
+        by_weights, by_leaves, by_rows = self.first_derivatives(batch, create_graph=True)
+        count = len(weights)
+        parts = [weights[:, slot.start : slot.stop].view(count, *slot.shape) for slot in self.slots]
+        parts += [values[name] for name in self._leaf_names]
+        parts += [values[name].index_select(1, batch.index) for name in self._row_names]
+        pairs = [
+            (derivative, part)
+            for derivative, part in zip((*by_weights, *by_leaves, *by_rows), parts, strict=True)
+            if derivative is not None and derivative.requires_grad
+        ]
+        out = torch.zeros_like(weights)
+        if pairs:
+            outputs = [derivative for derivative, _ in pairs]
+            at_once = count if count >= BATCHED_FROM else 1
+            for first in range(0, count, at_once):
+                directions = [part[first : first + at_once] for _, part in pairs]
+                second = torch.autograd.grad(
+                    outputs,
+                    self.parameters,
+                    directions if at_once > 1 else [part[0] for part in directions],
+                    allow_unused=True,
+                    retain_graph=True,
+                    is_grads_batched=at_once > 1,
+                )
+                for slot, found in zip(self.slots, second, strict=True):
+                    if found is not None:
+                        out[first : first + at_once, slot.start : slot.stop].copy_(
+                            found.view(at_once, -1)
+                        )
+        for penalty in self._penalties:
+            penalty.add_along(self.weights, weights, values, out)
+        return self._flat_gradient(by_weights), out
 
     def require_outputs(self) -> None:
         """Raises ProblemError unless the training loss is one of the model's outputs."""
@@ -333,6 +442,21 @@ class Objective:
             value = self.values[scale.name]
             self._totals[scale.name].add_(scale.gather(self.weights * d_weights) / value)
 
+    def initial_along(self, values: Mapping[str, Tensor]) -> Tensor:
+        """∂w_0 along directions e of the values, shape (D, P), where w_0 stands in `weights`."""
+        directions = next(iter(values.values()))
+        out = self.weights.new_zeros(len(directions), len(self.weights))
+        for scale in self._scales():
+            relative = values[scale.name] / self.values[scale.name]
+            scale.spread(relative, self.weights, out)
+        return out
+
+    def add_totals(self, along: Tensor) -> None:
+        """dλ += the derivatives by every value, joined in the order of `bound`, shape (D,)."""
+        parts = torch.split(along, [bound.initial.numel() for bound in self.bound.values()])
+        for (name, bound), part in zip(self.bound.items(), parts, strict=True):
+            self._totals[name].add_(part.view(bound.shape))
+
     # ------------------------------------------------------------------ outer loss
 
     def outer_gradient(self, examples: Examples, out: Tensor, poll: Callable[[], None]) -> Tensor:
@@ -406,6 +530,25 @@ class Objective:
     def _rows_of(self, batch: Batch) -> dict[str, Tensor]:
         """What the batch takes of the hyperparameters with one entry per training example."""
         return {name: self.values[name].index_select(0, batch.index) for name in self._row_names}
+
+    def _product(
+        self,
+        batch: Batch,
+        cotangent: Tensor,
+        prepare: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
+        take = self.second_derivatives if self.hvp == "exact" else self.difference_product
+        return take(batch, cotangent, prepare)
+
+    def _subtract(self, parts: Sequence[Tensor | None], out: Tensor) -> None:
+        for slot, part in zip(self.slots, parts, strict=True):
+            if part is not None:
+                out[slot.start : slot.stop].view(slot.shape).sub_(part)
+
+    def _same_noise(self) -> AbstractContextManager[None]:
+        """What the model draws inside is drawn again after it."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        return torch.random.fork_rng(devices, enabled=self.stochastic)
 
     def _flat_gradient(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """∇_w L with its penalties, from the parts that autograd gave."""

@@ -78,6 +78,7 @@ class Passes:
         elif self._end is not None:
             run.state.copy_(self._end)
         recorder = self._recorders.pop(method)
+        objective.hvp = method.hvp
         started = time.perf_counter()
         objective.begin_products()
         try:

@@ -39,11 +39,27 @@ class Penalties:
 
     def subtract_product(self, weights: Tensor, cotangent: Tensor, out: Tensor) -> None:
         """out -= H u, shape (P,), H being 0 for k = 1; and keeps what `gather` needs."""
-        assert self._coefficients is not None
         assert self._products is not None
+        self.subtract_curvature(cotangent, out)
+        self._products.addcmul_(self._slope(weights), cotangent)
+
+    def subtract_curvature(self, cotangent: Tensor, out: Tensor) -> None:
+        """out -= H u, shape (P,)."""
+        assert self._coefficients is not None
         if self._power == 2:
             out.addcmul_(self._coefficients, cotangent, value=-1.0)
-        self._products.addcmul_(self._slope(weights), cotangent)
+
+    def add_along(
+        self, weights: Tensor, along: Tensor, values: Mapping[str, Tensor], out: Tensor
+    ) -> None:
+        """out += H z + (∂²/∂w∂e^λ) e for directions z of the weights, e of the values: (D, P)."""
+        assert self._coefficients is not None
+        if self._power == 2:
+            out.addcmul_(self._coefficients, along)
+        coefficients = torch.zeros_like(out)
+        for penalty in self._bound:
+            penalty.spread(values[penalty.name], coefficients)
+        out.addcmul_(coefficients, self._slope(weights), value=self._power)
 
     def subtract_totals(self, totals: Mapping[str, Tensor]) -> None:
         """totals -= ∂/∂e^λ Σ <∇_w penalty, u> over the products since `begin_products`."""

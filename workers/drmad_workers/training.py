@@ -1,6 +1,7 @@
 """The inner training run: its settings, its forward pass, and what is kept of its path."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -144,6 +145,14 @@ class TrainingRun:
         if self.objective.stochastic:
             torch.manual_seed(self._minibatches.step_seed(step))
         return self._minibatches.join(step, count)
+
+    def epoch(self, rows: int) -> Iterator[tuple[Batch, float]]:
+        """The minibatches of the first epoch, joined up to about `rows`, and their share of it."""
+        total = self._minibatches.per_epoch
+        each = max(1, rows // self._minibatches.batch_size)
+        for start in range(0, total, each):
+            count = min(each, total - start)
+            yield self.batch(start, count), count / total
 
     def forward(self, recorder: Recorder) -> None:
         """Trains from w_0, which stands in the objective, to w_T.

@@ -112,6 +112,7 @@ class Tuner:
             memory_rows=training.memory_rows,
             autocast=training.precision == "bfloat16",
         )
+        self._objective.hvp = method.hvp
         self._epoch = self._train.rows // max(1, training.batch_size)
         with self._own_randomness():
             self._objective.attach()

@@ -128,7 +128,7 @@ class Auto(Method):
 
     def recorder(self, run: TrainingRun) -> Recorder:
         """That of replay: without its memory of earlier looks, auto is exact."""
-        return Replay().recorder(run)
+        return Replay(hvp=self.hvp).recorder(run)
 
     def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
         Replay().backward(run, recorder, adjoint)
@@ -156,7 +156,7 @@ class Auto(Method):
         small = training.steps * copy_bytes <= PATH_BYTES
         exact: Method = Stored() if small else Replay()
         reason = self._reason(choice, iteration, moments)
-        tried = [exact, *candidates(training, bound)]
+        tried = [replace(m, hvp=self.hvp) for m in (exact, *candidates(training, bound))]
         return Plan(self, choice, iteration, moments, training, tried, reason)
 
     def _reason(

@@ -12,14 +12,15 @@ Methods differ in ŵ_t, the point where step t is linearised, and in which steps
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.objective import Hvp
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 GROWTH_BOUND = 1e8
@@ -42,7 +43,14 @@ class Method(ABC):
 
     A method is used in this order: `check` and `refuses`, `recorder` (given to the forward pass),
     and after the outer gradient stands in the adjoint, `backward`.
+
+    Attributes:
+        hvp: products with the Hessian are "exact", by differentiating twice, or a
+            "finite_difference" of two gradients, for models whose kernels cannot be
+            differentiated twice; see Objective.difference_product.
     """
+
+    hvp: Hvp = field(default="exact", kw_only=True)
 
     name: ClassVar[str]
 
@@ -195,6 +203,10 @@ def require_derivatives(
     method: Method, bound: Iterable[BoundHyperparameter], training: TrainingConfig
 ) -> None:
     """Raises ProblemError naming the first hyperparameter that the method refuses."""
+    if method.hvp not in get_args(Hvp):
+        raise ProblemError(
+            f"hvp must be exact or finite_difference, got {method.hvp!r}", "hypergradient.hvp"
+        )
     for hyperparameter in bound:
         reason = method.refuses(hyperparameter, training)
         if reason is not None:

@@ -5,7 +5,7 @@ of deep neural networks, 1601.00917.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal, get_args
 
@@ -89,7 +89,12 @@ class Shortcut(Method):
             raise ProblemError(
                 f"preset must be paper or paper_tenth, got {self.preset!r}", "hypergradient.preset"
             )
-        if self.preset and self not in (
+        if self.curvature == "gauss_newton" and self.hvp == "finite_difference":
+            raise ProblemError(
+                "curvature gauss_newton is a product of its own: use it with hvp exact",
+                "hypergradient.hvp",
+            )
+        if self.preset and replace(self, hvp="exact") not in (
             Shortcut(preset=self.preset),
             Shortcut(preset=self.preset, contraction=False),
         ):

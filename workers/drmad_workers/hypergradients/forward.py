@@ -1,0 +1,153 @@
+"""The exact hypergradient in forward mode, for few hyperparameters.
+
+[Franceschi2017] Forward and reverse gradient-based hyperparameter optimization, 1703.01785.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from drmad_workers.dynamics import Factor
+from drmad_workers.errors import HypergradientDiverged, ProblemError
+from drmad_workers.hypergradients.base import GROWTH_BOUND, Adjoint, Method
+from drmad_workers.hyperparameters import BoundHyperparameter, BoundRate
+from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+
+MOST = 256
+"""Hyperparameters in one tensor: beyond a few dozen replay is faster anyway."""
+
+
+@dataclass(frozen=True)
+class Forward(Method):
+    """The training run is differentiated as it goes, one tangent for each of D hyperparameters.
+
+        Z_{t+1} = ∂Φ_t/∂(w, v) Z_t + ∂Φ_t/∂λ,    Z_0 = ∂(w_0, v_0)/∂λ,    dλ = ∂f/∂λ + Z_Tᵀ ∇f(w_T)
+
+    with Φ_t the step of the inner optimizer ([Franceschi2017]). Exact; nothing is kept of the
+    path, and the hypergradient is there when the training ends.
+
+    Cost: T D Hessian-vector products, batched over the hyperparameters.
+    Memory: D tangents of the state (2 copies of the weights each, of Adam 3), and about as many
+    again while they take a step; whatever T.
+    """
+
+    name: ClassVar[str] = "forward"
+
+    def check(self, training: TrainingConfig) -> None:
+        if self.hvp != "exact":
+            raise ProblemError(
+                f"forward differentiates twice, and hvp {self.hvp} does not: use replay with it",
+                "hypergradient.hvp",
+            )
+
+    def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
+        count = bound.initial.numel()
+        if count > MOST:
+            return f"it carries a tangent for each entry, at most {MOST}, and this has {count}"
+        return None
+
+    def recorder(self, run: TrainingRun) -> "Tangents":
+        return Tangents(run)
+
+    def backward_total(self, training: TrainingConfig) -> int:
+        return 1
+
+    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, Tangents)
+        adjoint.begin(contraction=False)
+        weights = recorder.state[0]
+        run.objective.add_totals(weights @ adjoint.weights)
+        adjoint.weights.zero_()  # the tangents begin at w_0: nothing is left to walk back
+        adjoint.products = run.steps * len(weights)
+        run.monitor.advance()
+
+
+class Tangents:
+    """∂(w, memory)/∂λ, carried along with the training.
+
+    Attributes:
+        state: shape (1 + S, D, P).
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        objective = run.objective
+        bound = objective.bound
+        sizes = [hyperparameter.initial.numel() for hyperparameter in bound.values()]
+        basis = torch.eye(sum(sizes), dtype=objective.dtype, device=objective.device)
+        columns = torch.split(basis, sizes, dim=1)
+        self._values = {
+            name: part.reshape(len(basis), *bound[name].shape)
+            for name, part in zip(bound, columns, strict=True)
+        }
+        self._rates = {
+            hyperparameter.role: self._values[name].view(len(basis), *hyperparameter.layout)
+            for name, hyperparameter in bound.items()
+            if isinstance(hyperparameter, BoundRate)
+        }
+        self.state = run.state.new_zeros(len(run.state), len(basis), run.state.shape[1])
+        self._bound = math.inf
+        self._check_every = 1 if objective.device.type == "cpu" else 50
+        self.next_step = 0
+
+    def visit(self, step: int, run: TrainingRun) -> None:
+        """Takes the tangents through `step`, before the training takes it.
+
+        Raises:
+            HypergradientDiverged: they grew past a bound, or are not finite.
+        """
+        objective = run.objective
+        if step == 0:
+            objective.begin_products()
+            self.state[0].copy_(objective.initial_along(self._values))
+        buffers = objective.buffers()
+        gradient, along = objective.gradient_along(run.batch(step), self.state[0], self._values)
+        objective.restore_buffers(buffers)
+        self._push(step, run, gradient, along)
+        self.next_step = step + 1 if step + 1 < run.steps else -1
+        if step % self._check_every == 0 or self.next_step < 0:
+            self._check(step, run.steps)
+
+    def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:
+        """Z <- the derivative of the update along (Z, that of the gradient, those of the rates).
+
+        The update is elementwise, so that its Jacobian is a few vectors of shape (P,).
+        """
+        dynamics = run.dynamics
+        inputs = [row.detach().requires_grad_() for row in (*run.state, gradient)]
+        tangents = [*self.state, along]
+        factors: list[Factor] = []
+        for rate, directions in (
+            (dynamics.learning_rate, self._rates.get("learning_rate")),
+            (dynamics.momentum, self._rates.get("momentum")),
+        ):
+            factor = rate.factor(step)
+            if directions is not None:
+                factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
+                inputs.append(factor)
+                column = directions[:, :, step if rate.per_step else 0]
+                if rate.per_layer:
+                    counts = torch.tensor(rate.sizes, device=column.device)
+                    column = torch.repeat_interleave(column, counts, dim=1)
+                tangents.append(column)
+            factors.append(factor)
+        rows = len(run.state)
+        with torch.enable_grad():
+            after = dynamics.updated(step, inputs[:rows], inputs[rows], *factors)
+        pushed = torch.zeros_like(self.state)
+        for row, out in zip(after, pushed, strict=True):
+            slopes = torch.autograd.grad(row.sum(), inputs, retain_graph=True, allow_unused=True)
+            for slope, tangent in zip(slopes, tangents, strict=True):
+                if slope is not None:
+                    out.addcmul_(slope, tangent)
+        self.state = pushed
+
+    def _check(self, step: int, steps: int) -> None:
+        norm = float(torch.linalg.vector_norm(self.state[0]))
+        if not norm <= self._bound or not math.isfinite(norm):
+            raise HypergradientDiverged(step, norm, self._bound)
+        if self._bound == math.inf and norm > 0.0:
+            # Without any stretching the tangents add up over the steps.
+            self._bound = GROWTH_BOUND * steps * norm
