@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from drmad_client.api import AsyncClient, AsyncJobs, Client
+from drmad_client.api import AsyncClient, AsyncCode, AsyncJobs, Client
 from drmad_client.jobs import AsyncJob, AsyncJobPage
 
-_WRAPPED = (AsyncClient, AsyncJobs, AsyncJob, AsyncJobPage)
+_WRAPPED = (AsyncClient, AsyncCode, AsyncJobs, AsyncJob, AsyncJobPage)
 
 
 MakeClient = Callable[..., Client]

@@ -74,11 +74,13 @@ def test_the_tutorial_runs_as_it_is_printed(environment: dict[str, str], tmp_pat
     page = ROOT / "docs" / "tutorial.md"
     blocks = run(page, tmp_path, environment)
     printed = {text.splitlines()[0]: shown for text, shown in blocks}
-    corner, middle = map(float, re.findall(r"-\d+\.\d", printed["python tune_here.py"])[-2:])
-    assert corner != middle
-    errors = re.findall(r"(\d+\.\d)% retrained, (\d+\.\d)%", printed["python retrain.py"])
-    assert float(errors[0][0]) == pytest.approx(float(errors[0][1]), abs=3.0)
-    assert "extended: 25" in printed["python go_on.py"]
+    losses = re.findall(r"validation loss (\S+)", printed["python tune_here.py"])
+    assert len(losses) == 5
+    assert "small net" in printed["python look.py"]
+    assert "extended to 15 meta-iterations" in printed["python go_on.py"]
+    untuned, tuned, service = map(float, re.findall(r"(\d+\.\d)%", printed["python retrain.py"]))
+    assert tuned == pytest.approx(service, abs=5.0)  # 200 examples: one run is not like another
+    assert untuned - tuned > 3.0
     assert "problem.data.name: must be one of" in printed["python wrong.py"]
 
 
@@ -114,7 +116,7 @@ def test_templates_run_as_they_are(environment: dict[str, str], tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", done.stdout)]
     assert len(losses) == 15
-    assert min(losses) < losses[0]
+    assert min(losses) < 0.8 * losses[0]
 
 
 @pytest.mark.full
