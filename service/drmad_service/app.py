@@ -57,6 +57,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         version=drmad_client.__version__,
         summary="Tune thousands of hyperparameters of a PyTorch model by gradient.",
         lifespan=lifespan,
+        docs_url=None,  # the dashboard has a page for it
+        redoc_url=None,
     )
     problems.install(app)
     refusals: dict[int | str, dict[str, Any]] = {401: PROBLEM, 403: PROBLEM}

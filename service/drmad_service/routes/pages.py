@@ -22,7 +22,7 @@ from drmad_client.specs import JobSpec
 from drmad_service import vectors
 from drmad_service.auth import PrincipalDependency, signed_in
 from drmad_service.changes import Changes
-from drmad_service.dashboard import comparison, editing, job_view, snippets
+from drmad_service.dashboard import comparison, editing, job_view, reference, snippets
 from drmad_service.dashboard.rendering import examples, page
 from drmad_service.errors import JobNotFound, NotSignedIn, ResultNotFound
 from drmad_service.routes import cluster
@@ -224,6 +224,14 @@ async def cluster_page(
 ) -> Response:
     view = await cluster.retrieve(store, overview)
     return await page(request, "cluster.html", principal=principal, cluster=view)
+
+
+@router.get("/docs")
+async def api(request: Request, principal: PrincipalDependency) -> Response:
+    """What the API offers, as the OpenAPI document has it."""
+    document = request.app.openapi()
+    groups = reference.calls(document)
+    return await page(request, "api.html", principal=principal, api=document, groups=groups)
 
 
 @router.get("/sign-in")
