@@ -68,6 +68,14 @@ def up(
     ] = "",
     data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
     cpus: Cpus = None,
+    max_memory: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_MAX_MEMORY",
+            min=0,
+            help="MiB that our own Redis may hold; new jobs are refused above 80 %, 0 never does.",
+        ),
+    ] = 2048,
     no_browser: Annotated[
         bool, typer.Option("--no-browser", envvar="DRMAD_NO_BROWSER", help="Open no browser.")
     ] = False,
@@ -95,6 +103,7 @@ def up(
         redis_url or None,
         serve=["--port", str(port)],
         schedule=schedule_arguments,
+        max_memory_bytes=max_memory << 20,
     )
 
 

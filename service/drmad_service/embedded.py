@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -24,11 +25,16 @@ _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 bytes
 class EmbeddedRedis:
     """A Redis of our own under `home`, on a Unix socket that only this user can open.
 
-    Its append-only file survives `kill -9`. One that a killed `drmad up` left running is adopted:
+    What it answered survives `kill -9`: every write reaches the kernel before its answer, whatever
+    the disk does. (With `appendfsync everysec` Redis holds writes back for up to two seconds while
+    the disk is busy.) `sync` brings them to the disk; who runs the server calls it every second, so
+    that a power loss costs no more. One that a killed `drmad up` left running is adopted:
     the server inherits a locked file and so holds the lock exactly as long as it lives.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, max_memory_bytes: int = 0) -> None:
+        """`max_memory_bytes` is what the server may hold; 0 for no limit."""
+        self._max_memory_bytes = max_memory_bytes
         self._folder = home / "redis"
         self._log = self._folder / "redis.log"
         self._socket = self._folder / "redis.sock"
@@ -71,8 +77,12 @@ class EmbeddedRedis:
                 last = log.read_text(errors="replace")[-500:] if log.exists() else ""
                 raise ServiceStartError(f"Redis exited at once; its log {log} ends with:\n{last}")
             time.sleep(0.01)
+        with Redis.from_url(self.url) as redis:  # one that was adopted may have another budget
+            redis.config_set("maxmemory", self._max_memory_bytes)
 
     def _launch(self, lock: int) -> None:
+        if self._process is not None:
+            self._process.wait()  # it is dead: the lock is ours
         self._socket.unlink(missing_ok=True)
         options = {
             "port": "0",
@@ -80,7 +90,7 @@ class EmbeddedRedis:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "no",
             "save": "",
             "maxmemory-policy": "noeviction",
             "logfile": str(self._log),
@@ -104,6 +114,12 @@ class EmbeddedRedis:
             self._process.wait()
         while self.is_running():
             time.sleep(0.01)
+
+    def sync(self) -> None:
+        """Wait until the disk holds what was answered up to now."""
+        for path in (self._folder / "appendonlydir").glob("*.aof"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def _answers(self) -> bool:
         """Whether the server has read its file."""

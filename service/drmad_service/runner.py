@@ -284,11 +284,10 @@ class Runner:
 
     async def _last_lines(self) -> None:
         """Keep what the replicas printed since they were last asked, if they still answer."""
-        for number in range(len(self._replicas.actors)):
-            # Asked for twice: the first answer may be older than the last line.
-            for _ in range(2):
-                if number in self._reports:
-                    await asyncio.wait([self._reports[number]], timeout=_LAST_LINES_S)
+        for _ in range(2):  # the answer that is on its way may be older than the last line
+            if self._reports:
+                await asyncio.wait(self._reports.values(), timeout=_LAST_LINES_S)
+            for number in range(len(self._replicas.actors)):
                 report = self._reported(number)
                 if report is not None and report.lines:
                     await self._store.log(self._lease, number, report.lines)

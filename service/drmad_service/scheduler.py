@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
 from drmad_service.cancellation import cancel_and_wait
-from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, StoreFull
 from drmad_service.ids import new_id
 from drmad_service.nodes import keep_telling
 from drmad_service.replicas import RayLost, ray_capacity
@@ -124,14 +124,21 @@ class Scheduler:
                 continue
             for lease, task in list(self._driven.items()):
                 if lease.job_id in lost:
+                    logger.warning("the lease was lost", extra={"job_id": lease.job_id})
                     task.cancel()
 
     async def _sweep(self) -> None:
-        """Delete jobs that ended longer ago than they are kept."""
+        """Delete what ended longer ago than it is kept, and warn while the store is full."""
         while True:
             began = time.monotonic()
             with contextlib.suppress(RedisError):
                 kept_ms = self._settings.keep_ended_s * 1000
                 if deleted := await self._store.delete_ended_before(kept_ms):
                     logger.info("deleted %d old jobs", deleted)
+                if deleted := await self._store.delete_unused_code(kept_ms):
+                    logger.info("deleted %d archives of code that no job names", deleted)
+                try:
+                    await self._store.must_have_room()
+                except StoreFull as error:
+                    logger.warning("no new jobs: %s", error)
             await asyncio.sleep(max(0.0, _SWEEP_S - (time.monotonic() - began)))

@@ -29,7 +29,7 @@ from drmad_client.records import (
 )
 from drmad_client.specs import JobSpec
 from drmad_service import keys, rows
-from drmad_service.blobs import CHUNK_BYTES, Blobs, thinned
+from drmad_service.blobs import CHUNK_BYTES, COPY_S, Blobs, thinned
 from drmad_service.errors import (
     ActionRefused,
     IdempotencyConflict,
@@ -131,7 +131,7 @@ class Store:
             IdempotencyConflict: the key was used with another spec.
             StoreFull: too little of the memory budget is left.
         """
-        await self._must_have_room()
+        await self.must_have_room()
         return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
 
     async def fork(self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local") -> Job:
@@ -140,7 +140,7 @@ class Store:
         Raises:
             ResultNotFound: the vectors of that meta-iteration are not kept.
         """
-        await self._must_have_room()
+        await self.must_have_room()
         kept = await self._kept(job_id, iteration)
         fork_id = new_id("job")
         await self._blobs.copy(job_id, fork_id, kept["state"])
@@ -232,7 +232,7 @@ class Store:
 
     async def extend(self, job: Job, spec: JobSpec) -> Job:
         """Queue a job that has ended again, with more meta-iterations in its spec and new time."""
-        await self._must_have_room()
+        await self.must_have_room()
         job_id = job.id
         progress = job.progress.model_copy(
             update={"iterations": spec.meta.iterations, "remaining_s": None, "spent_s": 0.0}
@@ -264,6 +264,26 @@ class Store:
         for raw in ids:
             await self._scripts.run("delete", raw.decode(), *keys.PARTS)
         return len(ids)
+
+    async def delete_unused_code(self, milliseconds_ago: float) -> int:
+        """Delete code that nobody asked for so long and that no job names. Returns how much."""
+        seconds, micros = await self._redis.time()
+        horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
+        old = {raw.decode() for raw in await self._redis.zrangebyscore(keys.CODES, "-inf", horizon)}
+        if not old:
+            return 0
+        pipe = self._redis.pipeline(transaction=False)
+        for raw in await self._redis.zrange(keys.JOBS, 0, -1):
+            pipe.hget(keys.job(raw.decode()), "spec")
+        for spec in filter(None, await pipe.execute()):
+            code = json.loads(spec)["problem"].get("code") or ""
+            if (sha256 := code.removeprefix("sha256:")) in old:
+                old.remove(sha256)
+                await self._touch_code(sha256)  # looked at again when it is old again
+        for sha256 in old:
+            await self._redis.unlink(keys.code(sha256))
+            await self._redis.zrem(keys.CODES, sha256)
+        return len(old)
 
     # Results
 
@@ -337,7 +357,7 @@ class Store:
 
     async def put_code(self, sha256: str, content: bytes) -> bool:
         """Keep an archive under the digest of its bytes. Returns whether it is new."""
-        await self._must_have_room()
+        await self.must_have_room()
         key = keys.code(sha256)
         is_new = not await self._redis.exists(key)
         if is_new:
@@ -346,7 +366,11 @@ class Store:
             for number, start in enumerate(parts):
                 chunk = content[start : start + CHUNK_BYTES]
                 await self._redis.hset(being_written, str(number), chunk)
-            await self._redis.rename(being_written, key)
+                await self._redis.expire(being_written, COPY_S)
+            done = self._redis.pipeline(transaction=True)
+            done.persist(being_written)
+            done.rename(being_written, key)
+            await done.execute()
         await self._touch_code(sha256)
         return is_new
 
@@ -587,6 +611,8 @@ class Store:
         tenant: str,
     ) -> tuple[Job, bool]:
         body = spec.model_dump_json()
+        if spec.problem.kind == "code":
+            await self._touch_code(spec.problem.code.removeprefix("sha256:"))
         described = {
             "spec": body,
             "tenant": tenant,
@@ -609,7 +635,11 @@ class Store:
             raise IdempotencyConflict(idempotency_key or "")
         return await self.get(created_id), outcome == "created"
 
-    async def _must_have_room(self) -> None:
+    async def must_have_room(self) -> None:
+        """
+        Raises:
+            StoreFull: too little of the memory budget is left for anything new.
+        """
         memory = await self._redis.info("memory")
         budget, used = memory["maxmemory"], memory["used_memory"]
         if budget and used > FULL * budget:

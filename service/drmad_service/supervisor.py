@@ -52,7 +52,11 @@ class _Child:
 
 
 def supervise(
-    home: Path, redis_url: str | None, serve: Sequence[str], schedule: Sequence[str]
+    home: Path,
+    redis_url: str | None,
+    serve: Sequence[str],
+    schedule: Sequence[str],
+    max_memory_bytes: int = 0,
 ) -> None:
     """Run everything until SIGINT or SIGTERM.
 
@@ -60,6 +64,7 @@ def supervise(
         home: holds the state, the logs and a lock.
         redis_url: of a Redis that is there already; None runs our own under `home`.
         serve, schedule: arguments of `drmad serve` and `drmad schedule`, but for the Redis.
+        max_memory_bytes: of our own Redis; 0 for no limit.
     Raises:
         ServiceStartError: another `drmad up` has this home, or Redis did not start.
     """
@@ -67,10 +72,11 @@ def supervise(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     with _locked(home), contextlib.ExitStack() as exits:
-        redis = None if redis_url else EmbeddedRedis(home)
+        redis = None if redis_url else EmbeddedRedis(home, max_memory_bytes)
         if redis is not None:
             redis.start()
             exits.callback(redis.stop)
+            exits.enter_context(_synced(redis))
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
         children = [
@@ -93,6 +99,27 @@ def supervise(
                 stopping.wait(0.2)
         finally:
             _stop(children)
+
+
+@contextmanager
+def _synced(redis: EmbeddedRedis) -> Iterator[None]:
+    """Bring what Redis answered to the disk, every second."""
+    over = threading.Event()
+
+    def sync() -> None:
+        while not over.wait(1.0):
+            try:
+                redis.sync()
+            except OSError:
+                logger.exception("the disk does not take what Redis wrote")
+
+    thread = threading.Thread(target=sync, daemon=True, name="sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def exit_with_parent() -> None:

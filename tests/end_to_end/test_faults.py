@@ -7,12 +7,14 @@ over, and writes the table of docs/faults.md where DRMAD_FAULTS_TABLE names a fi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 
 from drmad_client.api import Client
+from drmad_client.errors import ConnectionFailed, ServerError
 from drmad_client.jobs import Job
 from drmad_client.records import JobStatus
 from drmad_service.embedded import EmbeddedRedis
@@ -71,8 +74,11 @@ class Victim:
     def __init__(self, home: Path) -> None:
         self.service = Service(home, "--cpus", "1")
         self.service.environment |= FAST
-        self.service.start()
         self.seen: dict[int, str] = {}
+
+    def learn(self) -> None:
+        """What the job gives when nothing disturbs it."""
+        self.service.start()
         with self.service.client() as client:
             job = client.jobs.wait(self.submit(client).id, timeout_s=120)
             self.undisturbed = numbers(client, job)
@@ -116,15 +122,17 @@ class Victim:
                 os.kill(pid, signal.SIGKILL)
 
     def next_commit(self, job_id: str, before: int) -> float:
-        """When the job has committed more than `before`, or has ended."""
+        """When the job has committed more than `before`, and the API tells of it."""
         deadline = time.monotonic() + RECOVERY_S
+        seen = None
         with self.service.client() as client:
             while time.monotonic() < deadline:
-                job = client.jobs.retrieve(job_id)  # tries again while the API is away
-                if job.progress.iteration > before or job.status.is_terminal:
-                    return time.monotonic()
+                with contextlib.suppress(ConnectionFailed, ServerError):
+                    seen = client.jobs.retrieve(job_id)
+                    if seen.progress.iteration > before or seen.status.is_terminal:
+                        return time.monotonic()
                 time.sleep(0.02)
-        raise AssertionError(f"{job!r} did not go on: {job.transitions}")
+        raise AssertionError(f"{seen!r} did not go on: {seen and seen.transitions}")
 
     def processes(self) -> dict[int, str]:
         """Of the service, with a Redis that outlived its parent."""
@@ -162,14 +170,25 @@ def command_of(pid: int) -> str:
         return ""
 
 
+@contextmanager
+def running(home: Path) -> Iterator[Victim]:
+    """A service with its undisturbed job. Afterwards none of all processes ever seen is left."""
+    victim = Victim(home)
+    try:
+        victim.learn()
+        yield victim
+    finally:
+        left = victim.stop()
+    assert left == []
+
+
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    victim = Victim(tmp_path_factory.mktemp("faults"))
-    yield victim
-    assert victim.stop() == []
+    with running(tmp_path_factory.mktemp("faults")) as victim:
+        yield victim
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if " and " not in fault])
 def test_killed_with_minus_nine_the_job_goes_on_as_if_nothing_had_been(
     victim: Victim, fault: str
 ) -> None:
@@ -179,16 +198,15 @@ def test_killed_with_minus_nine_the_job_goes_on_as_if_nothing_had_been(
 
 @pytest.mark.full
 def test_many_rounds_of_random_faults(tmp_path: Path) -> None:
-    victim, chance = Victim(tmp_path / "home"), random.Random(4)
+    chance = random.Random(4)
     outcomes: dict[str, list[Outcome]] = defaultdict(list)
-    for number in range(ROUNDS):
-        fault = list(FAULTS)[number % len(FAULTS)]
-        outcomes[fault].append(victim.round(fault, chance))
-    left = victim.stop()
+    with running(tmp_path / "home") as victim:
+        for number in range(ROUNDS):
+            fault = list(FAULTS)[number % len(FAULTS)]
+            outcomes[fault].append(victim.round(fault, chance))
     if file := os.environ.get("DRMAD_FAULTS_TABLE"):
         Path(file).write_text(table(outcomes))
     assert [o for found in outcomes.values() for o in found if not o.is_good] == []
-    assert left == []
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:

@@ -550,3 +550,10 @@ async def test_new_reader_of_trimmed_events_is_told(redis: Redis, spec: JobSpec)
     for number in range(300):
         await store.warn(lease, "noise", str(number))
     assert (await store.events(lease.job_id))[0].type == "reset"
+
+
+async def test_code_that_no_job_names_is_deleted_when_it_is_old(store: Store) -> None:
+    await store.put_code("ab" * 32, b"zip")
+    assert await store.delete_unused_code(3_600_000) == 0
+    assert await store.delete_unused_code(-1000) == 1
+    assert not await store.has_code("sha256:" + "ab" * 32)

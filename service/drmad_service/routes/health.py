@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from drmad_service.errors import StoreFull
 from drmad_service.routes.dependencies import PROBLEM, StoreDependency
 
 router = APIRouter(tags=["health"])
@@ -17,6 +18,9 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: PROBLEM})
 async def readyz(store: StoreDependency) -> dict[str, str]:
-    """Redis answers too."""
-    await store.ping()
+    """Redis answers too; `warning` says that it is too full for new jobs."""
+    try:
+        await store.must_have_room()
+    except StoreFull as error:
+        return {"status": "ready", "warning": str(error)}
     return {"status": "ready"}
