@@ -40,6 +40,8 @@ _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
 _LAST_LINES_S = 0.5
 """A replica that does not answer so long has nothing more to say."""
+_TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
+"""Methods that are exact over the whole run, or measure by themselves."""
 _FINISHED = {
     "iterations": "every meta-iteration asked for is done",
     "patience": "the validation loss no longer improves",
@@ -107,6 +109,7 @@ class Runner:
             try:
                 if point is None or not self._replicas.actors:
                     point = await self._start()
+                    await self._measure(point)
                 point = await self._meta_iteration(point)
                 self._failures = 0
                 if time.monotonic() > self._looked + self._settings.poll_s:
@@ -142,6 +145,34 @@ class Runner:
         status = await self._store.act(self._lease, Action.RUN, "started")
         self._heed(status, between_iterations=True)
         return point
+
+    async def _measure(self, point: ResumePoint) -> None:
+        """Hold an approximate method against the exact one, once a job; warn of a poor one."""
+        job_id = self._lease.job_id
+        method = self._spec.hypergradient
+        known = method.method in _TRUSTED and getattr(method, "horizon", None) is None
+        if known or await self._store.fidelity(job_id):
+            return
+        state = State(point.tensors, point.scalars)
+        (report,) = await self._attended(
+            [self._replicas.actors[0].fidelity.remote(state, point.iteration)]
+        )
+        if isinstance(report, Failure):
+            message = f"the method could not be held against the exact one: {report.message}"
+            await self._store.keep_fidelity(self._lease, {"failure": message})
+            await self._store.warn(self._lease, "fidelity_unknown", message)
+            return
+        await self._store.keep_fidelity(self._lease, report)
+        (prediction,) = report["predictions"]
+        if prediction["doubtful"]:
+            cosine = prediction["figure"]["cosine"]
+            found = "diverges" if cosine is None else f"has a cosine of {cosine:.2f}"
+            await self._store.warn(
+                self._lease,
+                "fidelity_low",
+                f"{method.method}'s hypergradient {found} to the exact one on "
+                "this problem; hypergradient: {method: auto} chooses one that can be trusted",
+            )
 
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
         """Compute and commit one meta-iteration. Returns where the next one begins."""

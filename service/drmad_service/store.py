@@ -341,6 +341,12 @@ class Store:
         """`what` of "state" or "hypergradient" at a committed meta-iteration, as safetensors."""
         return await self._blobs.get(job_id, (await self._kept(job_id, iteration))[what])
 
+    async def fidelity(self, job_id: str) -> dict[str, Any] | None:
+        """What was measured of the job's method before its first meta-iteration, or None."""
+        await self._must_exist(job_id)
+        report = await self._redis.hget(keys.job(job_id), "fidelity")
+        return json.loads(report) if report else None
+
     async def model(self, job_id: str, which: str) -> tuple[int, bytes]:
         """Iteration and safetensors of the "best" or "last" model."""
         await self._must_exist(job_id)
@@ -537,6 +543,10 @@ class Store:
     async def warn(self, lease: Lease, code: str, message: str) -> None:
         warning = json.dumps({"code": code, "message": message})
         await self._update(lease, {}, "warning", warning)
+
+    async def keep_fidelity(self, lease: Lease, report: Mapping[str, Any]) -> None:
+        """Keep how far the job's method was found to agree with the exact one."""
+        await self._update(lease, {"fidelity": json.dumps(report)})
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
         """Keep what a replica printed; of a job, the last LOG_LINES lines."""

@@ -11,6 +11,7 @@ import yaml
 from safetensors import numpy as safetensors
 
 from drmad_client.api import Client
+from drmad_client.errors import JobFailed
 from drmad_client.records import JobStatus
 from drmad_workers.catalog import load_data
 from tests.end_to_end.running import Service
@@ -113,3 +114,28 @@ def test_result_can_be_fetched_and_used(client: Client, service: Service, tmp_pa
     assert weights.shape == (1000,)
     assert (weights > 0).all()
     assert (weights < 1).all()
+
+
+def test_method_that_points_nowhere_is_warned_of(client: Client) -> None:
+    spec = example("clean-digits.yaml") | {"meta": {"iterations": 1}}
+    trusted = client.jobs.create(spec)
+    paper = client.jobs.create(spec | {"hypergradient": {"method": "shortcut", "preset": "paper"}})
+    chosen = client.jobs.create(spec | {"hypergradient": {"method": "auto"}})
+    for job in (trusted, chosen):
+        job.wait(timeout_s=120)
+    with pytest.raises(JobFailed) as caught:
+        paper.wait(timeout_s=120)
+    assert caught.value.job.error is not None
+    assert caught.value.job.error.code == "hypergradient_diverged"
+    warnings = {
+        job.id: [e.data["code"] for e in client.jobs.events(job.id) if e.type == "warning"]
+        for job in (trusted, paper, chosen)
+    }
+    assert warnings == {trusted.id: [], paper.id: ["fidelity_low"], chosen.id: []}
+    (good,) = client.jobs.fidelity(trusted.id)["report"]["predictions"]
+    (poor,) = client.jobs.fidelity(paper.id)["report"]["predictions"]
+    assert good["figure"]["cosine"] > 0.5
+    assert (poor["figure"]["cosine"], poor["doubtful"]) == (None, True)
+    found = client.jobs.fidelity(chosen.id)
+    assert found["report"] is None
+    assert [choice["iteration"] for choice in found["choices"]] == [0]

@@ -103,6 +103,21 @@ def check(
     for method in tried:
         tuner.require(method)
     values = tuner.initial_values() if values is None else values
+    return measure(tuner, training, tried, values, iterations, iteration, should_stop, on_progress)
+
+
+def measure(
+    tuner: Tuner,
+    training: TrainingConfig,
+    tried: Sequence[Method],
+    values: Mapping[str, Tensor],
+    iterations: int,
+    iteration: int = 0,
+    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """What `check` finds, by a tuner that is there already; `training` is the tuner's own."""
+    yardstick = Replay()
     distinct = list(dict.fromkeys([yardstick, *tried]))
     (exact, *others), seconds = tuner.compare(values, distinct, iteration, should_stop, on_progress)
     if not isinstance(exact, Walk):

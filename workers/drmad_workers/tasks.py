@@ -170,6 +170,10 @@ class Replica:
         """Train at the state's hyperparameters and differentiate the validation loss."""
         return self._guarded(lambda: self._meta_iteration(state, iteration), iteration)
 
+    def fidelity(self, state: State, iteration: int) -> dict[str, Any] | Failure:
+        """How far the job's method agrees with the exact one, as drmad_workers.fidelity tells."""
+        return self._guarded(lambda: self._fidelity(state, iteration), iteration)
+
     def report(self) -> Report:
         """What runs now, and what was printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
@@ -232,6 +236,23 @@ class Replica:
                 raise user_error(error, self._folder) from error
 
         return _guarded(told, iteration)
+
+    def _fidelity(self, state: State, iteration: int) -> dict[str, Any]:
+        from drmad_client.specs import JobSpec
+        from drmad_workers import fidelity, wire
+
+        assert self._tuner is not None
+        spec = JobSpec.model_validate_json(self._spec)
+        report = fidelity.measure(
+            self._tuner,
+            wire.training(spec),
+            [wire.method(spec.hypergradient)],
+            _unpacked(state).hyperparameters,
+            spec.meta.iterations,
+            iteration,
+            on_progress=self._note,
+        )
+        return report.as_dict()
 
     def _note(self, phase: str, step: int, steps: int) -> None:
         self._progress = (phase, step, steps)

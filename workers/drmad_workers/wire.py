@@ -49,7 +49,7 @@ def tuner(
     return Tuner(
         problem(spec, data_roots, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
-        TrainingConfig(**spec.training.model_dump()),
+        training(spec),
         method(spec.hypergradient),
         seed=spec.seed,
         replica=replica,
@@ -65,6 +65,10 @@ def problem(spec: JobSpec, data_roots: Sequence[Path], code: Path | None) -> Pro
     if code is None:
         raise ProblemError("the job's code is not here; submit it with --code", "problem.code")
     return load_problem(code, stated.entrypoint, stated.options)
+
+
+def training(spec: JobSpec) -> TrainingConfig:
+    return TrainingConfig(**spec.training.model_dump())
 
 
 def kind(spec: HyperparameterSpec) -> hyperparameters.Kind:

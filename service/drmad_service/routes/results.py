@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import Field
 
-from drmad_client.records import MetaIteration, Page
+from drmad_client.records import MetaIteration, Page, Record
 from drmad_service import vectors
 from drmad_service.routes.dependencies import PROBLEM, JobId, StoreDependency
 
@@ -24,6 +25,18 @@ Which = Annotated[
     Query(description="best (lowest validation loss), last, or a number."),
 ]
 Accept = Annotated[str, Header(description=f"{SAFETENSORS} for the arrays themselves.")]
+
+
+class Fidelity(Record):
+    """How far the job's hypergradients can be trusted."""
+
+    report: dict[str, Any] | None = Field(
+        description="Of the method that the spec names, held against replay before the first "
+        "meta-iteration; null where it is exact, or where auto chooses."
+    )
+    choices: list[dict[str, Any]] = Field(
+        description="Each look of auto: its meta-iteration, the method chosen, the figures of all."
+    )
 
 
 @router.get("/history", responses=_UNKNOWN)
@@ -56,6 +69,23 @@ async def hypergradients(
 ) -> Any:
     """The derivative of the validation loss in the raw hyperparameters of a meta-iteration."""
     return await _arrays(store, job_id, "hypergradient", iteration, accept)
+
+
+@router.get("/fidelity", responses=_UNKNOWN)
+async def fidelity(job_id: JobId, store: StoreDependency) -> Fidelity:
+    """What was measured of the methods on this job's own problem, and which was chosen."""
+    choices: list[dict[str, Any]] = []
+    after: int | None = None
+    while True:
+        page = await store.history(job_id, after, limit=1000)
+        choices += [
+            {"iteration": record.iteration, **record.choice}
+            for record in page.data
+            if record.choice is not None
+        ]
+        if page.next is None:
+            return Fidelity(report=await store.fidelity(job_id), choices=choices)
+        after = int(page.next)
 
 
 @router.get("/model", response_class=Response, responses=_ARRAYS)
