@@ -19,7 +19,16 @@ HYPERPARAMETERS = (
     specs.LossWeightHyperparameter,
     specs.TensorHyperparameter,
 )
-METHODS = (specs.AutoMethod, specs.ShortcutMethod, specs.ReplayMethod)
+METHODS = (
+    specs.AutoMethod,
+    specs.ShortcutMethod,
+    specs.ReplayMethod,
+    specs.StoredMethod,
+    specs.ReversibleMethod,
+    specs.OneStepMethod,
+    specs.ImplicitMethod,
+    specs.ForwardMethod,
+)
 
 
 def describe() -> dict[str, Any]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-
-class Spec(BaseModel):
-    """Base of every part of a job: immutable, and a misspelt field is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from drmad_client.base import Spec as Spec
+from drmad_client.methods import AutoMethod as AutoMethod
+from drmad_client.methods import ForwardMethod as ForwardMethod
+from drmad_client.methods import HypergradientSpec as HypergradientSpec
+from drmad_client.methods import ImplicitMethod as ImplicitMethod
+from drmad_client.methods import OneStepMethod as OneStepMethod
+from drmad_client.methods import ReplayMethod as ReplayMethod
+from drmad_client.methods import ReversibleMethod as ReversibleMethod
+from drmad_client.methods import ShortcutMethod as ShortcutMethod
+from drmad_client.methods import StoredMethod as StoredMethod
+from drmad_client.sizes import entries
 
 
 class MlpModel(Spec):
@@ -293,96 +291,6 @@ class TrainingSpec(Spec):
     )
 
 
-class ShortcutMethod(Spec):
-    """DrMAD: backwards along a cheap path distilled from the forward pass (arXiv 1601.00917)."""
-
-    method: Literal["shortcut"] = "shortcut"
-    horizon: int | None = Field(
-        default=None,
-        ge=1,
-        description="How many of the last inner steps are differentiated; null: all of them.",
-    )
-    knots: int = Field(
-        default=15, ge=1, le=1024, description="Copies of the weights that carry the path."
-    )
-    average: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="Window of a knot's average, in inner steps; null: up to the next knot.",
-    )
-    stride: int = Field(
-        default=10,
-        ge=1,
-        le=1000,
-        description="Inner steps that one backward step stands for at most, their minibatches "
-        "joined.",
-    )
-    tolerance: float | None = Field(
-        default=0.08,
-        gt=0.0,
-        le=1.0,
-        description="How far the curvature may move the adjoint in one stride, relative to its "
-        "length; null takes every stride in full.",
-    )
-    contraction: bool = Field(
-        default=True, description="Let the adjoint grow by at most 1 % per inner step."
-    )
-    curvature: Literal["hessian", "gauss_newton"] = Field(
-        default="hessian",
-        description="gauss_newton keeps the curvature of the loss and leaves out the model's.",
-    )
-    preset: Literal["paper", "paper_tenth"] | None = Field(
-        default=None,
-        description="The published forms: paper takes T backward steps on the line from the first "
-        "to the last weights, paper_tenth T/10. It stands alone: no other option beside it.",
-    )
-
-    @model_validator(mode="after")
-    def _preset_stands_alone(self) -> Self:
-        fields = type(self).model_fields
-        beside = [
-            name
-            for name, value in self
-            if name not in ("method", "preset") and value != fields[name].default
-        ]
-        if self.preset is not None and beside:
-            raise PydanticCustomError(
-                "preset_not_alone",
-                "preset {preset} sets every option itself; remove {beside}",
-                {"preset": self.preset, "beside": ", ".join(beside)},
-            )
-        return self
-
-
-class ReplayMethod(Spec):
-    """Exact: the weights are recomputed between about √T kept snapshots."""
-
-    method: Literal["replay"] = "replay"
-    horizon: int | None = Field(
-        default=None,
-        ge=1,
-        description="How many of the last inner steps are differentiated; null: all of them.",
-    )
-
-
-class AutoMethod(Spec):
-    """The cheapest method whose hypergradient can be trusted, measured on the job itself."""
-
-    method: Literal["auto"] = "auto"
-    threshold: float = Field(
-        default=0.8,
-        gt=0.0,
-        le=1.0,
-        description="Least cosine to the exact hypergradient that a method must show.",
-    )
-
-
-HypergradientSpec = Annotated[
-    AutoMethod | ShortcutMethod | ReplayMethod, Field(discriminator="method")
-]
-
-
 class MetaSpec(Spec):
     """The outer problem: how the hyperparameters are updated."""
 
@@ -492,13 +400,8 @@ class JobSpec(Spec):
                 training.weight_decay,
                 f"must be 0 with {training.optimizer}; use an l2 hyperparameter instead",
             )
-        horizon = None if isinstance(method, AutoMethod) else method.horizon
-        if horizon is not None and horizon > training.steps:
-            yield _misfit(
-                ("hypergradient", "horizon"),
-                horizon,
-                f"must be at most training.steps, {training.steps}, got {horizon}",
-            )
+        for loc, value, message in method.misfits(training):
+            yield _misfit(loc, value, message)
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):
             if names[index] in names[:index]:
@@ -506,6 +409,14 @@ class JobSpec(Spec):
                     ("hyperparameters", index, "name"),
                     hyperparameter.name,
                     f"{names[index]!r} stands twice; give each hyperparameter a name of its own",
+                )
+            count = entries(hyperparameter, self.problem, training)
+            reason = method.refuses(hyperparameter, training.steps, count)
+            if reason is not None:
+                yield _misfit(
+                    ("hyperparameters", index, "kind"),
+                    hyperparameter.kind,
+                    f"{method.method} has no hypergradient for {names[index]}: {reason}",
                 )
             if isinstance(hyperparameter, TensorHyperparameter):
                 continue
