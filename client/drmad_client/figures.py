@@ -47,6 +47,7 @@ class Material:
         hyperparameters: what is tuned; empty before a worker has built the problem.
         before, after: raw hyperparameters of the first and of the best (or last) meta-iteration.
         image: rows and columns of an input, where it is an image.
+        fidelity: what GET fidelity answers.
     """
 
     history: Sequence[Record]
@@ -54,6 +55,7 @@ class Material:
     before: Mapping[str, Values] = field(default_factory=dict)
     after: Mapping[str, Values] = field(default_factory=dict)
     image: tuple[int, int] | None = None
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -62,8 +64,10 @@ class Material:
         history: Sequence[Record],
         before: Mapping[str, Values] | None = None,
         after: Mapping[str, Values] | None = None,
+        fidelity: Mapping[str, Any] | None = None,
     ) -> Material:
-        return cls(history, job.hyperparameters, before or {}, after or {}, image_shape(job.spec))
+        image = image_shape(job.spec)
+        return cls(history, job.hyperparameters, before or {}, after or {}, image, fidelity or {})
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class FigureKind:
     title: str
     draw: Callable[[Material], Figure]
     needs_vectors: bool = False  # draws from `before` and `after`, not from the history
+    needs_fidelity: bool = False
 
 
 def draw(name: str, material: Material, template: str | Mapping[str, Any] | None = None) -> Figure:
@@ -333,6 +338,67 @@ def seconds(history: Sequence[Record]) -> Figure:
     return _rows([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
 
 
+def memory(history: Sequence[Record]) -> Figure:
+    """Peak memory of each replica: of its device, on a CPU of its process."""
+    records = _records(history)
+    columns: dict[str, dict[int, float]] = {}
+    for record in records:
+        for figures in record.replicas:
+            column = columns.setdefault(f"replica {figures.replica}", {})
+            column[record.iteration] = figures.peak_memory_bytes
+    if not columns:
+        return _empty("no meta-iteration is committed yet")
+    data = [
+        _line(list(column), list(column.values()), name, len(columns))
+        for name, column in columns.items()
+    ]
+    axis = {"rangemode": "tozero", "tickformat": ".3s", "ticksuffix": "B"}
+    return _rows([("peak memory", data, axis)], showlegend=len(columns) > 1)
+
+
+def fidelity(measured: Mapping[str, Any]) -> Figure:
+    """Cosine of each measured method's hypergradient to the exact one, and its cost.
+
+    `measured` is what GET fidelity answers: the report of the method that a job insists on, or
+    the last look of auto. A method that diverged has no bar.
+    """
+    choices, report = measured.get("choices") or (), measured.get("report") or {}
+    found = [p["figure"] for p in report.get("predictions", ())]
+    chosen: Any = found[0]["method"] if found else None
+    if choices:
+        found, chosen = choices[-1]["figures"], choices[-1]["method"]
+    if not found:
+        return _empty(report.get("failure") or "no method was measured: this one is exact")
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [f"{_setting(figure['method'])}  " for figure in found],
+        "x": [_rounded(figure["cosine"]) for figure in found],
+        "text": [
+            "diverged" if figure["cosine"] is None else f"costs {figure['cost']:.2f} trainings"
+            for figure in found
+        ],
+        "marker": {"color": [_BLUE if f["method"] == chosen else _PALE for f in found]},
+        "hoverinfo": "text+x",
+    }
+    layout = {
+        "showlegend": False,
+        "xaxis": {"title": {"text": "cosine to the exact hypergradient"}, "range": [-1, 1.05]},
+        "yaxis": {"automargin": True, "autorange": "reversed"},
+    }
+    return {"data": [bars], "layout": layout}
+
+
+def _setting(method: Mapping[str, Any]) -> str:
+    """A method with those of its settings that say something."""
+    said = [
+        name if value is True else f"{name} {value}"
+        for name, value in method.items()
+        if name not in ("method", "hvp") and value not in (None, False)
+    ]
+    return ", ".join([str(method["method"]), *said])
+
+
 def movers(
     before: Mapping[str, Values],
     after: Mapping[str, Values],
@@ -419,6 +485,10 @@ FIGURES: dict[str, FigureKind] = {
     ),
     "cosines": FigureKind("Agreement of hypergradients", lambda m: cosines(m.history)),
     "seconds": FigureKind("Where the time goes", lambda m: seconds(m.history)),
+    "memory": FigureKind("Peak memory", lambda m: memory(m.history)),
+    "fidelity": FigureKind(
+        "Fidelity of the hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
+    ),
     "movers": FigureKind(
         "What moved the furthest",
         lambda m: movers(m.before, m.after, m.hyperparameters),

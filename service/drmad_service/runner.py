@@ -151,7 +151,7 @@ class Runner:
         job_id = self._lease.job_id
         method = self._spec.hypergradient
         known = method.method in _TRUSTED and getattr(method, "horizon", None) is None
-        if known or await self._store.fidelity(job_id):
+        if known or await self._store.fidelity_report(job_id):
             return
         state = State(point.tensors, point.scalars)
         (report,) = await self._attended(

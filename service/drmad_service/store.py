@@ -341,11 +341,26 @@ class Store:
         """`what` of "state" or "hypergradient" at a committed meta-iteration, as safetensors."""
         return await self._blobs.get(job_id, (await self._kept(job_id, iteration))[what])
 
-    async def fidelity(self, job_id: str) -> dict[str, Any] | None:
+    async def fidelity_report(self, job_id: str) -> dict[str, Any] | None:
         """What was measured of the job's method before its first meta-iteration, or None."""
         await self._must_exist(job_id)
         report = await self._redis.hget(keys.job(job_id), "fidelity")
         return json.loads(report) if report else None
+
+    async def fidelity(self, job_id: str) -> dict[str, Any]:
+        """The report, and the choices that auto made in the course of the history."""
+        choices: list[dict[str, Any]] = []
+        after: int | None = None
+        while True:
+            page = await self.history(job_id, after, limit=1000)
+            choices += [
+                {"iteration": record.iteration, **record.choice}
+                for record in page.data
+                if record.choice is not None
+            ]
+            if page.next is None:
+                return {"report": await self.fidelity_report(job_id), "choices": choices}
+            after = int(page.next)
 
     async def model(self, job_id: str, which: str) -> tuple[int, bytes]:
         """Iteration and safetensors of the "best" or "last" model."""

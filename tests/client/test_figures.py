@@ -265,3 +265,26 @@ def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "losses.json").read_text()) == figure
     figures.save(figure, tmp_path / "losses.html")
     assert "<html>" in (tmp_path / "losses.html").read_text(encoding="utf-8")
+
+
+def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
+    method = {"method": "shortcut", "horizon": 50, "preset": None}
+    poor = {"method": "shortcut", "horizon": None, "preset": "paper"}
+    looked = {
+        "method": method,
+        "figures": [
+            {"method": method, "cosine": 0.91, "cost": 1.3},
+            {"method": poor, "cosine": None, "cost": 3.1},
+        ],
+    }
+    (bars,) = figures.fidelity({"report": None, "choices": [looked]})["data"]
+    assert [label.strip() for label in bars["y"]] == [
+        "shortcut, horizon 50",
+        "shortcut, preset paper",
+    ]
+    assert bars["x"] == [0.91, None]
+    assert bars["text"] == ["costs 1.30 trainings", "diverged"]
+    report = {"predictions": [{"figure": {"method": method, "cosine": 0.4, "cost": 1.3}}]}
+    (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
+    assert bars["x"] == [0.4]
+    assert "exact" in figures.fidelity({})["layout"]["annotations"][0]["text"]

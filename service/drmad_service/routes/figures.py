@@ -53,7 +53,8 @@ async def figure(
         last = job.best.iteration if job.best else job.progress.iteration - 1
         first = int((job.forked_from or "@0").partition("@")[2])
         before, after = await _raw(store, job, first), await _raw(store, job, last)
-    material = Material.of(job, await overview.sample(job), before, after)
+    fidelity = await store.fidelity(job_id) if FIGURES[name].needs_fidelity else None
+    material = Material.of(job, await overview.sample(job), before, after, fidelity)
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)
 

@@ -74,18 +74,7 @@ async def hypergradients(
 @router.get("/fidelity", responses=_UNKNOWN)
 async def fidelity(job_id: JobId, store: StoreDependency) -> Fidelity:
     """What was measured of the methods on this job's own problem, and which was chosen."""
-    choices: list[dict[str, Any]] = []
-    after: int | None = None
-    while True:
-        page = await store.history(job_id, after, limit=1000)
-        choices += [
-            {"iteration": record.iteration, **record.choice}
-            for record in page.data
-            if record.choice is not None
-        ]
-        if page.next is None:
-            return Fidelity(report=await store.fidelity(job_id), choices=choices)
-        after = int(page.next)
+    return Fidelity(**await store.fidelity(job_id))
 
 
 @router.get("/model", response_class=Response, responses=_ARRAYS)
