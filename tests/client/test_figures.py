@@ -50,6 +50,21 @@ INFOS = [
 BEFORE = {"l2": np.zeros(16), "learning_rate": np.zeros((2, 3))}
 AFTER = {"l2": np.arange(16.0), "learning_rate": np.log([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])}
 
+TRUSTED = {"method": "shortcut", "horizon": 50, "preset": None}
+PUBLISHED = {"method": "shortcut", "horizon": None, "preset": "paper"}
+MEASURED = {
+    "report": None,
+    "choices": [
+        {
+            "method": TRUSTED,
+            "figures": [
+                {"method": TRUSTED, "cosine": 0.91, "cost": 1.3},
+                {"method": PUBLISHED, "cosine": None, "cost": 3.1},
+            ],
+        }
+    ],
+}
+
 
 def summary(*five: float, groups: dict[str, float] | None = None) -> HyperparameterSummary:
     names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
@@ -114,7 +129,7 @@ def test_every_figure_is_one_for_plotly(name: str, history: list[MetaIteration])
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_long_histories_stay_small(name: str, long_history: list[MetaIteration]) -> None:
-    figure = figures.draw(name, Material(long_history, INFOS, BEFORE, AFTER, (2, 2)))
+    figure = figures.draw(name, Material(long_history, INFOS, BEFORE, AFTER, (2, 2), MEASURED))
     assert figure["data"]
     assert len(json.dumps(figure)) < 200_000
 
@@ -268,23 +283,14 @@ def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
 
 
 def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
-    method = {"method": "shortcut", "horizon": 50, "preset": None}
-    poor = {"method": "shortcut", "horizon": None, "preset": "paper"}
-    looked = {
-        "method": method,
-        "figures": [
-            {"method": method, "cosine": 0.91, "cost": 1.3},
-            {"method": poor, "cosine": None, "cost": 3.1},
-        ],
-    }
-    (bars,) = figures.fidelity({"report": None, "choices": [looked]})["data"]
+    (bars,) = figures.fidelity(MEASURED)["data"]
     assert [label.strip() for label in bars["y"]] == [
         "shortcut, horizon 50",
         "shortcut, preset paper",
     ]
     assert bars["x"] == [0.91, None]
     assert bars["text"] == ["costs 1.30 trainings", "diverged"]
-    report = {"predictions": [{"figure": {"method": method, "cosine": 0.4, "cost": 1.3}}]}
+    report = {"predictions": [{"figure": {"method": TRUSTED, "cosine": 0.4, "cost": 1.3}}]}
     (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
     assert bars["x"] == [0.4]
     assert "exact" in figures.fidelity({})["layout"]["annotations"][0]["text"]
