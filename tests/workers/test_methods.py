@@ -43,6 +43,7 @@ from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters import Kind
 from drmad_workers.monitor import Monitor
 from drmad_workers.objective import Hvp
+from drmad_workers.passes import Walk
 from drmad_workers.training import TrainingRun
 from tests.workers.small import (
     as_given,
@@ -392,3 +393,29 @@ def test_a_short_horizon_refuses_what_acts_before_it(method: Method, kind: Kind)
         tuner_of(small_problem(), [SampleWeight(), kind], TRAINING, method)
     assert error.value.field == f"hyperparameters.{kind.name}"
     tuner_of(small_problem(), [LearningRate(per="layer")], TRAINING, method)
+
+
+def test_all_methods_walk_back_from_one_training_run() -> None:
+    """In any order, each as if it were alone: what one does to the run no other sees."""
+    training = replace(TRAINING, steps=15)
+    kinds: list[Kind] = [L2(per="layer", init=-1.0)]
+    methods: list[Method] = [
+        Forward(),
+        Reversible(),
+        Implicit(tolerance=1.0, iterations=2, damping=1.0),
+        Shortcut(),
+        OneStep(),
+        Stored(),
+        Replay(),
+    ]
+    tuner = tuner_of(mixing_problem(), kinds, training)
+    values = shaken(tuner)
+    together = tuner.compare(values, methods)[0]
+    reverse = tuner.compare(values, methods[::-1])[0]
+    for method, walked, again in zip(methods, together, reversed(reverse), strict=True):
+        assert isinstance(walked, Walk)
+        assert isinstance(again, Walk)
+        alone = tuner_of(mixing_problem(), kinds, training, method).evaluate(values, 0)
+        assert alone.backward_steps == walked.products
+        assert largest_difference(alone, walked.hypergradient) < 1e-9
+        assert torch.equal(walked.hypergradient["l2"], again.hypergradient["l2"])

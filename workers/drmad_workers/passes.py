@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from drmad_workers.batches import Examples
-from drmad_workers.errors import HypergradientDiverged
+from drmad_workers.errors import HypergradientError
 from drmad_workers.hypergradients.base import Adjoint, Method
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
@@ -70,7 +70,7 @@ class Passes:
         """The hypergradient by this method.
 
         Raises:
-            HypergradientDiverged, Stopped.
+            HypergradientError, Stopped.
         """
         run, objective = self.run, self.run.objective
         if method not in self._recorders:
@@ -91,7 +91,7 @@ class Passes:
                 objective.initialize(self._seed)
                 objective.add_initial(adjoint.weights)
             hypergradient = objective.hypergradient()
-        except HypergradientDiverged:
+        except HypergradientError:
             objective.end_products()
             raise
         finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.checks import check_problem, resolve_device
-from drmad_workers.errors import HypergradientDiverged
+from drmad_workers.errors import HypergradientError
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
@@ -151,7 +151,7 @@ class Tuner:
             on_progress: told (phase, step, total) as often.
             choice: that of the evaluation before, for `auto` to go on from.
         Raises:
-            TrainingDiverged, HypergradientDiverged, Stopped, ProblemError.
+            TrainingDiverged, HypergradientError, Stopped, ProblemError.
         """
         monitor = Monitor(should_stop, on_progress)
         if self._device.type == "cuda":
@@ -169,13 +169,13 @@ class Tuner:
         iteration: int = 0,
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
-    ) -> tuple[list[Walk | HypergradientDiverged], float]:
+    ) -> tuple[list[Walk | HypergradientError], float]:
         """What each of the methods makes of one and the same training run; see `evaluate`.
 
-        A method whose |dw| left its bound is told by its error. Also the seconds of the training.
+        A method that ended without a direction is told by its error. Also the seconds of training.
         """
         monitor = Monitor(should_stop, on_progress)
-        found: list[Walk | HypergradientDiverged] = []
+        found: list[Walk | HypergradientError] = []
         with self._own_randomness():
             try:
                 passes = self._passes(values, iteration, monitor)
@@ -185,7 +185,7 @@ class Tuner:
                 for method in methods:
                     try:
                         found.append(passes.walk(method))
-                    except HypergradientDiverged as error:
+                    except HypergradientError as error:
                         found.append(error)
                 return found, clock.seconds["forward"]
             finally:

@@ -83,7 +83,8 @@ class Method(ABC):
         """Walks back from w_T, which stands in the objective; dλ gathers in the objective.
 
         Raises:
-            HypergradientDiverged: |dw| left its bound.
+            HypergradientError: there is no direction to trust, such as HypergradientDiverged,
+                where |dw| left its bound.
             Stopped: the monitor was told to stop.
         """
 

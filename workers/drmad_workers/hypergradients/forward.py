@@ -106,8 +106,9 @@ class Tangents:
         gradient, along = objective.gradient_along(run.batch(step), self.state[0], self._values)
         objective.restore_buffers(buffers)
         self._push(step, run, gradient, along)
-        self.next_step = step + 1 if step + 1 < run.steps else -1
-        if step % self._check_every == 0 or self.next_step < 0:
+        last = step == run.steps - 1
+        self.next_step = step + 1 if not last else run.steps + 1
+        if step % self._check_every == 0 or last:
             self._check(step, run.steps)
 
     def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:

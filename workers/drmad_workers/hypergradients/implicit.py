@@ -94,7 +94,7 @@ class Implicit(Method):
         return self.iterations
 
     def recorder(self, run: TrainingRun) -> "Nothing":
-        return Nothing()
+        return Nothing(run.steps)
 
     def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
         adjoint.begin(contraction=False)
@@ -160,7 +160,8 @@ class Implicit(Method):
 class Nothing:
     """Keeps nothing of the path."""
 
-    next_step = -1
+    def __init__(self, steps: int) -> None:
+        self.next_step = steps + 1
 
     def visit(self, step: int, run: TrainingRun) -> None:
         pass

@@ -4,6 +4,7 @@
 the method that DrMAD's paper compares against.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,6 +50,13 @@ class Reversible(Method):
                 f"reversible undoes sgd and damped_sgd, not {training.optimizer}: use replay",
                 "training.optimizer",
             )
+
+    def cost(self, training: TrainingConfig) -> float:
+        return super().cost(training) + 1.0
+
+    def copies(self, training: TrainingConfig) -> float:
+        words = 3.0 + training.steps * math.log2(1.0 / max(training.momentum, 1 / DENOMINATOR)) / 47
+        return 2.0 * words
 
     def recorder(self, run: TrainingRun) -> "Undoing":
         """The run takes its steps in fixed point, up to the last one."""

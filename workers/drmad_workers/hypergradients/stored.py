@@ -37,6 +37,9 @@ class Stored(Method):
     def steps(self, training: TrainingConfig) -> range:
         return last_steps(self.horizon, training)
 
+    def copies(self, training: TrainingConfig) -> float:
+        return float(self.backward_total(training))
+
     def recorder(self, run: TrainingRun) -> "Path":
         return Path(run.steps - (self.horizon or run.steps), run.steps)
 
