@@ -69,6 +69,15 @@ def test_the_quickstart_runs_as_it_is_printed(environment: dict[str, str], tmp_p
     assert (tmp_path / "demo" / "losses.html").stat().st_size > 10_000
 
 
+def test_the_readme_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (_, built_in), (_, program), (_, own) = run(ROOT / "README.md", tmp_path, environment)
+    assert "succeeded" in built_in
+    assert "of the examples lost weight" in program
+    assert "no fault was found" in own
+    assert "succeeded" in own
+
+
 @pytest.mark.full
 def test_the_tutorial_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
     page = ROOT / "docs" / "tutorial.md"
