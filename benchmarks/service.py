@@ -1,0 +1,305 @@
+"""What the service costs: beside the engine alone, with many jobs at once, and over HTTP.
+
+    python benchmarks/service.py --quick --json service.json
+    python benchmarks/service.py --peer PATH/bin/optuna-dashboard
+
+- overhead: seconds of a meta-iteration that are not the replica's own work (dispatch, aggregate,
+  persist, publish), beside the same of `tune()`, which calls the same engine in a loop.
+- persist: committing one meta-iteration of 10^3 to 10^6 hyperparameters with Adam's state.
+- crowd: jobs queued and running at once.
+- http: requests per second and 99th percentile over 8 connections, beside optuna-dashboard's
+  requests of the same kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from drmad_client import local_key
+from drmad_client.api import Client
+from drmad_client.specs import JobSpec
+
+CONNECTIONS = 8
+TIME_S = 60.0
+
+
+def spec(iterations: int, **changes: Any) -> dict[str, Any]:
+    """1,000 sample weights; about a tenth of a second a meta-iteration."""
+    return {
+        "problem": {"data": {"name": "digits", "label_noise": 0.5}},
+        "hyperparameters": [{"kind": "sample_weight"}],
+        "training": {"optimizer": "damped_sgd", "steps": 100, "batch_size": 50},
+        "hypergradient": {"method": "shortcut", "horizon": 20},
+        "meta": {"iterations": iterations},
+    } | changes
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(command: list[str], url: str, **environment: str) -> Iterator[None]:
+    """A server as a process of its own, once it answers at `url`."""
+    process = subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + TIME_S
+        while True:
+            try:
+                if httpx.get(url, timeout=5.0).is_success:
+                    break
+            except httpx.HTTPError:
+                pass
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} did not start")
+            time.sleep(0.1)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def overhead(client: Client, iterations: int) -> dict[str, float]:
+    """Milliseconds of a meta-iteration beside the engine's own phases."""
+    import torch
+
+    from drmad_workers import wire
+    from drmad_workers.meta import initial_state, meta_update
+
+    job = client.jobs.wait(client.jobs.create(spec(iterations)).id)
+    records = list(client.jobs.history(job.id))
+    cycles = [
+        (after.at - before.at).total_seconds() - sum(after.replicas[0].seconds.values())
+        for before, after in itertools.pairwise(records)
+    ]
+    checked = JobSpec.model_validate(spec(iterations))
+    torch.set_num_threads(1)
+    tuner = wire.tuner(checked, 0, [], "cpu")
+    state, config = initial_state(tuner.hyperparameters), wire.meta(checked)
+    alone = []
+    for _ in range(iterations):
+        began = time.perf_counter()
+        evaluation = tuner.evaluate(state.hyperparameters, state.iteration)
+        state = meta_update(state, evaluation.validation_loss, evaluation.hypergradient, config)
+        alone.append(time.perf_counter() - began - sum(evaluation.seconds.values()))
+    service, loop = statistics.median(cycles[3:]), statistics.median(alone[3:])
+    return {
+        "service_ms": 1e3 * service,
+        "loop_ms": 1e3 * loop,
+        "added_ms": 1e3 * (service - loop),
+        "added_p90_ms": 1e3 * (statistics.quantiles(cycles[3:], n=10)[-1] - loop),
+    }
+
+
+def persist(counts: list[int], repeats: int) -> dict[str, float]:
+    """Milliseconds of a commit, by the number of hyperparameters."""
+    from drmad_service.embedded import EmbeddedRedis
+
+    with tempfile.TemporaryDirectory() as folder:
+        redis = EmbeddedRedis(Path(folder))
+        redis.start()
+        try:
+            return {
+                f"{count}": 1e3 * asyncio.run(_persist(redis.url, count, repeats))
+                for count in counts
+            }
+        finally:
+            redis.stop()
+
+
+async def _persist(url: str, count: int, repeats: int) -> float:
+    from drmad_client.records import Progress
+    from drmad_service.connection import connect
+    from drmad_service.store import Capacity, ResumePoint, Step, Store
+    from drmad_service.transitions import Action
+
+    record = {"validation_loss": 1.0, "training_loss": 1.0, "hypergradient_norm": 1.0}
+    async with connect(url) as redis:
+        store = Store(redis)
+        await store.create(JobSpec.model_validate(spec(1000)))
+        lease = await store.claim("benchmark", 1000.0, Capacity(8.0, 0.0))
+        assert lease is not None
+        await store.begin(lease, [], ResumePoint(0, os.urandom(14 * count), {}))
+        await store.act(lease, Action.RUN, "started")
+        times = []
+        for n in range(repeats):
+            # λ, two moments and the last direction in half precision; a gradient; a small model
+            after = ResumePoint(n + 1, os.urandom(14 * count), {})
+            step = Step(
+                n,
+                record | {"iteration": n, "method": "shortcut", "is_best": False},
+                after,
+                os.urandom(4 * count),
+                os.urandom(16_000),
+                Progress(iteration=n + 1, iterations=1000),
+                None,
+            )
+            began = time.perf_counter()
+            await store.commit(lease, step)
+            times.append(time.perf_counter() - began)
+        await store.act(lease, Action.SUCCEED, "iterations")
+        await store.delete(lease.job_id)
+    return statistics.median(times)
+
+
+def crowd(client: Client, queued: int) -> dict[str, float]:
+    """Many small jobs at once, all to their end."""
+    began = time.monotonic()
+    small = spec(1, resources={"cpus": 0.05})
+    ids = [client.jobs.create(small | {"name": f"job {n}"}).id for n in range(queued)]
+    accepted_s = time.monotonic() - began
+    most, done = 0, 0
+    while done < queued:
+        active = [client.jobs.list(status=s, limit=100) for s in ("starting", "running")]
+        most = max(most, sum(len(list(page)) for page in active))
+        done = sum(client.jobs.retrieve(job).status.is_terminal for job in ids[done:]) + done
+        time.sleep(0.5)
+    succeeded = sum(client.jobs.retrieve(job).status == "succeeded" for job in ids)
+    return {
+        "jobs": queued,
+        "succeeded": succeeded,
+        "most_at_once": most,
+        "accepted_per_s": queued / accepted_s,
+        "seconds": time.monotonic() - began,
+    }
+
+
+async def load(
+    port: int, requests: int, make: Callable[[int], tuple[str, str, bytes]], headers: str = ""
+) -> dict[str, float]:
+    """Requests per second and 99th percentile in milliseconds, over CONNECTIONS connections."""
+    numbers, times = iter(range(requests)), []
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for number in numbers:
+            method, path, body = make(number)
+            head = (
+                f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{headers}"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            began = time.perf_counter()
+            writer.write(head.encode() + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            status = int(answer.split(b" ", 2)[1])
+            if not 200 <= status < 300:
+                raise SystemExit(f"{method} {path} was answered with {status}")
+            if found := re.search(rb"content-length: (\d+)", answer, re.IGNORECASE):
+                await reader.readexactly(int(found[1]))
+            times.append(time.perf_counter() - began)
+            if re.search(rb"connection: close", answer, re.IGNORECASE) or not found:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
+    elapsed_s = time.perf_counter() - began
+    return {
+        "per_s": requests / elapsed_s,
+        "p99_ms": 1e3 * statistics.quantiles(times, n=100)[-1],
+    }
+
+
+def http(port: int, key: str, requests: int) -> dict[str, Any]:
+    body = json.dumps(spec(1, resources={"cpus": 1000})).encode()  # never runs
+    headers = f"Authorization: Bearer {key}\r\n"
+
+    posted = asyncio.run(load(port, requests, lambda _: ("POST", "/v1/jobs", body), headers))
+    with Client(f"http://127.0.0.1:{port}", key) as client:
+        job_id = next(iter(client.jobs.list(limit=1))).id
+    return {
+        "get_one": asyncio.run(
+            load(port, requests, lambda _: ("GET", f"/v1/jobs/{job_id}", b""), headers)
+        ),
+        "get_list": asyncio.run(
+            load(port, requests, lambda _: ("GET", "/v1/jobs?limit=20", b""), headers)
+        ),
+        "post": posted,
+    }
+
+
+def peer_http(command: str, requests: int) -> dict[str, Any]:
+    """optuna-dashboard on SQLite: a study where we have a job."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        storage = f"sqlite:///{folder}/studies.db"
+        arguments = [command, storage, "--host", "127.0.0.1", "--port", str(port)]
+        with serving(arguments, f"http://127.0.0.1:{port}/api/studies"):
+
+            def create(number: int) -> tuple[str, str, bytes]:
+                body = {"study_name": f"study {number}", "directions": ["minimize"]}
+                return "POST", "/api/studies", json.dumps(body).encode()
+
+            # As many studies as a page of ours has jobs: its list has no pages.
+            asyncio.run(load(port, 20, create))
+            one = asyncio.run(load(port, requests, lambda _: ("GET", "/api/studies/1", b"")))
+            several = asyncio.run(load(port, requests, lambda _: ("GET", "/api/studies", b"")))
+            posted = asyncio.run(load(port, requests, lambda n: create(n + 20)))
+    return {"get_one": one, "get_list": several, "post": posted}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="under two minutes")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--peer", help="an optuna-dashboard to measure beside")
+    parser.add_argument("--only", nargs="*", choices=["overhead", "persist", "crowd", "http"])
+    options = parser.parse_args()
+    quick, only = options.quick, options.only or ["overhead", "persist", "crowd", "http"]
+    figures: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}"
+    }
+    if "persist" in only:
+        figures["persist_ms"] = persist([1000, 100_000, 1_000_000], 5 if quick else 15)
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "drmad_client", "up", "--port", str(port), "--no-browser"]
+        url = f"http://127.0.0.1:{port}"
+        with serving(command, f"{url}/readyz", DRMAD_HOME=folder, DRMAD_MAX_MEMORY="0"):
+            key = local_key.read(Path(folder)) or ""
+            with Client(url, key) as client:
+                if "overhead" in only:
+                    figures["overhead"] = overhead(client, 40 if quick else 200)
+                if "crowd" in only:
+                    figures["crowd"] = crowd(client, 20 if quick else 200)
+            if "http" in only:
+                figures["http"] = http(port, key, 500 if quick else 5000)
+    if options.peer and "http" in only:
+        figures["optuna_dashboard"] = peer_http(options.peer, 200 if quick else 1000)
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
