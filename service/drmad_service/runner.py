@@ -178,13 +178,17 @@ class Runner:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         began = time.monotonic()
         state = ray.put(State(point.tensors, point.scalars))
-        results = [
-            replica.meta_iteration.remote(state, point.iteration)
-            for replica in self._replicas.actors
-        ]
-        stepped = meta_step.remote(
-            *self._described(), state, self._settings.max_model_bytes, *results
-        )
+        spec, infos = self._described()
+        largest, replicas = self._settings.max_model_bytes, self._replicas.actors
+        if len(replicas) == 1:
+            stepped = replicas[0].whole_meta_iteration.remote(
+                state, point.iteration, infos, largest
+            )
+        else:
+            results = [
+                replica.meta_iteration.remote(state, point.iteration) for replica in replicas
+            ]
+            stepped = meta_step.remote(spec, infos, state, largest, *results)
         (result,) = await self._attended([stepped])
         if isinstance(result, Failure) and result.code in _SETBACKS:
             return await self._retreat(point, result)

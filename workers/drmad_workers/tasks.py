@@ -170,6 +170,13 @@ class Replica:
         """Train at the state's hyperparameters and differentiate the validation loss."""
         return self._guarded(lambda: self._meta_iteration(state, iteration), iteration)
 
+    def whole_meta_iteration(
+        self, state: State, iteration: int, infos: Sequence[Mapping[str, Any]], max_model_bytes: int
+    ) -> StepResult | Setback | Failure:
+        """Of a job with one replica: the meta step too, without another process in between."""
+        result = self.meta_iteration(state, iteration)
+        return _stepped(self._spec, infos, state, max_model_bytes, [result])
+
     def fidelity(self, state: State, iteration: int) -> dict[str, Any] | Failure:
         """How far the job's method agrees with the exact one, as drmad_workers.fidelity tells."""
         return self._guarded(lambda: self._fidelity(state, iteration), iteration)
@@ -267,6 +274,19 @@ def meta_step(
     *results: ReplicaResult | Failure,
 ) -> StepResult | Setback | Failure:
     """Aggregate the replicas in their order and update the hyperparameters once."""
+    import torch
+
+    torch.set_num_threads(1)
+    return _stepped(spec, infos, state, max_model_bytes, results)
+
+
+def _stepped(
+    spec: str,
+    infos: Sequence[Mapping[str, Any]],
+    state: State,
+    max_model_bytes: int,
+    results: Sequence[ReplicaResult | Failure],
+) -> StepResult | Setback | Failure:
     failures = [result for result in results if isinstance(result, Failure)]
     if failures:
         return failures[0]
@@ -282,7 +302,6 @@ def _meta_step(
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
 ) -> StepResult | Setback:
-    import torch
     from safetensors.torch import save
 
     from drmad_client.specs import JobSpec
@@ -290,7 +309,6 @@ def _meta_step(
     from drmad_workers.hypergradients.auto import joined
     from drmad_workers.meta import aggregate, finished, meta_update, setback
 
-    torch.set_num_threads(1)
     spec = JobSpec.model_validate_json(spec_json)
     state, config = _unpacked(packed), wire.meta(spec)
     evaluations = [result.evaluation for result in results]
