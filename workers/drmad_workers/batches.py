@@ -128,9 +128,13 @@ class Minibatches:
 
     def join(self, step: int, count: int = 1) -> Batch:
         """The minibatches of the steps `step` .. `step + count - 1`, joined into one."""
+        return self._examples.take(self.index(step, count))
+
+    def index(self, step: int, count: int = 1) -> Tensor:
+        """Positions of their examples, shape (count × batch size,)."""
         if count == 1:
-            return self._examples.take(self._index(step))
-        return self._examples.take(torch.cat([self._index(step + i) for i in range(count)]))
+            return self._index(step)
+        return torch.cat([self._index(step + i) for i in range(count)])
 
     def step_seed(self, step: int) -> int:
         """Seed of the random numbers that the model draws in this step (dropout)."""

@@ -5,8 +5,9 @@ model, and a step of training is a few fused operations on one vector. Penalties
 derivatives written out; everything else goes through autograd.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,6 +40,26 @@ EVALUATION_ROWS = 4096
 """Rows of held-out data that go through the model at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Linearization:
+    """∇_w L on a batch with its graph: a product with its derivative is one backward pass more.
+
+    Attributes:
+        batch: where L is taken.
+        parameters, leaves, rows: what the graph begins with: the weights, the values that the
+            losses take by name, what the batch takes of the row-wise λ.
+        gradients: ∇_w L by parameter, penalties left out; None where L does not depend on it.
+        loss: L, shape ().
+    """
+
+    batch: Batch
+    parameters: Sequence[Tensor]
+    leaves: Sequence[Tensor]
+    rows: Sequence[Tensor]
+    gradients: Sequence[Tensor | None]
+    loss: Tensor
+
+
 class Objective:
     """Losses of a problem and their derivatives at the weights that stand in `weights`.
 
@@ -62,7 +83,7 @@ class Objective:
         self.dtype = dtype
         self.stochastic = False
         self.model: nn.Module = problem.model.to(device=device, dtype=dtype)
-        self.parameters = trainable(self.model)
+        self.parameters: Sequence[Tensor] = trainable(self.model)
         if not self.parameters:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
         given = torch.cat([p.detach().reshape(-1) for p in self.parameters])
@@ -71,12 +92,15 @@ class Objective:
         self.weights.copy_(given)
         self.slots = slots
         self._views = [self.weights[slot.start : slot.stop].view(slot.shape) for slot in slots]
+        self._sizes = [slot.stop - slot.start for slot in slots]
+        self._shapes = [slot.shape for slot in slots]
+        self._places = places_of(self.model, self.parameters)
         self._given = self.weights.cpu().clone()
         self._given_buffers = self.buffers()
         trains = self.model.training
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
         self.bound = dict(bound)
-        self._autocast = autocast
+        self.autocast = autocast
         self.hvp: Hvp = "exact"
         penalties = [b for b in bound.values() if isinstance(b, BoundPenalty)]
         self._penalties = [
@@ -121,7 +145,7 @@ class Objective:
             given = raw[name].detach().to(device=self.device, dtype=self.dtype)
             self.values[name] = bound.value(given)
         for penalty in self._penalties:
-            penalty.set(self.values, self.weights)
+            penalty.set(self.values, self.weights.new_zeros(self.weights.shape[-1]))
         self._named = {name: self.values[name] for name in self._leaf_names} | self._constants
 
     def restore_given(self) -> None:
@@ -170,12 +194,8 @@ class Objective:
         The loss returned leaves the penalties out; see `penalty`.
         """
         loss = self._inner_loss(batch, self._rows_of(batch))
-        parts = torch.autograd.grad(
-            loss, self.parameters, allow_unused=True, materialize_grads=True
-        )
-        torch.cat([part.reshape(-1) for part in parts], out=out)
-        for penalty in self._penalties:
-            penalty.add_gradient(self.weights, out)
+        parts = torch.autograd.grad(total(loss), self.parameters, allow_unused=True)
+        self._join(parts, out)
         return loss.detach()
 
     def inner_loss(self, batch: Batch) -> Tensor:
@@ -203,6 +223,7 @@ class Objective:
         out: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
         gauss_newton: bool = False,
+        at: Linearization | None = None,
     ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
@@ -212,16 +233,20 @@ class Objective:
             out: shape (P,); dλ is kept here, see `hypergradient`.
             prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
             gauss_newton: takes `gauss_newton_product` in its place.
+            at: the gradient there with its graph, where it is known already.
         """
-        product = self.gauss_newton_product if gauss_newton else self._product
-        by_weights, by_leaves, by_rows = product(batch, cotangent, prepare)
+        if gauss_newton:
+            found = self.gauss_newton_product(batch, cotangent, prepare)
+        else:
+            found = self._product(batch, cotangent, prepare, at)
+        by_weights, by_leaves, by_rows = found
         self._subtract(by_weights, out)
         for name, part in zip(self._leaf_names, by_leaves, strict=True):
             if part is not None:
                 self._totals[name].sub_(part)
         for name, part in zip(self._row_names, by_rows, strict=True):
             if part is not None:
-                self._totals[name].index_add_(0, batch.index, part, alpha=-1)
+                self._subtract_rows(name, batch.index, part)
         for penalty in self._penalties:
             penalty.subtract_product(self.weights, cotangent, out)
 
@@ -230,6 +255,13 @@ class Objective:
         self._subtract(self._product(batch, cotangent)[0], out)
         for penalty in self._penalties:
             penalty.subtract_curvature(cotangent, out)
+
+    def add_products(self, totals: Mapping[str, Tensor], by_penalty: Sequence[Tensor]) -> None:
+        """Adds what another objective of the same kind has gathered since `begin_products`."""
+        for name, part in totals.items():
+            self._totals[name].add_(part)
+        for penalty, part in zip(self._penalties, by_penalty, strict=True):
+            penalty.products.add_(part)
 
     def end_products(self) -> None:
         """Lets go of the sums; the values no longer ask for a derivative."""
@@ -246,24 +278,97 @@ class Objective:
         batch: Batch,
         cotangent: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
+        at: Linearization | None = None,
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
         """∂<∇_w L, u> by weights, by `leaves`, by what the batch takes of each row-wise λ.
 
         Penalties left out (but in the ∇_w L that `prepare` is given). None where <∇_w L, u> does
-        not depend on it.
+        not depend on it. The graph of `at` is gone afterwards.
         """
-        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
-        inputs: list[Tensor] = [*self.parameters, *self.leaves(), *rows.values()]
-        loss = self._inner_loss(batch, rows)
-        gradients = torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+        at = at or self.linearize(batch)
         if prepare is not None:
-            prepare(self._flat_gradient(gradients))
-        outputs, directions = self._paired(gradients, cotangent)
+            prepare(self._flat_gradient(at.gradients))
+        outputs, directions = self._paired(at.gradients, cotangent)
+        inputs = [*at.parameters, *at.leaves, *at.rows]
         second: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
-        first, last = len(self.parameters), len(inputs) - len(rows)
+        first, last = len(at.parameters), len(inputs) - len(at.rows)
         return second[:first], second[first:last], second[last:]
+
+    def linearize(self, batch: Batch, weights: Tensor | None = None) -> Linearization:
+        """∇_w L with its graph at the current weights, or at others inside of `elsewhere`.
+
+        The others, shape (P,), must not change for as long as the graph is needed.
+        """
+        parameters: Sequence[Tensor] = self.parameters if weights is None else self._move(weights)
+        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
+        loss = self._inner_loss(batch, rows)
+        gradients = torch.autograd.grad(
+            total(loss), parameters, create_graph=True, allow_unused=True
+        )
+        return Linearization(
+            batch, parameters, self.leaves(), [*rows.values()], gradients, loss.detach()
+        )
+
+    def gradient_of(self, at: Linearization, out: Tensor) -> Tensor:
+        """∇_w L of a linearization with its penalties, written into `out`, shape (P,).
+
+        The penalties are taken at `weights`, which must be those of the linearization.
+        """
+        self._join([None if part is None else part.detach() for part in at.gradients], out)
+        return out
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat tensor, shape (..., P), in the shapes of the parameters."""
+        lead = flat.shape[:-1]
+        return [
+            part.view(lead + shape)
+            for part, shape in zip(
+                torch.split(flat, self._sizes, dim=-1), self._shapes, strict=True
+            )
+        ]
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Inside, `linearize` may be given other weights than the current ones."""
+        try:
+            yield
+        finally:
+            for module, name, number in self._places:
+                module._parameters[name] = self.parameters[number]  # type: ignore[assignment]
+
+    def graph_bytes(self, draw: Callable[[], Batch]) -> int | None:
+        """Memory of one `linearize` elsewhere; None where the model cannot be moved there.
+
+        It cannot where its code holds parameters by other means than as attributes of modules (in
+        lists, in closures, as recurrent layers do): it would go on to compute with those.
+
+        Args:
+            draw: gives the same batch twice, and sets the seed of the model's noise.
+        """
+        buffers = self.buffers()
+        here = self.linearize(draw())
+        self.restore_buffers(buffers)
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        weights = self.weights.detach().clone()
+        with self.elsewhere(), torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
+            there = self.linearize(draw(), weights)
+        self.restore_buffers(buffers)
+        for one, other in zip(here.gradients, there.gradients, strict=True):
+            if (one is None) != (other is None) or (
+                one is not None and other is not None and not torch.allclose(one, other)
+            ):
+                return None
+            if other is not None:
+                note(other)
+        kept.pop(weights.untyped_storage().data_ptr(), None)
+        return sum(kept.values())
 
     def difference_product(
         self,
@@ -411,8 +516,8 @@ class Objective:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The parts of the gradient that have a derivative, and the parts of u beside them."""
         there = [
-            (gradient, cotangent[slot.start : slot.stop].view(slot.shape))
-            for slot, gradient in zip(self.slots, gradients, strict=True)
+            (gradient, part)
+            for part, gradient in zip(self.parts(cotangent), gradients, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
         return [gradient for gradient, _ in there], [part for _, part in there]
@@ -536,14 +641,20 @@ class Objective:
         batch: Batch,
         cotangent: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
+        at: Linearization | None = None,
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
-        take = self.second_derivatives if self.hvp == "exact" else self.difference_product
-        return take(batch, cotangent, prepare)
+        if self.hvp == "exact":
+            return self.second_derivatives(batch, cotangent, prepare, at)
+        return self.difference_product(batch, cotangent, prepare)
 
     def _subtract(self, parts: Sequence[Tensor | None], out: Tensor) -> None:
-        for slot, part in zip(self.slots, parts, strict=True):
+        for view, part in zip(self.parts(out), parts, strict=True):
             if part is not None:
-                out[slot.start : slot.stop].view(slot.shape).sub_(part)
+                view.sub_(part)
+
+    def _subtract_rows(self, name: str, index: Tensor, part: Tensor) -> None:
+        """Derivatives by what a batch took of a row-wise λ, to their places in its total."""
+        self._totals[name].index_add_(0, index, part, alpha=-1)
 
     def _same_noise(self) -> AbstractContextManager[None]:
         """What the model draws inside is drawn again after it."""
@@ -552,16 +663,29 @@ class Objective:
 
     def _flat_gradient(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """∇_w L with its penalties, from the parts that autograd gave."""
-        flat = torch.zeros_like(self.weights)
-        for slot, part in zip(self.slots, gradients, strict=True):
-            if part is not None:
-                flat[slot.start : slot.stop].view(slot.shape).copy_(part.detach())
-        for penalty in self._penalties:
-            penalty.add_gradient(self.weights, flat)
+        flat = torch.empty_like(self.weights)
+        self._join([None if part is None else part.detach() for part in gradients], flat)
         return flat
 
+    def _join(self, parts: Sequence[Tensor | None], out: Tensor) -> None:
+        """Writes ∇_w L with its penalties into `out`, shape (P,), from what autograd gave."""
+        flat = [
+            self.weights.new_zeros(size) if part is None else part.reshape(-1)
+            for part, size in zip(parts, self._sizes, strict=True)
+        ]
+        torch.cat(flat, out=out)
+        for penalty in self._penalties:
+            penalty.add_gradient(self.weights, out)
+
+    def _move(self, weights: Tensor) -> Sequence[Tensor]:
+        """Leaves of autograd's at these weights, put in the place of the model's parameters."""
+        leaves = [part.requires_grad_() for part in self.parts(weights.detach())]
+        for module, name, number in self._places:
+            module._parameters[name] = leaves[number]  # type: ignore[assignment]
+        return leaves
+
     def _precision(self) -> AbstractContextManager[object]:
-        if self._autocast:
+        if self.autocast:
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
@@ -592,6 +716,22 @@ class Objective:
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The elementary parameters: those that require a gradient, shared ones once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def total(loss: Tensor) -> Tensor:
+    """One number to differentiate by: the sum over replicas, where there are several."""
+    return loss if loss.ndim == 0 else loss.sum()
+
+
+def places_of(model: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[nn.Module, str, int]]:
+    """Every module and attribute that holds one of the parameters, and its number."""
+    numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
+    return [
+        (module, name, numbers[id(parameter)])
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if id(parameter) in numbers
+    ]
 
 
 def reset_parameters(model: nn.Module) -> None:

@@ -9,17 +9,21 @@ from drmad_workers.hyperparameters import BoundPenalty
 
 
 class Penalties:
-    """All penalties of one power k, on the flat weights."""
+    """All penalties of one power k, on the flat weights.
+
+    Attributes:
+        products: sum of ∂/∂c <∇_w penalty, u> by the coefficient of every weight, shape (P,).
+    """
 
     def __init__(self, power: int, bound: Sequence[BoundPenalty]) -> None:
         self._power = power
         self._bound = bound
         self._coefficients: Tensor | None = None
-        self._products: Tensor | None = None
+        self.products = torch.empty(0)
 
-    def set(self, values: Mapping[str, Tensor], weights: Tensor) -> None:
-        """Takes e^λ by name; `weights` gives the shape (P,)."""
-        self._coefficients = torch.zeros_like(weights)
+    def set(self, values: Mapping[str, Tensor], zeros: Tensor) -> None:
+        """Takes e^λ by name, and a vector of zeros, shape (P,), to spread them over."""
+        self._coefficients = zeros
         for penalty in self._bound:
             penalty.spread(values[penalty.name], self._coefficients)
         self._coefficients.mul_(self._power)
@@ -35,13 +39,12 @@ class Penalties:
         out.addcmul_(self._coefficients, self._slope(weights))
 
     def begin_products(self, weights: Tensor) -> None:
-        self._products = torch.zeros_like(weights)
+        self.products = torch.zeros_like(weights)
 
     def subtract_product(self, weights: Tensor, cotangent: Tensor, out: Tensor) -> None:
         """out -= H u, shape (P,), H being 0 for k = 1; and keeps what `gather` needs."""
-        assert self._products is not None
         self.subtract_curvature(cotangent, out)
-        self._products.addcmul_(self._slope(weights), cotangent)
+        self.products.addcmul_(self._slope(weights), cotangent)
 
     def subtract_curvature(self, cotangent: Tensor, out: Tensor) -> None:
         """out -= H u, shape (P,)."""
@@ -63,9 +66,8 @@ class Penalties:
 
     def subtract_totals(self, totals: Mapping[str, Tensor]) -> None:
         """totals -= ∂/∂e^λ Σ <∇_w penalty, u> over the products since `begin_products`."""
-        assert self._products is not None
         for penalty in self._bound:
-            totals[penalty.name].sub_(penalty.gather(self._products), alpha=self._power)
+            totals[penalty.name].sub_(penalty.gather(self.products), alpha=self._power)
 
     def _slope(self, weights: Tensor) -> Tensor:
         return weights if self._power == 2 else weights.sign()

@@ -12,7 +12,7 @@ from drmad_workers.batches import Minibatches
 from drmad_workers.dynamics import Adam, Dynamics, Momentum, Optimizer
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.monitor import Monitor
-from drmad_workers.objective import Objective
+from drmad_workers.objective import Linearization, Objective, total
 from drmad_workers.problem import Batch
 
 Precision = Literal["float32", "bfloat16"]
@@ -119,6 +119,8 @@ class TrainingRun:
         point: the rows of the state at which a step's reverse is linearised.
         path: the rows of them that a stand-in for the path must carry.
         losses: the loss of every step on its minibatch, shape (T,), penalties left out.
+
+    Where the objective stacks R replicas, the state has shape (1 + S, R, P), the losses (T, R).
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class TrainingRun:
         self.point = self.state[: self.dynamics.point_rows]
         self.path = self.state[: self.dynamics.path_rows]
         self.gradient = torch.empty_like(objective.weights)
-        self.losses = torch.zeros(config.steps, dtype=objective.dtype, device=objective.device)
+        self.losses = objective.weights.new_zeros(config.steps, *objective.weights.shape[:-1])
         self._minibatches = minibatches
 
     def batch(self, step: int, count: int = 1) -> Batch:
@@ -169,7 +171,7 @@ class TrainingRun:
             loss = self._step(step)
             self.losses[step] = loss
             if on_cpu:
-                value = float(loss)
+                value = float(total(loss))
                 if not math.isfinite(value):
                     raise TrainingDiverged(step, self.steps, value, "loss")
             elif step % CHECK_EVERY == CHECK_EVERY - 1:
@@ -194,6 +196,24 @@ class TrainingRun:
                 self._step(step)
                 self.monitor.advance(0)
 
+    def linearize(self, start: int, stop: int) -> list[tuple[Tensor, Linearization]]:
+        """As `repeat`, but keeps every point with the graph of its gradient.
+
+        The gradient that the training takes anyway is then the first half of a product.
+        """
+        objective = self.objective
+        kept: list[tuple[Tensor, Linearization]] = []
+        with objective.elsewhere():
+            for step in range(start, stop):
+                point = self.point.clone()
+                at = objective.linearize(self.batch(step), point[0])
+                kept.append((point, at))
+                if step < stop - 1:
+                    objective.gradient_of(at, self.gradient)
+                    self.dynamics.step(step, self.state, self.gradient)
+                    self.monitor.advance(0)
+        return kept
+
     def training_loss(self, window: int) -> float:
         """Mean loss of the last `window` steps, plus the penalties at the last weights."""
         return float(self.losses[-window:].mean()) + self.objective.penalty()
@@ -206,5 +226,5 @@ class TrainingRun:
     def _check_losses(self, stop: int) -> None:
         bad = (~self.losses[:stop].isfinite()).nonzero()
         if len(bad):
-            step = int(bad[0])
-            raise TrainingDiverged(step, self.steps, float(self.losses[step]), "loss")
+            step = int(bad[0][0])
+            raise TrainingDiverged(step, self.steps, float(total(self.losses[step])), "loss")

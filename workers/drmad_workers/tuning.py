@@ -119,6 +119,10 @@ class Tuner:
             self._objective.set_hyperparameters(self.initial_values())
             check_problem(self._objective, self._minibatches(0).join(0), self._valid)
 
+    @property
+    def objective(self) -> Objective:
+        return self._objective
+
     def initial_values(self) -> dict[str, Tensor]:
         """λ to start from, by name."""
         return {name: bound.initial.clone() for name, bound in self.hyperparameters.items()}

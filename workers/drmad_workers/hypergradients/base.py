@@ -20,7 +20,7 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters import BoundHyperparameter, BoundInitScale, BoundRate
-from drmad_workers.objective import Hvp
+from drmad_workers.objective import Hvp, Linearization
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 GROWTH_BOUND = 1e8
@@ -74,6 +74,11 @@ class Method(ABC):
             return f"it differentiates {len(steps)} of the {training.steps} steps only"
         return None
 
+    @property
+    def lockstep(self) -> bool:
+        """Whether its way does not depend on what it meets, so that replicas walk it together."""
+        return False
+
     @abstractmethod
     def recorder(self, run: TrainingRun) -> Recorder:
         """What the forward pass has to keep for `backward`."""
@@ -104,6 +109,8 @@ class Method(ABC):
 class Adjoint:
     """dw and dv on their way back through the training run.
 
+    Where the run stacks R replicas, there is a norm for each of them.
+
     Attributes:
         state: the derivative by the state, shape (1 + S, P): dw, and below it that by the memory
             of the optimizer (dv).
@@ -125,12 +132,13 @@ class Adjoint:
         self._contraction = False
         self._watch = False
         self._curvature: Curvature = "hessian"
-        self._first = self._last = self._largest = torch.linalg.vector_norm(self.weights)
+        self._first = self._last = self._largest = torch.linalg.vector_norm(self.weights, dim=-1)
         self._check_every = 1 if run.objective.device.type == "cpu" else 50
 
     @property
     def growth(self) -> float:
-        return float(self._largest / self._first.clamp_min(torch.finfo(self._first.dtype).tiny))
+        growth = self._largest / self._first.clamp_min(torch.finfo(self._first.dtype).tiny)
+        return float(growth.max())
 
     def begin(
         self, contraction: bool, curvature: Curvature = "hessian", watch: bool = False
@@ -145,19 +153,27 @@ class Adjoint:
             curvature: "gauss_newton" takes Objective's product of that name.
             watch: whether to measure `change`, which waits for the device.
         """
-        norm = torch.linalg.vector_norm(self.weights)
+        norm = torch.linalg.vector_norm(self.weights, dim=-1)
         self._first = self._last = self._largest = norm
         self._contraction, self._curvature, self._watch = contraction, curvature, watch
         if watch:
             self._check_every = 1
-        self._check(self._run.steps, float(norm), math.inf)
-        self._bound = GROWTH_BOUND * float(norm)
+        self._bound = math.inf
+        self._check(self._run.steps, norm)
+        self._bound = GROWTH_BOUND * float(norm.min())
 
-    def step_back(self, step: int, count: int = 1, velocity_after: Tensor | None = None) -> None:
+    def step_back(
+        self,
+        step: int,
+        count: int = 1,
+        velocity_after: Tensor | None = None,
+        at: Linearization | None = None,
+    ) -> None:
         """Reverses the steps `step` .. `step + count - 1`, linearised at the run's `point`.
 
         Their minibatches are joined, and the map is the one of `count` steps under a constant
-        gradient (Dynamics.pull_back, which also says what `velocity_after` is).
+        gradient (Dynamics.pull_back, which also says what `velocity_after` is). `at` is the
+        gradient there with its graph, where it is known already.
         """
         run = self._run
         dynamics, cotangent = run.dynamics, self._cotangent
@@ -167,37 +183,38 @@ class Adjoint:
                 step, count, self.state, cotangent, run.state, gradient, velocity_after
             )
 
-        batch = run.batch(step, count)
+        batch = run.batch(step, count) if at is None else at.batch
         before = self.weights.clone() if self._watch else None
         gauss_newton = self._curvature == "gauss_newton"
+        product = run.objective.subtract_product
         if dynamics.reads_gradient:
-            run.objective.subtract_product(batch, cotangent, self.weights, prepare, gauss_newton)
+            product(batch, cotangent, self.weights, prepare, gauss_newton, at)
         else:
             prepare()
-            run.objective.subtract_product(
-                batch, cotangent, self.weights, gauss_newton=gauss_newton
-            )
+            product(batch, cotangent, self.weights, None, gauss_newton, at)
         self.products += 1
-        norm = torch.linalg.vector_norm(self.weights)
+        norm = torch.linalg.vector_norm(self.weights, dim=-1)
         if self.products % self._check_every == 0:
-            self._check(step, float(norm), self._bound)
+            self._check(step, norm)
         if before is not None:
-            self.change = float(torch.linalg.vector_norm(before.sub_(self.weights)) / self._last)
+            moved = torch.linalg.vector_norm(before.sub_(self.weights), dim=-1)
+            self.change = float((moved / self._last).max())
         if self._contraction:
             limit = self._last * math.exp(CONTRACTION * count)
             scale = (limit / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
-            self.state.mul_(scale)
+            self.state.mul_(scale[..., None])
             norm = torch.minimum(limit, norm)
         self._last, self._largest = norm, torch.maximum(self._largest, norm)
         run.monitor.advance(count)
 
     def finish(self, step: int) -> None:
         """Raises HypergradientDiverged when dw did not stay within its bound to the end."""
-        self._check(step, float(torch.linalg.vector_norm(self.weights)), self._bound)
+        self._check(step, torch.linalg.vector_norm(self.weights, dim=-1))
 
-    def _check(self, step: int, norm: float, bound: float) -> None:
-        if not norm <= bound or not math.isfinite(norm):
-            raise HypergradientDiverged(step, norm, bound)
+    def _check(self, step: int, norms: Tensor) -> None:
+        norm = float(norms.max())
+        if not norm <= self._bound or not math.isfinite(norm):
+            raise HypergradientDiverged(step, norm, self._bound)
 
 
 def require_derivatives(

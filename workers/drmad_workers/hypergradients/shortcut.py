@@ -67,6 +67,11 @@ class Shortcut(Method):
 
     name: ClassVar[str] = "shortcut"
 
+    @property
+    def lockstep(self) -> bool:
+        free = self.preset is None and (self.tolerance is not None or self.curvature != "hessian")
+        return self.hvp == "exact" and not free
+
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
         for field in ("knots", "average", "stride"):

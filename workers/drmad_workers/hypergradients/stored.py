@@ -31,6 +31,10 @@ class Stored(Method):
 
     name: ClassVar[str] = "stored"
 
+    @property
+    def lockstep(self) -> bool:
+        return self.hvp == "exact"
+
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
 
