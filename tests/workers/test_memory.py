@@ -1,0 +1,132 @@
+"""What the methods keep: bytes of live tensors in a meta-iteration, at several lengths of it."""
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drmad_workers import (
+    L2,
+    Forward,
+    Implicit,
+    Method,
+    OneStep,
+    Replay,
+    Reversible,
+    SampleWeight,
+    Shortcut,
+    Stored,
+    TrainingConfig,
+    Tuner,
+)
+from drmad_workers.hypergradients.base import Adjoint
+from drmad_workers.hyperparameters import Kind
+from drmad_workers.training import TrainingRun
+from tests.workers.small import small_problem
+
+Peak = Callable[[Method, int], int]
+WIDTH = 2000
+WEIGHTS = 4 * WIDTH + WIDTH + 3 * WIDTH + 3
+COPY = 4 * WEIGHTS
+
+
+@pytest.fixture(autouse=True)
+def only_new_objects() -> Iterator[None]:
+    """What is there before the test is not looked at, which makes looking fast."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def live_bytes() -> int:
+    """Of all tensors that Python made in this test and can still reach, storages counted once."""
+    storages = {
+        found.untyped_storage().data_ptr(): found.untyped_storage().nbytes()
+        for found in gc.get_objects()
+        if issubclass(type(found), Tensor) and not found.is_meta
+    }
+    return sum(storages.values())
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
+    """The most bytes at the ends of both passes and at some steps on the way, above the first."""
+    samples: list[int] = []
+
+    def sampling(original: Callable[..., Any]) -> Callable[..., Any]:
+        calls = [0]
+
+        def sampled(*args: Any, **options: Any) -> Any:
+            made = original(*args, **options)
+            calls[0] += 1
+            if calls[0] in (1, 2, 50, 150, 450, 1700):
+                samples.append(live_bytes())
+            return made
+
+        return sampled
+
+    def measure(method: Method, steps: int) -> int:
+        samples.clear()
+        model = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 3))
+        training = TrainingConfig("sgd", steps, 4, learning_rate=0.0005, momentum=0.5)
+        kinds: list[Kind] = [L2(per="layer", init=-3.0)]
+        kinds += [] if isinstance(method, Forward) else [SampleWeight()]
+        tuner = Tuner(small_problem(model), kinds, training, method)
+        before = live_bytes()
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainingRun, "_step", sampling(TrainingRun._step))
+            patched.setattr(Adjoint, "begin", sampling(Adjoint.begin))
+            patched.setattr(Adjoint, "step_back", sampling(Adjoint.step_back))
+            tuner.evaluate(tuner.initial_values(), 0)
+        return max(samples) - before
+
+    return measure
+
+
+def test_the_shortcut_keeps_as_much_of_5000_steps_as_of_500(peak: Peak) -> None:
+    short, long = (peak(Shortcut(knots=4), steps) for steps in (500, 5000))
+    assert abs(long - short) < 0.5 * COPY
+    assert long < (4 + 1 + 8) * COPY
+
+
+def test_replay_keeps_a_number_of_copies_that_grows_as_the_root_of_the_steps(peak: Peak) -> None:
+    short, long = (peak(Replay(), steps) for steps in (200, 1800))
+    assert (long - short) / COPY == pytest.approx(2 * (60 - 20), rel=0.05)
+
+
+def test_stored_keeps_a_copy_of_every_step(peak: Peak) -> None:
+    short, long = (peak(Stored(), steps) for steps in (50, 450))
+    assert (long - short) / COPY == pytest.approx(400, rel=0.02)
+
+
+def test_reversible_keeps_the_bits_that_momentum_forgets(peak: Peak) -> None:
+    """1 bit a step at momentum 0.5, in words of 47: two copies in float32 for every 47 steps."""
+    short, long = (peak(Reversible(), steps) for steps in (47, 470))
+    assert (long - short) / COPY == pytest.approx(2 * 9, abs=1)
+
+
+@pytest.mark.parametrize(
+    "method", [OneStep(), Implicit(tolerance=1.0, iterations=3, damping=1.0), Forward()]
+)
+def test_the_others_keep_nothing_of_the_path(method: Method, peak: Peak) -> None:
+    short, long = (peak(method, steps) for steps in (50, 450))
+    assert abs(long - short) < 0.5 * COPY
+
+
+def test_a_meta_iteration_leaves_nothing_behind() -> None:
+    for method in (Shortcut(), Replay(), Stored(), Reversible(), Forward(), OneStep()):
+        training = TrainingConfig("sgd", 20, 4)
+        kinds: list[Kind] = [L2(per="layer"), SampleWeight()]
+        tuner = Tuner(small_problem(), kinds, training, method)
+        values = tuner.initial_values()
+        tuner.evaluate(values, 0)
+        gc.collect()
+        before = live_bytes()
+        for iteration in range(3):
+            tuner.evaluate(values, iteration)
+        gc.collect()
+        assert live_bytes() - before < 4 * torch.finfo(torch.float32).bits, method.name
