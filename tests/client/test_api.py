@@ -109,7 +109,9 @@ def test_retry_after_is_honoured(client: Client, service: FakeService) -> None:
 
 
 @pytest.mark.parametrize(
-    "after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)]
+    "after",
+    ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)],
+    ids=["seconds", "date"],
 )
 def test_a_retry_after_beyond_patience_is_raised_at_once(
     client: Client, service: FakeService, after: str
