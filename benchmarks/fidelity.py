@@ -139,7 +139,7 @@ def methods_of(cell: Cell) -> dict[str, Method]:
     methods |= {f"shortcut {name}": Shortcut(horizon=n) for name, n in part.items()}
     methods["replay T/2"] = Replay(horizon=part["T/2"])
     methods["paper T/10"] = Shortcut(preset="paper_tenth")
-    if cell.steps <= 1000 and cell.momentum == 0.9 and not cell.tuned:
+    if cell.steps <= 500 and cell.momentum == 0.9 and not cell.tuned:
         methods |= {
             "single steps": Shortcut(stride=1, tolerance=None),
             "strides of 5": Shortcut(stride=5, tolerance=None),
