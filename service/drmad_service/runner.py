@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
@@ -35,6 +35,8 @@ from drmad_workers.tasks import (
 )
 
 logger = logging.getLogger(__name__)
+
+_Future = TypeVar("_Future", bound="asyncio.Future[Any]")
 
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
@@ -265,7 +267,7 @@ class Runner:
             _Ended: cancelled, out of time, not placed, or a replica could not be prepared.
             RayError: a replica is lost.
         """
-        gathered = asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in refs))
+        gathered = _seen(asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in refs)))
         deadline = time.monotonic() + timeout_s if timeout_s else None
         try:
             while not (await asyncio.wait([gathered], timeout=self._settings.poll_s))[0]:
@@ -312,7 +314,7 @@ class Runner:
         if asked is not None and not asked.done():
             return None
         answer = self._replicas.actors[number].report.remote().future()
-        self._reports[number] = asyncio.wrap_future(answer)
+        self._reports[number] = _seen(asyncio.wrap_future(answer))
         with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
             return asked.result() if asked is not None else None
         return None
@@ -370,6 +372,12 @@ class Runner:
             traceback=failure.traceback,
         )
         raise _Ended(Action.FAIL, failure.code, failure.message, error)
+
+
+def _seen(future: _Future) -> _Future:
+    """The future, whose failure nobody need ask for: a replica that was killed answers nobody."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
 def _root_cause(error: RayError) -> str:
