@@ -351,14 +351,21 @@ class Objective:
         here = self.linearize(draw())
         self.restore_buffers(buffers)
         kept: dict[int, int] = {}
+        holders: list[list[Tensor]] = []
 
-        def note(tensor: Tensor) -> Tensor:
+        def note(tensor: Tensor) -> None:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+
+        def hold(tensor: Tensor) -> list[Tensor]:
+            note(tensor)
+            holders.append([tensor])
+            return holders[-1]
 
         weights = self.weights.detach().clone()
-        with self.elsewhere(), torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept):
+        with self.elsewhere(), torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held[0]):
             there = self.linearize(draw(), weights)
+        for holder in holders:  # an output that its own graph holds would never be let go of
+            holder.clear()
         self.restore_buffers(buffers)
         for one, other in zip(here.gradients, there.gradients, strict=True):
             if (one is None) != (other is None) or (
