@@ -136,13 +136,14 @@ def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldEr
 
 def _path(error: Mapping[str, Any], body: Any) -> str:
     path, here = "", body
-    for part in error["loc"]:
+    last = len(error["loc"]) - 1
+    for depth, part in enumerate(error["loc"]):
         inside = (isinstance(here, dict) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
         )
         if inside:
             here = here[part]
-        elif error["type"] != "misfit" and (error["type"] != "missing" or part != error["loc"][-1]):
+        elif error["type"] != "misfit" and (error["type"] != "missing" or depth != last):
             continue
         path = _join(path, part)
     return _join(path, _discriminator(error)) if error["type"] in _UNION_ERRORS else path
