@@ -215,7 +215,7 @@ async def load(
             if found := re.search(rb"content-length: (\d+)", answer, re.IGNORECASE):
                 await reader.readexactly(int(found[1]))
             times.append(time.perf_counter() - began)
-            if re.search(rb"connection: close", answer, re.IGNORECASE) or not found:
+            if answer.startswith(b"HTTP/1.0") or not found:  # its sender hangs up
                 writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
@@ -252,6 +252,8 @@ def peer_http(command: str, requests: int) -> dict[str, Any]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         storage = f"sqlite:///{folder}/studies.db"
+        first = f"import optuna; optuna.create_study(storage={storage!r})"
+        subprocess.run([Path(command).parent / "python", "-c", first], check=True)
         arguments = [command, storage, "--host", "127.0.0.1", "--port", str(port)]
         with serving(arguments, f"http://127.0.0.1:{port}/api/studies"):
 
@@ -260,7 +262,7 @@ def peer_http(command: str, requests: int) -> dict[str, Any]:
                 return "POST", "/api/studies", json.dumps(body).encode()
 
             # As many studies as a page of ours has jobs: its list has no pages.
-            asyncio.run(load(port, 20, create))
+            asyncio.run(load(port, 19, create))
             one = asyncio.run(load(port, requests, lambda _: ("GET", "/api/studies/1", b"")))
             several = asyncio.run(load(port, requests, lambda _: ("GET", "/api/studies", b"")))
             posted = asyncio.run(load(port, requests, lambda n: create(n + 20)))

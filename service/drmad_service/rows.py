@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from drmad_client.records import (
     Best,
@@ -66,13 +67,19 @@ def log_line(entry_id: bytes, fields: Fields) -> LogLine:
     )
 
 
+@lru_cache(maxsize=1024)
+def _spec(raw: bytes) -> JobSpec:
+    """It was checked when it came; many looks at a job need not check it again."""
+    return JobSpec.model_validate_json(raw)
+
+
 def job(
     job_id: str, fields: Fields, transitions: list[Transition], cluster: Cluster | None = None
 ) -> Job:
     def at(name: bytes) -> datetime | None:
         return time(fields[name]) if name in fields else None
 
-    spec = JobSpec.model_validate_json(fields[b"spec"])
+    spec = _spec(fields[b"spec"])
     status = JobStatus(fields[b"status"].decode())
     message, waiting = fields[b"message"].decode(), None
     if cluster is not None and status is JobStatus.QUEUED:

@@ -183,8 +183,9 @@ class Store:
         found: list[Job] = []
         last = after
         while len(found) <= limit:
+            most = limit + 1 - len(found) if tag is None else 100
             ids = await self._redis.zrevrangebylex(
-                index, f"({last}" if last else "+", "-", start=0, num=max(limit + 1, 100)
+                index, f"({last}" if last else "+", "-", start=0, num=most
             )
             if not ids:
                 break

@@ -205,8 +205,8 @@ def test_many_rounds_of_random_faults(tmp_path: Path) -> None:
         for number in range(ROUNDS):
             fault = list(FAULTS)[number % len(FAULTS)]
             outcomes[fault].append(victim.round(fault, chance))
-    if file := os.environ.get("DRMAD_FAULTS_TABLE"):
-        Path(file).write_text(table(outcomes))
+            if file := os.environ.get("DRMAD_FAULTS_TABLE"):
+                Path(file).write_text(table(outcomes))
     assert [o for found in outcomes.values() for o in found if not o.is_good] == []
 
 

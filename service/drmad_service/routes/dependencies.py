@@ -12,23 +12,25 @@ from drmad_service.overview import Overview
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 
+# Asynchronous although they wait for nothing: FastAPI sends others through a thread, each time.
 
-def _store(request: Request) -> Store:
+
+async def _store(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
 
-def _changes(request: Request) -> Changes:
+async def _changes(request: Request) -> Changes:
     changes: Changes = request.app.state.changes
     return changes
 
 
-def _settings(request: Request) -> ApiSettings:
+async def _settings(request: Request) -> ApiSettings:
     settings: ApiSettings = request.app.state.settings
     return settings
 
 
-def _overview(request: Request) -> Overview:
+async def _overview(request: Request) -> Overview:
     overview: Overview = request.app.state.overview
     return overview
 
