@@ -20,7 +20,7 @@ browser:
 	deploy/install-browser.sh
 
 test: install browser
-	$(BIN)/python -m pytest -m "not full" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not full"
 
 test-full: install browser
 	$(BIN)/python -m pytest

@@ -10,13 +10,6 @@ import pytest
 from drmad_service.embedded import EmbeddedRedis
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run on two cores, those that start a whole service take turns on one of them."""
-    for item in items:
-        if "end_to_end" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("end_to_end"))
-
-
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis on a socket, one for the whole run; whoever uses it empties it first."""
