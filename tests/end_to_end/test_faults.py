@@ -156,7 +156,7 @@ class Victim:
         """Interrupt, and tell which of all processes ever seen are still there."""
         self.remember()
         self.service.interrupt()
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0  # Ray's agents look for a killed raylet for ten seconds
         left = list(self.seen)
         while left and time.monotonic() < deadline:
             left = [pid for pid in left if alive(pid) and self.seen[pid] == command_of(pid)]
