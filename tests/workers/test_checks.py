@@ -1,5 +1,6 @@
 """What is found before any training starts, and what is told when it goes wrong."""
 
+import math
 import pickle
 from collections.abc import Mapping
 
@@ -10,22 +11,33 @@ from torch.autograd.function import once_differentiable
 
 from drmad_workers import (
     L2,
+    CurvatureIndefinite,
     CustomTensor,
     EngineError,
+    Forward,
     HypergradientDiverged,
+    HypergradientError,
+    HypergradientNotFinite,
     Hyperparameter,
+    Method,
+    OneStep,
+    PathNotRecovered,
     Problem,
     ProblemError,
     Replay,
     SampleWeight,
+    Shortcut,
+    SolverNotConverged,
     Stopped,
+    Stored,
     TrainingConfig,
     TrainingDiverged,
     Tuner,
 )
 from drmad_workers.hyperparameters import Kind
+from drmad_workers.objective import Hvp
 from drmad_workers.problem import Batch
-from tests.workers.small import CLASSES, mixing_problem, small_problem, tuner_of
+from tests.workers.small import CLASSES, mixing_problem, relative, small_problem, tuner_of
 
 TRAINING = TrainingConfig(steps=5, batch_size=4)
 
@@ -41,6 +53,11 @@ class Once(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: object, gradient: Tensor) -> Tensor:
         return gradient * 2.0
+
+
+class Twice(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * 2.0
 
 
 class Kernel(nn.Module):
@@ -84,6 +101,63 @@ def test_a_model_without_second_derivatives_is_told_before_training() -> None:
     error = refused(small_problem(model), [SampleWeight()])
     assert "second derivatives" in str(error)
     assert "only once" in str(error)
+    assert "use the model with hvp finite_difference" in str(error)
+    assert error.field == "hypergradient.hvp"
+
+
+def test_a_model_without_second_derivatives_is_tuned_by_finite_differences() -> None:
+    found = []
+    for middle, hvp in ((Kernel(), "finite_difference"), (Twice(), "exact")):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(4, 5), middle, nn.Tanh(), nn.Linear(5, CLASSES))
+        kinds: list[Kind] = [SampleWeight(), L2(per="layer", init=-3.0)]
+        method = Replay(hvp=hvp)  # type: ignore[arg-type]
+        tuner = tuner_of(small_problem(model), kinds, TRAINING, method)
+        found.append(tuner.evaluate(tuner.initial_values(), 0).hypergradient)
+    for name, expected in found[1].items():
+        assert relative(found[0][name], expected) < 1e-6
+
+
+@pytest.mark.parametrize("hvp", ["exact", "finite_difference"])
+def test_a_hyperparameter_is_named_under_either_product(hvp: Hvp) -> None:
+    problem = mixing_problem()
+    problem.hyperparameters = {**problem.hyperparameters, "idle": Hyperparameter(torch.zeros(2))}
+    with pytest.raises(ProblemError, match="'idle'"):
+        tuner_of(problem, [CustomTensor("idle")], TRAINING, Replay(hvp=hvp))
+
+
+def test_an_outer_gradient_that_is_not_finite_is_told_with_the_last_step() -> None:
+    problem = small_problem()
+    problem.outer_loss = lambda forward, _, batch: (forward(batch.inputs) * 0.0).abs().sqrt().sum()
+    tuner = tuner_of(problem, [SampleWeight()], TRAINING)
+    with pytest.raises(HypergradientDiverged) as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    assert error.value.step == TRAINING.steps
+    assert math.isnan(error.value.norm)
+
+
+@pytest.mark.parametrize("method", [Replay(), Shortcut(), Stored(), Forward(), OneStep()])
+def test_a_derivative_by_a_hyperparameter_that_is_not_finite_is_named(method: Method) -> None:
+    """Its root has no derivative at 0, while the weights know nothing of it."""
+    problem = mixing_problem()
+    inner = problem.inner_loss
+    assert inner is not None
+
+    def rooted(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        assert inner is not None
+        return inner(forward, hyperparameters, batch) * (
+            1.0 + hyperparameters["scale"].sqrt().sum()
+        )
+
+    problem.inner_loss = rooted
+    start = Hyperparameter(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    problem.hyperparameters = {**problem.hyperparameters, "scale": start}
+    tuner = tuner_of(problem, [CustomTensor("mixing"), CustomTensor("scale")], TRAINING, method)
+    with pytest.raises(HypergradientError, match=r"finite|below") as error:
+        tuner.evaluate(tuner.initial_values(), 0)
+    if not isinstance(method, Forward):
+        assert isinstance(error.value, HypergradientNotFinite)
+        assert (error.value.name, error.value.wrong, error.value.entries) == ("scale", 1, 2)
 
 
 def test_a_loss_that_is_already_a_mean_is_told() -> None:
@@ -227,6 +301,10 @@ def test_progress_goes_through_the_phases_to_their_ends() -> None:
         ProblemError("steps must be at least 1, got 0", "training.steps"),
         TrainingDiverged(3, 10, float("inf"), "loss"),
         HypergradientDiverged(4, 1e9, 1e8),
+        HypergradientNotFinite("mixing", 1, 9),
+        PathNotRecovered(3, 10),
+        CurvatureIndefinite(2, -0.5),
+        SolverNotConverged(20, 0.5, 0.01),
         Stopped("forward", 17),
     ],
 )

@@ -5,6 +5,7 @@
     ├── TrainingDiverged        the inner loss or the weights are no longer finite
     ├── HypergradientError      the backward pass ended without a direction to trust
     │   ├── HypergradientDiverged   the adjoint |dw| left its bound on the way back
+    │   ├── HypergradientNotFinite  the derivative by a hyperparameter is not
     │   ├── PathNotRecovered        reversing the training did not lead back to its start
     │   ├── CurvatureIndefinite     a solver met a direction of no positive curvature
     │   └── SolverNotConverged      a linear solver ended above its tolerance
@@ -77,6 +78,29 @@ class HypergradientDiverged(HypergradientError):
         return (
             f"|dw| must stay below {self.bound:.3g} in the backward pass, got {self.norm:.3g} at "
             f"step {self.step}: use contraction, a shorter horizon, more knots, or replay"
+        )
+
+
+class HypergradientNotFinite(HypergradientError):
+    """The adjoint stayed finite, and the derivative by a hyperparameter did not.
+
+    Attributes:
+        name: of the hyperparameter.
+        wrong: entries that are nan or infinite.
+        entries: of how many.
+    """
+
+    def __init__(self, name: str, wrong: int, entries: int) -> None:
+        super().__init__(name, wrong, entries)
+        self.name = name
+        self.wrong = wrong
+        self.entries = entries
+
+    def __str__(self) -> str:
+        return (
+            f"the hypergradient of {self.name!r} must be finite, got nan or infinity in "
+            f"{self.wrong} of {self.entries} entries: bound it, or change how the losses take it "
+            "(a root or a logarithm at 0 has no derivative)"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from drmad_workers.batches import Examples
 from drmad_workers.dynamics import Rate
-from drmad_workers.errors import ProblemError
+from drmad_workers.errors import HypergradientNotFinite, ProblemError
 from drmad_workers.hyperparameters import (
     BoundClassWeight,
     BoundHyperparameter,
@@ -603,7 +603,11 @@ class Objective:
         return losses.to(self.dtype).mean()
 
     def hypergradient(self) -> dict[str, Tensor]:
-        """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU."""
+        """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU.
+
+        Raises:
+            HypergradientNotFinite: some of it is nan or infinite.
+        """
         for penalty in self._penalties:
             penalty.subtract_totals(self._totals)
         gradient = {
@@ -611,6 +615,10 @@ class Objective:
             for name, bound in self.bound.items()
         }
         self.end_products()
+        for name, part in gradient.items():
+            wrong = int((~part.isfinite()).sum())
+            if wrong:
+                raise HypergradientNotFinite(name, wrong, part.numel())
         return gradient
 
     def all_values(self) -> dict[str, Tensor]:
