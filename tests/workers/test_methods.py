@@ -35,6 +35,7 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
+from drmad_workers.batched import Replicas
 from drmad_workers.dynamics import Optimizer
 from drmad_workers.fixed_point import to_fixed
 from drmad_workers.hypergradients.base import Adjoint
@@ -419,3 +420,26 @@ def test_all_methods_walk_back_from_one_training_run() -> None:
         assert alone.backward_steps == walked.products
         assert largest_difference(alone, walked.hypergradient) < 1e-9
         assert torch.equal(walked.hypergradient["l2"], again.hypergradient["l2"])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Stored(),
+        Stored(hvp="finite_difference"),
+        Reversible(),
+        OneStep(),
+        Implicit(tolerance=1.0, iterations=2, damping=1.0),
+        Forward(),
+    ],
+)
+def test_replicas_together_are_replicas_alone(method: Method) -> None:
+    kinds: list[Kind] = [L2(per="layer", init=-2.0), SampleWeight()]
+    made = (small_problem(), kinds, TRAINING, method)
+    together = Replicas(*made, replicas=(0, 1), dtype=torch.float64)
+    assert (together.reason is not None) == method.takes_part
+    values = shaken(tuner_of(small_problem(), kinds, TRAINING))
+    for replica, found in enumerate(together.evaluate(values, 0)):
+        alone = Tuner(*made, replica=replica, dtype=torch.float64).evaluate(values, 0)
+        assert largest_difference(found, alone.hypergradient) < 1e-9
+        assert found.backward_steps == alone.backward_steps

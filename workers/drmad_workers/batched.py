@@ -329,6 +329,8 @@ class Replicas:
     def _refusal(self) -> str | None:
         """Tries a gradient and a product both ways; why that cannot be batched, or None."""
         stacked, single = self._stacked, self._singles[0]
+        if self._method.takes_part:
+            return f"{self._method.name} takes part in the training of each replica"
         for bound in single.bound.values():
             if isinstance(bound, BoundRate):
                 return f"{bound.name} is tuned, and its derivatives gather one replica at a time"

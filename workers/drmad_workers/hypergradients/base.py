@@ -79,6 +79,11 @@ class Method(ABC):
         """Whether its way does not depend on what it meets, so that replicas walk it together."""
         return False
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether it changes or differentiates the training's own steps, beyond looking on."""
+        return False
+
     @abstractmethod
     def recorder(self, run: TrainingRun) -> Recorder:
         """What the forward pass has to keep for `backward`."""

@@ -36,6 +36,10 @@ class Forward(Method):
 
     name: ClassVar[str] = "forward"
 
+    @property
+    def takes_part(self) -> bool:
+        return True
+
     def check(self, training: TrainingConfig) -> None:
         if self.hvp != "exact":
             raise ProblemError(

@@ -27,6 +27,10 @@ class OneStep(Method):
 
     name: ClassVar[str] = "one_step"
 
+    @property
+    def lockstep(self) -> bool:
+        return self.hvp == "exact"
+
     def check(self, training: TrainingConfig) -> None:
         pass
 

@@ -44,6 +44,10 @@ class Reversible(Method):
 
     name: ClassVar[str] = "reversible"
 
+    @property
+    def takes_part(self) -> bool:
+        return True
+
     def check(self, training: TrainingConfig) -> None:
         if training.is_adam:
             raise ProblemError(
