@@ -495,6 +495,7 @@ def opens_quickly(browser: Browser, url: str, until: str) -> None:
     assert opened.shift < 0.02
 
 
+@pytest.mark.full
 def test_a_thousand_jobs_open_quickly(browser: Browser, server: Server, do: Do[Any]) -> None:
     async def fill(store: Store) -> None:
         for number in range(1000):
@@ -514,6 +515,7 @@ def test_a_thousand_jobs_open_quickly(browser: Browser, server: Server, do: Do[A
         assert len(seen) == 143
 
 
+@pytest.mark.full
 def test_five_thousand_meta_iterations_open_quickly(
     browser: Browser, server: Server, do: Do[Any]
 ) -> None:
@@ -526,6 +528,7 @@ def test_five_thousand_meta_iterations_open_quickly(
     opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
 
 
+@pytest.mark.full
 def test_a_million_hyperparameters_open_quickly(
     browser: Browser, server: Server, do: Do[Any]
 ) -> None:
