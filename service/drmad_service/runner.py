@@ -159,6 +159,8 @@ class Runner:
         (report,) = await self._attended(
             [self._replicas.actors[0].fidelity.remote(state, point.iteration)]
         )
+        if isinstance(report, Failure) and report.code == "user_code":
+            self._fail(report)
         if isinstance(report, Failure):
             message = f"the method could not be held against the exact one: {report.message}"
             await self._store.keep_fidelity(self._lease, {"failure": message})
