@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from drmad_client.base import Spec as Spec
+from drmad_client.kinds import HyperparameterSpec as HyperparameterSpec
+from drmad_client.kinds import InitScaleHyperparameter as InitScaleHyperparameter
+from drmad_client.kinds import L1Hyperparameter as L1Hyperparameter
+from drmad_client.kinds import L2Hyperparameter as L2Hyperparameter
+from drmad_client.kinds import LearningRateHyperparameter as LearningRateHyperparameter
+from drmad_client.kinds import LossWeightHyperparameter as LossWeightHyperparameter
+from drmad_client.kinds import MomentumHyperparameter as MomentumHyperparameter
+from drmad_client.kinds import SampleWeightHyperparameter as SampleWeightHyperparameter
+from drmad_client.kinds import TensorHyperparameter as TensorHyperparameter
+from drmad_client.kinds import TrainingDataHyperparameter as TrainingDataHyperparameter
 from drmad_client.methods import AutoMethod as AutoMethod
 from drmad_client.methods import ForwardMethod as ForwardMethod
 from drmad_client.methods import HypergradientSpec as HypergradientSpec
@@ -18,242 +28,13 @@ from drmad_client.methods import ReplayMethod as ReplayMethod
 from drmad_client.methods import ReversibleMethod as ReversibleMethod
 from drmad_client.methods import ShortcutMethod as ShortcutMethod
 from drmad_client.methods import StoredMethod as StoredMethod
+from drmad_client.problems import CatalogProblem as CatalogProblem
+from drmad_client.problems import CodeProblem as CodeProblem
+from drmad_client.problems import DigitsData as DigitsData
+from drmad_client.problems import MlpModel as MlpModel
+from drmad_client.problems import MnistData as MnistData
+from drmad_client.problems import ProblemSpec as ProblemSpec
 from drmad_client.sizes import entries
-
-
-class MlpModel(Spec):
-    """A fully connected network with a linear output layer."""
-
-    name: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
-        default=[50], description="Units of each hidden layer, from the input to the output."
-    )
-    activation: Literal["tanh", "relu"] = Field(
-        default="tanh", description="Nonlinearity after each hidden layer."
-    )
-
-
-class _Data(Spec):
-    label_noise: float = Field(
-        default=0.0,
-        ge=0.0,
-        lt=1.0,
-        description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
-        "with ten classes a tenth of the replaced ones stays right.",
-    )
-    drop_noisy: bool = Field(
-        default=False,
-        description="Train on the correctly labelled examples only: the yardstick of a cleaning.",
-    )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
-    )
-
-
-class DigitsData(_Data):
-    """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
-
-    examples: ClassVar[int] = 1797
-    classes: ClassVar[int] = 10
-    input_shape: ClassVar[tuple[int, ...]] = (64,)
-
-    name: Literal["digits"] = "digits"
-    train: int = Field(default=1000, ge=1, description="Training examples.")
-    valid: int = Field(default=300, ge=1, description="Validation examples.")
-    test: int = Field(default=497, ge=0, description="Test examples.")
-
-
-class MnistData(_Data):
-    """MNIST's handwritten digits, 28 x 28 pixels, from IDX files on the workers or from OpenML."""
-
-    examples: ClassVar[int] = 70_000
-    classes: ClassVar[int] = 10
-    input_shape: ClassVar[tuple[int, ...]] = (784,)
-
-    name: Literal["mnist"] = "mnist"
-    train: int = Field(default=50_000, ge=1, description="Training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Test examples.")
-    folder: str | None = Field(
-        default=None,
-        max_length=4096,
-        description="Folder on the workers that holds the IDX files, below a data root that the "
-        "operator allows; null looks in every data root.",
-    )
-
-
-class CatalogProblem(Spec):
-    """A built-in model on a built-in data set."""
-
-    kind: ClassVar[Literal["catalog"]] = "catalog"
-
-    model: MlpModel = Field(default=MlpModel(), description="The model to train.")
-    data: Annotated[DigitsData | MnistData, Field(discriminator="name")] = Field(
-        description="The data set, and how it is split."
-    )
-
-
-class CodeProblem(Spec):
-    """The user's own problem: a function of their code that returns a drmad_workers Problem."""
-
-    kind: ClassVar[Literal["code"]] = "code"
-
-    entrypoint: str = Field(
-        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
-        max_length=256,
-        description="Module and function, as in my_problem:build.",
-    )
-    options: dict[str, Any] = Field(
-        default={}, max_length=256, description="Keyword arguments of the function."
-    )
-    code: str = Field(
-        pattern=r"^sha256:[0-9a-f]{64}$",
-        description="The uploaded archive that holds the module: PUT /v1/code/{sha256}.",
-    )
-
-
-def _kind_of_problem(value: Any) -> str:
-    has = value if isinstance(value, dict) else vars(value) if isinstance(value, Spec) else {}
-    return "code" if {"entrypoint", "code", "options"} & has.keys() else "catalog"
-
-
-ProblemSpec = Annotated[
-    Annotated[CatalogProblem, Tag("catalog")] | Annotated[CodeProblem, Tag("code")],
-    Discriminator(_kind_of_problem),
-]
-
-
-class _Hyperparameter(Spec):
-    name: str | None = Field(
-        default=None,
-        pattern=r"^[a-z][a-z0-9_]{0,63}$",
-        description="Name in histories and results; null takes the kind's name.",
-    )
-    lower: float | None = Field(default=None, description="Lower bound of the raw value.")
-    upper: float | None = Field(default=None, description="Upper bound of the raw value.")
-
-
-class _Penalty(_Hyperparameter):
-    per: Literal["weight", "unit", "layer", "model"] = Field(
-        default="unit",
-        description="What shares one penalty: a weight, the weights out of an input unit, a layer "
-        "or the model.",
-    )
-    init: float = Field(
-        default=-9.0, ge=-50.0, le=20.0, description="Initial log penalty (natural logarithm)."
-    )
-
-
-class L2Hyperparameter(_Penalty):
-    """Penalties Σ exp(λ_u) w² on the weights; biases are not penalised."""
-
-    kind: Literal["l2"] = "l2"
-
-
-class L1Hyperparameter(_Penalty):
-    """Penalties Σ exp(λ_u) |w| on the weights; biases are not penalised."""
-
-    kind: Literal["l1"] = "l1"
-
-
-class _Rate(_Hyperparameter):
-    per: Literal["model", "layer", "step", "step_and_layer"] = Field(
-        default="step",
-        description="One for the whole training, per parameter tensor (a matrix and its bias are "
-        "two), per inner step, or per step of each parameter tensor.",
-    )
-
-
-class LearningRateHyperparameter(_Rate):
-    """The learning rate exp(λ) of the inner optimizer."""
-
-    kind: Literal["learning_rate"] = "learning_rate"
-    init: float | None = Field(
-        default=None,
-        ge=-50.0,
-        le=7.0,
-        description="Initial log learning rate (natural logarithm); null takes training's.",
-    )
-
-
-class MomentumHyperparameter(_Rate):
-    """The momentum σ(λ) of the inner optimizer; of Adam its first beta."""
-
-    kind: Literal["momentum"] = "momentum"
-    init: float | None = Field(
-        default=None,
-        ge=-50.0,
-        le=50.0,
-        description="Initial logit; null takes training's own, but at least a momentum of 0.01.",
-    )
-
-
-class InitScaleHyperparameter(_Hyperparameter):
-    """A factor exp(λ) on the initial weights of each parameter tensor."""
-
-    kind: Literal["init_scale"] = "init_scale"
-    init: float = Field(
-        default=0.0, ge=-20.0, le=20.0, description="Initial log factor; 0 is a factor of one."
-    )
-
-
-class TrainingDataHyperparameter(_Hyperparameter):
-    """The inputs of the training examples themselves; their targets stay."""
-
-    kind: Literal["training_data"] = "training_data"
-    init: Literal["data", "noise"] = Field(
-        default="data",
-        description="Start from the training inputs, or from normal noise with their mean and "
-        "standard deviation.",
-    )
-
-
-class LossWeightHyperparameter(_Hyperparameter):
-    """A weight exp(λ) for each class, or for each term of the training loss of one's own code."""
-
-    kind: Literal["loss_weight"] = "loss_weight"
-    terms: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="Terms of the inner_loss of one's own code, which is handed the weights; null "
-        "is one weight per class.",
-    )
-    init: float = Field(
-        default=0.0, ge=-50.0, le=50.0, description="Initial log weight; 0 is a weight of one."
-    )
-
-
-class SampleWeightHyperparameter(_Hyperparameter):
-    """A weight σ(λ_i) in (0, 1) for each training example."""
-
-    kind: Literal["sample_weight"] = "sample_weight"
-    init: float = Field(
-        default=0.0, ge=-50.0, le=50.0, description="Initial logit; 0 is a weight of one half."
-    )
-
-
-class TensorHyperparameter(Spec):
-    """A tensor that the user's own problem states; its start and bounds stand in the code."""
-
-    kind: Literal["tensor"] = "tensor"
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,63}$", description="As in the problem's `hyperparameters`."
-    )
-
-
-HyperparameterSpec = Annotated[
-    L2Hyperparameter
-    | L1Hyperparameter
-    | LearningRateHyperparameter
-    | MomentumHyperparameter
-    | InitScaleHyperparameter
-    | SampleWeightHyperparameter
-    | TrainingDataHyperparameter
-    | LossWeightHyperparameter
-    | TensorHyperparameter,
-    Field(discriminator="kind"),
-]
 
 
 class TrainingSpec(Spec):
