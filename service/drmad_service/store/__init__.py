@@ -1,0 +1,28 @@
+"""The store: every state of every job, in Redis, changed by atomic scripts alone.
+
+Large values (states, hypergradients, models) are cut into chunks named by their content and
+written before the script that mentions them, so a reader never sees half of one.
+
+    base.py       a job as it is, the one way to change it
+    jobs.py       what clients do
+    code.py       what they upload
+    results.py    what a job has found
+    events.py     what happened to it, and what it printed
+    driving.py    what schedulers do
+    commits.py    the meta-iterations, and the states between them
+"""
+
+from drmad_service.store.base import FAIR_SHARE_MS
+from drmad_service.store.jobs import PRIORITY_BONUS_MS
+from drmad_service.store.store import Store
+from drmad_service.store.values import Capacity, Lease, ResumePoint, Step
+
+__all__ = [
+    "FAIR_SHARE_MS",
+    "PRIORITY_BONUS_MS",
+    "Capacity",
+    "Lease",
+    "ResumePoint",
+    "Step",
+    "Store",
+]

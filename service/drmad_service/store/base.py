@@ -1,0 +1,153 @@
+"""What every part of the store needs: a job as it is, and the one way to change it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from drmad_client.records import Job, JobStatus
+from drmad_service import keys, rows
+from drmad_service.blobs import Blobs
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ResultNotFound, StoreFull
+from drmad_service.scripts import Scripts
+from drmad_service.store.values import Lease
+from drmad_service.transitions import TRANSITIONS, Action
+
+FAIR_SHARE_MS = 300_000
+"""Each running job of a tenant puts its queued ones five minutes back."""
+FULL = 0.8
+"""Share of the memory budget above which no new job is accepted."""
+
+
+class Base:
+    """Connection, scripts and large values, for the parts of the store to stand on."""
+
+    def __init__(
+        self, redis: Redis, events_kept: int = 10_000, vector_bytes: int = 256 << 20
+    ) -> None:
+        """`vector_bytes` is the budget of a job's states and hypergradients."""
+        # redis-py types its answers as bytes, str or None; this client answers bytes.
+        self._redis: Any = redis
+        self._vector_bytes = vector_bytes
+        self._scripts = Scripts(redis, events_kept=events_kept, share_ms=FAIR_SHARE_MS)
+        self._blobs = Blobs(redis, self._scripts, "chunks")
+        self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
+
+    async def ping(self) -> None:
+        await self._redis.ping()
+
+    async def get(self, job_id: str) -> Job:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(keys.job(job_id))
+        pipe.lrange(keys.job(job_id, "transitions"), 0, -1)
+        fields, transitions = await pipe.execute()
+        if not fields:
+            raise JobNotFound(job_id)
+        cluster = await self.cluster() if fields[b"status"] == b"queued" else None
+        return rows.job(job_id, fields, [rows.transition(t) for t in transitions], cluster)
+
+    async def cluster(self) -> rows.Cluster:
+        """What the cluster has, and what of it is promised."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(keys.CLUSTER)
+        pipe.hgetall(keys.RESERVATIONS)
+        pipe.time()
+        announced, reservations, (seconds, micros) = await pipe.execute()
+        return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000)
+
+    async def must_have_room(self) -> None:
+        """
+        Raises:
+            StoreFull: too little of the memory budget is left for anything new.
+        """
+        memory = await self._redis.info("memory")
+        budget, used = memory["maxmemory"], memory["used_memory"]
+        if budget and used > FULL * budget:
+            raise StoreFull(used, budget)
+
+    async def _must_exist(self, job_id: str) -> None:
+        if not await self._redis.exists(keys.job(job_id)):
+            raise JobNotFound(job_id)
+
+    async def _kept(self, job_id: str, iteration: int) -> dict[str, Any]:
+        """Names of the chunks of a meta-iteration's vectors, and the scalars of its state."""
+        await self._must_exist(job_id)
+        raw = await self._redis.hget(keys.job(job_id, "vectors"), str(iteration))
+        if raw is None:
+            raise ResultNotFound(
+                f"job {job_id} keeps no vectors of meta-iteration {iteration}; its history says "
+                "where has_vectors is true"
+            )
+        kept: dict[str, Any] = json.loads(raw)
+        return kept
+
+    async def _touch_code(self, sha256: str) -> None:
+        seconds, micros = await self._redis.time()
+        await self._redis.zadd(keys.CODES, {sha256: seconds * 1000 + micros // 1000})
+
+    async def _act(
+        self,
+        job_id: str,
+        action: Action,
+        reason: str,
+        message: str,
+        fields: Mapping[str, str] = {},
+        fence: str = "",
+        state: str = "",
+        seen: str = "",
+    ) -> JobStatus:
+        outcome, status = await self._scripts.run(
+            "transition",
+            job_id,
+            fence,
+            states(action),
+            reason,
+            message,
+            json.dumps(dict(fields)),
+            state,
+            seen,
+        )
+        if fence and outcome in ("fenced", "unknown"):
+            raise LeaseLost(f"{action} of {job_id} refused: {outcome}")
+        if outcome == "unknown":
+            raise JobNotFound(job_id)
+        if outcome == "refused":
+            raise ActionRefused(job_id, action, status)
+        return JobStatus(status)
+
+    async def _update(
+        self,
+        lease: Lease,
+        fields: Mapping[str, str],
+        event: str = "",
+        data: str = "",
+        state: str = "",
+        garbage: Sequence[str] = (),
+    ) -> JobStatus:
+        outcome, status = await self._scripts.run(
+            "update",
+            lease.job_id,
+            lease.fence,
+            json.dumps(dict(fields)),
+            event,
+            data,
+            state,
+            json.dumps(list(garbage)),
+        )
+        if outcome != "ok":
+            raise LeaseLost(f"update of {lease.job_id} refused: {outcome}")
+        return JobStatus(status)
+
+    async def _state(self, job_id: str) -> dict[str, Any]:
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        state: dict[str, Any] = (
+            json.loads(raw) if raw else {"chunks": [], "scalars": {}, "bytes": 0}
+        )
+        return state
+
+
+def states(action: Action) -> str:
+    return json.dumps(TRANSITIONS[action])

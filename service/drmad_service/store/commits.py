@@ -1,0 +1,153 @@
+"""What a meta-iteration leaves behind, written at once or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drmad_client.records import HyperparameterInfo
+from drmad_service import keys
+from drmad_service.blobs import thinned
+from drmad_service.errors import LeaseLost
+from drmad_service.store.base import Base
+from drmad_service.store.values import Lease, ResumePoint, Step
+
+
+class Commits(Base):
+    """States to go on from, and the meta-iterations that lead from one to the next."""
+
+    async def begin(
+        self, lease: Lease, hyperparameters: Sequence[HyperparameterInfo], start: ResumePoint | None
+    ) -> None:
+        """Keep what the first look at the problem found, and the state to start from, if new."""
+        infos = json.dumps([h.model_dump(mode="json") for h in hyperparameters])
+        state = json.dumps(await self._put_state(lease, start)) if start else ""
+        await self._update(lease, {"hyperparameters": infos}, state=state)
+
+    async def resume_point(self, job_id: str) -> ResumePoint | None:
+        """Where the job goes on; None when it has not begun."""
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        if raw is None:
+            return None
+        state = json.loads(raw)
+        tensors = await self._blobs.get(job_id, state["chunks"])
+        return ResumePoint(state["iteration"], tensors, state["scalars"])
+
+    async def kept_point(self, job_id: str, iteration: int) -> tuple[ResumePoint, bytes]:
+        """State and hypergradient of a committed meta-iteration."""
+        kept = await self._kept(job_id, iteration)
+        state = await self._blobs.get(job_id, kept["state"])
+        hypergradient = await self._blobs.get(job_id, kept["hypergradient"])
+        return ResumePoint(iteration, state, kept["scalars"]), hypergradient
+
+    async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> None:
+        """Take a step back: the same meta-iteration begins again, from another state."""
+        before = await self._state(lease.job_id)
+        state = await self._put_state(lease, point)
+        kept = (await self._all_vectors(lease.job_id)).values()
+        garbage = set(before["chunks"]) - _needed([*kept], state)
+        rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
+        event = json.dumps(rejection | {"message": message})
+        await self._update(lease, {}, "rejection", event, json.dumps(state), sorted(garbage))
+
+    async def commit(self, lease: Lease, step: Step) -> None:
+        """Commit one meta-iteration. Committing it again under the same lease changes nothing.
+
+        Raises:
+            LeaseLost: the job belongs to another scheduler.
+        """
+        job_id = lease.job_id
+        before = await self._state(job_id)
+        vectors = {
+            "state": before["chunks"],
+            "scalars": before["scalars"],
+            "hypergradient": await self._blobs.put(job_id, lease.fence, step.hypergradient),
+            "state_bytes": before["bytes"],
+            "bytes": before["bytes"] + len(step.hypergradient),
+        }
+        state = await self._put_state(lease, step.next_state)
+        models, old_models = await self._put_model(lease, step)
+        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors, state)
+        fields = {
+            "progress": step.progress.model_dump_json(),
+            "vector_bytes": str(vector_bytes),
+        }
+        if step.best is not None:
+            fields["best"] = step.best.model_dump_json()
+        outcome, detail = await self._scripts.run(
+            "commit",
+            job_id,
+            lease.fence,
+            step.iteration,
+            json.dumps(step.record, allow_nan=False),
+            json.dumps(state),
+            json.dumps(vectors),
+            json.dumps(models),
+            json.dumps(fields),
+            json.dumps(gone),
+            json.dumps(garbage),
+            json.dumps(old_models),
+        )
+        if outcome != "ok":
+            raise LeaseLost(
+                f"meta-iteration {step.iteration} of {job_id} refused: {outcome} {detail}"
+            )
+
+    async def _put_state(self, lease: Lease, point: ResumePoint) -> dict[str, Any]:
+        return {
+            "iteration": point.iteration,
+            "scalars": point.scalars,
+            "chunks": await self._blobs.put(lease.job_id, lease.fence, point.tensors),
+            "bytes": len(point.tensors),
+        }
+
+    async def _put_model(self, lease: Lease, step: Step) -> tuple[dict[str, str], list[str]]:
+        """New entries of the models hash, and the chunks that nothing needs after them."""
+        if step.model is None:
+            return {}, []
+        kept = await self._models(lease.job_id)
+        described = {
+            "iteration": step.iteration,
+            "chunks": await self._model_blobs.put(lease.job_id, lease.fence, step.model),
+        }
+        changed = {"last": described} | ({"best": described} if step.best else {})
+        entries = {name: json.dumps(value) for name, value in changed.items()}
+        return entries, sorted(_chunks(kept) - _chunks(kept | changed))
+
+    async def _models(self, job_id: str) -> dict[str, Any]:
+        entries = await self._redis.hgetall(keys.job(job_id, "models"))
+        return {name.decode(): json.loads(value) for name, value in entries.items()}
+
+    async def _all_vectors(self, job_id: str) -> dict[int, dict[str, Any]]:
+        entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
+        return {int(number): json.loads(value) for number, value in entries.items()}
+
+    async def _thin(
+        self, job_id: str, step: Step, vectors: dict[str, Any], state: Mapping[str, Any]
+    ) -> tuple[list[int], list[str], int]:
+        """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
+        total = int(await self._redis.hget(keys.job(job_id), "vector_bytes") or 0)
+        total += vectors["bytes"]
+        if total <= self._vector_bytes:
+            return [], [], total
+        kept = await self._all_vectors(job_id) | {step.iteration: vectors}
+        sizes = {number: value["bytes"] for number, value in kept.items()}
+        best = step.best or (await self.get(job_id)).best
+        protected = {best.iteration} if best else set()
+        # A tenth below the budget, so that not every commit has to look through all of them.
+        gone = thinned(sizes, self._vector_bytes * 9 // 10, protected)
+        left = {number: value for number, value in kept.items() if number not in gone}
+        dropped = {c for n in gone for c in (*kept[n]["state"], *kept[n]["hypergradient"])}
+        garbage = dropped - _needed([*left.values()], state)
+        return gone, sorted(garbage), sum(sizes[number] for number in left)
+
+
+def _needed(vectors: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> set[str]:
+    """Chunks that these name; equal parts of different vectors are one chunk."""
+    named = {c for v in vectors for c in (*v["state"], *v["hypergradient"])}
+    return named | set(state["chunks"])
+
+
+def _chunks(models: Mapping[str, Any]) -> set[str]:
+    return {chunk for model in models.values() for chunk in model["chunks"]}

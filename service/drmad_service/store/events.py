@@ -1,0 +1,76 @@
+"""What happened to a job, and what its replicas printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from drmad_client.records import Event, LogLine, Page
+from drmad_service import keys, rows
+from drmad_service.store.base import Base
+
+_EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
+
+
+class Events(Base):
+    """Streams that are read from any place on."""
+
+    async def events(self, job_id: str, after: str | None = None, limit: int = 500) -> list[Event]:
+        """Events after the id `after`. Begins with `reset` when earlier ones are no longer kept.
+
+        Raises:
+            ValueError: `after` is not an event's id.
+        """
+        key = keys.job(job_id, "events")
+        entries = await self._entries(key, after, limit)
+        events = [rows.event(entry, fields) for entry, fields in entries]
+        if entries and await self._trimmed(key, after):
+            job = await self.get(job_id)
+            reset = Event(
+                id=after or "0-0", at=events[0].at, type="reset", data=job.model_dump(mode="json")
+            )
+            return [reset, *events]
+        return events
+
+    async def logs(
+        self, job_id: str, after: str | None = None, replica: int | None = None, limit: int = 100
+    ) -> Page[LogLine]:
+        """What the replicas printed after the line `after`.
+
+        Raises:
+            ValueError: `after` is not a line's id.
+        """
+        await self._must_exist(job_id)
+        found: list[LogLine] = []
+        while len(found) <= limit:
+            entries = await self._entries(keys.job(job_id, "logs"), after, limit + 1)
+            if not entries:
+                break
+            lines = [rows.log_line(entry, fields) for entry, fields in entries]
+            found += [line for line in lines if replica is None or line.replica == replica]
+            after = lines[-1].id
+        page = found[:limit]
+        return Page(data=page, has_more=len(found) > limit, next=page[-1].id if page else after)
+
+    async def changes(self) -> AsyncIterator[str]:
+        """Ids of jobs of which something changed; "" once, when listening has begun."""
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(keys.CHANGES)
+            async for message in pubsub.listen():
+                if message["type"] == "subscribe":
+                    yield ""
+                elif message["type"] == "message":
+                    yield message["data"].decode()
+
+    async def _entries(self, key: str, after: str | None, limit: int) -> Any:
+        if after is not None and not _EVENT_ID.fullmatch(after):
+            raise ValueError(f"an id looks like 1763912345678-0, got {after!r}")
+        return await self._redis.xrange(key, min=f"({after}" if after else "-", count=limit)
+
+    async def _trimmed(self, key: str, after: str | None) -> bool:
+        """Whether events after this one are gone: its place lies before the first one kept."""
+        info = await self._redis.xinfo_stream(key)
+        if info["entries-added"] == info["length"]:
+            return False
+        return after is None or rows.order(info["first-entry"][0]) > rows.order(after)

@@ -1,0 +1,14 @@
+"""The store: all its parts as one."""
+
+from __future__ import annotations
+
+from drmad_service.store.code import Code
+from drmad_service.store.commits import Commits
+from drmad_service.store.driving import Driving
+from drmad_service.store.events import Events
+from drmad_service.store.jobs import Jobs
+from drmad_service.store.results import Results
+
+
+class Store(Jobs, Code, Results, Events, Driving, Commits):
+    """Jobs in Redis. One instance a process; the client must return bytes."""
