@@ -35,8 +35,8 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.hyperparameters import Kind
-from drmad_workers.objective import Hvp
 from drmad_workers.problem import Batch
+from drmad_workers.products import Hvp
 from tests.workers.small import CLASSES, mixing_problem, relative, small_problem, tuner_of
 
 TRAINING = TrainingConfig(steps=5, batch_size=4)

@@ -43,8 +43,8 @@ from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters import Kind
 from drmad_workers.monitor import Monitor
-from drmad_workers.objective import Hvp
 from drmad_workers.passes import Walk
+from drmad_workers.products import Hvp
 from drmad_workers.training import TrainingRun
 from tests.workers.small import (
     as_given,

@@ -117,6 +117,7 @@ def test_tuning_finds_the_wrong_labels_among_digits() -> None:
     assert tuned.diagnostics["label_noise_precision"] >= 0.85
 
 
+@pytest.mark.full
 def test_tuning_cleans_mnist(mnist_roots: list[Path]) -> None:
     """Half the labels drawn at random: 28 % at equal weights, 8 % on the correct labels alone."""
     training = TrainingConfig("damped_sgd", 1000, 100, learning_rate=0.5, momentum=0.9)

@@ -11,9 +11,11 @@ from torch import Tensor
 from drmad_workers.batches import Minibatches
 from drmad_workers.dynamics import Adam, Dynamics, Momentum, Optimizer
 from drmad_workers.errors import ProblemError, TrainingDiverged
+from drmad_workers.losses import total
 from drmad_workers.monitor import Monitor
-from drmad_workers.objective import Linearization, Objective, total
+from drmad_workers.objective import Objective
 from drmad_workers.problem import Batch
+from drmad_workers.products import Linearization
 
 Precision = Literal["float32", "bfloat16"]
 

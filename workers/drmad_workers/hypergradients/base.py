@@ -20,7 +20,7 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters import BoundHyperparameter, BoundInitScale, BoundRate
-from drmad_workers.objective import Hvp, Linearization
+from drmad_workers.products import Hvp, Linearization
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 GROWTH_BOUND = 1e8
