@@ -45,7 +45,10 @@ async def figure(
     job = await store.get(job_id)
     if name not in FIGURES:
         raise ResultNotFound(f"there is no figure {name}; there are {', '.join(FIGURES)}")
-    headers = {"ETag": f'"{name}-{job.progress.iteration}"', "Cache-Control": "private, no-cache"}
+    version = f"{name}-{job.progress.iteration}"
+    if FIGURES[name].needs_fidelity and await store.fidelity_report(job_id):
+        version += "-reported"  # which may come before the first meta-iteration
+    headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     before = after = None

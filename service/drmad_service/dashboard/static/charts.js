@@ -1,7 +1,11 @@
-// <job-chart src="...">: a figure of the service, drawn by plotly in the page's colours.
+// <job-chart src="...">: a figure of the service, drawn by plotly in the page's colours. Its data-state
+// says how it stands: waiting, drawn, empty (there is nothing to show, and why) or failed.
 import { Refused, request } from "./service.js";
 
 const HEIGHT_OF_TALL = 480;
+const LONGEST_DRAWING_MS = 10_000;
+const FIRST_PAUSE_MS = 1000;
+const LONGEST_PAUSE_MS = 30_000;
 const COLOURS = ["#3f87c9", "#d9822b", "#2f9e6e", "#b05cc4", "#c94f4f", "#8a7a3a", "#4a5bc4", "#6e7b86"];
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
@@ -16,6 +20,7 @@ function plotly() {
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => {
       loading = undefined;
+      script.remove();
       reject(new Error("plotly's script did not come"));
     };
     document.head.append(script);
@@ -23,12 +28,14 @@ function plotly() {
   return loading;
 }
 
-// One chart at a time, with a pause to paint between: the first is seen while others are drawn.
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// One chart at a time, with a pause to paint between: the first is seen while others are drawn, and
+// one that does not end holds up the others for a while only.
 let last = Promise.resolve();
 function inTurn(draw) {
-  const pause = () => new Promise((resolve) => setTimeout(resolve));
-  const mine = last.then(pause).then(draw);
-  last = mine.catch(() => {});
+  const mine = last.then(() => pause(0)).then(draw);
+  last = Promise.race([mine.catch(() => {}), last.then(() => pause(LONGEST_DRAWING_MS))]);
   return mine;
 }
 
@@ -61,8 +68,11 @@ const seen = new IntersectionObserver((entries) => {
 export class JobChart extends HTMLElement {
   isStale = true;
   isSeen = false;
+  isBusy = false;
+  failures = 0;
 
   connectedCallback() {
+    this.dataset.state = "waiting";
     seen.observe(this);
     this.onTheme = () => this.figure && this.show(this.figure);
     document.addEventListener("drmad:theme", this.onTheme);
@@ -70,6 +80,7 @@ export class JobChart extends HTMLElement {
 
   disconnectedCallback() {
     seen.unobserve(this);
+    this.isSeen = false;
     document.removeEventListener("drmad:theme", this.onTheme);
   }
 
@@ -80,24 +91,37 @@ export class JobChart extends HTMLElement {
   }
 
   async catchUp() {
-    if (!this.isSeen || !this.isStale || this.isBusy) return;
+    if (this.isBusy) return; // the loop below sees what has come meanwhile
     this.isBusy = true;
-    this.isStale = false;
-    try {
-      plotly().catch(() => {}); // on its way while the figure is; show() tells when it does not come
-      await this.show(await this.fetch());
-    } catch (error) {
-      if (!this.figure) this.say(error instanceof Refused ? error.message : "This chart could not be drawn");
-      else this.isStale = true; // keeps what it shows; the next change tries again
+    while (this.isSeen && this.isStale) {
+      this.isStale = false;
+      try {
+        plotly().catch(() => {}); // on its way while the figure is; show() tells when it does not come
+        await this.show(await this.fetch());
+        this.failures = 0;
+      } catch (error) {
+        this.fail(error);
+        break;
+      }
     }
     this.isBusy = false;
+  }
+
+  /** Keeps what it shows; what may go well another time is tried again, after longer and longer pauses. */
+  fail(error) {
+    const isFinal = error instanceof Refused && error.status < 500 && error.status !== 429;
+    if (!this.figure) this.say("failed", isFinal ? error.message : "This chart did not come; it is tried again");
+    if (isFinal) return;
+    this.isStale = true;
+    pause(Math.min(FIRST_PAUSE_MS * 2 ** this.failures++, LONGEST_PAUSE_MS)).then(() => this.catchUp());
   }
 
   fetch() {
     return request("GET", this.getAttribute("src"));
   }
 
-  say(text) {
+  say(state, text) {
+    this.dataset.state = state;
     const line = document.createElement("div");
     line.className = "wait";
     line.textContent = text;
@@ -106,7 +130,7 @@ export class JobChart extends HTMLElement {
 
   async show(figure) {
     const why = figure.data.length ? null : (figure.layout.annotations?.[0]?.text ?? "nothing to show yet");
-    if (why && !this.plot) return this.say(why);
+    if (why && !this.plot) return this.say("empty", why);
     const Plotly = await plotly();
     if (!this.plot) {
       this.plot = document.createElement("div");
@@ -118,6 +142,7 @@ export class JobChart extends HTMLElement {
     const shown = { ...layout, template: template(), uirevision: "kept", autosize: true };
     await inTurn(() => Plotly.react(this.plot, figure.data, shown, CONFIG));
     this.figure = figure;
+    this.dataset.state = "drawn";
     this.plot.dataset.points = Math.max(0, ...figure.data.map((trace) => trace.x?.length ?? 0));
   }
 }

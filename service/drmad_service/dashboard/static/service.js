@@ -1,5 +1,7 @@
 // Requests to the service, and what is told to the reader.
 
+const LONGEST_WAIT_MS = 60_000;
+
 export class Refused extends Error {
   constructor(problem, status) {
     super(problem.detail ?? `the service answered ${status}`);
@@ -9,18 +11,19 @@ export class Refused extends Error {
 }
 
 export async function request(method, path, body, headers = {}) {
-  const options = { method, headers: { Accept: "application/json", ...headers } };
+  const signal = AbortSignal.timeout(LONGEST_WAIT_MS);
+  const options = { method, signal, headers: { Accept: "application/json", ...headers } };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
-  let response;
+  let response, text;
   try {
     response = await fetch(path, options);
+    text = await response.text();
   } catch {
     throw new Error("The service does not answer");
   }
-  const text = await response.text();
   let answer = {};
   try {
     answer = text ? JSON.parse(text) : {};
