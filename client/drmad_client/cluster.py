@@ -33,7 +33,9 @@ class SchedulerView(Record):
 class Placement(Record):
     """A job on the cluster, or on its way there."""
 
-    id: str
+    id: str | None = Field(
+        description="null for a job of another tenant, of which no more is told."
+    )
     name: str
     tenant: str
     status: JobStatus

@@ -100,8 +100,8 @@ def cluster_table(cluster: Cluster) -> RenderableType:
     places = _table("ID", "NAME", "STATUS", "CPUS", "GPUS", "")
     for place in [*cluster.running, *cluster.queue]:
         places.add_row(
-            place.id,
-            Text(place.name),
+            place.id or "",
+            Text(place.name if place.id else "another tenant's"),
             status_text(place.status),
             f"{place.cpus:g}",
             f"{place.gpus:g}",

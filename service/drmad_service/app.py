@@ -11,7 +11,8 @@ from fastapi import FastAPI
 
 import drmad_client
 from drmad_service import problems
-from drmad_service.auth import Access, signed_in
+from drmad_service.access import Access
+from drmad_service.auth import signed_in
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
@@ -42,9 +43,15 @@ def create_app(settings: ApiSettings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.redis_url) as redis:
             app.state.settings = settings
-            app.state.store = Store(redis)
+            app.state.store = Store(redis, most_queued=settings.most_queued)
             app.state.overview = Overview(redis, app.state.store)
-            app.state.access = Access(redis, settings.local_key)
+            app.state.access = Access(
+                redis,
+                settings.local_key,
+                settings.requests_per_s,
+                settings.request_burst,
+                settings.open_without_keys,
+            )
             app.state.changes = Changes(app.state.store)
             listening = asyncio.create_task(app.state.changes.run())
             try:
@@ -61,7 +68,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    refusals: dict[int | str, dict[str, Any]] = {401: PROBLEM, 403: PROBLEM}
+    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 429), PROBLEM)
     for resource in (jobs, results, figures, events, catalog, cluster, code):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
     for resource in (health, sign_in, pages, static):

@@ -1,10 +1,9 @@
-"""The service's commands: `drmad up`, `open`, `serve`, `schedule` and `demo`."""
+"""The service's commands: `drmad up`, `open`, `serve`, `schedule`, `keys` and `demo`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import signal
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from drmad_service.errors import ServiceStartError
 
 Home = Annotated[
     Path, typer.Option(envvar="DRMAD_HOME", help="Folder that holds the state and the logs.")
@@ -58,6 +55,9 @@ def register(app: typer.Typer) -> None:
     from drmad_service.demo import demo
 
     app.command()(demo)
+    from drmad_service.key_commands import keys_app
+
+    app.add_typer(keys_app)
 
 
 def up(
@@ -117,7 +117,7 @@ def open_dashboard(home: Home = DEFAULT_HOME, port: Port = 8080) -> None:
 def sign_in_link(home: Path, port: int) -> str:
     """Carries a ticket that works once, in the part of the address that is never sent or logged."""
     from drmad_service import local_key
-    from drmad_service.auth import issue_ticket
+    from drmad_service.access import issue_ticket
 
     return f"http://127.0.0.1:{port}/sign-in#ticket={issue_ticket(local_key.ensure(home))}"
 
@@ -145,10 +145,29 @@ def serve(
     max_body_bytes: Annotated[
         int, typer.Option(envvar="DRMAD_MAX_BODY_BYTES", min=1024, help="Of a request.")
     ] = 1 << 20,
+    requests_per_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_REQUESTS_PER_S", min=0, help="Of a key, in the long run; 0: any number."
+        ),
+    ] = 100.0,
+    request_burst: Annotated[
+        int, typer.Option(envvar="DRMAD_REQUEST_BURST", min=1, help="Of a key, at once.")
+    ] = 1000,
+    most_queued: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_MOST_QUEUED",
+            min=0,
+            help="Jobs that a tenant may have queued and paused; 0: any number.",
+        ),
+    ] = 10_000,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Run the API alone: stateless, any number of it."""
-    _refuse_open_address(host)
+    from drmad_service.key_commands import is_loopback, refuse_unguarded
+
+    refuse_unguarded(host, redis_url, has_key=key_file is not None)
     _configure_logging()
     import uvicorn
 
@@ -161,7 +180,11 @@ def serve(
         redis_url=redis_url,
         local_key=local_key.from_file(key_file) if key_file else None,
         hosts=tuple(allowed_hosts),
+        open_without_keys=is_loopback(host),
         max_body_bytes=max_body_bytes,
+        requests_per_s=requests_per_s,
+        request_burst=request_burst,
+        most_queued=most_queued,
     )
     if exit_with_parent:
         follow_parent()
@@ -314,18 +337,6 @@ def _open(link: str) -> None:
     is_desk = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if is_desk and sys.stdout.isatty():
         webbrowser.open(link)
-
-
-def _refuse_open_address(host: str) -> None:
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise ServiceStartError(
-            f"--host must be a loopback address such as 127.0.0.1, got {host}: whoever reaches the "
-            "API may submit jobs; put a proxy that authenticates in front of it"
-        )
 
 
 def _configure_logging() -> None:

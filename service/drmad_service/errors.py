@@ -52,6 +52,34 @@ class ScopeTooLow(DrmadError):
         super().__init__(f"the key's scope must be at least {needed}, it is {scope}")
 
 
+class KeyNotFound(DrmadError):
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id}; drmad keys list shows their ids")
+
+
+class TooManyRequests(DrmadError):
+    """The key asks faster than it may."""
+
+    def __init__(self, requests_per_s: float, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"a key may ask {requests_per_s:g} times a second in the long run; ask again in "
+            f"{retry_after_s:.3g} s"
+        )
+
+
+class TooManyQueued(DrmadError):
+    """The tenant has as many jobs waiting as it may."""
+
+    retry_after_s = 60.0
+
+    def __init__(self, tenant: str, queued: int, most: int) -> None:
+        super().__init__(
+            f"tenant {tenant} has {queued} jobs queued or paused, at most {most} are allowed; wait "
+            "until some have run, or cancel some"
+        )
+
+
 class CrossSite(DrmadError):
     def __init__(self, origin: str | None) -> None:
         super().__init__(

@@ -3,6 +3,8 @@
     key                            type    holds, and until when
     drmad:jobs                     zset    every job id, score 0: in the order of creation
     drmad:jobs:<status>            zset    the job ids of one status, likewise
+    drmad:tenant:<tenant>:jobs     zset    every job id of a tenant, likewise
+    drmad:tenant:<tenant>:jobs:<status>  zset  the same of one status
     drmad:queue                    zset    runnable job ids; score: creation in ms, less a bonus for
                                            priority, so that age always wins in the end
     drmad:ended                    zset    terminal job ids; score: when they ended in ms
@@ -11,9 +13,15 @@
     drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
     drmad:nodes                    hash    scheduler id -> the machines that it sees (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
-    drmad:session:<sha256>         string  sha256 of the key that opened it; 30 days
+    drmad:keys                     zset    ids of the keys that open the service; score:
+                                           creation in ms
+    drmad:key:<id>                 hash    digest (sha256), tenant, scope, note, created_at, used_at
+    drmad:bucket:<id>              hash    how many requests a key has left, and since when; until
+                                           it is full again
+    drmad:session:<sha256>         string  "<id> <sha256>" of the key that opened it; 30 days
     drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
     drmad:code:<sha256>            hash    number -> a megabyte of an archive of user code
+    drmad:code:<sha256>:tenants    set     who uploaded it, and may name it
     drmad:codes                    zset    sha256 of every archive; score: last use in ms
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
@@ -42,6 +50,7 @@ CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
 CODES = "drmad:codes"
+KEYS = "drmad:keys"
 PARTS = (
     "transitions",
     "events",
@@ -55,8 +64,10 @@ PARTS = (
 )
 
 
-def jobs_with(status: str) -> str:
-    return f"{JOBS}:{status}"
+def jobs_with(status: str | None = None, tenant: str | None = None) -> str:
+    """The index of all jobs, or of those of one status, one tenant, or both."""
+    index = f"drmad:tenant:{tenant}:jobs" if tenant else JOBS
+    return f"{index}:{status}" if status else index
 
 
 def idempotency(tenant: str, key: str) -> str:
@@ -65,6 +76,18 @@ def idempotency(tenant: str, key: str) -> str:
 
 def code(sha256: str) -> str:
     return f"drmad:code:{sha256}"
+
+
+def key(key_id: str) -> str:
+    return f"drmad:key:{key_id}"
+
+
+def bucket(key_id: str) -> str:
+    return f"drmad:bucket:{key_id}"
+
+
+def code_tenants(sha256: str) -> str:
+    return f"drmad:code:{sha256}:tenants"
 
 
 def session(token_digest: str) -> str:

@@ -43,11 +43,11 @@ class Overview:
             OrderedDict()
         )
 
-    async def counts(self) -> dict[JobStatus, int]:
+    async def counts(self, tenant: str | None = None) -> dict[JobStatus, int]:
         """How many jobs are in each state; states without any are left out."""
         pipe = self._redis.pipeline(transaction=False)
         for status in JobStatus:
-            pipe.zcard(keys.jobs_with(status))
+            pipe.zcard(keys.jobs_with(status, tenant))
         return {s: n for s, n in zip(JobStatus, await pipe.execute(), strict=True) if n}
 
     async def find(
@@ -57,15 +57,16 @@ class Overview:
         text: str = "",
         after: str | None = None,
         limit: int = 50,
+        tenant: str | None = None,
     ) -> Page[Job]:
         """Jobs whose name, id, problem or tags hold every word of `text`, the newest first."""
         words = text.lower().split()
         if not words:
-            return await self._store.jobs(status, tag, after, limit)
+            return await self._store.jobs(status, tag, after, limit, tenant)
         found: list[Job] = []
         searched = 0
         while searched < MOST_SEARCHED:
-            page = await self._store.jobs(status, tag, after, _PAGE)
+            page = await self._store.jobs(status, tag, after, _PAGE, tenant)
             for job in page.data:
                 if all(word in _searchable(job) for word in words):
                     found.append(job)

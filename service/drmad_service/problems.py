@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,8 @@ from drmad_service.errors import (
     ScopeTooLow,
     SignInFailed,
     StoreFull,
+    TooManyQueued,
+    TooManyRequests,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),
     ScopeTooLow: (HTTPStatus.FORBIDDEN, "scope_too_low"),
     CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
+    TooManyQueued: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_queued"),
+    TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
 }
 
 
@@ -79,8 +84,11 @@ def _known(status: int, code: str) -> Any:
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
 
     async def handler(request: Request, error: Exception) -> Response:
+        # Whole seconds, as the header has them: rounded up, so that who waits is not refused again.
+        wait_s = getattr(error, "retry_after_s", None)
+        retry = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
         return problem_response(
-            status, code, str(error), instance=request.url.path, headers=headers
+            status, code, str(error), instance=request.url.path, headers=headers | retry
         )
 
     return handler

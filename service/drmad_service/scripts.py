@@ -24,6 +24,9 @@ class Scripts:
             "reservations": keys.RESERVATIONS,
             "changes": keys.CHANGES,
             "job": keys.job(""),
+            "tenant": "drmad:tenant:",
+            "key": keys.key(""),
+            "bucket": keys.bucket(""),
             "slack": 1e-6,  # fractions of a GPU do not add up exactly
         }
         folder = resources.files("drmad_service") / "lua"

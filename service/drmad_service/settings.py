@@ -12,12 +12,20 @@ class ApiSettings:
 
     redis_url: str
     local_key: str | None = field(default=None, repr=False)
-    """What `drmad up` keeps in its home; without any key everybody on this machine may do all."""
+    """What `drmad up` keeps in its home, or the operator's own."""
+    open_without_keys: bool = True
+    """While there is no key at all, whoever reaches the service may do all: on loopback alone."""
     hosts: tuple[str, ...] = ()
     """Names under which the service is reached, besides loopback's; "*" for any."""
     max_body_bytes: int = 1 << 20
     max_upload_bytes: int = 50 << 20
     """Of an archive of user code."""
+    requests_per_s: float = 0.0
+    """Of a key in the long run; 0 for any number."""
+    request_burst: int = 1000
+    """Of a key at once."""
+    most_queued: int = 0
+    """Jobs that a tenant may have queued and paused; 0 for any number."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
     longest_wait_s: float = 60.0

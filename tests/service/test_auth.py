@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.errors import DrmadError
-from drmad_service import auth, local_key
+from drmad_service import access, local_key
 from drmad_service.app import create_app
 from drmad_service.settings import ApiSettings
 from tests.service.test_api import problem
@@ -72,7 +72,7 @@ async def test_a_browser_exchanges_the_key_for_a_cookie_that_scripts_cannot_read
     assert (await locked.get("/v1/jobs")).is_success
     assert (await locked.post("/v1/jobs", json=body, headers={"Origin": URL})).status_code == 201
     kept = [await redis.get(name) for name in await redis.keys("drmad:session:*")]
-    assert kept == [auth.digest(KEY).encode()]  # neither the key nor the token
+    assert kept == [f"local {access.digest(KEY)}".encode()]  # neither the key nor the token
     assert cookie.value is not None
     assert cookie.value not in str(await redis.keys("*"))
     response = await locked.post("/sign-out")
@@ -127,7 +127,7 @@ async def test_loopback_and_allowed_names_are_answered(
 
 
 async def test_a_link_signs_in_once(locked: httpx.AsyncClient) -> None:
-    ticket = auth.issue_ticket(KEY)
+    ticket = access.issue_ticket(KEY)
     assert KEY not in ticket
     assert (await locked.post("/sign-in", json={"ticket": ticket})).status_code == 204
     assert (await locked.get("/v1/jobs")).is_success
@@ -138,9 +138,9 @@ async def test_a_link_signs_in_once(locked: httpx.AsyncClient) -> None:
 async def test_a_link_that_is_old_or_forged_does_not_sign_in(
     locked: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expires, _, signature = auth.issue_ticket(KEY).partition(".")
+    expires, _, signature = access.issue_ticket(KEY).partition(".")
     forged = [
-        auth.issue_ticket(KEY + "x"),
+        access.issue_ticket(KEY + "x"),
         f"{int(expires) + 1}.{signature}",
         f"{expires}.",
         ".",
@@ -148,8 +148,8 @@ async def test_a_link_that_is_old_or_forged_does_not_sign_in(
         "9" * 200,
     ]
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - auth.TICKET_S - 5)
-    forged.append(auth.issue_ticket(KEY))
+    monkeypatch.setattr(time, "time", lambda: now - access.TICKET_S - 5)
+    forged.append(access.issue_ticket(KEY))
     monkeypatch.undo()
     for ticket in forged:
         problem(await locked.post("/sign-in", json={"ticket": ticket}), 401, "sign_in_failed")

@@ -422,7 +422,7 @@ def test_a_lost_connection_is_shown_and_comes_back_by_itself(
 def test_a_key_signs_in_and_a_sign_out_locks(
     browser: Browser, redis_url: str, jobs: dict[str, str]
 ) -> None:
-    from drmad_service import auth
+    from drmad_service import access
 
     key = "drmad_" + "s" * 43
     server = Server(redis_url, key)
@@ -442,7 +442,7 @@ def test_a_key_signs_in_and_a_sign_out_locks(
         page.wait_for_url(f"{server.url}/sign-in")
         page.goto(server.url)
         assert "/sign-in" in page.url
-        page.goto(f"{server.url}/sign-in#ticket={auth.issue_ticket(key)}")
+        page.goto(f"{server.url}/sign-in#ticket={access.issue_ticket(key)}")
         page.wait_for_url(f"{server.url}/")
         expect(page.locator("#live")).to_have_text("live")
         assert "ticket" not in page.evaluate("location.href")

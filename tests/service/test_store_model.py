@@ -298,9 +298,13 @@ class StoreMachine(RuleBasedStateMachine):
     def indexes_agree_with_the_states(self) -> None:
         held = self.do(_everything(self.redis))
         assert set(held.get(keys.JOBS, {})) == set(self.known)
+        of_tenants = (held.get(keys.jobs_with(tenant=tenant), {}) for tenant in "ab")
+        assert set().union(*of_tenants) == set(self.known)
         for status in JobStatus:
             in_it = {job for job, known in self.known.items() if known.status is status}
             assert set(held.get(keys.jobs_with(status), {})) == in_it
+            of_tenants = (held.get(keys.jobs_with(status, tenant), {}) for tenant in "ab")
+            assert set().union(*of_tenants) == in_it
         driven = {job for job, known in self.known.items() if known.status in DRIVEN}
         queued = {job for job, k in self.known.items() if k.status is JobStatus.QUEUED}
         ended = {job for job, known in self.known.items() if known.status.is_terminal}

@@ -1,6 +1,7 @@
 -- ARGV: id, fields (JSON), the state to start from (JSON) or '', priority, its bonus in ms, idempotency
--- key or '', hash of the body, its life in s
-local id, fields, state, priority, bonus, idempotency, body, life = unpack(ARGV)
+-- key or '', hash of the body, its life in s, the tenant, how many jobs it may have waiting (0: any)
+local id, fields, state, priority, bonus, idempotency, body, life, tenant, most = unpack(ARGV)
+local theirs = jobs_of(tenant)
 if idempotency ~= '' then
   local known = redis.call('GET', idempotency)
   if known then
@@ -9,6 +10,13 @@ if idempotency ~= '' then
       return { hash == body and 'known' or 'other_body', first }
     end
   end
+end
+most = tonumber(most)
+if most > 0 then
+  local waiting = redis.call('ZCARD', theirs .. ':queued') + redis.call('ZCARD', theirs .. ':paused')
+  if waiting >= most then return { 'too_many', tostring(waiting) } end
+end
+if idempotency ~= '' then
   redis.call('SET', idempotency, id .. ' ' .. body, 'EX', life)
 end
 local now = now_ms()
@@ -17,6 +25,7 @@ redis.call('HSET', K.job .. id, 'created_at', string.format('%.0f', now), 'fence
   'priority', priority, 'rank', string.format('%.0f', now - bonus))
 redis.call('HSETNX', K.job .. id, 'iteration', 0)
 redis.call('ZADD', K.jobs, 0, id)
+redis.call('ZADD', theirs, 0, id)
 if state ~= '' then
   redis.call('SET', part(id, 'state'), state)
   redis.call('PERSIST', part(id, 'chunks'))  -- copied before, for a while

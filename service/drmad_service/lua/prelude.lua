@@ -9,6 +9,10 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+local function jobs_of(tenant)
+  return K.tenant .. tenant .. ':jobs'
+end
+
 local function part(id, name)
   return K.job .. id .. ':' .. name
 end
@@ -104,9 +108,11 @@ end
 
 local function enter(id, status, reason, message, now)
   local job = K.job .. id
-  local before, rank = unpack(redis.call('HMGET', job, 'status', 'rank'))
-  if before then redis.call('ZREM', K.jobs .. ':' .. before, id) end
-  redis.call('ZADD', K.jobs .. ':' .. status, 0, id)
+  local before, rank, tenant = unpack(redis.call('HMGET', job, 'status', 'rank', 'tenant'))
+  for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
+    if before then redis.call('ZREM', index .. ':' .. before, id) end
+    redis.call('ZADD', index .. ':' .. status, 0, id)
+  end
   redis.call('HSET', job, 'status', status, 'reason', reason, 'message', message)
   if status == 'queued' then
     redis.call('ZADD', K.queue, rank, id)

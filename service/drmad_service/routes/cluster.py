@@ -6,17 +6,31 @@ from fastapi import APIRouter
 
 from drmad_client.cluster import Cluster, Placement
 from drmad_client.records import Job
+from drmad_service.auth import PrincipalDependency
 from drmad_service.errors import ResultNotFound
 from drmad_service.routes.dependencies import OverviewDependency, StoreDependency
 
 router = APIRouter(prefix="/v1", tags=["cluster"])
 
+_ANONYMOUS = {"id": None, "name": "", "tenant": "", "message": ""}
+
 
 @router.get("/cluster")
-async def retrieve(store: StoreDependency, overview: OverviewDependency) -> Cluster:
-    """Nodes as the schedulers see them, the jobs that run on them, and the queue in its order."""
+async def retrieve(
+    store: StoreDependency, overview: OverviewDependency, principal: PrincipalDependency
+) -> Cluster:
+    """Nodes as the schedulers see them, the jobs that run on them, and the queue in its order.
+
+    Of other tenants' jobs it tells the load alone.
+    """
+
+    def shown(job: Job, nodes: list[str]) -> Placement:
+        placed = _placement(job, nodes)
+        is_theirs = principal.sees_all or job.tenant == principal.tenant
+        return placed if is_theirs else placed.model_copy(update=_ANONYMOUS)
+
     schedulers = await overview.schedulers()
-    running = [_placement(job, await _nodes(store, job)) for job in await overview.driven()]
+    running = [shown(job, await _nodes(store, job)) for job in await overview.driven()]
     # Several schedulers may share one cluster: a node counts once.
     nodes = {node.id: node for view in schedulers for node in view.nodes if node.alive}
     return Cluster(
@@ -26,7 +40,7 @@ async def retrieve(store: StoreDependency, overview: OverviewDependency) -> Clus
         promised_cpus=sum(placement.cpus for placement in running),
         promised_gpus=sum(placement.gpus for placement in running),
         running=running,
-        queue=[_placement(job, []) for job in await overview.queue()],
+        queue=[shown(job, []) for job in await overview.queue()],
     )
 
 

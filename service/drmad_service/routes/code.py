@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 
 from drmad_client import code as archives
 from drmad_client.records import Record
+from drmad_service.auth import PrincipalDependency
 from drmad_service.routes.dependencies import PROBLEM, StoreDependency
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
@@ -37,7 +38,11 @@ class UploadedCode(Record):
     },
 )
 async def upload(
-    sha256: Sha256, request: Request, store: StoreDependency, response: Response
+    sha256: Sha256,
+    request: Request,
+    store: StoreDependency,
+    principal: PrincipalDependency,
+    response: Response,
 ) -> UploadedCode:
     """Upload a zip archive; the same bytes again change nothing."""
     content = await request.body()
@@ -48,15 +53,17 @@ async def upload(
         await asyncio.to_thread(archives.check, content)
     except archives.CodeError as error:
         raise _refused(str(error)) from error
-    if not await store.put_code(sha256, content):
+    if not await store.put_code(sha256, content, principal.tenant):
         response.status_code = 200
     return UploadedCode(code=f"sha256:{sha256}", size_bytes=len(content))
 
 
 @router.head("/{sha256}", status_code=204, responses={404: {}, 422: PROBLEM})
-async def exists(sha256: Sha256, store: StoreDependency) -> Response:
-    """Whether the archive is here, so that it need not be sent."""
-    return Response(status_code=204 if await store.has_code(sha256) else 404)
+async def exists(
+    sha256: Sha256, store: StoreDependency, principal: PrincipalDependency
+) -> Response:
+    """Whether the tenant has sent the archive, so that it need not be sent again."""
+    return Response(status_code=204 if await store.has_code(sha256, principal.tenant) else 404)
 
 
 def _refused(message: str) -> RequestValidationError:

@@ -7,7 +7,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from drmad_client.records import ProblemDetails
+from drmad_service.access import Principal
+from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
+from drmad_service.errors import JobNotFound
 from drmad_service.overview import Overview
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -39,6 +42,29 @@ StoreDependency = Annotated[Store, Depends(_store)]
 ChangesDependency = Annotated[Changes, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
 OverviewDependency = Annotated[Overview, Depends(_overview)]
-JobId = Annotated[str, Path(max_length=64, description="As in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")]
+
+
+async def must_see(principal: Principal, store: Store, job_id: str) -> None:
+    """
+    Raises:
+        JobNotFound: there is no such job, or it is another tenant's; nobody learns which.
+    """
+    if not principal.sees_all and await store.tenant_of(job_id) != principal.tenant:
+        raise JobNotFound(job_id)
+
+
+async def _visible(
+    job_id: Annotated[
+        str, Path(max_length=64, description="As in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")
+    ],
+    principal: PrincipalDependency,
+    store: StoreDependency,
+) -> str:
+    await must_see(principal, store, job_id)
+    return job_id
+
+
+JobId = Annotated[str, Depends(_visible)]
+"""Of a job that whoever asks may see."""
 
 PROBLEM = {"model": ProblemDetails, "content": {"application/problem+json": {}}}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from drmad_client.records import Job, JobStatus, LogLine, Page
 from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
+from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
 from drmad_service.routes.dependencies import (
     PROBLEM,
@@ -42,6 +43,7 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 async def submit(
     spec: JobSpec,
     store: StoreDependency,
+    principal: PrincipalDependency,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -52,11 +54,13 @@ async def submit(
     ] = False,
 ) -> Any:
     """Accept a job and answer it."""
-    if spec.problem.kind == "code" and not await store.has_code(spec.problem.code):
+    if spec.problem.kind == "code" and not await store.has_code(
+        spec.problem.code, principal.tenant
+    ):
         raise _not_uploaded(spec)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
-    job, created = await store.create(spec, idempotency_key)
+    job, created = await store.create(spec, idempotency_key, principal.tenant)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
@@ -66,6 +70,7 @@ async def submit(
 @router.get("", responses={422: PROBLEM})
 async def list_jobs(
     store: StoreDependency,
+    principal: PrincipalDependency,
     status: JobStatus | None = None,
     tag: Annotated[
         str | None, Query(pattern=r"^[^:]{1,64}:.{0,256}$", description="As in team:vision.")
@@ -75,9 +80,10 @@ async def list_jobs(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[Job]:
-    """Jobs without their transitions, the newest first."""
+    """The tenant's jobs without their transitions, the newest first; an admin's key sees all."""
     name, _, value = (tag or "").partition(":")
-    return await store.jobs(status, (name, value) if tag else None, after, limit)
+    wanted = (name, value) if tag else None
+    return await store.jobs(status, wanted, after, limit, principal.only_tenant)
 
 
 @router.get("/{job_id}", response_model=Job, responses={304: {}, **_UNKNOWN})
@@ -148,13 +154,19 @@ async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -
     status_code=201,
     responses={507: PROBLEM, 404: PROBLEM, **_INVALID},
 )
-async def fork(job_id: JobId, request: ForkSpec, store: StoreDependency, response: Response) -> Job:
+async def fork(
+    job_id: JobId,
+    request: ForkSpec,
+    store: StoreDependency,
+    principal: PrincipalDependency,
+    response: Response,
+) -> Job:
     """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
     try:
         spec = request.applied_to((await store.get(job_id)).spec)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
-    job = await store.fork(job_id, request.iteration, spec)
+    job = await store.fork(job_id, request.iteration, spec, principal.tenant)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
     return job

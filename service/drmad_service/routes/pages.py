@@ -24,13 +24,20 @@ from drmad_service.auth import PrincipalDependency, signed_in
 from drmad_service.changes import Changes
 from drmad_service.dashboard import comparison, editing, job_view, reference, snippets
 from drmad_service.dashboard.rendering import examples, page
-from drmad_service.errors import JobNotFound, NotSignedIn, ResultNotFound
+from drmad_service.errors import (
+    JobNotFound,
+    NotSignedIn,
+    ResultNotFound,
+    ScopeTooLow,
+    TooManyRequests,
+)
 from drmad_service.routes import cluster
 from drmad_service.routes.dependencies import (
     ChangesDependency,
     JobId,
     OverviewDependency,
     StoreDependency,
+    must_see,
 )
 
 JOBS_OF_A_PAGE = 50
@@ -52,6 +59,10 @@ class _PageRoute(APIRoute):
                 return RedirectResponse(f"/sign-in?next={quote(here)}", status_code=303)
             except (JobNotFound, ResultNotFound) as error:
                 return await page(request, "trouble.html", 404, title="Not found", message=error)
+            except ScopeTooLow as error:
+                return await page(request, "trouble.html", 403, title="Not allowed", message=error)
+            except TooManyRequests as error:
+                return await page(request, "trouble.html", 429, title="One moment", message=error)
             except RequestValidationError:
                 message = "this address asks for something that does not exist"
                 return await page(request, "trouble.html", 404, title="Not found", message=message)
@@ -79,9 +90,14 @@ async def jobs(
     chosen = JobStatus(status) if status in set(JobStatus) else None
     name, colon, value = tag.partition(":")
     found = await overview.find(
-        chosen, (name, value) if colon else None, q, after or None, JOBS_OF_A_PAGE
+        chosen,
+        (name, value) if colon else None,
+        q,
+        after or None,
+        JOBS_OF_A_PAGE,
+        principal.only_tenant,
     )
-    counts = await overview.counts()
+    counts = await overview.counts(principal.only_tenant)
 
     def address(**other: str | None) -> str:
         asked = {"status": chosen, "tag": tag, "q": q} | other
@@ -127,7 +143,7 @@ async def job(
         job=job,
         last=last,
         last_event=last_event,
-        actions=job_view.actions(job),
+        actions=job_view.actions(job) if principal.may_submit else [],
         charts=job_view.charts(job),
         timeline=job_view.timeline(job, await overview.warnings(job_id)),
         spec={
@@ -181,6 +197,7 @@ async def new(
     given = examples()
     text = next(iter(given.values()))
     if like:
+        await must_see(principal, store, like)
         text = editing.dump(editing.essential((await store.get(like)).spec))
     return await page(
         request, "new.html", principal=principal, fork=None, text=text, examples=given
@@ -204,6 +221,8 @@ async def compare(
     store: StoreDependency,
     job: Annotated[list[str], Query(max_length=MOST_COMPARED)] = [],  # noqa: B006
 ) -> Response:
+    for job_id in job:
+        await must_see(principal, store, job_id)
     chosen: list[Job] = [await store.get(job_id) for job_id in dict.fromkeys(job)]
     return await page(
         request,
@@ -222,7 +241,7 @@ async def cluster_page(
     store: StoreDependency,
     overview: OverviewDependency,
 ) -> Response:
-    view = await cluster.retrieve(store, overview)
+    view = await cluster.retrieve(store, overview, principal)
     return await page(request, "cluster.html", principal=principal, cluster=view)
 
 
@@ -256,8 +275,12 @@ class _EditorAnswer(BaseModel):
 
 
 @actions.post("/new/check")
-async def check(draft: _Edited, store: StoreDependency) -> _EditorAnswer:
+async def check(
+    draft: _Edited, store: StoreDependency, principal: PrincipalDependency
+) -> _EditorAnswer:
     """Read what somebody types; of a fork also tell what it changes."""
+    if draft.fork_of is not None:
+        await must_see(principal, store, draft.fork_of)
     checked = await asyncio.to_thread(editing.check, draft)
     if draft.fork_of is None or checked.findings or checked.job is None:
         return _EditorAnswer(checked=checked)

@@ -5,13 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from drmad_service.auth import (
-    SESSION_S,
-    Access,
-    cookie_name,
-    refuse_cross_site,
-    session_token,
-)
+from drmad_service.access import SESSION_S, Access
+from drmad_service.auth import cookie_name, refuse_cross_site, session_token
 from drmad_service.errors import SignInFailed
 from drmad_service.routes.dependencies import PROBLEM
 
@@ -30,7 +25,7 @@ class Credentials(BaseModel):
 @router.post(
     "/sign-in",
     status_code=204,
-    responses={400: PROBLEM, 401: PROBLEM, 403: PROBLEM, 413: PROBLEM, 422: PROBLEM},
+    responses={400: PROBLEM, 401: PROBLEM, 403: PROBLEM, 413: PROBLEM, 422: PROBLEM, 429: PROBLEM},
 )
 async def sign_in(credentials: Credentials, request: Request) -> Response:
     """Open a session: its token comes back as a cookie that no script can read."""

@@ -26,12 +26,19 @@ class Base:
     """Connection, scripts and large values, for the parts of the store to stand on."""
 
     def __init__(
-        self, redis: Redis, events_kept: int = 10_000, vector_bytes: int = 256 << 20
+        self,
+        redis: Redis,
+        events_kept: int = 10_000,
+        vector_bytes: int = 256 << 20,
+        most_queued: int = 0,
     ) -> None:
-        """`vector_bytes` is the budget of a job's states and hypergradients."""
+        """`vector_bytes` is the budget of a job's states and hypergradients, `most_queued` how many
+        jobs a tenant may have waiting; 0 for any number.
+        """
         # redis-py types its answers as bytes, str or None; this client answers bytes.
         self._redis: Any = redis
         self._vector_bytes = vector_bytes
+        self._most_queued = most_queued
         self._scripts = Scripts(redis, events_kept=events_kept, share_ms=FAIR_SHARE_MS)
         self._blobs = Blobs(redis, self._scripts, "chunks")
         self._model_blobs = Blobs(redis, self._scripts, "model_chunks")

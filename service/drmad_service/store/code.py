@@ -14,12 +14,11 @@ from drmad_service.store.base import Base
 class Code(Base):
     """Archives of user code."""
 
-    async def put_code(self, sha256: str, content: bytes) -> bool:
-        """Keep an archive under the digest of its bytes. Returns whether it is new."""
+    async def put_code(self, sha256: str, content: bytes, tenant: str = "local") -> bool:
+        """Keep an archive under the digest of its bytes. Returns whether the tenant had it not."""
         await self.must_have_room()
         key = keys.code(sha256)
-        is_new = not await self._redis.exists(key)
-        if is_new:
+        if not await self._redis.exists(key):
             parts = range(0, len(content), CHUNK_BYTES)
             being_written = f"{key}:{new_id('part')}"
             for number, start in enumerate(parts):
@@ -31,11 +30,12 @@ class Code(Base):
             done.rename(being_written, key)
             await done.execute()
         await self._touch_code(sha256)
-        return is_new
+        return bool(await self._redis.sadd(keys.code_tenants(sha256), tenant))
 
-    async def has_code(self, name: str) -> bool:
-        """Whether sha256:<digits> was uploaded."""
-        return bool(await self._redis.exists(keys.code(name.removeprefix("sha256:"))))
+    async def has_code(self, name: str, tenant: str = "local") -> bool:
+        """Whether the tenant uploaded sha256:<digits>; that another did opens nothing."""
+        sha256 = name.removeprefix("sha256:")
+        return bool(await self._redis.sismember(keys.code_tenants(sha256), tenant))
 
     async def code(self, name: str) -> bytes:
         """
@@ -65,6 +65,6 @@ class Code(Base):
                 old.remove(sha256)
                 await self._touch_code(sha256)  # looked at again when it is old again
         for sha256 in old:
-            await self._redis.unlink(keys.code(sha256))
+            await self._redis.unlink(keys.code(sha256), keys.code_tenants(sha256))
             await self._redis.zrem(keys.CODES, sha256)
         return len(old)

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from drmad_client.records import Job, JobStatus, Page, Progress
 from drmad_client.specs import JobSpec
 from drmad_service import keys, rows
-from drmad_service.errors import ActionRefused, IdempotencyConflict, JobNotFound
+from drmad_service.errors import (
+    ActionRefused,
+    IdempotencyConflict,
+    JobNotFound,
+    TooManyQueued,
+)
 from drmad_service.ids import new_id
 from drmad_service.store.base import Base
 from drmad_service.transitions import Action
@@ -30,6 +35,7 @@ class Jobs(Base):
         Raises:
             IdempotencyConflict: the key was used with another spec.
             StoreFull: too little of the memory budget is left.
+            TooManyQueued: the tenant has as many jobs waiting as it may.
         """
         await self.must_have_room()
         return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
@@ -39,6 +45,7 @@ class Jobs(Base):
 
         Raises:
             ResultNotFound: the vectors of that meta-iteration are not kept.
+            StoreFull, TooManyQueued: as in `create`.
         """
         await self.must_have_room()
         kept = await self._kept(job_id, iteration)
@@ -60,15 +67,21 @@ class Jobs(Base):
         }
         return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]
 
+    async def tenant_of(self, job_id: str) -> str | None:
+        """Whose job it is; None when there is no such job."""
+        tenant = await self._redis.hget(keys.job(job_id), "tenant")
+        return tenant.decode() if tenant else None
+
     async def jobs(
         self,
         status: JobStatus | None = None,
         tag: tuple[str, str] | None = None,
         after: str | None = None,
         limit: int = 20,
+        tenant: str | None = None,
     ) -> Page[Job]:
-        """Jobs without their transitions, the newest first."""
-        index = keys.jobs_with(status) if status else keys.JOBS
+        """Jobs without their transitions, the newest first; of one tenant, or everybody's."""
+        index = keys.jobs_with(status, tenant)
         cluster = await self.cluster()
         found: list[Job] = []
         last = after
@@ -176,7 +189,11 @@ class Jobs(Base):
             keys.idempotency(tenant, idempotency_key) if idempotency_key else "",
             hashlib.sha256(body.encode()).hexdigest(),
             IDEMPOTENCY_S,
+            tenant,
+            self._most_queued,
         )
+        if outcome == "too_many":
+            raise TooManyQueued(tenant, int(created_id), self._most_queued)
         if outcome == "other_body":
             raise IdempotencyConflict(idempotency_key or "")
         return await self.get(created_id), outcome == "created"

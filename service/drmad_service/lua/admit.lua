@@ -1,0 +1,29 @@
+-- Who asks, and whether it may ask now: one look a request.
+-- ARGV: the session's key or '', id and digest of the key without one, requests a second of a key (0:
+-- any number), how many at once. Returns nothing where no session is, else id and digest of the key,
+-- and of a kept one its digest, tenant, scope, and the ms after which it may ask again.
+local session, id, digest, rate, burst = unpack(ARGV)
+if session ~= '' then
+  id, digest = string.match(redis.call('GET', session) or '', '^(%S+) (%S+)$')
+  if not id then return {} end
+end
+local key = K.key .. id
+local kept, tenant, scope, used = unpack(redis.call('HMGET', key, 'digest', 'tenant', 'scope', 'used_at'))
+-- Strings of Lua are equal where they are one object: this takes the same time for every digest.
+if kept ~= digest then return { id, digest, '', '', '', 0 } end
+local now = now_ms()
+if now - (tonumber(used) or 0) > 60000 then redis.call('HSET', key, 'used_at', now) end
+rate, burst = tonumber(rate), tonumber(burst)
+local wait = 0
+if rate > 0 then
+  local bucket = K.bucket .. id
+  local left, at = unpack(redis.call('HMGET', bucket, 'left', 'at'))
+  left = math.min(burst, (tonumber(left) or burst) + (now - (tonumber(at) or now)) * rate / 1000)
+  if left < 1 then
+    wait = math.ceil((1 - left) * 1000 / rate)
+  else
+    redis.call('HSET', bucket, 'left', left - 1, 'at', string.format('%.0f', now))
+    redis.call('PEXPIRE', bucket, math.ceil(burst * 1000 / rate) + 1000)
+  end
+end
+return { id, digest, kept, tenant, scope, wait }
