@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -146,6 +147,15 @@ def test_watch_ends_with_the_jobs_exit_code(
     assert done.stdout.splitlines()[-1].startswith(f"{status} after 41 s: ")
 
 
+@pytest.fixture
+def heeded_sigint() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_sigint")
 def test_ctrl_c_stops_watching_and_not_the_job(service: FakeService) -> None:
     service.on("GET", JOB, fake_service.record(samples.job()))
     service.on("GET", f"{JOB}/events", fake_service.stream(samples.life()[:3]), Answer(503))
@@ -158,7 +168,7 @@ def test_ctrl_c_stops_watching_and_not_the_job(service: FakeService) -> None:
     while len(service.heard("GET", f"{JOB}/events")) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    output, error = process.communicate(timeout=10)
+    output, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert output.splitlines()[-1] == (
         f"The job goes on. Look again with: drmad watch {samples.ID}"
