@@ -17,6 +17,7 @@ from drmad_workers import (
     Problem,
     Replay,
     SampleWeight,
+    Shards,
     Shortcut,
     Stored,
     TrainingConfig,
@@ -34,19 +35,34 @@ REPLICAS = (0, 1, 4)
 
 
 def together(
-    problem: Problem, kinds: list[Kind], training: TrainingConfig, method: Method
+    problem: Problem,
+    kinds: list[Kind],
+    training: TrainingConfig,
+    method: Method,
+    shards: Shards | None = None,
 ) -> Replicas:
     return Replicas(
-        problem, kinds, training, method, seed=3, replicas=REPLICAS, dtype=torch.float64
+        problem,
+        kinds,
+        training,
+        method,
+        seed=3,
+        replicas=REPLICAS,
+        dtype=torch.float64,
+        shards=shards,
     )
 
 
 def assert_as_single(
-    problem: Problem, kinds: list[Kind], training: TrainingConfig, method: Method
+    problem: Problem,
+    kinds: list[Kind],
+    training: TrainingConfig,
+    method: Method,
+    shards: Shards | None = None,
 ) -> None:
     problem.initialize = None
     problem.test = problem.valid
-    replicas = together(problem, kinds, training, method)
+    replicas = together(problem, kinds, training, method, shards)
     values = {
         name: value + 0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(5))
         for name, value in replicas.initial_values().items()
@@ -57,7 +73,9 @@ def assert_as_single(
     for before, after in zip(given, problem.model.parameters(), strict=True):
         assert torch.equal(before, after)
     for number, actual in zip(REPLICAS, found, strict=True):
-        tuner = Tuner(problem, kinds, training, method, 3, number, dtype=torch.float64)
+        tuner = Tuner(
+            problem, kinds, training, method, 3, number, dtype=torch.float64, shards=shards
+        )
         expected = tuner.evaluate(values, 2)
         assert largest_difference(actual, expected.hypergradient) < 1e-10
         for name, weights in expected.model.items():
@@ -84,6 +102,12 @@ def assert_as_single(
 )
 def test_replicas_together_are_each_alone(method: Method) -> None:
     assert_as_single(small_problem(), [L2(per="unit", init=-2.0), SampleWeight()], TRAINING, method)
+
+
+def test_replicas_on_shards_of_their_own_are_batched() -> None:
+    shards = Shards("overlapping", count=5, train=0.5, valid=0.4, seed=2)
+    kinds: list[Kind] = [SampleWeight(), L2(per="unit", init=-2.0)]
+    assert_as_single(small_problem(), kinds, TRAINING, Replay(), shards)
 
 
 @pytest.mark.parametrize(

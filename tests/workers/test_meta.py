@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drmad_workers import EngineError, MetaConfig, MetaState, ProblemError, aggregate, meta_update
+from drmad_workers import EngineError, MetaConfig, MetaState, ProblemError, meta_update
 from drmad_workers.meta import OuterOptimizer, finished
 
 START = {"l2": torch.tensor([0.5, -1.0, 2.0]), "mixing": torch.tensor([[1.0, -3.0]])}
@@ -98,11 +98,23 @@ def test_patience_lasts_while_losses_fall_slowly() -> None:
     assert finished(state, config) == "iterations"
 
 
-def test_mean_and_vote_over_replicas() -> None:
-    replicas = [{"l2": torch.tensor(row)} for row in ([1.0, -9.0], [2.0, 1.0], [-6.0, 1.0])]
-    assert torch.equal(aggregate(replicas)["l2"], torch.tensor([-1.0, -7.0 / 3.0]))
-    assert torch.equal(aggregate(replicas, "sign")["l2"], torch.tensor([1.0, 1.0]))
-    assert torch.equal(aggregate([*replicas, {}])["l2"], aggregate(replicas)["l2"])
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd", "sign"])
+def test_rows_that_nobody_holds_stay_as_if_the_step_had_never_been(
+    optimizer: OuterOptimizer,
+) -> None:
+    config = MetaConfig(optimizer, learning_rate=0.2)
+    masks = [torch.tensor(rows) for rows in ([1, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 1])]
+    state = MetaState(dict(START))
+    for iteration, mask in enumerate(masks):
+        covered = {"l2": mask.bool()} if not mask.all() else None
+        state = meta_update(state, 1.0, gradients(iteration), config, covered=covered)
+    for row in range(3):
+        alone = MetaState({"l2": START["l2"][row : row + 1]})
+        for iteration, mask in enumerate(masks):
+            if mask[row]:
+                own = {"l2": gradients(iteration)["l2"][row : row + 1]}
+                alone = meta_update(alone, 1.0, own, config)
+        torch.testing.assert_close(state.hyperparameters["l2"][row], alone.hyperparameters["l2"][0])
 
 
 @pytest.mark.parametrize("gradient", [None, torch.zeros(2), torch.tensor([1.0, float("nan"), 0.0])])

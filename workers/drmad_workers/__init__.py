@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from drmad_workers.aggregation import aggregate
     from drmad_workers.errors import (
         CurvatureIndefinite,
         EngineError,
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
         SampleWeight,
         TrainingData,
     )
-    from drmad_workers.meta import MetaConfig, MetaState, aggregate, initial_state, meta_update
+    from drmad_workers.meta import MetaConfig, MetaState, initial_state, meta_update
     from drmad_workers.problem import Batch, Hyperparameter, Problem, error_rate
+    from drmad_workers.shards import Shards
     from drmad_workers.training import TrainingConfig
     from drmad_workers.tuning import Evaluation, Tuner, TuningResult, tune
 
@@ -72,6 +74,7 @@ __all__ = [
     "Replay",
     "Reversible",
     "SampleWeight",
+    "Shards",
     "Shortcut",
     "SolverNotConverged",
     "Stopped",
@@ -89,6 +92,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "aggregation": ["aggregate"],
     "errors": [
         "CurvatureIndefinite",
         "EngineError",
@@ -123,8 +127,9 @@ _MODULES = {
         "SampleWeight",
         "TrainingData",
     ],
-    "meta": ["MetaConfig", "MetaState", "aggregate", "initial_state", "meta_update"],
+    "meta": ["MetaConfig", "MetaState", "initial_state", "meta_update"],
     "problem": ["Batch", "Hyperparameter", "Problem", "error_rate"],
+    "shards": ["Shards"],
     "training": ["TrainingConfig"],
     "tuning": ["Evaluation", "Tuner", "TuningResult", "tune"],
 }

@@ -17,11 +17,13 @@ from torch import Tensor
 from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.checks import resolve_device
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
+from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.base import Adjoint, Method
 from drmad_workers.hyperparameters import BoundRate, Kind
 from drmad_workers.monitor import Monitor, OnProgress
 from drmad_workers.objective import Objective
 from drmad_workers.problem import Batch, Problem
+from drmad_workers.shards import Shards
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 from drmad_workers.tuning import Clock, Evaluation, Tuner, peak_memory_bytes
 
@@ -166,7 +168,7 @@ class EachItsOwn:
 class Replicas:
     """What R tuners with replica numbers of their own give, at less than R times the cost.
 
-    The replicas share the training data, and differ in their first weights and minibatches. A
+    The replicas differ in their first weights, their minibatches and their shards of the data. A
     method that walks in lockstep (Method.lockstep) is batched both ways; where each replica finds
     its own strides only the training is, and the walks are taken one by one.
 
@@ -184,6 +186,7 @@ class Replicas:
         replicas: Sequence[int] = (0,),
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        shards: Shards | None = None,
     ) -> None:
         """
         Raises:
@@ -193,12 +196,10 @@ class Replicas:
         self._replicas = list(replicas)
         self._device = resolve_device(device)
         self._tuners = [
-            Tuner(problem, kinds, training, method, seed, replica, device, dtype)
+            Tuner(problem, kinds, training, method, seed, replica, device, dtype, shards)
             for replica in replicas
         ]
         self._singles = [tuner.objective for tuner in self._tuners]
-        self._train = Examples(problem.train, "train", self._device, dtype)
-        self._valid = Examples(problem.valid, "valid", self._device, dtype)
         self._test = (
             None if problem.test is None else Examples(problem.test, "test", self._device, dtype)
         )
@@ -208,6 +209,11 @@ class Replicas:
             first.set_hyperparameters(self.initial_values())
             self._stacked = StackedObjective(first, len(self._replicas))
             self.reason = self._refusal()
+
+    @property
+    def tuners(self) -> Sequence[Tuner]:
+        """Of each replica, in their order."""
+        return self._tuners
 
     def initial_values(self) -> dict[str, Tensor]:
         """λ to start from, by name."""
@@ -219,6 +225,7 @@ class Replicas:
         iteration: int,
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
+        choice: Choice | None = None,
     ) -> list[Evaluation]:
         """One Evaluation for every replica, as Tuner.evaluate gives it.
 
@@ -229,7 +236,7 @@ class Replicas:
         """
         if self.reason is not None:
             return [
-                tuner.evaluate(values, iteration, should_stop, on_progress)
+                tuner.evaluate(values, iteration, should_stop, on_progress, choice)
                 for tuner in self._tuners
             ]
         with self._own_randomness():
@@ -253,7 +260,7 @@ class Replicas:
             single.initialize(seed)
             row.copy_(single.weights)
         minibatches = self._minibatches(draw)
-        run = TrainingRun(stacked, training, StackedMinibatches(minibatches, self._train), monitor)
+        run = TrainingRun(stacked, training, self._stack(minibatches), monitor)
         runs = [
             TrainingRun(single, training, own, monitor)
             for single, own in zip(self._singles, minibatches, strict=True)
@@ -272,10 +279,11 @@ class Replicas:
             single.attach()
             own.state.copy_(run.state[:, replica])
             own.losses.copy_(run.losses[:, replica])
-            found.append(self._figures(own, monitor))
+            found.append(self._figures(own, self._tuners[replica], monitor))
             single.begin_products()
             adjoints.append(Adjoint(own))
-            loss = single.outer_gradient(self._valid, adjoints[-1].weights, monitor.poll)
+            valid = self._tuners[replica].valid_examples
+            loss = single.outer_gradient(valid, adjoints[-1].weights, monitor.poll)
             found[-1].validation_loss = float(loss)
         clock.lap("evaluate")
 
@@ -312,13 +320,14 @@ class Replicas:
             for figures in found
         ]
 
-    def _figures(self, run: TrainingRun, monitor: Monitor) -> "Figures":
+    def _figures(self, run: TrainingRun, tuner: Tuner, monitor: Monitor) -> "Figures":
         objective, training = run.objective, self._training
-        metrics = held_out_figures(objective, self._valid, "validation", monitor.poll)
+        valid = tuner.valid_examples
+        metrics = held_out_figures(objective, valid, "validation", monitor.poll)
         metrics.pop("validation_loss")
         if self._test is not None:
             metrics |= held_out_figures(objective, self._test, "test", monitor.poll)
-        epoch = self._train.rows // training.batch_size
+        epoch = tuner.train_examples.rows // training.batch_size
         return Figures(
             training_loss=run.training_loss(min(training.steps, max(1, epoch))),
             metrics=metrics,
@@ -329,6 +338,8 @@ class Replicas:
     def _refusal(self) -> str | None:
         """Tries a gradient and a product both ways; why that cannot be batched, or None."""
         stacked, single = self._stacked, self._singles[0]
+        if isinstance(self._method, Auto):
+            return "auto looks at each replica by itself, and may choose differently"
         if self._method.takes_part:
             return f"{self._method.name} takes part in the training of each replica"
         for bound in single.bound.values():
@@ -348,7 +359,7 @@ class Replicas:
             return "training changes the model's buffers (running statistics)"
         stacked.set_hyperparameters(self.initial_values())
         stacked.weights.copy_(single.weights.expand_as(stacked.weights))
-        batch = StackedMinibatches(self._minibatches(0), self._train).join(0)
+        batch = self._stack(self._minibatches(0)).join(0)
         try:
             found = self._derivatives(stacked, batch)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
@@ -370,8 +381,15 @@ class Replicas:
         return out
 
     def _minibatches(self, draw: int) -> list[Minibatches]:
-        size, streams = self._training.batch_size, [(self._seed, draw, r) for r in self._replicas]
-        return [Minibatches(self._train, size, stream) for stream in streams]
+        return [
+            Minibatches(
+                tuner.train_examples, self._training.batch_size, (self._seed, draw, replica)
+            )
+            for tuner, replica in zip(self._tuners, self._replicas, strict=True)
+        ]
+
+    def _stack(self, minibatches: Sequence[Minibatches]) -> StackedMinibatches:
+        return StackedMinibatches(minibatches, self._tuners[0].train_examples)
 
     def _own_randomness(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng([self._device] if self._device.type == "cuda" else [])

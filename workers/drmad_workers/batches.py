@@ -5,6 +5,7 @@ backward pass regenerates what the forward pass saw, and a job that resumes sees
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,18 @@ def seed_of(purpose: int, *numbers: int) -> int:
 
 
 class Examples:
-    """A data set on a device: rows by position."""
+    """A data set on a device: rows by position.
+
+    Attributes:
+        rows: how many there are.
+        positions: of a part, where its rows stand in the data set, shape (rows,); else None.
+    """
 
     def __init__(self, data: Data, name: str, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self._dtype = dtype
         self._items: Any = None
+        self.positions: Tensor | None = None
         if isinstance(data, TensorDataset):
             data = data.tensors
         if not (isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[0])):
@@ -51,6 +58,15 @@ class Examples:
         self.rows = len(self._items) if self._items is not None else len(self.inputs)
         if self.rows == 0:
             raise ProblemError(f"{name} must hold at least one example, got none", name)
+
+    def part(self, positions: Tensor | None) -> "Examples":
+        """These rows alone; a batch of them still tells where they stand in the data set."""
+        if positions is None:
+            return self
+        part = copy(self)
+        part.positions = positions.to(self.device)
+        part.rows = len(positions)
+        return part
 
     def all_inputs(self) -> Tensor | None:
         """Inputs of all rows; None where the data set is too large to be held."""
@@ -74,7 +90,9 @@ class Examples:
         """All examples in order, at most `rows` at a time."""
         for start in range(0, self.rows, rows):
             index = torch.arange(start, min(start + rows, self.rows), device=self.device)
-            if self._items is None:
+            if self.positions is not None:
+                yield self.take(self.positions[index])
+            elif self._items is None:
                 stop = start + rows
                 yield Batch(self.inputs[start:stop], self.targets[start:stop], index)
             else:
@@ -115,9 +133,10 @@ class Minibatches:
     def __init__(self, examples: Examples, batch_size: int, stream: tuple[int, int, int]) -> None:
         """`stream` is (seed, meta-iteration, replica)."""
         if not 1 <= batch_size <= examples.rows:
+            held = "" if examples.positions is None else " that a replica holds"
             raise ProblemError(
                 f"batch_size must be between 1 and the number of training examples "
-                f"({examples.rows}), got {batch_size}",
+                f"({examples.rows}{held}), got {batch_size}",
                 "training.batch_size",
             )
         self.batch_size = batch_size
@@ -151,6 +170,8 @@ class Minibatches:
             order = torch.from_numpy(draw.permutation(self._examples.rows)).to(
                 self._examples.device
             )
+            if self._examples.positions is not None:
+                order = self._examples.positions[order]
             self._orders[epoch] = order
         start = position * self.batch_size
         return order[start : start + self.batch_size]

@@ -14,7 +14,6 @@ from drmad_workers.hypergradients.auto import Choice
 from drmad_workers.hyperparameters import BoundHyperparameter
 
 OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
-Aggregate = Literal["mean", "sign"]
 Bounds = tuple[float | None, float | None]
 
 STATE_VERSION = 1
@@ -148,36 +147,13 @@ def initial_state(hyperparameters: Mapping[str, BoundHyperparameter]) -> MetaSta
     return MetaState({name: bound.initial.clone() for name, bound in hyperparameters.items()})
 
 
-def aggregate(
-    hypergradients: Sequence[Mapping[str, Tensor]], how: Aggregate = "mean"
-) -> dict[str, Tensor]:
-    """One hypergradient from those of the replicas, summed in the order given.
-
-    "mean" averages; "sign" lets the replicas vote on each coordinate: sign(Σ_r sign(g_r)).
-    A name that only some replicas have is taken over those.
-    """
-    if how not in get_args(Aggregate):
-        raise ProblemError(f"aggregate must be mean or sign, got {how!r}", "replicas.aggregate")
-    if not hypergradients:
-        raise ProblemError("there must be at least one hypergradient to aggregate", "replicas")
-    totals: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    for hypergradient in hypergradients:
-        for name, gradient in hypergradient.items():
-            part = gradient.sign() if how == "sign" else gradient
-            totals[name] = totals[name] + part if name in totals else part.clone()
-            counts[name] = counts.get(name, 0) + 1
-    if how == "sign":
-        return {name: total.sign() for name, total in totals.items()}
-    return {name: total / counts[name] for name, total in totals.items()}
-
-
 def meta_update(
     state: MetaState,
     validation_loss: float,
     hypergradient: Mapping[str, Tensor],
     config: MetaConfig,
     bounds: Mapping[str, Bounds] | None = None,
+    covered: Mapping[str, Tensor] | None = None,
 ) -> MetaState:
     """The state after one more meta-iteration; the old one is left as it is.
 
@@ -187,10 +163,11 @@ def meta_update(
         hypergradient: by name, in the shapes of λ.
         config: outer optimizer and patience.
         bounds: (lower, upper) of λ by name; λ is projected into them.
+        covered: see `moved`.
     Raises:
         EngineError: a hypergradient is missing, has another shape or is not finite.
     """
-    hyperparameters, memory = moved(state, hypergradient, config, bounds or {})
+    hyperparameters, memory = moved(state, hypergradient, config, bounds or {}, covered)
     return replace(
         judged(state, validation_loss),
         hyperparameters=hyperparameters,
@@ -247,8 +224,13 @@ def moved(
     hypergradient: Mapping[str, Tensor],
     config: MetaConfig,
     bounds: Mapping[str, Bounds],
+    covered: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Hyperparameters and the outer optimizer's memory after one step."""
+    """Hyperparameters and the outer optimizer's memory after one step.
+
+    `covered` names rows of λ, shape (rows,), bool: the others have no gradient in this step, and
+    stay as they are with all that the optimizer remembers of them. No name means every row.
+    """
     hyperparameters: dict[str, Tensor] = {}
     memory: dict[str, Tensor] = {}
     for name, value in state.hyperparameters.items():
@@ -261,12 +243,14 @@ def moved(
         if not bool(gradient.isfinite().all()):
             raise EngineError(f"the hypergradient of {name!r} must be finite")
         gradient = gradient.to(value.dtype)
-        direction = outer_direction(config.optimizer, gradient, name, state, memory)
+        rows = (covered or {}).get(name)
+        there = None if rows is None else rows.view(-1, *(1,) * (value.ndim - 1))
+        direction = outer_direction(config.optimizer, gradient, name, state, memory, there)
         lower, upper = bounds.get(name, (None, None))
         stepped = value - config.learning_rate * state.step_scale * direction
         if lower is not None or upper is not None:
             stepped = stepped.clamp(lower, upper)
-        hyperparameters[name] = stepped
+        hyperparameters[name] = stepped if there is None else torch.where(there, stepped, value)
     return hyperparameters, memory
 
 
@@ -276,30 +260,38 @@ def outer_direction(
     name: str,
     state: MetaState,
     memory: dict[str, Tensor],
+    there: Tensor | None = None,
 ) -> Tensor:
     """What λ moves against, per unit of learning rate; new slots go into `memory`.
 
-    adam (β 0.9 and 0.999, ε 1e-8) and rmsprop (decay 0.99, ε 1e-8) follow torch.optim.
+    adam (β 0.9 and 0.999, ε 1e-8) and rmsprop (decay 0.99, ε 1e-8) follow torch.optim. `there`,
+    bool, broadcasts to the gradient: elsewhere the slots stay.
     """
 
     def slot(kind: str) -> Tensor:
         kept = state.optimizer.get(f"{kind}/{name}")
         return torch.zeros_like(gradient) if kept is None else kept
 
+    def keep(kind: str, after: Tensor) -> Tensor:
+        kept = after if there is None else torch.where(there, after, slot(kind))
+        memory[f"{kind}/{name}"] = kept
+        return kept
+
     if optimizer == "sign":
         return gradient.sign()
     if optimizer == "sgd":
         return gradient
     if optimizer == "rmsprop":
-        square = 0.99 * slot("square") + 0.01 * gradient.square()
-        memory[f"square/{name}"] = square
+        square = keep("square", 0.99 * slot("square") + 0.01 * gradient.square())
         return gradient / (square.sqrt() + 1e-8)
     kept = state.optimizer.get(f"updates/{name}")
-    updates = torch.ones((), dtype=torch.int64) if kept is None else kept + 1
-    first = 0.9 * slot("first") + 0.1 * gradient
-    second = 0.999 * slot("second") + 0.001 * gradient.square()
-    memory |= {f"updates/{name}": updates, f"first/{name}": first, f"second/{name}": second}
-    count = int(updates)
+    one = torch.ones((), dtype=torch.int64) if there is None else there.to(torch.int64)
+    updates = one if kept is None else kept + one
+    memory[f"updates/{name}"] = updates
+    first = keep("first", 0.9 * slot("first") + 0.1 * gradient)
+    second = keep("second", 0.999 * slot("second") + 0.001 * gradient.square())
+    # One count, or one for every row; a row that never had a gradient does not move anyway.
+    count = int(updates) if updates.ndim == 0 else updates.clamp_min(1)
     scale = (second / (1.0 - 0.999**count)).sqrt() + 1e-8
     return first / (1.0 - 0.9**count) / scale
 

@@ -306,8 +306,9 @@ def _meta_step(
 
     from drmad_client.specs import JobSpec
     from drmad_workers import wire
+    from drmad_workers.aggregation import aggregate
     from drmad_workers.hypergradients.auto import joined
-    from drmad_workers.meta import aggregate, finished, meta_update, setback
+    from drmad_workers.meta import finished, meta_update, setback
 
     spec = JobSpec.model_validate_json(spec_json)
     state, config = _unpacked(packed), wire.meta(spec)

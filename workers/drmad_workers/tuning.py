@@ -23,6 +23,7 @@ from drmad_workers.monitor import Monitor, OnProgress
 from drmad_workers.objective import Objective
 from drmad_workers.passes import Passes, Walk
 from drmad_workers.problem import Problem
+from drmad_workers.shards import Shards
 from drmad_workers.training import TrainingConfig, TrainingRun
 
 
@@ -62,6 +63,7 @@ class Tuner:
 
     Attributes:
         hyperparameters: what is tuned, by name, as bound to the problem.
+        train_examples, valid_examples: those that this replica holds.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Tuner:
         replica: int = 0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        shards: Shards | None = None,
     ) -> None:
-        """
+        """`shards` says which of the examples this replica trains and validates with.
+
         Raises:
             ProblemError: the problem cannot be tuned as stated, such as a hyperparameter that no
                 loss depends on, or a loss without second derivatives.
@@ -85,8 +89,12 @@ class Tuner:
         self._method = method
         self._seed = seed
         self._replica = replica
-        self._train = Examples(problem.train, "train", self._device, dtype)
-        self._valid = Examples(problem.valid, "valid", self._device, dtype)
+        train = Examples(problem.train, "train", self._device, dtype)
+        valid = Examples(problem.valid, "valid", self._device, dtype)
+        shards = shards or Shards()
+        held = shards.positions("train", train.rows, replica)
+        self.train_examples = train.part(held)
+        self.valid_examples = valid.part(shards.positions("valid", valid.rows, replica))
         self._test = (
             None if problem.test is None else Examples(problem.test, "test", self._device, dtype)
         )
@@ -94,7 +102,7 @@ class Tuner:
         setting = Setting(
             problem,
             slots,
-            self._train,
+            train,
             steps=training.steps,
             learning_rate=training.learning_rate,
             momentum=training.first_decay,
@@ -113,11 +121,11 @@ class Tuner:
             autocast=training.precision == "bfloat16",
         )
         self._objective.hvp = method.hvp
-        self._epoch = self._train.rows // max(1, training.batch_size)
+        self._epoch = self.train_examples.rows // max(1, training.batch_size)
         with self._own_randomness():
             self._objective.attach()
             self._objective.set_hyperparameters(self.initial_values())
-            check_problem(self._objective, self._minibatches(0).join(0), self._valid)
+            check_problem(self._objective, self._minibatches(0).join(0), self.valid_examples)
 
     @property
     def objective(self) -> Objective:
@@ -145,12 +153,14 @@ class Tuner:
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
         choice: Choice | None = None,
+        draw: int | None = None,
     ) -> Evaluation:
         """One meta-iteration's work: train at λ, measure, and differentiate by λ.
 
         Args:
             values: λ by name (before the transform).
-            iteration: n; with the seed and the replica it fixes w_0 and every minibatch.
+            iteration: n, number of the meta-iteration.
+            draw: with the seed and the replica it fixes w_0 and every minibatch; None takes n.
             should_stop: polled every 20 ms or step, whichever is longer.
             on_progress: told (phase, step, total) as often.
             choice: that of the evaluation before, for `auto` to go on from.
@@ -162,7 +172,8 @@ class Tuner:
             torch.cuda.reset_peak_memory_stats(self._device)
         with self._own_randomness():
             try:
-                return self._evaluate(values, iteration, monitor, choice)
+                draw = iteration if draw is None else draw
+                return self._evaluate(values, iteration, draw, monitor, choice)
             finally:
                 self._objective.restore_given()
 
@@ -195,25 +206,26 @@ class Tuner:
             finally:
                 self._objective.restore_given()
 
-    def _passes(self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor) -> Passes:
+    def _passes(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> Passes:
         objective = self._objective
         objective.attach()
         objective.set_hyperparameters(values)
-        draw = iteration if self._training.resample else 0
+        draw = draw if self._training.resample else 0
         run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
         weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
-        return Passes(run, self._training, weights_seed, self._valid)
+        return Passes(run, self._training, weights_seed, self.valid_examples)
 
     def _evaluate(
         self,
         values: Mapping[str, Tensor],
         iteration: int,
+        draw: int,
         monitor: Monitor,
         choice: Choice | None,
     ) -> Evaluation:
         objective = self._objective
         clock = Clock(self._device)
-        passes = self._passes(values, iteration, monitor)
+        passes = self._passes(values, draw, monitor)
         run, method = passes.run, self._method
         plan = None
         if isinstance(method, Auto):
@@ -224,7 +236,7 @@ class Tuner:
 
         training_loss = run.training_loss(min(self._training.steps, max(1, self._epoch)))
         monitor.begin("evaluate", 1)
-        metrics = held_out_figures(objective, self._valid, "validation", monitor.poll)
+        metrics = held_out_figures(objective, self.valid_examples, "validation", monitor.poll)
         metrics.pop("validation_loss")
         if self._test is not None:
             metrics |= held_out_figures(objective, self._test, "test", monitor.poll)
@@ -253,7 +265,7 @@ class Tuner:
 
     def _minibatches(self, iteration: int) -> Minibatches:
         stream = (self._seed, iteration, self._replica)
-        return Minibatches(self._train, self._training.batch_size, stream)
+        return Minibatches(self.train_examples, self._training.batch_size, stream)
 
     def _own_randomness(self) -> AbstractContextManager[None]:
         devices = [self._device] if self._device.type == "cuda" else []
