@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from drmad_service.embedded import EmbeddedRedis
+
+
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist, which reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Where tests run on two cores, all that start a whole service run on one of them, first.
+
+    Two services at once would starve each other. The tests of any other file stay together, for
+    the fixtures that they share.
+    """
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    for item in items:
+        whole = "end_to_end" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("end_to_end" if whole else item.path.stem))
+    return (yield)
 
 
 @pytest.fixture(scope="session")
