@@ -40,7 +40,7 @@ from drmad_workers import (
     tuning,
 )
 from drmad_workers.agreement import agreement
-from drmad_workers.catalog import build_problem
+from drmad_workers.catalog import Places, build_problem
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import MARGIN, PATH_BYTES, candidates, settings_of
 from drmad_workers.hypergradients.stored import Stored
@@ -92,7 +92,7 @@ class Cell:
         hidden = [50] if self.model == "mlp-50" else [50, 50, 50]
         noise = 0.5 if self.kind == "sample_weight" else 0.0
         data = {"name": "mnist", "train": 5000, "valid": 1000, "test": 0, "label_noise": noise}
-        problem = build_problem({"name": "mlp", "hidden": hidden}, data, data_roots=roots)
+        problem = build_problem({"name": "mlp", "hidden": hidden}, data, places=Places(roots))
         if self.model == "cnn":
             torch.manual_seed(0)
             problem.model = nn.Sequential(

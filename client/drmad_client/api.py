@@ -21,6 +21,7 @@ from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
 from drmad_client.records import Event, JobStatus, LogLine
 from drmad_client.records import Job as JobRecord
 from drmad_client.specs import JobSpec
+from drmad_client.uploads import AsyncCode, AsyncData, Code, Data, async_pieces, pieces
 
 if TYPE_CHECKING:
     from drmad_client.arrays import Arrays
@@ -58,6 +59,7 @@ class Client:
         self._flows = Flows(self.base_url)
         self.jobs = Jobs(self)
         self.code = Code(self)
+        self.data = Data(self)
 
     def catalog(self) -> dict[str, Any]:
         """The built-in models, data sets and kinds of hyperparameters."""
@@ -274,25 +276,6 @@ class Jobs:
         return Job(self, self._send(call))
 
 
-class Code:
-    """The user's own code: `client.code`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def upload(self, folder: Path | str) -> str:
-        """Pack a folder of your code and send it, unless it is there; see `drmad_client.code`.
-
-        Returns:
-            What a spec's problem.code takes: sha256:<digits>.
-        Raises:
-            CodeError: it cannot be packed, such as one that is too large.
-        """
-        from drmad_client.code import pack  # what reads .gitignore's syntax takes its time
-
-        return self._client._run(self._client._flows.upload_code(pack(Path(folder))))
-
-
 class AsyncClient:
     """A drmad service, for programs that run on asyncio: `Client`, awaited."""
 
@@ -310,6 +293,7 @@ class AsyncClient:
         self._flows = Flows(self.base_url)
         self.jobs = AsyncJobs(self)
         self.code = AsyncCode(self)
+        self.data = AsyncData(self)
 
     async def catalog(self) -> dict[str, Any]:
         """As `Client.catalog`."""
@@ -496,22 +480,6 @@ class AsyncJobs:
         return AsyncJob(self, await self._send(call))
 
 
-class AsyncCode:
-    """The user's own code: `Code`, awaited."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def upload(self, folder: Path | str) -> str:
-        """As `Code.upload`."""
-        import asyncio
-
-        from drmad_client.code import pack
-
-        archive = await asyncio.to_thread(pack, Path(folder))
-        return await self._client._run(self._client._flows.upload_code(archive))
-
-
 class _Connection:
     """Performs the steps of one flow; holds the stream that it has open, one at a time."""
 
@@ -541,7 +509,9 @@ class _Connection:
             self._stream = None
 
     def _send(self, step: Send) -> httpx.Response:
-        request = self._http.build_request(**_request(step, self._timeout_s))
+        body = step.call.body
+        content = pieces(body) if isinstance(body, Path) else body
+        request = self._http.build_request(**_request(step, self._timeout_s), content=content)
         response = self._http.send(request, stream=step.stream)
         if step.stream:
             self._stream = response
@@ -584,7 +554,9 @@ class _AsyncConnection:
             self._stream = None
 
     async def _send(self, step: Send) -> httpx.Response:
-        request = self._http.build_request(**_request(step, self._timeout_s))
+        body = step.call.body
+        content = async_pieces(body) if isinstance(body, Path) else body
+        request = self._http.build_request(**_request(step, self._timeout_s), content=content)
         response = await self._http.send(request, stream=step.stream)
         if step.stream:
             self._stream = response
@@ -602,7 +574,6 @@ def _request(step: Send, timeout_s: float) -> dict[str, Any]:
         "url": call.path,
         "params": {name: value for name, value in call.params.items() if value is not None},
         "headers": dict(call.headers),
-        "content": call.body,
         "timeout": httpx.Timeout(timeout_s, read=timeout_s + call.held_s),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 from urllib.parse import quote
 
@@ -40,7 +41,7 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     params: Mapping[str, str | int | None] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | Path | None = None  # a file is sent piece by piece
     repeatable: bool = True  # may be sent again when nobody knows whether it arrived
     held_s: float = 0.0  # how long the service may keep silent by intent
 
@@ -66,6 +67,21 @@ def put_code(sha256: str, content: bytes) -> Call[None]:
         lambda _: None,
         headers={"Content-Type": "application/zip"},
         body=content,
+    )
+
+
+def has_data(sha256: str) -> Call[bool]:
+    return Call("HEAD", f"/v1/data/{quote(sha256)}", lambda _: True)
+
+
+def put_data(sha256: str, body: bytes | Path) -> Call[None]:
+    size = body.stat().st_size if isinstance(body, Path) else len(body)
+    return Call(
+        "PUT",
+        f"/v1/data/{quote(sha256)}",
+        lambda _: None,
+        headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+        body=body,
     )
 
 

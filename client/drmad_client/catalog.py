@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from drmad_client import specs
+from drmad_client.data_sets import DATA_SETS as DATA_SETS
 
-MODELS = (specs.MlpModel,)
-DATA_SETS = (specs.DigitsData, specs.MnistData)
+MODELS = (specs.MlpModel, specs.CnnModel)
 HYPERPARAMETERS = (
     specs.L2Hyperparameter,
     specs.L1Hyperparameter,
@@ -39,7 +39,7 @@ def describe() -> dict[str, Any]:
             _entry(data, "name")
             | {
                 "examples": data.examples,
-                "input_shape": list(data.input_shape),
+                "input_shape": data.input_shape and list(data.input_shape),
                 "classes": data.classes,
             }
             for data in DATA_SETS

@@ -438,7 +438,7 @@ def movers(
 
 def image_shape(spec: JobSpec) -> tuple[int, int] | None:
     """Rows and columns of an input of the job's data set, where it is a square image."""
-    inputs: tuple[int, ...] = getattr(getattr(spec.problem, "data", None), "input_shape", ())
+    inputs = getattr(getattr(spec.problem, "data", None), "input_shape", None) or ()
     side = math.isqrt(math.prod(inputs))
     return (side, side) if side > 1 and inputs == (side * side,) else None
 

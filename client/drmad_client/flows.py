@@ -189,6 +189,14 @@ class Flows:
             yield from self.send(calls.put_code(sha256, archive.content))
         return archive.name
 
+    def upload_data(self, sha256: str, body: bytes | Path) -> Flow[str]:
+        """Send a data set unless it is there already. Returns how a spec names it."""
+        try:
+            yield from self.send(calls.has_data(sha256))
+        except NotFound:
+            yield from self.send(calls.put_data(sha256, body))
+        return f"sha256:{sha256}"
+
     def save(self, job_id: str, folder: Path, iteration: int | str) -> Flow[builtins.list[Path]]:
         job = yield from self.send(calls.retrieve(job_id))
         records = yield from self.history(job_id)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from drmad_client.base import Spec
+from drmad_client.data_sets import UPLOAD, DataSpec
 
 
 class MlpModel(Spec):
@@ -21,53 +22,24 @@ class MlpModel(Spec):
     )
 
 
-class _Data(Spec):
-    label_noise: float = Field(
-        default=0.0,
-        ge=0.0,
-        lt=1.0,
-        description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
-        "with ten classes a tenth of the replaced ones stays right.",
+class CnnModel(Spec):
+    """Convolutions of 3 x 3, each followed by pooling over 2 x 2, and a linear output layer."""
+
+    name: Literal["cnn"] = "cnn"
+    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = Field(
+        default=[8, 16],
+        min_length=1,
+        description="Of each convolution; pictures must be twice as large for each.",
     )
-    drop_noisy: bool = Field(
-        default=False,
-        description="Train on the correctly labelled examples only: the yardstick of a cleaning.",
+    activation: Literal["tanh", "relu"] = Field(
+        default="relu", description="Nonlinearity after each convolution."
     )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
+    batch_norm: bool = Field(
+        default=False, description="Normalise the batch before each nonlinearity."
     )
 
 
-class DigitsData(_Data):
-    """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
-
-    examples: ClassVar[int] = 1797
-    classes: ClassVar[int] = 10
-    input_shape: ClassVar[tuple[int, ...]] = (64,)
-
-    name: Literal["digits"] = "digits"
-    train: int = Field(default=1000, ge=1, description="Training examples.")
-    valid: int = Field(default=300, ge=1, description="Validation examples.")
-    test: int = Field(default=497, ge=0, description="Test examples.")
-
-
-class MnistData(_Data):
-    """MNIST's handwritten digits, 28 x 28 pixels, from IDX files on the workers or from OpenML."""
-
-    examples: ClassVar[int] = 70_000
-    classes: ClassVar[int] = 10
-    input_shape: ClassVar[tuple[int, ...]] = (784,)
-
-    name: Literal["mnist"] = "mnist"
-    train: int = Field(default=50_000, ge=1, description="Training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Test examples.")
-    folder: str | None = Field(
-        default=None,
-        max_length=4096,
-        description="Folder on the workers that holds the IDX files, below a data root that the "
-        "operator allows; null looks in every data root.",
-    )
+ModelSpec = Annotated[MlpModel | CnnModel, Field(discriminator="name")]
 
 
 class CatalogProblem(Spec):
@@ -75,10 +47,8 @@ class CatalogProblem(Spec):
 
     kind: ClassVar[Literal["catalog"]] = "catalog"
 
-    model: MlpModel = Field(default=MlpModel(), description="The model to train.")
-    data: Annotated[DigitsData | MnistData, Field(discriminator="name")] = Field(
-        description="The data set, and how it is split."
-    )
+    model: ModelSpec = Field(default=MlpModel(), description="The model to train.")
+    data: DataSpec = Field(description="The data set, and how it is split.")
 
 
 class CodeProblem(Spec):
@@ -98,6 +68,20 @@ class CodeProblem(Spec):
         pattern=r"^sha256:[0-9a-f]{64}$",
         description="The uploaded archive that holds the module: PUT /v1/code/{sha256}.",
     )
+    data: str | None = Field(
+        default=None,
+        pattern=UPLOAD,
+        description="An uploaded data set, handed to the function as `data`: tensors by name.",
+    )
+
+
+def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str, ...]] | None:
+    """The uploaded data set that a problem names, and where; None when it names none."""
+    if problem.kind == "code":
+        return (problem.data, ("problem", "data")) if problem.data else None
+    if problem.data.name == "upload":
+        return problem.data.data, ("problem", "data", "data")
+    return None
 
 
 def _kind_of_problem(value: Any) -> str:

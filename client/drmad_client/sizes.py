@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def entries(
     hyperparameter: HyperparameterSpec, problem: ProblemSpec, training: TrainingSpec
 ) -> int | None:
-    """The number of entries; None where only the user's code knows it."""
+    """The number of entries; None where only a worker knows it."""
     per = getattr(hyperparameter, "per", None)
     if per == "model":
         return 1
@@ -23,8 +23,17 @@ def entries(
         return hyperparameter.terms
     if problem.kind == "code":
         return None
-    data = problem.data
-    widths = [prod(data.input_shape), *problem.model.hidden, data.classes]
+    data, model = problem.data, problem.model
+    match hyperparameter.kind:
+        case "sample_weight":
+            return data.train
+        case "training_data":
+            return data.train * prod(data.input_shape) if data.input_shape else None
+        case "loss_weight":
+            return data.classes
+    if model.name != "mlp" or data.input_shape is None or data.classes is None:
+        return None
+    widths = [prod(data.input_shape), *model.hidden, data.classes]
     matrices, tensors = len(widths) - 1, 2 * (len(widths) - 1)
     match hyperparameter.kind:
         case "l2" | "l1":
@@ -34,10 +43,4 @@ def entries(
             return tensors if per == "layer" else tensors * training.steps
         case "init_scale":
             return tensors
-        case "sample_weight":
-            return data.train
-        case "training_data":
-            return data.train * widths[0]
-        case "loss_weight":
-            return data.classes
     return None

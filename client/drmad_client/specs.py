@@ -9,6 +9,16 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from drmad_client.base import Spec as Spec
+from drmad_client.data_sets import BreastCancerData as BreastCancerData
+from drmad_client.data_sets import Cifar10Data as Cifar10Data
+from drmad_client.data_sets import DigitsData as DigitsData
+from drmad_client.data_sets import FashionMnistData as FashionMnistData
+from drmad_client.data_sets import FileData as FileData
+from drmad_client.data_sets import IrisData as IrisData
+from drmad_client.data_sets import MnistData as MnistData
+from drmad_client.data_sets import OpenmlData as OpenmlData
+from drmad_client.data_sets import UploadData as UploadData
+from drmad_client.data_sets import WineData as WineData
 from drmad_client.kinds import HyperparameterSpec as HyperparameterSpec
 from drmad_client.kinds import InitScaleHyperparameter as InitScaleHyperparameter
 from drmad_client.kinds import L1Hyperparameter as L1Hyperparameter
@@ -29,10 +39,9 @@ from drmad_client.methods import ReversibleMethod as ReversibleMethod
 from drmad_client.methods import ShortcutMethod as ShortcutMethod
 from drmad_client.methods import StoredMethod as StoredMethod
 from drmad_client.problems import CatalogProblem as CatalogProblem
+from drmad_client.problems import CnnModel as CnnModel
 from drmad_client.problems import CodeProblem as CodeProblem
-from drmad_client.problems import DigitsData as DigitsData
 from drmad_client.problems import MlpModel as MlpModel
-from drmad_client.problems import MnistData as MnistData
 from drmad_client.problems import ProblemSpec as ProblemSpec
 from drmad_client.sizes import entries
 
@@ -174,6 +183,9 @@ class JobSpec(Spec):
     def _misfits(self) -> Iterator[InitErrorDetails]:
         if isinstance(self.problem, CatalogProblem):
             yield from self._catalog_misfits(self.problem)
+        elif self.problem.data and "data" in self.problem.options:
+            message = "is taken by problem.data; give the option another name"
+            yield _misfit(("problem", "options", "data"), self.problem.options["data"], message)
         training, method = self.training, self.hypergradient
         if training.weight_decay and training.optimizer not in ("adam", "adamw"):
             yield _misfit(
@@ -215,7 +227,7 @@ class JobSpec(Spec):
     def _catalog_misfits(self, problem: CatalogProblem) -> Iterator[InitErrorDetails]:
         data, training = problem.data, self.training
         wanted, held = data.train + data.valid + data.test, data.examples
-        if wanted > held:
+        if held is not None and wanted > held:
             yield _misfit(
                 ("problem", "data", "train"),
                 data.train,

@@ -16,12 +16,14 @@ from drmad_service.auth import signed_in
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
+from drmad_service.data_folder import DataFolder
 from drmad_service.middleware import Guard, KnownHosts
 from drmad_service.overview import Overview
 from drmad_service.routes import (
     catalog,
     cluster,
     code,
+    data,
     events,
     figures,
     health,
@@ -44,6 +46,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connect(settings.redis_url) as redis:
             app.state.settings = settings
             app.state.store = Store(redis, most_queued=settings.most_queued)
+            app.state.data = DataFolder(settings.data_dir)
             app.state.overview = Overview(redis, app.state.store)
             app.state.access = Access(
                 redis,
@@ -69,7 +72,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     problems.install(app)
     refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 429), PROBLEM)
-    for resource in (jobs, results, figures, events, catalog, cluster, code):
+    for resource in (jobs, results, figures, events, catalog, cluster, code, data):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
@@ -78,6 +81,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(
         Guard,
         max_body_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
+        larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
     return app

@@ -42,6 +42,17 @@ Cpus = Annotated[
     float | None,
     typer.Option(envvar="DRMAD_CPUS", min=0.1, help="CPUs that jobs may use; default: all."),
 ]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DRMAD_DATA_DIR",
+        help="Folder of uploaded data sets, which API and workers share; default: data in the "
+        "home.",
+    ),
+]
+MaxDataBytes = Annotated[
+    int, typer.Option(envvar="DRMAD_MAX_DATA_BYTES", min=0, help="Of an uploaded data set.")
+]
 ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
 DEFAULT_HOME = Path.home() / ".drmad"
@@ -67,6 +78,7 @@ def up(
         str, typer.Option(envvar="DRMAD_REDIS_URL", help="Default: a Redis of its own in the home.")
     ] = "",
     data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
+    data_dir: DataDir = None,
     cpus: Cpus = None,
     max_memory: Annotated[
         int,
@@ -91,6 +103,8 @@ def up(
     if cpus is not None:
         schedule_arguments += ["--cpus", str(cpus)]
     home = home.expanduser().resolve()
+    shared = ["--data-dir", str(data_folder(data_dir, home))]
+    schedule_arguments += shared
     link = sign_in_link(home, port)
     typer.echo(f"drmad is at http://127.0.0.1:{port}, its state and logs in {home}")
     typer.echo(f"Sign in (once, within the hour): {link}")
@@ -101,7 +115,7 @@ def up(
     supervise(
         home,
         redis_url or None,
-        serve=["--port", str(port)],
+        serve=["--port", str(port), *shared],
         schedule=schedule_arguments,
         max_memory_bytes=max_memory << 20,
     )
@@ -162,6 +176,9 @@ def serve(
             help="Jobs that a tenant may have queued and paused; 0: any number.",
         ),
     ] = 10_000,
+    data_dir: DataDir = None,
+    max_data_bytes: MaxDataBytes = 1 << 30,
+    home: Home = DEFAULT_HOME,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Run the API alone: stateless, any number of it."""
@@ -185,6 +202,8 @@ def serve(
         requests_per_s=requests_per_s,
         request_burst=request_burst,
         most_queued=most_queued,
+        max_data_bytes=max_data_bytes,
+        data_dir=data_folder(data_dir, home),
     )
     if exit_with_parent:
         follow_parent()
@@ -205,6 +224,8 @@ def schedule(
         typer.Option(envvar="DRMAD_RAY_ADDRESS", help="Of a Ray cluster; local starts one here."),
     ] = "local",
     data_roots: DataRoots = [],  # noqa: B006
+    data_dir: DataDir = None,
+    home: Home = DEFAULT_HOME,
     cpus: Cpus = None,
     lease_s: Annotated[
         float,
@@ -288,6 +309,7 @@ def schedule(
         retry_s=retry_s,
         ray_timeout_s=ray_timeout_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
+        data_dir=data_folder(data_dir, home),
     )
     from drmad_service.embedded import start_ray
     from drmad_service.replicas import RayLost
@@ -319,6 +341,11 @@ def schedule(
     import ray
 
     ray.shutdown()
+
+
+def data_folder(data_dir: Path | None, home: Path) -> Path:
+    """Where uploaded data sets are kept."""
+    return (data_dir or home / "data").expanduser().resolve()
 
 
 def _open_when_ready(port: int, link: str) -> None:

@@ -23,6 +23,9 @@
     drmad:code:<sha256>            hash    number -> a megabyte of an archive of user code
     drmad:code:<sha256>:tenants    set     who uploaded it, and may name it
     drmad:codes                    zset    sha256 of every archive; score: last use in ms
+    drmad:data                     zset    sha256 of every uploaded data set, which is a file;
+                                           score: last use in ms
+    drmad:data:<sha256>:tenants    set     who uploaded it, and may name it
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -51,6 +54,7 @@ NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
 CODES = "drmad:codes"
 KEYS = "drmad:keys"
+DATA = "drmad:data"
 PARTS = (
     "transitions",
     "events",
@@ -88,6 +92,10 @@ def bucket(key_id: str) -> str:
 
 def code_tenants(sha256: str) -> str:
     return f"drmad:code:{sha256}:tenants"
+
+
+def data_tenants(sha256: str) -> str:
+    return f"{DATA}:{sha256}:tenants"
 
 
 def session(token_digest: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,10 +15,6 @@ from drmad_service.problems import problem_response
 logger = logging.getLogger(__name__)
 
 
-UPLOADS = "/v1/code/"
-"""Paths that take larger bodies."""
-
-
 class _BodyTooLarge(Exception):
     """Raised inside the app where it reads past the limit."""
 
@@ -26,18 +22,21 @@ class _BodyTooLarge(Exception):
 class Guard:
     """Gives each response its `x-request-id`, and answers 413 and 500 as problems."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None
+    ) -> None:
+        """`larger` are the limits of paths that take larger bodies, by how they begin."""
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._max_upload_bytes = max_upload_bytes
+        self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
-        is_upload = scope["path"].startswith(UPLOADS)
-        max_bytes = self._max_upload_bytes if is_upload else self._max_body_bytes
+        larger = [most for start, most in self._larger.items() if scope["path"].startswith(start)]
+        max_bytes = larger[0] if larger else self._max_body_bytes
         started = refused = False
         received = 0
 

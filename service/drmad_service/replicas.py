@@ -44,11 +44,14 @@ async def ray_capacity(settings: SchedulerSettings) -> Capacity:
 class Replicas:
     """Handles of a job's replica actors. Its methods talk to Ray and may block."""
 
-    def __init__(self, spec: JobSpec, data_roots: Sequence[str], code: bytes | None) -> None:
+    def __init__(
+        self, spec: JobSpec, data_roots: Sequence[str], uploads: str, code: bytes | None
+    ) -> None:
         """`code` is the archive of the user's code, where the problem is their own."""
         self._spec = spec
         self._code = code
         self._data_roots = list(data_roots)
+        self._uploads = uploads
         self._group: Any = None
         self.actors: list[Any] = []
 
@@ -77,7 +80,8 @@ class Replicas:
                 max_concurrency=2,  # one computes, one reports
                 scheduling_strategy=strategy,
             )
-            self.actors.append(actor.remote(spec, number, resources.cpus, self._data_roots, code))
+            places = (self._data_roots, self._uploads)
+            self.actors.append(actor.remote(spec, number, resources.cpus, *places, code))
 
     def kill(self) -> None:
         """End the actors at once, whatever they do, and free their places."""

@@ -89,7 +89,9 @@ class Runner:
         self._spent_s = job.progress.spent_s
         self._since = time.monotonic()
         roots = [str(root) for root in self._settings.data_roots]
-        self._replicas = Replicas(self._spec, roots, await self._code())
+        self._replicas = Replicas(
+            self._spec, roots, str(self._settings.data_dir), await self._code()
+        )
         try:
             self._heed(job.status, between_iterations=True)
             await self._drive()

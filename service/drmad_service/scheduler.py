@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
 from drmad_service.cancellation import cancel_and_wait
+from drmad_service.data_folder import DataFolder
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, StoreFull
 from drmad_service.ids import new_id
 from drmad_service.nodes import keep_telling
@@ -34,6 +35,7 @@ class Scheduler:
         self.name = new_id("scheduler")
         self._store = store
         self._settings = settings
+        self._data = DataFolder(settings.data_dir)
         self._driven: dict[Lease, asyncio.Task[None]] = {}
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -137,6 +139,9 @@ class Scheduler:
                     logger.info("deleted %d old jobs", deleted)
                 if deleted := await self._store.delete_unused_code(kept_ms):
                     logger.info("deleted %d archives of code that no job names", deleted)
+                for sha256 in await self._store.unused_data(kept_ms):
+                    self._data.remove(sha256)
+                    logger.info("deleted data that no job names", extra={"sha256": sha256})
                 try:
                     await self._store.must_have_room()
                 except StoreFull as error:

@@ -26,6 +26,10 @@ class ApiSettings:
     """Of a key at once."""
     most_queued: int = 0
     """Jobs that a tenant may have queued and paused; 0 for any number."""
+    max_data_bytes: int = 1 << 30
+    """Of an uploaded data set."""
+    data_dir: Path = Path("data")
+    """Where uploaded data sets are kept: a folder that the workers have too."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
     longest_wait_s: float = 60.0
@@ -61,3 +65,5 @@ class SchedulerSettings:
     """Larger models are not kept."""
     data_roots: tuple[Path, ...] = ()
     """Folders of the workers below which jobs may read data."""
+    data_dir: Path = Path("data")
+    """Where the API keeps uploaded data sets; workers find them there."""

@@ -8,10 +8,11 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from drmad_client.api import AsyncClient, AsyncCode, AsyncJobs, Client
+from drmad_client.api import AsyncClient, AsyncJobs, Client
 from drmad_client.jobs import AsyncJob, AsyncJobPage
+from drmad_client.uploads import AsyncCode, AsyncData
 
-_WRAPPED = (AsyncClient, AsyncCode, AsyncJobs, AsyncJob, AsyncJobPage)
+_WRAPPED = (AsyncClient, AsyncCode, AsyncData, AsyncJobs, AsyncJob, AsyncJobPage)
 
 
 MakeClient = Callable[..., Client]

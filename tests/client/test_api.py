@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from drmad_client import errors, flows
+from drmad_client import array_files, errors, flows
 from drmad_client.api import Client
 from drmad_client.code import pack
 from drmad_client.records import Job, JobStatus, LogLine, MetaIteration, Page
@@ -76,6 +77,32 @@ def test_code_is_sent_once_and_named_in_the_spec(
     assert sent.body == archive.content
     problem = json.loads(service.requests[-1].body)["problem"]
     assert problem == {"entrypoint": "my_problem:build", "code": archive.name}
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_data_are_sent_once_from_a_file_or_from_arrays(
+    client: Client, service: FakeService, tmp_path: Path, as_file: bool
+) -> None:
+    arrays: dict[str, Any] = {
+        "inputs": np.ones((300_000, 1)),
+        "targets": np.zeros(300_000, np.int64),
+    }
+    file = tmp_path / "mine.npz"
+    np.savez(file, **arrays)
+    data: Any = file if as_file else arrays
+    content = file.read_bytes() if as_file else array_files.pack(arrays)
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = f"/v1/data/{sha256}"
+    service.on("HEAD", path, Answer(404), Answer(204))
+    service.on("PUT", path, Answer(201))
+    assert [client.data.upload(data) for _ in range(2)] == [f"sha256:{sha256}"] * 2
+    (sent,) = service.heard("PUT", path)
+    assert sent.body == content
+    assert sent.headers["content-length"] == str(len(content))
+    assert "transfer-encoding" not in sent.headers
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(array_files.DataError, match="no whole npz"):
+        client.data.upload(tmp_path / "text.npz")
 
 
 def test_validate_creates_nothing_and_answers_the_defaults(

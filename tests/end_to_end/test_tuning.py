@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors
 from drmad_client.api import Client
 from drmad_client.errors import JobFailed
 from drmad_client.records import JobStatus
-from drmad_workers.catalog import load_data
+from drmad_workers.catalog import Places, load_data
 from tests.end_to_end.running import Service
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -34,7 +34,9 @@ def auc(score: np.ndarray[Any, Any], is_right: np.ndarray[Any, Any]) -> float:
 
 def wrong_examples(spec: dict[str, Any], roots: list[Path]) -> np.ndarray[Any, Any]:
     data = spec["problem"]["data"]
-    wrong = load_data(data["name"], {k: v for k, v in data.items() if k != "name"}, roots).wrong
+    wrong = load_data(
+        data["name"], {k: v for k, v in data.items() if k != "name"}, Places(roots)
+    ).wrong
     assert wrong is not None
     return np.asarray(wrong)
 

@@ -228,7 +228,8 @@ async def test_catalog_lists_what_a_job_may_ask_for(api: httpx.AsyncClient) -> N
     kinds = {kind["name"] for kind in catalog["hyperparameters"]}
     assert kinds >= {"l2", "l1", "learning_rate", "momentum", "init_scale", "sample_weight"}
     assert kinds >= {"training_data", "loss_weight"}
-    assert {d["name"]: d["examples"] for d in catalog["data"]} == {"digits": 1797, "mnist": 70_000}
+    sizes = {d["name"]: d["examples"] for d in catalog["data"]}
+    assert (sizes["digits"], sizes["mnist"], sizes["upload"]) == (1797, 70_000, None)
     assert catalog["schema"]["title"] == "JobSpec"
 
 

@@ -1,6 +1,8 @@
 """Built-in data sets and models: splits, wrong labels, files, and what is refused."""
 
 import gzip
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from drmad_workers import ProblemError, SampleWeight, TrainingConfig
-from drmad_workers.catalog import build_model, build_problem, idx, load_data
+from drmad_workers import L2, ProblemError, SampleWeight, TrainingConfig
+from drmad_workers.catalog import Places, build_model, build_problem, load_data
 from drmad_workers.catalog.data import Split
 from tests.workers.small import tuner_of
 
@@ -85,7 +87,7 @@ def test_one_pair_of_files_gives_three_disjoint_parts(
     tmp_path: Path, place: str, compress: bool
 ) -> None:
     write_idx(tmp_path / place, "t10k", 300, compress)
-    split = load_data("mnist", MNIST, [tmp_path])
+    split = load_data("mnist", MNIST, Places([tmp_path]))
     parts = [numbers(split, part) for part in ("train", "valid", "test")]
     assert [len(part) for part in parts] == [200, 50, 50]
     assert sorted(parts[0] + parts[1] + parts[2]) == list(range(300))
@@ -95,7 +97,7 @@ def test_one_pair_of_files_gives_three_disjoint_parts(
 def test_both_pairs_keep_the_test_files_for_the_test(tmp_path: Path) -> None:
     write_idx(tmp_path / "mnist", "train", 260)
     write_idx(tmp_path / "mnist", "t10k", 40)
-    split = load_data("mnist", {**MNIST, "test": 40}, [tmp_path])
+    split = load_data("mnist", {**MNIST, "test": 40}, Places([tmp_path]))
     assert sorted(numbers(split, "test")) == list(range(40))
     assert not set(numbers(split, "train")) & set(numbers(split, "valid"))
     assert max(numbers(split, "train")) >= 40
@@ -107,10 +109,10 @@ def test_a_folder_must_lie_below_a_data_root(tmp_path: Path) -> None:
     write_idx(outside, "t10k", 300)
     write_idx(root / "below", "t10k", 300)
     (root / "link").symlink_to(outside)
-    load_data("mnist", {**MNIST, "folder": str(root / "below")}, [root])
+    load_data("mnist", {**MNIST, "folder": str(root / "below")}, Places([root]))
     for folder in (outside, root / "link", root / ".." / "outside", Path("/")):
         with pytest.raises(ProblemError, match="must lie below a data root") as error:
-            load_data("mnist", {**MNIST, "folder": str(folder)}, [root])
+            load_data("mnist", {**MNIST, "folder": str(folder)}, Places([root]))
         assert error.value.field == "problem.data.folder"
 
 
@@ -121,18 +123,18 @@ def test_a_link_to_a_file_outside_the_roots_is_not_followed(tmp_path: Path) -> N
     for file in outside.iterdir():
         (root / file.name).symlink_to(file)
     with pytest.raises(ProblemError, match="must hold train-images"):
-        load_data("mnist", {**MNIST, "folder": str(root)}, [root])
+        load_data("mnist", {**MNIST, "folder": str(root)}, Places([root]))
 
 
 def test_missing_files_and_no_network_say_which_files_to_put_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def offline(cache: Path | None) -> None:
+    def offline(*_: Any, **__: Any) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(idx, "fetch_from_openml", offline)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", offline)
     with pytest.raises(ProblemError) as error:
-        load_data("mnist", MNIST, [tmp_path])
+        load_data("mnist", MNIST, Places([tmp_path]))
     for part in ("train-images-idx3-ubyte", ".gz", str(tmp_path), "no route to host"):
         assert part in str(error.value)
 
@@ -144,13 +146,13 @@ def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
     write_idx(tmp_path, "t10k", 300, compress=False)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(ProblemError, match="t10k-images-idx3-ubyte"):
-        load_data("mnist", MNIST, [tmp_path])
+        load_data("mnist", MNIST, Places([tmp_path]))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cifar", {}, "one of digits, mnist, got 'cifar'"),
+        ("cifar", {}, "one of digits, mnist, fashion_mnist"),
         ("digits", {"training": 3}, "got training"),
         ("digits", {"train": 1500}, "at most the 1797 examples that digits has"),
         ("digits", {"valid": 0}, "valid must be at least 1, got 0"),
@@ -176,13 +178,194 @@ def test_mlp_has_the_layers_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("cnn", {}), ("mlp", {"width": 3}), ("mlp", {"hidden": [0]}), ("mlp", {"activation": "sin"})],
+    [
+        ("rnn", {}),
+        ("mlp", {"width": 3}),
+        ("mlp", {"hidden": [0]}),
+        ("mlp", {"activation": "sin"}),
+        ("cnn", {"channels": [8, 8, 8, 8]}),
+        ("cnn", {"hidden": [3]}),
+    ],
 )
 def test_models_that_cannot_be_are_refused(name: str, options: Mapping[str, Any]) -> None:
     with pytest.raises(ProblemError) as error:
-        build_model(name, options, (64,), 10)
+        build_model(name, options, (64,), 10, image=(1, 8, 8))
     assert error.value.field is not None
     assert error.value.field.startswith("problem.model")
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_cnn_takes_pictures_that_lie_flat_or_stand(batch_norm: bool) -> None:
+    options = {"channels": [4, 6], "batch_norm": batch_norm, "activation": "tanh"}
+    flat = build_model("cnn", options, (64,), 10, image=(1, 8, 8))
+    assert flat(torch.zeros(2, 64)).shape == (2, 10)
+    standing = build_model("cnn", options, (3, 12, 8), 5, image=(3, 12, 8))
+    assert standing(torch.zeros(2, 3, 12, 8)).shape == (2, 5)
+    names = [type(layer).__name__ for layer in standing.children()]
+    assert names.count("BatchNorm2d") == 2 * batch_norm
+    with pytest.raises(ProblemError, match="cnn needs pictures"):
+        build_model("cnn", {}, (30,), 2)
+
+
+def test_cnn_is_differentiated_by_every_penalty() -> None:
+    problem = build_problem(
+        {"name": "cnn", "channels": [3, 4], "activation": "tanh"},
+        {"name": "digits", "train": 100, "valid": 50},
+    )
+    tuner = tuner_of(problem, [L2(per="unit", init=-4.0)], TrainingConfig(steps=8, batch_size=20))
+    gradient = tuner.evaluate(tuner.initial_values(), 0).hypergradient["l2"]
+    assert gradient.shape == (1 + 3 + 4 * 2 * 2,)
+    assert bool((gradient != 0).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"), [("breast_cancer", 30, 2), ("wine", 13, 3), ("iris", 4, 3)]
+)
+def test_tables_are_standardized_by_their_training_part(
+    name: str, shape: int, classes: int
+) -> None:
+    split = load_data(name, {})
+    inputs = split.train[0]
+    assert (split.input_shape, split.classes) == ((shape,), classes)
+    assert torch.allclose(inputs.mean(dim=0), torch.zeros(shape), atol=1e-5)
+    assert torch.allclose(inputs.std(dim=0, correction=0), torch.ones(shape), atol=1e-5)
+    assert split.valid[0].mean(dim=0).abs().max() > 1e-3
+    raw = load_data(name, {"standardize": False})
+    assert not torch.equal(raw.train[0], inputs)
+    assert torch.equal(raw.train[1], split.train[1])
+
+
+def test_fashion_mnist_is_read_from_files_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    write_idx(tmp_path / "fashion_mnist", "t10k", 300)
+    split = load_data("fashion_mnist", MNIST, Places([tmp_path]))
+    assert (split.input_shape, split.image) == ((784,), (1, 28, 28))
+
+
+def test_a_data_set_of_openml_is_read_from_what_was_downloaded_before(tmp_path: Path) -> None:
+    """As scikit-learn keeps it, so that no network is asked."""
+    rows = [f"{x / 7},{'ab'[x % 2]},{'no' if x < 20 else 'yes'}" for x in range(30)]
+    arff = "\n".join([
+        "@RELATION tiny", "@ATTRIBUTE size REAL", "@ATTRIBUTE kind {a,b}",
+        "@ATTRIBUTE good {no,yes}", "@DATA", *rows, "",
+    ]).encode()  # fmt: skip
+    api, described = "api/v1/json/data", {
+        "id": "7", "name": "tiny", "version": "2", "format": "ARFF", "status": "active",
+        "file_id": "9", "default_target_attribute": "good",
+        "url": "https://www.openml.org/data/v1/download/9/tiny.arff",
+        "md5_checksum": hashlib.md5(arff).hexdigest(),
+    }  # fmt: skip
+    features = [
+        {"index": str(n), "name": name, "data_type": kind, "is_target": str(name == "good").lower(),
+         "is_ignore": "false", "is_row_identifier": "false", "number_of_missing_values": "0"}
+        for n, (name, kind) in enumerate(
+            [("size", "numeric"), ("kind", "nominal"), ("good", "nominal")]
+        )
+    ]  # fmt: skip
+    kept = {
+        f"{api}/list/data_name/tiny/limit/2/data_version/2": {
+            "data": {"dataset": [{"did": 7, "name": "tiny", "version": 2, "status": "active"}]}
+        },
+        f"{api}/7": {"data_set_description": described},
+        f"{api}/features/7": {"data_features": {"feature": features}},
+        f"{api}/qualities/7": {
+            "data_qualities": {"quality": [{"name": "NumberOfInstances", "value": "30"}]}
+        },
+    }
+    contents = {path: json.dumps(answer).encode() for path, answer in kept.items()}
+    for path, content in {**contents, "data/v1/download/9/tiny.arff": arff}.items():
+        file = tmp_path / "openml" / "openml.org" / f"{path}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content))
+    options = {"dataset": "tiny", "version": 2, "train": 20, "valid": 10, "standardize": False}
+    split = load_data("openml", options, Places(cache=tmp_path))
+    inputs, targets = (torch.cat(pair) for pair in zip(split.train, split.valid, strict=True))
+    assert (split.input_shape, split.classes) == ((2,), 2)
+    assert torch.equal(targets, (inputs[:, 0] * 7 > 19.5).long())
+    assert set(inputs[:, 1].tolist()) == {0.0, 1.0}
+
+
+def write_arrays(path: Path, rows: int = 30, **changes: Any) -> Path:
+    inputs = np.arange(rows * 16, dtype=np.float64).reshape(rows, 4, 4)
+    arrays = {"inputs": inputs, "targets": np.arange(rows) % 3} | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+OWN = {"train": 20, "valid": 10}
+
+
+def test_uploaded_pictures_train_either_model(tmp_path: Path) -> None:
+    name = "ab" * 32
+    write_arrays(tmp_path / "made.npz").rename(tmp_path / name)
+    data = {"name": "upload", "data": f"sha256:{name}", **OWN}
+    places = Places(uploads=tmp_path)
+    split = load_data("upload", {k: v for k, v in data.items() if k != "name"}, places)
+    assert (split.input_shape, split.classes, split.image) == ((4, 4), 3, (1, 4, 4))
+    assert sorted(torch.cat([split.train[0], split.valid[0]])[:, 0, 0].tolist()) == [
+        16.0 * row for row in range(30)
+    ]
+    for model in ("mlp", "cnn"):
+        problem = build_problem({"name": model}, data, places=places)
+        assert problem.model(problem.train[0]).shape == (20, 3)
+    with pytest.raises(ProblemError, match="not on this worker"):
+        load_data("upload", {"data": "sha256:" + "cd" * 32, **OWN}, places)
+    with pytest.raises(ProblemError, match="none is configured"):
+        load_data("upload", {"data": "sha256:" + "cd" * 32, **OWN})
+
+
+def test_own_test_part_is_kept_for_the_test(tmp_path: Path) -> None:
+    path = write_arrays(
+        tmp_path / "mine.npz", test_inputs=np.full((5, 4, 4), -1.0), test_targets=np.full(5, 4)
+    )
+    split = load_data("file", {"path": path.name, "test": 5, **OWN}, Places([tmp_path]))
+    assert split.test is not None
+    assert (split.classes, np.unique(split.test[0]).tolist()) == (5, [-1.0])
+
+
+def test_files_are_read_below_the_data_roots_and_nowhere_else(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "below", outside):
+        folder.mkdir(parents=True)
+        write_arrays(folder / "mine.npz")
+    (root / "link").symlink_to(outside)
+    (root / "linked.npz").symlink_to(outside / "mine.npz")
+    (root / "inside.npz").symlink_to(root / "below" / "mine.npz")
+    places = Places([tmp_path / "other", root], uploads=outside)
+    for path in ("below/mine.npz", str(root / "below" / "mine.npz"), "inside.npz"):
+        assert len(load_data("file", {"path": path, **OWN}, places).train[1]) == 20
+    for path in (
+        str(outside / "mine.npz"), "../outside/mine.npz", "link/mine.npz", "linked.npz",
+        f"{root}/../outside/mine.npz", "/etc/passwd", "..", "below/../../outside/mine.npz",
+    ):  # fmt: skip
+        with pytest.raises(ProblemError, match=r"must lie below a data root|found none") as error:
+            load_data("file", {"path": path, **OWN}, places)
+        assert error.value.field == "problem.data.path"
+    for path in ("below/none.npz", "below", "."):
+        with pytest.raises(ProblemError, match="found none at"):
+            load_data("file", {"path": path, **OWN}, places)
+    with pytest.raises(ProblemError, match="none is configured"):
+        load_data("file", {"path": str(root / "below" / "mine.npz"), **OWN})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": None}, "it lacks targets and holds inputs"),
+        ({"targets": np.zeros(29)}, "as many|shape"),
+        ({"inputs": np.zeros(30)}, "must have the shape"),
+        ({"inputs": np.full((30, 2), np.nan)}, "must be finite"),
+        ({"targets": np.arange(30) * 10}, "must be classes 0, 1"),
+        ({"test_inputs": np.zeros((2, 4, 4))}, "lacks test_targets"),
+        ({"test_inputs": np.zeros((2, 5)), "test_targets": np.zeros(2)}, "examples of shape"),
+        ({"inputs": np.array([{}] * 30, dtype=object)}, "only numbers can be read"),
+    ],
+)
+def test_arrays_that_are_no_classification_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write_arrays(tmp_path / "mine.npz", **changes)
+    with pytest.raises(ProblemError, match=message):
+        load_data("file", {"path": path.name, **OWN}, Places([tmp_path]))
 
 
 def test_diagnostics_tell_wrong_labels_from_right_ones() -> None:

@@ -17,7 +17,7 @@ from drmad_workers import (
     TuningResult,
     tune,
 )
-from drmad_workers.catalog import build_problem
+from drmad_workers.catalog import Places, build_problem
 from tests.workers.small import small_problem, tuner_of
 
 TRAINING = TrainingConfig(steps=10, batch_size=4)
@@ -96,7 +96,7 @@ def clean(
 ) -> tuple[Evaluation, Evaluation]:
     """The first meta-iteration, and the one with the lowest validation loss."""
     result = tune(
-        build_problem({"name": "mlp", "hidden": [50]}, data, data_roots=roots),
+        build_problem({"name": "mlp", "hidden": [50]}, data, places=Places(roots)),
         [SampleWeight()],
         training,
         method,

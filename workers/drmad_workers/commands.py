@@ -42,15 +42,16 @@ def check(
     """
     from drmad_client.errors import DrmadError
     from drmad_workers import wire
+    from drmad_workers.catalog import Places
     from drmad_workers.code import UserCodeError
     from drmad_workers.errors import EngineError
 
     spec, folder = _read(file, code)
     try:
-        tuner = wire.tuner(spec, data_roots=data_roots, code=folder)
+        tuner = wire.tuner(spec, places=Places(data_roots), code=folder)
         _describe(tuner)
         trial = _trial(spec)
-        rehearsal = wire.tuner(trial, data_roots=data_roots, code=folder)
+        rehearsal = wire.tuner(trial, places=Places(data_roots), code=folder)
         rehearsal.evaluate(tuner.initial_values(), iteration=0)  # the first pays for warming up
         began = time.perf_counter()
         evaluation = rehearsal.evaluate(tuner.initial_values(), iteration=0)

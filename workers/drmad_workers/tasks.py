@@ -150,12 +150,14 @@ class Replica:
         replica: int,
         cpus: float,
         data_roots: Sequence[str],
+        uploads: str,
         code: bytes | None,
     ) -> None:
         self._spec = spec
         self._replica = replica
         self._cpus = cpus
         self._data_roots = [Path(root) for root in data_roots]
+        self._uploads = Path(uploads)
         self._code = code
         self._folder: Path | None = None
         self._tuner: Tuner | None = None
@@ -191,6 +193,7 @@ class Replica:
 
         from drmad_client.specs import JobSpec
         from drmad_workers import wire
+        from drmad_workers.catalog import Places
         from drmad_workers.code import unpacked
         from drmad_workers.meta import initial_state
 
@@ -198,7 +201,8 @@ class Replica:
         spec = JobSpec.model_validate_json(self._spec)
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
-        self._tuner = wire.tuner(spec, self._replica, self._data_roots, self._device, self._folder)
+        places = Places(self._data_roots, self._uploads)
+        self._tuner = wire.tuner(spec, self._replica, places, self._device, self._folder)
         bound = self._tuner.hyperparameters
         kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
         infos = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drmad_workers import hypergradients, hyperparameters
-from drmad_workers.catalog import build_problem
+from drmad_workers.catalog import Places, build_problem
+from drmad_workers.catalog.sources import tensors_of
 from drmad_workers.code import load_problem
 from drmad_workers.errors import ProblemError
 from drmad_workers.meta import MetaConfig
@@ -34,20 +35,21 @@ _KINDS: dict[str, Callable[..., hyperparameters.Kind]] = {
 def tuner(
     spec: JobSpec,
     replica: int = 0,
-    data_roots: Sequence[Path] = (),
+    places: Places | None = None,
     device: str = "cpu",
     code: Path | None = None,
 ) -> Tuner:
     """The tuner of one replica: problem, kinds, training and method as the spec asks.
 
-    `code` is the folder of the user's own code, for a problem that names an entrypoint in it.
+    `places` is where data may be read; `code` the folder of the user's own code, for a problem that
+    names an entrypoint in it.
 
     Raises:
         EngineError: what only a worker finds: missing files, too large a batch, ...
         UserCodeError: the user's code raised.
     """
     return Tuner(
-        problem(spec, data_roots, code),
+        problem(spec, places, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         training(spec),
         method(spec.hypergradient),
@@ -57,14 +59,18 @@ def tuner(
     )
 
 
-def problem(spec: JobSpec, data_roots: Sequence[Path], code: Path | None) -> Problem:
+def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
     stated = spec.problem
     if stated.kind == "catalog":
         model, data = stated.model.model_dump(), stated.data.model_dump()
-        return build_problem(model, data, seed=spec.seed, data_roots=data_roots)
+        return build_problem(model, data, seed=spec.seed, places=places)
     if code is None:
         raise ProblemError("the job's code is not here; submit it with --code", "problem.code")
-    return load_problem(code, stated.entrypoint, stated.options)
+    options = dict(stated.options)
+    if stated.data is not None:
+        path = (places or Places()).upload(stated.data, "problem.data")
+        options["data"] = tensors_of(path, "problem.data")
+    return load_problem(code, stated.entrypoint, options)
 
 
 def training(spec: JobSpec) -> TrainingConfig:

@@ -15,6 +15,9 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(submit)
     app.command()(catalog)
+    data = typer.Typer(no_args_is_help=True, help="Your own data sets.")
+    data.command("upload")(upload_data)
+    app.add_typer(data, name="data")
 
 
 def init(
@@ -79,6 +82,23 @@ def submit(
         typer.echo(job.id)
         if watch or mirrors:
             following.follow(client, job.id, mirrors)
+
+
+def upload_data(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors.")],
+) -> None:
+    """Upload a data set and print how a job names it.
+
+    The file holds `inputs` (examples, ...) and `targets` (examples,), for your own code any names.
+
+    \b
+    Examples:
+      drmad data upload mine.npz
+      drmad submit job.yaml --set problem.data.data=$(drmad data upload mine.npz)
+    """
+    with shared.open_client(context) as client:
+        typer.echo(client.data.upload(file))
 
 
 def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None:

@@ -7,12 +7,11 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.exceptions import RequestValidationError
 
 from drmad_client import code as archives
 from drmad_client.records import Record
 from drmad_service.auth import PrincipalDependency
-from drmad_service.routes.dependencies import PROBLEM, StoreDependency
+from drmad_service.routes.dependencies import PROBLEM, StoreDependency, body_refused
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
@@ -48,11 +47,11 @@ async def upload(
     content = await request.body()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise _refused(f"the body's sha256 is {digest}; put it under that name")
+        raise body_refused(f"the body's sha256 is {digest}; put it under that name")
     try:
         await asyncio.to_thread(archives.check, content)
     except archives.CodeError as error:
-        raise _refused(str(error)) from error
+        raise body_refused(str(error)) from error
     if not await store.put_code(sha256, content, principal.tenant):
         response.status_code = 200
     return UploadedCode(code=f"sha256:{sha256}", size_bytes=len(content))
@@ -64,8 +63,3 @@ async def exists(
 ) -> Response:
     """Whether the tenant has sent the archive, so that it need not be sent again."""
     return Response(status_code=204 if await store.has_code(sha256, principal.tenant) else 404)
-
-
-def _refused(message: str) -> RequestValidationError:
-    error = {"type": "misfit", "loc": ("body",), "msg": message, "input": None}
-    return RequestValidationError([error])

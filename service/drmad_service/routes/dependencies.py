@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
+from fastapi.exceptions import RequestValidationError
 
 from drmad_client.records import ProblemDetails
 from drmad_service.access import Principal
 from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
+from drmad_service.data_folder import DataFolder
 from drmad_service.errors import JobNotFound
 from drmad_service.overview import Overview
 from drmad_service.settings import ApiSettings
@@ -38,10 +40,16 @@ async def _overview(request: Request) -> Overview:
     return overview
 
 
+async def _data(request: Request) -> DataFolder:
+    folder: DataFolder = request.app.state.data
+    return folder
+
+
 StoreDependency = Annotated[Store, Depends(_store)]
 ChangesDependency = Annotated[Changes, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
 OverviewDependency = Annotated[Overview, Depends(_overview)]
+FolderDependency = Annotated[DataFolder, Depends(_data)]
 
 
 async def must_see(principal: Principal, store: Store, job_id: str) -> None:
@@ -66,5 +74,12 @@ async def _visible(
 
 JobId = Annotated[str, Depends(_visible)]
 """Of a job that whoever asks may see."""
+
+
+def body_refused(message: str, *path: str) -> RequestValidationError:
+    """A field of the body, or all of it, that a look beyond the body does not allow."""
+    error = {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
+    return RequestValidationError([error])
+
 
 PROBLEM = {"model": ProblemDetails, "content": {"application/problem+json": {}}}

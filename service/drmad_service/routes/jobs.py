@@ -10,16 +10,20 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from drmad_client.problems import uploaded_data
 from drmad_client.records import Job, JobStatus, LogLine, Page
 from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
 from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
+from drmad_service.data_folder import DataFolder
 from drmad_service.routes.dependencies import (
     PROBLEM,
     ChangesDependency,
+    FolderDependency,
     JobId,
     SettingsDependency,
     StoreDependency,
+    body_refused,
 )
 from drmad_service.store import Store
 
@@ -43,6 +47,7 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 async def submit(
     spec: JobSpec,
     store: StoreDependency,
+    data: FolderDependency,
     principal: PrincipalDependency,
     response: Response,
     idempotency_key: Annotated[
@@ -54,10 +59,7 @@ async def submit(
     ] = False,
 ) -> Any:
     """Accept a job and answer it."""
-    if spec.problem.kind == "code" and not await store.has_code(
-        spec.problem.code, principal.tenant
-    ):
-        raise _not_uploaded(spec)
+    await _require_uploads(spec, store, data, principal.tenant)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
     job, created = await store.create(spec, idempotency_key, principal.tenant)
@@ -195,15 +197,23 @@ async def delete(job_id: JobId, store: StoreDependency) -> None:
     await store.delete(job_id)
 
 
-def _not_uploaded(spec: JobSpec) -> RequestValidationError:
-    line = {
-        "type": "misfit",
-        "loc": ("body", "problem", "code"),
-        "msg": "this archive was not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
-        "--code FOLDER",
-        "input": None,
-    }
-    return RequestValidationError([line], body=spec.model_dump(mode="json"))
+async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant: str) -> None:
+    if spec.problem.kind == "code" and not await store.has_code(spec.problem.code, tenant):
+        message = (
+            "this archive was not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
+            "--code FOLDER"
+        )
+        raise body_refused(message, "problem", "code")
+    uploaded = uploaded_data(spec.problem)
+    if uploaded and not (
+        data.holds(uploaded[0].removeprefix("sha256:"))
+        and await store.has_data(uploaded[0], tenant)
+    ):
+        message = (
+            "these data were not uploaded; PUT them to /v1/data/{sha256} first, or: drmad data "
+            "upload FILE"
+        )
+        raise body_refused(message, *uploaded[1])
 
 
 def _invalid_body(

@@ -91,9 +91,10 @@ class Base:
         kept: dict[str, Any] = json.loads(raw)
         return kept
 
-    async def _touch_code(self, sha256: str) -> None:
+    async def _touch(self, index: str, sha256: str) -> None:
+        """Note in the index of uploads that this one is of use."""
         seconds, micros = await self._redis.time()
-        await self._redis.zadd(keys.CODES, {sha256: seconds * 1000 + micros // 1000})
+        await self._redis.zadd(index, {sha256: seconds * 1000 + micros // 1000})
 
     async def _act(
         self,

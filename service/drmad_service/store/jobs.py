@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from drmad_client.problems import uploaded_data
 from drmad_client.records import Job, JobStatus, Page, Progress
 from drmad_client.specs import JobSpec
 from drmad_service import keys, rows
@@ -171,7 +172,9 @@ class Jobs(Base):
     ) -> tuple[Job, bool]:
         body = spec.model_dump_json()
         if spec.problem.kind == "code":
-            await self._touch_code(spec.problem.code.removeprefix("sha256:"))
+            await self._touch(keys.CODES, spec.problem.code.removeprefix("sha256:"))
+        if uploaded := uploaded_data(spec.problem):
+            await self._touch(keys.DATA, uploaded[0].removeprefix("sha256:"))
         described = {
             "spec": body,
             "tenant": tenant,

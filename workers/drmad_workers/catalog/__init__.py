@@ -1,7 +1,6 @@
 """Built-in data sets and models, and the problems made of them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from drmad_workers.batches import seed_of
 from drmad_workers.catalog.data import DATA_SETS, Split, load_data
 from drmad_workers.catalog.models import MODELS, build_model
+from drmad_workers.catalog.places import Places
 from drmad_workers.problem import Problem, error_rate
 
-__all__ = ["DATA_SETS", "MODELS", "Split", "build_model", "build_problem", "load_data"]
+__all__ = ["DATA_SETS", "MODELS", "Places", "Split", "build_model", "build_problem", "load_data"]
 
 MODEL_WEIGHTS = 11
 
@@ -21,26 +21,24 @@ def build_problem(
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     seed: int = 0,
-    data_roots: Sequence[Path] = (),
-    cache: Path | None = None,
+    places: Places | None = None,
 ) -> Problem:
     """A catalogued model on a catalogued data set, classified by cross entropy.
 
     Args:
         model, data: {"name": ..., and the options of `build_model` and `load_data`}.
         seed: of the weights that the model is built with (each training run draws its own).
-        data_roots: folders below which files may be read.
-        cache: where downloads are kept.
+        places: where data may be read.
     Raises:
         ProblemError: an unknown name or option, or files that are not there.
     """
     data_options = {name: value for name, value in data.items() if name != "name"}
     model_options = {name: value for name, value in model.items() if name != "name"}
-    split = load_data(data.get("name", ""), data_options, data_roots, cache)
+    split = load_data(data.get("name", ""), data_options, places)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(MODEL_WEIGHTS, seed))
         network = build_model(
-            model.get("name", ""), model_options, split.input_shape, split.classes
+            model.get("name", ""), model_options, split.input_shape, split.classes, split.image
         )
     diagnostics = {}
     if split.wrong is not None and split.wrong.any():

@@ -1,31 +1,17 @@
 """Built-in data sets, their splits, and labels made wrong on purpose."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drmad_workers.catalog.idx import read_mnist
+from drmad_workers.catalog import sources
+from drmad_workers.catalog.places import Places
+from drmad_workers.catalog.sources import Image, Pair, Raw, Source
 from drmad_workers.errors import ProblemError
-
-Pair = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Raw:
-    """All examples of a data set; `test` is its own test part, where it has one.
-
-    Inputs float32 of shape (rows, features), targets int64 of shape (rows,).
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    classes: int
-    test: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +23,7 @@ class Split:
         classes: number of classes.
         input_shape: of one example.
         wrong: mask of the training examples whose label is wrong on purpose, or None without noise.
+        image: (channels, rows, columns) of one example, where it is a picture.
     """
 
     train: Pair
@@ -45,20 +32,16 @@ class Split:
     classes: int
     input_shape: tuple[int, ...]
     wrong: Tensor | None = None
+    image: Image | None = None
 
 
-def load_data(
-    name: str,
-    options: Mapping[str, Any],
-    data_roots: Sequence[Path] = (),
-    cache: Path | None = None,
-) -> Split:
+def load_data(name: str, options: Mapping[str, Any], places: Places | None = None) -> Split:
     """A catalogued data set, split and made noisy as a function of the options alone.
 
     Options of all: train, valid, test (numbers of examples), seed (of the split and the noise),
     label_noise (share of the training labels replaced by a random class, which leaves some of them
-    right), drop_noisy (train only on the examples whose labels are right). `mnist` takes `folder`
-    too.
+    right), drop_noisy (train only on the examples whose labels are right). Some take `folder`,
+    `standardize`, `dataset` and `version`, `data` or `path` too, as drmad_client.data_sets says.
     """
     if name not in DATA_SETS:
         raise ProblemError(
@@ -71,7 +54,7 @@ def load_data(
         raise ProblemError(
             f"{name} takes {', '.join(defaults)}, got {', '.join(sorted(unknown))}", "problem.data"
         )
-    raw = load(given, data_roots, cache)
+    raw = load(given, places or Places())
     return split_data(name, raw, given)
 
 
@@ -106,14 +89,26 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
         targets, wrong = replace_labels(targets, share, raw.classes, draw_noise)
         if options["drop_noisy"]:
             inputs, targets, wrong = inputs[~wrong], targets[~wrong], None
-    return Split(
+    split = Split(
         train=(inputs, targets),
         valid=(raw.inputs[valid], raw.targets[valid]),
         test=test if sizes["test"] else None,
         classes=raw.classes,
         input_shape=tuple(raw.inputs.shape[1:]),
         wrong=wrong,
+        image=raw.image or image_of(raw.inputs.shape[1:]),
     )
+    return standardized(split) if options.get("standardize") else split
+
+
+def image_of(shape: Sequence[int]) -> Image | None:
+    """(channels, rows, columns) of examples of this shape, where they are pictures."""
+    match tuple(shape):
+        case (rows, columns):
+            return 1, rows, columns
+        case (channels, rows, columns):
+            return channels, rows, columns
+    return None
 
 
 def replace_labels(
@@ -138,40 +133,42 @@ def limit(what: str, asked: int, there: int, name: str) -> None:
         )
 
 
-def load_digits(options: Mapping[str, Any], data_roots: Sequence[Path], cache: Path | None) -> Raw:
-    """1,797 handwritten digits of 8×8 pixels that come with scikit-learn, scaled to [0, 1]."""
-    try:
-        from sklearn.datasets import load_digits as bundled
-    except ImportError as error:
-        raise ProblemError(
-            "the data set digits comes with scikit-learn: install it (pip install scikit-learn)",
-            "problem.data.name",
-        ) from error
-    images, labels = bundled(return_X_y=True)
-    return Raw(
-        inputs=torch.from_numpy(images / 16.0).float(),
-        targets=torch.from_numpy(labels).long(),
-        classes=10,
-    )
+def standardized(split: Split) -> Split:
+    """Inputs shifted and scaled to mean 0 and deviation 1 of the training part, each by itself."""
+    train = split.train[0]
+    mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
+    def scaled(pair: Pair) -> Pair:
+        return (pair[0] - mean) / deviation, pair[1]
 
-def load_mnist(options: Mapping[str, Any], data_roots: Sequence[Path], cache: Path | None) -> Raw:
-    """Handwritten digits of 28×28 pixels, flat, scaled to [0, 1]; see catalog.idx for the files."""
-    parts: list[Pair] = []
-    for images, labels in read_mnist(options["folder"], data_roots, cache):
-        flat = torch.from_numpy(images).flatten(start_dim=1)
-        parts.append((flat.float() / 255.0, torch.from_numpy(labels)))
-    return Raw(*parts[0], classes=10, test=parts[1] if len(parts) > 1 else None)
+    test = None if split.test is None else scaled(split.test)
+    return replace(split, train=scaled(split.train), valid=scaled(split.valid), test=test)
 
 
 _COMMON = {"label_noise": 0.0, "drop_noisy": False, "seed": 0}
 
-Loader = Callable[[Mapping[str, Any], Sequence[Path], Path | None], Raw]
 
-DATA_SETS: dict[str, tuple[Loader, dict[str, Any]]] = {
-    "digits": (load_digits, {"train": 1000, "valid": 300, "test": 497, **_COMMON}),
-    "mnist": (
-        load_mnist,
-        {"train": 50_000, "valid": 10_000, "test": 10_000, **_COMMON, "folder": None},
+def _sizes(train: int, valid: int, test: int, **more: Any) -> dict[str, Any]:
+    return {"train": train, "valid": valid, "test": test, **_COMMON, **more}
+
+
+# Where only a worker knows the size, the parts have no defaults: zero examples are refused.
+_PICTURES = _sizes(50_000, 10_000, 10_000, folder=None)
+_UNKNOWN = _sizes(0, 0, 0)
+
+DATA_SETS: dict[str, tuple[Source, dict[str, Any]]] = {
+    "digits": (sources.bundled("load_digits", 16.0, (1, 8, 8)), _sizes(1000, 300, 497)),
+    "mnist": (sources.idx_files("mnist", "mnist_784"), _PICTURES),
+    "fashion_mnist": (sources.idx_files("fashion_mnist", "Fashion-MNIST"), _PICTURES),
+    "cifar10": (sources.cifar10, _sizes(40_000, 10_000, 10_000)),
+    "breast_cancer": (
+        sources.bundled("load_breast_cancer"),
+        _sizes(300, 119, 150, standardize=True),
     ),
+    "wine": (sources.bundled("load_wine"), _sizes(90, 44, 44, standardize=True)),
+    "iris": (sources.bundled("load_iris"), _sizes(80, 35, 35, standardize=True)),
+    "openml": (sources.openml, {**_UNKNOWN, "standardize": True, "dataset": "", "version": 1}),
+    "upload": (sources.uploaded, {**_UNKNOWN, "standardize": False, "data": ""}),
+    "file": (sources.local_file, {**_UNKNOWN, "standardize": False, "path": ""}),
 }

@@ -1,4 +1,4 @@
-"""MNIST's files: IDX format, gzip or plain, from an allowed folder; OpenML where there are none."""
+"""Files as MNIST has them: IDX format, gzip or plain, from an allowed folder."""
 
 import gzip
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from drmad_workers.catalog.places import Places
 from drmad_workers.errors import ProblemError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -16,43 +17,45 @@ PREFIXES = ("train", "t10k")
 """The two pairs of files: 60,000 and 10,000 examples."""
 
 
-def read_mnist(folder: str | None, data_roots: Sequence[Path], cache: Path | None) -> list[Arrays]:
+WANTED = "train-images-idx3-ubyte, train-labels-idx1-ubyte (or the t10k- pair), plain or .gz"
+
+
+def read_pairs(subfolder: str, folder: str | None, places: Places) -> list[Arrays]:
     """(images, labels) of the training files and of the test files, or of the pair that is there.
 
-    Looks in `folder`, which must lie below a data root, else in <root>/mnist and <root> of every
-    root, else asks OpenML (or its cache).
+    Looks in `folder`, which must lie below a data root, else in <root>/<subfolder> of every root
+    (MNIST also in <root>). Empty when there are none and no folder was named.
 
     Raises:
-        ProblemError: the folder is not allowed, the files are missing or damaged.
+        ProblemError: the folder is not allowed or holds none, or the files are damaged.
     """
     field = "problem.data.folder"
-    roots = [root.resolve() for root in data_roots]
-    if folder is not None:
-        place = Path(folder).resolve()
-        if not any(place.is_relative_to(root) for root in roots):
-            allowed = ", ".join(map(str, roots)) or "none is configured"
-            raise ProblemError(
-                f"folder must lie below a data root of the workers ({allowed}), got {folder}", field
-            )
-        places = [place]
-    else:
-        places = [place for root in roots for place in (root / "mnist", root)]
-    for place in places:
+    roots = [root.resolve() for root in places.roots]
+    looked = (
+        _looked(subfolder, places) if folder is None else [places.below(folder, "folder", field)]
+    )
+    for place in looked:
         pairs = [pair for prefix in PREFIXES if (pair := find_pair(place, prefix, roots))]
         if pairs:
             return [read_pair(*pair) for pair in pairs]
-    wanted = "train-images-idx3-ubyte, train-labels-idx1-ubyte (or the t10k- pair), plain or .gz"
-    looked = ", ".join(map(str, places)) or "no folder, as no data root is configured"
     if folder is not None:
-        raise ProblemError(f"folder must hold {wanted}; found neither in {looked}", field)
-    try:
-        return [fetch_from_openml(cache)]
-    except Exception as error:  # whatever the network, the cache or scikit-learn may raise
-        raise ProblemError(
-            f"MNIST is not here and OpenML could not be asked ({error}): put {wanted} into a data "
-            f"root; looked in {looked}",
-            field,
-        ) from error
+        raise ProblemError(f"folder must hold {WANTED}; found neither in {looked[0]}", field)
+    return []
+
+
+def missing(subfolder: str, places: Places) -> str:
+    """What to do where there are no files and nobody to ask for them."""
+    looked = ", ".join(map(str, _looked(subfolder, places)))
+    return (
+        f"; or put {WANTED} into a data root (looked in "
+        f"{looked or 'no folder, as no data root is configured'})"
+    )
+
+
+def _looked(subfolder: str, places: Places) -> list[Path]:
+    roots = [root.resolve() for root in places.roots]
+    plain = subfolder == "mnist"
+    return [place for root in roots for place in (root / subfolder, *([root] if plain else []))]
 
 
 def find_pair(place: Path, prefix: str, roots: Sequence[Path]) -> tuple[Path, Path] | None:
@@ -96,17 +99,3 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             "problem.data.folder",
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(sizes).copy()
-
-
-def fetch_from_openml(cache: Path | None) -> Arrays:
-    from sklearn.datasets import fetch_openml
-
-    images, labels = fetch_openml(
-        "mnist_784",
-        version=1,
-        return_X_y=True,
-        as_frame=False,
-        parser="liac-arff",
-        data_home=None if cache is None else str(cache),
-    )
-    return images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)

@@ -8,45 +8,100 @@ from torch import nn
 
 from drmad_workers.errors import ProblemError
 
-MODELS = ("mlp",)
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [50], "activation": "tanh"},
+    "cnn": {"channels": [8, 16], "activation": "relu", "batch_norm": False},
+}
+"""By name, the options and their defaults."""
 
 
 def build_model(
-    name: str, options: Mapping[str, Any], input_shape: Sequence[int], classes: int
+    name: str,
+    options: Mapping[str, Any],
+    input_shape: Sequence[int],
+    classes: int,
+    image: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A catalogued model with fresh weights.
+    """A catalogued model with fresh weights; torch's own initialisation, uniform in ± 1/√fan_in.
 
-    `mlp`: hidden (list of layer widths, default [50]), activation ("tanh" or "relu"); torch's
-    own initialisation, uniform in ± 1/√fan_in.
+    `mlp`: hidden (list of layer widths), activation ("tanh" or "relu").
+    `cnn`: channels (of each convolution), activation, batch_norm.
+
+    Args:
+        input_shape: of one example.
+        image: (channels, rows, columns) of one example, where it is a picture.
+    Raises:
+        ProblemError: an unknown name or option, or one that does not fit the data.
     """
     if name not in MODELS:
         raise ProblemError(
             f"model must be one of {', '.join(MODELS)}, got {name!r}", "problem.model.name"
         )
-    given = {"hidden": [50], "activation": "tanh"} | dict(options)
-    unknown = given.keys() - {"hidden", "activation"}
+    given = MODELS[name] | dict(options)
+    unknown = given.keys() - MODELS[name].keys()
     if unknown:
         raise ProblemError(
-            f"mlp takes hidden and activation, got {', '.join(sorted(unknown))}", "problem.model"
+            f"{name} takes {', '.join(MODELS[name])}, got {', '.join(sorted(unknown))}",
+            "problem.model",
         )
-    return mlp(given["hidden"], given["activation"], input_shape, classes)
+    if given["activation"] not in ACTIVATIONS:
+        raise ProblemError(
+            f"activation must be tanh or relu, got {given['activation']!r}",
+            "problem.model.activation",
+        )
+    if name == "mlp":
+        return mlp(given["hidden"], given["activation"], input_shape, classes)
+    if image is None:
+        raise ProblemError(
+            "cnn needs pictures, examples of shape (channels, rows, columns) or (rows, columns), "
+            f"got shape {tuple(input_shape)}; use mlp",
+            "problem.model.name",
+        )
+    network = cnn(given["channels"], given["activation"], given["batch_norm"], image, classes)
+    if tuple(input_shape) == tuple(image):
+        return network
+    flatten = [nn.Flatten()] if len(input_shape) > 1 else []
+    return nn.Sequential(*flatten, nn.Unflatten(1, tuple(image)), *network)
 
 
 def mlp(
     hidden: Sequence[int], activation: str, input_shape: Sequence[int], classes: int
 ) -> nn.Module:
-    activations = {"tanh": nn.Tanh, "relu": nn.ReLU}
-    if activation not in activations:
-        raise ProblemError(
-            f"activation must be tanh or relu, got {activation!r}", "problem.model.activation"
-        )
-    if any(not isinstance(width, int) or width < 1 for width in hidden):
-        raise ProblemError(
-            f"hidden must be a list of layer widths of at least 1, got {hidden!r}",
-            "problem.model.hidden",
-        )
+    _require_sizes(hidden, "hidden", "layer widths")
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
     for width, following in zip(widths, hidden, strict=False):
-        layers += [nn.Linear(width, following), activations[activation]()]
+        layers += [nn.Linear(width, following), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+def cnn(
+    channels: Sequence[int], activation: str, batch_norm: bool, image: Sequence[int], classes: int
+) -> nn.Sequential:
+    """Mean pooling, which is smooth: the derivatives of the derivatives go through it."""
+    _require_sizes(channels, "channels", "numbers of channels")
+    before, rows, columns = image
+    layers: list[nn.Module] = []
+    for after in channels:
+        layers.append(nn.Conv2d(before, after, 3, padding=1))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(after))
+        layers += [ACTIVATIONS[activation](), nn.AvgPool2d(2)]
+        before, rows, columns = after, rows // 2, columns // 2
+    if not rows or not columns:
+        raise ProblemError(
+            f"{len(channels)} convolutions need pictures of at least {2 ** len(channels)} rows and "
+            f"columns, got {tuple(image[1:])}; ask for fewer channels",
+            "problem.model.channels",
+        )
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * rows * columns, classes))
+
+
+def _require_sizes(sizes: Sequence[int], name: str, what: str) -> None:
+    if any(not isinstance(size, int) or size < 1 for size in sizes):
+        raise ProblemError(
+            f"{name} must be a list of {what} of at least 1, got {list(sizes)!r}",
+            f"problem.model.{name}",
+        )

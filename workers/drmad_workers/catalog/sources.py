@@ -1,0 +1,223 @@
+"""Where the examples of a data set come from: scikit-learn, files, OpenML."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from drmad_client import array_files
+from drmad_workers.catalog import idx
+from drmad_workers.catalog.places import Places
+from drmad_workers.errors import ProblemError
+
+Pair = tuple[Tensor, Tensor]
+Image = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """All examples of a data set; `test` is its own test part, where it has one.
+
+    Inputs float32 of shape (rows, ...), targets int64 of shape (rows,). `image` is the shape of
+    one example (channels, rows, columns), where it is a picture that lies flat.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    classes: int
+    test: Pair | None = None
+    image: Image | None = None
+
+
+Source = Callable[[Mapping[str, Any], Places], Raw]
+
+
+def bundled(function: str, divisor: float = 1.0, image: Image | None = None) -> Source:
+    """What `sklearn.datasets.<function>` returns."""
+
+    def load(options: Mapping[str, Any], places: Places) -> Raw:
+        try:
+            from sklearn import datasets
+        except ImportError as error:
+            raise ProblemError(
+                "this data set comes with scikit-learn: install it (pip install scikit-learn)",
+                "problem.data.name",
+            ) from error
+        inputs, targets = getattr(datasets, function)(return_X_y=True)
+        return classified(inputs / divisor, targets, image)
+
+    return load
+
+
+def idx_files(subfolder: str, openml_name: str) -> Source:
+    """Pictures of 28×28 pixels, flat, scaled to [0, 1]; see catalog.idx for the files."""
+
+    def load(options: Mapping[str, Any], places: Places) -> Raw:
+        parts: list[Pair] = []
+        found = idx.read_pairs(subfolder, options["folder"], places)
+        if not found:
+            found = [_pictures(idx.missing(subfolder, places), openml_name, places)]
+        for images, labels in found:
+            flat = torch.from_numpy(images).flatten(start_dim=1)
+            parts.append((flat.float() / 255.0, torch.from_numpy(labels)))
+        test = parts[1] if len(parts) > 1 else None
+        return Raw(*parts[0], classes=10, test=test, image=(1, 28, 28))
+
+    return load
+
+
+def _pictures(advice: str, name: str, places: Places) -> idx.Arrays:
+    inputs, targets = fetched(name, 1, places, advice)
+    return inputs.astype(np.uint8).reshape(-1, 28, 28), targets.astype(np.int64)
+
+
+def cifar10(options: Mapping[str, Any], places: Places) -> Raw:
+    """Colour pictures of 3×32×32, flat, scaled to [0, 1]."""
+    inputs, targets = fetched("CIFAR_10", 1, places)
+    return classified(inputs / 255.0, targets, (3, 32, 32))
+
+
+def openml(options: Mapping[str, Any], places: Places) -> Raw:
+    """A data set of OpenML; its categorical inputs as numbers."""
+    inputs, targets = fetched(options["dataset"], int(options["version"]), places)
+    return classified(_numbered(inputs), targets)
+
+
+def _numbered(inputs: NDArray[Any]) -> NDArray[Any]:
+    """Columns of words as the places of the words in their order."""
+    if inputs.dtype.kind != "O":
+        return inputs
+    columns = []
+    for column in inputs.T:
+        try:
+            columns.append(column.astype(np.float32))
+        except ValueError:
+            places = np.unique(column.astype(str), return_inverse=True)[1]
+            columns.append(places.astype(np.float32))
+    return np.stack(columns, axis=1)
+
+
+def fetched(
+    name: str, version: int, places: Places, advice: str = ""
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Inputs and targets from OpenML, or from what was downloaded before.
+
+    Raises:
+        ProblemError: it cannot be had.
+    """
+    from sklearn.datasets import fetch_openml
+
+    parser = "pandas" if find_spec("pandas") else "liac-arff"  # the former is ten times as fast
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an inactive version is the one that was asked for
+            inputs, targets = fetch_openml(
+                name,
+                version=version,
+                return_X_y=True,
+                as_frame=False,
+                parser=parser,
+                data_home=None if places.cache is None else str(places.cache),
+            )
+    except Exception as error:  # whatever the network, the cache or scikit-learn may raise
+        raise ProblemError(
+            f"OpenML's {name} (version {version}) could not be had: {error}{advice}",
+            "problem.data",
+        ) from error
+    return inputs, targets
+
+
+def uploaded(options: Mapping[str, Any], places: Places) -> Raw:
+    """The user's own file, by the digest of its bytes."""
+    return from_file(places.upload(options["data"], "problem.data.data"), "problem.data.data")
+
+
+def local_file(options: Mapping[str, Any], places: Places) -> Raw:
+    """A file below a data root."""
+    path = places.below(options["path"], "path", "problem.data.path")
+    if not path.is_file():
+        raise ProblemError(
+            f"path must be an npz or safetensors file, found none at {path}", "problem.data.path"
+        )
+    return from_file(path, "problem.data.path")
+
+
+def tensors_of(path: Path, field: str) -> dict[str, Tensor]:
+    """The arrays of a file by name."""
+    return {name: torch.from_numpy(array) for name, array in _arrays(path, field).items()}
+
+
+def _arrays(path: Path, field: str) -> dict[str, NDArray[Any]]:
+    try:
+        return array_files.load(path)
+    except array_files.DataError as error:
+        raise ProblemError(str(error), field) from error
+
+
+def from_file(path: Path, field: str) -> Raw:
+    """`inputs` and `targets`, and the data set's own test part as `test_inputs`, `test_targets`."""
+    arrays = _arrays(path, field)
+    missing = {"inputs", "targets"} - arrays.keys()
+    missing |= {"test_inputs", "test_targets"} - arrays.keys() if "test_inputs" in arrays else set()
+    if missing:
+        raise ProblemError(
+            "the file must hold the arrays inputs and targets (and test_inputs with test_targets); "
+            f"it lacks {', '.join(sorted(missing))} and holds {', '.join(sorted(arrays))}",
+            field,
+        )
+    raw = classified(arrays["inputs"], arrays["targets"], field=field)
+    if "test_inputs" not in arrays:
+        return raw
+    test = classified(arrays["test_inputs"], arrays["test_targets"], field=field)
+    if test.inputs.shape[1:] != raw.inputs.shape[1:]:
+        raise ProblemError(
+            f"test_inputs must have examples of shape {tuple(raw.inputs.shape[1:])}, as inputs, "
+            f"got {tuple(test.inputs.shape[1:])}",
+            field,
+        )
+    classes = max(raw.classes, test.classes)
+    return Raw(raw.inputs, raw.targets, classes, (test.inputs, test.targets))
+
+
+def classified(
+    inputs: NDArray[Any],
+    targets: NDArray[Any],
+    image: Image | None = None,
+    field: str = "problem.data",
+) -> Raw:
+    """Inputs and classes; whole numbers are taken as they are, anything else is numbered.
+
+    Raises:
+        ProblemError: not as many targets as inputs, missing values, or too many classes to be any.
+    """
+    if inputs.ndim < 2 or targets.shape != inputs.shape[:1]:
+        raise ProblemError(
+            "inputs must have the shape (examples, ...) and targets (examples,), got "
+            f"{inputs.shape} and {targets.shape}",
+            field,
+        )
+    try:
+        numbers = np.ascontiguousarray(inputs, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"inputs must be numbers: {error}", field) from error
+    if not np.isfinite(numbers).all():
+        raise ProblemError("inputs must be finite; some are missing or infinite", field)
+    if targets.dtype.kind in "iu" and targets.size and targets.min() >= 0:
+        labels, classes = targets.astype(np.int64), int(targets.max()) + 1
+    else:
+        known, labels = np.unique(targets, return_inverse=True)
+        labels, classes = labels.astype(np.int64), len(known)
+    if classes > max(2, len(targets)):
+        raise ProblemError(
+            f"targets must be classes 0, 1, ...: their largest is {classes - 1} among "
+            f"{len(targets)} examples",
+            field,
+        )
+    return Raw(torch.from_numpy(numbers), torch.from_numpy(labels), classes, image=image)
