@@ -17,6 +17,7 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.connection import connect
 from drmad_service.data_folder import DataFolder
+from drmad_service.metrics import Measured, Metrics
 from drmad_service.middleware import Guard, KnownHosts
 from drmad_service.overview import Overview
 from drmad_service.routes import (
@@ -33,6 +34,7 @@ from drmad_service.routes import (
     sign_in,
     static,
 )
+from drmad_service.routes import metrics as metrics_route
 from drmad_service.routes.dependencies import PROBLEM
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -41,10 +43,14 @@ from drmad_service.store import Store
 def create_app(settings: ApiSettings) -> FastAPI:
     """The application for these settings; it connects when it starts up."""
 
+    metrics = Metrics()
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with connect(settings.redis_url) as redis:
+        async with connect(settings.redis_url, metrics.redis.observe) as redis:
             app.state.settings = settings
+            app.state.redis = redis
+            app.state.metrics = metrics
             app.state.store = Store(redis, most_queued=settings.most_queued)
             app.state.data = DataFolder(settings.data_dir)
             app.state.overview = Overview(redis, app.state.store)
@@ -72,7 +78,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     problems.install(app)
     refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 429), PROBLEM)
-    for resource in (jobs, results, figures, events, catalog, cluster, code, data):
+    for resource in (jobs, results, figures, events, catalog, cluster, code, data, metrics_route):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
@@ -83,4 +89,5 @@ def create_app(settings: ApiSettings) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
+    app.add_middleware(Measured, metrics=metrics)
     return app

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -9,7 +13,21 @@ from redis.backoff import NoBackoff
 TIMEOUT_S = 5.0
 
 
-def connect(url: str) -> Redis:
+class _Observed(Redis):
+    """Tells how long each command took, from the call to the answer."""
+
+    observe: Callable[[float], None]
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        answer: Callable[..., Any] = super().execute_command
+        try:
+            return await answer(*args, **options)
+        finally:
+            self.observe(time.perf_counter() - began)
+
+
+def connect(url: str, observe: Callable[[float], None] | None = None) -> Redis:
     """A client for `url` that returns bytes.
 
     It never repeats a command by itself: when only the reply was lost, a repeated write counts
@@ -22,4 +40,8 @@ def connect(url: str) -> Redis:
         socket_connect_timeout=TIMEOUT_S,
         health_check_interval=30,
     )
-    return Redis.from_pool(pool)
+    if observe is None:
+        return Redis.from_pool(pool)
+    client = cast("_Observed", _Observed.from_pool(pool))
+    client.observe = observe
+    return client

@@ -26,6 +26,7 @@
     drmad:data                     zset    sha256 of every uploaded data set, which is a file;
                                            score: last use in ms
     drmad:data:<sha256>:tenants    set     who uploaded it, and may name it
+    drmad:counters                 hash    what happened -> how often, or seconds; see metrics.py
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -55,6 +56,7 @@ CHANGES = "drmad:changes"
 CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
+COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",
     "events",

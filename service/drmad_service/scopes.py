@@ -23,6 +23,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/jobs/{job_id}/model"): READ,
     ("GET", "/v1/catalog"): READ,
     ("GET", "/v1/cluster"): READ,
+    ("GET", "/metrics"): READ,
     # Whoever may submit
     ("POST", "/v1/jobs"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/cancel"): SUBMIT,
@@ -33,6 +34,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("DELETE", "/v1/jobs/{job_id}"): SUBMIT,
     ("PUT", "/v1/code/{sha256}"): SUBMIT,
     ("HEAD", "/v1/code/{sha256}"): SUBMIT,
+    ("PUT", "/v1/data/{sha256}"): SUBMIT,
+    ("HEAD", "/v1/data/{sha256}"): SUBMIT,
     # The dashboard
     ("GET", "/"): READ,
     ("GET", "/jobs/{job_id}"): READ,

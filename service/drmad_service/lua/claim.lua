@@ -20,6 +20,7 @@ end
 -- Jobs whose scheduler is gone come first: they hold their reservation already.
 local orphan = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, 1)[1]
 if orphan then
+  count('lease_losses')
   return take(orphan, 'recovered', 'its scheduler was lost; goes on from the last meta-iteration')
 end
 

@@ -11,6 +11,10 @@ local committed = redis.call('HGET', job, 'iteration')
 if committed == string.format('%d', iteration + 1) then return { 'ok', 'again' } end
 if committed ~= iteration then return { 'gap', committed } end
 local now = now_ms()
+count('meta_iterations')
+for phase, seconds in pairs(cjson.decode(record).seconds or {}) do
+  count('seconds:' .. phase, seconds)
+end
 record = string.gsub(record, '^{', '{"at":' .. string.format('%.0f', now) .. ',', 1)
 redis.call('XADD', part(id, 'history'), iteration .. '-1', 'record', record)
 redis.call('SET', part(id, 'state'), state)

@@ -13,6 +13,10 @@ local function jobs_of(tenant)
   return K.tenant .. tenant .. ':jobs'
 end
 
+local function count(what, by)
+  redis.call('HINCRBYFLOAT', K.counters, what, by or 1)
+end
+
 local function part(id, name)
   return K.job .. id .. ':' .. name
 end
@@ -129,6 +133,7 @@ local function enter(id, status, reason, message, now)
   if TERMINAL[status] then
     redis.call('HSET', job, 'finished_at', string.format('%.0f', now))
     redis.call('ZADD', K.ended, now, id)
+    count('ended:' .. status .. ':' .. reason)
   elseif before and TERMINAL[before] then
     redis.call('HDEL', job, 'finished_at', 'error')
     redis.call('ZREM', K.ended, id)

@@ -8,5 +8,7 @@ if fenced_out(id, fence) then return { 'fenced', status } end
 assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
 drop_chunks(id, 'chunks', garbage)
+if kind == 'warning' then count('warning:' .. cjson.decode(data).code) end
+if kind == 'rejection' then count('rejections') end
 if kind ~= '' then emit(id, kind, data, now_ms()) else changed(id) end
 return { 'ok', status }
