@@ -58,6 +58,8 @@ PAGES: list[tuple[str, str, list[Any]]] = [
             figures.hypergradient_norms,
             figures.cosines,
             figures.seconds,
+            figures.memory,
+            figures.fidelity,
             figures.movers,
             figures.draw,
             figures.save,

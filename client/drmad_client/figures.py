@@ -17,22 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from drmad_client import plotting
+from drmad_client.plotting import Figure, Row
 from drmad_client.records import HyperparameterInfo, HyperparameterSummary, Job, MetaIteration
 from drmad_client.specs import JobSpec
 from drmad_client.transforms import to_user_units
 
-Figure = dict[str, Any]
-"""{"data": [traces], "layout": {...}}"""
 Record = MetaIteration | Mapping[str, Any]
 Values = NDArray[np.floating[Any]]
 
-_Row = tuple[str, list[dict[str, Any]], dict[str, Any]]
-
-POINTS_OF_A_TRACE = 1_000
-POINTS_OF_A_FIGURE = 8_000
 CELLS_OF_A_MAP = 10_000
-_DIGITS = 5
 _MOST_LAYERS = 20
+_MOST_LINES = 8  # as many as there are colours
 
 _BLUE, _PALE, _PALER = "#3f87c9", "rgba(63, 135, 201, 0.35)", "rgba(63, 135, 201, 0.15)"
 _PHASES = ("forward", "evaluate", "backward")
@@ -119,7 +115,7 @@ def losses(history: Sequence[Record]) -> Figure:
     """Validation, training and test loss over the meta-iterations; below, the errors."""
     records = _records(history)
     if not records:
-        return _empty("no meta-iteration is committed yet")
+        return plotting.empty("no meta-iteration is committed yet")
     columns = {
         "validation": [record.validation_loss for record in records],
         "training": [record.training_loss for record in records],
@@ -134,7 +130,7 @@ def losses(history: Sequence[Record]) -> Figure:
             shares[name.removesuffix("_error")] = values
     count = len(columns) + len(shares)
     x = _iterations(records)
-    data = [_line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
+    data = [plotting.line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
     best = min(
         (record for record in records if math.isfinite(record.validation_loss)),
         key=lambda record: record.validation_loss,
@@ -147,15 +143,15 @@ def losses(history: Sequence[Record]) -> Figure:
                 "mode": "markers",
                 "name": "best",
                 "x": [best.iteration],
-                "y": [_rounded(best.validation_loss)],
+                "y": [plotting.rounded(best.validation_loss)],
                 "marker": {"symbol": "star", "size": 11},
             }
         )
-    rows: list[_Row] = [("loss", data, {})]
+    rows: list[Row] = [("loss", data, {})]
     if shares:
-        errors = [_line(x, y, f"{name} error", count) for name, y in shares.items()]
+        errors = [plotting.line(x, y, f"{name} error", count) for name, y in shares.items()]
         rows.append(("error", errors, {"tickformat": ".1%", "rangemode": "tozero"}))
-    return _rows(rows, showlegend=True)
+    return plotting.stacked(rows, showlegend=True)
 
 
 def hyperparameters(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
@@ -163,16 +159,16 @@ def hyperparameters(history: Sequence[Record], infos: Sequence[HyperparameterInf
     records = _records(history)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     if not names:
-        return _empty("no meta-iteration is committed yet")
+        return plotting.empty("no meta-iteration is committed yet")
     logarithmic = {info.name for info in infos if info.transform == "exp"}
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for name in names:
         having = [record for record in records if name in record.hyperparameters]
         x = _iterations(having)
         summaries = [record.hyperparameters[name] for record in having]
         axis = {"type": "log"} if name in logarithmic else {}
         rows.append((name, _bands(x, summaries, 5 * len(names)), axis))
-    return _rows(rows, showlegend=False)
+    return plotting.stacked(rows, showlegend=False)
 
 
 def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
@@ -184,10 +180,10 @@ def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) 
         for name, summary in record.hyperparameters.items():
             for label, value in _medians(name, summary).items():
                 value = math.log10(value) if name in logarithmic and value > 0.0 else value
-                cells.setdefault(label, {})[column] = _rounded(value)
+                cells.setdefault(label, {})[column] = plotting.rounded(value)
     if not cells:
-        return _empty("no meta-iteration is committed yet")
-    kept = _evenly(len(records), max(2, CELLS_OF_A_MAP // len(cells)))
+        return plotting.empty("no meta-iteration is committed yet")
+    kept = plotting.evenly(len(records), max(2, CELLS_OF_A_MAP // len(cells)))
     unit = "log₁₀ of the median" if logarithmic else "median"
     trace = {
         "type": "heatmap",
@@ -220,7 +216,7 @@ def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
     image = raw.reshape(-1, *shape).mean(axis=0)
     trace = {
         "type": "heatmap",
-        "z": [[_rounded(value) for value in row] for row in image.tolist()],
+        "z": [[plotting.rounded(value) for value in row] for row in image.tolist()],
         "colorscale": "Viridis",
         "colorbar": {"title": {"text": "log penalty"}},
         "hovertemplate": "row %{y}, column %{x}<br>%{z}<extra></extra>",
@@ -245,30 +241,33 @@ def schedules(
         layers: Names of the layers.
     """
     if not values:
-        return _empty("no schedule is tuned in this job")
-    rows: list[_Row] = []
+        return plotting.empty("no schedule is tuned in this job")
+    rows: list[Row] = []
     for name, value in values.items():
         table = np.atleast_2d(value)[:_MOST_LAYERS]
         x = list(range(table.shape[1]))
         count = len(values) * (len(table) + 1)
         labels = (layers or {}).get(name, [])
         lines = [
-            _line(x, line, labels[number] if number < len(labels) else name, count)
+            plotting.line(x, line, labels[number] if number < len(labels) else name, count)
             for number, line in enumerate(table.tolist())
         ]
         before = (initial or {}).get(name)
         if before is not None and before.shape == value.shape:
             start = np.atleast_2d(before).mean(axis=0).tolist()
-            lines.append(_line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
+            lines.append(
+                plotting.line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6)
+            )
         rows.append((name, lines, {}))
-    return _rows(rows, showlegend=True, x_title="inner step")
+    return plotting.stacked(rows, showlegend=True, x_title="inner step")
 
 
 def hypergradient_norms(history: Sequence[Record]) -> Figure:
-    """Euclidean norm of the hypergradient, of all and by group, in raw units."""
+    """Euclidean norm of the hypergradient, of all and by group, in raw units; of many groups those
+    where it is the largest."""
     records = _records(history)
     if not records:
-        return _empty("no meta-iteration is committed yet")
+        return plotting.empty("no meta-iteration is committed yet")
     columns: dict[str, dict[int, float]] = {"all": {}}
     for record in records:
         columns["all"][record.iteration] = record.hypergradient_norm
@@ -278,11 +277,15 @@ def hypergradient_norms(history: Sequence[Record]) -> Figure:
                 columns.setdefault(label, {})[record.iteration] = norm
     if len(columns) == 2:
         del columns["all"]  # the same line twice
+    largest = sorted(columns, key=lambda label: max(columns[label].values()), reverse=True)
+    columns = {label: columns[label] for label in columns if label in largest[:_MOST_LINES]}
     data = [
-        _line(list(column), list(column.values()), name, len(columns))
+        plotting.line(list(column), list(column.values()), name, len(columns))
         for name, column in columns.items()
     ]
-    return _rows([("norm", data, {"type": "log", "exponentformat": "power"})], showlegend=True)
+    return plotting.stacked(
+        [("norm", data, {"type": "log", "exponentformat": "power"})], showlegend=True
+    )
 
 
 def cosines(history: Sequence[Record]) -> Figure:
@@ -298,19 +301,19 @@ def cosines(history: Sequence[Record]) -> Figure:
             name = f"replica {figures.replica} to the mean"
             columns.setdefault(name, {})[record.iteration] = figures.cosine_to_mean
     if not columns:
-        return _empty("a cosine needs two meta-iterations or two replicas")
+        return plotting.empty("a cosine needs two meta-iterations or two replicas")
     data = [
-        _line(list(column), list(column.values()), name, len(columns))
+        plotting.line(list(column), list(column.values()), name, len(columns))
         for name, column in columns.items()
     ]
-    return _rows([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
+    return plotting.stacked([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
 
 
 def seconds(history: Sequence[Record]) -> Figure:
     """Where the time of each meta-iteration goes; what no phase explains is `other`."""
     records = _records(history)
     if not records:
-        return _empty("no meta-iteration is committed yet")
+        return plotting.empty("no meta-iteration is committed yet")
     names = dict.fromkeys(name for record in records for name in record.seconds if name != "total")
     ordered = [name for name in _PHASES if name in names]
     ordered += [name for name in names if name not in _PHASES]
@@ -321,7 +324,7 @@ def seconds(history: Sequence[Record]) -> Figure:
             for record, *column in zip(records, *columns.values(), strict=True)
         ]
     # A stack needs every layer at the same places: means of neighbours, which keep the area.
-    width = math.ceil(len(records) / _limit(len(columns)))
+    width = math.ceil(len(records) / plotting.points_of_each(len(columns)))
     x = _iterations(records)[::width]
     data = [
         {
@@ -331,11 +334,11 @@ def seconds(history: Sequence[Record]) -> Figure:
             "stackgroup": "seconds",
             "line": {"width": 0.5},
             "x": x,
-            "y": [_mean(column[i : i + width]) for i in range(0, len(column), width)],
+            "y": [plotting.mean(column[i : i + width]) for i in range(0, len(column), width)],
         }
         for name, column in columns.items()
     ]
-    return _rows([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
+    return plotting.stacked([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
 
 
 def memory(history: Sequence[Record]) -> Figure:
@@ -347,13 +350,13 @@ def memory(history: Sequence[Record]) -> Figure:
             column = columns.setdefault(f"replica {figures.replica}", {})
             column[record.iteration] = figures.peak_memory_bytes
     if not columns:
-        return _empty("no meta-iteration is committed yet")
+        return plotting.empty("no meta-iteration is committed yet")
     data = [
-        _line(list(column), list(column.values()), name, len(columns))
+        plotting.line(list(column), list(column.values()), name, len(columns))
         for name, column in columns.items()
     ]
-    axis = {"rangemode": "tozero", "tickformat": ".3s", "ticksuffix": "B"}
-    return _rows([("peak memory", data, axis)], showlegend=len(columns) > 1)
+    axis = {"rangemode": "tozero", "tickformat": "~s", "ticksuffix": "B"}
+    return plotting.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1)
 
 
 def fidelity(measured: Mapping[str, Any]) -> Figure:
@@ -362,18 +365,15 @@ def fidelity(measured: Mapping[str, Any]) -> Figure:
     `measured` is what GET fidelity answers: the report of the method that a job insists on, or
     the last look of auto. A method that diverged has no bar.
     """
-    choices, report = measured.get("choices") or (), measured.get("report") or {}
-    found = [p["figure"] for p in report.get("predictions", ())]
-    chosen: Any = found[0]["method"] if found else None
-    if choices:
-        found, chosen = choices[-1]["figures"], choices[-1]["method"]
+    found, chosen = last_measured(measured)
     if not found:
-        return _empty(report.get("failure") or "no method was measured: this one is exact")
+        failure = (measured.get("report") or {}).get("failure")
+        return plotting.empty(failure or "no method was measured: this one is exact")
     bars = {
         "type": "bar",
         "orientation": "h",
-        "y": [f"{_setting(figure['method'])}  " for figure in found],
-        "x": [_rounded(figure["cosine"]) for figure in found],
+        "y": [f"{'<br>'.join(words)}  " for words in told_apart(f["method"] for f in found)],
+        "x": [plotting.rounded(figure["cosine"]) for figure in found],
         "text": [
             "diverged" if figure["cosine"] is None else f"costs {figure['cost']:.2f} trainings"
             for figure in found
@@ -389,21 +389,37 @@ def fidelity(measured: Mapping[str, Any]) -> Figure:
     return {"data": [bars], "layout": layout}
 
 
-def _setting(method: Mapping[str, Any]) -> str:
-    """A method with those of its settings that say something."""
-    said = [
-        name if value is True else f"{name} {value}"
-        for name, value in method.items()
-        if name not in ("method", "hvp") and value not in (None, False)
-    ]
-    return ", ".join([str(method["method"]), *said])
+def last_measured(measured: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Any]:
+    """The figures of the methods measured last, and the method that was chosen or insisted on."""
+    if choices := measured.get("choices"):
+        return choices[-1]["figures"], choices[-1]["method"]
+    found = [p["figure"] for p in (measured.get("report") or {}).get("predictions", ())]
+    return found, found[0]["method"] if found else None
+
+
+def told_apart(methods: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """The words for each method: its name, its horizon, and what else tells it from its like."""
+    all_of_them = list(methods)
+
+    def words(method: Mapping[str, Any]) -> list[str]:
+        alike = [other for other in all_of_them if other["method"] == method["method"]]
+        said = [
+            setting if value is True else f"{setting} {value}"
+            for setting, value in method.items()
+            if setting != "method"
+            and value not in (None, False)
+            and (setting == "horizon" or any(other.get(setting) != value for other in alike))
+        ]
+        return [str(method["method"]), *said]
+
+    return [words(method) for method in all_of_them]
 
 
 def movers(
     before: Mapping[str, Values],
     after: Mapping[str, Values],
     infos: Sequence[HyperparameterInfo] = (),
-    count: int = 25,
+    count: int = 15,
 ) -> Figure:
     """The hyperparameters that moved the furthest, in raw units."""
     moves: list[tuple[float, str]] = []
@@ -420,17 +436,17 @@ def movers(
             moves.append((float(change[index]), label))
     moves = sorted(moves, key=lambda move: -abs(move[0]))[:count]
     if not moves:
-        return _empty("no hyperparameter has moved yet")
+        return plotting.empty("no hyperparameter has moved yet")
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": [_rounded(change) for change, _ in moves],
+        "x": [plotting.rounded(change) for change, _ in moves],
         "y": [label for _, label in moves],
         "hovertemplate": "%{y}: %{x}<extra></extra>",
     }
     layout = {
         "xaxis": {"title": {"text": "change of the raw value"}},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
+        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "dtick": 1},
         "showlegend": False,
     }
     return {"data": [trace], "layout": layout}
@@ -446,11 +462,11 @@ def image_shape(spec: JobSpec) -> tuple[int, int] | None:
 def _penalty_image(material: Material) -> Figure:
     l2 = next((h for h in material.hyperparameters if h.kind in ("l2", "l1")), None)
     if l2 is None or l2.name not in material.after:
-        return _empty("no penalty is tuned in this job")
+        return plotting.empty("no penalty is tuned in this job")
     values = material.after[l2.name].ravel()
     first = values[l2.groups[0].start : l2.groups[0].stop] if l2.groups else values
     if material.image is None or first.size % math.prod(material.image):
-        return _empty("the penalties are not one per pixel of an image")
+        return plotting.empty("the penalties are not one per pixel of an image")
     return penalty_image(first, material.image)
 
 
@@ -497,29 +513,12 @@ FIGURES: dict[str, FigureKind] = {
 }
 
 
-def reduced(
-    x: Sequence[float], y: Sequence[float | None], limit: int = POINTS_OF_A_TRACE
-) -> tuple[list[float], list[float | None]]:
-    """At most `limit` points (at least 4) of a line, in order: its ends, and of each stretch
-    between them the lowest and the highest point, so that no peak is lost."""
-    if len(x) <= limit:
-        return list(x), list(y)
-    values = np.array([math.nan if value is None else value for value in y], dtype=float)
-    kept = {0, len(x) - 1}
-    for stretch in np.array_split(np.arange(1, len(x) - 1), (limit - 2) // 2):
-        part = values[stretch]
-        if not np.isnan(part).all():
-            kept |= {int(stretch[np.nanargmin(part)]), int(stretch[np.nanargmax(part)])}
-    order = sorted(kept)
-    return [x[i] for i in order], [y[i] for i in order]
-
-
 def _bands(
     x: list[float], summaries: Sequence[HyperparameterSummary], count: int
 ) -> list[dict[str, Any]]:
     def line(name: str, **options: Any) -> dict[str, Any]:
         y = [getattr(summary, name.replace(" ", "_")) for summary in summaries]
-        return _line(x, y, name, count, **options)
+        return plotting.line(x, y, name, count, **options)
 
     edge = {"width": 0}
     return [
@@ -529,49 +528,6 @@ def _bands(
         line("upper quartile", line=edge, fill="tonexty", fillcolor=_PALE),
         line("median", line={"color": _BLUE}),
     ]
-
-
-def _line(
-    x: Sequence[float], y: Sequence[float | None], name: str, count: int, **options: Any
-) -> dict[str, Any]:
-    """One of `count` lines of a figure."""
-    xs, ys = reduced(x, y, _limit(count))
-    trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": name}
-    if len(xs) == 1:
-        trace["mode"] = "markers"  # a line needs two points to be seen
-    return trace | {"x": xs, "y": [_rounded(value) for value in ys]} | options
-
-
-def _rows(
-    rows: Sequence[_Row],
-    showlegend: bool,
-    x_title: str = "meta-iteration",
-) -> Figure:
-    """Plots one below the other: title of the y axis, traces, and the axis' own settings."""
-    data: list[dict[str, Any]] = []
-    layout: dict[str, Any] = {"showlegend": showlegend, "hovermode": "x unified"}
-    height = 1.0 / len(rows)
-    gap = 0.12 * height if len(rows) > 1 else 0.0
-    for number, (title, traces, axis) in enumerate(rows, 1):
-        suffix = "" if number == 1 else str(number)
-        top = 1.0 - (number - 1) * height
-        layout[f"yaxis{suffix}"] = {
-            "title": {"text": title},
-            "domain": [max(0.0, top - height + gap), top],
-            **axis,
-        }
-        data += [trace | {"xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
-    last = "" if len(rows) == 1 else str(len(rows))
-    layout["xaxis"] = {"title": {"text": x_title}, "anchor": f"y{last}"}
-    if len(rows) > 2:
-        layout["height"] = 180 * len(rows) + 120
-    return {"data": data, "layout": layout}
-
-
-def _empty(why: str) -> Figure:
-    note = {"text": why, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
-    axis = {"visible": False}
-    return {"data": [], "layout": {"annotations": [note], "xaxis": axis, "yaxis": axis}}
 
 
 def _medians(name: str, summary: HyperparameterSummary) -> dict[str, float]:
@@ -587,25 +543,3 @@ def _records(history: Sequence[Record]) -> list[MetaIteration]:
 
 def _iterations(records: Iterable[MetaIteration]) -> list[float]:
     return [record.iteration for record in records]
-
-
-def _limit(count: int) -> int:
-    return max(20, min(POINTS_OF_A_TRACE, POINTS_OF_A_FIGURE // max(1, count)))
-
-
-def _evenly(length: int, limit: int) -> list[int]:
-    """At most `limit` places of a sequence, its ends among them."""
-    if length <= limit:
-        return list(range(length))
-    return sorted({round(place * (length - 1) / (limit - 1)) for place in range(limit)})
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return _rounded(math.fsum(values) / len(values))
-
-
-def _rounded(value: float | None) -> float | None:
-    """Few digits, for a figure shows no more; None where JSON has no number."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.{_DIGITS}g}")

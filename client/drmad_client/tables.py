@@ -134,6 +134,27 @@ def arrays_table(arrays: Arrays) -> RenderableType:
     return table
 
 
+def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
+    from drmad_client.figures import last_measured, told_apart
+
+    found, chosen = last_measured(measured)
+    if not found:
+        failure = (measured.get("report") or {}).get("failure")
+        return Text(failure or "no method was measured: this one is exact")
+    table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "")
+    for figure, words in zip(found, told_apart(f["method"] for f in found), strict=True):
+        shares = [figure.get(name) for name in ("cosine", "signs", "length")]
+        table.add_row(
+            Text(", ".join(words)),
+            *("diverged" if share is None else f"{share:.3f}" for share in shares),
+            f"{figure['cost']:.2f} trainings",
+            "chosen" if figure["method"] == chosen else "",
+        )
+    return Group(
+        table, "", "Against the exact hypergradient: 1 is perfect. --output yaml has more."
+    )
+
+
 def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
     yield "job", job.id
     yield "name", Text(job.name)

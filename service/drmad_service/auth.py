@@ -68,7 +68,7 @@ async def _principal(
     if is_open:
         principal = LOCAL
     if principal is None:
-        raise NotSignedIn
+        raise NotSignedIn(key_sent=credentials is not None)
     if changes and credentials is None:
         refuse_cross_site(request, origin_needed=not is_open)
     needed = needed_for(request.method, request.scope["route"].path)

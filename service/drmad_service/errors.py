@@ -31,10 +31,12 @@ class IdempotencyConflict(DrmadError):
 
 
 class NotSignedIn(DrmadError):
-    def __init__(self) -> None:
+    def __init__(self, key_sent: bool = False) -> None:
         super().__init__(
-            "a key is needed: Authorization: Bearer KEY, as DRMAD_API_KEY sets it (that of `drmad "
-            "up` is the file `key` in its home); a browser signs in at /sign-in"
+            "this key is not known; look at DRMAD_API_KEY, or unset it to use this machine's own"
+            if key_sent
+            else "a key is needed: Authorization: Bearer KEY, as DRMAD_API_KEY sets it (that of "
+            "`drmad up` is the file `key` in its home); a browser signs in at /sign-in"
         )
 
 

@@ -145,13 +145,17 @@ class Cluster:
         if not self.schedulers:
             return "no scheduler is running; start one with: drmad schedule"
         needs = [
-            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, "GPUs"),
-            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, "CPUs"),
+            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, _counted(waiting.gpus, "GPU")),
+            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, _counted(waiting.cpus, "CPU")),
         ]
-        for wanted, _, total, unit in needs:
+        for wanted, _, total, what in needs:
             if wanted > total:
-                return f"needs {wanted:g} {unit}, the cluster has {total:g}"
-        for wanted, free, total, unit in needs:
+                return f"needs {what}, the cluster has {total:g}"
+        for wanted, free, total, what in needs:
             if wanted > free:
-                return f"needs {wanted:g} {unit}, {free:g} of {total:g} are free"
+                return f"needs {what}, {free:g} of {total:g} are free"
         return "waits for its turn"
+
+
+def _counted(count: float, unit: str) -> str:
+    return f"{count:g} {unit}{'' if count == 1 else 's'}"

@@ -61,6 +61,21 @@ CLUSTER = Cluster(
     ],
 )
 
+TRUSTED = {"method": "shortcut", "horizon": 50, "preset": None}
+PUBLISHED = {"method": "shortcut", "horizon": None, "preset": "paper"}
+MEASURED = {
+    "report": None,
+    "choices": [
+        {
+            "method": TRUSTED,
+            "figures": [
+                {"method": TRUSTED, "cosine": 0.91, "signs": 0.85, "length": 0.7, "cost": 1.3},
+                {"method": PUBLISHED, "cosine": None, "cost": 3.1},
+            ],
+        }
+    ],
+}
+
 
 def job(status: JobStatus = JobStatus.RUNNING, done: int = 0, **changes: Any) -> Job:
     ended = status.is_terminal

@@ -269,10 +269,14 @@ def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None
     for word in ("mlp", "digits", "sample_weight", "shortcut", "label_noise"):
         assert word in table
     assert json.loads(here(service, "catalog", "-o", "json").stdout) == catalog.describe()
-    service.on("GET", f"{JOB}/fidelity", Answer(200, b'{"chosen": "replay"}'))
-    assert drmad(service, "fidelity", samples.ID).stdout == "chosen: replay\n"
+    service.on("GET", f"{JOB}/fidelity", Answer(200, json.dumps(samples.MEASURED).encode()))
+    _, first, second, *_ = drmad(service, "fidelity", samples.ID).stdout.splitlines()
+    assert " ".join(first.split()) == (
+        "shortcut, horizon 50 0.910 0.850 0.700 1.30 trainings chosen"
+    )
+    assert " ".join(second.split()).startswith("shortcut, preset paper diverged diverged")
     shown = here(service, "fidelity", samples.ID, "--output", "json").stdout
-    assert json.loads(shown) == {"chosen": "replay"}
+    assert json.loads(shown) == samples.MEASURED
 
 
 def test_the_cluster_is_shown_with_what_waits_and_why(service: FakeService) -> None:

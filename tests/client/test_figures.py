@@ -11,8 +11,9 @@ import numpy as np
 import plotly.io
 import pytest
 
-from drmad_client import figures
-from drmad_client.figures import FIGURES, Figure, Material
+from drmad_client import figures, plotting
+from drmad_client.figures import FIGURES, Material
+from drmad_client.plotting import Figure
 from drmad_client.records import (
     GroupSummary,
     HyperparameterGroup,
@@ -49,21 +50,6 @@ INFOS = [
 ]
 BEFORE = {"l2": np.zeros(16), "learning_rate": np.zeros((2, 3))}
 AFTER = {"l2": np.arange(16.0), "learning_rate": np.log([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])}
-
-TRUSTED = {"method": "shortcut", "horizon": 50, "preset": None}
-PUBLISHED = {"method": "shortcut", "horizon": None, "preset": "paper"}
-MEASURED = {
-    "report": None,
-    "choices": [
-        {
-            "method": TRUSTED,
-            "figures": [
-                {"method": TRUSTED, "cosine": 0.91, "cost": 1.3},
-                {"method": PUBLISHED, "cosine": None, "cost": 3.1},
-            ],
-        }
-    ],
-}
 
 
 def summary(*five: float, groups: dict[str, float] | None = None) -> HyperparameterSummary:
@@ -129,7 +115,9 @@ def test_every_figure_is_one_for_plotly(name: str, history: list[MetaIteration])
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_long_histories_stay_small(name: str, long_history: list[MetaIteration]) -> None:
-    figure = figures.draw(name, Material(long_history, INFOS, BEFORE, AFTER, (2, 2), MEASURED))
+    figure = figures.draw(
+        name, Material(long_history, INFOS, BEFORE, AFTER, (2, 2), samples.MEASURED)
+    )
     assert figure["data"]
     assert len(json.dumps(figure)) < 200_000
 
@@ -265,13 +253,13 @@ def test_reduction_keeps_ends_peaks_and_order() -> None:
     random = np.random.default_rng(0)
     y = random.normal(size=10_000)
     y[[0, 1234, 7777, 9999]] = [5.0, 40.0, -40.0, 6.0]
-    xs, ys = figures.reduced(list(range(10_000)), y.tolist(), 100)
+    xs, ys = plotting.reduced(list(range(10_000)), y.tolist(), 100)
     assert len(xs) <= 100
     assert xs == sorted(set(xs))
     assert (xs[0], xs[-1]) == (0, 9999)
     assert dict(zip(xs, ys, strict=True)).items() >= {1234: 40.0, 7777: -40.0}.items()
     assert all(ys[i] == y[int(x)] for i, x in enumerate(xs))
-    assert figures.reduced([1, 2], [3.0, None], 100) == ([1, 2], [3.0, None])
+    assert plotting.reduced([1, 2], [3.0, None], 100) == ([1, 2], [3.0, None])
 
 
 def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
@@ -283,14 +271,14 @@ def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
 
 
 def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
-    (bars,) = figures.fidelity(MEASURED)["data"]
+    (bars,) = figures.fidelity(samples.MEASURED)["data"]
     assert [label.strip() for label in bars["y"]] == [
-        "shortcut, horizon 50",
-        "shortcut, preset paper",
+        "shortcut<br>horizon 50",
+        "shortcut<br>preset paper",
     ]
     assert bars["x"] == [0.91, None]
     assert bars["text"] == ["costs 1.30 trainings", "diverged"]
-    report = {"predictions": [{"figure": {"method": TRUSTED, "cosine": 0.4, "cost": 1.3}}]}
+    report = {"predictions": [{"figure": {"method": samples.TRUSTED, "cosine": 0.4, "cost": 1.3}}]}
     (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
     assert bars["x"] == [0.4]
     assert "exact" in figures.fidelity({})["layout"]["annotations"][0]["text"]

@@ -149,11 +149,22 @@ def model(
         _print_arrays(client.jobs.model(job_id, iteration), output)
 
 
-def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Output.YAML) -> None:
-    """Print what was measured of the methods, and which was chosen."""
+def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
+    """Print what was measured of the methods, and which was chosen.
+
+    \b
+    Examples:
+      drmad fidelity job_01J...
+      drmad fidelity job_01J... --output yaml     with every figure
+    """
     with shared.open_client(context) as client:
         found = client.jobs.fidelity(job_id)
-    shared.print_data(found, Output.JSON if output is Output.JSON else Output.YAML)
+    if output is not Output.TABLE:
+        shared.print_data(found, output)
+        return
+    from drmad_client.tables import fidelity_table
+
+    shared.print_table(fidelity_table(found))
 
 
 def figure(

@@ -99,6 +99,13 @@ def _figure(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e")
 
 
+def _metric(value: float | None, name: str) -> str:
+    """A figure of a model: errors and accuracies as shares, all else as numbers."""
+    if value is not None and name.endswith(("error", "accuracy")):
+        return f"{value:.2%}"
+    return _figure(value)
+
+
 def _size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
@@ -129,6 +136,7 @@ _environment.filters |= {
     "ago": _ago,
     "duration": _duration,
     "figure": _figure,
+    "metric": _metric,
     "problem": _problem,
     "size": _size,
     "tuned": _tuned,
