@@ -131,7 +131,10 @@ class ResourcesSpec(Spec):
 
 
 class RetrySpec(Spec):
-    """What the service repeats by itself: faults of the system, never errors of the job."""
+    """What the service repeats by itself: faults of the system, never errors of the job.
+
+    A replica counts as lost when its process or its node is gone, and when it ran out of memory.
+    """
 
     replica_failures: int = Field(
         default=3,

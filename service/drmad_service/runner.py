@@ -24,6 +24,8 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
 from drmad_workers.tasks import (
+    LESS_MEMORY,
+    OUT_OF_MEMORY,
     Failure,
     Prepared,
     Report,
@@ -42,6 +44,8 @@ _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
 _LAST_LINES_S = 0.5
 """A replica that does not answer so long has nothing more to say."""
+_LONGEST_RETRY_S = 60.0
+"""Between two tries to replace a replica."""
 _TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
 """Methods that are exact over the whole run, or measure by themselves."""
 _FINISHED = {
@@ -58,6 +62,14 @@ class _Ended(Exception):
     ) -> None:
         super().__init__(reason)
         self.action, self.reason, self.message, self.error = action, reason, message, error
+
+
+class _Lost(Exception):
+    """A replica answered that it cannot go on, and another may; carries why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class Runner:
@@ -126,7 +138,10 @@ class Runner:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, RayError):
                     self._fail(Failure("worker_error", f"{type(cause).__name__}: {cause}"))
-                await self._replica_lost(cause)
+                await self._replica_lost(_loss(cause))
+            except _Lost as lost:
+                await self._last_lines()
+                await self._replica_lost(lost.failure)
 
     async def _start(self) -> ResumePoint:
         """Have every replica build the problem. Returns where the job goes on."""
@@ -199,7 +214,7 @@ class Runner:
         if isinstance(result, Failure) and result.code in _SETBACKS:
             return await self._retreat(point, result)
         if isinstance(result, Failure):
-            self._fail(result)
+            self._blame(result)
         if isinstance(result, Setback):
             failure = Failure("no_descent", result.message, point.iteration)
             return await self._retreat(point, failure)
@@ -231,7 +246,7 @@ class Runner:
             [retreat.remote(*self._described(), *packed, hypergradient)]
         )
         if isinstance(state, Failure):
-            self._fail(state)
+            self._blame(state)
         again = ResumePoint(point.iteration, state.tensors, state.scalars)
         message = f"{failure.message}; goes back to meta-iteration {best.iteration}, half the step"
         await self._store.retreat(self._lease, again, message)
@@ -269,7 +284,7 @@ class Runner:
 
         Raises:
             _Ended: cancelled, out of time, not placed, or a replica could not be prepared.
-            RayError: a replica is lost.
+            RayError, _Lost: a replica is lost.
         """
         gathered = _seen(asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in refs)))
         deadline = time.monotonic() + timeout_s if timeout_s else None
@@ -286,7 +301,7 @@ class Runner:
             gathered.cancel()
         for result in results:
             if isinstance(result, Failure) and result.iteration is None:
-                self._fail(result)
+                self._blame(result)
         return results
 
     async def _look(self) -> None:
@@ -342,7 +357,7 @@ class Runner:
     def _spent(self) -> float:
         return self._spent_s + time.monotonic() - self._since
 
-    async def _replica_lost(self, error: RayError) -> None:
+    async def _replica_lost(self, loss: Failure) -> None:
         """Begin the meta-iteration again with new replicas, a bounded number of times in a row.
 
         Raises:
@@ -352,20 +367,25 @@ class Runner:
         self._reports = {}
         await ray_capacity(self._settings)
         self._failures += 1
-        cause = _root_cause(error)
         if self._failures > self._spec.retry.replica_failures:
-            message = f"lost a replica {self._failures} times in a row: {cause}"
-            if isinstance(error, OutOfMemoryError) or "memory" in cause:
-                message += "; a smaller batch_size or fewer knots need less memory"
-            self._fail(Failure("replica_lost", message))
-        logger.warning("a replica was lost", extra={"job_id": self._lease.job_id, "cause": cause})
+            message = f"lost a replica {self._failures} times in a row: {loss.message}"
+            self._fail(Failure(loss.code, message, loss.iteration))
+        fields = {"job_id": self._lease.job_id, "cause": loss.message}
+        logger.warning("a replica was lost", extra=fields)
         await self._store.warn(
-            self._lease, "replica_lost", f"begins the meta-iteration again: {cause}"
+            self._lease, "replica_lost", f"begins the meta-iteration again: {loss.message}"
         )
-        again_at = time.monotonic() + self._settings.retry_s * 2 ** (self._failures - 1)
+        pause_s = self._settings.retry_s * 2.0 ** min(self._failures - 1, 16)
+        again_at = time.monotonic() + min(pause_s, _LONGEST_RETRY_S)
         while time.monotonic() < again_at:
             await asyncio.sleep(self._settings.poll_s)
             await self._look()
+
+    def _blame(self, failure: Failure) -> NoReturn:
+        """A replica's failure fails the job, but for a lack of memory: that counts as a loss."""
+        if failure.code == OUT_OF_MEMORY:
+            raise _Lost(failure)
+        self._fail(failure)
 
     def _fail(self, failure: Failure) -> NoReturn:
         error = JobError(
@@ -382,6 +402,14 @@ def _seen(future: _Future) -> _Future:
     """The future, whose failure nobody need ask for: a replica that was killed answers nobody."""
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future
+
+
+def _loss(error: RayError) -> Failure:
+    cause = _root_cause(error)
+    if isinstance(error, OutOfMemoryError) or "memory" in cause:
+        cause += f"; {LESS_MEMORY}"
+    code = OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else "replica_lost"
+    return Failure(code, cause)
 
 
 def _root_cause(error: RayError) -> str:

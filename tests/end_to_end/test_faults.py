@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.victim import FAULTS, ITERATIONS, Outcome, running
+from tests.end_to_end.victim import FAULTS, Outcome, running
 
 ROUNDS = 63
 
@@ -28,7 +28,7 @@ def test_job_whose_processes_are_killed_one_after_the_other_goes_on_as_if_nothin
     chance = random.Random(1)
     # Last what does not hold the job up: it would be over before the next.
     faults = [fault for fault in FAULTS if fault != "API" and " and " not in fault] + ["API"]
-    with running(tmp_path / "home") as victim:
+    with running(tmp_path / "home", iterations=60) as victim:
         job_id = victim.submit(replicas=1)
         for fault in faults:
             victim.disturb(job_id, fault, chance, within=4)
@@ -41,12 +41,12 @@ def test_many_rounds_of_random_faults(tmp_path: Path) -> None:
     log = Path(os.environ.get("DRMAD_FAULTS_LOG", tmp_path / "faults.jsonl"))
     log.touch()
     begun = len(log.read_text().splitlines())
-    with running(tmp_path / "home") as victim:
+    with running(tmp_path / "home", iterations=30) as victim:
         for number in range(begun, ROUNDS):
             fault, replicas = list(FAULTS)[number % len(FAULTS)], 1 + number % 2
             job_id = victim.submit(replicas)
             chance = random.Random(f"round {number}")
-            recovery_s = victim.disturb(job_id, fault, chance, within=ITERATIONS // 2)
+            recovery_s = victim.disturb(job_id, fault, chance, within=15)
             outcome = victim.judge(job_id, fault, recovery_s, replicas)
             with log.open("a") as lines:
                 lines.write(json.dumps(asdict(outcome)) + "\n")

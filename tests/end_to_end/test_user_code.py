@@ -11,7 +11,7 @@ import yaml
 
 from drmad_client.api import Client
 from drmad_client.errors import JobFailed, UnprocessableEntity
-from drmad_client.records import JobError
+from drmad_client.records import JobError, JobStatus
 from tests.end_to_end.running import Service
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"
@@ -114,6 +114,27 @@ def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path:
     assert error.code == "replica_lost"
     good = client.jobs.create(spec(client, EXAMPLE, meta={"iterations": 1}))
     assert client.jobs.wait(good.id, timeout_s=120).best is not None
+
+
+def test_lack_of_memory_counts_as_a_lost_replica_and_says_what_needs_less(
+    client: Client, tmp_path: Path
+) -> None:
+    text = (EXAMPLE / "my_problem.py").read_text()
+    greedy = text.replace("    soft = ", "    print('begins')\n    torch.empty(2**50)\n    soft = ")
+    error = failure(
+        client,
+        written(tmp_path / "greedy", greedy),
+        retry={"replica_failures": 1},
+        hypergradient={"method": "replay"},
+    )
+    assert error.code == "out_of_memory"
+    assert "2 times in a row" in error.message
+    assert "smaller training.batch_size" in error.message
+    job = next(iter(client.jobs.list(status=JobStatus.FAILED, limit=1)))
+    warnings = [event.data for event in client.jobs.events(job.id) if event.type == "warning"]
+    assert [warning["code"] for warning in warnings] == ["replica_lost"]
+    assert "can't allocate memory" in warnings[0]["message"]
+    assert [line.text for line in client.jobs.logs(job.id)].count("begins") == 2
 
 
 def test_endless_loop_ends_with_the_time_limit(client: Client, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from drmad_service.embedded import EmbeddedRedis
 from tests.end_to_end.running import Service, alive, descendants
 from tests.end_to_end.test_lifecycle import committed, numbers, spec, until, vector
 
-ITERATIONS = 60
 RECOVERY_S = 240.0
 """Much longer than it takes: a crowded machine is no fault."""
 FAST = {"DRMAD_LEASE_S": "2", "DRMAD_RETRY_S": "0.1", "DRMAD_RAY_TIMEOUT_S": "3"}
@@ -67,7 +66,9 @@ class Outcome:
 class Victim:
     """A service to kill the processes of."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, iterations: int) -> None:
+        """`iterations` is the length of each job."""
+        self.iterations = iterations
         self.service = Service(home, "--cpus", "1")
         self.service.environment |= FAST
         self.seen: dict[int, str] = {}
@@ -82,7 +83,7 @@ class Victim:
         return self._undisturbed[replicas]
 
     def submit(self, replicas: int) -> str:
-        job = spec(meta={"iterations": ITERATIONS}, replicas={"count": replicas})
+        job = spec(meta={"iterations": self.iterations}, replicas={"count": replicas})
         with self.service.client() as client:
             return client.jobs.create(job).id
 
@@ -120,7 +121,7 @@ class Victim:
             fault,
             replicas,
             ended.status is JobStatus.SUCCEEDED,
-            [iteration for iteration, *_ in history] == list(range(ITERATIONS)),
+            [iteration for iteration, *_ in history] == list(range(self.iterations)),
             history == expected and identical,
             recovery_s,
             starts - 1 + losses,
@@ -192,9 +193,9 @@ def command_of(pid: int) -> str:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Victim]:
+def running(home: Path, iterations: int) -> Iterator[Victim]:
     """A service to disturb. Afterwards none of all processes ever seen is left."""
-    victim = Victim(home)
+    victim = Victim(home, iterations)
     try:
         victim.service.start()
         yield victim

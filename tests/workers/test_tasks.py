@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import resource
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
 
 from drmad_workers import tasks, wire
 from drmad_workers.errors import TrainingDiverged
@@ -41,3 +48,53 @@ def test_divergence_is_a_result_with_its_step() -> None:
     failure = tasks._guarded(diverge, 2)
     assert isinstance(failure, tasks.Failure)
     assert (failure.code, failure.iteration, failure.step) == ("training_diverged", 2, 7)
+
+
+def _raises(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "allocation",
+    [
+        pytest.param(lambda: torch.empty(2**50), id="torch on the CPU"),
+        pytest.param(lambda: np.empty(2**50), id="NumPy"),
+        pytest.param(lambda: bytearray(2**50), id="Python"),
+        pytest.param(
+            lambda: _raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
+            id="torch on a GPU",
+        ),
+        pytest.param(lambda: _raises(RuntimeError("CUDA error: out of memory")), id="CUDA itself"),
+    ],
+)
+def test_lack_of_memory_is_told_from_other_errors_and_says_what_needs_less(
+    allocation: Callable[[], None],
+) -> None:
+    failure = tasks._guarded(allocation, 2)
+    assert isinstance(failure, tasks.Failure)
+    assert (failure.code, failure.iteration) == (tasks.OUT_OF_MEMORY, 2)
+    assert "a smaller training.batch_size" in failure.message
+
+
+def _limited() -> tasks.Failure | None:
+    """Allocates in a process that may have 200 MB more than it has."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 200_000_000, resource.RLIM_INFINITY))
+    torch.set_num_threads(1)  # threads need memory too
+    batches = [torch.empty(0)]
+
+    def allocate() -> None:
+        while True:
+            batches.append(torch.ones(10_000_000))
+
+    failure = tasks._guarded(allocate, 0)
+    batches.clear()
+    return failure
+
+
+def test_process_at_its_memory_limit_says_so_itself() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        failure = pool.apply(_limited)
+    assert failure is not None
+    assert failure.code == tasks.OUT_OF_MEMORY
+    assert "can't allocate memory" in failure.message

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from drmad_client import code as archives
-from drmad_workers.errors import ProblemError
+from drmad_workers.errors import ProblemError, ran_out_of_memory
 from drmad_workers.problem import Problem
 
 
@@ -85,6 +85,8 @@ def load_problem(folder: Path, entrypoint: str, options: Mapping[str, Any]) -> P
     except ProblemError:
         raise
     except (Exception, SystemExit) as error:
+        if ran_out_of_memory(error):  # no mistake in the code
+            raise
         raise user_error(error, folder) from error
     if not isinstance(problem, Problem):
         raise ProblemError(

@@ -184,3 +184,16 @@ class Stopped(EngineError):
 
     def __str__(self) -> str:
         return f"stopped as asked, in the {self.phase} pass after {self.step} steps"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: of Python, of NumPy, or of torch on any device."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # On the CPU, and in some calls of CUDA, torch raises what everything else raises too.
+    told = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in told or "out of memory" in told or "ALLOC_FAILED" in told
+    )

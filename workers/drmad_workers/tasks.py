@@ -32,6 +32,9 @@ LINES_KEPT, LINE_LENGTH = 1000, 2000
 MOST_GROUPS = 128
 """A tensor of more parts is told of as a whole."""
 
+OUT_OF_MEMORY = "out_of_memory"
+LESS_MEMORY = "a smaller training.batch_size or fewer knots need less memory"
+
 _PREVIOUS = "previous_hypergradient"
 
 
@@ -235,14 +238,14 @@ class Replica:
 
         def told() -> T:
             from drmad_workers.code import UserCodeError, user_error
-            from drmad_workers.errors import EngineError
+            from drmad_workers.errors import EngineError, ran_out_of_memory
 
             try:
                 return body()
-            except (EngineError, UserCodeError, MemoryError):
+            except (EngineError, UserCodeError):
                 raise
             except Exception as error:
-                if self._folder is None:
+                if self._folder is None or ran_out_of_memory(error):
                     raise
                 raise user_error(error, self._folder) from error
 
@@ -513,6 +516,7 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         HypergradientError,
         ProblemError,
         TrainingDiverged,
+        ran_out_of_memory,
     )
 
     try:
@@ -529,10 +533,10 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
     except UserCodeError as error:
         return Failure("user_code", str(error), iteration, traceback=error.traceback)
-    except MemoryError as error:
-        advice = "the worker ran out of memory; a smaller batch_size or fewer knots need less"
-        return Failure("out_of_memory", f"{advice} ({error})", iteration)
     except Exception as error:
+        if ran_out_of_memory(error):
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            return Failure(OUT_OF_MEMORY, f"{first}; {LESS_MEMORY}", iteration)
         message = f"{type(error).__name__}: {error}"
         return Failure("worker_error", message, iteration, traceback=_trimmed(error))
 
