@@ -1,14 +1,14 @@
 """What the service costs: beside the engine alone, with many jobs at once, and over HTTP.
 
     python benchmarks/service.py --quick --json service.json
-    python benchmarks/service.py --peer PATH/bin/optuna-dashboard
+    python benchmarks/service.py --peers PATH/bin/optuna-dashboard PATH/bin/mlflow
 
 - overhead: seconds of a meta-iteration that are not the replica's own work (dispatch, aggregate,
   persist, publish), beside the same of `tune()`, which calls the same engine in a loop.
 - persist: committing one meta-iteration of 10^3 to 10^6 hyperparameters with Adam's state.
 - crowd: jobs queued and running at once.
-- http: requests per second and 99th percentile over 8 connections, beside optuna-dashboard's
-  requests of the same kind.
+- http: requests per second and 99th percentile over 8 connections, beside the requests of the same
+  kind to optuna-dashboard and MLflow's tracking server.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], url: str, **environment: str) -> Iterator[None]:
-    """A server as a process of its own, once it answers at `url`."""
+def serving(command: list[str], url: str, **environment: str) -> Iterator[int]:
+    """A server as a process of its own, once it answers at `url`; its id."""
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -77,7 +77,7 @@ def serving(command: list[str], url: str, **environment: str) -> Iterator[None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command[0]} did not start")
             time.sleep(0.1)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -87,14 +87,41 @@ def serving(command: list[str], url: str, **environment: str) -> Iterator[None]:
             process.wait()
 
 
-def overhead(client: Client, iterations: int) -> dict[str, float]:
-    """Milliseconds of a meta-iteration beside the engine's own phases."""
+def cpu_s(root: int) -> float:
+    """CPU seconds that a process and its living descendants have taken. Read from /proc."""
+    parents, spent, tick = {}, {}, os.sysconf("SC_CLK_TCK")
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        parents[int(stat.parent.name)] = int(fields[1])
+        spent[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / tick
+    total, generation = 0.0, {root}
+    while generation:
+        total += sum(spent.get(pid, 0.0) for pid in generation)
+        generation = {child for child, parent in parents.items() if parent in generation}
+    return total
+
+
+def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
+    """Milliseconds of a meta-iteration beside the engine's own phases, and those of the CPU.
+
+    The CPU's are of all processes of the service below `pid`, phases included: on a crowded machine
+    they tell what the clock cannot.
+    """
     import torch
 
     from drmad_workers import wire
     from drmad_workers.meta import initial_state, meta_update
 
-    job = client.jobs.wait(client.jobs.create(spec(iterations)).id)
+    first, last = 3, iterations - 2
+    job = client.jobs.create(spec(iterations))
+    cpu = {}
+    for event in client.jobs.events(job.id):
+        if event.type == "iteration" and event.data["iteration"] in (first, last):
+            cpu[event.data["iteration"]] = cpu_s(pid)
+    service_cpu = (cpu[last] - cpu[first]) / (last - first)
     records = list(client.jobs.history(job.id))
     cycles = [
         (after.at - before.at).total_seconds() - sum(after.replicas[0].seconds.values())
@@ -104,23 +131,30 @@ def overhead(client: Client, iterations: int) -> dict[str, float]:
     torch.set_num_threads(1)
     tuner = wire.tuner(checked, 0, [], "cpu")
     state, config = initial_state(tuner.hyperparameters), wire.meta(checked)
-    alone = []
-    for _ in range(iterations):
+    alone, cpu_began = [], 0.0
+    for n in range(iterations):
+        if n == first:
+            cpu_began = time.process_time()
         began = time.perf_counter()
         evaluation = tuner.evaluate(state.hyperparameters, state.iteration)
         state = meta_update(state, evaluation.validation_loss, evaluation.hypergradient, config)
         alone.append(time.perf_counter() - began - sum(evaluation.seconds.values()))
-    service, loop = statistics.median(cycles[3:]), statistics.median(alone[3:])
+    loop_cpu = (time.process_time() - cpu_began) / (iterations - first)
+    service, loop = statistics.median(cycles[first:]), statistics.median(alone[first:])
     return {
         "service_ms": 1e3 * service,
         "loop_ms": 1e3 * loop,
         "added_ms": 1e3 * (service - loop),
-        "added_p90_ms": 1e3 * (statistics.quantiles(cycles[3:], n=10)[-1] - loop),
+        "added_fastest_ms": 1e3 * (min(cycles[first:]) - min(alone[first:])),
+        "added_p90_ms": 1e3 * (statistics.quantiles(cycles[first:], n=10)[-1] - loop),
+        "service_cpu_ms": 1e3 * service_cpu,
+        "loop_cpu_ms": 1e3 * loop_cpu,
+        "added_cpu_ms": 1e3 * (service_cpu - loop_cpu),
     }
 
 
-def persist(counts: list[int], repeats: int) -> dict[str, float]:
-    """Milliseconds of a commit, by the number of hyperparameters."""
+def persist(counts: list[int], repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a commit, by the number of hyperparameters; of them those of the CPU."""
     from drmad_service.embedded import EmbeddedRedis
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,14 +162,13 @@ def persist(counts: list[int], repeats: int) -> dict[str, float]:
         redis.start()
         try:
             return {
-                f"{count}": 1e3 * asyncio.run(_persist(redis.url, count, repeats))
-                for count in counts
+                f"{count}": asyncio.run(_persist(redis.url, count, repeats)) for count in counts
             }
         finally:
             redis.stop()
 
 
-async def _persist(url: str, count: int, repeats: int) -> float:
+async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
     from drmad_client.records import Progress
     from drmad_service.connection import connect
     from drmad_service.store import Capacity, ResumePoint, Step, Store
@@ -149,7 +182,12 @@ async def _persist(url: str, count: int, repeats: int) -> float:
         assert lease is not None
         await store.begin(lease, [], ResumePoint(0, os.urandom(14 * count), {}))
         await store.act(lease, Action.RUN, "started")
-        times = []
+
+        async def cpu_s() -> float:
+            spent = await redis.info("cpu")
+            return time.process_time() + spent["used_cpu_user"] + spent["used_cpu_sys"]
+
+        times, cpu_times = [], []
         for n in range(repeats):
             # λ, two moments and the last direction in half precision; a gradient; a small model
             after = ResumePoint(n + 1, os.urandom(14 * count), {})
@@ -162,12 +200,17 @@ async def _persist(url: str, count: int, repeats: int) -> float:
                 Progress(iteration=n + 1, iterations=1000),
                 None,
             )
-            began = time.perf_counter()
+            cpu_before, began = await cpu_s(), time.perf_counter()
             await store.commit(lease, step)
             times.append(time.perf_counter() - began)
+            cpu_times.append(await cpu_s() - cpu_before)
         await store.act(lease, Action.SUCCEED, "iterations")
         await store.delete(lease.job_id)
-    return statistics.median(times)
+    return {
+        "ms": 1e3 * statistics.median(times),
+        "fastest_ms": 1e3 * min(times),
+        "cpu_ms": 1e3 * statistics.median(cpu_times),
+    }
 
 
 def crowd(client: Client, queued: int) -> dict[str, float]:
@@ -247,7 +290,7 @@ def http(port: int, key: str, requests: int) -> dict[str, Any]:
     }
 
 
-def peer_http(command: str, requests: int) -> dict[str, Any]:
+def optuna_dashboard(command: str, requests: int) -> dict[str, Any]:
     """optuna-dashboard on SQLite: a study where we have a job."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
@@ -269,11 +312,33 @@ def peer_http(command: str, requests: int) -> dict[str, Any]:
     return {"get_one": one, "get_list": several, "post": posted}
 
 
+def mlflow(command: str, requests: int) -> dict[str, Any]:
+    """MLflow's tracking server on SQLite, as it comes: a run where we have a job."""
+    port, runs = free_port(), "/api/2.0/mlflow/runs"
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"sqlite:///{folder}/runs.db"
+        arguments = [command, "server", "--backend-store-uri", store, "--port", str(port)]
+        with serving(arguments, f"http://127.0.0.1:{port}/health", HOME=folder):
+            new = json.dumps({"experiment_id": "0"}).encode()
+            posted = asyncio.run(load(port, requests, lambda _: ("POST", f"{runs}/create", new)))
+            page = json.dumps({"experiment_ids": ["0"], "max_results": 20}).encode()
+            url = f"http://127.0.0.1:{port}{runs}/search"
+            run_id = httpx.post(url, content=page).json()["runs"][0]["info"]["run_id"]
+            one = asyncio.run(
+                load(port, requests, lambda _: ("GET", f"{runs}/get?run_id={run_id}", b""))
+            )
+            several = asyncio.run(load(port, requests, lambda _: ("POST", f"{runs}/search", page)))
+    return {"get_one": one, "get_list": several, "post": posted}
+
+
+PEERS = {"optuna-dashboard": optuna_dashboard, "mlflow": mlflow}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--peer", help="an optuna-dashboard to measure beside")
+    parser.add_argument("--peers", nargs="*", default=[], help=f"programs: {', '.join(PEERS)}")
     parser.add_argument("--only", nargs="*", choices=["overhead", "persist", "crowd", "http"])
     options = parser.parse_args()
     quick, only = options.quick, options.only or ["overhead", "persist", "crowd", "http"]
@@ -282,22 +347,23 @@ def main() -> None:
         f"Python {platform.python_version()}"
     }
     if "persist" in only:
-        figures["persist_ms"] = persist([1000, 100_000, 1_000_000], 5 if quick else 15)
+        figures["persist"] = persist([1000, 100_000, 1_000_000], 5 if quick else 15)
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "drmad_client", "up", "--port", str(port), "--no-browser"]
         url = f"http://127.0.0.1:{port}"
-        with serving(command, f"{url}/readyz", DRMAD_HOME=folder, DRMAD_MAX_MEMORY="0"):
+        with serving(command, f"{url}/readyz", DRMAD_HOME=folder, DRMAD_MAX_MEMORY="0") as pid:
             key = local_key.read(Path(folder)) or ""
             with Client(url, key) as client:
                 if "overhead" in only:
-                    figures["overhead"] = overhead(client, 40 if quick else 200)
+                    figures["overhead"] = overhead(client, pid, 40 if quick else 200)
                 if "crowd" in only:
                     figures["crowd"] = crowd(client, 20 if quick else 200)
             if "http" in only:
                 figures["http"] = http(port, key, 500 if quick else 5000)
-    if options.peer and "http" in only:
-        figures["optuna_dashboard"] = peer_http(options.peer, 200 if quick else 1000)
+    if "http" in only:
+        for peer in options.peers:
+            figures[Path(peer).name] = PEERS[Path(peer).name](peer, 200 if quick else 1000)
     print(json.dumps(figures, indent=2))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))

@@ -21,9 +21,15 @@ from drmad_service.embedded import EmbeddedRedis
 from tests.end_to_end.running import Service, alive, descendants
 from tests.end_to_end.test_lifecycle import committed, numbers, spec, until, vector
 
-RECOVERY_S = 240.0
+RECOVERY_S = 600.0
 """Much longer than it takes: a crowded machine is no fault."""
-FAST = {"DRMAD_LEASE_S": "2", "DRMAD_RETRY_S": "0.1", "DRMAD_RAY_TIMEOUT_S": "3"}
+SETTINGS = {
+    "DRMAD_LEASE_S": "2",
+    "DRMAD_RETRY_S": "0.1",
+    "DRMAD_RAY_TIMEOUT_S": "3",
+    "DRMAD_START_TIMEOUT_S": str(RECOVERY_S),
+    "RAY_worker_niceness": "0",  # or replicas starve beside whatever else the machine does
+}
 
 FAULTS: dict[str, tuple[str, ...]] = {
     "replica": ("ray::Replica",),
@@ -70,7 +76,7 @@ class Victim:
         """`iterations` is the length of each job."""
         self.iterations = iterations
         self.service = Service(home, "--cpus", "1")
-        self.service.environment |= FAST
+        self.service.environment |= SETTINGS
         self.seen: dict[int, str] = {}
         self._undisturbed: dict[int, tuple[list[Any], Any]] = {}
 
@@ -83,7 +89,12 @@ class Victim:
         return self._undisturbed[replicas]
 
     def submit(self, replicas: int) -> str:
-        job = spec(meta={"iterations": self.iterations}, replicas={"count": replicas})
+        job = spec(
+            training={"optimizer": "damped_sgd", "steps": 40, "batch_size": 50},
+            hypergradient={"method": "replay"},  # exact: nothing to hold it against first
+            meta={"iterations": self.iterations},
+            replicas={"count": replicas},
+        )
         with self.service.client() as client:
             return client.jobs.create(job).id
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
@@ -268,7 +270,8 @@ async def test_deleted_job_leaves_nothing(store: Store, redis: Redis, spec: JobS
         await store.delete(lease.job_id)
     await store.act(lease, Action.SUCCEED, "iterations")
     await store.delete(lease.job_id)
-    assert await redis.keys("*") == [keys.CLUSTER.encode()]
+    left = {keys.CLUSTER.encode(), keys.COUNTERS.encode()}
+    assert set(await redis.keys("*")) == left
     with pytest.raises(JobNotFound):
         await store.get(lease.job_id)
 
@@ -409,20 +412,40 @@ async def test_vectors_are_thinned_from_the_middle_to_the_budget(
     point = await store.resume_point(lease.job_id)
     assert point is not None
     assert point.iteration == 60
+    middle = kept[len(kept) // 2]
+    begun = await store.resume_point((await store.fork(lease.job_id, middle, spec)).id)
+    assert begun is not None
+    assert begun.tensors == (middle - 1).to_bytes(2, "big") * 500  # left by the one before it
+    with pytest.raises(ResultNotFound, match="has_vectors"):
+        await store.fork(lease.job_id, next(n for n in range(60) if n not in kept), spec)
 
 
 async def test_full_store_refuses_new_jobs_and_keeps_room_for_the_running(
-    store: Store, redis: Redis, spec: JobSpec
+    store: Store, redis: Redis, spec: JobSpec, api: httpx.AsyncClient
 ) -> None:
     lease = await started(store, spec)
+    await store.commit(lease, step(0))
+    ended = (await store.cancel((await store.create(spec))[0].id)).id
     used = (await redis.info("memory"))["used_memory"]
     await redis.config_set("maxmemory", str(used + used // 10))
     try:
         with pytest.raises(StoreFull, match="delete jobs"):
             await store.create(spec)
-        await store.commit(lease, step(0))
+        with pytest.raises(StoreFull):
+            await store.fork(lease.job_id, 0, spec)
+        answer = await api.post("/v1/jobs", json=spec.model_dump(mode="json"))
+        assert (answer.status_code, answer.json()["code"]) == (507, "store_full")
+        ready = await api.get("/readyz")
+        assert (ready.status_code, "delete jobs" in ready.json()["warning"]) == (200, True)
+        await store.commit(lease, step(1))
+        await redis.config_set("maxmemory", str(used // 2))  # not a byte is left
+        with pytest.raises(OutOfMemoryError):
+            await store.commit(lease, step(2))
+        await store.delete(ended)  # makes room even now
     finally:
         await redis.config_set("maxmemory", "0")
+    await store.commit(lease, step(2))
+    assert [r.iteration for r in (await store.history(lease.job_id)).data] == [0, 1, 2]
 
 
 async def test_lines_of_replicas_are_paged_and_filtered(store: Store, spec: JobSpec) -> None:
@@ -550,6 +573,27 @@ async def test_new_reader_of_trimmed_events_is_told(redis: Redis, spec: JobSpec)
     for number in range(300):
         await store.warn(lease, "noise", str(number))
     assert (await store.events(lease.job_id))[0].type == "reset"
+
+
+async def test_tenant_is_held_to_its_gpus(store: Store, spec: JobSpec) -> None:
+    one = with_changes(spec, resources={"cpus": 1, "gpus": 1})
+    mine = [(await store.create(one, tenant="a"))[0].id for _ in range(3)]
+    other = (await store.create(one, tenant="b"))[0].id
+    limited = Capacity(cpus=8.0, gpus=8.0, tenant_gpus=2.0)
+    claims = [await store.claim("scheduler", 10.0, limited) for _ in range(4)]
+    assert {claim.job_id for claim in claims if claim} == {*mine[:2], other}
+    assert claims[3] is None
+
+
+async def test_code_that_a_job_names_is_kept_however_old_it_is(store: Store, spec: JobSpec) -> None:
+    await store.put_code("ab" * 32, b"zip")
+    own = {"entrypoint": "module:build", "code": "sha256:" + "ab" * 32}
+    tensor = [{"kind": "tensor", "name": "mixing"}]
+    job, _ = await store.create(with_changes(spec, problem=own, hyperparameters=tensor))
+    assert await store.delete_unused_code(-1000) == 0
+    await store.cancel(job.id)
+    await store.delete(job.id)
+    assert await store.delete_unused_code(-1000) == 1
 
 
 async def test_code_that_no_job_names_is_deleted_when_it_is_old(store: Store) -> None:
