@@ -27,7 +27,7 @@ def spec(name: str, iterations: int = 30, kind: str = "l2", **changes: Any) -> J
     return JobSpec.model_validate(
         {
             "name": name,
-            "problem": {"model": {"hidden": [50, 50]}, "data": {"name": "digits"}},
+            "problem": {"model": {"name": "mlp", "hidden": [50, 50]}, "data": {"name": "digits"}},
             "hyperparameters": [hyperparameter],
             "training": {"steps": 400, "batch_size": 50},
             "meta": {"iterations": iterations},

@@ -174,12 +174,13 @@ def test_curves_and_numbers_follow_the_job_without_a_reload(
     page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:
     async def begin(store: Store) -> Lease:
-        lease = await gallery.running(store, gallery.spec("followed", 40, priority=50))
-        await gallery.commit(store, lease, range(5), 40)
-        return lease
+        return await gallery.running(store, gallery.spec("followed", 40, priority=50))
 
     lease: Lease = do(begin)
     page.goto(f"{server.url}/jobs/{lease.job_id}")
+    expect(page.locator("#replicas table")).to_have_count(0)
+    do(lambda store: gallery.commit(store, lease, range(5), 40))
+    expect(page.locator("#replicas tbody tr")).to_have_count(2)
     plot = page.locator('job-chart[name="losses"] [data-points]')
     expect(plot).to_have_attribute("data-points", "5")
     page.evaluate("window.mark = 'the same document'")

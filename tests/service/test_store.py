@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -218,6 +219,18 @@ async def test_history_pages_and_thins(store: Store, spec: JobSpec) -> None:
     assert [r.iteration for r in thinned.data] == [0, 3, 6]
     with pytest.raises(ResultNotFound, match="7 of 3 are committed"):
         await store.iteration(lease.job_id, 12)
+
+
+async def test_looks_of_auto_are_found_in_the_history(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    for iteration in range(4):
+        done = step(iteration)
+        choice = {"method": {"method": "replay"}} if iteration in (0, 2) else None
+        await store.commit(lease, replace(done, record=dict(done.record) | {"choice": choice}))
+    found = await store.fidelity(lease.job_id)
+    assert found["report"] is None
+    assert [choice["iteration"] for choice in found["choices"]] == [0, 2]
+    assert found["choices"][0]["method"] == {"method": "replay"}
 
 
 async def test_events_resume_without_gap_and_tell_when_they_were_trimmed(

@@ -14,6 +14,8 @@ from drmad_service.transitions import TRANSITIONS, Action
 # The charts in the order of the questions that people ask, and how wide each is.
 _ORDER = ("losses", "hyperparameters", "hypergradient_norms", "cosines", "layers", "penalty_image")
 
+_EXACT = ("replay", "stored", "reversible", "forward")
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -46,8 +48,13 @@ def actions(job: Job) -> list[str]:
     return allowed
 
 
-def charts(job: Job) -> list[Chart]:
-    """The figures that can have something to say about this job."""
+def charts(job: Job, is_reported: bool) -> list[Chart]:
+    """The figures that can have something to say about this job.
+
+    `is_reported`: its method was measured before the first meta-iteration.
+    """
+    if job.status.is_terminal and job.progress.iteration == 0:
+        return []
     kinds = {h.kind for h in job.spec.hyperparameters}
     pointless = set()
     if not _has_penalty_image(job):
@@ -56,6 +63,9 @@ def charts(job: Job) -> list[Chart]:
         pointless.add("schedules")
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
         pointless.add("layers")
+    method = job.spec.hypergradient.method
+    if not is_reported and (method in _EXACT or (job.progress.iteration > 0 and method != "auto")):
+        pointless.add("fidelity")
     names = [name for name in _ORDER if name in FIGURES]
     names += [name for name in FIGURES if name not in names]
     shown = [

@@ -144,7 +144,7 @@ async def job(
         last=last,
         last_event=last_event,
         actions=job_view.actions(job) if principal.may_submit else [],
-        charts=job_view.charts(job),
+        charts=job_view.charts(job, await store.fidelity_report(job_id) is not None),
         timeline=job_view.timeline(job, await overview.warnings(job_id)),
         spec={
             "YAML": editing.dump(essential),

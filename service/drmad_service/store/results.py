@@ -10,6 +10,8 @@ from drmad_service import keys, rows
 from drmad_service.errors import ResultNotFound
 from drmad_service.store.base import Base
 
+_LOOK = b'"choice": {'
+
 
 class Results(Base):
     """Results of jobs, for whoever reads them."""
@@ -76,18 +78,18 @@ class Results(Base):
 
     async def fidelity(self, job_id: str) -> dict[str, Any]:
         """The report, and the choices that auto made in the course of the history."""
+        report = await self.fidelity_report(job_id)
         choices: list[dict[str, Any]] = []
-        after: int | None = None
-        while True:
-            page = await self.history(job_id, after, limit=1000)
-            choices += [
-                {"iteration": record.iteration, **record.choice}
-                for record in page.data
-                if record.choice is not None
-            ]
-            if page.next is None:
-                return {"report": await self.fidelity_report(job_id), "choices": choices}
-            after = int(page.next)
+        start = "-"
+        while entries := await self._redis.xrange(
+            keys.job(job_id, "history"), min=start, count=1000
+        ):
+            start = f"({entries[-1][0].decode()}"
+            for entry, fields in entries:
+                if _LOOK in fields[b"record"]:  # of thousands of records few hold one
+                    choice = json.loads(fields[b"record"])["choice"]
+                    choices.append({"iteration": rows.order(entry)[0], **choice})
+        return {"report": report, "choices": choices}
 
     async def model(self, job_id: str, which: str) -> tuple[int, bytes]:
         """Iteration and safetensors of the "best" or "last" model."""

@@ -72,7 +72,7 @@ export class JobChart extends HTMLElement {
   failures = 0;
 
   connectedCallback() {
-    this.dataset.state = "waiting";
+    this.dataset.state ??= "waiting";
     seen.observe(this);
     this.onTheme = () => this.figure && this.show(this.figure);
     document.addEventListener("drmad:theme", this.onTheme);

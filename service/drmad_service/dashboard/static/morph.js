@@ -4,11 +4,12 @@
 const OWN = { DETAILS: ["open"], DIALOG: ["open"] }; // the reader opens these, not the service
 
 export function morph(old, fresh) {
-  for (const { name } of [...old.attributes])
+  const isCustom = old.tagName.includes("-"); // these draw themselves, and say how it went
+  for (const { name } of isCustom ? [] : [...old.attributes])
     if (!fresh.hasAttribute(name) && !OWN[old.tagName]?.includes(name)) old.removeAttribute(name);
   for (const { name, value } of fresh.attributes)
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  if (!old.tagName.includes("-")) morphChildren(old, fresh); // custom elements draw themselves
+  if (!isCustom) morphChildren(old, fresh);
 }
 
 function morphChildren(old, fresh) {
