@@ -38,6 +38,7 @@ from drmad_service.routes import metrics as metrics_route
 from drmad_service.routes.dependencies import PROBLEM
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
+from drmad_service.streams import Streams
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -60,6 +61,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.requests_per_s,
                 settings.request_burst,
                 settings.open_without_keys,
+            )
+            app.state.streams = Streams(
+                settings.most_streams, settings.most_streams_of_a_key, metrics.streams
             )
             app.state.changes = Changes(app.state.store)
             listening = asyncio.create_task(app.state.changes.run())
@@ -87,6 +91,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(
         Guard,
         max_body_bytes=settings.max_body_bytes,
+        patience_s=settings.patience_s,
         larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
     app.add_middleware(Measured, metrics=metrics)

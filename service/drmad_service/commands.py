@@ -53,6 +53,12 @@ DataDir = Annotated[
 MaxDataBytes = Annotated[
     int, typer.Option(envvar="DRMAD_MAX_DATA_BYTES", min=0, help="Of an uploaded data set.")
 ]
+MaxHyperparameters = Annotated[
+    int,
+    typer.Option(
+        envvar="DRMAD_MAX_HYPERPARAMETERS", min=1, help="Values that a job tunes, together."
+    ),
+]
 ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
 DEFAULT_HOME = Path.home() / ".drmad"
@@ -176,6 +182,35 @@ def serve(
             help="Jobs that a tenant may have queued and paused; 0: any number.",
         ),
     ] = 10_000,
+    most_connections: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_MOST_CONNECTIONS", min=1, help="Held at once; others are answered 503."
+        ),
+    ] = 4000,
+    most_streams_of_a_key: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_MOST_STREAMS_OF_A_KEY",
+            min=1,
+            help="Event streams and waiting requests of a key at once.",
+        ),
+    ] = 500,
+    patience_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_PATIENCE_S",
+            min=0.1,
+            help="Seconds for a request's headers, and for whoever reads an answer.",
+        ),
+    ] = 20.0,
+    max_steps: Annotated[
+        int, typer.Option(envvar="DRMAD_MAX_STEPS", min=1, help="Inner steps of a job.")
+    ] = 1_000_000,
+    max_replicas: Annotated[
+        int, typer.Option(envvar="DRMAD_MAX_REPLICAS", min=1, help="Of a job.")
+    ] = 1024,
+    max_hyperparameters: MaxHyperparameters = 100_000_000,
     data_dir: DataDir = None,
     max_data_bytes: MaxDataBytes = 1 << 30,
     home: Home = DEFAULT_HOME,
@@ -190,6 +225,8 @@ def serve(
 
     from drmad_service import local_key
     from drmad_service.app import create_app
+    from drmad_service.bounds import Bounds
+    from drmad_service.patience import patient
     from drmad_service.settings import ApiSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
 
@@ -202,6 +239,10 @@ def serve(
         requests_per_s=requests_per_s,
         request_burst=request_burst,
         most_queued=most_queued,
+        most_streams=max(1, most_connections // 2),
+        most_streams_of_a_key=most_streams_of_a_key,
+        patience_s=patience_s,
+        bounds=Bounds(max_steps, max_replicas, max_hyperparameters),
         max_data_bytes=max_data_bytes,
         data_dir=data_folder(data_dir, home),
     )
@@ -213,6 +254,8 @@ def serve(
         port=port,
         log_config=None,
         access_log=False,
+        http=patient(patience_s),
+        limit_concurrency=most_connections,
         timeout_graceful_shutdown=3,
     )
 
@@ -249,6 +292,7 @@ def schedule(
             help="Of a job's states and hypergradients; the middle ones go first.",
         ),
     ] = 256 << 20,
+    max_hyperparameters: MaxHyperparameters = 100_000_000,
     max_model_bytes: Annotated[
         int,
         typer.Option(envvar="DRMAD_MAX_MODEL_BYTES", min=0, help="Larger models are not kept."),
@@ -303,6 +347,7 @@ def schedule(
         tenant_gpus=tenant_gpus,
         vector_bytes=vector_bytes,
         max_model_bytes=max_model_bytes,
+        max_hyperparameters=max_hyperparameters,
         keep_ended_s=keep_ended_s,
         poll_s=poll_s,
         start_timeout_s=start_timeout_s,

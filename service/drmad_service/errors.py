@@ -82,6 +82,18 @@ class TooManyQueued(DrmadError):
         )
 
 
+class TooManyStreams(DrmadError):
+    """As many requests as may wait for changes do so already."""
+
+    retry_after_s = 5.0
+
+    def __init__(self, whose: str, most: int) -> None:
+        super().__init__(
+            f"{most} streams and waiting requests {whose} are open, and no more are allowed; close "
+            "some, or look at GET /v1/jobs instead"
+        )
+
+
 class CrossSite(DrmadError):
     def __init__(self, origin: str | None) -> None:
         super().__init__(

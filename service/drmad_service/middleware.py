@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Collection, Mapping
@@ -15,19 +16,36 @@ from drmad_service.problems import problem_response
 logger = logging.getLogger(__name__)
 
 
-class _BodyTooLarge(Exception):
-    """Raised inside the app where it reads past the limit."""
+SLOWEST_BYTES_PER_S = 4096
+"""A body that comes more slowly is not waited for."""
+
+
+class _Refused(Exception):
+    """Raised inside the app where it reads a body past its limits."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
 
 
 class Guard:
-    """Gives each response its `x-request-id`, and answers 413 and 500 as problems."""
+    """Gives each response its `x-request-id`, and answers 408, 413 and 500 as problems."""
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, larger: Mapping[str, int] | None = None
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        patience_s: float,
+        larger: Mapping[str, int] | None = None,
     ) -> None:
-        """`larger` are the limits of paths that take larger bodies, by how they begin."""
+        """
+        Args:
+            patience_s: a body may take so much longer than a line of SLOWEST_BYTES_PER_S needs.
+            larger: limits of paths that take larger bodies, by how they begin.
+        """
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._patience_s = patience_s
         self._larger = larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,21 +55,38 @@ class Guard:
         request_id = new_id("req")
         larger = [most for start, most in self._larger.items() if scope["path"].startswith(start)]
         max_bytes = larger[0] if larger else self._max_body_bytes
-        started = refused = False
-        received = 0
+        too_large = _Refused(
+            413, "body_too_large", f"the body is larger than the {max_bytes} bytes allowed"
+        )
+        clock = asyncio.get_running_loop().time
+        began, received, is_whole, started = clock(), 0, False, False
+        refused: _Refused | None = None
+        is_answered = False
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole, refused
+            if is_whole:
+                return await receive()
+            deadline = began + self._patience_s + received / SLOWEST_BYTES_PER_S
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refused = _Refused(
+                    408, "body_too_slow", f"{received} bytes came in {clock() - began:.0f} s"
+                )
+                raise refused from None
             received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if received > max_bytes:
-                raise _BodyTooLarge
+                refused = too_large
+                raise refused
             return message
 
         async def identified(message: Message) -> None:
             nonlocal started
-            if received > max_bytes and not refused:
-                raise _BodyTooLarge  # the app took the exception above for a broken body
+            if refused is not None and not is_answered:
+                raise refused  # the app took the exception above for a broken body
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message)["x-request-id"] = request_id
@@ -59,19 +94,20 @@ class Guard:
 
         try:
             if _announced_bytes(scope) > max_bytes:
-                raise _BodyTooLarge
+                raise too_large
             await self._app(scope, limited, identified)
-        except _BodyTooLarge:
-            refused = True
-            limit = f"the body is larger than the {max_bytes} bytes allowed"
-            refusal = problem_response(
-                413,
-                "body_too_large",
-                limit,
+        except _Refused as refusal:
+            if started:
+                raise
+            is_answered = True
+            answer = problem_response(
+                refusal.status,
+                refusal.code,
+                refusal.detail,
                 instance=scope["path"],
                 headers={"connection": "close"},
             )
-            await refusal(scope, receive, identified)
+            await answer(scope, receive, identified)
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id})
             if started:

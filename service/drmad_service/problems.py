@@ -28,6 +28,7 @@ from drmad_service.errors import (
     StoreFull,
     TooManyQueued,
     TooManyRequests,
+    TooManyStreams,
 )
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),
     ScopeTooLow: (HTTPStatus.FORBIDDEN, "scope_too_low"),
     CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
+    TooManyStreams: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"),
     TooManyQueued: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_queued"),
     TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn, TypeVar
@@ -18,6 +19,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
+from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
 from drmad_service.replicas import Replicas, ray_capacity
 from drmad_service.settings import SchedulerSettings
@@ -155,6 +157,10 @@ class Runner:
         )
         first: Prepared = prepared[0]
         self._infos = [HyperparameterInfo(**info) for info in first.hyperparameters]
+        count = sum(math.prod(info.shape) for info in self._infos)
+        if count > (most := self._settings.max_hyperparameters):
+            message = too_many("hyperparameters", count, most)
+            self._fail(Failure("too_many_hyperparameters", message))
         point = await self._store.resume_point(self._lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
         await self._store.begin(self._lease, self._infos, None if point else start)

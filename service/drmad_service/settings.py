@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from drmad_service.bounds import Bounds
+
 
 @dataclass(frozen=True)
 class ApiSettings:
@@ -30,6 +32,13 @@ class ApiSettings:
     """Of an uploaded data set."""
     data_dir: Path = Path("data")
     """Where uploaded data sets are kept: a folder that the workers have too."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """Of a job."""
+    most_streams: int = 2000
+    """Event streams and long polls that one process holds."""
+    most_streams_of_a_key: int = 500
+    patience_s: float = 20.0
+    """For a request's headers, for its body on a fast line, for whoever reads an answer."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
     longest_wait_s: float = 60.0
@@ -61,6 +70,8 @@ class SchedulerSettings:
     """Budget of a job's states and hypergradients; the middle ones are thinned."""
     keep_ended_s: float = 30 * 24 * 3600.0
     """How long a job that has ended is kept."""
+    max_hyperparameters: int = Bounds.hyperparameters
+    """Values that a job tunes, where its spec alone does not tell how many they are."""
     max_model_bytes: int = 64 << 20
     """Larger models are not kept."""
     data_roots: tuple[Path, ...] = ()

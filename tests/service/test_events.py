@@ -42,7 +42,11 @@ async def read(
 ) -> tuple[list[str], bool]:
     """Ids of up to `most` events after one, and whether the stream ended by itself."""
     seen: list[str] = []
-    stream = _stream(store, changes, job_id, after, LOOK_AGAIN_S)
+
+    async def may_go_on() -> bool:
+        return True
+
+    stream = _stream(store, changes, job_id, after, LOOK_AGAIN_S, may_go_on)
     async for event in stream:
         if event.id is not None:
             seen.append(event.id)

@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Request
 from fastapi.exceptions import RequestValidationError
 
 from drmad_client.records import ProblemDetails
-from drmad_service.access import Principal
+from drmad_service.access import Access, Principal
 from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
 from drmad_service.data_folder import DataFolder
@@ -16,6 +16,7 @@ from drmad_service.errors import JobNotFound
 from drmad_service.overview import Overview
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
+from drmad_service.streams import Streams
 
 # Asynchronous although they wait for nothing: FastAPI sends others through a thread, each time.
 
@@ -45,6 +46,18 @@ async def _data(request: Request) -> DataFolder:
     return folder
 
 
+async def _access(request: Request) -> Access:
+    access: Access = request.app.state.access
+    return access
+
+
+async def _streams(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams
+
+
+AccessDependency = Annotated[Access, Depends(_access)]
+StreamsDependency = Annotated[Streams, Depends(_streams)]
 StoreDependency = Annotated[Store, Depends(_store)]
 ChangesDependency = Annotated[Changes, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]

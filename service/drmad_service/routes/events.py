@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,24 +11,34 @@ from fastapi import APIRouter, Header, HTTPException, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.records import Event, JobStatus, Progress
+from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
 from drmad_service.routes.dependencies import (
     PROBLEM,
+    AccessDependency,
     ChangesDependency,
     JobId,
     SettingsDependency,
     StoreDependency,
 )
 from drmad_service.store import Store
+from drmad_service.streams import in_its_place
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+_EVENT = {
+    "type": "object",
+    "description": "One event of the stream; its data is an Event as JSON.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 
 
 @router.get(
     "/events",
+    dependencies=[in_its_place],
     response_class=EventSourceResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {"schema": _EVENT}}},
         400: PROBLEM,
         404: PROBLEM,
         422: PROBLEM,
@@ -39,6 +49,8 @@ async def events(
     store: StoreDependency,
     changes: ChangesDependency,
     settings: SettingsDependency,
+    access: AccessDependency,
+    principal: PrincipalDependency,
     last_event_id: Annotated[
         str | None, Header(max_length=64, description="Go on after this event.")
     ] = None,
@@ -56,16 +68,28 @@ async def events(
     except ValueError as error:
         raise HTTPException(400, f"Last-Event-ID: {error}") from error
     await store.get(job_id)
-    stream = _stream(store, changes, job_id, last_event_id or None, settings.keep_alive_s)
-    return EventSourceResponse(stream, ping=settings.keep_alive_s)
+
+    async def may_go_on() -> bool:
+        return await access.still_knows(principal)
+
+    stream = _stream(
+        store, changes, job_id, last_event_id or None, settings.keep_alive_s, may_go_on
+    )
+    return EventSourceResponse(stream, ping=settings.keep_alive_s, send_timeout=settings.patience_s)
 
 
 async def _stream(
-    store: Store, changes: Changes, job_id: str, after: str | None, look_again_s: float
+    store: Store,
+    changes: Changes,
+    job_id: str,
+    after: str | None,
+    look_again_s: float,
+    may_go_on: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[ServerSentEvent]:
+    """Ends with the job, and when the key is revoked."""
     shown: Progress | None = None
     async with changes.watch(job_id) as changed:
-        while True:
+        while await may_go_on():
             changed.clear()
             batch = await store.events(job_id, after)
             for event in batch:

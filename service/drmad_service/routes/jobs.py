@@ -14,6 +14,7 @@ from drmad_client.problems import uploaded_data
 from drmad_client.records import Job, JobStatus, LogLine, Page
 from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
 from drmad_service.auth import PrincipalDependency
+from drmad_service.bounds import Bounds
 from drmad_service.changes import Changes
 from drmad_service.data_folder import DataFolder
 from drmad_service.routes.dependencies import (
@@ -23,6 +24,7 @@ from drmad_service.routes.dependencies import (
     JobId,
     SettingsDependency,
     StoreDependency,
+    StreamsDependency,
     body_refused,
 )
 from drmad_service.store import Store
@@ -49,6 +51,7 @@ async def submit(
     store: StoreDependency,
     data: FolderDependency,
     principal: PrincipalDependency,
+    settings: SettingsDependency,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -59,6 +62,7 @@ async def submit(
     ] = False,
 ) -> Any:
     """Accept a job and answer it."""
+    _must_fit(spec, settings.bounds)
     await _require_uploads(spec, store, data, principal.tenant)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
@@ -94,6 +98,8 @@ async def retrieve(
     store: StoreDependency,
     changes: ChangesDependency,
     settings: SettingsDependency,
+    principal: PrincipalDependency,
+    streams: StreamsDependency,
     response: Response,
     if_none_match: Annotated[str | None, Header(max_length=255)] = None,
     prefer: Annotated[
@@ -105,7 +111,8 @@ async def retrieve(
     known = if_none_match or (_etag(job) if prefer else None)
     if _etag(job) == known and (wait := _WAIT.search(prefer or "")):
         wait_s = min(float(wait[1]), settings.longest_wait_s)
-        job = await _changed(store, changes, job, wait_s)
+        with streams.place(principal):
+            job = await _changed(store, changes, job, wait_s)
     headers = {"ETag": _etag(job)}
     if if_none_match == _etag(job):
         return Response(status_code=304, headers=headers)
@@ -161,6 +168,7 @@ async def fork(
     request: ForkSpec,
     store: StoreDependency,
     principal: PrincipalDependency,
+    settings: SettingsDependency,
     response: Response,
 ) -> Job:
     """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
@@ -168,6 +176,7 @@ async def fork(
         spec = request.applied_to((await store.get(job_id)).spec)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
+    _must_fit(spec, settings.bounds)
     job = await store.fork(job_id, request.iteration, spec, principal.tenant)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
@@ -222,6 +231,15 @@ def _invalid_body(
     """A check that needed more than the body, told like one of the body itself."""
     lines = [{**line, "loc": ("body", *(at or line["loc"]))} for line in error.errors()]
     return RequestValidationError(lines, body=body)
+
+
+def _must_fit(spec: JobSpec, bounds: Bounds) -> None:
+    lines = [
+        {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
+        for path, message in bounds.misfits(spec)
+    ]
+    if lines:
+        raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
 
 
 def _etag(job: Job) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -33,12 +33,15 @@ from drmad_service.errors import (
 )
 from drmad_service.routes import cluster
 from drmad_service.routes.dependencies import (
+    AccessDependency,
     ChangesDependency,
     JobId,
     OverviewDependency,
+    SettingsDependency,
     StoreDependency,
     must_see,
 )
+from drmad_service.streams import in_its_place
 
 JOBS_OF_A_PAGE = 50
 MOST_COMPARED = 8
@@ -295,17 +298,32 @@ async def check(
     return _EditorAnswer(checked=checked.model_copy(update={"findings": fixed}), changes=changes)
 
 
-@actions.get("/live")
-async def live(request: Request, changes: ChangesDependency) -> EventSourceResponse:
+@actions.get("/live", dependencies=[in_its_place])
+async def live(
+    changes: ChangesDependency,
+    access: AccessDependency,
+    principal: PrincipalDependency,
+    settings: SettingsDependency,
+) -> EventSourceResponse:
     """A word whenever any job has changed, not more often than a page can follow."""
-    return EventSourceResponse(_changes(changes), ping=15)
+
+    async def may_go_on() -> bool:
+        return await access.still_knows(principal)
+
+    return EventSourceResponse(
+        _changes(changes, may_go_on), ping=15, send_timeout=settings.patience_s
+    )
 
 
-async def _changes(changes: Changes) -> AsyncIterator[ServerSentEvent]:
+async def _changes(
+    changes: Changes, may_go_on: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[ServerSentEvent]:
     async with changes.watch("") as changed:
         yield ServerSentEvent("", event="open")
         while True:
             await changed.wait()
+            if not await may_go_on():
+                return
             changed.clear()
             yield ServerSentEvent("", event="change")
             await asyncio.sleep(_LIVE_PACE_S)
