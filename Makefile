@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full images lint bench lock clean
+.PHONY: install browser demo test test-full images lint bench experiments lock clean
 
 install: .venv/installed
 
@@ -34,6 +34,10 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A reduced set of every experiment, in build/experiments; experiments/README.md has the full one.
+experiments: install
+	$(BIN)/python -m experiments --quick
 
 # Resolves the newest allowed versions again, in an environment of its own. On Linux the plain torch
 # wheel brings CUDA; where only the CPU build is wanted, let pip find that wheel first.

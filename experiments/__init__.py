@@ -1,0 +1,1 @@
+"""Experiments that one command reproduces, run through the service; see README.md."""

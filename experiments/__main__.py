@@ -1,0 +1,115 @@
+"""python -m experiments [NAME ...] [--quick] [--draw]: runs, gathers, and draws what is there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from drmad_client.api import Client
+from experiments import summary
+from experiments.gather import gather, service
+from experiments.reporting import with_block
+from experiments.results import Results
+from experiments.tasks import Task
+
+ROOT = Path(__file__).parent
+NAMES = (
+    "mnist_l2",
+    "headline",
+    "schedules",
+    "initial_scales",
+    "distillation",
+    "weight_sharing",
+    "wrong_labels",
+    "hyperparameter_server",
+    "conv_net",
+)
+
+
+class Experiment(Protocol):
+    """A module experiments/<name>/experiment.py.
+
+    `stages(quick, seeds)`: each is given what is there so far and answers tasks; the next
+    begins when they are done. `report(results)`: its table. `draw(results, folder)`: figures.
+    """
+
+    stages: Callable[[bool, int], Sequence[Callable[[Results], Sequence[Task]]]]
+    report: Callable[[Results], str]
+    draw: Callable[[Results, Path], None]
+
+
+def load(name: str) -> Experiment:
+    return cast("Experiment", importlib.import_module(f"experiments.{name}.experiment"))
+
+
+def run(
+    client: Client, name: str, quick: bool, seeds: int, folder: Path, case: str | None = None
+) -> None:
+    """All of an experiment's tasks that `folder` has no result of."""
+    results = Results(folder)
+    for stage in load(name).stages(quick, seeds):
+        tasks = [task for task in stage(results) if case in (None, task.case)]
+        gather(client, tasks, results)
+
+
+def draw(name: str, folder: Path) -> None:
+    """Figures and table from the results in `folder`, which holds the README too."""
+    results = Results(folder)
+    if results.is_empty:
+        return
+    load(name).draw(results, folder)
+    readme = folder / "README.md"
+    readme.write_text(with_block(readme.read_text(), block(name, folder)))
+
+
+def block(name: str, folder: Path) -> str:
+    """What a README shows: the table, and the figures that are there."""
+    results = Results(folder)
+    if results.is_empty:
+        return "Not run yet.\n"
+    figures = sorted([*folder.glob("*.svg"), *folder.glob("*.png")])
+    links = [f"![{figure.stem}]({figure.name})\n" for figure in figures]
+    return "\n".join([load(name).report(results), *links])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true", help="a reduced set, in build/experiments")
+    parser.add_argument("--seeds", type=int, help="default: 5, of the reduced set 1")
+    parser.add_argument("--case", help="only this case, such as '40 %%' or 'T = 100'")
+    parser.add_argument("--draw", action="store_true", help="only tables and figures, run nothing")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(NAMES)
+    if unknown:
+        parser.error(f"NAME must be one of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    names = given.names or NAMES
+    seeds = given.seeds or (1 if given.quick else 5)
+    build = Path("build/experiments")
+    folders = {name: (build if given.quick else ROOT) / name for name in names}
+    if not given.draw:
+        with service(os.environ.get("DRMAD_URL"), build / "home") as client:
+            for name in names:
+                began = time.perf_counter()
+                run(client, name, given.quick, seeds, folders[name], given.case)
+                logging.info("%s took %.0f s", name, time.perf_counter() - began)
+    for name, folder in folders.items():
+        if given.quick:
+            shutil.copy(ROOT / name / "README.md", folder / "README.md")
+        draw(name, folder)
+    if not given.quick:
+        readme = ROOT.parent / "README.md"
+        readme.write_text(with_block(readme.read_text(), summary.block(ROOT), "experiments"))
+
+
+if __name__ == "__main__":
+    main()

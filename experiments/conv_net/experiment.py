@@ -1,0 +1,95 @@
+"""A convolutional net on classes of unequal frequency: penalties per channel, weights per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from experiments.reporting import axes, legend, number, percent, save, table
+from experiments.results import Results
+from experiments.tasks import Search, Task, Tuned, changed, read_spec
+
+FOLDER = Path(__file__).parent
+CODE = FOLDER / "code"
+CASE = "long tail"
+PENALTY = (-14.0, 0.0)
+WEIGHT = (-2.0, 4.0)
+NONE = {"l2": (-30.0, -30.0)}
+ARMS = {
+    "plain": "untuned",
+    "balanced": "rare examples repeated ten times, as usual",
+    "tpe l2": "Optuna (TPE), one penalty",
+    "tpe l2 per layer": "Optuna (TPE), a penalty per layer",
+    "tpe weights": "Optuna (TPE), one penalty and ten class weights",
+    "random weights": "random search, one penalty and ten class weights",
+    "drmad": "**drmad**, penalties per channel and class weights",
+    "drmad l2": "drmad, penalties per channel alone",
+    "exact": "exact (`stored`), penalties per channel and class weights",
+}
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+
+
+def tasks(seed: int, quick: bool) -> list[Task]:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
+    if quick:
+        spec = changed(spec, meta={"iterations": 10})
+    trials = 2 * spec["meta"]["iterations"]  # a meta-iteration costs two training runs
+    units, weights = spec["hyperparameters"]
+    one = changed(spec, hyperparameters=[units | {"per": "model"}])
+    layers = changed(spec, hyperparameters=[units | {"per": "layer"}])
+    classes = changed(spec, hyperparameters=[units | {"per": "model"}, weights])
+    balanced = changed(one, problem={"options": {"weighted": True}})
+    eleven = {"l2": PENALTY, "loss_weight": WEIGHT}
+    tasks: list[Task] = [
+        Tuned(CASE, "drmad", seed, spec, CODE),
+        Search(CASE, "plain", seed, one, CODE, 3, "fixed", NONE),
+        Search(CASE, "balanced", seed, balanced, CODE, 3, "fixed", NONE),
+        Search(CASE, "tpe weights", seed, classes, CODE, trials, "tpe", eleven),
+        Search(CASE, "tpe l2", seed, one, CODE, trials, "tpe", {"l2": PENALTY}),
+    ]
+    if quick:
+        return tasks
+    exact = changed(spec, hypergradient={"method": "stored"})
+    return [
+        *tasks,
+        Tuned(CASE, "exact", seed, exact, CODE),
+        Tuned(CASE, "drmad l2", seed, changed(spec, hyperparameters=[units]), CODE),
+        Search(CASE, "tpe l2 per layer", seed, layers, CODE, trials, "tpe", {"l2": PENALTY}),
+        Search(CASE, "random weights", seed, classes, CODE, trials, "random", eleven),
+    ]
+
+
+def report(results: Results) -> str:
+    rows = []
+    for arm, label in ARMS.items():
+        runs = results.of(CASE, arm)
+        if runs:
+            rows.append(
+                [
+                    label,
+                    str(len(runs)),
+                    number([run.validation_loss[run.best] for run in runs]),
+                    percent(results.best(CASE, arm)),
+                    f"{runs[0].cost:.0f}",
+                    number([run.seconds["total"] for run in runs], 2),
+                ]
+            )
+    head = ["", "seeds", "validation loss", "**test error**", "training runs", "seconds"]
+    return table(head, rows)
+
+
+def draw(results: Results, folder: Path) -> None:
+    figure, ((axis,),) = axes()
+    for arm in ("drmad", "exact", "tpe weights"):
+        raw = np.array([run.raw["loss_weight"] for run in results.of(CASE, arm)])
+        if len(raw):
+            values = np.exp(raw - raw[:, :5].mean(axis=1, keepdims=True))
+            axis.plot(range(10), values.mean(axis=0), "o-", label=arm)
+    axis.set(xlabel="class (5 to 9 are rare)", ylabel="weight, relative to the common classes'")
+    axis.set(yscale="log")
+    legend(axis)
+    save(figure, folder / "weights.svg")

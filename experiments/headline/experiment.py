@@ -1,0 +1,112 @@
+"""DrMAD against exact reverse mode in time and memory, from T = 100 to 10,000."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.reporting import axes, legend, save, table
+from experiments.results import Results
+from experiments.tasks import Measured, Task, changed, read_spec
+
+FOLDER = Path(__file__).parent
+HORIZONS = (100, 300, 1000, 3000, 10_000)
+PLAIN = "one step back"
+ARMS = {
+    PLAIN: "plain training (and one step back)",
+    "paper_tenth": "DrMAD as published, T/10 steps back",
+    "paper": "DrMAD as published, T steps back",
+    "shortcut T/10": "drmad's shortcut over the last T/10 steps",
+    "shortcut": "drmad's shortcut over all steps",
+    "stored": "exact, every step's weights stored",
+    "replay": "exact, replay between √T snapshots",
+    "reversible": "exact, reversible in fixed point (the paper's opponent)",
+    "torchopt": "exact, unrolled by torchopt 0.7.3",
+}
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    horizons = HORIZONS[:3] if quick else HORIZONS
+    return [lambda _: [task for steps in horizons for task in tasks(steps)]]
+
+
+def tasks(steps: int) -> list[Task]:
+    methods = {
+        PLAIN: {"method": "one_step"},
+        "paper_tenth": {"method": "shortcut", "preset": "paper_tenth"},
+        "paper": {"method": "shortcut", "preset": "paper"},
+        "shortcut T/10": {"method": "shortcut", "horizon": steps // 10},
+        "shortcut": {"method": "shortcut"},
+        "stored": {"method": "stored"},
+        "replay": {"method": "replay"},
+        "reversible": {"method": "reversible"},
+    }
+    repeats = 3 if steps < 1000 else 1
+    spec = changed(read_spec(FOLDER / "job.yaml"), training={"steps": steps})
+    return [
+        Measured(f"T = {steps}", arm, seed, spec | {"hypergradient": method})
+        for arm, method in methods.items()
+        for seed in range(repeats)
+    ]
+
+
+def seconds(results: Results, steps: int, arm: str) -> float | None:
+    """The least of the repeats: whatever else runs only adds."""
+    runs = results.of(f"T = {steps}", arm)
+    return min((run.seconds["total"] for run in runs), default=None)
+
+
+def growth(results: Results, steps: int, arm: str) -> float | None:
+    """MiB by which the process grew."""
+    runs = results.of(f"T = {steps}", arm)
+    return min((run.figures["peak_growth_bytes"] / 2**20 for run in runs), default=None)
+
+
+def report(results: Results) -> str:
+    rows = []
+    for arm, label in ARMS.items():
+        row = [label]
+        for steps in HORIZONS:
+            own, plain = seconds(results, steps, arm), seconds(results, steps, PLAIN)
+            row.append("–" if own is None or plain is None else f"{own:.2f} ({own / plain:.1f} ×)")
+        rows.append(row)
+    shown = table(["CPU seconds (times plain training)", *map("T = {:,}".format, HORIZONS)], rows)
+    rows = []
+    for arm, label in ARMS.items():
+        found = [growth(results, steps, arm) for steps in HORIZONS]
+        rows.append([label, *("–" if mib is None else f"{mib:.0f}" for mib in found)])
+    heads = ["MiB that the process grew by", *map("T = {:,}".format, HORIZONS)]
+    return shown + "\n" + table(heads, rows) + "\n" + ratios(results)
+
+
+def ratios(results: Results) -> str:
+    """Of the exact methods to DrMAD: the figures that the paper's 45 and 100 stand for."""
+    rows = []
+    for opponent in ("reversible", "replay", "stored", "torchopt"):
+        for ours in ("paper_tenth", "shortcut T/10", "shortcut"):
+            row = [f"{opponent} / {ours}"]
+            for steps in HORIZONS:
+                times = [seconds(results, steps, arm) for arm in (opponent, ours)]
+                sizes = [growth(results, steps, arm) for arm in (opponent, ours)]
+                if None in times or None in sizes:
+                    row.append("–")
+                else:
+                    (slow, fast), (large, small) = times, sizes
+                    row.append(f"{slow / fast:.1f} / {large / max(small, 1.0):.1f}")  # type: ignore[operator,type-var]
+            rows.append(row)
+    return table(["seconds / memory, exact to shortcut", *map("T = {:,}".format, HORIZONS)], rows)
+
+
+def draw(results: Results, folder: Path) -> None:
+    figure, ((left, right),) = axes(2)
+    for arm in ARMS:
+        times = [(steps, seconds(results, steps, arm)) for steps in HORIZONS]
+        sizes = [(steps, growth(results, steps, arm)) for steps in HORIZONS]
+        for axis, points in ((left, times), (right, sizes)):
+            there = [(steps, value) for steps, value in points if value is not None]
+            if there:
+                axis.loglog(*zip(*there, strict=True), marker="o", ms=3, label=arm)
+    left.set(xlabel="T", ylabel="CPU seconds of one meta-iteration")
+    right.set(xlabel="T", ylabel="MiB that the process grew by")
+    legend(left)
+    save(figure, folder / "cost.svg")

@@ -1,0 +1,146 @@
+"""One L2 penalty per unit on MNIST: the paper's method, ours, the exact one, and search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from experiments.reporting import axes, curve, legend, number, percent, save, table
+from experiments.results import Result, Results
+from experiments.tasks import Search, Task, Tuned, changed, read_spec
+
+FOLDER = Path(__file__).parent
+CASE = "mnist"
+FIRST_TRIALS = 20
+"""Of the global search, after which a gradient takes over."""
+PENALTY = {"l2": (-14.0, 0.0)}
+"""Log penalties that a search may try."""
+USUAL = {"l2": (-8.29, -8.29)}
+"""A weight decay of 5e-4, which adds 2.5e-4 w² to the loss."""
+NONE = {"l2": (-30.0, -30.0)}
+
+KEPT = ("l2",)
+ARMS = {
+    "none": "no penalty",
+    "usual": "a weight decay of 5·10⁻⁴, as usual",
+    "random l2": "random search, one penalty",
+    "tpe l2": "Optuna (TPE), one penalty",
+    "tpe l2 per layer": "Optuna (TPE), a penalty per layer",
+    "paper_tenth": "DrMAD as published, T/10 steps back, from e⁻⁹",
+    "paper": "DrMAD as published, T steps back, from e⁻⁹",
+    "auto": "**drmad**'s default (`auto`), from e⁻⁹",
+    "exact": "exact (`stored`), from e⁻⁹",
+    "search, then auto": f"**{FIRST_TRIALS} trials of TPE, then drmad**",
+}
+METHODS = {
+    "paper_tenth": {"method": "shortcut", "preset": "paper_tenth"},
+    "auto": {"method": "auto"},
+    "exact": {"method": "stored"},
+    "paper": {"method": "shortcut", "preset": "paper"},
+}
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    return [
+        lambda results: [task for seed in range(seeds) for task in begin(seed, quick)],
+        lambda results: [go_on(seed, quick, results) for seed in range(seeds)],
+    ]
+
+
+def stated(seed: int, quick: bool, per: str = "unit", init: float = -9.0) -> dict[str, object]:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
+    if quick:
+        spec = changed(spec, training={"steps": 200}, meta={"iterations": 5})
+    return changed(spec, hyperparameters=[{"kind": "l2", "per": per, "init": init}])
+
+
+def begin(seed: int, quick: bool) -> list[Task]:
+    model, layers = stated(seed, quick, "model"), stated(seed, quick, "layer")
+    trials = FIRST_TRIALS if quick else 3 * FIRST_TRIALS
+    arms = ("paper_tenth", "auto") if quick else METHODS
+    tasks: list[Task] = [
+        Search(CASE, "tpe l2", seed, model, None, trials, "tpe", PENALTY),
+        Search(CASE, "none", seed, model, None, 3, "fixed", NONE),
+        Search(CASE, "usual", seed, model, None, 3, "fixed", USUAL),
+    ]
+    tasks += [
+        Tuned(CASE, arm, seed, changed(stated(seed, quick), hypergradient=METHODS[arm]), keep=KEPT)
+        for arm in arms
+    ]
+    if quick:
+        return tasks
+    return [
+        *tasks,
+        Search(CASE, "tpe l2 per layer", seed, layers, None, trials, "tpe", PENALTY),
+        Search(CASE, "random l2", seed, model, None, trials, "random", PENALTY),
+    ]
+
+
+def go_on(seed: int, quick: bool, results: Results) -> Task:
+    """Per unit from the best penalty of the first trials of the global search."""
+    searched = results.get(CASE, "tpe l2", seed)
+    assert searched is not None
+    best = int(np.argmin(searched.validation_loss[:FIRST_TRIALS]))
+    init = round(searched.figures["tried"]["l2"][best][0], 3)
+    return Tuned(CASE, "search, then auto", seed, stated(seed, quick, init=init), keep=KEPT)
+
+
+def cost(arm: str, result: Result) -> float:
+    return result.cost + (FIRST_TRIALS if arm == "search, then auto" else 0)
+
+
+def report(results: Results) -> str:
+    rows = []
+    for arm, label in ARMS.items():
+        runs = results.of(CASE, arm)
+        if runs:
+            rows.append(
+                [
+                    label,
+                    str(len(runs)),
+                    percent(results.best(CASE, arm, "validation_error")),
+                    percent(results.best(CASE, arm)),
+                    percent([r.metrics["test_error"][0] for r in runs]),
+                    f"{np.mean([cost(arm, r) for r in runs]):.0f}",
+                    number([r.seconds["total"] for r in runs], 2),
+                    f"{np.mean([r.peak_memory_bytes for r in runs]) / 2**20:.0f}",
+                ]
+            )
+    head = ["", "seeds", "validation error", "**test error**", "test error of the first run"]
+    return table([*head, "training runs", "seconds", "peak MiB of the process"], rows)
+
+
+def draw(results: Results, folder: Path) -> None:
+    figure, ((left, right),) = axes(2)
+    for arm in ("paper_tenth", "paper", "auto", "exact", "search, then auto"):
+        runs = results.of(CASE, arm)
+        curve(left, [[100 * e for e in r.metrics["test_error"]] for r in runs], arm)
+    left.set(xlabel="meta-iteration", ylabel="test error, %", ylim=(0, 20))
+    legend(left)
+    for arm in ("tpe l2", "tpe l2 per layer", "random l2", "auto", "search, then auto"):
+        runs = results.of(CASE, arm)
+        if runs:
+            best = np.mean([np.minimum.accumulate(r.validation_loss) for r in runs], axis=0)
+            start = FIRST_TRIALS if arm == "search, then auto" else 0
+            each = np.mean([r.cost for r in runs]) / len(best)
+            right.plot(start + each * np.arange(1, len(best) + 1), best, label=arm)
+    right.set(xlabel="training runs spent", ylabel="lowest validation loss so far")
+    legend(right)
+    save(figure, folder / "curves.svg")
+    draw_penalties(results, folder)
+
+
+def draw_penalties(results: Results, folder: Path) -> None:
+    """The first layer's penalties as an image: what lies at the border is penalised most."""
+    arms = [arm for arm in ARMS if results.arrays(CASE, arm, 0) is not None]
+    if not arms:
+        return
+    figure, panels = axes(len(arms), size=(2.2, 2.2))
+    for axis, arm in zip(panels[0], arms, strict=True):
+        kept = results.arrays(CASE, arm, 0)
+        assert kept is not None
+        axis.imshow(kept["l2"][:784].astype(float).reshape(28, 28), cmap="magma")
+        axis.set_title(arm)
+        axis.axis("off")
+    save(figure, folder / "penalties.png")

@@ -1,0 +1,122 @@
+"""What a user would pick instead: Optuna's samplers over the same training, and fixed values."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from torch import Tensor
+
+from drmad_client.specs import JobSpec
+from drmad_workers import EngineError, TrainingDiverged, Tuner, wire
+from drmad_workers.tuning import peak_memory_bytes
+from experiments.results import Result
+from experiments.tasks import Measured, Search, Task
+
+DIVERGED = 1e3
+"""Validation loss of a trial whose training diverged, as a sampler takes it."""
+
+UPLOADED = f"sha256:{0:064d}"
+"""In the place of the digest of uploaded code, which is read where it lies."""
+
+
+def search(task: Search) -> Result:
+    """Trains `trials` times in this process; every entry of every hyperparameter is a dimension.
+
+    A trial is one training run with the weights and minibatches that the meta-iteration of this
+    number has in a job of the same seed.
+    """
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    tuner = tuner_of(task, {"method": "one_step"})
+    result = Result(task.case, task.arm, task.seed, task.key, cost=float(task.trials))
+    sampler: optuna.samplers.BaseSampler = (
+        optuna.samplers.TPESampler(seed=task.seed)
+        if task.sampler == "tpe"
+        else optuna.samplers.RandomSampler(seed=task.seed)
+    )
+    study = optuna.create_study(sampler=sampler)
+    tried: list[dict[str, Tensor]] = []
+    forward: list[float] = []
+    began = time.perf_counter()
+    for number in range(task.trials):
+        trial = study.ask()
+        values = tuner.initial_values()
+        for name, (low, high) in task.space.items():
+            for i, entry in enumerate(values[name].view(-1)):
+                fixed = task.sampler == "fixed"
+                label = f"{name}[{i}]"
+                entry.fill_((low + high) / 2 if fixed else trial.suggest_float(label, low, high))
+        tried.append(values)
+        try:
+            evaluation = tuner.evaluate(values, number)
+        except TrainingDiverged:
+            study.tell(trial, DIVERGED)
+            loss, metrics = DIVERGED, dict.fromkeys(result.metrics, 1.0)
+        else:
+            study.tell(trial, evaluation.validation_loss)
+            loss, metrics = evaluation.validation_loss, evaluation.metrics
+            forward.append(evaluation.seconds["forward"])
+        result.validation_loss.append(loss)
+        for name, value in metrics.items():
+            result.metrics.setdefault(name, [1.0] * number).append(value)
+    if forward:
+        result.seconds["forward"] = sorted(forward)[len(forward) // 2]
+    result.seconds["total"] = time.perf_counter() - began
+    result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))
+    best = tried[result.best]
+    result.raw = {name: best[name].view(-1).tolist() for name in task.space}
+    if task.sampler != "fixed":
+        result.figures["tried"] = {
+            name: [values[name].view(-1).tolist() for values in tried] for name in task.space
+        }
+    return result
+
+
+def measure(task: Measured) -> Result:
+    """Trains and differentiates once; to be called in a fresh process, whose memory it tells.
+
+    CPU seconds of one thread, so that a busy machine has little part in them.
+    """
+    torch.set_num_threads(1)
+    tuner = tuner_of(task, task.spec["hypergradient"])
+    result = Result(task.case, task.arm, task.seed, task.key)
+    before = peak_memory_bytes(torch.device("cpu"))
+    began = time.process_time()
+    try:
+        evaluation = tuner.evaluate(tuner.initial_values(), 0)
+    except EngineError as error:
+        result.error = str(error)
+    else:
+        gradient = torch.cat([g.flatten() for g in evaluation.hypergradient.values()])
+        result.validation_loss = [evaluation.validation_loss]
+        result.figures = {"norm": float(gradient.norm()), "products": evaluation.backward_steps}
+    result.seconds["total"] = time.process_time() - began
+    result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))
+    result.figures["peak_growth_bytes"] = result.peak_memory_bytes - before
+    return result
+
+
+def tuner_of(task: Task, hypergradient: Mapping[str, Any]) -> Tuner:
+    """As a worker would build it."""
+    stated: dict[str, Any] = dict(task.spec, hypergradient=hypergradient, seed=task.seed)
+    if task.code is not None:
+        stated["problem"] = {"code": UPLOADED} | stated["problem"]
+    spec = JobSpec.model_validate(stated)
+    return Tuner(
+        wire.problem(spec, data_roots(), task.code),
+        [wire.kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        wire.training(spec),
+        wire.method(spec.hypergradient),
+        seed=spec.seed,
+    )
+
+
+def data_roots() -> list[Path]:
+    """Where MNIST's files are, as `drmad up` finds them."""
+    return [Path(r) for r in os.environ.get("DRMAD_DATA_ROOTS", "").split(os.pathsep) if r]

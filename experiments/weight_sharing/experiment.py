@@ -1,0 +1,80 @@
+"""How much related tasks should share, learned per layer: digits turned by five angles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from experiments.reporting import axes, number, save, table
+from experiments.results import Results
+from experiments.tasks import Search, Task, Tuned, changed, read_spec
+
+FOLDER = Path(__file__).parent
+CODE = FOLDER / "code"
+CASE = "rotated digits"
+SHARE = {"share": (-0.5, 1.0)}
+ARMS = {
+    "apart": "five nets of their own",
+    "together": "one net for all five",
+    "random": "random search, how much is shared in each layer",
+    "tpe": "Optuna (TPE), how much is shared in each layer",
+    "drmad": "**drmad**, a 5 × 5 matrix per layer",
+    "exact": "exact (`stored`), a 5 × 5 matrix per layer",
+}
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+
+
+def tasks(seed: int, quick: bool) -> list[Task]:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
+    if quick:
+        spec = changed(spec, meta={"iterations": 10})
+    trials = 3 * spec["meta"]["iterations"]  # a meta-iteration costs three training runs
+    share = [{"kind": "tensor", "name": "share"}]
+    one = changed(spec, problem={"options": {"one": True}}, hyperparameters=share)
+    exact = changed(spec, hypergradient={"method": "stored"})
+    return [
+        Tuned(CASE, "drmad", seed, spec, CODE),
+        Tuned(CASE, "exact", seed, exact, CODE),
+        Search(CASE, "apart", seed, one, CODE, 3, "fixed", {"share": (0.0, 0.0)}),
+        Search(CASE, "together", seed, one, CODE, 3, "fixed", {"share": (1.0, 1.0)}),
+        Search(CASE, "tpe", seed, one, CODE, trials, "tpe", SHARE),
+        Search(CASE, "random", seed, one, CODE, trials, "random", SHARE),
+    ]
+
+
+def report(results: Results) -> str:
+    rows = []
+    for arm, label in ARMS.items():
+        runs = results.of(CASE, arm)
+        if runs:
+            rows.append(
+                [
+                    label,
+                    str(len(runs)),
+                    number([run.validation_loss[run.best] for run in runs]),
+                    number(results.best(CASE, arm, "test_loss")),
+                    f"{runs[0].cost:.0f}",
+                    number([run.seconds["total"] for run in runs], 2),
+                ]
+            )
+    head = ["", "seeds", "validation loss", "**test loss**", "training runs", "seconds"]
+    return table(head, rows)
+
+
+def draw(results: Results, folder: Path) -> None:
+    runs = results.of(CASE, "drmad")
+    if not runs:
+        return
+    figure, (panels,) = axes(2, size=(2.8, 2.4))
+    for axis, name in zip(panels, ("first", "second"), strict=True):
+        mean = np.mean([np.array(run.raw[name]).reshape(5, 5) for run in runs], axis=0)
+        shown = axis.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.set(title=f"{name} layer", xticks=range(5), yticks=range(5))
+        axis.set_xticklabels(["0°", "15°", "30°", "180°", "195°"], fontsize=7)
+        axis.set_yticklabels(["0°", "15°", "30°", "180°", "195°"], fontsize=7)
+        figure.colorbar(shown, ax=axis, shrink=0.8)
+    save(figure, folder / "sharing.svg")

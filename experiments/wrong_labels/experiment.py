@@ -1,0 +1,127 @@
+"""Cleaning a data set: one weight per training example, against what one would do without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from experiments.opponents import data_roots
+from experiments.reporting import axes, curve, legend, percent, save, table
+from experiments.results import Results
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
+
+FOLDER = Path(__file__).parent
+NOISE = {"20 %": 0.2, "40 %": 0.4, "60 %": 0.6}
+MNIST = "MNIST, 50 %"
+CASES = ("40 %", "20 %", "60 %", MNIST)
+ARMS = {
+    "all": "all examples, each with a weight of one (untuned)",
+    "random l2": "random search, one l2 penalty",
+    "tpe l2": "Optuna (TPE), one l2 penalty",
+    "tpe l2 per layer": "Optuna (TPE), an l2 penalty per layer",
+    "validation alone": "the clean validation examples alone",
+    "drmad": "**drmad**, a weight per example",
+    "auto": "drmad, `method: auto`",
+    "exact": "exact hypergradient (`replay`), a weight per example",
+    "truth": "the correctly labelled examples alone (the truth)",
+}
+PENALTY = (-14.0, 0.0)
+"""Log penalties that a search may try."""
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    cases = ["40 %"] if quick else CASES
+    return [
+        lambda _: [task for case in cases for seed in range(seeds) for task in tasks(case, seed)]
+    ]
+
+
+def tasks(case: str, seed: int) -> list[Task]:
+    mnist = case == MNIST
+    if mnist and seed > 0:
+        return []
+    stated = read_spec(FOLDER / ("job-mnist.yaml" if mnist else "job.yaml"))
+    noise = {} if mnist else {"label_noise": NOISE[case]}
+    spec = changed(stated, problem={"data": {**noise, "seed": seed}})
+    steps, horizon = spec["training"]["steps"], spec["hypergradient"]["horizon"]
+    trials = round(spec["meta"]["iterations"] * (1 + 2 * horizon / steps))
+
+    def plain(arm: str, changes: Spec, code: Path | None = None) -> Search:
+        return Search(
+            case, arm, seed, changed(spec, **changes), code, trials=3, space={"l2": (-30.0, -30.0)}
+        )
+
+    nothing = [{"kind": "l2", "per": "model"}]
+    per_layer = [{"kind": "l2", "per": "layer"}]
+    options = {**spec["problem"], "roots": [str(root) for root in data_roots()]}
+    alone = {"entrypoint": "validation_alone:build", "options": options}
+    searches = [
+        Search(
+            case,
+            arm,
+            seed,
+            changed(spec, hyperparameters=tuned),
+            trials=trials,
+            sampler="random" if "random" in arm else "tpe",
+            space={"l2": PENALTY},
+        )
+        for arm, tuned in (
+            ("tpe l2", nothing),
+            ("tpe l2 per layer", per_layer),
+            ("random l2", nothing),
+        )
+        if arm != "random l2" or case == "40 %"
+    ]
+    exact = changed(spec, hypergradient={"method": "replay"})
+    auto = changed(spec, hypergradient={"method": "auto"})
+    return [
+        Tuned(case, "drmad", seed, spec),
+        *([] if case in ("20 %", "60 %") else [Tuned(case, "auto", seed, auto)]),
+        *([] if mnist else [Tuned(case, "exact", seed, exact)]),
+        plain("all", {"hyperparameters": nothing}),
+        plain("truth", {"hyperparameters": nothing, "problem": {"data": {"drop_noisy": True}}}),
+        plain("validation alone", {"hyperparameters": nothing, "problem": alone}, FOLDER / "code"),
+        *searches,
+    ]
+
+
+def report(results: Results) -> str:
+    rows = []
+    for arm, label in ARMS.items():
+        errors = [percent(results.best(case, arm), seeds=True) for case in CASES]
+        if any(error != "–" for error in errors):
+            rows.append([label, *errors])
+    head = "test error (of so many seeds), by the share of labels drawn at random"
+    shown = table([head, *CASES], rows)
+    found, spent = [], []
+    for arm in ("drmad", "auto", "exact"):
+        label = ARMS[arm]
+        precision = [results.best(case, arm, "label_noise_precision") for case in CASES]
+        if any(precision):
+            found.append([label, *map(percent, precision)])
+        runs = [results.of(case, arm) for case in CASES]
+        if any(runs):
+            means = [np.mean([r.cost for r in of]) if of else np.nan for of in runs]
+            spent.append([label, *("–" if np.isnan(cost) else f"{cost:.0f}" for cost in means)])
+    heads = [shown, table(["of the lowest weights, the share that is wrong", *CASES], found)]
+    return "\n".join([*heads, table(["plain training runs that a job took", *CASES], spent)])
+
+
+def draw(results: Results, folder: Path) -> None:
+    cases = [case for case in CASES if results.of(case, "drmad")]
+    figure, panels = axes(len(cases))
+    for axis, case in zip(panels[0], cases, strict=True):
+        for arm, label in (("drmad", "drmad"), ("exact", "exact"), ("tpe l2", "TPE, one penalty")):
+            runs = results.of(case, arm)
+            curve(axis, [[100 * e for e in r.metrics["test_error"]] for r in runs], label)
+        for arm, style in (("all", ":"), ("truth", "--")):
+            runs = results.of(case, arm)
+            if runs:
+                level = sum(r.at_best("test_error") for r in runs) / len(runs)
+                axis.axhline(100 * level, color="black", ls=style, lw=1, label=arm)
+        axis.set(
+            title=case, xlabel="meta-iteration or trial", ylabel="test error, %", ylim=(0, None)
+        )
+    legend(panels[0][0])
+    save(figure, folder / "test-error.svg")
