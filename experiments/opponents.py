@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drmad_client.specs import JobSpec
 from drmad_workers import EngineError, TrainingDiverged, Tuner, wire
+from drmad_workers.catalog import Places
 from drmad_workers.tuning import peak_memory_bytes
 from experiments.results import Result
 from experiments.tasks import Measured, Search, Task
@@ -109,7 +110,7 @@ def tuner_of(task: Task, hypergradient: Mapping[str, Any]) -> Tuner:
         stated["problem"] = {"code": UPLOADED} | stated["problem"]
     spec = JobSpec.model_validate(stated)
     return Tuner(
-        wire.problem(spec, data_roots(), task.code),
+        wire.problem(spec, Places(data_roots()), task.code),
         [wire.kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         wire.training(spec),
         wire.method(spec.hypergradient),

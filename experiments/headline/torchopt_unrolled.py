@@ -21,7 +21,7 @@ from experiments.results import Result, Results
 from experiments.tasks import read_spec
 from torch import nn
 
-from drmad_workers.catalog import build_problem
+from drmad_workers.catalog import Places, build_problem
 from drmad_workers.tuning import peak_memory_bytes
 
 ARM = "torchopt"
@@ -34,7 +34,7 @@ def measure(steps: int) -> Result:
     torch.set_num_threads(1)
     spec: dict[str, Any] = read_spec(FOLDER / "job.yaml")
     problem = build_problem(
-        spec["problem"]["model"], spec["problem"]["data"], data_roots=data_roots()
+        spec["problem"]["model"], spec["problem"]["data"], places=Places(data_roots())
     )
     model, training = problem.model, spec["training"]
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]

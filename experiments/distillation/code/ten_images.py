@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from drmad_workers import Problem
-from drmad_workers.catalog import load_data
+from drmad_workers.catalog import Places, load_data
 from drmad_workers.problem import error_rate
 
 
 def build(data: dict[str, Any], roots: list[str], begin: str = "noise", draw: int = 0) -> Problem:
     """`begin`: noise, the class means, or the number `draw` of the choices of ten real images."""
     options = {name: value for name, value in data.items() if name != "name"}
-    split = load_data(data["name"], options, [Path(root) for root in roots])
+    split = load_data(data["name"], options, Places([Path(root) for root in roots]))
     inputs, targets = split.train
     if begin == "noise":
         images = 0.1 * torch.randn(10, inputs.shape[1], generator=torch.Generator().manual_seed(0))

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from drmad_workers import Problem
-from drmad_workers.catalog import build_problem
+from drmad_workers.catalog import Places, build_problem
 
 
 def build(model: dict[str, Any], data: dict[str, Any], roots: list[str]) -> Problem:
-    problem = build_problem(model, data, data_roots=[Path(root) for root in roots])
+    problem = build_problem(model, data, places=Places([Path(root) for root in roots]))
     problem.train = problem.valid
     problem.diagnostics = {}
     return problem
