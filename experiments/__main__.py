@@ -62,9 +62,8 @@ def run(
 def draw(name: str, folder: Path) -> None:
     """Figures and table from the results in `folder`, which holds the README too."""
     results = Results(folder)
-    if results.is_empty:
-        return
-    load(name).draw(results, folder)
+    if not results.is_empty:
+        load(name).draw(results, folder)
     readme = folder / "README.md"
     readme.write_text(with_block(readme.read_text(), block(name, folder)))
 
