@@ -18,7 +18,7 @@ from drmad_client.cluster import Cluster
 from drmad_client.errors import ConnectionFailed
 from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
 from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
-from drmad_client.records import Event, JobStatus, LogLine
+from drmad_client.records import Event, JobStatus, LogLine, Trial
 from drmad_client.records import Job as JobRecord
 from drmad_client.specs import JobSpec
 from drmad_client.uploads import AsyncCode, AsyncData, Code, Data, async_pieces, pieces
@@ -236,6 +236,10 @@ class Jobs:
         """Every meta-iteration committed so far."""
         return History(self._client._run(self._flows.history(job_id)))
 
+    def trials(self, job_id: str) -> builtins.list[Trial]:
+        """What the job's search has tried so far."""
+        return self._client._run(self._flows.trials(job_id))
+
     def hyperparameters(
         self, job_id: str, iteration: int | str = "best", raw: bool = False
     ) -> Arrays:
@@ -443,6 +447,10 @@ class AsyncJobs:
     async def history(self, job_id: str) -> History:
         """As `Jobs.history`."""
         return History(await self._client._run(self._flows.history(job_id)))
+
+    async def trials(self, job_id: str) -> builtins.list[Trial]:
+        """As `Jobs.trials`."""
+        return await self._client._run(self._flows.trials(job_id))
 
     async def hyperparameters(
         self, job_id: str, iteration: int | str = "best", raw: bool = False

@@ -17,7 +17,16 @@ from pydantic_core import to_json
 from drmad_client.arrays import read_arrays
 from drmad_client.cluster import Cluster
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
-from drmad_client.records import TERMINAL, Event, Job, LogLine, MetaIteration, Page, ProblemDetails
+from drmad_client.records import (
+    TERMINAL,
+    Event,
+    Job,
+    LogLine,
+    MetaIteration,
+    Page,
+    ProblemDetails,
+    Trial,
+)
 from drmad_client.server_sent import Message, Reader
 from drmad_client.specs import JobSpec
 
@@ -162,6 +171,11 @@ def logs(job_id: str, replica: int | None, after: str | None) -> Call[Page[LogLi
 def history(job_id: str, after: str | None, limit: int) -> Call[Page[MetaIteration]]:
     params = {"after": after, "limit": limit}
     return Call("GET", _path(job_id, "history"), _record(Page[MetaIteration]), params=params)
+
+
+def trials(job_id: str, after: str | None, limit: int) -> Call[Page[Trial]]:
+    params = {"after": after, "limit": limit}
+    return Call("GET", _path(job_id, "trials"), _record(Page[Trial]), params=params)
 
 
 def arrays(

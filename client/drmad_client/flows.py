@@ -17,7 +17,7 @@ import httpx
 from drmad_client import calls, saving
 from drmad_client.calls import Call
 from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
-from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration
+from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration, Trial
 from drmad_client.retries import Failure, Retries, is_final
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ class Flows:
             records += page.data
             after, has_more = page.next, page.has_more and page.next is not None
         return records
+
+    def trials(self, job_id: str) -> Flow[builtins.list[Trial]]:
+        page = yield from self.send(calls.trials(job_id, None, _HISTORY_PAGE * 2))
+        return page.data
 
     def upload_code(self, archive: Archive) -> Flow[str]:
         """Send an archive unless it is there already. Returns how a spec names it."""

@@ -21,6 +21,7 @@ from drmad_client.records import (
     MetaIteration,
     Progress,
     Transition,
+    Trial,
 )
 from drmad_client.records import (
     Job as JobRecord,
@@ -173,6 +174,10 @@ class Job(_Handle):
         """Every meta-iteration committed so far; `.to_pandas()` makes a table of it."""
         return self._jobs.history(self.id)
 
+    def trials(self) -> list[Trial]:
+        """What the job's search has tried so far."""
+        return self._jobs.trials(self.id)
+
     def hyperparameters(self, iteration: int | str = "best", raw: bool = False) -> Arrays:
         """The tuned tensors by name, in the user's units, or raw as the outer optimizer has them.
 
@@ -281,6 +286,10 @@ class AsyncJob(_Handle):
     async def history(self) -> History:
         """As `Job.history`."""
         return await self._jobs.history(self.id)
+
+    async def trials(self) -> list[Trial]:
+        """As `Job.trials`."""
+        return await self._jobs.trials(self.id)
 
     async def hyperparameters(self, iteration: int | str = "best", raw: bool = False) -> Arrays:
         """As `Job.hyperparameters`."""

@@ -60,6 +60,7 @@ class Progress(Record):
     remaining_s: float | None = Field(
         default=None, description="Estimated seconds to the end; null before the first commit."
     )
+    trials: int = Field(default=0, description="Trials of the search that have ended.")
     spent_s: float = Field(
         default=0.0, description="Seconds on the cluster up to the last commit; see timeout_s."
     )
@@ -82,6 +83,29 @@ class Best(Record):
     iteration: int
     validation_loss: float
     metrics: dict[str, float] = Field(default={}, description="Reported, never used to choose.")
+
+
+class Trial(Record):
+    """A training run of the search, at other values of a few scalars; no meta-iteration."""
+
+    number: int = Field(description="0, 1, ...; they end in any order.")
+    at: datetime = Field(description="When it was recorded, UTC.")
+    state: Literal["done", "diverged", "refused"] = Field(
+        description="refused: its values together make no job."
+    )
+    values: dict[str, Any] = Field(description="By path in the job.")
+    validation_loss: float | None = Field(default=None, description="null unless it is done.")
+    metrics: dict[str, float] = Field(default={}, description="Reported, never used to choose.")
+    seconds: float = 0.0
+    message: str = Field(default="", description="Why it gave no loss.")
+
+
+class Start(Record):
+    """Where the search lets the job start."""
+
+    trial: int = Field(description="The number of the best.")
+    values: dict[str, Any] = Field(description="By path in the job.")
+    validation_loss: float
 
 
 class JobError(Record):
@@ -137,6 +161,7 @@ class Job(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
+    start: Start | None = Field(default=None, description="What the job's search found.")
     best: Best | None = None
     error: JobError | None = None
     hyperparameters: list[HyperparameterInfo] = Field(
@@ -221,9 +246,12 @@ class Event(Record):
 
     id: str = Field(description="Give it back as Last-Event-ID to go on after it.")
     at: datetime
-    type: Literal["status", "iteration", "rejection", "progress", "warning", "reset"]
+    type: Literal[
+        "status", "trial", "start", "iteration", "rejection", "progress", "warning", "reset"
+    ]
     data: dict[str, Any] = Field(
-        description="status: a Transition. iteration: a MetaIteration. progress: a Progress. "
+        description="status: a Transition. trial: a Trial. start: a Start, what the "
+        "search found. iteration: a MetaIteration. progress: a Progress. "
         "rejection: {iteration, retreat, message}, a step that the guard took back. "
         "warning: {code, message}. reset: the Job, when earlier events are no longer kept."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -43,6 +43,11 @@ from drmad_client.problems import CnnModel as CnnModel
 from drmad_client.problems import CodeProblem as CodeProblem
 from drmad_client.problems import MlpModel as MlpModel
 from drmad_client.problems import ProblemSpec as ProblemSpec
+from drmad_client.search import SearchChoices as SearchChoices
+from drmad_client.search import SearchRange as SearchRange
+from drmad_client.search import SearchSpec as SearchSpec
+from drmad_client.search import changed
+from drmad_client.search import misfits as search_misfits
 from drmad_client.sizes import entries
 
 
@@ -160,6 +165,9 @@ class JobSpec(Spec):
         default=AutoMethod(), description="How the hypergradient is computed."
     )
     meta: MetaSpec = Field(default=MetaSpec(), description="The outer problem.")
+    search: SearchSpec | None = Field(
+        default=None, description="A search over a few scalars before the first meta-iteration."
+    )
     replicas: ReplicasSpec = Field(default=ReplicasSpec(), description="Workers of the job.")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="Per replica.")
     retry: RetrySpec = Field(default=RetrySpec(), description="What is repeated.")
@@ -179,9 +187,35 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         errors = list(self._misfits())
+        if self.search is not None and not errors:
+            errors = list(self._search_misfits(self.search))
         if errors:
             raise ValidationError.from_exception_data(type(self).__name__, errors)
         return self
+
+    def started_from(self, values: Mapping[str, Any]) -> JobSpec:
+        """The job without its search, with these values of what was searched.
+
+        Raises:
+            ValidationError: together they make no job.
+        """
+        return JobSpec.model_validate(changed(self.model_dump(exclude={"search"}), values))
+
+    def _search_misfits(self, search: SearchSpec) -> Iterator[InitErrorDetails]:
+        fields = self.model_dump(exclude={"search"})
+        found: set[str] = set()
+        try:
+            for path, candidate in search_misfits(fields, search):
+                loc = ("search", "parameters", path)
+                try:
+                    JobSpec.model_validate(candidate)
+                except ValidationError as error:
+                    if path not in found:
+                        line = error.errors()[0]
+                        yield _misfit(loc, line["input"], f"at an end of its range: {line['msg']}")
+                    found.add(path)
+        except LookupError as error:
+            yield _misfit(("search", "parameters"), None, str(error.args[0]))
 
     def _misfits(self) -> Iterator[InitErrorDetails]:
         if isinstance(self.problem, CatalogProblem):
@@ -279,7 +313,7 @@ class ForkSpec(Spec):
         Raises:
             ValidationError: at the path of what does not fit, below `changes`.
         """
-        fixed = [part for part in ("problem", "hyperparameters") if part in self.changes]
+        fixed = [p for p in ("problem", "hyperparameters", "search") if p in self.changes]
         if fixed:
             raise ValidationError.from_exception_data(
                 "ForkSpec",

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmad_client.durations import duration
-from drmad_client.records import Job, JobStatus, MetaIteration
+from drmad_client.records import Job, JobStatus, MetaIteration, Trial
 
 if TYPE_CHECKING:
     from drmad_client.arrays import Arrays
@@ -67,6 +67,22 @@ def history_table(records: Iterable[MetaIteration]) -> RenderableType:
         for record in records
     ]
     return Group(Text(HISTORY_HEADING, "bold"), *lines) if lines else Text("no meta-iterations")
+
+
+def trials_table(trials: Iterable[Trial], best: int | None = None) -> RenderableType:
+    lines = [
+        Text(trial_line(trial)).append("  best" if trial.number == best else "", "green")
+        for trial in trials
+    ]
+    return Group(*lines) if lines else Text("no trials")
+
+
+def trial_line(trial: Trial) -> str:
+    """What a trial tried, and what came of it."""
+    values = ", ".join(f"{path} = {_word(value)}" for path, value in trial.values.items())
+    loss = trial.validation_loss
+    outcome = f"{loss:.5f}" if loss is not None else f"{trial.state}, {trial.message}"
+    return f"trial {trial.number}: {outcome}  ({values})"
 
 
 def history_line(record: MetaIteration) -> str:
@@ -164,6 +180,8 @@ def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
         end = job.finished_at or datetime.now(UTC)
         yield "took", duration((end - job.started_at).total_seconds())
     yield "done", f"{job.progress.iteration} of {job.progress.iterations} meta-iterations"
+    if job.spec.search is not None:
+        yield "search", Text(_search_words(job))
     if job.best:
         yield "best", best_words(job)
     if job.error:
@@ -176,6 +194,16 @@ def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
         yield "tuned", Group(*map(Text, lines))
     if job.tags:
         yield "tags", Text(", ".join(f"{key}:{value}" for key, value in job.tags.items()))
+
+
+def _search_words(job: Job) -> str:
+    assert job.spec.search is not None
+    words = f"{job.progress.trials} of {job.spec.search.trials} trials"
+    if job.start is None:
+        return words
+    values = ", ".join(f"{path} = {_word(value)}" for path, value in job.start.values.items())
+    loss = job.start.validation_loss
+    return f"{words}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
 
 
 def best_words(job: Job, *, errors_only: bool = False) -> str:

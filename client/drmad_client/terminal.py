@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from drmad_client.durations import duration
-from drmad_client.records import Event, Job, JobStatus, MetaIteration, Transition
+from drmad_client.records import Event, Job, JobStatus, MetaIteration, Transition, Trial
 from drmad_client.records import Progress as JobProgress
-from drmad_client.tables import HISTORY_HEADING, best_words, history_line, status_text
+from drmad_client.tables import HISTORY_HEADING, best_words, history_line, status_text, trial_line
 
 if TYPE_CHECKING:
     from drmad_client.api import Client
@@ -80,6 +80,10 @@ class _Screen:
         match event.type:
             case "status":
                 self._status(Transition.model_validate(event.data))
+            case "trial":
+                self._print(Text(trial_line(Trial.model_validate(event.data))))
+            case "start":
+                self._print(Text(f"goes on from trial {event.data['trial']}"))
             case "iteration":
                 self._iteration(MetaIteration.model_validate(event.data))
             case "progress":

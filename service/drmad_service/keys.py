@@ -33,6 +33,7 @@
     drmad:job:<id>:events          stream  its last events: type, at, data (JSON)
     drmad:job:<id>:history         stream  every MetaIteration (JSON); the entry <iteration>-1,
                                            which Redis refuses to add twice
+    drmad:job:<id>:trials          hash    number -> a Trial of its search (JSON)
     drmad:job:<id>:logs            stream  the last lines of its replicas: replica, text
     drmad:job:<id>:state           string  where the job resumes (JSON, names chunks)
     drmad:job:<id>:vectors         hash    iteration -> chunks of its state and hypergradient (JSON)
@@ -61,6 +62,7 @@ PARTS = (
     "transitions",
     "events",
     "history",
+    "trials",
     "logs",
     "state",
     "vectors",

@@ -16,7 +16,9 @@ from drmad_client.records import (
     LogLine,
     MetaIteration,
     Progress,
+    Start,
     Transition,
+    Trial,
     Waiting,
 )
 from drmad_client.specs import JobSpec
@@ -49,6 +51,8 @@ def event(entry_id: bytes, fields: Fields) -> Event:
     kind, data = fields[b"type"].decode(), fields[b"data"]
     if kind == "status":
         payload = transition(data).model_dump(mode="json")
+    elif kind == "trial":
+        payload = trial(data).model_dump(mode="json")
     elif kind == "iteration":
         payload = iteration(data, has_vectors=True).model_dump(mode="json")
     else:
@@ -56,6 +60,11 @@ def event(entry_id: bytes, fields: Fields) -> Event:
     at = time(fields[b"at"])
     described = {"id": entry_id.decode(), "at": at, "type": kind, "data": payload}
     return Event.model_validate(described)
+
+
+def trial(raw: bytes) -> Trial:
+    fields = json.loads(raw)
+    return Trial(**fields | {"at": time(fields["at"])})
 
 
 def log_line(entry_id: bytes, fields: Fields) -> LogLine:
@@ -85,7 +94,7 @@ def job(
     if cluster is not None and status is JobStatus.QUEUED:
         waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
         message = cluster.reason(waiting)
-    best, error = fields.get(b"best"), fields.get(b"error")
+    best, error, start = (fields.get(name) for name in (b"best", b"error", b"start"))
     return Job(
         id=job_id,
         name=spec.name,
@@ -98,6 +107,7 @@ def job(
         started_at=at(b"started_at"),
         finished_at=at(b"finished_at"),
         progress=Progress.model_validate_json(fields[b"progress"]),
+        start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,
         error=JobError.model_validate_json(error) if error else None,
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),

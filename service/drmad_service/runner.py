@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import ray
@@ -22,6 +23,7 @@ from drmad_client.specs import JobSpec
 from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
 from drmad_service.replicas import Replicas, ray_capacity
+from drmad_service.search import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
@@ -44,6 +46,7 @@ _Future = TypeVar("_Future", bound="asyncio.Future[Any]")
 
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
+_PREEMPTED = "makes room for a job of higher priority"
 _LAST_LINES_S = 0.5
 """A replica that does not answer so long has nothing more to say."""
 _LONGEST_RETRY_S = 60.0
@@ -103,9 +106,12 @@ class Runner:
         self._spent_s = job.progress.spent_s
         self._since = time.monotonic()
         roots = [str(root) for root in self._settings.data_roots]
-        self._replicas = Replicas(
-            self._spec, roots, str(self._settings.data_dir), await self._code()
-        )
+        if job.start is not None:
+            self._spec = self._spec.started_from(job.start.values)
+        code = await self._code()
+        uploads = str(self._settings.data_dir)
+        self._make_replicas = partial(Replicas, data_roots=roots, uploads=uploads, code=code)
+        self._replicas = self._make_replicas(self._spec)
         try:
             self._heed(job.status, between_iterations=True)
             await self._drive()
@@ -134,8 +140,7 @@ class Runner:
                     await self._look()  # short iterations end before anybody has looked
                 self._heed(await self._store.status(self._lease), between_iterations=True)
                 if await self._store.outranked(self._lease, self._capacity):
-                    message = "makes room for a job of higher priority"
-                    raise _Ended(Action.YIELD, "preempted", message)
+                    raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, RayError):
@@ -145,12 +150,58 @@ class Runner:
                 await self._last_lines()
                 await self._replica_lost(lost.failure)
 
-    async def _start(self) -> ResumePoint:
-        """Have every replica build the problem. Returns where the job goes on."""
+    async def _place(self) -> None:
+        """Have every replica placed."""
         places = await asyncio.to_thread(self._replicas.reserve)
         if places is not None:
             await self._attended([places], self._settings.start_timeout_s)
         await asyncio.to_thread(self._replicas.create)
+
+    async def _search(self) -> None:
+        """Find what the job starts from, in the places of its replicas."""
+        assert self._spec.search is not None
+        if not self._replicas.actors:
+            await self._place()
+        trials = self._spec.search.trials
+        message = f"searches where to start, {trials} trials"
+        await self._store.act(self._lease, Action.RUN, "searching", message)
+        search = Search(
+            self._store,
+            self._lease,
+            self._spec,
+            self._shown,
+            self._replicas.actors,
+            self._settings.poll_s,
+        )
+
+        async def look() -> JobStatus:
+            search.progress = search.progress.model_copy(update={"spent_s": self._spent()})
+            kept = {"trials": search.progress.trials, "spent_s": search.progress.spent_s}
+            self._shown = self._shown.model_copy(update=kept)
+            if await self._store.outranked(self._lease, self._capacity):
+                raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
+            return await self._look()
+
+        try:
+            start = await search.run(look)
+        except SearchFailed as error:
+            self._fail(error.failure)
+        self._shown = search.progress
+        if start is None:
+            self._heed(await self._store.status(self._lease), between_iterations=True)
+            return  # it was asked to pause, and then to go on
+        await self._store.start_from(self._lease, start)
+        self._failures = 0
+        self._replicas.kill()
+        self._reports = {}
+        self._spec = self._spec.started_from(start.values)
+        self._replicas = self._make_replicas(self._spec)
+
+    async def _start(self) -> ResumePoint:
+        """Have every replica build the problem. Returns where the job goes on."""
+        while self._spec.search is not None:
+            await self._search()
+        await self._place()
         prepared = await self._attended(
             [replica.prepare.remote() for replica in self._replicas.actors],
             self._settings.start_timeout_s,
@@ -274,6 +325,7 @@ class Runner:
                 iteration=iteration + 1,
                 iterations=self._spec.meta.iterations,
                 remaining_s=left * elapsed_s,
+                trials=self._shown.trials,
                 spent_s=self._spent(),
             ),
             best=Best(
@@ -310,7 +362,7 @@ class Runner:
                 self._blame(result)
         return results
 
-    async def _look(self) -> None:
+    async def _look(self) -> JobStatus:
         """Pass on what the replicas report, and heed what became of the job."""
         self._looked = time.monotonic()
         progress = self._shown
@@ -332,6 +384,7 @@ class Runner:
             self._fail(
                 Failure("timeout", f"spent more than timeout_s, {limit_s:g} s; extend goes on")
             )
+        return status
 
     def _reported(self, number: int) -> Report | None:
         """What a replica said when it was last asked, once; asks it again."""

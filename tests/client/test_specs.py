@@ -162,3 +162,52 @@ def test_every_bad_field_is_named_at_once() -> None:
         JobSpec.model_validate(job)
     paths = {error.path for error in field_errors(caught.value.errors(), job)}
     assert paths == {"training.steps", "training.momentum", "seed", "colour"}
+
+
+SEARCH: dict[str, Any] = {
+    "trials": 5,
+    "parameters": {
+        "training.learning_rate": {"low": 0.01, "high": 1.0, "log": True},
+        "hyperparameters[0].init": {"low": -12, "high": -2},
+        "problem.model.activation": {"choices": ["tanh", "relu"]},
+    },
+}
+
+
+def test_values_of_a_search_stand_in_the_job_that_it_starts() -> None:
+    job = yaml.safe_load(YAML) | {"search": SEARCH}
+    job["hyperparameters"] = [{"kind": "l2", "init": -9.0}]
+    spec = JobSpec.model_validate(job)
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    started = spec.started_from({"training.learning_rate": 0.5, "hyperparameters[0].init": -3.0})
+    assert started.search is None
+    assert started.training.learning_rate == 0.5
+    assert started.hyperparameters == [specs.L2Hyperparameter(init=-3.0)]
+    assert started.problem == spec.problem
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "at least 1"),
+        ({"training.learning_rate": {"low": 1.0, "high": 0.1}}, "low must be below high"),
+        ({"training.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "above 0 where log"),
+        ({"training.learning_rate": {"low": 0.01, "high": 1e9}}, "at an end of its range"),
+        ({"training.rate": {"low": 0.01, "high": 1.0}}, "at an end of its range"),
+        ({"hyperparameters[7].init": {"low": -9.0, "high": 1.0}}, "hyperparameters[7].init"),
+        ({"problem.model.activation": {"choices": ["tanh", "sin"]}}, "at an end of its range"),
+        ({"problem.data.seed": {"low": 0, "high": 9}}, "cannot be searched"),
+        ({"meta.iterations": {"low": 1, "high": 9}}, "cannot be searched"),
+        ({"training.batch_size": {"low": 1.5, "high": 9, "integer": True}}, "must be whole"),
+        ({"training.batch_size": {"low": 10, "high": 1e5, "integer": True}}, "at most the 5000"),
+    ],
+)
+def test_a_search_that_cannot_start_a_job_is_refused(
+    parameters: dict[str, Any], words: str
+) -> None:
+    job = yaml.safe_load(YAML) | {"search": {"parameters": parameters}}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    told = field_errors(caught.value.errors(), job)
+    assert words in f"{told[0].path} {told[0].message}"
+    assert told[0].path.startswith("search")

@@ -112,7 +112,7 @@ class Together:
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
         self._recorders = recorders
-        self.next_step = min(recorder.next_step for recorder in recorders)
+        self.next_step = min((recorder.next_step for recorder in recorders), default=-1)
 
     def visit(self, step: int, run: TrainingRun) -> None:
         ahead = []

@@ -21,6 +21,7 @@ import ray
 if TYPE_CHECKING:
     import torch
 
+    from drmad_client.specs import JobSpec
     from drmad_workers.hyperparameters import Group
     from drmad_workers.meta import MetaState
     from drmad_workers.tuning import Evaluation, Tuner
@@ -86,6 +87,16 @@ class ReplicaResult:
     evaluation: Evaluation
     node: str
     device: str
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one training run of the search gave."""
+
+    validation_loss: float | None
+    metrics: dict[str, float]
+    message: str = ""
+    """Why there is no loss."""
 
 
 @dataclass(frozen=True)
@@ -186,26 +197,45 @@ class Replica:
         """How far the job's method agrees with the exact one, as drmad_workers.fidelity tells."""
         return self._guarded(lambda: self._fidelity(state, iteration), iteration)
 
+    def trial(self, spec: str) -> TrialResult | Failure:
+        """One training run of another spec, in the place of the job's own."""
+        return self._guarded(lambda: self._trial(spec), None)
+
     def report(self) -> Report:
         """What runs now, and what was printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         return Report(*self._progress, lines)
 
-    def _prepare(self) -> Prepared:
+    def _built(self, spec: JobSpec, replica: int) -> Tuner:
         import torch
 
-        from drmad_client.specs import JobSpec
         from drmad_workers import wire
         from drmad_workers.catalog import Places
         from drmad_workers.code import unpacked
-        from drmad_workers.meta import initial_state
 
         torch.set_num_threads(max(1, int(self._cpus)))
-        spec = JobSpec.model_validate_json(self._spec)
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
         places = Places(self._data_roots, self._uploads)
-        self._tuner = wire.tuner(spec, self._replica, places, self._device, self._folder)
+        return wire.tuner(spec, replica, places, self._device, self._folder)
+
+    def _trial(self, spec_json: str) -> TrialResult:
+        from drmad_client.specs import JobSpec
+        from drmad_workers.errors import TrainingDiverged
+
+        tuner = self._built(JobSpec.model_validate_json(spec_json), 0)
+        try:
+            figures = tuner.train(tuner.initial_values(), on_progress=self._note)
+        except TrainingDiverged as error:
+            return TrialResult(None, {}, str(error))
+        return TrialResult(figures.pop("validation_loss"), figures)
+
+    def _prepare(self) -> Prepared:
+        from drmad_client.specs import JobSpec
+        from drmad_workers.meta import initial_state
+
+        spec = JobSpec.model_validate_json(self._spec)
+        self._tuner = self._built(spec, self._replica)
         bound = self._tuner.hyperparameters
         kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
         infos = [
@@ -364,6 +394,20 @@ def _meta_step(
         else None,
         finished(after, config),
     )
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def propose(
+    parameters: Mapping[str, Mapping[str, Any]],
+    sampler: str,
+    seed: int,
+    number: int,
+    known: Sequence[tuple[Mapping[str, Any], float | None]],
+) -> dict[str, Any]:
+    """The values of the next trial of a search; see drmad_workers.search."""
+    from drmad_workers import search
+
+    return search.propose(parameters, sampler, seed, number, known)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

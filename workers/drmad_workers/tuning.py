@@ -1,5 +1,6 @@
 """The engine's front door: a tuner that evaluates hyperparameters, and a loop around it."""
 
+import math
 import resource
 import sys
 import time
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.checks import check_problem, resolve_device
-from drmad_workers.errors import HypergradientError
+from drmad_workers.errors import HypergradientError, TrainingDiverged
 from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
@@ -176,6 +177,35 @@ class Tuner:
                 return self._evaluate(values, iteration, draw, monitor, choice)
             finally:
                 self._objective.restore_given()
+
+    def train(
+        self,
+        values: Mapping[str, Tensor],
+        iteration: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, float]:
+        """One training run at λ and its held-out figures, without any derivative.
+
+        `iteration` fixes w_0 and every minibatch, as in `evaluate`.
+
+        Raises:
+            TrainingDiverged: the validation loss is not finite either.
+        """
+        monitor = Monitor(None, on_progress)
+        with self._own_randomness():
+            try:
+                passes = self._passes(values, iteration, monitor)
+                passes.forward([])
+                objective, poll = self._objective, monitor.poll
+                figures = held_out_figures(objective, self.valid_examples, "validation", poll)
+                if self._test is not None:
+                    figures |= held_out_figures(objective, self._test, "test", poll)
+            finally:
+                self._objective.restore_given()
+        loss, steps = figures["validation_loss"], self._training.steps
+        if not math.isfinite(loss):
+            raise TrainingDiverged(steps, steps, loss, "validation loss")
+        return figures
 
     def compare(
         self,

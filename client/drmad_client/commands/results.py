@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     for command in (
         fetch,
         history,
+        trials,
         diff,
         hyperparameters,
         hypergradients,
@@ -82,6 +83,23 @@ def history(
         shared.print_table(history_table(records))
     else:
         shared.print_data(list(records), Output(output))
+
+
+def trials(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
+    """Print what a job's search has tried before the gradient took over.
+
+    \b
+    Examples:
+      drmad trials job_01J...
+    """
+    with shared.open_client(context) as client:
+        job, found = client.jobs.retrieve(job_id).record, client.jobs.trials(job_id)
+    if output is not Output.TABLE:
+        shared.print_data([trial.model_dump(mode="json") for trial in found], output)
+        return
+    from drmad_client.tables import trials_table
+
+    shared.print_table(trials_table(found, job.start.trial if job.start else None))
 
 
 def diff(

@@ -173,7 +173,9 @@ async def fork(
 ) -> Job:
     """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
     try:
-        spec = request.applied_to((await store.get(job_id)).spec)
+        forked = await store.get(job_id)
+        begun = forked.spec.started_from(forked.start.values) if forked.start else forked.spec
+        spec = request.applied_to(begun)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
     _must_fit(spec, settings.bounds)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
-from drmad_client.records import MetaIteration, Page, Record
+from drmad_client.records import MetaIteration, Page, Record, Trial
 from drmad_service import vectors
 from drmad_service.routes.dependencies import PROBLEM, JobId, StoreDependency
 
@@ -49,6 +49,17 @@ async def history(
 ) -> Page[MetaIteration]:
     """MetaIteration records, in order."""
     return await store.history(job_id, after, limit, every)
+
+
+@router.get("/trials", responses=_UNKNOWN)
+async def trials(
+    job_id: JobId,
+    store: StoreDependency,
+    after: Annotated[int | None, Query(ge=0, lt=2**31, description="Trials after it.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[Trial]:
+    """The trials of the job's search, in their order; they are no meta-iterations."""
+    return await store.trials(job_id, after, limit)
 
 
 @router.get("/hyperparameters", response_model=vectors.Arrays, responses=_ARRAYS)

@@ -7,6 +7,7 @@ written before the script that mentions them, so a reader never sees half of one
     jobs.py       what clients do
     code.py       what they upload, and how long it is of use
     results.py    what a job has found
+    trials.py     what its search has tried
     events.py     what happened to it, and what it printed
     driving.py    what schedulers do
     commits.py    the meta-iterations, and the states between them

@@ -55,6 +55,8 @@ let follower;
 function follow() {
   follower = new Follower(() => `${api}/events?after=${after}`, {
     progress: progressed,
+    trial: changed,
+    start: changed,
     iteration: changed,
     rejection: changed,
     status: changed,
