@@ -247,13 +247,22 @@ class Event(Record):
     id: str = Field(description="Give it back as Last-Event-ID to go on after it.")
     at: datetime
     type: Literal[
-        "status", "trial", "start", "iteration", "rejection", "progress", "warning", "reset"
+        "status",
+        "trial",
+        "start",
+        "iteration",
+        "rejection",
+        "progress",
+        "warning",
+        "webhook",
+        "reset",
     ]
     data: dict[str, Any] = Field(
         description="status: a Transition. trial: a Trial. start: a Start, what the "
         "search found. iteration: a MetaIteration. progress: a Progress. "
         "rejection: {iteration, retreat, message}, a step that the guard took back. "
-        "warning: {code, message}. reset: the Job, when earlier events are no longer kept."
+        "warning: {code, message}. webhook: {host, outcome, attempts, message}. "
+        "reset: the Job, when earlier events are no longer kept."
     )
 
 

@@ -135,6 +135,18 @@ class ResourcesSpec(Spec):
     gpus: float = Field(default=0.0, ge=0.0, le=64.0, description="GPUs of a replica.")
 
 
+class NotifySpec(Spec):
+    """Who is told when the job has ended."""
+
+    webhook: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/?#@\\]+(/[^\s#]*)?$",
+        max_length=2048,
+        description="Address that is sent a signed POST at the job's end; the operator allows its "
+        "host.",
+    )
+
+
 class RetrySpec(Spec):
     """What the service repeats by itself: faults of the system, never errors of the job.
 
@@ -176,6 +188,7 @@ class JobSpec(Spec):
         gt=0.0,
         description="Seconds on the cluster after which the job fails; null for no limit.",
     )
+    notify: NotifySpec = Field(default=NotifySpec(), description="Who is told of its end.")
     tags: dict[
         Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]
     ] = Field(default={}, max_length=32, description="The user's own labels.")

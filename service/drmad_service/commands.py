@@ -59,6 +59,23 @@ MaxHyperparameters = Annotated[
         envvar="DRMAD_MAX_HYPERPARAMETERS", min=1, help="Values that a job tunes, together."
     ),
 ]
+WebhookHosts = Annotated[
+    list[str],
+    typer.Option(
+        "--webhook-host",
+        envvar="DRMAD_WEBHOOK_HOSTS",
+        help="Host that jobs may notify of their end, *.example.com for all below it; may be "
+        "repeated.",
+    ),
+]
+WebhookPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--webhook-private",
+        envvar="DRMAD_WEBHOOK_PRIVATE",
+        help="Let webhooks lead to private addresses, and by plain http.",
+    ),
+]
 ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
 DEFAULT_HOME = Path.home() / ".drmad"
@@ -211,6 +228,8 @@ def serve(
         int, typer.Option(envvar="DRMAD_MAX_REPLICAS", min=1, help="Of a job.")
     ] = 1024,
     max_hyperparameters: MaxHyperparameters = 100_000_000,
+    webhook_hosts: WebhookHosts = [],  # noqa: B006
+    webhook_private: WebhookPrivate = False,
     data_dir: DataDir = None,
     max_data_bytes: MaxDataBytes = 1 << 30,
     home: Home = DEFAULT_HOME,
@@ -229,6 +248,7 @@ def serve(
     from drmad_service.patience import patient
     from drmad_service.settings import ApiSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
+    from drmad_service.webhooks import Webhooks
 
     settings = ApiSettings(
         redis_url=redis_url,
@@ -243,6 +263,7 @@ def serve(
         most_streams_of_a_key=most_streams_of_a_key,
         patience_s=patience_s,
         bounds=Bounds(max_steps, max_replicas, max_hyperparameters),
+        webhooks=Webhooks(tuple(webhook_hosts), webhook_private),
         max_data_bytes=max_data_bytes,
         data_dir=data_folder(data_dir, home),
     )
@@ -293,6 +314,15 @@ def schedule(
         ),
     ] = 256 << 20,
     max_hyperparameters: MaxHyperparameters = 100_000_000,
+    webhook_hosts: WebhookHosts = [],  # noqa: B006
+    webhook_private: WebhookPrivate = False,
+    webhook_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_WEBHOOK_SECRET_FILE",
+            help="Holds what signs the notices; needed where a webhook host is allowed.",
+        ),
+    ] = None,
     max_model_bytes: Annotated[
         int,
         typer.Option(envvar="DRMAD_MAX_MODEL_BYTES", min=0, help="Larger models are not kept."),
@@ -337,6 +367,7 @@ def schedule(
     _configure_logging()
     from drmad_service.settings import SchedulerSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
+    from drmad_service.webhooks import Webhooks
 
     settings = SchedulerSettings(
         redis_url=redis_url,
@@ -348,6 +379,11 @@ def schedule(
         vector_bytes=vector_bytes,
         max_model_bytes=max_model_bytes,
         max_hyperparameters=max_hyperparameters,
+        webhooks=Webhooks(
+            tuple(webhook_hosts),
+            webhook_private,
+            _webhook_secret(webhook_hosts, webhook_secret_file),
+        ),
         keep_ended_s=keep_ended_s,
         poll_s=poll_s,
         start_timeout_s=start_timeout_s,
@@ -409,6 +445,20 @@ def _open(link: str) -> None:
     is_desk = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if is_desk and sys.stdout.isatty():
         webbrowser.open(link)
+
+
+def _webhook_secret(hosts: list[str], file: Path | None) -> str:
+    from drmad_service import local_key
+    from drmad_service.errors import ServiceStartError
+
+    if file is not None:
+        return local_key.from_file(file)
+    if hosts:
+        raise ServiceStartError(
+            "--webhook-host needs --webhook-secret-file: a file with one line of at least 32 "
+            "characters, which the receivers check the signatures with"
+        )
+    return ""
 
 
 def _configure_logging() -> None:

@@ -26,6 +26,8 @@
     drmad:data                     zset    sha256 of every uploaded data set, which is a file;
                                            score: last use in ms
     drmad:data:<sha256>:tenants    set     who uploaded it, and may name it
+    drmad:notices                  zset    ended jobs whose webhook is to be told; score:
+                                           when, in ms
     drmad:counters                 hash    what happened -> how often, or seconds; see metrics.py
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
@@ -57,6 +59,7 @@ CHANGES = "drmad:changes"
 CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
+NOTICES = "drmad:notices"
 COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",

@@ -18,24 +18,37 @@ def ensure(home: Path) -> str:
     Raises:
         ServiceStartError: the file is there, and holds no key.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = local_key.path(home)
+    _make(path, "drmad_")
+    key = local_key.read(home)
+    if key is None:
+        raise ServiceStartError(f"{path} holds no key; remove it, the next start makes a new one")
+    return key
+
+
+def ensure_webhook_secret(home: Path) -> Path:
+    """The file of what signs the home's notices, made at the first start."""
+    path = home / "webhook-secret"
+    _make(path, "")
+    return path
+
+
+def _make(path: Path, prefix: str) -> None:
+    """Write a secret that only this user may read, if there is none."""
+    home = path.parent
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         # Linked in place when it is complete: no reader meets half a key, and of two starts at
         # once one key stays.
         number, draft = tempfile.mkstemp(dir=home, prefix=".key-")  # mode 0600
         try:
             with os.fdopen(number, "w") as file:
-                file.write(f"drmad_{secrets.token_urlsafe(32)}\n")
+                file.write(f"{prefix}{secrets.token_urlsafe(32)}\n")
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
         finally:
             os.unlink(draft)
     path.chmod(0o600)
-    key = local_key.read(home)
-    if key is None:
-        raise ServiceStartError(f"{path} holds no key; remove it, the next start makes a new one")
-    return key
 
 
 def from_file(path: Path) -> str:

@@ -20,6 +20,7 @@ from drmad_service.runner import Runner
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
 from drmad_service.transitions import Action
+from drmad_service.webhooks import keep_sending
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Scheduler:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(keep_telling(self._store, self.name)),
+            asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:
             while not stopping.is_set():

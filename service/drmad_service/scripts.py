@@ -22,6 +22,7 @@ class Scripts:
             "cluster": keys.CLUSTER,
             "leases": keys.LEASES,
             "reservations": keys.RESERVATIONS,
+            "notices": keys.NOTICES,
             "counters": keys.COUNTERS,
             "changes": keys.CHANGES,
             "job": keys.job(""),

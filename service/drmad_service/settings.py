@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drmad_service.bounds import Bounds
+from drmad_service.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
 class ApiSettings:
     """Of one API process."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     local_key: str | None = field(default=None, repr=False)
     """What `drmad up` keeps in its home, or the operator's own."""
     open_without_keys: bool = True
@@ -34,6 +35,8 @@ class ApiSettings:
     """Where uploaded data sets are kept: a folder that the workers have too."""
     bounds: Bounds = field(default_factory=Bounds)
     """Of a job."""
+    webhooks: Webhooks = field(default_factory=Webhooks)
+    """Where jobs may send their notices."""
     most_streams: int = 2000
     """Event streams and long polls that one process holds."""
     most_streams_of_a_key: int = 500
@@ -49,7 +52,7 @@ class ApiSettings:
 class SchedulerSettings:
     """Of one scheduler process."""
 
-    redis_url: str
+    redis_url: str = field(repr=False)
     ray_address: str = "local"
     cpus: float | None = None
     """CPUs of the local Ray; None takes all of this machine's."""
@@ -66,6 +69,8 @@ class SchedulerSettings:
     """Jobs that one tenant may have running."""
     tenant_gpus: float = 1e9
     """GPUs that one tenant may have in use."""
+    webhooks: Webhooks = field(default_factory=Webhooks)
+    """Where jobs may send their notices, and what signs them."""
     vector_bytes: int = 256 << 20
     """Budget of a job's states and hypergradients; the middle ones are thinned."""
     keep_ended_s: float = 30 * 24 * 3600.0

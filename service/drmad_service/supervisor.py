@@ -19,6 +19,7 @@ from pathlib import Path
 from drmad_client import local_key
 from drmad_service.embedded import EmbeddedRedis
 from drmad_service.errors import ServiceStartError
+from drmad_service.local_key import ensure_webhook_secret
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +80,18 @@ def supervise(
             exits.enter_context(_synced(redis))
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
+        # Not arguments: those are read by everybody on the machine.
+        environment = {
+            "DRMAD_WEBHOOK_SECRET_FILE": str(ensure_webhook_secret(home)),
+            **os.environ,
+            "DRMAD_REDIS_URL": url,
+            "DRMAD_KEY_FILE": str(local_key.path(home)),
+        }
         children = [
             _Child(
                 name,
                 [sys.executable, "-m", "drmad_client", name, "--exit-with-parent", *arguments],
-                # Not arguments: those are read by everybody on the machine.
-                os.environ | {"DRMAD_REDIS_URL": url, "DRMAD_KEY_FILE": str(local_key.path(home))},
+                environment,
                 home / "logs" / f"{name}.log",
             )
             for name, arguments in (("serve", serve), ("schedule", schedule))

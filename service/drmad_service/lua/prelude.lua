@@ -134,6 +134,10 @@ local function enter(id, status, reason, message, now)
     redis.call('HSET', job, 'finished_at', string.format('%.0f', now))
     redis.call('ZADD', K.ended, now, id)
     count('ended:' .. status .. ':' .. reason)
+    if redis.call('HEXISTS', job, 'webhook') == 1 then
+      redis.call('HDEL', job, 'notice_attempts')
+      redis.call('ZADD', K.notices, now, id)
+    end
   elseif before and TERMINAL[before] then
     redis.call('HDEL', job, 'finished_at', 'error')
     redis.call('ZREM', K.ended, id)

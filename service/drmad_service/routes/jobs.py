@@ -14,7 +14,6 @@ from drmad_client.problems import uploaded_data
 from drmad_client.records import Job, JobStatus, LogLine, Page
 from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
 from drmad_service.auth import PrincipalDependency
-from drmad_service.bounds import Bounds
 from drmad_service.changes import Changes
 from drmad_service.data_folder import DataFolder
 from drmad_service.routes.dependencies import (
@@ -27,6 +26,7 @@ from drmad_service.routes.dependencies import (
     StreamsDependency,
     body_refused,
 )
+from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -62,7 +62,7 @@ async def submit(
     ] = False,
 ) -> Any:
     """Accept a job and answer it."""
-    _must_fit(spec, settings.bounds)
+    _must_fit(spec, settings)
     await _require_uploads(spec, store, data, principal.tenant)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
@@ -178,7 +178,7 @@ async def fork(
         spec = request.applied_to(begun)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
-    _must_fit(spec, settings.bounds)
+    _must_fit(spec, settings)
     job = await store.fork(job_id, request.iteration, spec, principal.tenant)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
@@ -235,10 +235,15 @@ def _invalid_body(
     return RequestValidationError(lines, body=body)
 
 
-def _must_fit(spec: JobSpec, bounds: Bounds) -> None:
+def _must_fit(spec: JobSpec, settings: ApiSettings) -> None:
+    """What the operator allows, beside what makes sense."""
+    misfits = list(settings.bounds.misfits(spec))
+    url = spec.notify.webhook
+    if url is not None and (refusal := settings.webhooks.refusal(url)):
+        misfits.append((("notify", "webhook"), refusal))
     lines = [
         {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
-        for path, message in bounds.misfits(spec)
+        for path, message in misfits
     ]
     if lines:
         raise RequestValidationError(lines, body=spec.model_dump(mode="json"))

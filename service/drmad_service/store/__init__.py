@@ -10,6 +10,7 @@ written before the script that mentions them, so a reader never sees half of one
     trials.py     what its search has tried
     events.py     what happened to it, and what it printed
     driving.py    what schedulers do
+    notices.py    who is told of its end
     commits.py    the meta-iterations, and the states between them
 """
 

@@ -182,6 +182,8 @@ class Jobs(Base):
             "gpus": str(spec.resources.gpus * spec.replicas.count),
             "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
         }
+        if spec.notify.webhook is not None:
+            described["webhook"] = "1"
         outcome, created_id = await self._scripts.run(
             "create",
             job_id,

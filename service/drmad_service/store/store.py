@@ -7,9 +7,10 @@ from drmad_service.store.commits import Commits
 from drmad_service.store.driving import Driving
 from drmad_service.store.events import Events
 from drmad_service.store.jobs import Jobs
+from drmad_service.store.notices import Notices
 from drmad_service.store.results import Results
 from drmad_service.store.trials import Trials
 
 
-class Store(Jobs, Code, Results, Trials, Events, Driving, Commits):
+class Store(Jobs, Code, Results, Trials, Events, Driving, Commits, Notices):
     """Jobs in Redis. One instance a process; the client must return bytes."""
