@@ -35,6 +35,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: install
+	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script --quick; done
+
 # A reduced set of every experiment, in build/experiments; experiments/README.md has the full one.
 experiments: install
 	$(BIN)/python -m experiments --quick
