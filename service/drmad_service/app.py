@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 
 import drmad_client
 from drmad_service import problems
@@ -19,6 +21,7 @@ from drmad_service.connection import connect
 from drmad_service.data_folder import DataFolder
 from drmad_service.metrics import Measured, Metrics
 from drmad_service.middleware import Guard, KnownHosts
+from drmad_service.observed import Observed
 from drmad_service.overview import Overview
 from drmad_service.routes import (
     catalog,
@@ -36,9 +39,12 @@ from drmad_service.routes import (
 )
 from drmad_service.routes import metrics as metrics_route
 from drmad_service.routes.dependencies import PROBLEM
+from drmad_service.schema import agree
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.streams import Streams
+
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -49,6 +55,10 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings.redis_url, metrics.redis.observe) as redis:
+            try:
+                await agree(redis)
+            except RedisError as error:  # the scripts refuse what does not fit, once it is back
+                logger.warning("Redis does not answer yet: %s", error)
             app.state.settings = settings
             app.state.redis = redis
             app.state.metrics = metrics
@@ -95,4 +105,5 @@ def create_app(settings: ApiSettings) -> FastAPI:
         larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
     app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(Observed)
     return app

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from drmad_service import logs
 from drmad_service.access import LOCAL, Access, Principal
 from drmad_service.errors import CrossSite, NotSignedIn, ScopeTooLow
 from drmad_service.scopes import needed_for
@@ -74,6 +75,7 @@ async def _principal(
     needed = needed_for(request.method, request.scope["route"].path)
     if principal.scope < needed:
         raise ScopeTooLow(principal.scope.name.lower(), needed.name.lower())
+    logs.tenant.set(principal.tenant)
     return principal
 
 

@@ -89,9 +89,11 @@ def register(app: typer.Typer) -> None:
     from drmad_service.demo import demo
 
     app.command()(demo)
+    from drmad_service import operations
     from drmad_service.key_commands import keys_app
 
     app.add_typer(keys_app)
+    operations.register(app)
 
 
 def up(
@@ -240,6 +242,7 @@ def serve(
 
     refuse_unguarded(host, redis_url, has_key=key_file is not None)
     _configure_logging()
+    _configure_traces("drmad-api")
     import uvicorn
 
     from drmad_service import local_key
@@ -361,10 +364,17 @@ def schedule(
             help="Seconds that Ray may stay silent before the scheduler starts anew.",
         ),
     ] = 10.0,
+    heartbeat_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_HEARTBEAT_FILE", help="Touched at each look at the queue, for probes."
+        ),
+    ] = None,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
     """Run a scheduler alone: any number of it. It holds the connection to Ray."""
     _configure_logging()
+    _configure_traces("drmad-scheduler")
     from drmad_service.settings import SchedulerSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
     from drmad_service.webhooks import Webhooks
@@ -391,6 +401,7 @@ def schedule(
         ray_timeout_s=ray_timeout_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
         data_dir=data_folder(data_dir, home),
+        heartbeat_file=heartbeat_file,
     )
     from drmad_service.embedded import start_ray
     from drmad_service.replicas import RayLost
@@ -400,7 +411,10 @@ def schedule(
     stopping = asyncio.Event()
 
     async def main() -> None:
+        from redis.exceptions import RedisError
+
         from drmad_service.connection import connect
+        from drmad_service.schema import agree
         from drmad_service.store import Store
 
         loop = asyncio.get_running_loop()
@@ -409,6 +423,10 @@ def schedule(
         if exit_with_parent:
             follow_parent()
         async with connect(settings.redis_url) as redis:
+            try:
+                await agree(redis)
+            except RedisError as error:  # the scripts refuse what does not fit, once it is back
+                logging.getLogger(__name__).warning("Redis does not answer yet: %s", error)
             await Scheduler(Store(redis, vector_bytes=settings.vector_bytes), settings).run(
                 stopping
             )
@@ -462,7 +480,18 @@ def _webhook_secret(hosts: list[str], file: Path | None) -> str:
 
 
 def _configure_logging() -> None:
-    logging.basicConfig(
-        level=os.environ.get("DRMAD_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    from drmad_service import logs
+    from drmad_service.errors import ServiceStartError
+
+    log_format = os.environ.get("DRMAD_LOG_FORMAT", "text")
+    if log_format not in ("text", "json"):
+        raise ServiceStartError(f"DRMAD_LOG_FORMAT must be text or json, got {log_format!r}")
+    logs.configure(
+        "json" if log_format == "json" else "text", os.environ.get("DRMAD_LOG_LEVEL", "INFO")
     )
+
+
+def _configure_traces(service: str) -> None:
+    from drmad_service import traces
+
+    traces.configure(service, os.environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drmad_client import __version__
 from drmad_client.errors import DrmadError
 
 
@@ -110,6 +111,16 @@ class StoreFull(DrmadError):
         super().__init__(
             f"the store holds {used_bytes >> 20} of {budget_bytes >> 20} MiB and keeps the rest "
             "for the running jobs; delete jobs that have ended, or give Redis more memory"
+        )
+
+
+class SchemaDiffers(DrmadError):
+    """Redis holds what another version of drmad wrote, or is being migrated to it."""
+
+    def __init__(self, found: str, known: int) -> None:
+        super().__init__(
+            f"Redis is at schema {found}, this drmad {__version__} works with schema {known} and "
+            "changes nothing; run the version that the other processes run"
         )
 
 

@@ -1,6 +1,8 @@
 """Every Redis key of drmad, and nowhere else.
 
     key                            type    holds, and until when
+    drmad:schema                   string  version of this layout; <from>-<to> while it is migrated
+    drmad:schema:lock              string  who migrates it; half a minute
     drmad:jobs                     zset    every job id, score 0: in the order of creation
     drmad:jobs:<status>            zset    the job ids of one status, likewise
     drmad:tenant:<tenant>:jobs     zset    every job id of a tenant, likewise
@@ -48,6 +50,8 @@ Whatever belongs to a job starts with its job key and goes when the job is delet
 
 from __future__ import annotations
 
+SCHEMA = "drmad:schema"
+SCHEMA_LOCK = "drmad:schema:lock"
 JOBS = "drmad:jobs"
 QUEUE = "drmad:queue"
 ENDED = "drmad:ended"

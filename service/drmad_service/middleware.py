@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from drmad_service import logs
 from drmad_service.ids import new_id
 from drmad_service.problems import problem_response
 
@@ -53,6 +54,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         request_id = new_id("req")
+        logs.request_id.set(request_id)
         larger = [most for start, most in self._larger.items() if scope["path"].startswith(start)]
         max_bytes = larger[0] if larger else self._max_body_bytes
         too_large = _Refused(

@@ -20,6 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
+from drmad_service import logs, traces
 from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
 from drmad_service.replicas import Replicas, ray_capacity
@@ -101,6 +102,7 @@ class Runner:
         """
         await self._store.status(self._lease)
         job = await self._store.get(self._lease.job_id)
+        logs.tenant.set(job.tenant)
         self._spec: JobSpec = job.spec
         self._shown = job.progress
         self._spent_s = job.progress.spent_s
@@ -134,7 +136,8 @@ class Runner:
                 if point is None or not self._replicas.actors:
                     point = await self._start()
                     await self._measure(point)
-                point = await self._meta_iteration(point)
+                with traces.span("meta-iteration", self._traced(point)):
+                    point = await self._meta_iteration(point)
                 self._failures = 0
                 if time.monotonic() > self._looked + self._settings.poll_s:
                     await self._look()  # short iterations end before anybody has looked
@@ -149,6 +152,9 @@ class Runner:
             except _Lost as lost:
                 await self._last_lines()
                 await self._replica_lost(lost.failure)
+
+    def _traced(self, point: ResumePoint) -> dict[str, str | int]:
+        return {"drmad.job_id": self._lease.job_id, "drmad.iteration": point.iteration}
 
     async def _place(self) -> None:
         """Have every replica placed."""

@@ -10,9 +10,10 @@ import time
 from redis.exceptions import RedisError
 
 from drmad_client.records import JobError
+from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.data_folder import DataFolder
-from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, StoreFull
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
 from drmad_service.ids import new_id
 from drmad_service.nodes import keep_telling
 from drmad_service.replicas import RayLost, ray_capacity
@@ -65,13 +66,17 @@ class Scheduler:
 
     async def _claim_one(self) -> bool:
         capacity = await ray_capacity(self._settings)
+        began_ns = time.time_ns()
         try:
             lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
         except RedisError as error:
             logger.warning("Redis does not answer: %s", error)
             return False
+        if self._settings.heartbeat_file is not None:
+            self._settings.heartbeat_file.touch()
         if lease is None:
             return False
+        traces.record("claim", began_ns, {"drmad.job_id": lease.job_id})
         logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
         task = asyncio.create_task(self._drive(lease, capacity))
         self._driven[lease] = task
@@ -80,13 +85,14 @@ class Scheduler:
 
     async def _drive(self, lease: Lease, capacity: Capacity) -> None:
         fields = {"job_id": lease.job_id}
+        logs.job_id.set(lease.job_id)  # of this task
         try:
             await self._run(lease, capacity)
             logger.info("let go of a job", extra={"action": "job_released", **fields})
         except asyncio.CancelledError:
             await self._give_back(lease)
             raise
-        except (LeaseLost, JobNotFound) as error:
+        except (LeaseLost, JobNotFound, SchemaDiffers) as error:
             logger.warning("stopped driving: %s", error, extra=fields)
         except RayLost as error:
             logger.warning("gives a job back: %s", error, extra=fields)
@@ -108,7 +114,7 @@ class Scheduler:
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     async def _give_back(self, lease: Lease) -> None:
-        with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
+        with contextlib.suppress(RedisError, LeaseLost, ActionRefused, SchemaDiffers):
             message = "its scheduler was stopped; goes on from the last meta-iteration"
             await self._store.act(lease, Action.YIELD, "scheduler_stopped", message)
 

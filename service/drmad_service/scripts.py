@@ -7,8 +7,11 @@ from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from drmad_service import keys
+from drmad_service.errors import SchemaDiffers
+from drmad_service.schema import SCHEMA
 
 
 class Scripts:
@@ -16,6 +19,8 @@ class Scripts:
 
     def __init__(self, redis: Redis, **constants: float) -> None:
         names = {
+            "schema_key": keys.SCHEMA,
+            "schema": str(SCHEMA),
             "jobs": keys.JOBS,
             "queue": keys.QUEUE,
             "ended": keys.ENDED,
@@ -44,8 +49,18 @@ class Scripts:
         }
 
     async def run(self, script: str, *args: str | bytes | float) -> Any:
-        """What the script returns, its bytes as text."""
-        return _decoded(await self._scripts[script](args=args))
+        """What the script returns, its bytes as text.
+
+        Raises:
+            SchemaDiffers: the data belongs to another version; nothing was changed.
+        """
+        try:
+            return _decoded(await self._scripts[script](args=args))
+        except ResponseError as error:
+            refusal, _, found = str(error).partition(" ")
+            if refusal == "SCHEMA":
+                raise SchemaDiffers(found, SCHEMA) from error
+            raise
 
 
 def _decoded(value: Any) -> Any:

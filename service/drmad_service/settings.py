@@ -83,3 +83,5 @@ class SchedulerSettings:
     """Folders of the workers below which jobs may read data."""
     data_dir: Path = Path("data")
     """Where the API keeps uploaded data sets; workers find them there."""
+    heartbeat_file: Path | None = None
+    """Touched whenever the scheduler has looked at the queue."""

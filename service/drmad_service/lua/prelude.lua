@@ -1,6 +1,10 @@
 -- Stands before every script: the keys (K, from keys.py), the clock, the one way to tell of a
 -- change and the one way to change a job's state.
 
+-- Whoever was built for another layout of the keys writes nothing.
+local schema = redis.call('GET', K.schema_key)
+if schema and schema ~= K.schema then return redis.error_reply('SCHEMA ' .. schema) end
+
 local DRIVEN = { starting = true, running = true, pausing = true, cancelling = true }
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 

@@ -18,7 +18,8 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: PROBLEM})
 async def readyz(store: StoreDependency) -> dict[str, str]:
-    """Redis answers too; `warning` says that it is too full for new jobs."""
+    """Redis answers too, with data of this version; `warning`: it is too full for new jobs."""
+    await store.must_agree()
     try:
         await store.must_have_room()
     except StoreFull as error:

@@ -11,7 +11,15 @@ from redis.asyncio import Redis
 from drmad_client.records import Job, JobStatus
 from drmad_service import keys, rows
 from drmad_service.blobs import Blobs
-from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ResultNotFound, StoreFull
+from drmad_service.errors import (
+    ActionRefused,
+    JobNotFound,
+    LeaseLost,
+    ResultNotFound,
+    SchemaDiffers,
+    StoreFull,
+)
+from drmad_service.schema import SCHEMA
 from drmad_service.scripts import Scripts
 from drmad_service.store.values import Lease
 from drmad_service.transitions import TRANSITIONS, Action
@@ -74,6 +82,15 @@ class Base:
         budget, used = memory["maxmemory"], memory["used_memory"]
         if budget and used > FULL * budget:
             raise StoreFull(used, budget)
+
+    async def must_agree(self) -> None:
+        """
+        Raises:
+            SchemaDiffers: the data belongs to another version.
+        """
+        found = await self._redis.get(keys.SCHEMA)
+        if found is not None and found.decode() != str(SCHEMA):
+            raise SchemaDiffers(found.decode(), SCHEMA)
 
     async def _must_exist(self, job_id: str) -> None:
         if not await self._redis.exists(keys.job(job_id)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from drmad_client.problems import uploaded_data
 from drmad_client.records import Job, JobStatus, Page, Progress
@@ -67,6 +67,19 @@ class Jobs(Base):
             "progress": progress.model_dump_json(),
         }
         return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]
+
+    async def put_restored(
+        self,
+        job_id: str,
+        fields: Mapping[str, str],
+        before: JobStatus,
+        after: JobStatus,
+        parts: Sequence[str],
+    ) -> bool:
+        """Make a job of a backup whose parts are written. Returns whether there was none before."""
+        described = json.dumps(dict(fields))
+        outcome = await self._scripts.run("restore", job_id, described, before, after, *parts)
+        return bool(outcome == "ok")
 
     async def tenant_of(self, job_id: str) -> str | None:
         """Whose job it is; None when there is no such job."""
