@@ -104,6 +104,12 @@ class ShortcutMethod(_Horizon):
         description="How far the curvature may move the adjoint in one stride, relative to its "
         "length; null takes every stride in full.",
     )
+    thin: int = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="In the first half of the training one minibatch in so many stands for all.",
+    )
     contraction: bool = Field(
         default=True, description="Let the adjoint grow by at most 1 % per inner step."
     )

@@ -37,7 +37,7 @@ from tests.workers.small import largest_difference, small_problem, tuner_of
 
 CALM = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2, momentum=0.9)
 DIVERGING = replace(CALM, steps=300, learning_rate=1.0, momentum=0.9, batch_size=4)
-DRMAD = Shortcut(knots=1, average=1, stride=1, contraction=False)
+DRMAD = Shortcut(knots=1, average=1, stride=1, thin=1, contraction=False)
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ def test_replay_is_the_finite_difference_of_whole_training_runs(
 def test_shortcut_with_a_knot_at_every_step_is_replay(training: TrainingConfig) -> None:
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
     exact = tuner_of(small_problem(), kinds, training)
-    everywhere = Shortcut(knots=training.steps, stride=1, contraction=False)
+    everywhere = Shortcut(knots=training.steps, stride=1, thin=1, contraction=False)
     walked = tuner_of(small_problem(), kinds, training, everywhere)
     values = shaken(exact)
     expected = exact.evaluate(values, 3).hypergradient
@@ -102,7 +102,10 @@ def test_one_step_needs_no_path_at_all() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 5, 16])
 def test_horizon_of_shortcut_is_that_of_truncated_replay(horizon: int) -> None:
-    methods = [Replay(horizon), Shortcut(horizon, knots=horizon, stride=1, contraction=False)]
+    methods = [
+        Replay(horizon),
+        Shortcut(horizon, knots=horizon, stride=1, thin=1, contraction=False),
+    ]
     replayed, walked = (
         tuner_of(small_problem(), [SampleWeight()], TRAINING, method) for method in methods
     )
@@ -135,12 +138,46 @@ def test_stride_counts_its_products() -> None:
     assert tuner.evaluate(tuner.initial_values(), 0).backward_steps == 4
 
 
+def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
+    """Minibatches of all examples: one of two stands for both, and every example is visited."""
+    training = replace(TRAINING, steps=16, batch_size=12)
+    kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
+    full, thinned = (
+        tuner_of(small_problem(), kinds, training, Shortcut(stride=4, tolerance=None, thin=thin))
+        for thin in (1, 2)
+    )
+    values = shaken(full)
+    expected, actual = full.evaluate(values, 0), thinned.evaluate(values, 0)
+    assert actual.backward_steps == expected.backward_steps == 4
+    assert largest_difference(actual, expected.hypergradient) < 1e-12
+
+
+def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
+    """Two epochs, of which the first is visited by half; each example counts for its draws."""
+    training = TrainingConfig("sgd", steps=12, batch_size=2, learning_rate=1e-4, momentum=0.0)
+    exact, thinned = (
+        tuner_of(small_problem(), [SampleWeight()], training, method)
+        for method in (Replay(), Shortcut(stride=2, thin=2))
+    )
+    values = exact.initial_values()
+    expected = exact.evaluate(values, 0).hypergradient["sample_weight"]
+    result = thinned.evaluate(values, 0)
+    assert result.backward_steps < training.steps
+    assert relative(result.hypergradient["sample_weight"], expected) < 1e-2
+
+
+def test_cost_of_the_shortcut_counts_the_minibatches_it_visits() -> None:
+    training = replace(TRAINING, steps=100)
+    walks = (Shortcut(), Shortcut(thin=1), Shortcut(horizon=50), Shortcut(horizon=60))
+    assert [walk.cost(training) for walk in walks] == [2.5, 3.0, 2.0, 2.1]
+
+
 def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
     wild = replace(TRAINING, steps=300, learning_rate=1.0, momentum=0.9)
     problem = small_problem()
     problem.train = (3.0 * problem.train[0], problem.train[1])
     problem.valid = (3.0 * problem.valid[0], problem.valid[1])
-    drmad = Shortcut(knots=1, average=1, stride=1, contraction=False)
+    drmad = Shortcut(knots=1, average=1, stride=1, thin=1, contraction=False)
     line = tuner_of(problem, [SampleWeight()], wild, drmad)
     with pytest.raises(HypergradientDiverged, match="use contraction") as error:
         line.evaluate(line.initial_values(), 0)
@@ -165,7 +202,7 @@ def test_knots_stand_apart_and_crowd_towards_the_end(knots: int) -> None:
 def test_a_knot_is_the_mean_of_its_window() -> None:
     """On a path that the polyline of window means passes through: a straight one."""
     training = replace(TRAINING, steps=40, momentum=0.0, learning_rate=1e-6)
-    methods = (Replay(), Shortcut(knots=5, average=6, stride=1, contraction=False))
+    methods = (Replay(), Shortcut(knots=5, average=6, stride=1, thin=1, contraction=False))
     exact, averaged = (
         tuner_of(small_problem(), [SampleWeight()], training, method) for method in methods
     )
@@ -183,6 +220,7 @@ def test_a_knot_is_the_mean_of_its_window() -> None:
         (Shortcut(knots=0), "hypergradient.knots"),
         (Shortcut(stride=0), "hypergradient.stride"),
         (Shortcut(average=0), "hypergradient.average"),
+        (Shortcut(thin=0), "hypergradient.thin"),
         (Shortcut(preset="paper", knots=3), "hypergradient.preset"),
     ],
 )

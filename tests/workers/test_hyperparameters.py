@@ -52,7 +52,7 @@ TRAININGS: dict[Optimizer, TrainingConfig] = {
     "adam": replace(DAMPED, optimizer="adam", learning_rate=0.05, weight_decay=0.1),
     "adamw": replace(DAMPED, optimizer="adamw", learning_rate=0.05, weight_decay=0.1),
 }
-EVERYWHERE = Shortcut(knots=STEPS, stride=1, contraction=False)
+EVERYWHERE = Shortcut(knots=STEPS, stride=1, thin=1, contraction=False)
 
 PER_STEP: list[PerStep] = ["model", "layer", "step", "step_and_layer"]
 KINDS: dict[str, Kind] = {

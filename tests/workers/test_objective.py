@@ -1,14 +1,33 @@
 """Models as users write them: shared and frozen weights, buffers, dropout, convolutions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import L2, Problem, Replay, SampleWeight, Shortcut, TrainingConfig
-from drmad_workers.hyperparameters import Slot, unit_shapes
-from tests.workers.small import CLASSES, finite_difference, shaken, small_problem, tuner_of
+from drmad_workers import (
+    L2,
+    LossWeight,
+    Problem,
+    Replay,
+    SampleWeight,
+    Shortcut,
+    Stored,
+    TrainingConfig,
+    TrainingData,
+)
+from drmad_workers.hyperparameters import Kind, Slot, unit_shapes
+from drmad_workers.objective import Objective
+from tests.workers.small import (
+    CLASSES,
+    finite_difference,
+    largest_difference,
+    shaken,
+    small_problem,
+    tuner_of,
+)
 
 TRAINING = TrainingConfig("sgd", steps=7, batch_size=4, learning_rate=0.1, momentum=0.5)
 
@@ -96,6 +115,48 @@ def test_hypergradient_is_exact_on_every_model(name: str) -> None:
             difference = finite_difference(tuner, values, key, coordinate)
             error = abs(difference - float(gradient[coordinate]))
             assert error < 1e-6 * max(1e-2, float(gradient.abs().max()))
+
+
+def test_products_taken_forwards_are_those_taken_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions take the first derivative forwards; by every kind that enters the loss."""
+    kinds: list[Kind] = [L2(per="unit"), SampleWeight(), LossWeight(), TrainingData()]
+    tuner = tuner_of(with_fresh_weights(Pictures()), kinds, TRAINING, Stored())
+    values = shaken(tuner)
+    taken: list[bool] = []
+    original = Objective.forward_product
+
+    def noted(*args: Any) -> Any:
+        taken.append(True)
+        return original(*args)
+
+    monkeypatch.setattr(Objective, "forward_product", noted)
+    forwards = tuner.evaluate(values, 0)
+    assert len(taken) >= TRAINING.steps
+    monkeypatch.setattr(Objective, "_goes_forward", lambda *_: False)
+    backwards = tuner.evaluate(values, 0)
+    assert largest_difference(forwards, backwards.hypergradient) < 1e-12
+
+
+class Apart(nn.Module):
+    """Convolves by a weight that no attribute of the module leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(1, CLASSES, 4)
+        self._held = [self.layer.weight]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = nn.functional.conv1d(inputs[:, None], self._held[0], self.layer.bias)
+        return torch.tanh(outputs).flatten(1)
+
+
+def test_weights_that_are_held_elsewhere_are_not_lost_by_the_way_forwards() -> None:
+    tuner = tuner_of(small_problem(Apart()), [SampleWeight()], TRAINING, Stored())
+    values = shaken(tuner)
+    gradient = tuner.evaluate(values, 0).hypergradient["sample_weight"]
+    for coordinate in range(0, 12, 5):
+        difference = finite_difference(tuner, values, "sample_weight", coordinate)
+        assert abs(difference - float(gradient[coordinate])) < 1e-6
 
 
 @pytest.mark.parametrize("method", [Replay(), Shortcut(stride=2)])

@@ -46,6 +46,7 @@ class StackedObjective(Objective):
         self.weights = self.state[0]
         self.parameters = [part.requires_grad_() for part in self.parts(self.weights.detach())]
         self._current: Sequence[Tensor] = self.parameters
+        self._forward = False  # vmap takes the model over weights: no dual numbers beside that
         offsets = torch.arange(replicas, device=like.device)[:, None]
         self._offsets = {name: offsets * like.bound[name].shape[0] for name in self._row_names}
 
@@ -142,8 +143,11 @@ class StackedMinibatches(Minibatches):
         self._singles = singles
         self._examples = examples
 
-    def join(self, step: int, count: int = 1) -> Batch:
-        index = torch.stack([single.index(step, count) for single in self._singles])
+    def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
+        return torch.stack([single.index(step, count, every) for single in self._singles])
+
+    def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
+        index = self.index(step, count, every)
         batch = self._examples.take(index.reshape(-1))
         inputs, targets = (
             part.view(index.shape + part.shape[1:]) for part in (batch.inputs, batch.targets)

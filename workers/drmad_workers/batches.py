@@ -145,15 +145,18 @@ class Minibatches:
         self.per_epoch = examples.rows // batch_size
         self._orders: dict[int, Tensor] = {}
 
-    def join(self, step: int, count: int = 1) -> Batch:
-        """The minibatches of the steps `step` .. `step + count - 1`, joined into one."""
-        return self._examples.take(self.index(step, count))
+    def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
+        """The minibatches of the steps `step` .. `step + count - 1`, joined into one.
 
-    def index(self, step: int, count: int = 1) -> Tensor:
-        """Positions of their examples, shape (count × batch size,)."""
-        if count == 1:
+        Of every so many of them the first alone.
+        """
+        return self._examples.take(self.index(step, count, every))
+
+    def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
+        """Positions of their examples, shape (⌈count / every⌉ × batch size,)."""
+        if count <= every:
             return self._index(step)
-        return torch.cat([self._index(step + i) for i in range(count)])
+        return torch.cat([self._index(step + i) for i in range(0, count, every)])
 
     def step_seed(self, step: int) -> int:
         """Seed of the random numbers that the model draws in this step (dropout)."""

@@ -44,6 +44,10 @@ class Rate:
         self._numbers = [values] if isinstance(values, float) else self._values[0].tolist()
         self._constant = None if self.per_step else self.spread(self.at(0))
 
+    @property
+    def tuned_per_step(self) -> bool:
+        return self.per_step and self.total is not None
+
     def at(self, step: int) -> Factor:
         """A number, or one per layer."""
         column = step if self.per_step else 0

@@ -54,6 +54,7 @@ class Objective(Products):
         prepare: Callable[[Tensor], None] | None = None,
         gauss_newton: bool = False,
         at: Linearization | None = None,
+        share: float = 1.0,
     ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
@@ -64,13 +65,14 @@ class Objective(Products):
             prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
             gauss_newton: takes `gauss_newton_product` in its place.
             at: the gradient there with its graph, where it is known already.
+            share: of ∂/∂w that is taken; dλ takes all of ∂/∂λ.
         """
         if gauss_newton:
             found = self.gauss_newton_product(batch, cotangent, prepare)
         else:
             found = self.product(batch, cotangent, prepare, at)
         by_weights, by_leaves, by_rows = found
-        self._subtract(by_weights, out)
+        self._subtract(by_weights, out, share)
         for name, part in zip(self._leaf_names, by_leaves, strict=True):
             if part is not None:
                 self._totals[name].sub_(part)
@@ -78,13 +80,27 @@ class Objective(Products):
             if part is not None:
                 self._subtract_rows(name, batch.index, part)
         for penalty in self._penalties:
-            penalty.subtract_product(self.weights, cotangent, out)
+            penalty.subtract_product(self.weights, cotangent, out, share)
 
     def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
         """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
         self._subtract(self.product(batch, cotangent)[0], out)
         for penalty in self._penalties:
             penalty.subtract_curvature(cotangent, out)
+
+    def rows_visited(self) -> Tensor | None:
+        """Zeros to count examples in, shape (training examples,); None where no λ has such rows."""
+        if not self._row_names:
+            return None
+        total = self._totals[self._row_names[0]]
+        rows = self.bound[self._row_names[0]].shape[0]
+        return total.new_zeros(*self.weights.shape[:-1], rows)
+
+    def multiply_rows(self, factor: Tensor) -> None:
+        """dλ_i *= factor_i for the λ with one entry per example; shape (training examples,)."""
+        for name in self._row_names:
+            total = self._totals[name]
+            total.mul_(factor.view(factor.shape + (1,) * (total.ndim - factor.ndim)))
 
     def add_products(self, totals: Mapping[str, Tensor], by_penalty: Sequence[Tensor]) -> None:
         """Adds what another objective of the same kind has gathered since `begin_products`."""
@@ -180,10 +196,10 @@ class Objective(Products):
                 raise HypergradientNotFinite(name, wrong, part.numel())
         return gradient
 
-    def _subtract(self, parts: Parts, out: Tensor) -> None:
+    def _subtract(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
         for view, part in zip(self.parts(out), parts, strict=True):
             if part is not None:
-                view.sub_(part)
+                view.sub_(part, alpha=share)
 
     def _subtract_rows(self, name: str, index: Tensor, part: Tensor) -> None:
         """Derivatives by what a batch took of a row-wise λ, to their places in its total."""

@@ -41,16 +41,18 @@ class Penalties:
     def begin_products(self, weights: Tensor) -> None:
         self.products = torch.zeros_like(weights)
 
-    def subtract_product(self, weights: Tensor, cotangent: Tensor, out: Tensor) -> None:
-        """out -= H u, shape (P,), H being 0 for k = 1; and keeps what `gather` needs."""
-        self.subtract_curvature(cotangent, out)
+    def subtract_product(
+        self, weights: Tensor, cotangent: Tensor, out: Tensor, share: float = 1.0
+    ) -> None:
+        """out -= share H u, shape (P,), H being 0 for k = 1; and keeps what `gather` needs."""
+        self.subtract_curvature(cotangent, out, share)
         self.products.addcmul_(self._slope(weights), cotangent)
 
-    def subtract_curvature(self, cotangent: Tensor, out: Tensor) -> None:
-        """out -= H u, shape (P,)."""
+    def subtract_curvature(self, cotangent: Tensor, out: Tensor, share: float = 1.0) -> None:
+        """out -= share H u, shape (P,)."""
         assert self._coefficients is not None
         if self._power == 2:
-            out.addcmul_(self._coefficients, cotangent, value=-1.0)
+            out.addcmul_(self._coefficients, cotangent, value=-share)
 
     def add_along(
         self, weights: Tensor, along: Tensor, values: Mapping[str, Tensor], out: Tensor

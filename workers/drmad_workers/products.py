@@ -3,12 +3,15 @@
 [Schraudolph2002] Fast curvature matrix-vector products for second-order gradient descent.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.modules.conv import _ConvNd
 
 from drmad_workers.errors import ProblemError
 from drmad_workers.losses import Losses, total
@@ -51,6 +54,7 @@ class Products(Losses):
     """
 
     hvp: Hvp = "exact"
+    _forward: bool | None = None
 
     def product(
         self,
@@ -75,6 +79,8 @@ class Products(Losses):
         Penalties left out (but in the ∇_w L that `prepare` is given). None where <∇_w L, u> does
         not depend on it. The graph of `at` is gone afterwards.
         """
+        if at is None and prepare is None and self._goes_forward(batch, cotangent):
+            return self.forward_product(batch, cotangent)
         at = at or self.linearize(batch)
         if prepare is not None:
             prepare(self._flat_gradient(at.gradients))
@@ -85,6 +91,65 @@ class Products(Losses):
             second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
         first, last = len(at.parameters), len(inputs) - len(at.rows)
         return second[:first], second[first:last], second[last:]
+
+    def forward_product(self, batch: Batch, cotangent: Tensor) -> tuple[Parts, Parts, Parts]:
+        """`second_derivatives` with the first of the two derivatives taken forwards.
+
+        The outputs z(w) and their derivative ż along u come from one pass (dual numbers); with
+        g = ∂ℓ/∂z, <∇_w L, u> = <g, ż> is differentiated by z and ż, and both by w in one pass
+        backwards: of a layer whose inputs need no derivative 3 matrix products in the place of 4.
+        """
+        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
+        leaves, data = self.leaves(), self._training_data
+        with forward_ad.dual_level(), self.elsewhere():
+            for module, name, number in self._places:
+                along = self.parts(cotangent)[number]
+                dual = forward_ad.make_dual(self.parameters[number], along)  # type: ignore[no-untyped-call]
+                module._parameters[name] = dual
+            outputs = self.model(batch.inputs if data is None else rows[data])
+            outputs, along = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
+        at = outputs.detach().requires_grad_()
+        by_outputs = torch.autograd.grad(self._loss_of(at, batch, rows), at, create_graph=True)[0]
+        inputs = [at, *leaves, *rows.values()]
+        by_at, *by_rest = torch.autograd.grad(
+            by_outputs, inputs, along.detach(), allow_unused=True, materialize_grads=True
+        )
+        wanted = self.parameters if data is None else [*self.parameters, rows[data]]
+        by_wanted = torch.autograd.grad(
+            [outputs, along], wanted, [by_at, by_outputs.detach()], allow_unused=True
+        )
+        by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
+        if data is not None:
+            by_rows[self._row_names.index(data)] = by_wanted[-1]
+        return by_wanted[: len(self.parameters)], by_leaves, by_rows
+
+    def _goes_forward(self, batch: Batch, cotangent: Tensor) -> bool:
+        """Whether `forward_product` is the faster one, and right for this model; found out once.
+
+        It is faster where there are convolutions. It would be wrong where code holds parameters by
+        other means than as attributes of modules, and fails where an operation has no such
+        derivative.
+        """
+        if self._forward is None:
+            self._forward = False
+            convolves = any(isinstance(m, _ConvNd) for m in self.model.modules())
+            plain = not (
+                self.autocast or self.stochastic or next(self.model.buffers(), None) is not None
+            )
+            if convolves and plain and self.problem.inner_loss is None:
+                expected = self.second_derivatives(batch, cotangent)
+                try:
+                    with warnings.catch_warnings():  # of torch's own code, as it loads
+                        warnings.simplefilter("ignore", DeprecationWarning)
+                        found = self.forward_product(batch, cotangent)
+                except (RuntimeError, NotImplementedError):
+                    return False
+                self._forward = all(
+                    one is other or (one is not None and other is not None and close(one, other))
+                    for ones, others in zip(found, expected, strict=True)
+                    for one, other in zip(ones, others, strict=True)
+                )
+        return self._forward
 
     def linearize(self, batch: Batch, weights: Tensor | None = None) -> Linearization:
         """∇_w L with its graph at the current weights, or at others inside of `elsewhere`.
@@ -283,3 +348,8 @@ class Products(Losses):
             if gradient is not None and gradient.requires_grad
         ]
         return [gradient for gradient, _ in there], [part for _, part in there]
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    """Alike but for rounding, relative to the largest entry."""
+    return float((one - other).abs().max()) <= 1e-3 * float(other.abs().max())

@@ -144,11 +144,18 @@ class TrainingRun:
         self.losses = objective.weights.new_zeros(config.steps, *objective.weights.shape[:-1])
         self._minibatches = minibatches
 
-    def batch(self, step: int, count: int = 1) -> Batch:
-        """The joined minibatches of `count` steps; also sets the seed of the model's own noise."""
+    def batch(self, step: int, count: int = 1, every: int = 1) -> Batch:
+        """The joined minibatches of `count` steps; also sets the seed of the model's own noise.
+
+        Of every so many of them the first alone.
+        """
         if self.objective.stochastic:
             torch.manual_seed(self._minibatches.step_seed(step))
-        return self._minibatches.join(step, count)
+        return self._minibatches.join(step, count, every)
+
+    def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
+        """Positions of the examples of `batch`, shape (rows,)."""
+        return self._minibatches.index(step, count, every)
 
     def epoch(self, rows: int) -> Iterator[tuple[Batch, float]]:
         """The minibatches of the first epoch, joined up to about `rows`, and their share of it."""

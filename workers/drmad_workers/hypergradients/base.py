@@ -173,12 +173,15 @@ class Adjoint:
         count: int = 1,
         velocity_after: Tensor | None = None,
         at: Linearization | None = None,
+        every: int = 1,
+        share: float = 1.0,
     ) -> None:
         """Reverses the steps `step` .. `step + count - 1`, linearised at the run's `point`.
 
         Their minibatches are joined, and the map is the one of `count` steps under a constant
         gradient (Dynamics.pull_back, which also says what `velocity_after` is). `at` is the
-        gradient there with its graph, where it is known already.
+        gradient there with its graph, where it is known already. Of `every` so many minibatches
+        the first stands for all; `share` of the curvature moves dw; see subtract_product.
         """
         run = self._run
         dynamics, cotangent = run.dynamics, self._cotangent
@@ -188,15 +191,15 @@ class Adjoint:
                 step, count, self.state, cotangent, run.state, gradient, velocity_after
             )
 
-        batch = run.batch(step, count) if at is None else at.batch
+        batch = run.batch(step, count, every) if at is None else at.batch
         before = self.weights.clone() if self._watch else None
         gauss_newton = self._curvature == "gauss_newton"
         product = run.objective.subtract_product
         if dynamics.reads_gradient:
-            product(batch, cotangent, self.weights, prepare, gauss_newton, at)
+            product(batch, cotangent, self.weights, prepare, gauss_newton, at, share)
         else:
             prepare()
-            product(batch, cotangent, self.weights, None, gauss_newton, at)
+            product(batch, cotangent, self.weights, None, gauss_newton, at, share)
         self.products += 1
         norm = torch.linalg.vector_norm(self.weights, dim=-1)
         if self.products % self._check_every == 0:

@@ -4,6 +4,7 @@
 of deep neural networks, 1601.00917.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,7 +15,14 @@ from torch import Tensor
 
 from drmad_workers.dynamics import Momentum
 from drmad_workers.errors import ProblemError
-from drmad_workers.hypergradients.base import Adjoint, Curvature, Method, check_horizon, last_steps
+from drmad_workers.hypergradients.base import (
+    PRODUCT,
+    Adjoint,
+    Curvature,
+    Method,
+    check_horizon,
+    last_steps,
+)
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 Preset = Literal["paper", "paper_tenth"]
@@ -34,10 +42,16 @@ class Shortcut(Method):
     little, so the next stride is as long as |Δdw| / |dw| <= `tolerance` lets it be, judged by the
     last one: long where the path is calm, single steps where dw would be stretched.
 
+    In the first half of the training one minibatch in `thin` stands for all of them. A stride that
+    the tolerance keeps shorter than that moves dw by its own share of the curvature, and dλ by all
+    of it. What λ has per example is scaled to how often each was drawn (see Visits). A momentum
+    that is tuned per step lets the walk take single steps throughout, as its derivatives are about
+    the velocity of each.
+
     Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
     where the rates are tuned, is told from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
-    Cost: N/m Hessian-vector products, each on the rows of m minibatches.
+    Cost: N/m Hessian-vector products, each on the rows of m minibatches, or of m / `thin`.
     Memory: K + 1 copies of the weights (of Adam, three times as many), whatever T.
 
     Attributes:
@@ -47,6 +61,7 @@ class Shortcut(Method):
             said above.
         stride: the largest m, at least 1.
         tolerance: as said above; None takes every stride in full.
+        thin: as said above; 1 visits every minibatch.
         contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin.
         curvature: "gauss_newton" leaves out the curvature of the model, and keeps that of the loss
             in the model's outputs: positive where that is convex, so that dw is not stretched;
@@ -61,6 +76,7 @@ class Shortcut(Method):
     average: int | None = None
     stride: int = 10
     tolerance: float | None = 0.08
+    thin: int = 2
     contraction: bool = True
     curvature: Curvature = "hessian"
     preset: Preset | None = None
@@ -74,7 +90,7 @@ class Shortcut(Method):
 
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
-        for field in ("knots", "average", "stride"):
+        for field in ("knots", "average", "stride", "thin"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ProblemError(
@@ -121,6 +137,13 @@ class Shortcut(Method):
         start = run.steps - (self.horizon or run.steps)
         return Knots(knot_steps(start, run.steps, self.knots), run.steps, self.average)
 
+    def cost(self, training: TrainingConfig) -> float:
+        visited = len(self.steps(training))
+        if self.preset is None:
+            early = max(0, training.steps // 2 - self.steps(training).start)
+            visited -= early - math.ceil(early / self.thin)
+        return 1.0 + PRODUCT * visited / training.steps
+
     def copies(self, training: TrainingConfig) -> float:
         return 2.0 if self.preset else min(self.knots, self.backward_total(training)) + 1.0
 
@@ -131,17 +154,28 @@ class Shortcut(Method):
             self._backward_as_published(run, recorder, adjoint, points)
             return
         adjoint.begin(self.contraction, self.curvature, watch=self.tolerance is not None)
+        single = run.dynamics.momentum.tuned_per_step
+        visits = None
+        if self.thin > 1 and recorder.start < run.steps // 2:
+            visits = Visits(run)
         stop = run.steps
-        length = self.stride if self.tolerance is None else 1
+        stride = self.stride if self.tolerance is None and not single else 1
         while stop > recorder.start:
-            start = max(recorder.start, stop - length)
+            every = self.thin if stop <= run.steps // 2 and not single else 1
+            start = max(recorder.start, stop - every * math.ceil(stride / every))
+            count = stop - start
             velocity = recorder.velocity(start, stop, run)
             recorder.point(0.5 * (start + stop - 1), run.path)
-            adjoint.step_back(start, stop - start, velocity)
-            if self.tolerance is not None:
-                allowed = length * self.tolerance / max(adjoint.change, 1e-9)
-                length = max(1, min(self.stride, 2 * length, int(allowed)))
+            share = min(1.0, stride / count)
+            adjoint.step_back(start, count, velocity, None, every, share)
+            if visits is not None:
+                visits.add(start, count, every)
+            if self.tolerance is not None and not single:
+                allowed = stride * self.tolerance / max(adjoint.change, 1e-9)
+                stride = max(1, min(self.stride, 2 * stride, int(allowed)))
             stop = start
+        if visits is not None:
+            visits.settle()
         adjoint.finish(recorder.start)
 
     def _backward_as_published(
@@ -161,6 +195,30 @@ class Shortcut(Method):
                 run.state[1].copy_(velocity)
             adjoint.step_back(step, velocity_after=velocity)
         adjoint.finish(0)
+
+
+class Visits:
+    """How often minibatches drew each example, and for how many draws the walk's visits stand.
+
+    Where λ has an entry per example, chance visits some of them more often than others: their
+    parts of dλ are scaled from the one to the other.
+    """
+
+    def __init__(self, run: TrainingRun) -> None:
+        self._run = run
+        self._drawn, self._visited = run.objective.rows_visited(), run.objective.rows_visited()
+
+    def add(self, step: int, count: int, every: int) -> None:
+        for counts, thinned in ((self._drawn, 1), (self._visited, every)):
+            if counts is not None:
+                index = self._run.index(step, count, thinned)
+                stands_for = count / math.ceil(count / thinned)
+                each = torch.full_like(index, stands_for, dtype=counts.dtype)
+                counts.scatter_add_(-1, index, each)
+
+    def settle(self) -> None:
+        if self._drawn is not None and self._visited is not None:
+            self._run.objective.multiply_rows(self._drawn / self._visited.clamp_min(1.0))
 
 
 def knot_steps(start: int, stop: int, knots: int) -> list[int]:
