@@ -38,6 +38,7 @@ from drmad_workers import L2, Problem, Replay, Shortcut, Stored, TrainingConfig,
 from drmad_workers.batched import Replicas
 from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.catalog import build_problem
+from drmad_workers.catalog.places import Places
 from drmad_workers.hypergradients import Method
 
 ALPHA, GAMMA = 0.5, 0.9
@@ -47,8 +48,9 @@ PENALTY = -9.0
 
 def problem_of() -> Problem:
     roots = [Path(r) for r in os.environ.get("DRMAD_DATA_ROOTS", "").split(os.pathsep) if r]
+    places = Places(roots)
     data = {"name": "mnist", "train": 5000, "valid": 1000, "test": 0}
-    return build_problem({"name": "mlp", "hidden": [50, 50, 50]}, data, data_roots=roots)
+    return build_problem({"name": "mlp", "hidden": [50, 50, 50]}, data, places=places)
 
 
 def training_of(steps: int) -> TrainingConfig:

@@ -249,6 +249,21 @@ def test_what_a_horizon_cannot_see_is_refused_by_name(method: Method, kind: Kind
     tuner_of(small_problem(), [LearningRate(per="layer")], DAMPED, method)
 
 
+def test_the_shortcut_takes_single_steps_for_a_momentum_per_step() -> None:
+    """Strides of up to ten would leave a cosine of .25."""
+    training = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2)
+    exact, walked = (
+        tuner_of(small_problem(), [Momentum(per="step")], training, method)
+        for method in (Replay(), Shortcut())
+    )
+    values = exact.initial_values()
+    expected = exact.evaluate(values, 0).hypergradient["momentum"]
+    result = walked.evaluate(values, 0)
+    assert result.backward_steps == training.steps
+    actual = result.hypergradient["momentum"]
+    assert float(torch.cosine_similarity(actual, expected, dim=0)) > 0.9
+
+
 def test_the_wire_knows_every_kind_and_option() -> None:
     for spec in HYPERPARAMETERS:
         stated = spec(name="own")

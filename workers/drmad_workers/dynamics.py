@@ -99,6 +99,10 @@ class Dynamics(ABC):
     path_rows: int
     reads_gradient: bool
 
+    def reads_gradient_at(self, velocity_after: Tensor | None) -> bool:
+        """Whether `pull_back` needs the gradient there, beside what it is told of the path."""
+        return self.reads_gradient
+
     @abstractmethod
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
         """Takes the state from before `step` to after it, in place; `gradient` has shape (P,)."""
@@ -135,7 +139,7 @@ class Dynamics(ABC):
             cotangent: shape (P,); the vector u is written here for which
                 (dw, dλ) -= ∂<ḡ(w, λ), u> remains to be done.
             state: where the steps are linearised, shape (1 + S, P); `point_rows` of it are read.
-            gradient: ḡ there, where `reads_gradient`.
+            gradient: ḡ there, where `reads_gradient_at` says so.
             velocity_after: see Momentum; None where the state is one of the true path.
         """
 
@@ -187,6 +191,10 @@ class Momentum(Dynamics):
         self.reads_gradient = any(rate.total is not None for rate in rates)
         self.point_rows, self.path_rows = 2 if self.reads_gradient else 1, 1
         self._constant = not any(rate.per_step for rate in rates)
+
+    def reads_gradient_at(self, velocity_after: Tensor | None) -> bool:
+        known = velocity_after is not None and self.momentum.total is None
+        return self.reads_gradient and not known
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
         weights, velocity = state.unbind()
@@ -244,7 +252,7 @@ class Momentum(Dynamics):
         velocity_after: Tensor | None = None,
     ) -> None:
         d_weights, d_velocity = adjoint
-        if gradient is not None:
+        if self.reads_gradient:
             self._add_rates(step, count, adjoint, state[1], gradient, velocity_after)
         stride = self.stride(step, count)
         torch.mul(d_weights, stride.weights_by_gradient, out=cotangent)
@@ -258,7 +266,7 @@ class Momentum(Dynamics):
         count: int,
         adjoint: Tensor,
         before: Tensor,
-        gradient: Tensor,
+        gradient: Tensor | None,
         after: Tensor | None,
     ) -> None:
         """dα and dγ of every step, from a few inner products over the whole stride.
@@ -266,6 +274,7 @@ class Momentum(Dynamics):
         On the way back dv is kept dv + given dw, with the dw and dv from behind the stride.
         """
         if after is None:
+            assert gradient is not None
             decay = self.momentum.factor(step)
             after = decay * before - self.gain(decay) * gradient
         w_after, v_after = self._layer_sums(adjoint, after)
@@ -273,6 +282,7 @@ class Momentum(Dynamics):
         if self.momentum.total is not None:
             w_before, v_before = self._layer_sums(adjoint, before)
             if self.damped:
+                assert gradient is not None
                 at_w, at_v = self._layer_sums(adjoint, gradient)
         kept: Factor = 1.0
         given: Factor = 0.0

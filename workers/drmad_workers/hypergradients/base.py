@@ -195,7 +195,7 @@ class Adjoint:
         before = self.weights.clone() if self._watch else None
         gauss_newton = self._curvature == "gauss_newton"
         product = run.objective.subtract_product
-        if dynamics.reads_gradient:
+        if dynamics.reads_gradient_at(velocity_after):
             product(batch, cotangent, self.weights, prepare, gauss_newton, at, share)
         else:
             prepare()

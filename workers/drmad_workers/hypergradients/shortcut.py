@@ -290,7 +290,7 @@ class Knots:
     def velocity(self, start: int, stop: int, run: TrainingRun) -> Tensor | None:
         """The velocity on the polyline from `start` to `stop`, shape (P,), where it matters.
 
-        Writes that of the step before into the state: 0 before the first step of all.
+        Writes that of the step before into the state, for a tuned momentum: 0 before the first.
         """
         dynamics = run.dynamics
         if not (isinstance(dynamics, Momentum) and dynamics.reads_gradient):
@@ -299,6 +299,8 @@ class Knots:
         self.point(start, here)
         self.point(stop, there)
         velocity = dynamics.velocity(start, stop - start, (there - here)[0])
+        if dynamics.momentum.total is None:
+            return velocity
         if start == 0:
             run.state[1].zero_()
         elif start == self.start:
