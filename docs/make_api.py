@@ -60,6 +60,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
             figures.seconds,
             figures.memory,
             figures.fidelity,
+            figures.trials,
             figures.movers,
             figures.draw,
             figures.save,

@@ -77,7 +77,7 @@ def window(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
     )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     trouble.watch(page)
     yield context, page
     context.close()

@@ -7,6 +7,7 @@ meta-iterations stays under 200 kB.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 
 from drmad_client import plotting
 from drmad_client.plotting import Figure, Row
-from drmad_client.records import HyperparameterInfo, HyperparameterSummary, Job, MetaIteration
+from drmad_client.records import (
+    HyperparameterInfo,
+    HyperparameterSummary,
+    Job,
+    MetaIteration,
+    Trial,
+)
 from drmad_client.specs import JobSpec
 from drmad_client.transforms import to_user_units
 
@@ -44,6 +51,7 @@ class Material:
         before, after: raw hyperparameters of the first and of the best (or last) meta-iteration.
         image: rows and columns of an input, where it is an image.
         fidelity: what GET fidelity answers.
+        trials: of the job's search, in order.
     """
 
     history: Sequence[Record]
@@ -52,6 +60,7 @@ class Material:
     after: Mapping[str, Values] = field(default_factory=dict)
     image: tuple[int, int] | None = None
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[Trial] = ()
 
     @classmethod
     def of(
@@ -61,9 +70,12 @@ class Material:
         before: Mapping[str, Values] | None = None,
         after: Mapping[str, Values] | None = None,
         fidelity: Mapping[str, Any] | None = None,
+        trials: Sequence[Trial] = (),
     ) -> Material:
         image = image_shape(job.spec)
-        return cls(history, job.hyperparameters, before or {}, after or {}, image, fidelity or {})
+        return cls(
+            history, job.hyperparameters, before or {}, after or {}, image, fidelity or {}, trials
+        )
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,7 @@ class FigureKind:
     draw: Callable[[Material], Figure]
     needs_vectors: bool = False  # draws from `before` and `after`, not from the history
     needs_fidelity: bool = False
+    needs_trials: bool = False
 
 
 def draw(name: str, material: Material, template: str | Mapping[str, Any] | None = None) -> Figure:
@@ -389,6 +402,39 @@ def fidelity(measured: Mapping[str, Any]) -> Figure:
     return {"data": [bars], "layout": layout}
 
 
+def trials(tried: Sequence[Trial | Mapping[str, Any]]) -> Figure:
+    """Validation loss of each trial of the search, and the lowest so far."""
+    found = [t if isinstance(t, Trial) else Trial.model_validate(t) for t in tried]
+    ended = [(t, t.validation_loss) for t in found if t.validation_loss is not None]
+    if not ended:
+        return plotting.empty("no trial of the search has given a loss yet")
+    losses = [loss for _, loss in ended]
+    lowest = list(itertools.accumulate(losses, min))
+    points = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "trial",
+        "x": [trial.number for trial, _ in ended],
+        "y": [plotting.rounded(loss) for loss in losses],
+        "text": [
+            "<br>".join(f"{path} = {_value(value)}" for path, value in trial.values.items())
+            for trial, _ in ended
+        ],
+        "hovertemplate": "%{y}<br>%{text}<extra>trial %{x}</extra>",
+    }
+    line = plotting.line(
+        [trial.number for trial, _ in ended], lowest, "lowest so far", 2, line={"shape": "hv"}
+    )
+    figure = plotting.stacked([("validation loss", [points, line], {})], True, x_title="trial")
+    figure["layout"]["hovermode"] = "closest"
+    return figure
+
+
+def _value(value: Any) -> str:
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return shown.replace("&", "&amp;").replace("<", "&lt;")  # plotly reads a few tags
+
+
 def last_measured(measured: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Any]:
     """The figures of the methods measured last, and the method that was chosen or insisted on."""
     if choices := measured.get("choices"):
@@ -505,6 +551,7 @@ FIGURES: dict[str, FigureKind] = {
     "fidelity": FigureKind(
         "Fidelity of the hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
     ),
+    "trials": FigureKind("Trials of the search", lambda m: trials(m.trials), needs_trials=True),
     "movers": FigureKind(
         "What moved the furthest",
         lambda m: movers(m.before, m.after, m.hyperparameters),

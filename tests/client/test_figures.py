@@ -21,6 +21,7 @@ from drmad_client.records import (
     HyperparameterSummary,
     MetaIteration,
     ReplicaFigures,
+    Trial,
 )
 from drmad_client.specs import JobSpec
 from tests.client import samples
@@ -69,6 +70,16 @@ def replica(number: int, cosine: float) -> ReplicaFigures:
     return only.model_copy(update={"replica": number, "cosine_to_mean": cosine})
 
 
+def trial(number: int, loss: float | None) -> Trial:
+    return Trial(
+        number=number,
+        at=samples.START,
+        state="diverged" if loss is None else "done",
+        values={"training.learning_rate": 0.1 * number, "problem.model.activation": "<b>"},
+        validation_loss=loss,
+    )
+
+
 def record(iteration: int, **changes: Any) -> MetaIteration:
     return samples.record(iteration).model_copy(update=changes)
 
@@ -115,9 +126,9 @@ def test_every_figure_is_one_for_plotly(name: str, history: list[MetaIteration])
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_long_histories_stay_small(name: str, long_history: list[MetaIteration]) -> None:
-    figure = figures.draw(
-        name, Material(long_history, INFOS, BEFORE, AFTER, (2, 2), samples.MEASURED)
-    )
+    tried = [trial(number, 1.0 / (1 + number)) for number in range(1000)]
+    material = Material(long_history, INFOS, BEFORE, AFTER, (2, 2), samples.MEASURED, tried)
+    figure = figures.draw(name, material)
     assert figure["data"]
     assert len(json.dumps(figure)) < 200_000
 
@@ -268,6 +279,17 @@ def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "losses.json").read_text()) == figure
     figures.save(figure, tmp_path / "losses.html")
     assert "<html>" in (tmp_path / "losses.html").read_text(encoding="utf-8")
+
+
+def test_trials_show_each_loss_and_the_lowest_so_far() -> None:
+    tried = [trial(n, loss) for n, loss in enumerate([0.5, None, 0.7, 0.25])]
+    points, line = figures.trials(tried)["data"]
+    assert (points["x"], points["y"]) == ([0, 2, 3], [0.5, 0.7, 0.25])
+    assert line["y"] == [0.5, 0.5, 0.25]
+    assert points["text"][1] == (
+        "training.learning_rate = 0.2<br>problem.model.activation = &lt;b>"
+    )
+    assert figures.trials(tried[1:2])["data"] == []
 
 
 def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:

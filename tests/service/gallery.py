@@ -11,12 +11,19 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from drmad_client.cluster import Node, SchedulerView
-from drmad_client.records import Best, HyperparameterInfo, JobError, Progress
+from drmad_client.records import Best, HyperparameterInfo, JobError, Progress, Start
 from drmad_client.specs import JobSpec
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
 
 CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
+SEARCH = {
+    "trials": 16,
+    "parameters": {
+        "training.learning_rate": {"low": 0.01, "high": 1.0, "log": True},
+        "hyperparameters[0].init": {"low": -12.0, "high": -2.0},
+    },
+}
 LAYERS = ("layer 0", "layer 1", "layer 2")
 
 
@@ -140,14 +147,21 @@ async def gallery(store: Store) -> dict[str, str]:
     held = await driven(spec("night shift"), 12)
     await store.pause(held.job_id)
     await store.act(held, Action.YIELD, "paused", "paused by its user")
-    live = await driven(spec("mnist, per weight", 60, replicas={"count": 2}), 24)
+    live = await driven(spec("mnist, per weight", 60, replicas={"count": 2}, search=SEARCH), 24)
+    await _search(store, live)
     await store.warn(live, "replica_lost", "begins the meta-iteration again: its node went away")
     await store.log(live, 0, ["epoch 1: loss 0.7123", "epoch 2: loss 0.5011"])
     await store.log(live, 1, ["epoch 1: loss 0.7201"])
     await store.progress(
         live,
         Progress(
-            iteration=24, iterations=60, phase="backward", step=210, steps=400, remaining_s=35.3
+            iteration=24,
+            iterations=60,
+            phase="backward",
+            step=210,
+            steps=400,
+            remaining_s=35.3,
+            trials=16,
         ),
     )
     for wanted in (
@@ -176,6 +190,29 @@ def nodes() -> str:
     ]
     later = datetime.now(UTC) + timedelta(hours=1)  # nobody is there to tell it again
     return SchedulerView(scheduler="scheduler_1", at=later, nodes=machines).model_dump_json()
+
+
+async def _search(store: Store, lease: Lease) -> None:
+    """Trials over two scalars; one of them diverged."""
+    trials = SEARCH["trials"]
+    assert isinstance(trials, int)
+    best, best_loss = 0, math.inf
+    values: dict[str, float] = {}
+    for number in range(trials):
+        tried = {
+            "training.learning_rate": 0.01 * 100 ** ((number * 0.618) % 1),
+            "hyperparameters[0].init": -12 + 10 * ((number * 0.414) % 1),
+        }
+        loss = 0.5 + 0.02 * abs(tried["hyperparameters[0].init"] + 6) + 0.3 * math.cos(number) ** 2
+        outcome: dict[str, Any] = {"state": "done", "validation_loss": loss}
+        if number == 5:
+            outcome = {"state": "diverged", "message": "the training loss is NaN from step 12 on"}
+        elif loss < best_loss:
+            best, best_loss, values = number, loss, tried
+        record = {"number": number, "values": tried, "seconds": 0.7, **outcome}
+        progress = Progress(iteration=24, iterations=60, trials=number + 1)
+        await store.add_trial(lease, record, progress)
+    await store.start_from(lease, Start(trial=best, values=values, validation_loss=best_loss))
 
 
 def _values(iteration: int, size: int) -> np.ndarray[Any, np.dtype[np.float32]]:

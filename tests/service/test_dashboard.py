@@ -28,7 +28,7 @@ from tests.service import gallery
 T = TypeVar("T")
 
 # A shared machine may be slow: what is waited for is what happens, the times are tested apart.
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 Do = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
 
 QUICK_S = 1.5
@@ -179,6 +179,7 @@ def test_curves_and_numbers_follow_the_job_without_a_reload(
     lease: Lease = do(begin)
     page.goto(f"{server.url}/jobs/{lease.job_id}")
     expect(page.locator("#replicas table")).to_have_count(0)
+    expect(page.locator("#trials table")).to_have_count(0)
     do(lambda store: gallery.commit(store, lease, range(5), 40))
     expect(page.locator("#replicas tbody tr")).to_have_count(2)
     plot = page.locator('job-chart[name="losses"] [data-points]')
@@ -323,9 +324,16 @@ def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[
     expect(verdict).to_contain_text("hyperparameters[1].kind")
     form.locator('[id="f.hyperparameters.1.?"]').select_option("l2")
     expect(verdict).to_contain_text("can be submitted")
+    form.get_by_text("Search", exact=True).click()
+    searched = form.locator('[id="f.search.parameters"]')
+    searched.fill('training.learning_rate: {"low": 0.01, "high": 1}')
+    searched.press("Tab")
+    expect(yaml).to_have_value(re.compile("low: 0.01"))
+    expect(verdict).to_contain_text("can be submitted")
     page.locator("#submit").click()
     page.wait_for_url(f"{server.url}/jobs/job_*")
     expect(page.locator("h1")).to_have_text("from the form")
+    expect(page.locator("#trials")).to_contain_text("0 of 20 trials by tpe")
     job_id = page.url.rpartition("/")[2]
     job = do(lambda store: store.get(job_id))
     assert job.spec.training.steps == 60
@@ -412,7 +420,7 @@ def test_a_lost_connection_is_shown_and_comes_back_by_itself(
         do(lambda store: store.pause(job_id))  # nobody hears it
         server.start()
         for tab in (page, overview):
-            expect(tab.locator("#live")).to_have_text("live", timeout=20_000)
+            expect(tab.locator("#live")).to_have_text("live")
         expect(page.locator("#facts .chip")).to_have_text("pausing")
         expect(overview.locator(f"#row-{job_id} .chip")).to_have_text("pausing")
     server.stop()

@@ -63,9 +63,13 @@ def test_values_that_only_yaml_has_become_findings(text: str) -> None:
     assert check(Draft(text=text)).findings != []
 
 
-def test_essential_is_the_same_job_without_its_defaults() -> None:
-    spec = JobSpec.model_validate(JOB)
-    assert editing.essential(spec) == JOB
+SEARCH = {"parameters": {"training.learning_rate": {"low": 0.01, "high": 1.0}}}
+
+
+@pytest.mark.parametrize("more", [{}, {"search": SEARCH}])
+def test_essential_is_the_same_job_without_its_defaults(more: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(JOB | more)
+    assert editing.essential(spec) == JOB | more
     assert JobSpec.model_validate(yaml.safe_load(editing.dump(editing.essential(spec)))) == spec
 
 

@@ -143,12 +143,15 @@ def essential(spec: BaseModel) -> dict[str, Any]:
         field, value = fields[name], getattr(spec, name)
         if name not in kinds and not field.is_required() and value == field.get_default():
             continue
-        if isinstance(value, BaseModel):
-            kept[name] = essential(value)
-        elif isinstance(value, list):
-            kept[name] = [
-                essential(item) if isinstance(item, BaseModel) else item for item in value
-            ]
-        else:
-            kept[name] = value
+        kept[name] = _plain(value)
     return kept
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return essential(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value

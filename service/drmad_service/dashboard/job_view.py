@@ -8,12 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drmad_client.figures import FIGURES, image_shape
-from drmad_client.records import Event, Job
+from drmad_client.records import Event, Job, Trial
 from drmad_service.transitions import TRANSITIONS, Action
 
 # The charts in the order of the questions that people ask, and how wide each is.
-_ORDER = ("losses", "hyperparameters", "hypergradient_norms", "cosines", "layers", "penalty_image")
+_ORDER = (
+    "losses",
+    "trials",
+    "hyperparameters",
+    "hypergradient_norms",
+    "cosines",
+    "layers",
+    "penalty_image",
+)
 
+_TRIALS_SHOWN = 12
 _EXACT = ("replay", "stored", "reversible", "forward")
 
 
@@ -59,6 +68,8 @@ def charts(job: Job, is_reported: bool) -> list[Chart]:
     pointless = set()
     if not _has_penalty_image(job):
         pointless.add("penalty_image")
+    if job.spec.search is None:
+        pointless.add("trials")
     if not kinds & {"learning_rate", "momentum"}:
         pointless.add("schedules")
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
@@ -76,6 +87,16 @@ def charts(job: Job, is_reported: bool) -> list[Chart]:
     if sum(not chart.is_wide for chart in shown) % 2:  # two in a row: the last one takes it all
         shown[-1] = replace(shown[-1], is_wide=True)
     return shown
+
+
+def best_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that gave the lowest losses, and at the end some that gave none."""
+
+    def rank(trial: Trial) -> tuple[bool, float]:
+        loss = trial.validation_loss
+        return loss is None, loss or 0.0
+
+    return sorted(trials, key=rank)[:_TRIALS_SHOWN]
 
 
 def timeline(job: Job, warnings: Sequence[Event]) -> list[Moment]:

@@ -106,6 +106,11 @@ def _metric(value: float | None, name: str) -> str:
     return _figure(value)
 
 
+def _value(value: Any) -> str:
+    """A value of a spec's field."""
+    return _figure(value) if isinstance(value, float) or value is None else str(value)
+
+
 def _size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
@@ -140,4 +145,5 @@ _environment.filters |= {
     "problem": _problem,
     "size": _size,
     "tuned": _tuned,
+    "value": _value,
 }

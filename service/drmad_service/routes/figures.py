@@ -48,6 +48,8 @@ async def figure(
     version = f"{name}-{job.progress.iteration}"
     if FIGURES[name].needs_fidelity and await store.fidelity_report(job_id):
         version += "-reported"  # which may come before the first meta-iteration
+    if FIGURES[name].needs_trials:
+        version += f"-{job.progress.trials}"
     headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
@@ -57,7 +59,8 @@ async def figure(
         first = int((job.forked_from or "@0").partition("@")[2])
         before, after = await _raw(store, job, first), await _raw(store, job, last)
     fidelity = await store.fidelity(job_id) if FIGURES[name].needs_fidelity else None
-    material = Material.of(job, await overview.sample(job), before, after, fidelity)
+    tried = (await store.trials(job_id, limit=1000)).data if FIGURES[name].needs_trials else ()
+    material = Material.of(job, await overview.sample(job), before, after, fidelity, tried)
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)
 

@@ -137,6 +137,7 @@ async def job(
     last: MetaIteration | None = None
     with contextlib.suppress(ResultNotFound):  # nothing is committed, or by the forked job alone
         last = await store.iteration(job_id, "last")
+    trials = (await store.trials(job_id, limit=1000)).data if job.spec.search else []
     essential = editing.essential(job.spec)
     url = str(request.base_url).rstrip("/")
     return await page(
@@ -148,6 +149,7 @@ async def job(
         last_event=last_event,
         actions=job_view.actions(job) if principal.may_submit else [],
         charts=job_view.charts(job, await store.fidelity_report(job_id) is not None),
+        trials=job_view.best_trials(trials),
         timeline=job_view.timeline(job, await overview.warnings(job_id)),
         spec={
             "YAML": editing.dump(essential),

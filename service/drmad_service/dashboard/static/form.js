@@ -82,7 +82,7 @@ export class Form {
     if (schema.const !== undefined) return { kind: "const", schema };
     if (schema.enum) return { kind: "enum", schema };
     if (schema.properties) return { kind: "object", schema };
-    if (schema.type === "object") return { kind: "map", schema };
+    if (schema.type === "object") return { kind: "map", schema, item: this.kindOf(schema.additionalProperties || {}) };
     if (schema.type === "array") {
       const item = this.kindOf(schema.items ?? {});
       return ["object", "choice"].includes(item.kind) ? { kind: "list", schema } : { kind: "scalars", schema, item };
@@ -170,14 +170,14 @@ export class Form {
   }
 
   field(kind, schema, path, required, item) {
-    const input = this.input(kind, schema, this.get(path));
+    const input = this.input(kind, schema, this.get(path), item);
     input.id = id(path);
     if (required) input.required = true;
     input.addEventListener("change", () => this.set(path, this.read(kind, input, item)));
     return row(input, words(String(path.at(-1))), schema.description, this.findings.get(dotted(path)));
   }
 
-  input(kind, schema, value) {
+  input(kind, schema, value, item) {
     if (kind === "enum" || kind === "boolean") {
       const select = element("select");
       const options = kind === "enum" ? schema.enum : [true, false];
@@ -190,7 +190,7 @@ export class Form {
     if (kind === "map") {
       const area = element("textarea");
       area.rows = 2;
-      area.placeholder = "name: value, one a line";
+      area.placeholder = item.variants ? `name: {"${Object.keys(item.variants[0].properties)[0]}": value, ...}, one a line` : "name: value, one a line";
       area.value = Object.entries(value ?? {}).map(([name, inner]) => `${name}: ${typeof inner === "string" ? inner : JSON.stringify(inner)}`).join("\n");
       return area;
     }
@@ -215,7 +215,8 @@ export class Form {
     if (kind === "map")
       return Object.fromEntries(text.split("\n").filter((line) => line.trim()).map((line) => {
         const cut = line.indexOf(":") < 0 ? line.length : line.indexOf(":");
-        return [line.slice(0, cut).trim(), line.slice(cut + 1).trim()];
+        const inner = line.slice(cut + 1).trim();
+        return [line.slice(0, cut).trim(), item.kind === "string" ? inner : parsed(inner)];
       }));
     if (kind === "json") return parsed(text);
     return input.value;
