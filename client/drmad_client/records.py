@@ -199,9 +199,16 @@ class ReplicaFigures(Record):
     replica: int
     validation_loss: float
     hypergradient_norm: float
-    cosine_to_mean: float = Field(description="Of its hypergradient to the aggregated one.")
+    cosine_to_mean: float = Field(
+        description="Of its hypergradient to the aggregated one, over what the replica holds."
+    )
+    staleness: int = Field(
+        default=0, description="Updates applied while it was computed; 0 in sync rounds."
+    )
     seconds: dict[str, float] = Field(description="By phase: forward, backward, evaluate.")
     peak_memory_bytes: int
+    train_examples: int | None = Field(default=None, description="That the replica holds.")
+    valid_examples: int | None = Field(default=None, description="Likewise.")
     node: str = ""
     device: str = ""
 
@@ -220,7 +227,10 @@ class MetaIteration(Record):
     )
     hyperparameters: dict[str, HyperparameterSummary] = {}
     seconds: dict[str, float] = Field(default={}, description="By phase; total is wall time.")
-    replicas: list[ReplicaFigures] = []
+    replicas: list[ReplicaFigures] = Field(
+        default=[],
+        description="Those that answered, by number; async: its arrivals, in the order applied.",
+    )
     method: str = Field(description="The method that computed the hypergradient.")
     choice: dict[str, Any] | None = Field(
         default=None,
@@ -230,6 +240,20 @@ class MetaIteration(Record):
     has_vectors: bool = Field(
         default=True, description="Whether its hyperparameters and hypergradient are still kept."
     )
+
+
+class Arrival(Record):
+    """One replica's hypergradient, applied by itself (replicas.mode: async).
+
+    Those of a meta-iteration that was not committed are computed again.
+    """
+
+    iteration: int = Field(description="The meta-iteration that it is a part of.")
+    replica: int
+    staleness: int = Field(description="Updates applied while it was computed.")
+    validation_loss: float
+    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
+    seconds: dict[str, float] = Field(description="By phase: forward, backward, evaluate.")
 
 
 class LogLine(Record):
@@ -251,6 +275,7 @@ class Event(Record):
         "trial",
         "start",
         "iteration",
+        "arrival",
         "rejection",
         "progress",
         "warning",
@@ -259,7 +284,7 @@ class Event(Record):
     ]
     data: dict[str, Any] = Field(
         description="status: a Transition. trial: a Trial. start: a Start, what the "
-        "search found. iteration: a MetaIteration. progress: a Progress. "
+        "search found. iteration: a MetaIteration. arrival: an Arrival. progress: a Progress. "
         "rejection: {iteration, retreat, message}, a step that the guard took back. "
         "warning: {code, message}. webhook: {host, outcome, attempts, message}. "
         "reset: the Job, when earlier events are no longer kept."

@@ -43,6 +43,8 @@ from drmad_client.problems import CnnModel as CnnModel
 from drmad_client.problems import CodeProblem as CodeProblem
 from drmad_client.problems import MlpModel as MlpModel
 from drmad_client.problems import ProblemSpec as ProblemSpec
+from drmad_client.replication import ReplicasSpec as ReplicasSpec
+from drmad_client.replication import ResourcesSpec as ResourcesSpec
 from drmad_client.search import SearchChoices as SearchChoices
 from drmad_client.search import SearchRange as SearchRange
 from drmad_client.search import SearchSpec as SearchSpec
@@ -115,24 +117,6 @@ class MetaSpec(Spec):
         description="Stop after so many meta-iterations without a better validation loss; "
         "null never stops early.",
     )
-
-
-class ReplicasSpec(Spec):
-    """How many workers compute each meta-iteration, and how they are joined."""
-
-    count: int = Field(
-        default=1, ge=1, le=1024, description="Workers, each with its own seeds over all the data."
-    )
-    aggregate: Literal["mean", "sign"] = Field(
-        default="mean", description="Mean of their hypergradients, or a majority vote of signs."
-    )
-
-
-class ResourcesSpec(Spec):
-    """What one replica occupies."""
-
-    cpus: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of a replica.")
-    gpus: float = Field(default=0.0, ge=0.0, le=64.0, description="GPUs of a replica.")
 
 
 class NotifySpec(Spec):
@@ -243,7 +227,11 @@ class JobSpec(Spec):
                 training.weight_decay,
                 f"must be 0 with {training.optimizer}; use an l2 hyperparameter instead",
             )
-        for loc, value, message in method.misfits(training):
+        for loc, value, message in (
+            *method.misfits(training),
+            *self.replicas.misfits(),
+            *self.resources.misfits(),
+        ):
             yield _misfit(loc, value, message)
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):
@@ -288,6 +276,13 @@ class JobSpec(Spec):
                 ("training", "batch_size"),
                 training.batch_size,
                 f"must be at most the {data.train} training examples, got {training.batch_size}",
+            )
+        elif training.batch_size > (shard := self.replicas.smallest(data.train)):
+            yield _misfit(
+                ("training", "batch_size"),
+                training.batch_size,
+                f"must be at most the {shard} training examples that a replica holds, got "
+                f"{training.batch_size}; or set fewer replicas or a larger replicas.train_share",
             )
         for index, hyperparameter in enumerate(self.hyperparameters):
             if isinstance(hyperparameter, TensorHyperparameter):

@@ -175,4 +175,11 @@ def start_ray(address: str, cpus: float | None) -> None:
         }
     import ray
 
-    ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
+    except ConnectionError as error:
+        raise ServiceStartError(
+            f"no Ray cluster can be joined at {address}: {error}; this machine must be one of its "
+            "nodes (ray start --address ...), and where the cluster asks for a token, "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH must be set here too"
+        ) from error

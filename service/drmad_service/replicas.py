@@ -16,7 +16,7 @@ from drmad_client.specs import JobSpec
 from drmad_service.errors import ServiceStartError
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity
-from drmad_workers.tasks import Replica
+from drmad_workers.tasks import THREADS, Replica
 
 
 class RayLost(ServiceStartError):
@@ -42,7 +42,11 @@ async def ray_capacity(settings: SchedulerSettings) -> Capacity:
 
 
 class Replicas:
-    """Handles of a job's replica actors. Its methods talk to Ray and may block."""
+    """Handles of a job's replica actors. Its methods talk to Ray and may block.
+
+    Attributes:
+        actors: one for each replica, or for each batch of them.
+    """
 
     def __init__(
         self, spec: JobSpec, data_roots: Sequence[str], uploads: str, code: bytes | None
@@ -53,35 +57,48 @@ class Replicas:
         self._data_roots = list(data_roots)
         self._uploads = uploads
         self._group: Any = None
+        self._numbers: list[list[int]] = []
         self.actors: list[Any] = []
 
     def reserve(self) -> Any:
         """Ask for the places of all replicas at once. Returns a reference to wait for, or None."""
-        resources = self._spec.resources
-        if self._spec.replicas.count == 1:
+        resources, replicas = self._spec.resources, self._spec.replicas
+        together = self._batch()
+        numbers = range(replicas.count)
+        self._numbers = [[*numbers[i : i + together]] for i in range(0, replicas.count, together)]
+        if len(self._numbers) == 1:
             return None
-        bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
-        self._group = placement_group([bundle] * self._spec.replicas.count, strategy="PACK")
+        bundles = [
+            {"CPU": resources.cpus * len(batch)}
+            | ({"GPU": resources.gpus * len(batch)} if resources.gpus else {})
+            for batch in self._numbers
+        ]
+        self._group = placement_group(bundles, strategy=replicas.placement.upper())
         return self._group.ready()
 
     def create(self) -> None:
         """Start the actors in the places reserved for them."""
         spec, resources = self._spec.model_dump_json(), self._spec.resources
         code = ray.put(self._code)  # once, however many replicas there are
-        for number in range(self._spec.replicas.count):
+        for index, numbers in enumerate(self._numbers):
             strategy = (
-                PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number)
+                PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
                 if self._group is not None
                 else "DEFAULT"
             )
+            cpus = resources.cpus * len(numbers)
             actor = Replica.options(  # type: ignore[attr-defined]
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
-                max_concurrency=2,  # one computes, one reports
+                num_cpus=cpus,
+                num_gpus=resources.gpus * len(numbers),
+                max_concurrency=THREADS,
                 scheduling_strategy=strategy,
             )
             places = (self._data_roots, self._uploads)
-            self.actors.append(actor.remote(spec, number, resources.cpus, *places, code))
+            self.actors.append(actor.remote(spec, numbers, cpus, *places, code))
+
+    def first(self, index: int) -> int:
+        """Number of the first replica of an actor."""
+        return self._numbers[index][0]
 
     def kill(self) -> None:
         """End the actors at once, whatever they do, and free their places."""
@@ -93,3 +110,14 @@ class Replicas:
             with contextlib.suppress(RayError):
                 remove_placement_group(self._group)
         self._group = None
+
+    def _batch(self) -> int:
+        """How many replicas share a device: as many as a GPU, or else the largest node, holds."""
+        resources, replicas = self._spec.resources, self._spec.replicas
+        if replicas.batched == "off" or resources.gpus > 0.5:
+            return 1
+        if resources.gpus:
+            return min(replicas.count, int(1.0 / resources.gpus + 1e-9))
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        cpus = max((n["Resources"].get("CPU", 0.0) for n in nodes if n["Alive"]), default=0.0)
+        return max(1, min(replicas.count, int(cpus / resources.cpus + 1e-9)))

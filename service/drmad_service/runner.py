@@ -13,9 +13,8 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
@@ -24,6 +23,7 @@ from drmad_service import logs, traces
 from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
 from drmad_service.replicas import Replicas, ray_capacity
+from drmad_service.rounds import AsyncRounds, Rounds, SyncRounds, seen
 from drmad_service.search import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
@@ -37,13 +37,10 @@ from drmad_workers.tasks import (
     Setback,
     State,
     StepResult,
-    meta_step,
     retreat,
 )
 
 logger = logging.getLogger(__name__)
-
-_Future = TypeVar("_Future", bound="asyncio.Future[Any]")
 
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
@@ -218,6 +215,7 @@ class Runner:
         if count > (most := self._settings.max_hyperparameters):
             message = too_many("hyperparameters", count, most)
             self._fail(Failure("too_many_hyperparameters", message))
+        self._rounds = self._new_rounds()
         point = await self._store.resume_point(self._lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
         await self._store.begin(self._lease, self._infos, None if point else start)
@@ -227,6 +225,16 @@ class Runner:
         status = await self._store.act(self._lease, Action.RUN, "started")
         self._heed(status, between_iterations=True)
         return point
+
+    def _new_rounds(self) -> Rounds:
+        infos = [info.model_dump() for info in self._infos]
+        parts = (self._spec, infos, self._replicas.actors, self._attend)
+        if self._spec.replicas.mode == "sync":
+            return SyncRounds(*parts, self._settings.max_model_bytes)
+        return AsyncRounds(*parts, self._settings.max_model_bytes, tell=self._tell_arrival)
+
+    async def _tell_arrival(self, arrival: dict[str, Any]) -> None:
+        await self._store.tell_arrival(self._lease, arrival)
 
     async def _measure(self, point: ResumePoint) -> None:
         """Hold an approximate method against the exact one, once a job; warn of a poor one."""
@@ -261,19 +269,7 @@ class Runner:
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         began = time.monotonic()
-        state = ray.put(State(point.tensors, point.scalars))
-        spec, infos = self._described()
-        largest, replicas = self._settings.max_model_bytes, self._replicas.actors
-        if len(replicas) == 1:
-            stepped = replicas[0].whole_meta_iteration.remote(
-                state, point.iteration, infos, largest
-            )
-        else:
-            results = [
-                replica.meta_iteration.remote(state, point.iteration) for replica in replicas
-            ]
-            stepped = meta_step.remote(spec, infos, state, largest, *results)
-        (result,) = await self._attended([stepped])
+        result = await self._rounds.meta_iteration(point)
         if isinstance(result, Failure) and result.code in _SETBACKS:
             return await self._retreat(point, result)
         if isinstance(result, Failure):
@@ -350,23 +346,43 @@ class Runner:
             _Ended: cancelled, out of time, not placed, or a replica could not be prepared.
             RayError, _Lost: a replica is lost.
         """
-        gathered = _seen(asyncio.gather(*(asyncio.wrap_future(ref.future()) for ref in refs)))
-        deadline = time.monotonic() + timeout_s if timeout_s else None
-        try:
-            while not (await asyncio.wait([gathered], timeout=self._settings.poll_s))[0]:
-                await self._look()
-                if deadline and time.monotonic() > deadline:
-                    message = (
-                        f"{self._spec.replicas.count} replicas were not ready within {timeout_s} s"
-                    )
-                    raise _Ended(Action.YIELD, "not_placed", message)
-            results: list[Any] = gathered.result()
-        finally:
-            gathered.cancel()
+        futures = [seen(asyncio.wrap_future(ref.future())) for ref in refs]
+        await self._attend(futures, timeout_s=timeout_s)
+        results = [future.result() for future in futures]
         for result in results:
             if isinstance(result, Failure) and result.iteration is None:
                 self._blame(result)
         return results
+
+    async def _attend(
+        self,
+        futures: Sequence[asyncio.Future[Any]],
+        enough: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Wait until so many futures are there, or all, and attend to the job meanwhile.
+
+        Raises:
+            _Ended: cancelled, out of time, or not placed.
+            RayError: a replica is lost.
+        """
+        wanted = len(futures) if enough is None else enough
+        when = asyncio.FIRST_EXCEPTION if enough is None else asyncio.FIRST_COMPLETED
+        deadline = time.monotonic() + timeout_s if timeout_s else None
+        pending = set(futures)
+        while len(futures) - len(pending) < wanted:
+            look_at = self._looked + self._settings.poll_s
+            patience_s = max(0.0, look_at - time.monotonic())
+            done, pending = await asyncio.wait(pending, timeout=patience_s, return_when=when)
+            for future in done:
+                future.result()
+            if time.monotonic() < look_at:
+                continue
+            await self._look()
+            if deadline and time.monotonic() > deadline:
+                count = self._spec.replicas.count
+                message = f"{count} replicas were not ready within {timeout_s} s"
+                raise _Ended(Action.YIELD, "not_placed", message)
 
     async def _look(self) -> JobStatus:
         """Pass on what the replicas report, and heed what became of the job."""
@@ -375,7 +391,7 @@ class Runner:
         for number in range(len(self._replicas.actors)):
             report = self._reported(number)
             if report is not None and report.lines:
-                await self._store.log(self._lease, number, report.lines)
+                await self._store.log(self._lease, self._replicas.first(number), report.lines)
             if report is not None and number == 0:
                 update = {"phase": report.phase, "step": report.step, "steps": report.steps}
                 progress = self._shown.model_copy(update=update)
@@ -398,7 +414,7 @@ class Runner:
         if asked is not None and not asked.done():
             return None
         answer = self._replicas.actors[number].report.remote().future()
-        self._reports[number] = _seen(asyncio.wrap_future(answer))
+        self._reports[number] = seen(asyncio.wrap_future(answer))
         with contextlib.suppress(RayError):  # its result, awaited elsewhere, tells
             return asked.result() if asked is not None else None
         return None
@@ -411,7 +427,7 @@ class Runner:
             for number in range(len(self._replicas.actors)):
                 report = self._reported(number)
                 if report is not None and report.lines:
-                    await self._store.log(self._lease, number, report.lines)
+                    await self._store.log(self._lease, self._replicas.first(number), report.lines)
 
     def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:
@@ -461,12 +477,6 @@ class Runner:
             traceback=failure.traceback,
         )
         raise _Ended(Action.FAIL, failure.code, failure.message, error)
-
-
-def _seen(future: _Future) -> _Future:
-    """The future, whose failure nobody need ask for: a replica that was killed answers nobody."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return future
 
 
 def _loss(error: RayError) -> Failure:

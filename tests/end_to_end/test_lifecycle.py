@@ -11,7 +11,7 @@ import pytest
 
 from drmad_client.api import Client
 from drmad_client.jobs import Job
-from drmad_client.records import Event, JobStatus
+from drmad_client.records import Arrival, Event, JobStatus
 from tests.end_to_end.running import Service
 
 ITERATIONS = 8
@@ -179,6 +179,7 @@ def test_bad_fork_and_extend_name_the_path(service: Service, undisturbed: Job) -
 def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> None:
     pair = spec(replicas={"count": 2}, meta={"iterations": 2})
     job = client.jobs.create(pair)
+    batch = client.jobs.create(pair | {"replicas": {"count": 2, "batched": "auto"}})
     for record in done(client, job).history():
         assert [figures.replica for figures in record.replicas] == [0, 1]
         losses = [figures.validation_loss for figures in record.replicas]
@@ -188,6 +189,56 @@ def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> 
     assert {line.replica for line in lines} == {0, 1}
     assert all("1,000 hyperparameters" in line.text for line in lines)
     assert [line.replica for line in client.jobs.logs(job.id, replica=1)] == [1]
+    for one, other in zip(done(client, batch).history(), job.history(), strict=True):
+        assert [figures.replica for figures in one.replicas] == [0, 1]
+        assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
+    np.testing.assert_allclose(vector(client, batch), vector(client, job), atol=1e-3)
+    assert [line.replica for line in client.jobs.logs(batch.id)] == [0]  # one worker for both
+
+
+def test_replicas_on_disjoint_shards_apply_their_hypergradients_as_they_arrive(
+    client: Client,
+) -> None:
+    """And a pause in the middle, from which the job goes on at its last commit."""
+    replicas = {"count": 2, "data": "disjoint", "mode": "async", "staleness": 1}
+    job = client.jobs.create(spec(replicas=replicas, meta={"iterations": 4}))
+    until(client, job, committed(1))
+    client.jobs.pause(job.id)
+    until(client, job, entered(JobStatus.PAUSED))
+    client.jobs.resume(job.id)
+    assert done(client, job).status is JobStatus.SUCCEEDED
+    history = list(job.history())
+    assert [record.iteration for record in history] == list(range(4))
+    for record in history:
+        assert len(record.replicas) == 2
+        for figures in record.replicas:
+            assert (figures.train_examples, figures.valid_examples) == (500, 150)
+            assert figures.staleness in (0, 1)
+        mean = sum(figures.validation_loss for figures in record.replicas) / 2
+        assert record.validation_loss == pytest.approx(mean)
+    arrivals = [Arrival(**e.data) for e in client.jobs.events(job.id) if e.type == "arrival"]
+    for record in history:
+        told = [a for a in arrivals if a.iteration == record.iteration][-2:]
+        assert [(a.replica, a.staleness, a.validation_loss) for a in told] == [
+            (figures.replica, figures.staleness, figures.validation_loss)
+            for figures in record.replicas
+        ]
+    # Every weight moved by the outer optimizer, each by its own replica alone.
+    weights = vector(client, job, 3)
+    assert weights.std() > 0.01
+    assert history[-1].validation_loss < history[0].validation_loss
+
+
+def test_straggler_cut_goes_on_when_enough_replicas_have_answered(client: Client) -> None:
+    job = client.jobs.create(spec(replicas={"count": 2, "wait_for": 1}, meta={"iterations": 6}))
+    assert done(client, job).status is JobStatus.SUCCEEDED
+    history = list(job.history())
+    assert [record.iteration for record in history] == list(range(6))
+    answered = [[figures.replica for figures in record.replicas] for record in history]
+    assert [0] in answered or [1] in answered, answered
+    for record in history:
+        losses = [figures.validation_loss for figures in record.replicas]
+        assert record.validation_loss == pytest.approx(sum(losses) / len(losses))
 
 
 def test_wild_outer_step_is_taken_back_and_the_job_fails_with_advice(client: Client) -> None:

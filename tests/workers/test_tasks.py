@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from drmad_workers import tasks, wire
+from drmad_workers import failures, wire
 from drmad_workers.errors import TrainingDiverged
+from drmad_workers.messages import Failure
 
 
 def test_error_in_code_that_is_not_ours_shows_its_own_frames_alone(tmp_path: Path) -> None:
@@ -22,8 +23,8 @@ def test_error_in_code_that_is_not_ours_shows_its_own_frames_alone(tmp_path: Pat
     exec(compile(file.read_text(), str(file), "exec"), scope)
     build = scope["build"]
     assert callable(build)
-    failure = tasks._guarded(build, None)
-    assert isinstance(failure, tasks.Failure)
+    failure = failures.guarded(build, None)
+    assert isinstance(failure, Failure)
     assert failure.code == "worker_error"
     assert failure.traceback is not None
     assert failure.message.startswith("ValueError: ")
@@ -33,20 +34,20 @@ def test_error_in_code_that_is_not_ours_shows_its_own_frames_alone(tmp_path: Pat
 
 
 def test_error_of_ours_shows_where_it_arose_but_not_the_wrapper() -> None:
-    failure = tasks._guarded(partial(wire.kind, None), 3)  # type: ignore[arg-type]
-    assert isinstance(failure, tasks.Failure)
+    failure = failures.guarded(partial(wire.kind, None), 3)  # type: ignore[arg-type]
+    assert isinstance(failure, Failure)
     assert failure.iteration == 3
     assert failure.traceback is not None
     assert "in kind" in failure.traceback
-    assert "_guarded" not in failure.traceback
+    assert "in guarded" not in failure.traceback
 
 
 def test_divergence_is_a_result_with_its_step() -> None:
     def diverge() -> None:
         raise TrainingDiverged(7, 10, math.nan, "loss")
 
-    failure = tasks._guarded(diverge, 2)
-    assert isinstance(failure, tasks.Failure)
+    failure = failures.guarded(diverge, 2)
+    assert isinstance(failure, Failure)
     assert (failure.code, failure.iteration, failure.step) == ("training_diverged", 2, 7)
 
 
@@ -70,13 +71,13 @@ def _raises(error: Exception) -> None:
 def test_lack_of_memory_is_told_from_other_errors_and_says_what_needs_less(
     allocation: Callable[[], None],
 ) -> None:
-    failure = tasks._guarded(allocation, 2)
-    assert isinstance(failure, tasks.Failure)
-    assert (failure.code, failure.iteration) == (tasks.OUT_OF_MEMORY, 2)
+    failure = failures.guarded(allocation, 2)
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.iteration) == (failures.OUT_OF_MEMORY, 2)
     assert "a smaller training.batch_size" in failure.message
 
 
-def _limited() -> tasks.Failure | None:
+def _limited() -> Failure | None:
     """Allocates in a process that may have 200 MB more than it has."""
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + 200_000_000, resource.RLIM_INFINITY))
@@ -87,7 +88,7 @@ def _limited() -> tasks.Failure | None:
         while True:
             batches.append(torch.ones(10_000_000))
 
-    failure = tasks._guarded(allocate, 0)
+    failure = failures.guarded(allocate, 0)
     batches.clear()
     return failure
 
@@ -96,5 +97,5 @@ def test_process_at_its_memory_limit_says_so_itself() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         failure = pool.apply(_limited)
     assert failure is not None
-    assert failure.code == tasks.OUT_OF_MEMORY
+    assert failure.code == failures.OUT_OF_MEMORY
     assert "can't allocate memory" in failure.message

@@ -1,29 +1,38 @@
-"""What runs on the Ray cluster: the replica actor and the meta step. The only file that knows Ray.
+"""What runs on the Ray cluster: the worker's actor and the meta step. The only file that knows Ray.
 
 Torch and the engine are imported inside the bodies, so that a scheduler imports this file without
-them. What goes in and out is bytes, numbers and the small classes below.
+them. What goes in and out stands in messages.py.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import ray
 
-if TYPE_CHECKING:
-    import torch
+from drmad_workers import failures, steps
+from drmad_workers.failures import LESS_MEMORY as LESS_MEMORY
+from drmad_workers.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
+from drmad_workers.messages import Failure as Failure
+from drmad_workers.messages import Prepared as Prepared
+from drmad_workers.messages import ReplicaResult as ReplicaResult
+from drmad_workers.messages import Report as Report
+from drmad_workers.messages import Setback as Setback
+from drmad_workers.messages import State as State
+from drmad_workers.messages import StepResult as StepResult
+from drmad_workers.messages import TrialResult as TrialResult
 
+if TYPE_CHECKING:
     from drmad_client.specs import JobSpec
+    from drmad_workers.batched import Replicas
+    from drmad_workers.catalog import Places
     from drmad_workers.hyperparameters import Group
-    from drmad_workers.meta import MetaState
     from drmad_workers.tuning import Evaluation, Tuner
 
 T = TypeVar("T")
@@ -32,97 +41,11 @@ LINES_KEPT, LINE_LENGTH = 1000, 2000
 """Of what a replica prints between two reports."""
 MOST_GROUPS = 128
 """A tensor of more parts is told of as a whole."""
+THREADS = 3
+"""Of a worker: one computes, one reports, and one waits while a straggler ends."""
 
-OUT_OF_MEMORY = "out_of_memory"
-LESS_MEMORY = "a smaller training.batch_size or fewer knots need less memory"
-
-_PREVIOUS = "previous_hypergradient"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a replica or a meta step gave no result, for the job's user."""
-
-    code: str
-    message: str
-    iteration: int | None = None
-    step: int | None = None
-    traceback: str | None = None
-
-
-@dataclass(frozen=True)
-class State:
-    """A MetaState on its way: safetensors and plain values."""
-
-    tensors: bytes
-    scalars: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a replica found when it built the problem.
-
-    `hyperparameters` has the fields of drmad_client.records.HyperparameterInfo.
-    """
-
-    hyperparameters: list[dict[str, Any]]
-    start: State
-
-
-@dataclass(frozen=True)
-class Report:
-    """Where a replica is, and the lines it has printed."""
-
-    phase: str
-    step: int
-    steps: int
-    lines: list[str]
-
-
-@dataclass(frozen=True)
-class ReplicaResult:
-    """One replica's part of a meta-iteration."""
-
-    replica: int
-    evaluation: Evaluation
-    node: str
-    device: str
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What one training run of the search gave."""
-
-    validation_loss: float | None
-    metrics: dict[str, float]
-    message: str = ""
-    """Why there is no loss."""
-
-
-@dataclass(frozen=True)
-class Setback:
-    """A meta-iteration that the guard does not accept."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a meta-iteration leaves behind.
-
-    Attributes:
-        record: fields of drmad_client.records.MetaIteration but its time.
-        state: to go on from.
-        hypergradient: aggregated, safetensors.
-        model: replica 0's, safetensors; None when larger than asked for.
-        finished: a reason to stop now, or None.
-    """
-
-    record: dict[str, Any]
-    state: State
-    hypergradient: bytes
-    model: bytes | None
-    finished: str | None
+Results = list[ReplicaResult] | Failure
+"""Of one worker."""
 
 
 class _Tee(io.TextIOBase):
@@ -153,45 +76,60 @@ def captured_output() -> deque[str]:
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class Replica:
-    """Trains and differentiates for one job. Keeps problem and data between meta-iterations.
+    """Trains and differentiates one or more replicas of a job, on one device.
 
-    A second thread answers `report` while the first computes.
+    Keeps problem and data between meta-iterations. Further threads answer `report` and `abandon`
+    while the first computes.
     """
 
     def __init__(
         self,
         spec: str,
-        replica: int,
+        replicas: Sequence[int],
         cpus: float,
         data_roots: Sequence[str],
         uploads: str,
         code: bytes | None,
     ) -> None:
         self._spec = spec
-        self._replica = replica
+        self._numbers = list(replicas)
         self._cpus = cpus
         self._data_roots = [Path(root) for root in data_roots]
         self._uploads = Path(uploads)
         self._code = code
         self._folder: Path | None = None
-        self._tuner: Tuner | None = None
+        self._tuners: Sequence[Tuner] = ()
+        self._batched: Replicas | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
+        self._computing = Lock()
+        self._abandoned = -1
 
     def prepare(self) -> Prepared | Failure:
-        """Build the problem and check it; a replica must be prepared before its first iteration."""
+        """Build the problem and check it; it must be prepared before its first iteration."""
         return self._guarded(self._prepare, None)
 
-    def meta_iteration(self, state: State, iteration: int) -> ReplicaResult | Failure:
-        """Train at the state's hyperparameters and differentiate the validation loss."""
-        return self._guarded(lambda: self._meta_iteration(state, iteration), iteration)
+    @ray.method(num_returns=2)
+    def meta_iteration(
+        self, state: State, iteration: int, ticket: int, draw: int | None = None
+    ) -> tuple[Failure | None, Results]:
+        """Train at the state's hyperparameters and differentiate the validation loss.
+
+        Returns twice: in small, whether it failed, and the results, for the meta step alone.
+
+        Args:
+            ticket: a number that rises from call to call, for `abandon`.
+            draw: fixes weights and minibatches where it is not the meta-iteration.
+        """
+        results = self._results(state, iteration, ticket, draw)
+        return (results if isinstance(results, Failure) else None), results
 
     def whole_meta_iteration(
-        self, state: State, iteration: int, infos: Sequence[Mapping[str, Any]], max_model_bytes: int
+        self, state: State, iteration: int, infos: steps.Infos, max_model_bytes: int
     ) -> StepResult | Setback | Failure:
-        """Of a job with one replica: the meta step too, without another process in between."""
-        result = self.meta_iteration(state, iteration)
-        return _stepped(self._spec, infos, state, max_model_bytes, [result])
+        """Of a job with one worker: the meta step too, without another process in between."""
+        results = self._results(state, iteration, 0, None)
+        return _stepped(self._spec, infos, state, max_model_bytes, [results])
 
     def fidelity(self, state: State, iteration: int) -> dict[str, Any] | Failure:
         """How far the job's method agrees with the exact one, as drmad_workers.fidelity tells."""
@@ -199,31 +137,37 @@ class Replica:
 
     def trial(self, spec: str) -> TrialResult | Failure:
         """One training run of another spec, in the place of the job's own."""
-        return self._guarded(lambda: self._trial(spec), None)
+        with self._computing:
+            return self._guarded(lambda: self._trial(spec), None)
+
+    def abandon(self, ticket: int) -> None:
+        """End what was asked for up to this ticket; nobody waits for it any more."""
+        self._abandoned = max(self._abandoned, ticket)
 
     def report(self) -> Report:
         """What runs now, and what was printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         return Report(*self._progress, lines)
 
-    def _built(self, spec: JobSpec, replica: int) -> Tuner:
+    def _places(self) -> tuple[Places, str, Path | None]:
         import torch
 
-        from drmad_workers import wire
         from drmad_workers.catalog import Places
         from drmad_workers.code import unpacked
 
         torch.set_num_threads(max(1, int(self._cpus)))
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
-        places = Places(self._data_roots, self._uploads)
-        return wire.tuner(spec, replica, places, self._device, self._folder)
+        return Places(self._data_roots, self._uploads), self._device, self._folder
 
     def _trial(self, spec_json: str) -> TrialResult:
-        from drmad_client.specs import JobSpec
+        from drmad_client.specs import JobSpec, ReplicasSpec
+        from drmad_workers import wire
         from drmad_workers.errors import TrainingDiverged
 
-        tuner = self._built(JobSpec.model_validate_json(spec_json), 0)
+        spec = JobSpec.model_validate_json(spec_json)
+        all_data = spec.model_copy(update={"replicas": ReplicasSpec()})
+        tuner = wire.tuner(all_data, 0, *self._places())
         try:
             figures = tuner.train(tuner.initial_values(), on_progress=self._note)
         except TrainingDiverged as error:
@@ -232,11 +176,19 @@ class Replica:
 
     def _prepare(self) -> Prepared:
         from drmad_client.specs import JobSpec
+        from drmad_workers import wire
         from drmad_workers.meta import initial_state
 
         spec = JobSpec.model_validate_json(self._spec)
-        self._tuner = self._built(spec, self._replica)
-        bound = self._tuner.hyperparameters
+        places = self._places()
+        if len(self._numbers) == 1:
+            self._tuners = [wire.tuner(spec, self._numbers[0], *places)]
+        else:
+            self._batched = wire.batched(spec, self._numbers, *places)
+            self._tuners = self._batched.tuners
+            if self._batched.reason is not None:
+                print(f"replicas are computed one by one: {self._batched.reason}")
+        bound = self._tuners[0].hyperparameters
         kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
         infos = [
             {
@@ -252,16 +204,51 @@ class Replica:
         ]
         count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
         print(f"built the problem on {self._device}: {count:,} hyperparameters")
-        return Prepared(infos, _packed(initial_state(bound)))
+        return Prepared(infos, steps.pack(initial_state(bound)))
 
-    def _meta_iteration(self, state: State, iteration: int) -> ReplicaResult:
-        assert self._tuner is not None
-        begun = _unpacked(state)
-        evaluation = self._tuner.evaluate(
-            begun.hyperparameters, iteration, on_progress=self._note, choice=begun.choice
-        )
-        node = ray.get_runtime_context().get_node_id()
-        return ReplicaResult(self._replica, evaluation, node, self._device)
+    def _results(self, state: State, iteration: int, ticket: int, draw: int | None) -> Results:
+        def body() -> list[ReplicaResult]:
+            node = ray.get_runtime_context().get_node_id()
+            parts = zip(
+                self._numbers,
+                self._evaluations(state, iteration, ticket, draw),
+                self._tuners,
+                strict=True,
+            )
+            return [
+                ReplicaResult(
+                    number,
+                    evaluation,
+                    tuner.train_examples.rows,
+                    tuner.valid_examples.rows,
+                    node,
+                    self._device,
+                )
+                for number, evaluation, tuner in parts
+            ]
+
+        with self._computing:
+            return self._guarded(body, iteration)
+
+    def _evaluations(
+        self, state: State, iteration: int, ticket: int, draw: int | None
+    ) -> Sequence[Evaluation]:
+        begun = steps.unpacked(state)
+        values = begun.hyperparameters
+
+        def should_stop() -> bool:
+            return 0 < ticket <= self._abandoned
+
+        if self._batched is not None:
+            return self._batched.evaluate(
+                values, iteration, should_stop, self._note, choice=begun.choice
+            )
+        (tuner,) = self._tuners
+        return [
+            tuner.evaluate(
+                values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
+            )
+        ]
 
     def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:
         """As the function of this name; what the user's code raised is told in its own frames."""
@@ -279,19 +266,17 @@ class Replica:
                     raise
                 raise user_error(error, self._folder) from error
 
-        return _guarded(told, iteration)
+        return failures.guarded(told, iteration)
 
     def _fidelity(self, state: State, iteration: int) -> dict[str, Any]:
-        from drmad_client.specs import JobSpec
         from drmad_workers import fidelity, wire
 
-        assert self._tuner is not None
-        spec = JobSpec.model_validate_json(self._spec)
+        spec = _spec(self._spec)
         report = fidelity.measure(
-            self._tuner,
+            self._tuners[0],
             wire.training(spec),
             [wire.method(spec.hypergradient)],
-            _unpacked(state).hyperparameters,
+            steps.unpacked(state).hyperparameters,
             spec.meta.iterations,
             iteration,
             on_progress=self._note,
@@ -304,95 +289,48 @@ class Replica:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def meta_step(
-    spec: str,
-    infos: Sequence[Mapping[str, Any]],
-    state: State,
-    max_model_bytes: int,
-    *results: ReplicaResult | Failure,
+    spec: str, infos: steps.Infos, state: State, max_model_bytes: int, *results: Results
 ) -> StepResult | Setback | Failure:
     """Aggregate the replicas in their order and update the hyperparameters once."""
-    import torch
-
-    torch.set_num_threads(1)
+    _one_thread()
     return _stepped(spec, infos, state, max_model_bytes, results)
 
 
-def _stepped(
-    spec: str,
-    infos: Sequence[Mapping[str, Any]],
-    state: State,
-    max_model_bytes: int,
-    results: Sequence[ReplicaResult | Failure],
-) -> StepResult | Setback | Failure:
-    failures = [result for result in results if isinstance(result, Failure)]
-    if failures:
-        return failures[0]
-    done = [result for result in results if isinstance(result, ReplicaResult)]
-    iteration = int(state.scalars["iteration"])
-    return _guarded(lambda: _meta_step(spec, infos, state, max_model_bytes, done), iteration)
-
-
-def _meta_step(
-    spec_json: str,
-    infos: Sequence[Mapping[str, Any]],
-    packed: State,
-    max_model_bytes: int,
-    results: Sequence[ReplicaResult],
-) -> StepResult | Setback:
-    from safetensors.torch import save
-
-    from drmad_client.specs import JobSpec
-    from drmad_workers import wire
-    from drmad_workers.aggregation import aggregate
-    from drmad_workers.hypergradients.auto import joined
-    from drmad_workers.meta import finished, meta_update, setback
-
-    spec = JobSpec.model_validate_json(spec_json)
-    state, config = _unpacked(packed), wire.meta(spec)
-    evaluations = [result.evaluation for result in results]
-    hypergradients = [evaluation.hypergradient for evaluation in evaluations]
-    hypergradient = aggregate(hypergradients, spec.replicas.aggregate)
-    validation_loss = _mean([e.validation_loss for e in evaluations])
-    why = setback(state, validation_loss, config)
-    if why is None and not all(bool(g.isfinite().all()) for g in hypergradient.values()):
-        why = "the hypergradient is not finite"
-    if why is not None:
-        return Setback(why)
-    choices = [e.choice for e in evaluations if e.choice is not None]
-    choice = joined(choices) if choices else None
-    after = replace(
-        meta_update(state, validation_loss, hypergradient, config, _bounds(infos)), choice=choice
+@ray.remote(num_cpus=0, max_retries=0, num_returns=2)
+def arrival(
+    spec: str, infos: steps.Infos, state: State, results: Results
+) -> tuple[dict[str, Any] | Setback | Failure, State | None]:
+    """Apply the hypergradient of one replica at once: what to tell of it, and the state after."""
+    if isinstance(results, Failure):
+        return results, None
+    _one_thread()
+    (result,) = results
+    applied = failures.guarded(
+        lambda: steps.arrival(_spec(spec), infos, state, result), state.scalars["iteration"]
     )
-    model = evaluations[0].model
-    size = sum(t.numel() * t.element_size() for t in model.values())
-    mean = _flat(hypergradient)
-    record = {
-        "iteration": state.iteration,
-        "validation_loss": validation_loss,
-        "training_loss": _mean([e.training_loss for e in evaluations]),
-        "metrics": _means([e.metrics | e.diagnostics for e in evaluations]),
-        "hypergradient_norm": float(mean.norm()),
-        "cosine_to_previous": _cosine_to_previous(packed, hypergradient),
-        "hyperparameters": {
-            info["name"]: _summary(
-                state.hyperparameters[info["name"]], info, hypergradient[info["name"]]
-            )
-            for info in infos
-        },
-        "seconds": _means([e.seconds for e in evaluations]),
-        "replicas": [_figures(result, mean) for result in results],
-        "method": evaluations[0].method,
-        "choice": choice.as_dict() if choice and choice.looked == state.iteration else None,
-        "is_best": after.best_iteration == state.iteration,
-    }
-    return StepResult(
-        record,
-        _packed(after, hypergradient),
-        save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
-        save({name: t.contiguous() for name, t in model.items()})
-        if size <= max_model_bytes
-        else None,
-        finished(after, config),
+    if isinstance(applied, Setback | Failure):
+        return applied, None
+    return applied
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def arrivals_step(
+    spec: str,
+    infos: steps.Infos,
+    state: State,
+    moved: State,
+    max_model_bytes: int,
+    staleness: Sequence[int],
+    *results: Results,
+) -> StepResult | Setback | Failure:
+    """Judge the meta-iteration that these arrivals make up."""
+    _one_thread()
+    done = [result for part in results if not isinstance(part, Failure) for result in part]
+    return failures.guarded(
+        lambda: steps.arrivals_step(
+            _spec(spec), infos, state, moved, max_model_bytes, done, staleness
+        ),
+        state.scalars["iteration"],
     )
 
 
@@ -412,82 +350,44 @@ def propose(
 
 @ray.remote(num_cpus=0, max_retries=0)
 def retreat(
-    spec: str,
-    infos: Sequence[Mapping[str, Any]],
-    state: State,
-    best: State,
-    hypergradient: bytes,
+    spec: str, infos: steps.Infos, state: State, best: State, hypergradient: bytes
 ) -> State | Failure:
     """The state that begins a meta-iteration again after a setback; see drmad_workers.meta."""
-    return _guarded(
-        lambda: _retreat(spec, infos, state, best, hypergradient), state.scalars["iteration"]
+    return failures.guarded(
+        lambda: steps.retreat(_spec(spec), infos, state, best, hypergradient),
+        state.scalars["iteration"],
     )
 
 
-def _retreat(
-    spec_json: str,
-    infos: Sequence[Mapping[str, Any]],
+def _stepped(
+    spec: str,
+    infos: steps.Infos,
     state: State,
-    best: State,
-    hypergradient: bytes,
-) -> State:
-    from safetensors.torch import load
-
-    from drmad_client.specs import JobSpec
-    from drmad_workers import meta, wire
-
-    spec = JobSpec.model_validate_json(spec_json)
-    named = load(hypergradient)
-    gradients = {info["name"]: named[f"hyperparameters/{info['name']}"] for info in infos}
-    after = meta.retreat(
-        _unpacked(state), _unpacked(best), gradients, wire.meta(spec), _bounds(infos)
+    max_model_bytes: int,
+    results: Sequence[Results],
+) -> StepResult | Setback | Failure:
+    done: list[ReplicaResult] = []
+    for part in results:
+        if isinstance(part, Failure):
+            return part
+        done += part
+    done.sort(key=lambda result: result.replica)
+    return failures.guarded(
+        lambda: steps.meta_step(_spec(spec), infos, state, max_model_bytes, done),
+        int(state.scalars["iteration"]),
     )
-    return _packed(after, gradients)
 
 
-def _bounds(infos: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | None, float | None]]:
-    return {info["name"]: (info["lower"], info["upper"]) for info in infos}
+def _spec(spec: str) -> JobSpec:
+    from drmad_client.specs import JobSpec
+
+    return JobSpec.model_validate_json(spec)
 
 
-def _figures(result: ReplicaResult, mean: torch.Tensor) -> dict[str, Any]:
-    """Fields of drmad_client.records.ReplicaFigures."""
-    evaluation, own = result.evaluation, _flat(result.evaluation.hypergradient)
-    lengths = float(own.norm() * mean.norm())
-    return {
-        "replica": result.replica,
-        "validation_loss": evaluation.validation_loss,
-        "hypergradient_norm": float(own.norm()),
-        "cosine_to_mean": float(own @ mean) / lengths if lengths > 0.0 else 0.0,
-        "seconds": evaluation.seconds,
-        "peak_memory_bytes": evaluation.peak_memory_bytes,
-        "node": result.node,
-        "device": result.device,
-    }
+def _one_thread() -> None:
+    import torch
 
-
-def _summary(
-    raw: torch.Tensor, info: Mapping[str, Any], hypergradient: torch.Tensor
-) -> dict[str, Any]:
-    """Fields of drmad_client.records.HyperparameterSummary."""
-    import numpy as np
-
-    from drmad_client.transforms import to_user_units
-
-    values, gradient = to_user_units(raw.numpy(), info["transform"]), hypergradient.flatten()
-    quantiles = np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
-    names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
-    return {
-        **dict(zip(names, quantiles, strict=True)),
-        "hypergradient_norm": float(gradient.norm()),
-        "groups": [
-            {
-                "label": group["label"],
-                "median": float(np.median(values.ravel()[group["start"] : group["stop"]])),
-                "hypergradient_norm": float(gradient[group["start"] : group["stop"]].norm()),
-            }
-            for group in info.get("groups", ())
-        ],
-    }
+    torch.set_num_threads(1)
 
 
 def _groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -495,107 +395,3 @@ def _groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
     if not 1 < len(groups) <= MOST_GROUPS:
         return []
     return [group._asdict() for group in groups]
-
-
-def _cosine_to_previous(packed: State, hypergradient: Mapping[str, torch.Tensor]) -> float | None:
-    """None in the first meta-iteration, and where one of the two is zero."""
-    from safetensors.torch import load
-
-    kept = load(packed.tensors)
-    before = {
-        name: kept[f"{_PREVIOUS}/{name}"].float()
-        for name in hypergradient
-        if f"{_PREVIOUS}/{name}" in kept
-    }
-    if before.keys() != hypergradient.keys():
-        return None
-    one, other = _flat(before).double(), _flat(hypergradient).double()
-    lengths = float(one.norm() * other.norm())
-    return float(one @ other) / lengths if lengths > 0.0 else None
-
-
-def _flat(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    means = {name: _mean([figure[name] for figure in figures]) for name in figures[0]}
-    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
-
-
-def _packed(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = None) -> State:
-    """With the direction of the hypergradient that led here, for the next one to be compared with.
-
-    Half precision does for a direction.
-    """
-    from safetensors.torch import save
-
-    tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
-    if hypergradient:
-        largest = float(_flat(hypergradient).abs().max()) or 1.0
-        for name, tensor in hypergradient.items():
-            tensors[f"{_PREVIOUS}/{name}"] = (tensor / largest).half().contiguous()
-    return State(save(tensors), state.scalars())
-
-
-def _unpacked(state: State) -> MetaState:
-    from safetensors.torch import load
-
-    from drmad_workers.meta import MetaState
-
-    return MetaState.restore(load(state.tensors), state.scalars)
-
-
-def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
-    """What the engine refuses, and any other exception, as a Failure that names the root cause."""
-    from drmad_workers.code import UserCodeError
-    from drmad_workers.errors import (
-        HypergradientDiverged,
-        HypergradientError,
-        ProblemError,
-        TrainingDiverged,
-        ran_out_of_memory,
-    )
-
-    try:
-        return body()
-    except ProblemError as error:
-        return Failure("problem_invalid", str(error), iteration)
-    except TrainingDiverged as error:
-        message = f"meta-iteration {iteration}: {error}"
-        return Failure("training_diverged", message, iteration, error.step)
-    except HypergradientDiverged as error:
-        message = f"meta-iteration {iteration}: {error}"
-        return Failure("hypergradient_diverged", message, iteration, error.step)
-    except HypergradientError as error:
-        return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
-    except UserCodeError as error:
-        return Failure("user_code", str(error), iteration, traceback=error.traceback)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            first = str(error).strip().partition("\n")[0] or type(error).__name__
-            return Failure(OUT_OF_MEMORY, f"{first}; {LESS_MEMORY}", iteration)
-        message = f"{type(error).__name__}: {error}"
-        return Failure("worker_error", message, iteration, traceback=_trimmed(error))
-
-
-def _trimmed(error: Exception) -> str:
-    """The traceback without the frames of libraries and of ours around the user's own code.
-
-    Where none of the frames are the user's, all below this file are shown: the mistake is ours.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(__file__).parent)
-    theirs = [
-        f for f in frames if not f.filename.startswith(ours) and "-packages" not in f.filename
-    ]
-    shown = theirs or [frame for frame in frames if frame.filename != __file__]
-    heading = "Traceback (most recent call last):\n"
-    lines = [*traceback.format_list(shown), *traceback.format_exception_only(error)]
-    return heading + "".join(lines)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drmad_workers import hypergradients, hyperparameters
+from drmad_workers.batched import Replicas
 from drmad_workers.catalog import Places, build_problem
 from drmad_workers.catalog.sources import tensors_of
 from drmad_workers.code import load_problem
 from drmad_workers.errors import ProblemError
 from drmad_workers.meta import MetaConfig
 from drmad_workers.problem import Problem
+from drmad_workers.shards import Shards
 from drmad_workers.training import TrainingConfig
 from drmad_workers.tuning import Tuner
 
@@ -56,7 +58,33 @@ def tuner(
         seed=spec.seed,
         replica=replica,
         device=device,
+        shards=shards(spec),
     )
+
+
+def batched(
+    spec: JobSpec,
+    replicas: Sequence[int],
+    places: Places | None = None,
+    device: str = "cpu",
+    code: Path | None = None,
+) -> Replicas:
+    """The tuners of several replicas on one device; see `tuner`."""
+    return Replicas(
+        problem(spec, places, code),
+        [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        training(spec),
+        method(spec.hypergradient),
+        seed=spec.seed,
+        replicas=replicas,
+        device=device,
+        shards=shards(spec),
+    )
+
+
+def shards(spec: JobSpec) -> Shards:
+    train, valid = spec.replicas.shares()
+    return Shards(spec.replicas.data, spec.replicas.count, train, valid, spec.seed)
 
 
 def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:

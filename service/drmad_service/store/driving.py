@@ -89,6 +89,10 @@ class Driving(Base):
         warning = json.dumps({"code": code, "message": message})
         await self._update(lease, {}, "warning", warning)
 
+    async def tell_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
+        """Tell of a hypergradient that was applied by itself."""
+        await self._update(lease, {}, "arrival", json.dumps(arrival))
+
     async def keep_fidelity(self, lease: Lease, report: Mapping[str, Any]) -> None:
         """Keep how far the job's method was found to agree with the exact one."""
         await self._update(lease, {"fidelity": json.dumps(report)})
