@@ -161,13 +161,10 @@ class Replica:
         return Places(self._data_roots, self._uploads), self._device, self._folder
 
     def _trial(self, spec_json: str) -> TrialResult:
-        from drmad_client.specs import JobSpec, ReplicasSpec
         from drmad_workers import wire
         from drmad_workers.errors import TrainingDiverged
 
-        spec = JobSpec.model_validate_json(spec_json)
-        all_data = spec.model_copy(update={"replicas": ReplicasSpec()})
-        tuner = wire.tuner(all_data, 0, *self._places())
+        tuner = wire.tuner(_spec(spec_json), 0, *self._places())
         try:
             figures = tuner.train(tuner.initial_values(), on_progress=self._note)
         except TrainingDiverged as error:
@@ -175,11 +172,10 @@ class Replica:
         return TrialResult(figures.pop("validation_loss"), figures)
 
     def _prepare(self) -> Prepared:
-        from drmad_client.specs import JobSpec
         from drmad_workers import wire
         from drmad_workers.meta import initial_state
 
-        spec = JobSpec.model_validate_json(self._spec)
+        spec = _spec(self._spec)
         places = self._places()
         if len(self._numbers) == 1:
             self._tuners = [wire.tuner(spec, self._numbers[0], *places)]
