@@ -153,7 +153,7 @@ def _opened(content: bytes) -> zipfile.ZipFile:
 
 
 def _entries(archive: zipfile.ZipFile, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
-    entries = [info for info in archive.infolist() if not info.is_dir()]
+    entries = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if len(entries) > MAX_FILES:
         raise CodeError(f"the archive holds {len(entries)} files, at most {MAX_FILES} are allowed")
     unpacked = sum(info.file_size for info in entries)

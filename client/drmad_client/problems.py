@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.base import Spec
 from drmad_client.data_sets import UPLOAD, DataSpec
@@ -73,6 +75,18 @@ class CodeProblem(Spec):
         pattern=UPLOAD,
         description="An uploaded data set, handed to the function as `data`: tensors by name.",
     )
+
+    @field_validator("options")
+    @classmethod
+    def _are_json(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """They are stored and sent as JSON, which has no infinities and no half characters."""
+        try:
+            json.dumps(options, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            message = "must hold what JSON in UTF-8 can: {reason}"
+            raise PydanticCustomError("misfit", message, {"reason": reason}) from error
+        return options
 
 
 def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str, ...]] | None:

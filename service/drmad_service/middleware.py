@@ -91,7 +91,10 @@ class Guard:
                 raise refused  # the app took the exception above for a broken body
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                # What a user wrote is never taken for a page, whatever it looks like.
+                headers["x-content-type-options"] = "nosniff"
             await send(message)
 
         try:
