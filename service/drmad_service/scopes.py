@@ -17,6 +17,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/jobs/{job_id}/events"): READ,
     ("GET", "/v1/jobs/{job_id}/figures/{name}"): READ,
     ("GET", "/v1/jobs/{job_id}/history"): READ,
+    ("GET", "/v1/jobs/{job_id}/trials"): READ,
     ("GET", "/v1/jobs/{job_id}/hyperparameters"): READ,
     ("GET", "/v1/jobs/{job_id}/hypergradients"): READ,
     ("GET", "/v1/jobs/{job_id}/fidelity"): READ,
