@@ -19,7 +19,8 @@ umask 077
     # Its own keys and no command that could change the server or read other users.
     echo "user drmad on #$(hashed "$DRMAD_REDIS_PASSWORD") ~drmad:* &drmad:* +@all -@admin -@dangerous +info"
     if [ -n "${RAY_REDIS_PASSWORD:-}" ]; then
-        echo "user ray on #$(hashed "$RAY_REDIS_PASSWORD") ~RAY* &RAY* +@all -@admin -@dangerous +info +keys"
+        # Ray deletes a key of the name DUMMY to learn whether it talks to a cluster of servers.
+        echo "user ray on #$(hashed "$RAY_REDIS_PASSWORD") ~RAY* ~DUMMY &RAY* +@all -@admin -@dangerous +info +keys"
     fi
 } > /tmp/users.acl
 exec valkey-server --bind '* -::*' --port 6379 --aclfile /tmp/users.acl --dir /data \

@@ -28,12 +28,13 @@ def formatter(log_format: LogFormat) -> logging.Formatter:
     """One line a record; JSON has what stands in `extra` as fields of its own."""
     if log_format == "text":
         return _Text(_TEXT)
+    from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 
     return JsonFormatter(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={"asctime": "at", "levelname": "level", "name": "logger"},
-        exc_info_as_array=False,
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
     )
 
 

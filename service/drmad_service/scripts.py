@@ -25,6 +25,8 @@ class Scripts:
             "queue": keys.QUEUE,
             "ended": keys.ENDED,
             "cluster": keys.CLUSTER,
+            "nodes": keys.NODES,
+            "forgotten_ms": 3_600_000,
             "leases": keys.LEASES,
             "reservations": keys.RESERVATIONS,
             "notices": keys.NOTICES,

@@ -172,6 +172,7 @@ class Engine:
         self._addresses = {name: f"{_NETWORK}.{10 * n + 10}" for n, name in enumerate(names)}
         lines = ["127.0.0.1 localhost", *(f"{ip} {name}" for name, ip in self._addresses.items())]
         self._hosts.write_text("\n".join(lines) + "\n")
+        (self.folder / "image").mkdir()
         self._names = self.folder / "nsswitch.conf"
         self._names.write_text("hosts: files\n")
         self._wait_for_namespace(self.switch.pid)

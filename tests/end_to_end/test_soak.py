@@ -53,7 +53,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 
 def look_and_delete(client: Client, job: Job) -> None:
-    job = client.jobs.wait(job.id, timeout_s=300)
+    job = client.jobs.wait(job.id, timeout_s=1800)
     assert list(client.jobs.history(job.id))[-1].iteration == job.progress.iteration - 1
     client.jobs.hyperparameters(job.id, "best")
     client.jobs.delete(job.id)
@@ -74,12 +74,12 @@ def cancel_while_it_runs(client: Client, job: Job) -> None:
 
 
 def extend(client: Client, job: Job) -> None:
-    client.jobs.wait(job.id, timeout_s=300)
+    client.jobs.wait(job.id, timeout_s=1800)
     look_and_delete(client, client.jobs.extend(job.id, 2))
 
 
 def fork(client: Client, job: Job) -> None:
-    client.jobs.wait(job.id, timeout_s=300)
+    client.jobs.wait(job.id, timeout_s=1800)
     forked = client.jobs.fork(job.id, 1)
     client.jobs.delete(job.id)
     look_and_delete(client, forked)
@@ -92,7 +92,7 @@ def fail(client: Client, job: Job) -> None:
 
 def look_at_the_end(client: Client, job: Job) -> None:
     with contextlib.suppress(JobFailed):
-        client.jobs.wait(job.id, timeout_s=300)
+        client.jobs.wait(job.id, timeout_s=1800)
     client.jobs.delete(job.id)
     with pytest.raises(NotFound):
         client.jobs.retrieve(job.id)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from redis.asyncio import Redis
 
 from drmad_client.specs import JobSpec
 from drmad_service import keys
 from drmad_service.orphans import orphans
-from drmad_service.store import Store
+from drmad_service.store import Capacity, Store
 from drmad_service.transitions import Action
 from tests.service.test_store import started, step
 
@@ -63,3 +65,17 @@ async def test_index_that_contradicts_the_state_is_told(
     await redis.zadd(keys.QUEUE, {lease.job_id: 1})
     (orphan,) = await orphans(redis)
     assert (orphan.key, orphan.reason) == (f"{keys.QUEUE} {lease.job_id}", "the job is running")
+
+
+async def test_schedulers_that_were_killed_are_forgotten_in_time(
+    redis: Redis, store: Store
+) -> None:
+    capacity = Capacity(4.0, 0.0)
+    await store.claim("killed", 10.0, capacity)
+    await store.tell_nodes("killed", "{}")
+    said = json.loads(await redis.hget(keys.CLUSTER, "killed") or b"")
+    await redis.hset(keys.CLUSTER, "killed", json.dumps(said | {"at": said["at"] - 3_700_000}))
+    await store.claim("lately", 10.0, capacity)
+    await store.claim("new", 10.0, capacity)
+    assert set(await redis.hkeys(keys.CLUSTER)) == {b"lately", b"new"}
+    assert await redis.hkeys(keys.NODES) == []

@@ -4,8 +4,17 @@
 local scheduler, lease, cpus, gpus, states, most_jobs, most_gpus = unpack(ARGV)
 local now = now_ms()
 states = cjson.decode(states)
-redis.call('HSET', K.cluster, scheduler,
-  cjson.encode({ cpus = tonumber(cpus), gpus = tonumber(gpus), at = now }))
+local is_new = redis.call('HSET', K.cluster, scheduler,
+  cjson.encode({ cpus = tonumber(cpus), gpus = tonumber(gpus), at = now })) == 1
+if is_new then  -- forget those that were killed: they could not take their leave
+  local known = redis.call('HGETALL', K.cluster)
+  for i = 1, #known, 2 do
+    if cjson.decode(known[i + 1]).at < now - K.forgotten_ms then
+      redis.call('HDEL', K.cluster, known[i])
+      redis.call('HDEL', K.nodes, known[i])
+    end
+  end
+end
 
 local function take(id, reason, message)
   local job = redis.call('HMGET', K.job .. id, 'status', 'cpus', 'gpus', 'tenant')

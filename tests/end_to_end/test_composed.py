@@ -1,0 +1,122 @@
+"""The services of docker-compose.yml as processes, each in namespaces of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.containers import Engine, can_contain, compose
+from tests.deploy.test_compose import SECRETS
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    if not can_contain():
+        assert not os.environ.get("CI"), "CI must be able to make namespaces"
+        pytest.skip("needs root on Linux: network, mount and process namespaces")
+    folder = Path(tmp_path_factory.mktemp("compose"))
+    for path in (folder, *folder.parents):
+        if path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o011)
+    (folder / "data").mkdir()
+    engine = Engine(folder, compose(SECRETS | {"DRMAD_DATA": str(folder / "data")})["services"])
+    yield engine
+    engine.down()
+
+
+JOB = """
+name: composed
+problem: {data: {name: digits, train: 200, valid: 100, test: 100, label_noise: 0.5}}
+hyperparameters: [{kind: sample_weight}]
+training: {steps: 100, batch_size: 50}
+hypergradient: {method: shortcut, horizon: 20}
+meta: {iterations: 60}
+resources: {cpus: 1}
+"""
+
+
+def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine) -> None:
+    engine.up("redis")
+    engine.prepare("ray-head").start()
+    api = engine.prepare("api")
+    api.start()
+    assert api.process is not None
+    assert api.process.wait(120) != 0, "it must not let others in before there is a key"
+    assert "drmad keys create" in api.log.read_text()
+    made = api.run("drmad", "keys", "create", "--tenant", "team", "--scope", "submit")
+    assert made.returncode == 0, made.stderr
+    api.environment["DRMAD_API_KEY"] = made.stdout.strip()  # of the commands below
+    api.start()
+    engine.containers["ray-head-1"].wait_until_healthy()
+    engine.prepare("scheduler").start()
+    engine.up("ray-worker", 1)
+    scheduler = engine.containers["scheduler-1"]
+    scheduler.wait_until_healthy()
+    api.wait_until_healthy()
+
+    def drmad(*arguments: str) -> str:
+        answer = api.run("drmad", *arguments)
+        assert answer.returncode == 0, f"{answer.stderr} {api.log.read_text()[-3000:]}"
+        return answer.stdout.strip()
+
+    def committed() -> int:
+        iteration: int = show()["progress"]["iteration"]
+        return iteration
+
+    def show() -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(drmad("show", job_id, "--output", "json"))
+        return shown
+
+    assert api.run("tee", "/tmp/job.yaml", stdin=JOB).returncode == 0
+    job_id = drmad("submit", "/tmp/job.yaml")
+    until(lambda: committed() >= 2)
+    engine.containers["ray-worker-1"].terminate()
+    engine.prepare("ray-worker", 2).start()
+    drmad("watch", job_id)
+    job = show()
+    assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 60)
+    assert "its scheduler was" not in json.dumps(job["transitions"])  # only the worker was lost
+    told = scheduler.run("drmad", "doctor", "--json")
+    found = {finding["subject"]: finding for finding in json.loads(told.stdout)}
+    for subject in ("Redis", "append-only file", "eviction", "memory of Redis", "schema", "Ray"):
+        assert found[subject]["level"] == "ok", found[subject]
+    assert found["orphans"]["level"] == "ok", found["orphans"]
+    logs = "".join(container.log.read_text() for container in engine.containers.values())
+    assert [secret for secret in SECRETS.values() if secret in logs] == []
+    claimed = [json.loads(line) for line in scheduler.log.read_text().splitlines() if "{" in line]
+    assert job_id in [record.get("job_id") for record in claimed]
+
+
+@pytest.mark.full
+def test_head_of_ray_keeps_its_state_in_redis_under_a_user_of_its_own(engine: Engine) -> None:
+    """As KubeRay starts it: what it may touch is enough for it, and is nothing of ours."""
+    password = "r" * 32
+    engine.services["redis"]["environment"]["RAY_REDIS_PASSWORD"] = password
+    head = engine.services["ray-head"]
+    head["environment"]["RAY_REDIS_ADDRESS"] = "redis:6379"
+    head["command"] += ["--redis-username=ray", f"--redis-password={password}"]
+    redis = engine.up("redis")
+    engine.up("ray-head")
+    script = f"""
+import redis
+store = redis.Redis(username="ray", password="{password}")
+assert any(key.startswith(b"RAY") for key in store.scan_iter())
+try:
+    store.get("drmad:jobs")
+except redis.exceptions.NoPermissionError:
+    print("kept apart")
+"""
+    assert redis.run("python", "-c", script).stdout == "kept apart\n"
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 240.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
