@@ -11,11 +11,12 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from redis.exceptions import RedisError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
 from drmad_client.specs import JobSpec
@@ -42,11 +43,15 @@ from drmad_workers.tasks import (
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
 _PREEMPTED = "makes room for a job of higher priority"
 _LAST_LINES_S = 0.5
 """A replica that does not answer so long has nothing more to say."""
+_LONGEST_PAUSE_S = 2.0
+"""Between two tries to reach Redis again."""
 _LONGEST_RETRY_S = 60.0
 """Between two tries to replace a replica."""
 _TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
@@ -64,7 +69,7 @@ class _Ended(Exception):
         self, action: Action, reason: str, message: str = "", error: JobError | None = None
     ) -> None:
         super().__init__(reason)
-        self.action, self.reason, self.message, self.error = action, reason, message, error
+        self.told = action, reason, message, error
 
 
 class _Lost(Exception):
@@ -95,7 +100,7 @@ class Runner:
 
         Raises:
             LeaseLost: somebody else drives it now.
-            RedisError: the store does not answer; the lease runs out and the job is taken up again.
+            RedisError: the store does not answer while the job is begun.
         """
         await self._store.status(self._lease)
         job = await self._store.get(self._lease.job_id)
@@ -118,7 +123,7 @@ class Runner:
             await self._last_lines()
             # What the job holds is free again before anybody reads that it has ended.
             self._replicas.kill()
-            await self._store.act(self._lease, end.action, end.reason, end.message, end.error)
+            await self._reach(partial(self._store.act, self._lease, *end.told))
         finally:
             self._replicas.kill()
 
@@ -138,8 +143,9 @@ class Runner:
                 self._failures = 0
                 if time.monotonic() > self._looked + self._settings.poll_s:
                     await self._look()  # short iterations end before anybody has looked
-                self._heed(await self._store.status(self._lease), between_iterations=True)
-                if await self._store.outranked(self._lease, self._capacity):
+                status = await self._reach(lambda: self._store.status(self._lease))
+                self._heed(status, between_iterations=True)
+                if await self._reach(lambda: self._store.outranked(self._lease, self._capacity)):
                     raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
@@ -279,7 +285,7 @@ class Runner:
             return await self._retreat(point, failure)
         assert isinstance(result, StepResult)
         step = self._step(point.iteration, result, time.monotonic() - began)
-        await self._store.commit(self._lease, step)
+        await self._reach(lambda: self._store.commit(self._lease, step))
         self._shown = step.progress
         if result.finished:
             raise _Ended(Action.SUCCEED, result.finished, _FINISHED[result.finished])
@@ -390,16 +396,16 @@ class Runner:
         progress = self._shown
         for number in range(len(self._replicas.actors)):
             report = self._reported(number)
-            if report is not None and report.lines:
-                await self._store.log(self._lease, self._replicas.first(number), report.lines)
+            if report is not None:
+                await self._keep_lines(number, report.lines)
             if report is not None and number == 0:
                 update = {"phase": report.phase, "step": report.step, "steps": report.steps}
                 progress = self._shown.model_copy(update=update)
         if progress == self._shown:
-            status = await self._store.status(self._lease)
+            status = await self._reach(lambda: self._store.status(self._lease))
         else:
             self._shown = progress
-            status = await self._store.progress(self._lease, progress)
+            status = await self._reach(lambda: self._store.progress(self._lease, progress))
         self._heed(status)
         limit_s = self._spec.timeout_s
         if limit_s is not None and self._spent() > limit_s:
@@ -426,8 +432,27 @@ class Runner:
                 await asyncio.wait(self._reports.values(), timeout=_LAST_LINES_S)
             for number in range(len(self._replicas.actors)):
                 report = self._reported(number)
-                if report is not None and report.lines:
-                    await self._store.log(self._lease, self._replicas.first(number), report.lines)
+                await self._keep_lines(number, report.lines if report else [])
+
+    async def _keep_lines(self, number: int, lines: Sequence[str]) -> None:
+        if lines:
+            replica = self._replicas.first(number)
+            await self._reach(lambda: self._store.log(self._lease, replica, lines))
+
+    async def _reach(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the store answers, once it does: no replica is lost because Redis is away or full.
+
+        For what may be asked twice: an answer can be lost although the store did as it was asked.
+        """
+        pause_s = 0.1
+        while True:
+            try:
+                return await ask()
+            except RedisError as error:
+                fields = {"job_id": self._lease.job_id}
+                logger.warning("Redis does not take what is written: %s", error, extra=fields)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:

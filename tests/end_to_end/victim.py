@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class Outcome:
     succeeded: bool
     contiguous: bool
     identical: bool
-    recovery_s: float
+    standstill_s: float
+    """The longest that nothing was committed, from the kill on."""
     extra_starts: int
     """Times that the replicas were started again; each repeats one meta-iteration at most."""
     detail: str
@@ -101,7 +103,7 @@ class Victim:
     def disturb(self, job_id: str, fault: str, chance: random.Random, within: int) -> float:
         """Kill at a random moment of the job's next `within` meta-iterations, or of its start.
 
-        Returns the seconds until the job committed something again.
+        Returns when, in seconds of the epoch, once the job has committed something again.
         """
         with self.service.client() as client:
             job = client.jobs.retrieve(job_id)
@@ -113,12 +115,13 @@ class Victim:
                 time.sleep(chance.random() * 0.2)  # somewhere within a meta-iteration
             job = client.jobs.retrieve(job_id)
             assert not job.status.is_terminal, f"{job!r} was over before anything was killed"
-        began = time.monotonic()
+        killed_at = time.time()
         self.kill(fault, chance)
         # One commit may have been on its way.
-        return self.next_commit(job_id, job.progress.iteration + 1) - began
+        self.next_commit(job_id, job.progress.iteration + 1)
+        return killed_at
 
-    def judge(self, job_id: str, fault: str, recovery_s: float, replicas: int = 1) -> Outcome:
+    def judge(self, job_id: str, fault: str, killed_at: float, replicas: int = 1) -> Outcome:
         """Hold the job to its promises once it has ended."""
         expected, expected_vector = self.undisturbed(replicas)
         with self.service.client() as client:
@@ -126,6 +129,7 @@ class Victim:
             history = numbers(client, ended)
             identical = np.array_equal(vector(client, ended), expected_vector)
             events = list(client.jobs.events(job_id))
+            times = [record.at.timestamp() for record in client.jobs.history(job_id)]
         starts = [e.data.get("status") for e in events].count("starting")
         losses = [e.data.get("code") for e in events].count("replica_lost")
         return Outcome(
@@ -134,7 +138,7 @@ class Victim:
             ended.status is JobStatus.SUCCEEDED,
             [iteration for iteration, *_ in history] == list(range(self.iterations)),
             history == expected and identical,
-            recovery_s,
+            max(b - a for a, b in pairwise([killed_at, *(t for t in times if t > killed_at)])),
             starts - 1 + losses,
             ", ".join(t.reason for t in ended.transitions),
         )
@@ -154,8 +158,8 @@ class Victim:
             for pid in found:
                 os.kill(pid, signal.SIGKILL)
 
-    def next_commit(self, job_id: str, before: int) -> float:
-        """When the job has committed more than `before`, and the API tells of it."""
+    def next_commit(self, job_id: str, before: int) -> None:
+        """Wait until the job has committed more than `before`, and the API tells of it."""
         deadline = time.monotonic() + RECOVERY_S
         seen = None
         with self.service.client() as client:
@@ -163,7 +167,7 @@ class Victim:
                 with contextlib.suppress(ConnectionFailed, ServerError):
                     seen = client.jobs.retrieve(job_id)
                     if seen.progress.iteration > before or seen.status.is_terminal:
-                        return time.monotonic()
+                        return
                 time.sleep(0.02)
         raise AssertionError(f"{seen!r} did not go on: {seen and seen.transitions}")
 
