@@ -105,6 +105,27 @@ def test_mnist_with_wrong_labels_is_cleaned(client: Client, data_root: Path) -> 
     assert auc(weights, ~wrong_examples(spec, [data_root])) >= 0.88
 
 
+@pytest.mark.full
+def test_async_reaches_the_validation_loss_of_rounds(client: Client, data_root: Path) -> None:
+    """At the same number of training runs."""
+    few = example("clean-mnist.yaml") | {"meta": {"iterations": 12}}
+    jobs = {
+        mode: client.jobs.create(few | {"replicas": {"count": 2, "mode": mode}})
+        for mode in ("sync", "async")
+    }
+    losses = {}
+    for mode, job in jobs.items():
+        best = client.jobs.wait(job.id, timeout_s=1200).best
+        assert best is not None
+        losses[mode] = best.validation_loss
+    assert losses["async"] <= 1.1 * losses["sync"]
+    stale = [
+        f.staleness for record in client.jobs.history(jobs["async"].id) for f in record.replicas
+    ]
+    assert len(stale) == 24
+    assert 0 < max(stale) <= 4
+
+
 def test_result_can_be_fetched_and_used(client: Client, service: Service, tmp_path: Path) -> None:
     spec = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
     job = client.jobs.wait(client.jobs.create(spec).id, timeout_s=120)
