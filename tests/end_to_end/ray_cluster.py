@@ -17,9 +17,9 @@ from tests.end_to_end.running import alive, descendants, free_port
 
 START_S = 400.0
 """Much longer than it takes: a crowded machine is no fault."""
+AGENTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent", "metrics-export")
 PATIENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "300",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_health_check_period_ms": "2000",
     "RAY_health_check_failure_threshold": "5",
@@ -73,8 +73,10 @@ class RayCluster:
             self.kill(address)
 
     def _launch(self, address: str, *arguments: str) -> None:
-        # Worker ports at random: the default range is one for all raylets of the machine.
+        # Worker ports at random: the default range is one for all raylets of the machine. Those of
+        # the agents are given: a raylet ends when they take more than 15 s to choose them.
         common = ["--block", "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
+        common += [f"--{agent}-port={free_port()}" for agent in AGENTS]
         store = f"--object-store-memory={80 << 20}"
         command = [str(Path(sys.executable).with_name("ray")), "start", *arguments, *common, store]
         with self._log(address).open("wb") as log:
