@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -258,3 +261,27 @@ async def test_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_text("no")
     with pytest.raises(BackupError, match="cannot be read"):
         Backup(tmp_path / "text.zip")
+
+
+async def test_commands_write_and_bring_back_and_say_what_was_left_out(
+    redis: Redis, redis_url: str, store: Store, spec: JobSpec, tmp_path: Path
+) -> None:
+    job_id = await ended(store, spec)
+
+    async def drmad(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "drmad_client", *arguments, "--redis-url", redis_url]
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, check=False
+        )
+
+    path = str(tmp_path / "all.zip")
+    written = await drmad("backup", path)
+    assert (written.returncode, written.stdout[:6]) == (0, "1 jobs"), written.stderr
+    left_out = await drmad("restore", path)
+    assert left_out.returncode == 1
+    assert f"{job_id} left out: exists already" in left_out.stdout
+    assert "--replace" in left_out.stderr
+    await redis.flushall()
+    restored = await drmad("restore", path, job_id)
+    assert (restored.returncode, restored.stdout) == (0, f"{job_id} restored: succeeded\n")
+    assert (await store.get(job_id)).status is JobStatus.SUCCEEDED
