@@ -402,16 +402,18 @@ class AsyncJobPage:
 
 def as_html(job: JobRecord) -> str:
     """The job for a notebook, in the notebook's own colours."""
-    progress = job.progress
-    bar = f'<progress max="{progress.iterations}" value="{progress.iteration}"></progress>'
     rows = {
         "job": escape(job.id),
         "status": f"{job.status} <small>{escape(job.message or job.reason)}</small>",
-        "done": f"{bar} {progress.iteration} of {progress.iterations} meta-iterations",
+        "done": progress_as_html(job),
     }
     if job.best:
         figures = {"validation loss": job.best.validation_loss} | job.best.metrics
-        shown = ", ".join(f"{escape(n).replace('_', ' ')} {v:.4g}" for n, v in figures.items())
+        shown = ", ".join(
+            f"{escape(name).replace('_', ' ')} "
+            + (f"{value:.2%}" if name.endswith(("error", "accuracy")) else f"{value:.4g}")
+            for name, value in figures.items()
+        )
         rows["best"] = f"iteration {job.best.iteration}: {shown}"
     if job.error:
         rows["error"] = f"{escape(job.error.message)} <small>{escape(job.error.code)}</small>"
@@ -420,6 +422,13 @@ def as_html(job: JobRecord) -> str:
         for name, value in rows.items()
     )
     return f"<table><caption>{escape(job.name)}</caption>{cells}</table>"
+
+
+def progress_as_html(job: JobRecord) -> str:
+    """How far the job is, as a line."""
+    done, all_of_them = job.progress.iteration, job.progress.iterations
+    bar = f'<progress max="{all_of_them}" value="{done}"></progress>'
+    return f"{bar} {done} of {all_of_them} meta-iterations"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from html import escape
 from typing import Any
 
 from rich.console import Console
@@ -57,12 +58,16 @@ def _in_a_terminal(job: Job, console: Console) -> Iterator[Show]:
 def _in_a_notebook(job: Job) -> Show:
     from IPython.display import HTML, display
 
-    from drmad_client.jobs import as_html
+    from drmad_client.jobs import progress_as_html
 
     untyped: Any = display
     html: Any = HTML
-    shown = untyped(html(as_html(job)), display_id=True)
-    return lambda job: shown.update(html(as_html(job)))
+
+    def line(job: Job) -> Any:  # the job that wait() gives back shows the rest
+        return html(f"{progress_as_html(job)}, {escape(_detail(job))}")
+
+    shown = untyped(line(job), display_id=True)
+    return lambda job: shown.update(line(job))
 
 
 def _in_notebook() -> bool:
