@@ -61,6 +61,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
             figures.memory,
             figures.fidelity,
             figures.trials,
+            figures.staleness,
             figures.movers,
             figures.draw,
             figures.save,

@@ -322,6 +322,21 @@ def cosines(history: Sequence[Record]) -> Figure:
     return plotting.stacked([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
 
 
+def staleness(history: Sequence[Record]) -> Figure:
+    """Updates that others applied while each arrival of an async job was computed: the mean of each
+    meta-iteration, and the largest."""
+    records = [record for record in _records(history) if record.replicas]
+    if not records:
+        return plotting.empty("no meta-iteration is committed yet")
+    x = _iterations(records)
+    arrivals = [[float(arrival.staleness) for arrival in record.replicas] for record in records]
+    data = [
+        plotting.line(x, [max(each) for each in arrivals], "largest", 2),
+        plotting.line(x, [plotting.mean(each) for each in arrivals], "mean", 2),
+    ]
+    return plotting.stacked([("updates", data, {"rangemode": "tozero"})], showlegend=True)
+
+
 def seconds(history: Sequence[Record]) -> Figure:
     """Where the time of each meta-iteration goes; what no phase explains is `other`."""
     records = _records(history)
@@ -546,6 +561,7 @@ FIGURES: dict[str, FigureKind] = {
         "Norm of the hypergradient", lambda m: hypergradient_norms(m.history)
     ),
     "cosines": FigureKind("Agreement of hypergradients", lambda m: cosines(m.history)),
+    "staleness": FigureKind("Staleness of the arrivals", lambda m: staleness(m.history)),
     "seconds": FigureKind("Where the time goes", lambda m: seconds(m.history)),
     "memory": FigureKind("Peak memory", lambda m: memory(m.history)),
     "fidelity": FigureKind(

@@ -281,6 +281,12 @@ def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
     assert "<html>" in (tmp_path / "losses.html").read_text(encoding="utf-8")
 
 
+def test_staleness_shows_the_largest_and_the_mean_of_the_arrivals() -> None:
+    arrivals = [replica(0, 1.0).model_copy(update={"staleness": n}) for n in (0, 1, 5)]
+    largest, mean = figures.staleness([record(0, replicas=arrivals)])["data"]
+    assert (largest["y"], mean["y"]) == ([5], [2])
+
+
 def test_trials_show_each_loss_and_the_lowest_so_far() -> None:
     tried = [trial(n, loss) for n, loss in enumerate([0.5, None, 0.7, 0.25])]
     points, line = figures.trials(tried)["data"]

@@ -17,6 +17,7 @@ from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
 
 CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
+ASYNC = {"count": 2, "mode": "async", "data": "disjoint"}
 SEARCH = {
     "trials": 16,
     "parameters": {
@@ -144,7 +145,7 @@ async def gallery(store: Store) -> dict[str, str]:
     gone = await driven(spec("a mistake"), 4)
     await store.cancel(gone.job_id)
     await store.act(gone, Action.YIELD, "cancelled", "cancelled by its user")
-    held = await driven(spec("night shift"), 12)
+    held = await driven(spec("night shift", replicas=ASYNC), 12)
     await store.pause(held.job_id)
     await store.act(held, Action.YIELD, "paused", "paused by its user")
     live = await driven(spec("mnist, per weight", 60, replicas={"count": 2}, search=SEARCH), 24)
@@ -251,6 +252,9 @@ def _replica(number: int, loss: float) -> dict[str, Any]:
         "validation_loss": loss * (1 + 0.01 * number),
         "hypergradient_norm": 0.41,
         "cosine_to_mean": 0.97 - 0.02 * number,
+        "staleness": 2 * number,
+        "train_examples": 500,
+        "valid_examples": 150,
         "seconds": {"forward": 0.61, "backward": 0.24},
         "peak_memory_bytes": 214_000_000,
         "node": f"node-{number + 1}",

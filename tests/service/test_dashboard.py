@@ -231,6 +231,17 @@ def test_a_chart_that_does_not_come_is_asked_for_again(
     assert trouble.found == []
 
 
+def test_replicas_show_their_share_of_the_data_and_their_staleness(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['night shift']}")
+    second = page.locator("#replicas tbody tr").nth(1)
+    expect(page.locator("#replicas thead")).to_contain_text("ExamplesStaleness")
+    expect(second).to_contain_text("500 + 150")
+    expect(second.locator("td").nth(4)).to_have_text("2")
+    expect(page.locator("#chart-staleness")).to_contain_text("Staleness of the arrivals")
+
+
 def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[Any]) -> None:
     page.goto(server.url)
     expect(page.locator("#live")).to_have_text("live")

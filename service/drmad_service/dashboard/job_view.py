@@ -70,6 +70,8 @@ def charts(job: Job, is_reported: bool) -> list[Chart]:
         pointless.add("penalty_image")
     if job.spec.search is None:
         pointless.add("trials")
+    if job.spec.replicas.mode == "sync":
+        pointless.add("staleness")
     if not kinds & {"learning_rate", "momentum"}:
         pointless.add("schedules")
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):

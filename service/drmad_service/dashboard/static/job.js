@@ -58,6 +58,7 @@ function follow() {
     trial: changed,
     start: changed,
     iteration: changed,
+    arrival: changed,
     rejection: changed,
     status: changed,
     warning: changed,
