@@ -47,15 +47,12 @@ class RayCluster:
     def start(self) -> None:
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
-        self._launch("127.0.0.2", *head, f"--temp-dir={self._folder / 'ray'}")
-        self._await("127.0.0.2")
+        self._start("127.0.0.2", *head, f"--temp-dir={self._folder / 'ray'}")
 
     def join(self, *addresses: str, cpus: int) -> None:
         """Start nodes with so many CPUs each, and wait until they are there."""
         for address in addresses:
-            self._launch(address, f"--address={self.address}", f"--num-cpus={cpus}")
-        for address in addresses:
-            self._await(address)
+            self._start(address, f"--address={self.address}", f"--num-cpus={cpus}")
 
     def kill(self, address: str) -> None:
         """The node's processes all at once, as when its machine loses power."""
@@ -87,11 +84,15 @@ class RayCluster:
                 stderr=log,
             )
 
-    def _await(self, address: str) -> None:
+    def _start(self, address: str, *arguments: str) -> None:
+        """Again where Ray gives up after 30 s, which nothing can change."""
         deadline = time.monotonic() + START_S
+        self._launch(address, *arguments)
         while "Ray runtime started" not in (said := self._log(address).read_text()):
-            assert self._nodes[address].poll() is None, said[-2000:]
             assert time.monotonic() < deadline, said[-2000:]
+            if self._nodes[address].poll() is not None:
+                assert "timed out during startup" in said, said[-2000:]
+                self._launch(address, *arguments)
             time.sleep(0.1)
 
     def _log(self, address: str) -> Path:
