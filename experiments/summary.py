@@ -83,11 +83,12 @@ ROWS = (
 
 def block(root: Path) -> str:
     """Markdown; rows of experiments that have run."""
-    rows = []
+    rows, missing = [], []
     for row in ROWS:
         results = Results(root / row.experiment)
         runs = results.of(row.case, row.drmad)
         if not runs:
+            missing.append(f"[{row.task}](experiments/{row.experiment}/README.md)")
             continue
         shown = partial(percent, seeds=True) if row.metric == "test_error" else number
         untuned = (
@@ -108,7 +109,8 @@ def block(root: Path) -> str:
             ]
         )
     head = ["test error of", "untuned", "best of Optuna", "drmad", "exact"]
-    return table([*head, "seconds, MiB: drmad · exact"], rows)
+    shown = table([*head, "seconds, MiB: drmad · exact"], rows)
+    return shown + (f"\nNot run to the end yet: {', '.join(missing)}.\n" if missing else "")
 
 
 def best_search(results: Results, row: Row) -> str | None:

@@ -54,7 +54,7 @@ def measure(steps: int) -> Result:
     valid_inputs, valid_targets = problem.valid
     outer = nn.functional.cross_entropy(model(valid_inputs), valid_targets)
     gradients = torch.autograd.grad(outer, penalties)
-    result = Result(f"T = {steps}", ARM, 0, "by hand", [float(outer)])
+    result = Result(f"T = {steps}", ARM, 0, "by hand", [outer.item()])
     result.seconds["total"] = time.process_time() - began
     result.peak_memory_bytes = peak_memory_bytes(CPU)
     result.figures = {
