@@ -109,8 +109,8 @@ def block(root: Path) -> str:
             ]
         )
     head = ["test error of", "untuned", "best of Optuna", "drmad", "exact"]
-    shown = table([*head, "seconds, MiB: drmad · exact"], rows)
-    return shown + (f"\nNot run to the end yet: {', '.join(missing)}.\n" if missing else "")
+    text = table([*head, "seconds, MiB: drmad · exact"], rows)
+    return text + (f"\nNot run to the end yet: {', '.join(missing)}.\n" if missing else "")
 
 
 def best_search(results: Results, row: Row) -> str | None:
