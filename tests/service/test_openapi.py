@@ -144,17 +144,28 @@ def test_every_answer_is_documented(redis_url: str) -> None:
     assert not [answer for answer in answered if answer[1] >= 500]
 
 
+@pytest.mark.full
+def test_every_one_of_thousands_of_answers_is_documented(redis_url: str) -> None:
+    assert not [answer for answer in many(redis_url, 5000, seed=1) if answer[1] >= 500]
+
+
+def many(redis_url: str, cases: int, seed: int) -> Counter[tuple[str, int]]:
+    """Go on with the next seed until so many cases were sent."""
+    answered: Counter[tuple[str, int]] = Counter()
+    with service(redis_url) as (url, jobs, ended):
+        while answered.total() < cases:
+            answered += attempt(url, jobs, ended, cases=60, seed=seed)
+            seed += 1
+    return answered
+
+
 def main(cases: int, seed: int) -> None:
     """Run until so many cases were sent, and print a table of the answers."""
-    answered: Counter[tuple[str, int]] = Counter()
     began = time.monotonic()
     redis = EmbeddedRedis(Path(tempfile.mkdtemp()))
     redis.start()
     try:
-        with service(redis.url) as (url, jobs, ended):
-            while answered.total() < cases:
-                answered += attempt(url, jobs, ended, cases=60, seed=seed)
-                seed += 1
+        answered = many(redis.url, cases, seed)
     finally:
         redis.stop()
     print(f"{answered.total()} cases in {time.monotonic() - began:.0f} s, none refuted")
