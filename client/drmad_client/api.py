@@ -18,7 +18,7 @@ from drmad_client.cluster import Cluster
 from drmad_client.errors import ConnectionFailed
 from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
 from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
-from drmad_client.records import Event, JobStatus, LogLine, Trial
+from drmad_client.records import CheckReport, Event, JobStatus, LogLine, Trial
 from drmad_client.records import Job as JobRecord
 from drmad_client.specs import JobSpec
 from drmad_client.uploads import AsyncCode, AsyncData, Code, Data, async_pieces, pieces
@@ -144,6 +144,18 @@ class Jobs:
             UnprocessableEntity: Its `errors` name each bad field.
         """
         return self._send(calls.validate(spec))
+
+    def check(
+        self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
+    ) -> CheckReport:
+        """Have a worker try a job without creating it, and predict what it takes.
+
+        Raises:
+            UnprocessableEntity: What is wrong with it, as the job's error would say.
+        """
+        if code is not None:
+            spec = calls.with_code(spec, self._client.code.upload(code))
+        return self._send(calls.check(spec))
 
     def retrieve(self, job_id: str) -> Job:
         """The job as it is now."""
@@ -372,6 +384,14 @@ class AsyncJobs:
     async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
         """As `Jobs.validate`."""
         return await self._send(calls.validate(spec))
+
+    async def check(
+        self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
+    ) -> CheckReport:
+        """As `Jobs.check`."""
+        if code is not None:
+            spec = calls.with_code(spec, await self._client.code.upload(code))
+        return await self._send(calls.check(spec))
 
     async def retrieve(self, job_id: str) -> AsyncJob:
         """As `Jobs.retrieve`."""

@@ -19,6 +19,7 @@ from drmad_client.cluster import Cluster
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
 from drmad_client.records import (
     TERMINAL,
+    CheckReport,
     Event,
     Job,
     LogLine,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAFETENSORS = "application/vnd.safetensors"
+CHECK_S = 150.0
+"""A worker may have others to check, and packages to install."""
 EVENT_STREAM = "text/event-stream"
 
 
@@ -108,6 +111,19 @@ def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
         params={"validate_only": "true"},
         headers={"Content-Type": "application/json"},
         body=_body(spec),
+    )
+
+
+def check(spec: JobSpec | Mapping[str, Any]) -> Call[CheckReport]:
+    return Call(
+        "POST",
+        "/v1/jobs",
+        _record(CheckReport),
+        params={"validate_only": "true", "deep": "true"},
+        headers={"Content-Type": "application/json"},
+        body=_body(spec),
+        repeatable=False,
+        held_s=CHECK_S,
     )
 
 

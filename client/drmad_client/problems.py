@@ -11,6 +11,12 @@ from pydantic_core import PydanticCustomError
 from drmad_client.base import Spec
 from drmad_client.data_sets import UPLOAD, DataSpec
 
+# A name, extras and versions: no address, no path, no option of pip.
+_REQUIREMENT = (
+    r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?"
+    r"( *(===|[<>=!~]=|[<>]) *[A-Za-z0-9.*+!_-]+( *, *(===|[<>=!~]=|[<>]) *[A-Za-z0-9.*+!_-]+)*)?$"
+)
+
 
 class MlpModel(Spec):
     """A fully connected network with a linear output layer."""
@@ -69,6 +75,12 @@ class CodeProblem(Spec):
     code: str = Field(
         pattern=r"^sha256:[0-9a-f]{64}$",
         description="The uploaded archive that holds the module: PUT /v1/code/{sha256}.",
+    )
+    requirements: list[Annotated[str, Field(pattern=_REQUIREMENT, max_length=256)]] = Field(
+        default=[],
+        max_length=32,
+        description="Packages of PyPI that the code needs beside what workers have, as in "
+        "einops==0.8.1; where the operator allows it.",
     )
     data: str | None = Field(
         default=None,

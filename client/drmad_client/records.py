@@ -108,6 +108,23 @@ class Start(Record):
     validation_loss: float
 
 
+class CheckReport(Record):
+    """What a look at a job on a worker found, where it found no fault."""
+
+    hyperparameters: dict[str, list[int]] = Field(description="Shapes by name.")
+    validation_loss: float = Field(description="After the few steps that were trained.")
+    training_loss: float
+    steps: int = Field(description="Inner steps of the tiny meta-iteration.")
+    seconds: float = Field(description="Of the tiny meta-iteration.")
+    method: str = Field(description="That computed its hypergradient.")
+    fidelity: dict[str, float | None] = Field(
+        description="Cosine to the exact hypergradient over the few steps, by method; null where "
+        "it diverged. Over many steps it may be lower."
+    )
+    job_seconds: float = Field(description="Predicted of the whole job, on a worker like that one.")
+    memory_bytes: int = Field(description="Predicted of a replica, at most.")
+
+
 class JobError(Record):
     """Why a job failed: the root cause, not a wrapper."""
 

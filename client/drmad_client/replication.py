@@ -155,6 +155,13 @@ class ResourcesSpec(Spec):
         le=64.0,
         description="GPUs of a replica: a fraction shares one with others, above 1 they are whole.",
     )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 29,
+        le=1 << 50,
+        description="Memory that a replica without a GPU may allocate, about 1 GiB of it for torch "
+        "and Ray; null for the limit that the operator sets.",
+    )
 
     def misfits(self) -> Iterator[Misfit]:
         """What Ray could never place."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmad_client.durations import duration
-from drmad_client.records import Job, JobStatus, MetaIteration, Trial
+from drmad_client.records import CheckReport, Job, JobStatus, MetaIteration, Trial
 
 if TYPE_CHECKING:
     from drmad_client.arrays import Arrays
@@ -67,6 +67,26 @@ def history_table(records: Iterable[MetaIteration]) -> RenderableType:
         for record in records
     ]
     return Group(Text(HISTORY_HEADING, "bold"), *lines) if lines else Text("no meta-iterations")
+
+
+def check_lines(report: CheckReport) -> Iterable[str]:
+    """What a check found."""
+    for name, sizes in report.hyperparameters.items():
+        yield f"hyperparameter {name}: {' × '.join(map(str, sizes)) or 'one number'}"
+    yield (
+        f"one meta-iteration of {report.steps} steps: {report.seconds:.1f} s, validation loss "
+        f"{report.validation_loss:.5g}, training loss {report.training_loss:.5g}"
+    )
+    cosines = ", ".join(
+        f"{method} {'diverged' if cosine is None else f'{cosine:.3f}'}"
+        for method, cosine in report.fidelity.items()
+    )
+    yield f"cosine to the exact hypergradient over these steps: {cosines or 'exact'}"
+    yield (
+        f"the whole job: about {report.job_seconds:.0f} s on a machine like this, "
+        f"{report.memory_bytes / 1e6:.0f} MB a replica"
+    )
+    yield "no fault was found"
 
 
 def trials_table(trials: Iterable[Trial], best: int | None = None) -> RenderableType:

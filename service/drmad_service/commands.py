@@ -50,6 +50,14 @@ DataDir = Annotated[
         "home.",
     ),
 ]
+AllowRequirements = Annotated[
+    bool,
+    typer.Option(
+        "--allow-requirements",
+        envvar="DRMAD_ALLOW_REQUIREMENTS",
+        help="Jobs may have packages of PyPI installed on the workers, for themselves alone.",
+    ),
+]
 MaxDataBytes = Annotated[
     int, typer.Option(envvar="DRMAD_MAX_DATA_BYTES", min=0, help="Of an uploaded data set.")
 ]
@@ -104,6 +112,7 @@ def up(
     ] = "",
     data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
     data_dir: DataDir = None,
+    allow_requirements: AllowRequirements = False,
     cpus: Cpus = None,
     max_memory: Annotated[
         int,
@@ -140,7 +149,12 @@ def up(
     supervise(
         home,
         redis_url or None,
-        serve=["--port", str(port), *shared],
+        serve=[
+            "--port",
+            str(port),
+            *shared,
+            *(["--allow-requirements"] if allow_requirements else []),
+        ],
         schedule=schedule_arguments,
         max_memory_bytes=max_memory << 20,
     )
@@ -234,6 +248,7 @@ def serve(
     webhook_private: WebhookPrivate = False,
     data_dir: DataDir = None,
     max_data_bytes: MaxDataBytes = 1 << 30,
+    allow_requirements: AllowRequirements = False,
     home: Home = DEFAULT_HOME,
     exit_with_parent: ExitWithParent = False,
 ) -> None:
@@ -268,6 +283,7 @@ def serve(
         bounds=Bounds(max_steps, max_replicas, max_hyperparameters),
         webhooks=Webhooks(tuple(webhook_hosts), webhook_private),
         max_data_bytes=max_data_bytes,
+        allow_requirements=allow_requirements,
         data_dir=data_folder(data_dir, home),
     )
     if exit_with_parent:
@@ -330,6 +346,15 @@ def schedule(
         int,
         typer.Option(envvar="DRMAD_MAX_MODEL_BYTES", min=0, help="Larger models are not kept."),
     ] = 64 << 20,
+    replica_memory: Annotated[
+        int,
+        typer.Option(
+            envvar="DRMAD_REPLICA_MEMORY",
+            min=0,
+            help="MiB that a replica without a GPU may allocate where its job says nothing; 0 for "
+            "all there is.",
+        ),
+    ] = 0,
     keep_ended_s: Annotated[
         float,
         typer.Option(envvar="DRMAD_KEEP_ENDED_S", min=0, help="Seconds a job is kept at its end."),
@@ -348,6 +373,14 @@ def schedule(
             help="Seconds that replicas may take to be placed and to build the problem.",
         ),
     ] = 120.0,
+    check_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_CHECK_TIMEOUT_S",
+            min=1,
+            help="Seconds that the check of a job that is not created may take.",
+        ),
+    ] = 60.0,
     retry_s: Annotated[
         float,
         typer.Option(
@@ -387,6 +420,7 @@ def schedule(
         tenant_jobs=tenant_jobs,
         tenant_gpus=tenant_gpus,
         vector_bytes=vector_bytes,
+        replica_memory_bytes=replica_memory << 20,
         max_model_bytes=max_model_bytes,
         max_hyperparameters=max_hyperparameters,
         webhooks=Webhooks(
@@ -397,6 +431,7 @@ def schedule(
         keep_ended_s=keep_ended_s,
         poll_s=poll_s,
         start_timeout_s=start_timeout_s,
+        check_timeout_s=check_timeout_s,
         retry_s=retry_s,
         ray_timeout_s=ray_timeout_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),

@@ -31,6 +31,9 @@
     drmad:notices                  zset    ended jobs whose webhook is to be told; score:
                                            when, in ms
     drmad:counters                 hash    what happened -> how often, or seconds; see metrics.py
+    drmad:checks                   list    ids of checks that nobody has taken
+    drmad:check:<id>               string  the spec to check (JSON); ten minutes
+    drmad:check:<id>:answer        string  what a worker found (JSON); ten minutes
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -64,6 +67,7 @@ CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
 NOTICES = "drmad:notices"
+CHECKS = "drmad:checks"
 COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",
@@ -103,6 +107,10 @@ def bucket(key_id: str) -> str:
 
 def code_tenants(sha256: str) -> str:
     return f"drmad:code:{sha256}:tenants"
+
+
+def check(check_id: str, part: str | None = None) -> str:
+    return f"drmad:check:{check_id}:{part}" if part else f"drmad:check:{check_id}"
 
 
 def data_tenants(sha256: str) -> str:

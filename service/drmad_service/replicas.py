@@ -41,6 +41,14 @@ async def ray_capacity(settings: SchedulerSettings) -> Capacity:
     )
 
 
+def runtime(spec: JobSpec) -> dict[str, Any]:
+    """The options of an actor in whose environment the job's requirements are installed."""
+    problem = spec.problem
+    if problem.kind != "code" or not problem.requirements:
+        return {}
+    return {"runtime_env": {"pip": list(problem.requirements)}}
+
+
 class Replicas:
     """Handles of a job's replica actors. Its methods talk to Ray and may block.
 
@@ -49,13 +57,21 @@ class Replicas:
     """
 
     def __init__(
-        self, spec: JobSpec, data_roots: Sequence[str], uploads: str, code: bytes | None
+        self,
+        spec: JobSpec,
+        data_roots: Sequence[str],
+        uploads: str,
+        code: bytes | None,
+        memory_bytes: int = 0,
     ) -> None:
         """`code` is the archive of the user's code, where the problem is their own."""
         self._spec = spec
         self._code = code
         self._data_roots = list(data_roots)
         self._uploads = uploads
+        self._memory_bytes = (
+            0 if spec.resources.gpus else spec.resources.memory_bytes or memory_bytes
+        )
         self._group: Any = None
         self._numbers: list[list[int]] = []
         self.actors: list[Any] = []
@@ -92,9 +108,12 @@ class Replicas:
                 num_gpus=resources.gpus * len(numbers),
                 max_concurrency=THREADS,
                 scheduling_strategy=strategy,
+                **runtime(self._spec),
             )
             places = (self._data_roots, self._uploads)
-            self.actors.append(actor.remote(spec, numbers, cpus, *places, code))
+            self.actors.append(
+                actor.remote(spec, numbers, cpus, *places, code, self._memory_bytes * len(numbers))
+            )
 
     def first(self, index: int) -> int:
         """Number of the first replica of an actor."""

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 from redis.exceptions import RedisError
 
 from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
@@ -114,7 +114,13 @@ class Runner:
             self._spec = self._spec.started_from(job.start.values)
         code = await self._code()
         uploads = str(self._settings.data_dir)
-        self._make_replicas = partial(Replicas, data_roots=roots, uploads=uploads, code=code)
+        self._make_replicas = partial(
+            Replicas,
+            data_roots=roots,
+            uploads=uploads,
+            code=code,
+            memory_bytes=self._settings.replica_memory_bytes,
+        )
         self._replicas = self._make_replicas(self._spec)
         try:
             self._heed(job.status, between_iterations=True)
@@ -149,6 +155,8 @@ class Runner:
                     raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
+                if isinstance(cause, RuntimeEnvSetupError):
+                    self._fail(Failure("requirements", _why_not_installed(cause)))
                 if not isinstance(cause, RayError):
                     self._fail(Failure("worker_error", f"{type(cause).__name__}: {cause}"))
                 await self._replica_lost(_loss(cause))
@@ -194,7 +202,7 @@ class Runner:
         try:
             start = await search.run(look)
         except SearchFailed as error:
-            self._fail(error.failure)
+            self._blame(error.failure)
         self._shown = search.progress
         if start is None:
             self._heed(await self._store.status(self._lease), between_iterations=True)
@@ -502,6 +510,13 @@ class Runner:
             traceback=failure.traceback,
         )
         raise _Ended(Action.FAIL, failure.code, failure.message, error)
+
+
+def _why_not_installed(error: RuntimeEnvSetupError) -> str:
+    """What pip said, of all that Ray says about it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line.startswith(("ERROR:", "error:"))]
+    return "the requirements could not be installed: " + ("; ".join(said[-2:]) or lines[0])
 
 
 def _loss(error: RayError) -> Failure:

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from drmad_client.records import JobError
 from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
+from drmad_service.checking import answer_checks
 from drmad_service.data_folder import DataFolder
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
 from drmad_service.ids import new_id
@@ -49,6 +50,7 @@ class Scheduler:
         background = [
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._sweep()),
+            asyncio.create_task(answer_checks(self._store, self._settings)),
             asyncio.create_task(keep_telling(self._store, self.name)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]

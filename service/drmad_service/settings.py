@@ -44,6 +44,10 @@ class ApiSettings:
     """For a request's headers, for its body on a fast line, for whoever reads an answer."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
+    check_wait_s: float = 120.0
+    """How long a check of a job may wait for a worker's answer."""
+    allow_requirements: bool = False
+    """Whether jobs may have packages installed on the workers."""
     longest_wait_s: float = 60.0
     """Longest wait that `Prefer: wait=N` is granted."""
 
@@ -61,6 +65,8 @@ class SchedulerSettings:
     """Seconds between two looks at the queue, and at the progress of a running job."""
     start_timeout_s: float = 120.0
     """How long replicas may take until they have built the problem."""
+    check_timeout_s: float = 60.0
+    """How long the check of a job that is not created may take."""
     retry_s: float = 1.0
     """Pause before a lost replica is replaced; doubles with each loss in a row."""
     ray_timeout_s: float = 10.0
@@ -77,6 +83,8 @@ class SchedulerSettings:
     """How long a job that has ended is kept."""
     max_hyperparameters: int = Bounds.hyperparameters
     """Values that a job tunes, where its spec alone does not tell how many they are."""
+    replica_memory_bytes: int = 0
+    """What a replica without a GPU may allocate where its job says nothing; 0 for all there is."""
     max_model_bytes: int = 64 << 20
     """Larger models are not kept."""
     data_roots: tuple[Path, ...] = ()

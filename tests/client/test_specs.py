@@ -211,3 +211,33 @@ def test_a_search_that_cannot_start_a_job_is_refused(
     told = field_errors(caught.value.errors(), job)
     assert words in f"{told[0].path} {told[0].message}"
     assert told[0].path.startswith("search")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "fits"),
+    [
+        ("einops==0.8.1", True),
+        ("pandas[performance]>=2,<3", True),
+        ("six", True),
+        ("six @ https://evil.example/six.whl", False),
+        ("--index-url=https://evil.example", False),
+        ("-r requirements.txt", False),
+        ("./local", False),
+        ("git+https://evil.example/x", False),
+        ("six; python_version>'3'", False),
+        ("six\n--pre", False),
+    ],
+)
+def test_requirements_are_packages_of_the_index_alone(requirement: str, fits: bool) -> None:
+    fields = {
+        "entrypoint": "m:build",
+        "code": "sha256:" + "0" * 64,
+        "requirements": [requirement],
+    }
+    try:
+        problem = specs.CodeProblem.model_validate(fields)
+    except ValidationError:
+        assert not fits
+    else:
+        assert fits
+        assert problem.requirements == [requirement]

@@ -134,7 +134,9 @@ def test_a_search_without_any_loss_fails_with_the_reason(client: Client, tmp_pat
 
 @pytest.mark.full
 def test_trials_run_side_by_side_in_the_places_of_the_replicas(client: Client) -> None:
-    job = client.jobs.create(SLOW | {"replicas": {"count": 2}}).wait(WAIT_S)
+    training = JOB["training"] | {"steps": 1000}
+    two = {"training": training, "replicas": {"count": 2}, "meta": {"iterations": 1}}
+    job = client.jobs.create(JOB | two).wait(2 * WAIT_S)
     trials = sorted(job.trials(), key=lambda trial: trial.at)
     overlaps = [
         later.at.timestamp() - later.seconds < earlier.at.timestamp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,70 @@ import yaml
 from drmad_client.api import Client
 from drmad_client.errors import JobFailed, UnprocessableEntity
 from drmad_client.records import JobError, JobStatus
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import Service, descendants
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"
+
+
+CALM = """
+import time
+import torch
+from drmad_workers import Problem
+
+def inner_loss(forward, hyperparameters, batch):
+    time.sleep(0.01)
+    loss = torch.nn.functional.cross_entropy(forward(batch.inputs), batch.targets)
+    return loss
+
+def build():
+    data = torch.randn(40, 3), torch.arange(40) % 2
+    return Problem(model=torch.nn.Linear(3, 2), train=data, valid=data, inner_loss=inner_loss)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bystander(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A calm job beside all of the bad ones, and processes: none of them may notice anything."""
+    folder = written(tmp_path_factory.mktemp("calm") / "code", CALM)
+    assert service.process is not None
+    before = processes(service)
+    with service.client() as client:
+        problem = {"entrypoint": "my_problem:build", "code": client.code.upload(folder)}
+        job = client.jobs.create(
+            {
+                "problem": problem,
+                "hyperparameters": [{"kind": "l2", "per": "model"}],
+                "training": {"steps": 5, "batch_size": 10},
+                "hypergradient": {"method": "stored"},
+                "meta": {"iterations": 100_000},
+                "resources": {"cpus": 0.5},
+            }
+        )
+        yield
+        for event in client.jobs.events(job.id):
+            if event.type == "iteration":
+                break
+        job.reload()
+        assert job.status is JobStatus.RUNNING
+        assert [t.reason for t in job.record.transitions][-2:] == ["claimed", "started"]
+        assert processes(service) == before
+        job.cancel()
+        with pytest.raises(JobFailed):
+            job.wait(timeout_s=60)
+        done = [record.iteration for record in job.history()]
+        assert done == list(range(len(done)))
+        assert done
+        assert not [e for e in client.jobs.events(job.id) if e.type == "warning"]
+
+
+def processes(service: Service) -> set[int]:
+    """API and scheduler."""
+    assert service.process is not None
+    return {
+        pid
+        for pid, command in descendants(service.process.pid).items()
+        if "drmad_client serve" in command or "drmad_client schedule" in command
+    }
 
 
 def spec(client: Client, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -60,6 +122,25 @@ def test_check_finds_no_fault_in_the_example_and_needs_no_service(service: Servi
     assert checked.returncode == 0, checked.stderr
     assert "no fault was found" in checked.stdout
     assert "mixing: 10 × 10" in checked.stdout
+
+
+def test_a_worker_checks_a_job_that_is_not_created(
+    client: Client, service: Service, tmp_path: Path
+) -> None:
+    before = [job.id for job in client.jobs.list(limit=100)]
+    report = client.jobs.check(spec(client, EXAMPLE))
+    assert report.hyperparameters["mixing"] == [10, 10]
+    assert report.job_seconds > 0.0
+    folder = written(tmp_path / "bad", "def build(**_): return 1 / 0")
+    with pytest.raises(UnprocessableEntity) as caught:
+        client.jobs.check(spec(client, folder))
+    assert caught.value.code == "user_code"
+    assert "ZeroDivisionError" in str(caught.value)
+    assert "my_problem.py" in str(caught.value)
+    printed = service.run("submit", str(EXAMPLE / "job.yaml"), "--code", str(EXAMPLE), "--check")
+    assert printed.returncode == 0, printed.stderr
+    assert "no fault was found" in printed.stdout
+    assert [job.id for job in client.jobs.list(limit=100)] == before
 
 
 def test_two_versions_of_a_module_run_side_by_side(client: Client, tmp_path: Path) -> None:
@@ -135,6 +216,16 @@ def test_lack_of_memory_counts_as_a_lost_replica_and_says_what_needs_less(
     assert [warning["code"] for warning in warnings] == ["replica_lost"]
     assert "can't allocate memory" in warnings[0]["message"]
     assert [line.text for line in client.jobs.logs(job.id)].count("begins") == 2
+
+
+def test_code_that_allocates_all_memory_meets_its_limit(client: Client, tmp_path: Path) -> None:
+    """The pages are never touched, so that nothing else on the machine feels it."""
+    hoards = "import torch\ndef build(**_):\n    kept = []\n    while True: kept.append("
+    folder = written(tmp_path / "hoards", hoards + "torch.empty(2**26))")
+    limits = {"resources": {"memory_bytes": 4 << 30}, "retry": {"replica_failures": 0}}
+    error = failure(client, folder, **limits)
+    assert error.code == "out_of_memory"
+    assert "allocate" in error.message
 
 
 def test_endless_loop_ends_with_the_time_limit(client: Client, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     objective.eval()
     loss = objective.outer_loss(first_valid)
     require_scalar(loss, "the outer loss", "problem.outer_loss")
+    require_finite(loss, "the outer loss", "problem.outer_loss")
     leaves = objective.leaves()
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
     names = [bound.name for bound in objective.bound.values() if isinstance(bound, BoundTensor)]
@@ -74,6 +75,7 @@ def shape_of_losses(objective: Objective, batch: Batch) -> None:
             )
     loss = objective.inner_loss(batch)
     require_scalar(loss, "inner_loss", "problem.inner_loss")
+    require_finite(loss, "the training loss", "problem.inner_loss")
 
 
 def require_scalar(loss: Tensor, what: str, field: str) -> None:
@@ -82,6 +84,15 @@ def require_scalar(loss: Tensor, what: str, field: str) -> None:
     if not loss.requires_grad:
         raise ProblemError(
             f"{what} must depend on the model's weights by autograd, and does not", field
+        )
+
+
+def require_finite(loss: Tensor, what: str, field: str) -> None:
+    if not bool(loss.isfinite()):
+        raise ProblemError(
+            f"{what} must be finite at the first weights, got {float(loss.detach())}: look for a "
+            "logarithm, a root or a division by zero, or for inputs that are not finite",
+            field,
         )
 
 

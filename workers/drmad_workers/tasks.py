@@ -7,6 +7,7 @@ them. What goes in and out stands in messages.py.
 from __future__ import annotations
 
 import io
+import resource
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +91,10 @@ class Replica:
         data_roots: Sequence[str],
         uploads: str,
         code: bytes | None,
+        memory_bytes: int = 0,
     ) -> None:
+        if memory_bytes:  # this process ends with its job
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         self._spec = spec
         self._numbers = list(replicas)
         self._cpus = cpus
@@ -144,6 +148,11 @@ class Replica:
         """End what was asked for up to this ticket; nobody waits for it any more."""
         self._abandoned = max(self._abandoned, ticket)
 
+    def rehearse(self) -> dict[str, Any] | Failure:
+        """What drmad_workers.rehearsal finds of the job, of which nothing counts."""
+        with self._computing:
+            return self._guarded(self._rehearse, None)
+
     def report(self) -> Report:
         """What runs now, and what was printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
@@ -159,6 +168,12 @@ class Replica:
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
         return Places(self._data_roots, self._uploads), self._device, self._folder
+
+    def _rehearse(self) -> dict[str, Any]:
+        from drmad_workers.rehearsal import rehearse
+
+        places, _, folder = self._places()
+        return rehearse(_spec(self._spec), places, folder)
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import wire

@@ -53,6 +53,9 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check it without creating a job.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Have a worker try it without creating a job.")
+    ] = False,
     log_to: following.LogToOption = None,
 ) -> None:
     """Submit a job written in a file.
@@ -63,6 +66,7 @@ def submit(
       drmad submit job.yaml --set training.steps=200 --set tags.team=vision
       drmad submit job.yaml --code .        your own model, from my_problem.py beside the job
       drmad submit job.yaml --dry-run
+      drmad submit job.yaml --check         a worker builds it, and predicts what it takes
       drmad submit job.yaml --log-to tensorboard:runs
     """
     from drmad_client import job_file
@@ -76,6 +80,12 @@ def submit(
         if dry_run:
             client.jobs.validate(spec)
             typer.echo(f"{file} is a valid job; nothing was created")
+            return
+        if check:
+            from drmad_client.tables import check_lines
+
+            for line in check_lines(client.jobs.check(spec)):
+                typer.echo(line)
             return
         mirrors = following.open_mirrors(log_to)  # before the job: a wrong name costs nothing
         job = client.jobs.create(spec)

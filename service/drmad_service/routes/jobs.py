@@ -11,11 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from drmad_client.problems import uploaded_data
-from drmad_client.records import Job, JobStatus, LogLine, Page
+from drmad_client.records import CheckReport, Job, JobStatus, LogLine, Page
 from drmad_client.specs import ExtendSpec, ForkSpec, JobSpec
 from drmad_service.auth import PrincipalDependency
 from drmad_service.changes import Changes
 from drmad_service.data_folder import DataFolder
+from drmad_service.problems import problem_response
 from drmad_service.routes.dependencies import (
     PROBLEM,
     ChangesDependency,
@@ -41,8 +42,12 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
     status_code=201,
     response_model=Job,
     responses={
-        200: {"model": JobSpec | Job, "description": "Only validated, or known by its key."},
+        200: {
+            "model": JobSpec | CheckReport | Job,
+            "description": "Only validated, or known by its key.",
+        },
         409: PROBLEM,
+        503: PROBLEM,
         **_INVALID,
     },
 )
@@ -60,10 +65,19 @@ async def submit(
     validate_only: Annotated[
         bool, Query(description="Check the spec and answer it with its defaults; create nothing.")
     ] = False,
+    deep: Annotated[
+        bool,
+        Query(
+            description="With validate_only: have a worker try the job, and answer what it found."
+        ),
+    ] = False,
 ) -> Any:
     """Accept a job and answer it."""
     _must_fit(spec, settings)
     await _require_uploads(spec, store, data, principal.tenant)
+    _require_allowed(spec, settings)
+    if validate_only and deep:
+        return await _checked(spec, store, settings)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
     job, created = await store.create(spec, idempotency_key, principal.tenant)
@@ -206,6 +220,34 @@ async def logs(
 async def delete(job_id: JobId, store: StoreDependency) -> None:
     """Remove a job that has ended, with everything that belongs to it."""
     await store.delete(job_id)
+
+
+def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
+    asks = spec.problem.kind == "code" and spec.problem.requirements
+    if asks and not settings.allow_requirements:
+        message = (
+            "this service installs no packages for jobs; put the code of the package into your "
+            "folder, or ask its operator for --allow-requirements"
+        )
+        raise body_refused(message, "problem", "requirements")
+
+
+async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
+    """What a worker finds of a job that is not created."""
+    check_id = await store.ask_check(spec)
+    try:
+        answer = await store.check_answer(check_id, settings.check_wait_s)
+    finally:
+        await store.withdraw_check(check_id)
+    if isinstance(answer, CheckReport):
+        return Response(answer.model_dump_json(), media_type="application/json")
+    if answer is None:
+        cluster = await store.cluster()
+        why = "all are busy" if cluster.schedulers else "none is running"
+        message = f"no scheduler checked the job within {settings.check_wait_s:g} s: {why}"
+        return problem_response(503, "not_checked", message, instance="/v1/jobs")
+    detail = f"{answer.message}\n{answer.traceback or ''}".rstrip()
+    return problem_response(422, answer.code, detail, instance="/v1/jobs")
 
 
 async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant: str) -> None:

@@ -6,6 +6,7 @@ written before the script that mentions them, so a reader never sees half of one
     base.py       a job as it is, the one way to change it
     jobs.py       what clients do
     code.py       what they upload, and how long it is of use
+    checks.py     what they ask before they submit
     results.py    what a job has found
     trials.py     what its search has tried
     events.py     what happened to it, and what it printed

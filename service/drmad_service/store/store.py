@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drmad_service.store.checks import Checks
 from drmad_service.store.code import Code
 from drmad_service.store.commits import Commits
 from drmad_service.store.driving import Driving
@@ -12,5 +13,5 @@ from drmad_service.store.results import Results
 from drmad_service.store.trials import Trials
 
 
-class Store(Jobs, Code, Results, Trials, Events, Driving, Commits, Notices):
+class Store(Jobs, Code, Checks, Results, Trials, Events, Driving, Commits, Notices):
     """Jobs in Redis. One instance a process; the client must return bytes."""

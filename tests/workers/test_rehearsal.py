@@ -1,0 +1,125 @@
+"""A job tried before anything of it counts: each fault is found, and what it takes is predicted."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drmad_client.records import CheckReport
+from drmad_client.specs import JobSpec
+from drmad_workers.code import UserCodeError
+from drmad_workers.errors import ProblemError
+from drmad_workers.rehearsal import rehearse
+
+GOOD = """
+import torch
+from torch import nn
+from drmad_workers import Hyperparameter, Problem
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g
+
+def inner_loss(forward, hyperparameters, batch):
+    outputs = forward(batch.inputs) @ hyperparameters["mixing"]
+    return nn.functional.cross_entropy(outputs, batch.targets)
+
+def build():
+    torch.manual_seed(0)
+    data = torch.randn(60, 4), torch.arange(60) % 3
+    return Problem(
+        model=nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)),
+        train=data, valid=data, inner_loss=inner_loss,
+        hyperparameters={"mixing": Hyperparameter(torch.eye(3)),
+                         "idle": Hyperparameter(torch.zeros(2))},
+    )
+"""
+
+
+def job(code: str, **changes: Any) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "problem": {"entrypoint": f"m{digest(code)}:build", "code": f"sha256:{'0' * 64}"},
+            "hyperparameters": [{"kind": "tensor", "name": "mixing"}],
+            "training": {"steps": 200, "batch_size": 10},
+            "hypergradient": {"method": "shortcut", "horizon": 40},
+            "meta": {"iterations": 5},
+        }
+        | changes
+    )
+
+
+def digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+def tried(folder: Path, code: str, **changes: Any) -> CheckReport:
+    """Each code as a module of its own name, as one process serves them all here."""
+    (folder / f"m{digest(code)}.py").write_text(code)
+    return CheckReport.model_validate(rehearse(job(code, **changes), code=folder))
+
+
+def test_a_good_job_is_described_and_what_it_takes_predicted(tmp_path: Path) -> None:
+    report = tried(tmp_path, GOOD)
+    assert report.hyperparameters == {"mixing": [3, 3]}
+    assert report.steps == 20
+    assert report.method == "shortcut"
+    assert set(report.fidelity) == {"shortcut"}
+    cosine = report.fidelity["shortcut"]
+    assert cosine is not None
+    assert 0.5 < cosine <= 1.0 + 1e-6
+    assert report.seconds > 0.0
+    assert report.job_seconds > 5 * report.seconds  # 5 meta-iterations, each ten times as long
+
+
+def test_what_a_whole_path_takes_is_added_to_what_was_measured(tmp_path: Path) -> None:
+    steps = {"training": {"steps": 1_000_000, "batch_size": 10}}
+    long = tried(tmp_path, GOOD, hypergradient={"method": "stored"}, **steps)
+    weights = 4 * 5 + 5 + 5 * 3 + 3
+    assert long.memory_bytes > (1_000_000 - 20) * weights * 4
+    assert long.memory_bytes > 1e5 * tried(tmp_path, GOOD).steps
+
+
+def test_schedules_over_all_steps_and_auto_are_rehearsed_too(tmp_path: Path) -> None:
+    kinds = [{"kind": "learning_rate", "per": "step"}, {"kind": "tensor", "name": "mixing"}]
+    report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
+    assert report.hyperparameters["learning_rate"] == [200]
+    assert report.fidelity
+    assert all(cosine is None or -1.001 <= cosine <= 1.001 for cosine in report.fidelity.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "words"),
+    [
+        ("import torch\n", "import no_such\nimport torch\n", UserCodeError, "no_such"),
+        ("    torch.manual_seed(0)", "    1 / 0", UserCodeError, "ZeroDivisionError"),
+        ("    return Problem(", "    return dict(", ProblemError, "must return a drmad_workers"),
+        ("model=nn.Sequential(", "model=list(", UserCodeError, "list expected"),
+        ("nn.Tanh()", "nn.Linear(7, 7)", UserCodeError, "shapes cannot be multiplied"),
+        ("batch.targets)", "batch.targets, reduction='none')", ProblemError, "got shape"),
+        ("batch.targets)", "batch.targets).sub(9).log()", ProblemError, "must be finite at"),
+        ("@ hyperparameters", "@ torch.eye(3); hyperparameters", ProblemError, "'mixing'"),
+        ("forward(batch.inputs)", "Once.apply(forward(batch.inputs))", ProblemError, "only once"),
+    ],
+)  # fmt: skip
+def test_every_fault_is_found_before_a_gpu_is_asked_for(
+    tmp_path: Path, old: str, new: str, error: type[Exception], words: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises((UserCodeError, ProblemError)) as caught:
+        tried(tmp_path, GOOD.replace(old, new))
+    assert words in str(caught.value)
+    assert isinstance(caught.value, error)
+
+
+def test_a_hyperparameter_that_is_not_connected_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProblemError, match="'idle'"):
+        tried(tmp_path, GOOD, hyperparameters=[{"kind": "tensor", "name": "idle"}])
