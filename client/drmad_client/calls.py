@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SAFETENSORS = "application/vnd.safetensors"
-CHECK_S = 150.0
+CHECK_S = 210.0
 """A worker may have others to check, and packages to install."""
 EVENT_STREAM = "text/event-stream"
 

@@ -380,7 +380,7 @@ def schedule(
             min=1,
             help="Seconds that the check of a job that is not created may take.",
         ),
-    ] = 60.0,
+    ] = 180.0,
     retry_s: Annotated[
         float,
         typer.Option(

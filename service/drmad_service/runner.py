@@ -514,9 +514,9 @@ class Runner:
 
 def _why_not_installed(error: RuntimeEnvSetupError) -> str:
     """What pip said, of all that Ray says about it."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(("ERROR:", "error:"))]
-    return "the requirements could not be installed: " + ("; ".join(said[-2:]) or lines[0])
+    return "the requirements could not be installed: " + ("; ".join(said[-2:]) or lines[-1])
 
 
 def _loss(error: RayError) -> Failure:

@@ -44,7 +44,7 @@ class ApiSettings:
     """For a request's headers, for its body on a fast line, for whoever reads an answer."""
     keep_alive_s: float = 15.0
     """Seconds between comments on an idle event stream, and between looks that ask Redis again."""
-    check_wait_s: float = 120.0
+    check_wait_s: float = 200.0
     """How long a check of a job may wait for a worker's answer."""
     allow_requirements: bool = False
     """Whether jobs may have packages installed on the workers."""
@@ -65,7 +65,7 @@ class SchedulerSettings:
     """Seconds between two looks at the queue, and at the progress of a running job."""
     start_timeout_s: float = 120.0
     """How long replicas may take until they have built the problem."""
-    check_timeout_s: float = 60.0
+    check_timeout_s: float = 180.0
     """How long the check of a job that is not created may take."""
     retry_s: float = 1.0
     """Pause before a lost replica is replaced; doubles with each loss in a row."""

@@ -70,9 +70,7 @@ def test_a_package_of_pypi_is_there_for_the_job_that_asks_and_for_no_other(
 
 
 @pytest.mark.full
-def test_a_package_that_is_not_there_fails_the_job_in_pips_words(
-    open_service: Service, tmp_path: Path
-) -> None:
+def test_a_package_that_is_not_there_fails_the_job(open_service: Service, tmp_path: Path) -> None:
     with open_service.client() as client:
         asks = job(client, tmp_path / "code", "toolz", ["toolz==0.0.0.1"])
         with pytest.raises(JobFailed) as caught:
@@ -80,4 +78,4 @@ def test_a_package_that_is_not_there_fails_the_job_in_pips_words(
         error = caught.value.job.error
         assert error is not None
         assert error.code == "requirements"
-        assert "No matching distribution found for toolz==0.0.0.1" in error.message
+        assert "could not be installed" in error.message
