@@ -54,7 +54,7 @@ def bystander(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 "hyperparameters": [{"kind": "l2", "per": "model"}],
                 "training": {"steps": 5, "batch_size": 10},
                 "hypergradient": {"method": "stored"},
-                "meta": {"iterations": 100_000},
+                "meta": {"iterations": 100_000, "tolerance": None},
                 "resources": {"cpus": 0.5},
             }
         )
