@@ -236,3 +236,11 @@ async def test_catalog_lists_what_a_job_may_ask_for(api: httpx.AsyncClient) -> N
 async def test_health_of_process_and_store(api: httpx.AsyncClient) -> None:
     assert (await api.get("/healthz")).json() == {"status": "ok"}
     assert (await api.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_a_check_without_a_scheduler_says_so_at_once(
+    api: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    asked = {"validate_only": "true", "deep": "true"}
+    details = problem(await api.post("/v1/jobs", json=body, params=asked), 409, "not_checked")
+    assert "drmad schedule" in details.detail

@@ -234,6 +234,9 @@ def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
 
 async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
     """What a worker finds of a job that is not created."""
+    if not (await store.cluster()).schedulers:
+        message = "no scheduler is running that could check the job; start one with: drmad schedule"
+        return problem_response(409, "not_checked", message, instance="/v1/jobs")
     check_id = await store.ask_check(spec)
     try:
         answer = await store.check_answer(check_id, settings.check_wait_s)
@@ -242,9 +245,9 @@ async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Respon
     if isinstance(answer, CheckReport):
         return Response(answer.model_dump_json(), media_type="application/json")
     if answer is None:
-        cluster = await store.cluster()
-        why = "all are busy" if cluster.schedulers else "none is running"
-        message = f"no scheduler checked the job within {settings.check_wait_s:g} s: {why}"
+        message = (
+            f"no scheduler had a hand free within {settings.check_wait_s:g} s; try again later"
+        )
         return problem_response(503, "not_checked", message, instance="/v1/jobs")
     detail = f"{answer.message}\n{answer.traceback or ''}".rstrip()
     return problem_response(422, answer.code, detail, instance="/v1/jobs")
