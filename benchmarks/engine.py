@@ -194,7 +194,7 @@ def elsewhere(
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
-    command = [python, __file__, "--one", name, "--steps", str(steps), "--device", device]
+    command = [python, __file__, "--one", name, "--length", str(steps), "--device", device]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=bound)
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout)
@@ -209,7 +209,7 @@ def elsewhere(
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
     """Ratios of CPU seconds (on a GPU, of wall clock) to plain training, in turns."""
-    steps, rounds = (200, 3) if options.quick else (2000, 3)
+    steps, rounds = lengths(options, (200,), (2000,))[0], 3
     device = torch.device(options.device)
     plain = Plain(steps, device)
     taken: dict[str, list[float]] = {}
@@ -223,7 +223,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         for name, tuner in tuners.items():
             clock("plain", plain.train)
             clock(name, partial(tuner.evaluate, values, 0))
-        clock("forward", partial(tuners["shortcut T/10"].compare, values, []))
+        clock("forward", partial(tuners["replay"].compare, values, [Shortcut(horizon=1)]))
     base = median(taken["plain"])
     return {
         "steps": steps,
@@ -231,6 +231,13 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         "ratios": {name: median(seconds) / base for name, seconds in taken.items()},
         "counted": COUNTED,
     }
+
+
+def lengths(
+    options: argparse.Namespace, quick: Sequence[int], whole: Sequence[int]
+) -> Sequence[int]:
+    """T of a part's runs."""
+    return options.steps or (quick if options.quick else whole)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -248,7 +255,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 def peers(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds, memory and cosine beside the other libraries."""
     rows = []
-    for steps in (100,) if options.quick else (100, 500, 2000):
+    for steps in lengths(options, (100,), (100, 500, 2000)):
         names = ["plain", "replay", "shortcut", "shortcut T/10", "DrMAD as published, T/10"]
         found = [elsewhere(sys.executable, name, steps, options.device) for name in names]
         if options.peers:
@@ -282,8 +289,9 @@ def versions(python: str | None) -> dict[str, str]:
 
 
 def limit(options: argparse.Namespace) -> dict[str, Any]:
-    """T = 10,000 within 8 GB; in --quick T = 300 within 1.5 GB beyond what loading takes."""
-    steps, most = (300, 2 * 2**30) if options.quick else (10_000, LIMIT_BYTES)
+    """T = 10,000 within 8 GB; in --quick T = 300 within 2 GB."""
+    steps = lengths(options, (300,), (10_000,))[0]
+    most = 2 * 2**30 if options.quick else LIMIT_BYTES
     rows = []
     for name in ("replay", "shortcut", *PEERS):
         python = options.peers if name in PEERS else sys.executable
@@ -297,7 +305,7 @@ def limit(options: argparse.Namespace) -> dict[str, Any]:
 def memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak of a process above that of plain training, at several lengths."""
     rows = []
-    for steps in (100, 400) if options.quick else (500, 2000, 5000):
+    for steps in lengths(options, (100, 400), (500, 2000, 5000)):
         base = elsewhere(sys.executable, "plain", steps, options.device)
         names = ["shortcut T/10", "shortcut", "replay"]
         if steps <= 2000:
@@ -314,7 +322,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 def replicas(options: argparse.Namespace) -> dict[str, Any]:
     """Eight replicas batched over one alone; with 8 separate runs it would be 8."""
-    steps = 50 if options.quick else 300
+    steps = lengths(options, (50,), (300,))[0]
     device = torch.device(options.device)
     rows = []
     for name, method in {
@@ -450,16 +458,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peers", help="a python that has torchopt and higher")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=100, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, nargs="+", help="T, in the place of a part's own")
+    parser.add_argument("--again", type=Path, nargs="+", help="tell the figures of earlier --json")
+    parser.add_argument("--length", type=int, default=100, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one:
-        print(json.dumps(one(options.one, options.steps, torch.device(options.device))))
+        print(json.dumps(one(options.one, options.length, torch.device(options.device))))
         return
     found: dict[str, Any] = {}
     if options.json and options.json.exists():
         found = json.loads(options.json.read_text())
-    for name in options.only or PARTS:
+    for earlier in options.again or ():
+        found |= json.loads(earlier.read_text())
+    for name in () if options.again else options.only or PARTS:
         found[name] = PARTS[name](options)
         found |= {
             "machine": machine(options.device),
@@ -468,7 +480,7 @@ def main() -> None:
         }
         if options.json:
             options.json.write_text(json.dumps(found, indent=1))
-        print(report({**{k: found[k] for k in ("machine", "date", "command")}, name: found[name]}))
+    print(report(found))
     if options.docs:
         options.docs.write_text(report(found))
 

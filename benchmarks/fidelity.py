@@ -483,14 +483,15 @@ def run() -> None:
     parser.add_argument("--quick", action="store_true", help="seven cells, two minutes")
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--json", type=Path, help="where all figures go")
-    parser.add_argument("--again", type=Path, help="tell the figures of an earlier --json")
+    parser.add_argument("--again", type=Path, nargs="+", help="tell the figures of earlier --json")
     parser.add_argument("--docs", type=Path, help="folder for fidelity-results.md and the plot")
     options = parser.parse_args()
     torch.set_num_threads(1)
     roots = [Path(r) for r in os.environ.get("DRMAD_DATA_ROOTS", "").split(os.pathsep) if r]
     results: list[dict[str, Any]] = []
     if options.again:
-        results = json.loads(options.again.read_text())["cells"]
+        for earlier in options.again:
+            results += json.loads(earlier.read_text())["cells"]
     else:
         if options.json and options.json.exists():
             results = json.loads(options.json.read_text())["cells"]
