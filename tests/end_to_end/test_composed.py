@@ -34,9 +34,9 @@ JOB = """
 name: composed
 problem: {data: {name: digits, train: 200, valid: 100, test: 100, label_noise: 0.5}}
 hyperparameters: [{kind: sample_weight}]
-training: {steps: 100, batch_size: 50}
+training: {steps: 1500, batch_size: 50}
 hypergradient: {method: shortcut, horizon: 20}
-meta: {iterations: 60}
+meta: {iterations: 30}
 resources: {cpus: 1}
 """
 
@@ -77,10 +77,11 @@ def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine
     job_id = drmad("submit", "/tmp/job.yaml")
     until(lambda: committed() >= 2)
     engine.containers["ray-worker-1"].terminate()
+    assert committed() < 30, "the worker was lost too late"
     engine.prepare("ray-worker", 2).start()
     drmad("watch", job_id)
     job = show()
-    assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 60)
+    assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 30)
     assert "its scheduler was" not in json.dumps(job["transitions"])  # only the worker was lost
     told = scheduler.run("drmad", "doctor", "--json")
     found = {finding["subject"]: finding for finding in json.loads(told.stdout)}

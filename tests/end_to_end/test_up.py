@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from redis import Redis
+
 from drmad_client.records import JobStatus
 from tests.end_to_end.running import Service, alive, descendants, free_port
 from tests.end_to_end.test_tuning import example
@@ -51,10 +53,13 @@ def test_second_up_on_the_same_home_is_refused_with_advice(service: Service) -> 
     assert "Traceback" not in second.stderr
 
 
-def test_address_that_others_reach_is_refused(service: Service) -> None:
-    refused = service.run("serve", "--host", "0.0.0.0", "--redis-url", "redis://127.0.0.1:1")
+def test_address_that_others_reach_is_refused(service: Service, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    refused = service.run("serve", "--host", "0.0.0.0", "--redis-url", redis_url)
     assert refused.returncode == 1
     assert "loopback" in refused.stderr
+    assert "drmad keys create" in refused.stderr
 
 
 def test_demo_shows_what_tuning_gained_and_leaves_nothing_running(tmp_path: Path) -> None:
