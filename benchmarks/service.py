@@ -331,9 +331,9 @@ def mlflow(command: str, requests: int) -> dict[str, Any]:
         with serving(arguments, f"http://127.0.0.1:{port}/health", HOME=folder):
             new = json.dumps({"experiment_id": "0"}).encode()
             posted = asyncio.run(load(port, requests, lambda _: ("POST", f"{runs}/create", new)))
-            page = json.dumps({"experiment_ids": ["0"], "max_results": 20}).encode()
-            url = f"http://127.0.0.1:{port}{runs}/search"
-            run_id = httpx.post(url, content=page).json()["runs"][0]["info"]["run_id"]
+            asked = {"experiment_ids": ["0"], "max_results": 20}
+            page, url = json.dumps(asked).encode(), f"http://127.0.0.1:{port}{runs}/search"
+            run_id = httpx.post(url, json=asked).json()["runs"][0]["info"]["run_id"]
             one = asyncio.run(
                 load(port, requests, lambda _: ("GET", f"{runs}/get?run_id={run_id}", b""))
             )
@@ -356,8 +356,15 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
         f"Python {platform.python_version()}"
     }
+
+    def tell(part: str, found: Any) -> None:
+        figures[part] = found  # told as they come: a later part may fail
+        print(json.dumps({part: found}, indent=2), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2))
+
     if "persist" in only:
-        figures["persist"] = persist([1000, 100_000, 1_000_000], 5 if quick else 15)
+        tell("persist", persist([1000, 100_000, 1_000_000], 5 if quick else 15))
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "drmad_client", "up", "--port", str(port), "--no-browser"]
@@ -366,17 +373,14 @@ def main() -> None:
             key = local_key.read(Path(folder)) or ""
             with Client(url, key) as client:
                 if "overhead" in only:
-                    figures["overhead"] = overhead(client, pid, 40 if quick else 200)
+                    tell("overhead", overhead(client, pid, 40 if quick else 200))
                 if "crowd" in only:
-                    figures["crowd"] = crowd(client, *((4, 40) if quick else (20, 200)))
+                    tell("crowd", crowd(client, *((4, 40) if quick else (20, 200))))
             if "http" in only:
-                figures["http"] = http(port, key, 500 if quick else 5000)
+                tell("http", http(port, key, 500 if quick else 5000))
     if "http" in only:
         for peer in options.peers:
-            figures[Path(peer).name] = PEERS[Path(peer).name](peer, 200 if quick else 1000)
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+            tell(Path(peer).name, PEERS[Path(peer).name](peer, 200 if quick else 1000))
 
 
 if __name__ == "__main__":
