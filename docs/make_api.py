@@ -9,10 +9,15 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from drmad_client import api, apply, errors, figures, jobs, records
+from drmad_client import api, apply, cluster, errors, figures, jobs, records, uploads
 
 PAGES: list[tuple[str, str, list[Any]]] = [
     ("Clients", "`from drmad_client import Client, AsyncClient`", [api.Client, api.Jobs]),
+    (
+        "Uploads",
+        "`client.code`, `client.data`: sent once, named by the digest of their bytes.",
+        [uploads.Code, uploads.Data],
+    ),
     ("A job", "`job = client.jobs.retrieve(job_id)`", [jobs.Job, jobs.History, jobs.JobPage]),
     ("asyncio", "The same methods, awaited.", [api.AsyncClient, api.AsyncJobs, jobs.AsyncJob]),
     (
@@ -27,8 +32,13 @@ PAGES: list[tuple[str, str, list[Any]]] = [
             records.MetaIteration,
             records.HyperparameterSummary,
             records.ReplicaFigures,
+            records.Arrival,
+            records.Trial,
+            records.Start,
+            records.CheckReport,
             records.Event,
             records.LogLine,
+            cluster.Cluster,
         ],
     ),
     (
