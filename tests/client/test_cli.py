@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import os
 import signal
@@ -13,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from drmad_client import __version__, catalog
-from drmad_client.cli import run
 from drmad_client.cluster import Cluster
 from drmad_client.records import Event, Job, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.specs import JobSpec
@@ -41,24 +37,6 @@ def drmad(
     return subprocess.run(
         [*DRMAD, *arguments], input=stdin, env=environment, capture_output=True, text=True
     )
-
-
-def here(
-    service: FakeService | None, *arguments: str, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """The same without a process of its own, for what a command does once it has begun."""
-    output, error = io.StringIO(), io.StringIO()
-    environment = {"COLUMNS": "100", "NO_COLOR": "1"}
-    if service:
-        environment["DRMAD_URL"] = service.url
-    with (
-        mock.patch.dict(os.environ, environment),
-        mock.patch("sys.stdin", io.StringIO(stdin)),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(error),
-    ):
-        code = run(list(arguments))
-    return subprocess.CompletedProcess(arguments, code, output.getvalue(), error.getvalue())
 
 
 @pytest.fixture
@@ -110,7 +88,7 @@ def test_bad_fields_are_printed_one_a_line(service: FakeService, job_yaml: Path)
 
 def test_a_dry_run_creates_nothing(service: FakeService) -> None:
     service.on("POST", "/v1/jobs", fake_service.record(JobSpec.model_validate(samples.SPEC)))
-    done = here(service, "submit", "-", "--dry-run", stdin=yaml.safe_dump(samples.SPEC))
+    done = drmad(service, "submit", "-", "--dry-run", stdin=yaml.safe_dump(samples.SPEC))
     assert done.returncode == 0
     assert "nothing was created" in done.stdout
     assert [request.query for request in service.requests] == ["validate_only=true"]
@@ -125,7 +103,7 @@ def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:
     assert [line.split()[0] for line in table.stdout.splitlines()] == ["ID", samples.ID, samples.ID]
     assert table.stderr == "there are more: --after job_1\n"
     assert service.requests[0].query == "status=running&tag=team%3Avision&limit=2"
-    listed = here(service, "jobs", "--output", "json")
+    listed = drmad(service, "jobs", "--output", "json")
     assert [Job.model_validate(job) for job in json.loads(listed.stdout)] == jobs
 
 
@@ -133,7 +111,7 @@ def test_one_job_is_shown_as_text_or_as_data(service: FakeService) -> None:
     job = samples.job(JobStatus.SUCCEEDED, 3)
     service.on("GET", JOB, fake_service.record(job))
     assert "3 of 3 meta-iterations" in drmad(service, "show", samples.ID).stdout
-    shown = here(service, "show", samples.ID, "--output", "yaml")
+    shown = drmad(service, "show", samples.ID, "--output", "yaml")
     assert Job.model_validate(yaml.safe_load(shown.stdout)) == job
 
 
@@ -222,9 +200,9 @@ def test_history_is_a_table_or_data(service: FakeService) -> None:
         ["2", "0.33333"],
     ]
     assert [line.endswith("best") for line in table[1:]] == [False, True, False]
-    shown = here(service, "history", samples.ID, "--output", "json").stdout
+    shown = drmad(service, "history", samples.ID, "--output", "json").stdout
     assert [MetaIteration.model_validate(record) for record in json.loads(shown)] == records
-    rows = csv.DictReader(here(service, "history", samples.ID, "-o", "csv").stdout.splitlines())
+    rows = csv.DictReader(drmad(service, "history", samples.ID, "-o", "csv").stdout.splitlines())
     assert [float(row["validation_loss"]) for row in rows] == [1.0, 1 / 2, 1 / 3]
 
 
@@ -235,7 +213,7 @@ def test_diff_shows_where_two_jobs_differ_and_what_came_of_it(service: FakeServi
     )
     service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
     service.on("GET", "/v1/jobs/job_2", fake_service.record(other))
-    found = json.loads(here(service, "diff", samples.ID, "job_2", "-o", "json").stdout)
+    found = json.loads(drmad(service, "diff", samples.ID, "job_2", "-o", "json").stdout)
     lines = {line["what"]: (line["first"], line["second"]) for line in found}
     assert lines["hyperparameters[0].kind"] == ("sample_weight", "l2")
     assert lines["hyperparameters[0].init"] == (0.0, -6.0)
@@ -258,7 +236,7 @@ def test_arrays_are_summed_up_or_printed_whole(service: FakeService) -> None:
         middle = "1" if part == "hyperparameters" else "0"
         assert table[1].split()[:2] == ["l2", "3"]
         assert table[1].split()[3] == middle
-    raw = here(service, "hyperparameters", samples.ID, "--iteration", "0", "--raw", "-o", "json")
+    raw = drmad(service, "hyperparameters", samples.ID, "--iteration", "0", "--raw", "-o", "json")
     assert json.loads(raw.stdout) == {"l2": [-1.0, 0.0, 1.0]}
     assert service.requests[-1].query == "iteration=0"
 
@@ -268,14 +246,14 @@ def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None
     table = drmad(service, "catalog").stdout
     for word in ("mlp", "digits", "sample_weight", "shortcut", "label_noise"):
         assert word in table
-    assert json.loads(here(service, "catalog", "-o", "json").stdout) == catalog.describe()
+    assert json.loads(drmad(service, "catalog", "-o", "json").stdout) == catalog.describe()
     service.on("GET", f"{JOB}/fidelity", Answer(200, json.dumps(samples.MEASURED).encode()))
     _, first, second, *_ = drmad(service, "fidelity", samples.ID).stdout.splitlines()
     assert " ".join(first.split()) == (
         "shortcut, horizon 50 0.910 0.850 0.700 1.30 trainings chosen"
     )
     assert " ".join(second.split()).startswith("shortcut, preset paper diverged diverged")
-    shown = here(service, "fidelity", samples.ID, "--output", "json").stdout
+    shown = drmad(service, "fidelity", samples.ID, "--output", "json").stdout
     assert json.loads(shown) == samples.MEASURED
 
 
@@ -289,13 +267,13 @@ def test_the_cluster_is_shown_with_what_waits_and_why(service: FakeService) -> N
     assert table[4] == "2 of 16 CPUs and 0.5 of 1 GPUs are promised to jobs"
     assert table[-1].split()[0] == samples.ID
     assert table[-1].rstrip().endswith("needs 32 CPUs, cluster has 16")
-    shown = here(service, "cluster", "--output", "json").stdout
+    shown = drmad(service, "cluster", "--output", "json").stdout
     assert Cluster.model_validate_json(shown) == samples.CLUSTER
 
 
 def test_figures_are_printed_or_written(service: FakeService, tmp_path: Path) -> None:
     service.on("GET", f"{JOB}/figures/losses", Answer(200, b'{"data": [], "layout": {}}'))
-    assert json.loads(here(service, "figure", samples.ID).stdout) == {"data": [], "layout": {}}
+    assert json.loads(drmad(service, "figure", samples.ID).stdout) == {"data": [], "layout": {}}
     page = tmp_path / "losses.html"
     done = drmad(service, "figure", samples.ID, "losses", "--to", str(page))
     assert done.stdout.replace("\n", "") == str(page)
@@ -308,10 +286,10 @@ def test_all_jobs_are_listed_through_their_pages(service: FakeService) -> None:
         Page[Job](data=[samples.job(id="job_0")], has_more=False),
     ]
     service.on("GET", "/v1/jobs", *map(fake_service.record, pages))
-    done = here(service, "jobs", "--all")
+    done = drmad(service, "jobs", "--all")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["ID", "job_1", "job_0"]
     assert done.stderr == ""
-    assert here(service, "jobs", "--quiet").stdout == "job_0\n"
+    assert drmad(service, "jobs", "--quiet").stdout == "job_0\n"
 
 
 @pytest.mark.parametrize(
@@ -344,10 +322,10 @@ def test_fork_prints_the_new_jobs_id(service: FakeService) -> None:
 
 def test_delete_asks_first(service: FakeService) -> None:
     service.on("DELETE", JOB, Answer(204))
-    refused = here(service, "delete", samples.ID, stdin="n\n")
+    refused = drmad(service, "delete", samples.ID, stdin="n\n")
     assert refused.returncode == 130
     assert not service.requests
-    assert here(service, "delete", samples.ID, stdin="y\n").returncode == 0
+    assert drmad(service, "delete", samples.ID, stdin="y\n").returncode == 0
     done = drmad(service, "delete", samples.ID, "--yes")
     assert (done.returncode, done.stdout) == (0, f"{samples.ID} is deleted\n")
     assert len(service.heard("DELETE", JOB)) == 2
@@ -358,10 +336,10 @@ def test_init_writes_a_job_that_the_service_takes(service: FakeService, tmp_path
     assert first.stdout.split() == [
         str(tmp_path / "new" / name) for name in ("job.yaml", "my_problem.py")
     ]
-    again = here(None, "init", str(tmp_path / "new"))
+    again = drmad(None, "init", str(tmp_path / "new"))
     assert again.returncode == 1
     assert "is there already; --force writes over it" in again.stderr
-    assert here(None, "init", str(tmp_path / "new"), "--force").returncode == 0
+    assert drmad(None, "init", str(tmp_path / "new"), "--force").returncode == 0
     fields = yaml.safe_load((tmp_path / "new" / "job.yaml").read_text())
     fields["problem"]["code"] = f"sha256:{64 * '0'}"  # what --code fills in
     JobSpec.model_validate(fields)
@@ -462,7 +440,7 @@ def test_fetch_does_without_a_model_that_is_not_kept(service: FakeService, tmp_p
     ],
 )
 def test_errors_say_what_to_do_in_two_lines(arguments: list[str], words: str) -> None:
-    done = here(None, *arguments)
+    done = drmad(None, *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
@@ -496,7 +474,7 @@ def test_a_command_of_a_missing_extra_says_what_to_install() -> None:
 def test_help_has_examples_and_every_command() -> None:
     done = drmad(None)
     assert done.returncode == 0
-    assert done.stdout == here(None, "--help").stdout
+    assert done.stdout == drmad(None, "--help").stdout
     for word in ("submit", "jobs", "show", "watch", "cancel", "fetch", "version", "up", "Examples"):
         assert word in done.stdout
 
