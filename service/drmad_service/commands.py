@@ -359,6 +359,14 @@ def schedule(
         float,
         typer.Option(envvar="DRMAD_KEEP_ENDED_S", min=0, help="Seconds a job is kept at its end."),
     ] = 30 * 24 * 3600.0,
+    sweep_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_SWEEP_S",
+            min=1,
+            help="Seconds between two looks for what is kept too long, and how full Redis is.",
+        ),
+    ] = 60.0,
     poll_s: Annotated[
         float,
         typer.Option(
@@ -389,6 +397,18 @@ def schedule(
             help="Seconds before a lost replica is replaced; doubles with each loss in a row.",
         ),
     ] = 1.0,
+    longest_retry_s: Annotated[
+        float,
+        typer.Option(envvar="DRMAD_LONGEST_RETRY_S", min=0, help="Those seconds at most."),
+    ] = 60.0,
+    redis_pause_s: Annotated[
+        float,
+        typer.Option(
+            envvar="DRMAD_REDIS_PAUSE_S",
+            min=0.1,
+            help="Seconds between two tries to reach Redis again, at most.",
+        ),
+    ] = 2.0,
     ray_timeout_s: Annotated[
         float,
         typer.Option(
@@ -433,6 +453,9 @@ def schedule(
         start_timeout_s=start_timeout_s,
         check_timeout_s=check_timeout_s,
         retry_s=retry_s,
+        longest_retry_s=longest_retry_s,
+        redis_pause_s=redis_pause_s,
+        sweep_s=sweep_s,
         ray_timeout_s=ray_timeout_s,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
         data_dir=data_folder(data_dir, home),

@@ -50,10 +50,6 @@ _SETBACKS = ("training_diverged", "hypergradient_diverged")
 _PREEMPTED = "makes room for a job of higher priority"
 _LAST_LINES_S = 0.5
 """A replica that does not answer so long has nothing more to say."""
-_LONGEST_PAUSE_S = 2.0
-"""Between two tries to reach Redis again."""
-_LONGEST_RETRY_S = 60.0
-"""Between two tries to replace a replica."""
 _TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
 """Methods that are exact over the whole run, or measure by themselves."""
 _FINISHED = {
@@ -460,7 +456,7 @@ class Runner:
                 fields = {"job_id": self._lease.job_id}
                 logger.warning("Redis does not take what is written: %s", error, extra=fields)
             await asyncio.sleep(pause_s)
-            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2.0 * pause_s, self._settings.redis_pause_s)
 
     def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:
@@ -490,7 +486,7 @@ class Runner:
             self._lease, "replica_lost", f"begins the meta-iteration again: {loss.message}"
         )
         pause_s = self._settings.retry_s * 2.0 ** min(self._failures - 1, 16)
-        again_at = time.monotonic() + min(pause_s, _LONGEST_RETRY_S)
+        again_at = time.monotonic() + min(pause_s, self._settings.longest_retry_s)
         while time.monotonic() < again_at:
             await asyncio.sleep(self._settings.poll_s)
             await self._look()

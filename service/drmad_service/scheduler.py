@@ -26,10 +26,6 @@ from drmad_service.webhooks import keep_sending
 
 logger = logging.getLogger(__name__)
 
-_SWEEP_S = 60.0
-_LONGEST_PAUSE_S = 2.0
-"""Between two tries to reach Redis again."""
-
 
 class Scheduler:
     """One of any number of schedulers; leases decide which of them drives which job."""
@@ -113,7 +109,7 @@ class Scheduler:
                 fields = {"job_id": lease.job_id}
                 logger.warning("Redis does not answer: %s", error, extra=fields)
             await asyncio.sleep(pause_s)
-            pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2.0 * pause_s, self._settings.redis_pause_s)
 
     async def _give_back(self, lease: Lease) -> None:
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused, SchemaDiffers):
@@ -156,4 +152,4 @@ class Scheduler:
                     await self._store.must_have_room()
                 except StoreFull as error:
                     logger.warning("no new jobs: %s", error)
-            await asyncio.sleep(max(0.0, _SWEEP_S - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, self._settings.sweep_s - (time.monotonic() - began)))

@@ -69,6 +69,10 @@ class SchedulerSettings:
     """How long the check of a job that is not created may take."""
     retry_s: float = 1.0
     """Pause before a lost replica is replaced; doubles with each loss in a row."""
+    longest_retry_s: float = 60.0
+    """That pause at most."""
+    redis_pause_s: float = 2.0
+    """Between two tries to reach Redis again, at most."""
     ray_timeout_s: float = 10.0
     """How long Ray may stay silent before the scheduler gives its jobs back and exits."""
     tenant_jobs: float = 1e9
@@ -81,6 +85,8 @@ class SchedulerSettings:
     """Budget of a job's states and hypergradients; the middle ones are thinned."""
     keep_ended_s: float = 30 * 24 * 3600.0
     """How long a job that has ended is kept."""
+    sweep_s: float = 60.0
+    """From one look for what is kept too long, and how full Redis is, to the next."""
     max_hyperparameters: int = Bounds.hyperparameters
     """Values that a job tunes, where its spec alone does not tell how many they are."""
     replica_memory_bytes: int = 0

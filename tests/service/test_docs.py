@@ -36,7 +36,7 @@ def test_every_setting_of_the_scheduler_is_listed_with_its_variable() -> None:
         for parameter in get_command(_only(command)).params
         if parameter.opts[0].endswith(("-s", "-jobs", "-gpus", "-bytes", "-memory"))
     ]
-    assert len(settings) == 13
+    assert len(settings) == 16
     assert [line for line in settings if line not in PAGE] == []
 
 
