@@ -72,6 +72,16 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     assert yaml.safe_load((tmp_path / "job.yaml").read_text())["name"] == "clean-digits"
 
 
+@pytest.mark.usefixtures("finished")  # by then there is a scheduler
+def test_a_job_is_tried_on_a_worker_and_its_search_is_told(client: Client) -> None:
+    report = client.jobs.check(short())
+    assert report.hyperparameters == {"sample_weight": [1000]}
+    rates = {"training.learning_rate": {"low": 0.01, "high": 0.2, "log": True}}
+    job = client.jobs.create(short(search={"trials": 2, "parameters": rates})).wait(240)
+    assert [trial.number for trial in job.trials()] == [0, 1]
+    assert len(job.history()) == 3
+
+
 def test_the_service_is_asked_what_it_offers_and_holds(client: Client) -> None:
     assert "digits" in [data["name"] for data in client.catalog()["data"]]
     assert client.cluster().cpus > 0

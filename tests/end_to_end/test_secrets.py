@@ -21,7 +21,9 @@ def test_no_secret_is_in_the_logs(service: Service) -> None:
     made = service.run("keys", "create", "--tenant", "logs", "--scope", "read").stdout.strip()
     with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {made}"}) as reader:
         assert reader.get("/v1/jobs").is_success
+    assert made.split("_")[1] in service.run("keys", "list").stdout
     service.run("keys", "revoke", made.split("_")[1])
+    assert made.split("_")[1] not in service.run("keys", "list").stdout
     signing = (service.home / "webhook-secret").read_text().strip()
     secrets = {local_key.path(service.home).read_text().strip(), key, wrong, token, made, signing}
     logs = [path for path in service.home.rglob("*.log") if path.is_file()]
