@@ -17,7 +17,7 @@ from experiments import summary
 from experiments.gather import gather, service
 from experiments.reporting import with_block
 from experiments.results import Results
-from experiments.tasks import Task
+from experiments.tasks import Measured, Search, Task, Tuned, on
 
 ROOT = Path(__file__).parent
 NAMES = (
@@ -31,6 +31,9 @@ NAMES = (
     "hyperparameter_server",
     "conv_net",
 )
+
+
+KINDS: dict[str, type[Task]] = {"jobs": Tuned, "searches": Search, "timings": Measured}
 
 
 class Experiment(Protocol):
@@ -50,13 +53,19 @@ def load(name: str) -> Experiment:
 
 
 def run(
-    client: Client, name: str, quick: bool, seeds: int, folder: Path, case: str | None = None
+    client: Client,
+    name: str,
+    quick: bool,
+    seeds: int,
+    folder: Path,
+    wanted: Callable[[Task], bool] = lambda _: True,
+    data: str | None = None,
 ) -> None:
-    """All of an experiment's tasks that `folder` has no result of."""
+    """All of an experiment's tasks that `folder` has no result of; `data` in the place of MNIST."""
     results = Results(folder)
     for stage in load(name).stages(quick, seeds):
-        tasks = [task for task in stage(results) if case in (None, task.case)]
-        gather(client, tasks, results)
+        tasks = [task for task in stage(results) if wanted(task)]
+        gather(client, [task if data is None else on(task, data) for task in tasks], results)
 
 
 def draw(name: str, folder: Path) -> None:
@@ -84,6 +93,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a reduced set, in build/experiments")
     parser.add_argument("--seeds", type=int, help="default: 5, of the reduced set 1")
     parser.add_argument("--case", help="only this case, such as '40 %%' or 'T = 100'")
+    parser.add_argument(
+        "--only", choices=KINDS, action="append", help="such tasks alone; may be given again"
+    )
+    parser.add_argument(
+        "--data", help="a catalogued data set in the place of MNIST, in build/experiments/DATA"
+    )
     parser.add_argument("--draw", action="store_true", help="only tables and figures, run nothing")
     given = parser.parse_args()
     unknown = set(given.names) - set(NAMES)
@@ -94,18 +109,25 @@ def main() -> None:
     names = given.names or NAMES
     seeds = given.seeds or (1 if given.quick else 5)
     build = Path("build/experiments")
-    folders = {name: (build if given.quick else ROOT) / name for name in names}
+    aside = given.quick or given.data is not None
+    root = build / (given.data or "") if aside else ROOT
+    folders = {name: root / name for name in names}
+    kinds = tuple(KINDS[kind] for kind in given.only or KINDS)
+
+    def wanted(task: Task) -> bool:
+        return isinstance(task, kinds) and given.case in (None, task.case)
+
     if not given.draw:
         with service(os.environ.get("DRMAD_URL"), build / "home") as client:
             for name in names:
                 began = time.perf_counter()
-                run(client, name, given.quick, seeds, folders[name], given.case)
+                run(client, name, given.quick, seeds, folders[name], wanted, given.data)
                 logging.info("%s took %.0f s", name, time.perf_counter() - began)
     for name, folder in folders.items():
-        if given.quick:
+        if aside:
             shutil.copy(ROOT / name / "README.md", folder / "README.md")
         draw(name, folder)
-    if not given.quick:
+    if not aside:
         readme = ROOT.parent / "README.md"
         readme.write_text(with_block(readme.read_text(), summary.block(ROOT), "experiments"))
 

@@ -17,7 +17,7 @@ from drmad_workers import EngineError, TrainingDiverged, Tuner, wire
 from drmad_workers.catalog import Places
 from drmad_workers.tuning import peak_memory_bytes
 from experiments.results import Result
-from experiments.tasks import Measured, Search, Task
+from experiments.tasks import Measured, Retrained, Search, Task
 
 DIVERGED = 1e3
 """Validation loss of a trial whose training diverged, as a sampler takes it."""
@@ -34,7 +34,7 @@ def search(task: Search) -> Result:
     """
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tuner = tuner_of(task, {"method": "one_step"})
+    tuner = tuner_of(task, task.spec["hypergradient"])
     result = Result(task.case, task.arm, task.seed, task.key, cost=float(task.trials))
     sampler: optuna.samplers.BaseSampler = (
         optuna.samplers.TPESampler(seed=task.seed)
@@ -43,7 +43,6 @@ def search(task: Search) -> Result:
     )
     study = optuna.create_study(sampler=sampler)
     tried: list[dict[str, Tensor]] = []
-    forward: list[float] = []
     began = time.perf_counter()
     for number in range(task.trials):
         trial = study.ask()
@@ -53,21 +52,19 @@ def search(task: Search) -> Result:
                 fixed = task.sampler == "fixed"
                 label = f"{name}[{i}]"
                 entry.fill_((low + high) / 2 if fixed else trial.suggest_float(label, low, high))
+        if isinstance(task, Retrained):
+            values |= {name: torch.tensor(entries) for name, entries in task.values.items()}
         tried.append(values)
         try:
-            evaluation = tuner.evaluate(values, number)
+            metrics = tuner.train(values, number)
         except TrainingDiverged:
-            study.tell(trial, DIVERGED)
             loss, metrics = DIVERGED, dict.fromkeys(result.metrics, 1.0)
         else:
-            study.tell(trial, evaluation.validation_loss)
-            loss, metrics = evaluation.validation_loss, evaluation.metrics
-            forward.append(evaluation.seconds["forward"])
+            loss = metrics.pop("validation_loss")
+        study.tell(trial, loss)
         result.validation_loss.append(loss)
         for name, value in metrics.items():
             result.metrics.setdefault(name, [1.0] * number).append(value)
-    if forward:
-        result.seconds["forward"] = sorted(forward)[len(forward) // 2]
     result.seconds["total"] = time.perf_counter() - began
     result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))
     best = tried[result.best]
@@ -97,6 +94,8 @@ def measure(task: Measured) -> Result:
         gradient = torch.cat([g.flatten() for g in evaluation.hypergradient.values()])
         result.validation_loss = [evaluation.validation_loss]
         result.figures = {"norm": float(gradient.norm()), "products": evaluation.backward_steps}
+        if evaluation.choice is not None:  # the first look is no measure of what auto costs
+            result.figures["looked"] = True
     result.seconds["total"] = time.process_time() - began
     result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))
     result.figures["peak_growth_bytes"] = result.peak_memory_bytes - before

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,22 @@ class Search(Task):
     trials: int = 1
     sampler: Literal["tpe", "random", "fixed"] = "fixed"
     space: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retrained(Search):
+    """Plain training with `values`, raw and by name, that another arm found."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+
+def on(task: Task, data: str) -> Task:
+    """The same with the catalogued data set `data` in the place of MNIST."""
+    spec = copy.deepcopy(task.spec)
+    for holder in (spec["problem"], spec["problem"].get("options", {})):
+        if holder.get("data", {}).get("name") == "mnist":
+            holder["data"]["name"] = data
+    return replace(task, spec=spec)
 
 
 def read_spec(path: Path) -> Spec:

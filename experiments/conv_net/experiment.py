@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.reporting import axes, legend, number, percent, save, table
+from experiments.arms import ERROR, LOSS, SPENT, arms_table, timed
+from experiments.reporting import axes, legend, save
 from experiments.results import Results
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CODE = FOLDER / "code"
@@ -25,18 +26,27 @@ ARMS = {
     "random weights": "random search, one penalty and ten class weights",
     "drmad": "**drmad**, penalties per channel and class weights",
     "drmad l2": "drmad, penalties per channel alone",
+    "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), penalties per channel and class weights",
 }
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
-    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+    def timings(_: Results) -> Sequence[Task]:
+        spec = stated(0, quick)
+        exact = changed(spec, hypergradient={"method": "stored"})
+        return timed(CASE, {"drmad": spec, "exact": exact}, spec, CODE, 1 if quick else 3)
+
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)], timings]
+
+
+def stated(seed: int, quick: bool) -> Spec:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
+    return changed(spec, meta={"iterations": 10}) if quick else spec
 
 
 def tasks(seed: int, quick: bool) -> list[Task]:
-    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
-    if quick:
-        spec = changed(spec, meta={"iterations": 10})
+    spec = stated(seed, quick)
     trials = 2 * spec["meta"]["iterations"]  # a meta-iteration costs two training runs
     units, weights = spec["hyperparameters"]
     one = changed(spec, hyperparameters=[units | {"per": "model"}])
@@ -57,6 +67,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
     return [
         *tasks,
         Tuned(CASE, "exact", seed, exact, CODE),
+        Tuned(CASE, "auto", seed, changed(spec, hypergradient={"method": "auto"}), CODE),
         Tuned(CASE, "drmad l2", seed, changed(spec, hyperparameters=[units]), CODE),
         Search(CASE, "tpe l2 per layer", seed, layers, CODE, trials, "tpe", {"l2": PENALTY}),
         Search(CASE, "random weights", seed, classes, CODE, trials, "random", eleven),
@@ -64,22 +75,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm, label in ARMS.items():
-        runs = results.of(CASE, arm)
-        if runs:
-            rows.append(
-                [
-                    label,
-                    str(len(runs)),
-                    number([run.validation_loss[run.best] for run in runs]),
-                    percent(results.best(CASE, arm)),
-                    f"{runs[0].cost:.0f}",
-                    number([run.seconds["total"] for run in runs], 2),
-                ]
-            )
-    head = ["", "seeds", "validation loss", "**test error**", "training runs", "seconds"]
-    return table(head, rows)
+    return arms_table(results, CASE, ARMS, {**LOSS, **ERROR, **SPENT})
 
 
 def draw(results: Results, folder: Path) -> None:

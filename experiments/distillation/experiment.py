@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.arms import SPENT, Arm, timed
 from experiments.opponents import data_roots
-from experiments.reporting import axes, number, percent, save, table
+from experiments.reporting import axes, percent, save, table
 from experiments.results import Results
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CODE = FOLDER / "code"
@@ -25,15 +26,24 @@ ARMS = {
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
-    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+    def timings(_: Results) -> Sequence[Task]:
+        spec = stated(0, quick)
+        arms = {"drmad": spec, "exact": changed(spec, hypergradient={"method": "stored"})}
+        plain = changed(spec, hyperparameters=[{"kind": "l2", "per": "model"}])
+        return timed(CASE, arms, plain, CODE, 1 if quick else 3)
+
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)], timings]
 
 
-def tasks(seed: int, quick: bool) -> list[Task]:
+def stated(seed: int, quick: bool) -> Spec:
     spec = read_spec(FOLDER / "job.yaml")
     spec["problem"]["options"] |= {"roots": [str(root) for root in data_roots()]}
     spec["problem"]["options"]["data"] |= {"seed": seed}
-    if quick:
-        spec = changed(spec, meta={"iterations": 30})
+    return changed(spec, meta={"iterations": 30}) if quick else spec
+
+
+def tasks(seed: int, quick: bool) -> list[Task]:
+    spec = stated(seed, quick)
     exact = changed(spec, hypergradient={"method": "stored"})
     tasks: list[Task] = [
         Tuned(CASE, "drmad", seed, spec, CODE, keep=("training_data",)),
@@ -46,7 +56,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
     ]
 
 
-def fixed(spec: dict[str, object], arm: str, seed: int, begin: str, draw: int = 0) -> Search:
+def fixed(spec: Spec, arm: str, seed: int, begin: str, draw: int = 0) -> Search:
     changes = {"options": {"begin": begin, "draw": draw}}
     plain = changed(spec, problem=changes, hyperparameters=[{"kind": "l2", "per": "model"}])
     return Search(CASE, arm, seed, plain, CODE, trials=1, space={"l2": (-30.0, -30.0)})
@@ -69,12 +79,13 @@ def errors(results: Results, arm: str) -> list[float]:
 def report(results: Results) -> str:
     rows = []
     for arm, label in ARMS.items():
-        found, runs = errors(results, arm), results.of(CASE, arm)
+        found, own = errors(results, arm), Arm(results, CASE, arm)
         if found:
-            spent = [f"{runs[0].cost:.0f}"] if runs else [str(CHOICES if "best" in arm else 1)]
-            spent += [number([run.seconds["total"] for run in runs], 2) if runs else "–"]
+            spent = [show(own) for show in SPENT.values()]
+            if not own.runs:  # real images stand under a name for each choice
+                spent = [str(CHOICES if "best" in arm else 1), "–", "–"]
             rows.append([label, str(len(found)), percent(found), *spent])
-    return table(["trained on", "seeds", "**test error**", "training runs", "seconds"], rows)
+    return table(["trained on", "seeds", "**test error**", *SPENT], rows)
 
 
 def draw(results: Results, folder: Path) -> None:

@@ -1,57 +1,97 @@
-"""The paper's hyperparameter server: the hypergradients of 1, 2 and 5 replicas, averaged."""
+"""The paper's hyperparameter server: 1, 2 and 5 replicas, in rounds or as they arrive."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.reporting import axes, curve, legend, number, percent, save, table
+from experiments.arms import ERROR, SPENT, Arm, arms_table, timed
+from experiments.reporting import axes, curve, legend, percent, save
 from experiments.results import Results
-from experiments.tasks import Task, Tuned, changed, read_spec
+from experiments.tasks import Retrained, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CASE = "40 %"
-COUNTS = (1, 2, 5)
+KEPT = ("sample_weight",)
+OVERLAP = 1.5
+"""Replicas by which an example is held in the mean, where shards overlap."""
+LONGER = 5
+ARMS = {
+    "1 replica": "1 replica, all data",
+    "1 replica, longer": f"1 replica, all data, {LONGER} times the meta-iterations",
+    "2 replicas": "2 replicas, all data",
+    "2 overlapping": "2 replicas, overlapping shards",
+    "2 overlapping, async": "2 replicas, overlapping shards, async",
+    "5 replicas": "5 replicas, all data",
+    "5 replicas, async": "5 replicas, all data, async",
+    "5 overlapping": "5 replicas, overlapping shards",
+    "5 overlapping, async": "5 replicas, overlapping shards, async",
+}
+QUICK = ("1 replica", "2 overlapping", "2 overlapping, async")
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
-    counts = COUNTS[:2] if quick else COUNTS
-    return [lambda _: [tuned(seed, count) for seed in range(seeds) for count in counts]]
+    arms = QUICK if quick else ARMS
+    pairs = [(arm, seed) for seed in range(seeds) for arm in arms]
+    return [
+        lambda _: [Tuned(CASE, arm, seed, stated(arm, seed), keep=KEPT) for arm, seed in pairs],
+        lambda results: [task for pair in pairs for task in retrained(*pair, results)],
+        lambda _: timed(CASE, {QUICK[0]: plain(0)}, without_weights(0), repeats=1 if quick else 3),
+    ]
 
 
-def tuned(seed: int, count: int) -> Task:
-    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
-    return Tuned(CASE, arm_of(count), seed, changed(spec, replicas={"count": count}))
+def plain(seed: int) -> Spec:
+    return changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
 
 
-def arm_of(count: int) -> str:
-    return f"{count} replica{'s' * (count > 1)}, all data"
+def without_weights(seed: int) -> Spec:
+    return changed(plain(seed), hyperparameters=[{"kind": "l2", "per": "model"}])
+
+
+def stated(arm: str, seed: int) -> Spec:
+    spec = plain(seed)
+    count = int(arm.split()[0])
+    replicas: Spec = {"count": count, "mode": "async" if "async" in arm else "sync"}
+    if "overlapping" in arm:
+        replicas |= {"data": "overlapping", "train_share": OVERLAP / count}
+    if "longer" in arm:
+        spec = changed(spec, meta={"iterations": LONGER * spec["meta"]["iterations"]})
+    return changed(spec, replicas=replicas)
+
+
+def retrained(arm: str, seed: int, results: Results) -> list[Task]:
+    """A replica's own test error is that of its shard: what was learned, on all examples."""
+    kept = results.arrays(CASE, arm, seed)
+    if kept is None:
+        return []
+    values = {name: kept[name].astype(float).round(3).tolist() for name in KEPT}
+    return [Retrained(CASE, again(arm), seed, plain(seed), trials=3, values=values)]
+
+
+def again(arm: str) -> str:
+    return f"{arm}, then trained"
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm in map(arm_of, COUNTS):
-        runs = results.of(CASE, arm)
-        if runs:
-            rows.append(
-                [
-                    arm,
-                    str(len(runs)),
-                    percent(results.best(CASE, arm)),
-                    percent(results.best(CASE, arm, "label_noise_precision")),
-                    f"{runs[0].cost:.0f}",
-                    number([run.seconds["total"] for run in runs], 2),
-                ]
-            )
-    head = ["", "seeds", "**test error**", "precision", "training runs", "seconds"]
-    return table(head, rows)
+    columns = {**ERROR, "test error, trained on all": error_on_all, "precision": precision}
+    return arms_table(results, CASE, ARMS, {**columns, **SPENT})
+
+
+def error_on_all(arm: Arm) -> str:
+    return percent(arm.results.best(CASE, again(arm.name)))
+
+
+def precision(arm: Arm) -> str:
+    return percent([run.at_best("label_noise_precision") for run in arm.runs])
 
 
 def draw(results: Results, folder: Path) -> None:
-    figure, ((axis,),) = axes()
-    for arm in map(arm_of, COUNTS):
-        runs = results.of(CASE, arm)
-        curve(axis, [[100 * e for e in r.metrics["test_error"]] for r in runs], arm)
-    axis.set(xlabel="meta-iteration", ylabel="test error, %")
-    legend(axis)
+    figure, panels = axes(2)
+    for axis, count in zip(panels[0], (2, 5), strict=True):
+        for arm in ("1 replica", *(arm for arm in ARMS if arm.startswith(f"{count} "))):
+            runs = results.of(CASE, arm)
+            found = [[100 * e for e in run.metrics["label_noise_precision"]] for run in runs]
+            curve(axis, found, arm)
+        axis.set(xlabel="meta-iteration", ylabel="of the lowest weights, wrong, %")
+        legend(axis)
     save(figure, folder / "replicas.svg")

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.reporting import axes, legend, number, percent, save, table
+from experiments.arms import ERROR, LOSS, SPENT, arms_table, timed
+from experiments.reporting import axes, legend, save
 from experiments.results import Results
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CASE = "digits"
@@ -19,22 +20,33 @@ ARMS = {
     "random": "random search over the 12",
     "tpe": "Optuna (TPE) over the 12",
     "drmad": "**drmad**",
+    "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`)",
 }
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
-    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+    def timings(_: Results) -> Sequence[Task]:
+        spec = stated(0, quick)
+        exact = changed(spec, hypergradient={"method": "stored"})
+        plain = changed(spec, hyperparameters=[{"kind": "l2", "per": "model"}])
+        return timed(CASE, {"drmad": spec, "exact": exact}, plain, repeats=1 if quick else 3)
+
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)], timings]
+
+
+def stated(seed: int, quick: bool) -> Spec:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
+    return changed(spec, meta={"iterations": 10}) if quick else spec
 
 
 def tasks(seed: int, quick: bool) -> list[Task]:
-    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
-    if quick:
-        spec = changed(spec, meta={"iterations": 10})
+    spec = stated(seed, quick)
     trials = 3 * spec["meta"]["iterations"]
     return [
         Tuned(CASE, "drmad", seed, spec),
         Tuned(CASE, "exact", seed, changed(spec, hypergradient={"method": "stored"})),
+        Tuned(CASE, "auto", seed, changed(spec, hypergradient={"method": "auto"})),
         Search(CASE, "untuned", seed, spec, trials=3, space={"init_scale": (0.0, 0.0)}),
         Search(CASE, "tpe", seed, spec, None, trials, "tpe", SPACE),
         Search(CASE, "random", seed, spec, None, trials, "random", SPACE),
@@ -42,22 +54,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm, label in ARMS.items():
-        runs = results.of(CASE, arm)
-        if runs:
-            rows.append(
-                [
-                    label,
-                    str(len(runs)),
-                    number([run.validation_loss[run.best] for run in runs]),
-                    percent(results.best(CASE, arm)),
-                    f"{runs[0].cost:.0f}",
-                    number([run.seconds["total"] for run in runs], 2),
-                ]
-            )
-    head = ["", "seeds", "validation loss", "**test error**", "training runs", "seconds"]
-    return table(head, rows)
+    return arms_table(results, CASE, ARMS, {**LOSS, **ERROR, **SPENT})
 
 
 def draw(results: Results, folder: Path) -> None:

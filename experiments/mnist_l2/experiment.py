@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.reporting import axes, curve, legend, number, percent, save, table
-from experiments.results import Result, Results
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.arms import ERROR, SPENT, Arm, arms_table, timed
+from experiments.reporting import axes, curve, legend, percent, save
+from experiments.results import Results
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CASE = "mnist"
@@ -39,16 +40,29 @@ METHODS = {
     "exact": {"method": "stored"},
     "paper": {"method": "shortcut", "preset": "paper"},
 }
+QUICK = ("paper_tenth", "auto")
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
     return [
         lambda results: [task for seed in range(seeds) for task in begin(seed, quick)],
-        lambda results: [go_on(seed, quick, results) for seed in range(seeds)],
+        lambda results: [task for seed in range(seeds) for task in go_on(seed, quick, results)],
+        lambda _: timings(quick),
     ]
 
 
-def stated(seed: int, quick: bool, per: str = "unit", init: float = -9.0) -> dict[str, object]:
+def timings(quick: bool) -> list[Task]:
+    spec = stated(0, quick)
+    arms = {
+        name: changed(spec, hypergradient=method)
+        for name, method in METHODS.items()
+        if not quick or name in QUICK
+    }
+    arms["search, then auto"] = arms["auto"]
+    return timed(CASE, arms, stated(0, quick, "model"), repeats=1 if quick else 3)
+
+
+def stated(seed: int, quick: bool, per: str = "unit", init: float = -9.0) -> Spec:
     spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
     if quick:
         spec = changed(spec, training={"steps": 200}, meta={"iterations": 5})
@@ -58,7 +72,7 @@ def stated(seed: int, quick: bool, per: str = "unit", init: float = -9.0) -> dic
 def begin(seed: int, quick: bool) -> list[Task]:
     model, layers = stated(seed, quick, "model"), stated(seed, quick, "layer")
     trials = FIRST_TRIALS if quick else 3 * FIRST_TRIALS
-    arms = ("paper_tenth", "auto") if quick else METHODS
+    arms = QUICK if quick else METHODS
     tasks: list[Task] = [
         Search(CASE, "tpe l2", seed, model, None, trials, "tpe", PENALTY),
         Search(CASE, "none", seed, model, None, 3, "fixed", NONE),
@@ -77,38 +91,28 @@ def begin(seed: int, quick: bool) -> list[Task]:
     ]
 
 
-def go_on(seed: int, quick: bool, results: Results) -> Task:
+def go_on(seed: int, quick: bool, results: Results) -> list[Task]:
     """Per unit from the best penalty of the first trials of the global search."""
     searched = results.get(CASE, "tpe l2", seed)
-    assert searched is not None
+    if searched is None:
+        return []
     best = int(np.argmin(searched.validation_loss[:FIRST_TRIALS]))
     init = round(searched.figures["tried"]["l2"][best][0], 3)
-    return Tuned(CASE, "search, then auto", seed, stated(seed, quick, init=init), keep=KEPT)
-
-
-def cost(arm: str, result: Result) -> float:
-    return result.cost + (FIRST_TRIALS if arm == "search, then auto" else 0)
+    return [Tuned(CASE, "search, then auto", seed, stated(seed, quick, init=init), keep=KEPT)]
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm, label in ARMS.items():
-        runs = results.of(CASE, arm)
-        if runs:
-            rows.append(
-                [
-                    label,
-                    str(len(runs)),
-                    percent(results.best(CASE, arm, "validation_error")),
-                    percent(results.best(CASE, arm)),
-                    percent([r.metrics["test_error"][0] for r in runs]),
-                    f"{np.mean([cost(arm, r) for r in runs]):.0f}",
-                    number([r.seconds["total"] for r in runs], 2),
-                    f"{np.mean([r.peak_memory_bytes for r in runs]) / 2**20:.0f}",
-                ]
-            )
-    head = ["", "seeds", "validation error", "**test error**", "test error of the first run"]
-    return table([*head, "training runs", "seconds", "peak MiB of the process"], rows)
+    columns = {"validation error": validation_error, **ERROR, "of the first run": first_error}
+    before = {"search, then auto": FIRST_TRIALS}
+    return arms_table(results, CASE, ARMS, {**columns, **SPENT}, before)
+
+
+def validation_error(arm: Arm) -> str:
+    return percent([run.at_best("validation_error") for run in arm.runs])
+
+
+def first_error(arm: Arm) -> str:
+    return percent([run.metrics["test_error"][0] for run in arm.runs])
 
 
 def draw(results: Results, folder: Path) -> None:
@@ -133,14 +137,14 @@ def draw(results: Results, folder: Path) -> None:
 
 def draw_penalties(results: Results, folder: Path) -> None:
     """The first layer's penalties as an image: what lies at the border is penalised most."""
-    arms = [arm for arm in ARMS if results.arrays(CASE, arm, 0) is not None]
-    if not arms:
+    kept = {arm: results.arrays(CASE, arm, 0) for arm in ARMS}
+    units = 784 + 3 * 50  # not so of a data set in the place of MNIST
+    shown = {arm: found["l2"] for arm, found in kept.items() if found and found["l2"].size == units}
+    if not shown:
         return
-    figure, panels = axes(len(arms), size=(2.2, 2.2))
-    for axis, arm in zip(panels[0], arms, strict=True):
-        kept = results.arrays(CASE, arm, 0)
-        assert kept is not None
-        axis.imshow(kept["l2"][:784].astype(float).reshape(28, 28), cmap="magma")
+    figure, panels = axes(len(shown), size=(2.2, 2.2))
+    for axis, (arm, penalties) in zip(panels[0], shown.items(), strict=True):
+        axis.imshow(penalties[:784].astype(float).reshape(28, 28), cmap="magma")
         axis.set_title(arm)
         axis.axis("off")
     save(figure, folder / "penalties.png")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import log
 from pathlib import Path
 
 import numpy as np
-from experiments.reporting import axes, curve, legend, number, percent, save, table
-from experiments.results import Result, Results
+from experiments.arms import ERROR, LOSS, SPENT, arms_table, timed
+from experiments.reporting import axes, curve, legend, save
+from experiments.results import Results
 from experiments.schedules.training import training_losses
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CASE = "digits"
 RATES = {"learning_rate": (-5.0, 1.0), "momentum": (-4.0, 3.0)}
 """Raw values that a search may try: rates from 0.007 to 2.7, momenta from 0.02 to 0.95."""
+UNTUNED = {"learning_rate": (log(0.3), log(0.3)), "momentum": (0.0, 0.0)}
 KEPT = ("learning_rate", "momentum")
 ARMS = {
     "untuned": "untuned: rate 0.3, momentum 0.5",
@@ -22,6 +25,7 @@ ARMS = {
     "tpe": "Optuna (TPE), one rate and one momentum",
     "tpe per layer": "Optuna (TPE), a rate and a momentum per layer",
     "drmad": "**drmad**, per step and layer",
+    "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), per step and layer",
     "search, then drmad": "**a third of TPE, then drmad** per step and layer",
 }
@@ -30,11 +34,23 @@ ARMS = {
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
     return [
         lambda results: [task for seed in range(seeds) for task in begin(seed, quick)],
-        lambda results: [go_on(seed, quick, results) for seed in range(seeds)],
+        lambda results: [task for seed in range(seeds) for task in go_on(seed, quick, results)],
+        lambda _: timings(quick),
     ]
 
 
-def stated(seed: int, quick: bool) -> dict[str, object]:
+def timings(quick: bool) -> list[Task]:
+    spec = stated(0, quick)
+    arms = {
+        "drmad": spec,
+        "exact": changed(spec, hypergradient={"method": "stored"}),
+        "search, then drmad": spec,
+    }
+    plain = changed(spec, hyperparameters=[{"kind": "l2", "per": "model"}])
+    return timed(CASE, arms, plain, repeats=1 if quick else 3)
+
+
+def stated(seed: int, quick: bool) -> Spec:
     spec = changed(read_spec(FOLDER / "job.yaml"), problem={"data": {"seed": seed}})
     return changed(spec, meta={"iterations": 20}) if quick else spec
 
@@ -52,15 +68,18 @@ def begin(seed: int, quick: bool) -> list[Task]:
     return [
         Tuned(CASE, "drmad", seed, spec, keep=KEPT),
         Tuned(CASE, "exact", seed, changed(spec, hypergradient={"method": "stored"}), keep=KEPT),
+        Tuned(CASE, "auto", seed, changed(spec, hypergradient={"method": "auto"}), keep=KEPT),
+        Search(CASE, "untuned", seed, global_, None, 3, "fixed", UNTUNED),
         Search(CASE, "tpe", seed, global_, None, count, "tpe", RATES),
         Search(CASE, "tpe per layer", seed, per_layer, None, count, "tpe", RATES),
         Search(CASE, "random", seed, global_, None, count, "random", RATES),
     ]
 
 
-def go_on(seed: int, quick: bool, results: Results) -> Task:
+def go_on(seed: int, quick: bool, results: Results) -> list[Task]:
     searched = results.get(CASE, "tpe", seed)
-    assert searched is not None
+    if searched is None:
+        return []
     count = trials(quick) // 3
     best = int(np.argmin(searched.validation_loss[:count]))
     spec = stated(seed, quick)
@@ -73,32 +92,12 @@ def go_on(seed: int, quick: bool, results: Results) -> Task:
     ]
     iterations = round((trials(quick) - count) / 3)
     spec = changed(spec, hyperparameters=starts, meta={"iterations": iterations})
-    return Tuned(CASE, "search, then drmad", seed, spec, keep=KEPT)
+    return [Tuned(CASE, "search, then drmad", seed, spec, keep=KEPT)]
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm, label in ARMS.items():
-        runs = results.of(CASE, "drmad" if arm == "untuned" else arm)
-        if not runs:
-            continue
-
-        def shown(run: Result, arm: str = arm) -> int:
-            return 0 if arm == "untuned" else run.best
-
-        cost = {"untuned": 1.0, "search, then drmad": runs[0].cost + trials(False) // 3}
-        rows.append(
-            [
-                label,
-                str(len(runs)),
-                number([run.validation_loss[shown(run)] for run in runs]),
-                percent([run.metrics["test_error"][shown(run)] for run in runs]),
-                f"{cost.get(arm, runs[0].cost):.0f}",
-                number([run.seconds["total"] for run in runs], 2) if arm != "untuned" else "–",
-            ]
-        )
-    head = ["", "seeds", "validation loss", "**test error**", "training runs", "seconds"]
-    return table(head, rows)
+    before = {"search, then drmad": trials(False) // 3}
+    return arms_table(results, CASE, ARMS, {**LOSS, **ERROR, **SPENT}, before)
 
 
 def draw(results: Results, folder: Path) -> None:
@@ -114,8 +113,7 @@ def draw(results: Results, folder: Path) -> None:
     legend(left)
     for arm in ("untuned", "tpe", "drmad", "search, then drmad"):
         curves = [
-            training_losses(stated(run.seed, False), run, results, arm)
-            for run in results.of(CASE, "drmad" if arm == "untuned" else arm)
+            training_losses(stated(run.seed, False), run, results) for run in results.of(CASE, arm)
         ]
         curve(right, curves, arm)
     right.set(xlabel="step", ylabel="training loss, 8 steps' mean", yscale="log")

@@ -16,15 +16,13 @@ SMOOTH = 8
 """So many steps are averaged in a curve."""
 
 
-def training_losses(
-    spec: Mapping[str, Any], run: Result, results: Results, arm: str
-) -> list[float]:
+def training_losses(spec: Mapping[str, Any], run: Result, results: Results) -> list[float]:
     """Of the catalogued problem, with fresh weights; smoothed, shape (steps,)."""
     problem = build_problem(spec["problem"]["model"], spec["problem"]["data"])
     model = problem.model
     parameters = list(model.parameters())
     training = spec["training"]
-    rates, momenta = schedules(training, run, results, arm, len(parameters))
+    rates, momenta = schedules(training, run, results, len(parameters))
     draw = torch.Generator().manual_seed(1000 + run.seed)
     torch.manual_seed(1000 + run.seed)
     for module in model.modules():
@@ -53,13 +51,10 @@ def training_losses(
 
 
 def schedules(
-    training: Mapping[str, Any], run: Result, results: Results, arm: str, layers: int
+    training: Mapping[str, Any], run: Result, results: Results, layers: int
 ) -> tuple[Tensor, Tensor]:
     """Rates and momenta of every parameter and step, shape (layers, steps)."""
     steps = training["steps"]
-    if arm == "untuned":
-        shape = (layers, steps)
-        return torch.full(shape, training["learning_rate"]), torch.full(shape, training["momentum"])
     kept = results.arrays(run.case, run.arm, run.seed)
     raw = kept if kept is not None else {n: np.array(v) for n, v in run.raw.items()}
     spread = {}

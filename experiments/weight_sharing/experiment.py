@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.reporting import axes, number, save, table
+from experiments.arms import LOSS, SPENT, Arm, arms_table, timed
+from experiments.reporting import axes, number, save
 from experiments.results import Results
-from experiments.tasks import Search, Task, Tuned, changed, read_spec
+from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 
 FOLDER = Path(__file__).parent
 CODE = FOLDER / "code"
@@ -20,18 +21,27 @@ ARMS = {
     "random": "random search, how much is shared in each layer",
     "tpe": "Optuna (TPE), how much is shared in each layer",
     "drmad": "**drmad**, a 5 × 5 matrix per layer",
+    "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), a 5 × 5 matrix per layer",
 }
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
-    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)]]
+    def timings(_: Results) -> Sequence[Task]:
+        spec = stated(0, quick)
+        arms = {"drmad": spec, "exact": changed(spec, hypergradient={"method": "stored"})}
+        return timed(CASE, arms, spec, CODE, 1 if quick else 3)
+
+    return [lambda _: [task for seed in range(seeds) for task in tasks(seed, quick)], timings]
+
+
+def stated(seed: int, quick: bool) -> Spec:
+    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
+    return changed(spec, meta={"iterations": 10}) if quick else spec
 
 
 def tasks(seed: int, quick: bool) -> list[Task]:
-    spec = changed(read_spec(FOLDER / "job.yaml"), problem={"options": {"seed": seed}})
-    if quick:
-        spec = changed(spec, meta={"iterations": 10})
+    spec = stated(seed, quick)
     trials = 3 * spec["meta"]["iterations"]  # a meta-iteration costs three training runs
     share = [{"kind": "tensor", "name": "share"}]
     one = changed(spec, problem={"options": {"one": True}}, hyperparameters=share)
@@ -39,6 +49,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
     return [
         Tuned(CASE, "drmad", seed, spec, CODE),
         Tuned(CASE, "exact", seed, exact, CODE),
+        Tuned(CASE, "auto", seed, changed(spec, hypergradient={"method": "auto"}), CODE),
         Search(CASE, "apart", seed, one, CODE, 3, "fixed", {"share": (0.0, 0.0)}),
         Search(CASE, "together", seed, one, CODE, 3, "fixed", {"share": (1.0, 1.0)}),
         Search(CASE, "tpe", seed, one, CODE, trials, "tpe", SHARE),
@@ -47,22 +58,11 @@ def tasks(seed: int, quick: bool) -> list[Task]:
 
 
 def report(results: Results) -> str:
-    rows = []
-    for arm, label in ARMS.items():
-        runs = results.of(CASE, arm)
-        if runs:
-            rows.append(
-                [
-                    label,
-                    str(len(runs)),
-                    number([run.validation_loss[run.best] for run in runs]),
-                    number(results.best(CASE, arm, "test_loss")),
-                    f"{runs[0].cost:.0f}",
-                    number([run.seconds["total"] for run in runs], 2),
-                ]
-            )
-    head = ["", "seeds", "validation loss", "**test loss**", "training runs", "seconds"]
-    return table(head, rows)
+    return arms_table(results, CASE, ARMS, {**LOSS, "**test loss**": test_loss, **SPENT})
+
+
+def test_loss(arm: Arm) -> str:
+    return number([run.at_best("test_loss") for run in arm.runs])
 
 
 def draw(results: Results, folder: Path) -> None:

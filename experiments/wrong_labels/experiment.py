@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
+from experiments.arms import SPENT, Arm, timed
 from experiments.opponents import data_roots
 from experiments.reporting import axes, curve, legend, percent, save, table
 from experiments.results import Results
@@ -26,22 +26,37 @@ ARMS = {
     "exact": "exact hypergradient (`replay`), a weight per example",
     "truth": "the correctly labelled examples alone (the truth)",
 }
+OTHERS = {"auto": "auto", "exact": "replay"}
+TIMED = ("40 %", MNIST)
+"""The other cases take as long as the first."""
 PENALTY = (-14.0, 0.0)
 """Log penalties that a search may try."""
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
     cases = ["40 %"] if quick else CASES
+    timings = [task for case in cases if case in TIMED for task in timed_arms(case, quick)]
     return [
-        lambda _: [task for case in cases for seed in range(seeds) for task in tasks(case, seed)]
+        lambda _: [task for case in cases for seed in range(seeds) for task in tasks(case, seed)],
+        lambda _: timings,
     ]
 
 
+def timed_arms(case: str, quick: bool) -> list[Task]:
+    spec = stated(case, 0)
+    arms = {arm: changed(spec, hypergradient={"method": method}) for arm, method in OTHERS.items()}
+    plain = changed(spec, hyperparameters=[{"kind": "l2", "per": "model"}])
+    return timed(case, {"drmad": spec, **arms}, plain, repeats=1 if quick else 3)
+
+
+def stated(case: str, seed: int) -> Spec:
+    spec = read_spec(FOLDER / ("job-mnist.yaml" if case == MNIST else "job.yaml"))
+    noise = {} if case == MNIST else {"label_noise": NOISE[case]}
+    return changed(spec, problem={"data": {**noise, "seed": seed}})
+
+
 def tasks(case: str, seed: int) -> list[Task]:
-    mnist = case == MNIST
-    stated = read_spec(FOLDER / ("job-mnist.yaml" if mnist else "job.yaml"))
-    noise = {} if mnist else {"label_noise": NOISE[case]}
-    spec = changed(stated, problem={"data": {**noise, "seed": seed}})
+    spec = stated(case, seed)
     steps, horizon = spec["training"]["steps"], spec["hypergradient"]["horizon"]
     trials = round(spec["meta"]["iterations"] * (1 + 2 * horizon / steps))
 
@@ -71,8 +86,8 @@ def tasks(case: str, seed: int) -> list[Task]:
         )
         if arm != "random l2" or case == "40 %"
     ]
-    exact = changed(spec, hypergradient={"method": "replay"})
-    auto = changed(spec, hypergradient={"method": "auto"})
+    exact = changed(spec, hypergradient={"method": OTHERS["exact"]})
+    auto = changed(spec, hypergradient={"method": OTHERS["auto"]})
     return [
         Tuned(case, "drmad", seed, spec),
         *([] if case in ("20 %", "60 %") else [Tuned(case, "auto", seed, auto)]),
@@ -94,16 +109,20 @@ def report(results: Results) -> str:
     shown = table([head, *CASES], rows)
     found, spent = [], []
     for arm in ("drmad", "auto", "exact"):
-        label = ARMS[arm]
         precision = [results.best(case, arm, "label_noise_precision") for case in CASES]
         if any(precision):
-            found.append([label, *map(percent, precision)])
-        runs = [results.of(case, arm) for case in CASES]
-        if any(runs):
-            means = [np.mean([r.cost for r in of]) if of else np.nan for of in runs]
-            spent.append([label, *("–" if np.isnan(cost) else f"{cost:.0f}" for cost in means)])
-    heads = [shown, table(["of the lowest weights, the share that is wrong", *CASES], found)]
-    return "\n".join([*heads, table(["plain training runs that a job took", *CASES], spent)])
+            found.append([ARMS[arm], *map(percent, precision)])
+    for name in ("drmad", "auto", "exact", "tpe l2"):
+        arms = [Arm(results, case, name) for case in TIMED]
+        spent.append([ARMS[name], *(show(arm) for arm in arms for show in SPENT.values())])
+    heads = [f"{column}, {case}" for case in TIMED for column in SPENT]
+    return "\n".join(
+        [
+            shown,
+            table(["of the lowest weights, the share that is wrong", *CASES], found),
+            table(["what one takes", *heads], spent),
+        ]
+    )
 
 
 def draw(results: Results, folder: Path) -> None:

@@ -1,0 +1,130 @@
+"""What is compared in an experiment: a row of its table for every arm that has run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.reporting import number, percent, table
+from experiments.results import Result, Results
+from experiments.tasks import Measured, Spec, Task
+
+TRAINING = "training"
+"""Label of a plain training run among what is timed."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of an arm in a case.
+
+    Attributes:
+        before: training runs spent before it began, such as on the search that it goes on from.
+    """
+
+    results: Results
+    case: str
+    name: str
+    before: int = 0
+
+    @property
+    def runs(self) -> list[Result]:
+        return self.results.of(self.case, self.name)
+
+    @property
+    def training_runs(self) -> float:
+        return self.before + float(np.mean([run.cost for run in self.runs]))
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Of all its meta-iterations or trials, from what one takes on a quiet core."""
+        plain = timing(self.results, self.case, TRAINING)
+        own = timing(self.results, self.case, self.name)
+        if plain is None or not self.runs:
+            return None
+        if own is None or "looked" in own.figures:
+            return self.training_runs * plain.seconds["total"]
+        count = float(np.mean([len(run.validation_loss) for run in self.runs]))
+        return self.before * plain.seconds["total"] + count * own.seconds["total"]
+
+    @property
+    def mib(self) -> float | None:
+        """By which a process grows in its meta-iteration; of a trial, in a training run."""
+        is_job = any(run.methods for run in self.runs)
+        own = timing(self.results, self.case, self.name if is_job else TRAINING)
+        return None if own is None else own.figures["peak_growth_bytes"] / 2**20
+
+
+def timed(
+    case: str, arms: Mapping[str, Spec], training: Spec, code: Path | None = None, repeats: int = 3
+) -> list[Task]:
+    """One meta-iteration of each arm by itself, and a training run: whence all seconds are told."""
+    plain = training | {"hypergradient": {"method": "one_step"}}
+    return [
+        Measured(case, once(name), seed, spec, code)
+        for name, spec in {**arms, TRAINING: plain}.items()
+        for seed in range(repeats)
+    ]
+
+
+def once(arm: str) -> str:
+    return f"{arm}, once"
+
+
+def timing(results: Results, case: str, arm: str) -> Result | None:
+    """The quickest of the repeats: whatever else runs only adds."""
+    runs = results.of(case, once(arm))
+    return min(runs, key=lambda run: run.seconds["total"], default=None)
+
+
+Column = Callable[[Arm], str]
+
+
+def validation_loss(arm: Arm) -> str:
+    return number([run.validation_loss[run.best] for run in arm.runs])
+
+
+def test_error(arm: Arm) -> str:
+    return percent([run.at_best("test_error") for run in arm.runs])
+
+
+def training_runs(arm: Arm) -> str:
+    return f"{arm.training_runs:.0f}" if arm.runs else "–"
+
+
+def cpu_seconds(arm: Arm) -> str:
+    seconds = arm.cpu_seconds
+    return "–" if seconds is None else f"{seconds:.3g}"
+
+
+def mib(arm: Arm) -> str:
+    return "–" if arm.mib is None else f"{arm.mib:.0f}"
+
+
+SPENT: Mapping[str, Column] = {
+    "training runs": training_runs,
+    "CPU seconds": cpu_seconds,
+    "MiB": mib,
+}
+LOSS: Mapping[str, Column] = {"validation loss": validation_loss}
+ERROR: Mapping[str, Column] = {"**test error**": test_error}
+
+
+def arms_table(
+    results: Results,
+    case: str,
+    labels: Mapping[str, str],
+    columns: Mapping[str, Column],
+    before: Mapping[str, int] | None = None,
+) -> str:
+    """Rows in the order of `labels`; those without any run are left out."""
+    before = before or {}
+    arms = [Arm(results, case, name, before.get(name, 0)) for name in labels]
+    rows = [
+        [labels[arm.name], str(len(arm.runs)), *(show(arm) for show in columns.values())]
+        for arm in arms
+        if arm.runs
+    ]
+    return table(["", "seeds", *columns], rows)
