@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -53,7 +54,7 @@ def load(name: str) -> Experiment:
 
 
 def run(
-    client: Client,
+    client: Client | None,
     name: str,
     quick: bool,
     seeds: int,
@@ -118,7 +119,12 @@ def main() -> None:
         return isinstance(task, kinds) and given.case in (None, task.case)
 
     if not given.draw:
-        with service(os.environ.get("DRMAD_URL"), build / "home") as client:
+        serving = (
+            service(os.environ.get("DRMAD_URL"), build / "home")
+            if Tuned in kinds
+            else contextlib.nullcontext()
+        )
+        with serving as client:
             for name in names:
                 began = time.perf_counter()
                 run(client, name, given.quick, seeds, folders[name], wanted, given.data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.reporting import number, percent, table
+from experiments.reporting import mean_and_interval, number, percent, table
 from experiments.results import Result, Results
 from experiments.tasks import Measured, Spec, Task
 
@@ -90,6 +90,20 @@ def test_error(arm: Arm) -> str:
     return percent([run.at_best("test_error") for run in arm.runs])
 
 
+def difference(arm: Arm, to: str, metric: str = "test_error") -> str:
+    """How much more error than the arm `to`, in points, seed by seed: the mean and its interval."""
+    pairs = [(run, arm.results.get(arm.case, to, run.seed)) for run in arm.runs]
+    points = [
+        100.0 * (run.at_best(metric) - other.at_best(metric))
+        for run, other in pairs
+        if other is not None and other.validation_loss
+    ]
+    if not points or arm.name == to:
+        return "–"
+    mean, half = mean_and_interval(points)
+    return f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
+
+
 def training_runs(arm: Arm) -> str:
     return f"{arm.training_runs:.0f}" if arm.runs else "–"
 
@@ -109,7 +123,10 @@ SPENT: Mapping[str, Column] = {
     "MiB": mib,
 }
 LOSS: Mapping[str, Column] = {"validation loss": validation_loss}
-ERROR: Mapping[str, Column] = {"**test error**": test_error}
+ERROR: Mapping[str, Column] = {
+    "**test error**": test_error,
+    "points more than drmad": lambda arm: difference(arm, "drmad"),
+}
 
 
 def arms_table(

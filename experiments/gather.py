@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import subprocess
 import sys
@@ -30,8 +29,10 @@ RAW_ENTRIES = 100
 """Tensors of so many entries are kept in a result itself."""
 
 
-def gather(client: Client, tasks: Sequence[Task], results: Results) -> None:
+def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> None:
     """Runs what is not there yet: the jobs in the service, the opponents beside it.
+
+    `client` may be None where no task is a job.
 
     Begun again it goes on: a job is submitted under its task's key, so the service answers the one
     that it already has.
@@ -44,9 +45,10 @@ def gather(client: Client, tasks: Sequence[Task], results: Results) -> None:
         try:
             for future in futures:
                 future.add_done_callback(lambda done: _keep(done, results))
-            jobs = [_submitted(client, task) for task in tuned]
-            for task, job in zip(tuned, jobs, strict=True):
-                results.add(_gathered(task, job, results))
+            if client is not None:
+                jobs = [_submitted(client, task) for task in tuned]
+                for task, job in zip(tuned, jobs, strict=True):
+                    results.add(_gathered(task, job, results))
             for future in futures:
                 future.result()
             for alone in missing:
@@ -108,7 +110,7 @@ def service(url: str | None, home: Path) -> Iterator[Client]:
         with Client(f"http://127.0.0.1:{port}", local_key.read(home)) as client:
             yield client
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait()
 
 

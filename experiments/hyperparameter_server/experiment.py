@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.arms import ERROR, SPENT, Arm, arms_table, timed
+from experiments.arms import SPENT, Arm, arms_table, test_error, timed
 from experiments.reporting import axes, curve, legend, percent, save
 from experiments.results import Results
 from experiments.tasks import Retrained, Spec, Task, Tuned, changed, read_spec
@@ -73,7 +73,11 @@ def again(arm: str) -> str:
 
 
 def report(results: Results) -> str:
-    columns = {**ERROR, "test error, trained on all": error_on_all, "precision": precision}
+    columns = {
+        "**test error**": test_error,
+        "test error, trained on all": error_on_all,
+        "precision": precision,
+    }
     return arms_table(results, CASE, ARMS, {**columns, **SPENT})
 
 

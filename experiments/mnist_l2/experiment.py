@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from experiments.arms import ERROR, SPENT, Arm, arms_table, timed
+from experiments.arms import SPENT, Arm, arms_table, difference, test_error, timed
 from experiments.reporting import axes, curve, legend, percent, save
 from experiments.results import Results
 from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
@@ -102,7 +102,12 @@ def go_on(seed: int, quick: bool, results: Results) -> list[Task]:
 
 
 def report(results: Results) -> str:
-    columns = {"validation error": validation_error, **ERROR, "of the first run": first_error}
+    columns = {
+        "validation error": validation_error,
+        "**test error**": test_error,
+        "points more than the last row": lambda arm: difference(arm, "search, then auto"),
+        "of the first run": first_error,
+    }
     before = {"search, then auto": FIRST_TRIALS}
     return arms_table(results, CASE, ARMS, {**columns, **SPENT}, before)
 

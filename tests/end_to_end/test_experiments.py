@@ -9,10 +9,11 @@ import pytest
 from experiments.gather import gather
 from experiments.opponents import search
 from experiments.results import Results
-from experiments.tasks import Search, Tuned
+from experiments.tasks import Retrained, Search, Tuned, on
 from experiments.wrong_labels.experiment import draw, report
 
 from drmad_client.api import Client
+from tests.workers.test_catalog import write_idx
 
 CASE = "40 %"
 SPEC: dict[str, Any] = {
@@ -73,3 +74,30 @@ def test_search_tries_what_a_job_would_train_and_says_what_it_tried(sampler: Any
     assert all(-9.0 <= value <= 0.0 for values in tried for value in values)
     assert result.raw["l2"] == tried[result.best]
     assert search(task).validation_loss == result.validation_loss
+
+
+def test_values_that_a_job_found_are_trained_with_again() -> None:
+    spec = SPEC | {"hyperparameters": [{"kind": "l2", "per": "layer"}]}
+    found = Search(CASE, "tpe", 3, spec, None, 2, "tpe", {"l2": (-9.0, 0.0)})
+    tried = search(found)
+    (second,) = (values for values in tried.figures["tried"]["l2"][1:])
+    again = search(Retrained(CASE, "again", 3, spec, trials=2, values={"l2": second}))
+    assert again.validation_loss[1] == pytest.approx(tried.validation_loss[1], rel=1e-5)
+    assert again.validation_loss[0] != pytest.approx(tried.validation_loss[0], rel=1e-3)
+
+
+def test_another_data_set_takes_the_place_of_mnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(tmp_path / "fashion_mnist", "t10k", 300)
+    monkeypatch.setenv("DRMAD_DATA_ROOTS", str(tmp_path))
+    data = {"name": "mnist", "train": 200, "valid": 50, "test": 50}
+    problem = {"model": {"name": "mlp", "hidden": [8]}, "data": data}
+    spec = SPEC | {"problem": problem, "hyperparameters": [{"kind": "l2", "per": "model"}]}
+    task = Search(CASE, "usual", 0, spec, space={"l2": (-8.0, -8.0)})
+    other = on(task, "fashion_mnist")
+    assert other.key != task.key
+    assert task.spec["problem"]["data"]["name"] == "mnist"
+    assert isinstance(other, Search)
+    (loss,) = search(other).validation_loss
+    assert loss == pytest.approx(2.3, abs=0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from experiments import summary
+from experiments import arms, summary
 from experiments.__main__ import NAMES, ROOT, block
 from experiments.reporting import mean_and_interval, with_block
 from experiments.results import Result, Results
@@ -63,3 +63,24 @@ def test_result_of_a_task_replaces_the_older_one(tmp_path: Path) -> None:
 def test_best_is_the_lowest_validation_loss_among_the_finite_ones() -> None:
     result = Result("case", "arm", 0, "", [float("nan"), 2.0, 1.0], {"test_error": [0.1, 0.2, 0.3]})
     assert result.at_best("test_error") == 0.3
+
+
+def test_seconds_are_those_of_one_meta_iteration_on_a_quiet_core_times_their_number(
+    tmp_path: Path,
+) -> None:
+    results = Results(tmp_path)
+    for arm, seed, seconds in ((arms.TRAINING, 0, 0.5), ("job", 0, 2.0), ("job", 1, 1.5)):
+        figures = {"peak_growth_bytes": 3 * 2**20}
+        once = Result("case", arms.once(arm), seed, "", [1.0], figures=figures)
+        once.seconds = {"total": seconds}
+        results.add(once)
+    results.add(Result("case", "job", 0, "", [3.0, 2.0], cost=6.0, methods=["shortcut"]))
+    results.add(Result("case", "auto", 0, "", [3.0, 2.0], cost=6.0, methods=["replay"]))
+    results.add(Result("case", "search", 0, "", [3.0, 2.0, 1.0], cost=3.0))
+    labels = {"job": "a job", "auto": "a look", "search": "trials", "none": "not run"}
+    lines = arms.arms_table(results, "case", labels, arms.SPENT, {"auto": 4}).splitlines()
+    assert lines[2:] == [
+        "| a job | 1 | 6 | 3 | 3 |",
+        "| a look | 1 | 10 | 5 | – |",
+        "| trials | 1 | 3 | 1.5 | 3 |",
+    ]
