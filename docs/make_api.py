@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from drmad_client import api, apply, cluster, errors, figures, jobs, records, uploads
+from drmad_client import api, apply, async_api, cluster, errors, figures, jobs, records, uploads
 
 PAGES: list[tuple[str, str, list[Any]]] = [
     ("Clients", "`from drmad_client import Client, AsyncClient`", [api.Client, api.Jobs]),
@@ -19,7 +19,11 @@ PAGES: list[tuple[str, str, list[Any]]] = [
         [uploads.Code, uploads.Data],
     ),
     ("A job", "`job = client.jobs.retrieve(job_id)`", [jobs.Job, jobs.History, jobs.JobPage]),
-    ("asyncio", "The same methods, awaited.", [api.AsyncClient, api.AsyncJobs, jobs.AsyncJob]),
+    (
+        "asyncio",
+        "The same methods, awaited.",
+        [async_api.AsyncClient, async_api.AsyncJobs, jobs.AsyncJob],
+    ),
     (
         "Records",
         "`from drmad_client import records`",

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drmad_client.api import AsyncClient, Client
+    from drmad_client.api import Client
+    from drmad_client.async_api import AsyncClient
     from drmad_client.jobs import AsyncJob, Job
     from drmad_client.specs import JobSpec
 
@@ -11,7 +12,7 @@ __all__ = ["AsyncClient", "AsyncJob", "Client", "Job", "JobSpec", "__version__"]
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "AsyncClient": "api",
+    "AsyncClient": "async_api",
     "Client": "api",
     "AsyncJob": "jobs",
     "Job": "jobs",

@@ -1,34 +1,30 @@
-"""The clients: every call of the service over httpx, synchronous and asynchronous."""
+"""The client: every call of the service over httpx. `async_api.py` has the same, awaited."""
 
 from __future__ import annotations
 
 import builtins
-import os
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 
-from drmad_client import __version__, calls, local_key
+from drmad_client import calls
 from drmad_client.cluster import Cluster
-from drmad_client.errors import ConnectionFailed
-from drmad_client.flows import Flow, Flows, Item, Outcome, Pause, Read, Send, Step, Stream
-from drmad_client.jobs import AsyncJob, AsyncJobPage, History, Job, JobPage
+from drmad_client.connections import Connection, options, where
+from drmad_client.flows import Flow, Flows, Item, Outcome, Stream
+from drmad_client.jobs import History, Job, JobPage
 from drmad_client.records import CheckReport, Event, JobStatus, LogLine, Trial
 from drmad_client.records import Job as JobRecord
 from drmad_client.specs import JobSpec
-from drmad_client.uploads import AsyncCode, AsyncData, Code, Data, async_pieces, pieces
+from drmad_client.uploads import Code, Data
 
 if TYPE_CHECKING:
     from drmad_client.arrays import Arrays
 
 T = TypeVar("T")
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 class Client:
@@ -53,9 +49,9 @@ class Client:
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.base_url = _base_url(base_url)
+        self.base_url = where(base_url)
         self.timeout_s = timeout_s
-        self._http = httpx.Client(**_options(self.base_url, api_key), transport=transport)
+        self._http = httpx.Client(**options(self.base_url, api_key), transport=transport)
         self._flows = Flows(self.base_url)
         self.jobs = Jobs(self)
         self.code = Code(self)
@@ -85,7 +81,7 @@ class Client:
 
     def _run(self, flow: Flow[T]) -> T:
         outcome: Outcome = None
-        connection = _Connection(self._http, self.timeout_s)
+        connection = Connection(self._http, self.timeout_s)
         while True:
             try:
                 step = flow.send(outcome)
@@ -96,7 +92,7 @@ class Client:
 
     def _iterate(self, flow: Stream[T]) -> Iterator[T]:
         outcome: Outcome = None
-        connection = _Connection(self._http, self.timeout_s)
+        connection = Connection(self._http, self.timeout_s)
         try:
             while True:
                 try:
@@ -290,337 +286,3 @@ class Jobs:
 
     def _job(self, call: calls.Call[JobRecord]) -> Job:
         return Job(self, self._send(call))
-
-
-class AsyncClient:
-    """A drmad service, for programs that run on asyncio: `Client`, awaited."""
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        *,
-        timeout_s: float = 30.0,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self.base_url = _base_url(base_url)
-        self.timeout_s = timeout_s
-        self._http = httpx.AsyncClient(**_options(self.base_url, api_key), transport=transport)
-        self._flows = Flows(self.base_url)
-        self.jobs = AsyncJobs(self)
-        self.code = AsyncCode(self)
-        self.data = AsyncData(self)
-
-    async def catalog(self) -> dict[str, Any]:
-        """As `Client.catalog`."""
-        return await self._run(self._flows.send(calls.dictionary("/v1/catalog")))
-
-    async def cluster(self) -> Cluster:
-        """As `Client.cluster`."""
-        return await self._run(self._flows.send(calls.cluster()))
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def _run(self, flow: Flow[T]) -> T:
-        outcome: Outcome = None
-        connection = _AsyncConnection(self._http, self.timeout_s)
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            outcome = await connection.perform(step)
-
-    async def _iterate(self, flow: Stream[T]) -> AsyncIterator[T]:
-        outcome: Outcome = None
-        connection = _AsyncConnection(self._http, self.timeout_s)
-        try:
-            while True:
-                try:
-                    step = flow.send(outcome)
-                except StopIteration:
-                    return
-                if isinstance(step, Item):
-                    outcome = None
-                    yield step.value
-                else:
-                    outcome = await connection.perform(step)
-        finally:
-            await connection.close()
-
-
-class AsyncJobs:
-    """The jobs of a service: `Jobs`, awaited; `events` and `logs` are for `async for`."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-        self._flows = client._flows
-
-    async def create(
-        self,
-        spec: JobSpec | Mapping[str, Any],
-        *,
-        code: Path | str | None = None,
-        idempotency_key: str | None = None,
-    ) -> AsyncJob:
-        """As `Jobs.create`."""
-        if code is not None:
-            spec = calls.with_code(spec, await self._client.code.upload(code))
-        return await self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
-
-    async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
-        """As `Jobs.validate`."""
-        return await self._send(calls.validate(spec))
-
-    async def check(
-        self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
-    ) -> CheckReport:
-        """As `Jobs.check`."""
-        if code is not None:
-            spec = calls.with_code(spec, await self._client.code.upload(code))
-        return await self._send(calls.check(spec))
-
-    async def retrieve(self, job_id: str) -> AsyncJob:
-        """As `Jobs.retrieve`."""
-        return await self._job(calls.retrieve(job_id))
-
-    async def list(
-        self,
-        status: JobStatus | str | None = None,
-        tag: str | None = None,
-        after: str | None = None,
-        limit: int = 20,
-    ) -> AsyncJobPage:
-        """As `Jobs.list`; all of them by `async for` over the page."""
-        page = await self._send(calls.list_jobs(status, tag, after, limit))
-        return AsyncJobPage(
-            [AsyncJob(self, record) for record in page.data],
-            page.next if page.has_more else None,
-            lambda next_: self.list(status, tag, next_, limit),
-        )
-
-    async def cancel(self, job_id: str) -> AsyncJob:
-        """As `Jobs.cancel`."""
-        return await self._job(calls.act(job_id, "cancel"))
-
-    async def pause(self, job_id: str) -> AsyncJob:
-        """As `Jobs.pause`."""
-        return await self._job(calls.act(job_id, "pause"))
-
-    async def resume(self, job_id: str) -> AsyncJob:
-        """As `Jobs.resume`."""
-        return await self._job(calls.act(job_id, "resume"))
-
-    async def extend(self, job_id: str, iterations: int) -> AsyncJob:
-        """As `Jobs.extend`."""
-        return await self._job(calls.act(job_id, "extend", {"iterations": iterations}))
-
-    async def fork(
-        self, job_id: str, iteration: int, changes: Mapping[str, Any] | None = None
-    ) -> AsyncJob:
-        """As `Jobs.fork`."""
-        return await self._job(calls.fork(job_id, iteration, changes))
-
-    async def delete(self, job_id: str) -> None:
-        """As `Jobs.delete`."""
-        await self._send(calls.delete(job_id))
-
-    async def wait(
-        self,
-        job_id: str,
-        timeout_s: float | None = None,
-        *,
-        on_change: Callable[[JobRecord], None] = lambda _: None,
-    ) -> AsyncJob:
-        """As `Jobs.wait`."""
-        flow = self._flows.wait(job_id, timeout_s, on_change)
-        return AsyncJob(self, await self._client._run(flow))
-
-    def events(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
-        """As `Jobs.events`."""
-        return self._client._iterate(self._flows.events(job_id, after))
-
-    def logs(
-        self,
-        job_id: str,
-        replica: int | None = None,
-        *,
-        after: str | None = None,
-        follow: bool = False,
-    ) -> AsyncIterator[LogLine]:
-        """As `Jobs.logs`."""
-        return self._client._iterate(self._flows.logs(job_id, replica, after, follow))
-
-    async def history(self, job_id: str) -> History:
-        """As `Jobs.history`."""
-        return History(await self._client._run(self._flows.history(job_id)))
-
-    async def trials(self, job_id: str) -> builtins.list[Trial]:
-        """As `Jobs.trials`."""
-        return await self._client._run(self._flows.trials(job_id))
-
-    async def hyperparameters(
-        self, job_id: str, iteration: int | str = "best", raw: bool = False
-    ) -> Arrays:
-        """As `Jobs.hyperparameters`."""
-        call = calls.arrays(job_id, "hyperparameters", iteration, transformed=not raw)
-        return await self._send(call)
-
-    async def hypergradients(self, job_id: str, iteration: int | str) -> Arrays:
-        """As `Jobs.hypergradients`."""
-        return await self._send(calls.arrays(job_id, "hypergradients", iteration))
-
-    async def model(self, job_id: str, iteration: str = "best") -> Arrays:
-        """As `Jobs.model`."""
-        return await self._send(calls.arrays(job_id, "model", iteration))
-
-    async def fidelity(self, job_id: str) -> dict[str, Any]:
-        """As `Jobs.fidelity`."""
-        return await self._send(calls.part(job_id, "fidelity"))
-
-    async def figure(self, job_id: str, name: str) -> dict[str, Any]:
-        """As `Jobs.figure`."""
-        return await self._send(calls.part(job_id, f"figures/{name}"))
-
-    async def save(
-        self, job_id: str, folder: Path, iteration: int | str = "best"
-    ) -> builtins.list[Path]:
-        """As `Jobs.save`."""
-        return await self._client._run(self._flows.save(job_id, folder, iteration))
-
-    async def _send(self, call: calls.Call[T]) -> T:
-        return await self._client._run(self._flows.send(call))
-
-    async def _job(self, call: calls.Call[JobRecord]) -> AsyncJob:
-        return AsyncJob(self, await self._send(call))
-
-
-class _Connection:
-    """Performs the steps of one flow; holds the stream that it has open, one at a time."""
-
-    def __init__(self, http: httpx.Client, timeout_s: float) -> None:
-        self._http = http
-        self._timeout_s = timeout_s
-        self._stream: httpx.Response | None = None
-        self._pieces: Iterator[bytes] = iter(())
-
-    def perform(self, step: Step) -> Outcome:
-        try:
-            match step:
-                case Pause(seconds):
-                    time.sleep(seconds)
-                    return None
-                case Read():
-                    return next(self._pieces, None)
-                case Send():
-                    self.close()
-                    return self._send(step)
-        except httpx.RequestError as error:
-            return error
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def _send(self, step: Send) -> httpx.Response:
-        body = step.call.body
-        content = pieces(body) if isinstance(body, Path) else body
-        request = self._http.build_request(**_request(step, self._timeout_s), content=content)
-        response = self._http.send(request, stream=step.stream)
-        if step.stream:
-            self._stream = response
-            if response.is_success:
-                self._pieces = response.iter_bytes()
-            else:
-                response.read()
-        return response
-
-
-class _AsyncConnection:
-    """`_Connection`, awaited."""
-
-    def __init__(self, http: httpx.AsyncClient, timeout_s: float) -> None:
-        self._http = http
-        self._timeout_s = timeout_s
-        self._stream: httpx.Response | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
-
-    async def perform(self, step: Step) -> Outcome:
-        try:
-            match step:
-                case Pause(seconds):
-                    import asyncio  # a tenth of what it takes to load the client
-
-                    await asyncio.sleep(seconds)
-                    return None
-                case Read():
-                    assert self._pieces is not None
-                    return await anext(self._pieces, None)
-                case Send():
-                    await self.close()
-                    return await self._send(step)
-        except httpx.RequestError as error:
-            return error
-
-    async def close(self) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
-            self._stream = None
-
-    async def _send(self, step: Send) -> httpx.Response:
-        body = step.call.body
-        content = async_pieces(body) if isinstance(body, Path) else body
-        request = self._http.build_request(**_request(step, self._timeout_s), content=content)
-        response = await self._http.send(request, stream=step.stream)
-        if step.stream:
-            self._stream = response
-            if response.is_success:
-                self._pieces = response.aiter_bytes()
-            else:
-                await response.aread()
-        return response
-
-
-def _request(step: Send, timeout_s: float) -> dict[str, Any]:
-    call = step.call
-    return {
-        "method": call.method,
-        "url": call.path,
-        "params": {name: value for name, value in call.params.items() if value is not None},
-        "headers": dict(call.headers),
-        "timeout": httpx.Timeout(timeout_s, read=timeout_s + call.held_s),
-    }
-
-
-def _base_url(given: str | None) -> str:
-    return (given or os.environ.get("DRMAD_URL") or DEFAULT_URL).rstrip("/")
-
-
-def _options(base_url: str, api_key: str | None) -> dict[str, Any]:
-    """How httpx's clients are set up, of either kind."""
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
-    headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
-    if key := api_key or os.environ.get("DRMAD_API_KEY") or local_key.find(url.host):
-        headers["Authorization"] = f"Bearer {key.strip()}"
-    # A proxy of the environment cannot reach this machine's own loopback.
-    is_local = url.host in local_key.LOOPBACK
-    return {"base_url": url, "headers": headers, "trust_env": not is_local}

@@ -31,8 +31,9 @@ from drmad_client.specs import JobSpec
 if TYPE_CHECKING:
     import pandas
 
-    from drmad_client.api import AsyncJobs, Jobs
+    from drmad_client.api import Jobs
     from drmad_client.arrays import Arrays
+    from drmad_client.async_api import AsyncJobs
 
 
 class History(list[MetaIteration]):

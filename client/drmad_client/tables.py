@@ -171,7 +171,7 @@ def arrays_table(arrays: Arrays) -> RenderableType:
 
 
 def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
-    from drmad_client.figures import last_measured, told_apart
+    from drmad_client.measured import last_measured, told_apart
 
     found, chosen = last_measured(measured)
     if not found:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drmad_client.api import AsyncClient, Client
+    from drmad_client.api import Client
+    from drmad_client.async_api import AsyncClient
 
 _PIECE_BYTES = 1 << 20
 

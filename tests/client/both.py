@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from drmad_client.api import AsyncClient, AsyncJobs, Client
+from drmad_client.api import Client
+from drmad_client.async_api import AsyncClient, AsyncJobs
 from drmad_client.jobs import AsyncJob, AsyncJobPage
 from drmad_client.uploads import AsyncCode, AsyncData
 

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.io
 import pytest
 
-from drmad_client import figures, plotting
+from drmad_client import figures, plotting, tuned
 from drmad_client.figures import FIGURES, Material
 from drmad_client.plotting import Figure
 from drmad_client.records import (
@@ -208,7 +208,7 @@ def test_penalties_of_the_first_layer_are_an_image() -> None:
 @pytest.mark.parametrize(("name", "shape"), [("digits", (8, 8)), ("mnist", (28, 28))])
 def test_images_of_the_catalog_are_known(name: str, shape: tuple[int, int]) -> None:
     spec = samples.SPEC | {"problem": {"data": {"name": name}}}
-    assert figures.image_shape(JobSpec.model_validate(spec)) == shape
+    assert tuned.image_shape(JobSpec.model_validate(spec)) == shape
 
 
 def test_schedules_are_drawn_by_step_and_layer_in_the_users_units() -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from drmad_client.figures import FIGURES, image_shape
+from drmad_client.figures import FIGURES
 from drmad_client.records import Event, Job, Trial
+from drmad_client.tuned import image_shape
 from drmad_service.transitions import TRANSITIONS, Action
 
 # The charts in the order of the questions that people ask, and how wide each is.
