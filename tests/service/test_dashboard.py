@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 import time
@@ -32,6 +31,7 @@ expect.set_options(timeout=60_000)
 Do = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
 
 QUICK_S = 1.5
+MOST_OPENINGS = 8
 MOST_BYTES = 2_000_000
 MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
 
@@ -486,15 +486,14 @@ def test_the_theme_is_chosen_and_kept(page: Page, server: Server) -> None:
 
 
 class Opened:
-    """How long a page took until its first chart or last row was drawn, what that cost browser and
-    service in CPU time, and what came over the wire."""
+    """How long a page took until its first chart or last row was drawn, and what came over the
+    wire, in a browser that has kept nothing of an earlier visit."""
 
     def __init__(self, browser: Browser, url: str, until: str) -> None:
         trouble = Trouble()
         with browsers.window(browser, trouble) as (context, page):
             session = context.new_cdp_session(page)
             session.send("Network.enable")
-            session.send("Performance.enable")
             sizes: dict[str, float] = {}
             names: dict[str, str] = {}
             session.on(
@@ -505,13 +504,10 @@ class Opened:
                 "Network.loadingFinished",
                 lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}),
             )
-            began, served = time.monotonic(), time.process_time()
+            began = time.monotonic()
             page.goto(url, wait_until="commit")
             expect(page.locator(until).first).to_be_visible()
             self.seconds = time.monotonic() - began
-            metrics = session.send("Performance.getMetrics")["metrics"]
-            drawn = {metric["name"]: metric["value"] for metric in metrics}
-            self.work_s = time.process_time() - served + drawn.get("ProcessTime", math.inf)
             page.wait_for_timeout(500)
             self.bytes = sum(
                 size for key, size in sizes.items() if "plotly.min.js" not in names.get(key, "")
@@ -530,15 +526,13 @@ class Opened:
 
 
 def opens_quickly(browser: Browser, url: str, until: str) -> None:
-    """On a machine that others keep busy the clock tells of them: then the CPU time counts, of
-    which browser and service spend as much as two cores give in that time."""
-    for _ in range(3):  # the first one warms the service
-        opened = Opened(browser, url, until)
-        if opened.seconds < QUICK_S:
-            break
-    assert min(opened.seconds, opened.work_s / 2) < QUICK_S
-    assert opened.bytes < MOST_BYTES
-    assert opened.shift < 0.02
+    """By the clock, which tells of whatever else the machine does, too: the best opening counts."""
+    opened = [Opened(browser, url, until)]  # it warms the service
+    while min(each.seconds for each in opened) >= QUICK_S and len(opened) < MOST_OPENINGS:
+        opened.append(Opened(browser, url, until))
+    assert min(each.seconds for each in opened) < QUICK_S
+    assert opened[-1].bytes < MOST_BYTES
+    assert opened[-1].shift < 0.02
 
 
 @pytest.mark.full

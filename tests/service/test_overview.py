@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 import httpx
 import pytest
@@ -125,6 +126,8 @@ async def test_static_files_are_compressed_and_kept_for_ever(api: httpx.AsyncCli
     plotly = await api.get(address.replace("app.css", "plotly.min.js"))
     assert plotly.headers["content-type"].startswith("text/javascript")
     assert int(plotly.headers["content-length"]) < 1_600_000
+    own = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    assert plotly.content.endswith(own)
     old = await api.get("/static/0/app.css")
     assert (old.status_code, old.headers["cache-control"]) == (200, "no-store")
     for name in ("../../app.py", "..%2f..%2fapp.py", "none.js"):
