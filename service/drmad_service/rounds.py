@@ -80,12 +80,13 @@ class SyncRounds(Rounds):
     """One update from all replicas, or from the first `wait_for` that answer."""
 
     async def meta_iteration(self, point: ResumePoint) -> Outcome:
-        state = ray.put(State(point.tensors, point.scalars))
+        begun = State(point.tensors, point.scalars)
         spec, infos = self._described
         if len(self._actors) == 1:
             whole = self._actors[0].whole_meta_iteration
-            ref = whole.remote(state, point.iteration, infos, self._max_model_bytes)
+            ref = whole.remote(begun, point.iteration, infos, self._max_model_bytes)
             return await self._outcome(ref)
+        state = ray.put(begun)  # once, however many replicas there are
         ticket = self._next_ticket()
         asked = [a.meta_iteration.remote(state, point.iteration, ticket) for a in self._actors]
         answers = [_future(answer) for answer, _ in asked]

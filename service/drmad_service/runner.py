@@ -89,6 +89,7 @@ class Runner:
         self._infos: list[HyperparameterInfo] = []
         self._reports: dict[int, asyncio.Future[Report]] = {}
         self._looked = time.monotonic()
+        self._ranked = self._looked
         self._failures = 0
 
     async def run(self) -> None:
@@ -143,12 +144,7 @@ class Runner:
                 with traces.span("meta-iteration", self._traced(point)):
                     point = await self._meta_iteration(point)
                 self._failures = 0
-                if time.monotonic() > self._looked + self._settings.poll_s:
-                    await self._look()  # short iterations end before anybody has looked
-                status = await self._reach(lambda: self._store.status(self._lease))
-                self._heed(status, between_iterations=True)
-                if await self._reach(lambda: self._store.outranked(self._lease, self._capacity)):
-                    raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
+                await self._between_iterations()
             except RayError as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if isinstance(cause, RuntimeEnvSetupError):
@@ -159,6 +155,16 @@ class Runner:
             except _Lost as lost:
                 await self._last_lines()
                 await self._replica_lost(lost.failure)
+
+    async def _between_iterations(self) -> None:
+        """Hear, at most once a poll, what an iteration that is shorter would end too early for."""
+        now = time.monotonic()
+        if now > self._looked + self._settings.poll_s:
+            self._heed(await self._look(), between_iterations=True)
+        if now > self._ranked + self._settings.poll_s:
+            self._ranked = now
+            if await self._reach(lambda: self._store.outranked(self._lease, self._capacity)):
+                raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
 
     def _traced(self, point: ResumePoint) -> dict[str, str | int]:
         return {"drmad.job_id": self._lease.job_id, "drmad.iteration": point.iteration}
@@ -289,10 +295,11 @@ class Runner:
             return await self._retreat(point, failure)
         assert isinstance(result, StepResult)
         step = self._step(point.iteration, result, time.monotonic() - began)
-        await self._reach(lambda: self._store.commit(self._lease, step))
+        status = await self._reach(lambda: self._store.commit(self._lease, step))
         self._shown = step.progress
         if result.finished:
             raise _Ended(Action.SUCCEED, result.finished, _FINISHED[result.finished])
+        self._heed(status, between_iterations=True)
         return step.next_state
 
     async def _retreat(self, point: ResumePoint, failure: Failure) -> ResumePoint:
@@ -318,7 +325,8 @@ class Runner:
             self._blame(state)
         again = ResumePoint(point.iteration, state.tensors, state.scalars)
         message = f"{failure.message}; goes back to meta-iteration {best.iteration}, half the step"
-        await self._store.retreat(self._lease, again, message)
+        status = await self._store.retreat(self._lease, again, message)
+        self._heed(status, between_iterations=True)
         return again
 
     def _described(self) -> tuple[str, list[dict[str, Any]]]:

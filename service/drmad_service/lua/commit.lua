@@ -1,4 +1,4 @@
--- One meta-iteration: all of it or nothing.
+-- One meta-iteration: all of it or nothing. Returns 'ok' and the job's state, or why not.
 -- ARGV: id, fence, iteration, record (JSON), state (JSON), vectors (JSON), models (JSON, field ->
 -- value), fields of the job (JSON), iterations whose vectors go (JSON), their chunks
 -- (JSON), those of the models that go (JSON)
@@ -8,7 +8,9 @@ local job = K.job .. id
 if redis.call('EXISTS', job) == 0 then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', '' } end
 local committed = redis.call('HGET', job, 'iteration')
-if committed == string.format('%d', iteration + 1) then return { 'ok', 'again' } end
+if committed == string.format('%d', iteration + 1) then
+  return { 'ok', redis.call('HGET', job, 'status') }
+end
 if committed ~= iteration then return { 'gap', committed } end
 local now = now_ms()
 count('meta_iterations')
@@ -30,4 +32,4 @@ drop_chunks(id, 'model_chunks', old_models)
 redis.call('HSET', job, 'iteration', iteration + 1)
 assign(id, fields)
 emit(id, 'iteration', record, now)
-return { 'ok', '' }
+return { 'ok', redis.call('HGET', job, 'status') }

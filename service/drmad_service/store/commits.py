@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records import HyperparameterInfo
+from drmad_client.records import HyperparameterInfo, JobStatus
 from drmad_service import keys
 from drmad_service.blobs import thinned
 from drmad_service.errors import LeaseLost
@@ -41,40 +42,53 @@ class Commits(Base):
         hypergradient = await self._blobs.get(job_id, kept["hypergradient"])
         return ResumePoint(iteration, state, kept["scalars"]), hypergradient
 
-    async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> None:
-        """Take a step back: the same meta-iteration begins again, from another state."""
+    async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> JobStatus:
+        """Take a step back: the same meta-iteration begins again, from another state.
+
+        Returns the job's state.
+        """
         before = await self._state(lease.job_id)
         state = await self._put_state(lease, point)
         kept = (await self._all_vectors(lease.job_id)).values()
         garbage = set(before["chunks"]) - _needed([*kept], state)
         rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
         event = json.dumps(rejection | {"message": message})
-        await self._update(lease, {}, "rejection", event, json.dumps(state), sorted(garbage))
+        return await self._update(
+            lease, {}, "rejection", event, json.dumps(state), sorted(garbage)
+        )
 
-    async def commit(self, lease: Lease, step: Step) -> None:
+    async def commit(self, lease: Lease, step: Step) -> JobStatus:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
+
+        Returns the job's state, in which a wish of its user shows.
 
         Raises:
             LeaseLost: the job belongs to another scheduler.
         """
         job_id = lease.job_id
-        before = await self._state(job_id)
+        before, held, hypergradient, state, models = await asyncio.gather(
+            self._state(job_id),
+            self._redis.hget(keys.job(job_id), "vector_bytes"),
+            self._blobs.put(job_id, lease.fence, step.hypergradient),
+            self._put_state(lease, step.next_state),
+            self._put_model(lease, step),
+        )
         vectors = {
             "state": before["chunks"],
             "scalars": before["scalars"],
-            "hypergradient": await self._blobs.put(job_id, lease.fence, step.hypergradient),
+            "hypergradient": hypergradient,
             "state_bytes": before["bytes"],
             "bytes": before["bytes"] + len(step.hypergradient),
         }
-        state = await self._put_state(lease, step.next_state)
-        models, old_models = await self._put_model(lease, step)
-        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors, state)
+        total = int(held or 0) + vectors["bytes"]
+        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors, state, total)
         fields = {
             "progress": step.progress.model_dump_json(),
             "vector_bytes": str(vector_bytes),
         }
         if step.best is not None:
             fields["best"] = step.best.model_dump_json()
+        new_models, old_models = models
         outcome, detail = await self._scripts.run(
             "commit",
             job_id,
@@ -83,7 +97,7 @@ class Commits(Base):
             json.dumps(step.record, allow_nan=False),
             json.dumps(state),
             json.dumps(vectors),
-            json.dumps(models),
+            json.dumps(new_models),
             json.dumps(fields),
             json.dumps(gone),
             json.dumps(garbage),
@@ -93,6 +107,7 @@ class Commits(Base):
             raise LeaseLost(
                 f"meta-iteration {step.iteration} of {job_id} refused: {outcome} {detail}"
             )
+        return JobStatus(detail)
 
     async def _put_state(self, lease: Lease, point: ResumePoint) -> dict[str, Any]:
         return {
@@ -106,11 +121,11 @@ class Commits(Base):
         """New entries of the models hash, and the chunks that nothing needs after them."""
         if step.model is None:
             return {}, []
-        kept = await self._models(lease.job_id)
-        described = {
-            "iteration": step.iteration,
-            "chunks": await self._model_blobs.put(lease.job_id, lease.fence, step.model),
-        }
+        kept, chunks = await asyncio.gather(
+            self._models(lease.job_id),
+            self._model_blobs.put(lease.job_id, lease.fence, step.model),
+        )
+        described = {"iteration": step.iteration, "chunks": chunks}
         changed = {"last": described} | ({"best": described} if step.best else {})
         entries = {name: json.dumps(value) for name, value in changed.items()}
         return entries, sorted(_chunks(kept) - _chunks(kept | changed))
@@ -124,11 +139,14 @@ class Commits(Base):
         return {int(number): json.loads(value) for number, value in entries.items()}
 
     async def _thin(
-        self, job_id: str, step: Step, vectors: dict[str, Any], state: Mapping[str, Any]
+        self,
+        job_id: str,
+        step: Step,
+        vectors: dict[str, Any],
+        state: Mapping[str, Any],
+        total: int,
     ) -> tuple[list[int], list[str], int]:
         """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
-        total = int(await self._redis.hget(keys.job(job_id), "vector_bytes") or 0)
-        total += vectors["bytes"]
         if total <= self._vector_bytes:
             return [], [], total
         kept = await self._all_vectors(job_id) | {step.iteration: vectors}
