@@ -24,7 +24,6 @@ from drmad_service import keys, rows
 from drmad_service.errors import KeyNotFound, TooManyRequests
 from drmad_service.scripts import Scripts
 
-SESSION_S = 30 * 24 * 3600
 TICKET_S = 3600
 """How long the link that `drmad up` prints signs in."""
 
@@ -90,6 +89,7 @@ class Access:
         requests_per_s: float = 0.0,
         request_burst: int = 0,
         open_without_keys: bool = True,
+        session_s: int = 30 * 24 * 3600,
     ) -> None:
         """
         Args:
@@ -97,7 +97,9 @@ class Access:
                 limited: its holder owns the machine.
             request_burst: how many at once.
             open_without_keys: only this machine reaches the service.
+            session_s: how long a browser stays signed in.
         """
+        self.session_s = session_s
         self._redis: Any = redis
         self._scripts = Scripts(redis)
         self._local_key = local_key
@@ -227,7 +229,7 @@ class Access:
     async def _new_session(self, key_id: str, key_digest: str) -> str:
         token = secrets.token_urlsafe(32)
         opened_by = f"{key_id} {key_digest}"
-        await self._redis.set(keys.session(digest(token)), opened_by, ex=SESSION_S)
+        await self._redis.set(keys.session(digest(token)), opened_by, ex=self.session_s)
         return token
 
 

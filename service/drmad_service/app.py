@@ -54,7 +54,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with connect(settings.redis_url, metrics.redis.observe) as redis:
+        timeout_s = settings.store.redis_timeout_s
+        async with connect(settings.redis_url, metrics.redis.observe, timeout_s) as redis:
             try:
                 await agree(redis)
             except RedisError as error:  # the scripts refuse what does not fit, once it is back
@@ -62,20 +63,23 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.settings = settings
             app.state.redis = redis
             app.state.metrics = metrics
-            app.state.store = Store(redis, most_queued=settings.most_queued)
+            app.state.store = Store(redis, settings.store, settings.most_queued)
             app.state.data = DataFolder(settings.data_dir)
-            app.state.overview = Overview(redis, app.state.store)
+            app.state.overview = Overview(redis, app.state.store, settings.store.scheduler_silent_s)
             app.state.access = Access(
                 redis,
                 settings.local_key,
                 settings.requests_per_s,
                 settings.request_burst,
                 settings.open_without_keys,
+                settings.session_s,
             )
             app.state.streams = Streams(
-                settings.most_streams, settings.most_streams_of_a_key, metrics.streams
+                max(1, settings.most_connections // 2),
+                settings.most_streams_of_a_key,
+                metrics.streams,
             )
-            app.state.changes = Changes(app.state.store)
+            app.state.changes = Changes(app.state.store, settings.store.redis_pause_s)
             listening = asyncio.create_task(app.state.changes.run())
             try:
                 yield

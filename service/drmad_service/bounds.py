@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 from drmad_client.sizes import entries
 from drmad_client.specs import JobSpec
+from drmad_service.flags import setting
 
 
 @dataclass(frozen=True)
 class Bounds:
     """The largest job that is taken."""
 
-    steps: int = 1_000_000
-    """Inner steps of a training."""
-    replicas: int = 1024
-    hyperparameters: int = 100_000_000
-    """Values that are tuned, together. What only a worker can count, the scheduler holds to it."""
+    steps: int = setting(1_000_000, "Inner steps of a job.", 1)
+    replicas: int = setting(1024, "Of a job.", 1)
+    hyperparameters: int = setting(100_000_000, "Values that a job tunes, together.", 1)
 
     def misfits(self, spec: JobSpec) -> Iterator[tuple[tuple[str, ...], str]]:
         """Paths of what is larger, with a message."""

@@ -14,6 +14,8 @@ from drmad_service.store import Store
 
 logger = logging.getLogger(__name__)
 
+_PAUSE_S = 0.1
+
 
 class Changes:
     """Wakes whoever watches a job. A wake-up says "look again" and never what changed.
@@ -21,20 +23,25 @@ class Changes:
     The store's logs are the truth; a message that Redis loses costs one keep-alive interval.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pause_s: float) -> None:
+        """`pause_s` at most between two tries to reach Redis again."""
         self._store = store
+        self._pause_s = pause_s
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
 
     async def run(self) -> None:
         """Listen until cancelled; reconnects when Redis goes away."""
+        pause_s = _PAUSE_S
         while True:
             try:
                 async for job_id in self._store.changes():
+                    pause_s = _PAUSE_S
                     for watcher in self._watchers_of(job_id):
                         watcher.set()
             except RedisError as error:
                 logger.warning("lost the change channel: %s", error)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, self._pause_s)
 
     @contextlib.asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[asyncio.Event]:

@@ -13,9 +13,15 @@ import threading
 import time
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from drmad_service.bounds import Bounds
+from drmad_service.flags import filled, with_settings
+from drmad_service.settings import ApiSettings, SchedulerSettings, SupervisorSettings
+from drmad_service.store import StoreSettings
+from drmad_service.webhooks import Webhooks
 
 Home = Annotated[
     Path, typer.Option(envvar="DRMAD_HOME", help="Folder that holds the state and the logs.")
@@ -58,15 +64,6 @@ AllowRequirements = Annotated[
         help="Jobs may have packages of PyPI installed on the workers, for themselves alone.",
     ),
 ]
-MaxDataBytes = Annotated[
-    int, typer.Option(envvar="DRMAD_MAX_DATA_BYTES", min=0, help="Of an uploaded data set.")
-]
-MaxHyperparameters = Annotated[
-    int,
-    typer.Option(
-        envvar="DRMAD_MAX_HYPERPARAMETERS", min=1, help="Values that a job tunes, together."
-    ),
-]
 WebhookHosts = Annotated[
     list[str],
     typer.Option(
@@ -104,6 +101,7 @@ def register(app: typer.Typer) -> None:
     operations.register(app)
 
 
+@with_settings(SupervisorSettings)
 def up(
     home: Home = DEFAULT_HOME,
     port: Port = 8080,
@@ -125,6 +123,7 @@ def up(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", envvar="DRMAD_NO_BROWSER", help="Open no browser.")
     ] = False,
+    **flags: Any,
 ) -> None:
     """Run everything on this machine until Ctrl-C: Redis, API, scheduler and Ray.
 
@@ -156,6 +155,7 @@ def up(
             *(["--allow-requirements"] if allow_requirements else []),
         ],
         schedule=schedule_arguments,
+        settings=filled(SupervisorSettings, flags),
         max_memory_bytes=max_memory << 20,
     )
 
@@ -175,6 +175,7 @@ def sign_in_link(home: Path, port: int) -> str:
     return f"http://127.0.0.1:{port}/sign-in#ticket={issue_ticket(local_key.ensure(home))}"
 
 
+@with_settings(ApiSettings, StoreSettings, max=Bounds, webhook=Webhooks)
 def serve(
     redis_url: RedisUrl,
     host: Host = "127.0.0.1",
@@ -195,62 +196,13 @@ def serve(
             "* allows any.",
         ),
     ] = [],  # noqa: B006
-    max_body_bytes: Annotated[
-        int, typer.Option(envvar="DRMAD_MAX_BODY_BYTES", min=1024, help="Of a request.")
-    ] = 1 << 20,
-    requests_per_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_REQUESTS_PER_S", min=0, help="Of a key, in the long run; 0: any number."
-        ),
-    ] = 100.0,
-    request_burst: Annotated[
-        int, typer.Option(envvar="DRMAD_REQUEST_BURST", min=1, help="Of a key, at once.")
-    ] = 1000,
-    most_queued: Annotated[
-        int,
-        typer.Option(
-            envvar="DRMAD_MOST_QUEUED",
-            min=0,
-            help="Jobs that a tenant may have queued and paused; 0: any number.",
-        ),
-    ] = 10_000,
-    most_connections: Annotated[
-        int,
-        typer.Option(
-            envvar="DRMAD_MOST_CONNECTIONS", min=1, help="Held at once; others are answered 503."
-        ),
-    ] = 4000,
-    most_streams_of_a_key: Annotated[
-        int,
-        typer.Option(
-            envvar="DRMAD_MOST_STREAMS_OF_A_KEY",
-            min=1,
-            help="Event streams and waiting requests of a key at once.",
-        ),
-    ] = 500,
-    patience_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_PATIENCE_S",
-            min=0.1,
-            help="Seconds for a request's headers, and for whoever reads an answer.",
-        ),
-    ] = 20.0,
-    max_steps: Annotated[
-        int, typer.Option(envvar="DRMAD_MAX_STEPS", min=1, help="Inner steps of a job.")
-    ] = 1_000_000,
-    max_replicas: Annotated[
-        int, typer.Option(envvar="DRMAD_MAX_REPLICAS", min=1, help="Of a job.")
-    ] = 1024,
-    max_hyperparameters: MaxHyperparameters = 100_000_000,
     webhook_hosts: WebhookHosts = [],  # noqa: B006
     webhook_private: WebhookPrivate = False,
     data_dir: DataDir = None,
-    max_data_bytes: MaxDataBytes = 1 << 30,
     allow_requirements: AllowRequirements = False,
     home: Home = DEFAULT_HOME,
     exit_with_parent: ExitWithParent = False,
+    **flags: Any,
 ) -> None:
     """Run the API alone: stateless, any number of it."""
     from drmad_service.key_commands import is_loopback, refuse_unguarded
@@ -262,27 +214,21 @@ def serve(
 
     from drmad_service import local_key
     from drmad_service.app import create_app
-    from drmad_service.bounds import Bounds
     from drmad_service.patience import patient
-    from drmad_service.settings import ApiSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
-    from drmad_service.webhooks import Webhooks
 
-    settings = ApiSettings(
+    settings = filled(
+        ApiSettings,
+        flags,
         redis_url=redis_url,
         local_key=local_key.from_file(key_file) if key_file else None,
         hosts=tuple(allowed_hosts),
         open_without_keys=is_loopback(host),
-        max_body_bytes=max_body_bytes,
-        requests_per_s=requests_per_s,
-        request_burst=request_burst,
-        most_queued=most_queued,
-        most_streams=max(1, most_connections // 2),
-        most_streams_of_a_key=most_streams_of_a_key,
-        patience_s=patience_s,
-        bounds=Bounds(max_steps, max_replicas, max_hyperparameters),
-        webhooks=Webhooks(tuple(webhook_hosts), webhook_private),
-        max_data_bytes=max_data_bytes,
+        store=filled(StoreSettings, flags),
+        bounds=filled(Bounds, flags, "max"),
+        webhooks=filled(
+            Webhooks, flags, "webhook", hosts=tuple(webhook_hosts), private=webhook_private
+        ),
         allow_requirements=allow_requirements,
         data_dir=data_folder(data_dir, home),
     )
@@ -294,12 +240,13 @@ def serve(
         port=port,
         log_config=None,
         access_log=False,
-        http=patient(patience_s),
-        limit_concurrency=most_connections,
+        http=patient(settings.patience_s),
+        limit_concurrency=settings.most_connections,
         timeout_graceful_shutdown=3,
     )
 
 
+@with_settings(SchedulerSettings, StoreSettings, webhook=Webhooks)
 def schedule(
     redis_url: RedisUrl,
     ray_address: Annotated[
@@ -310,29 +257,6 @@ def schedule(
     data_dir: DataDir = None,
     home: Home = DEFAULT_HOME,
     cpus: Cpus = None,
-    lease_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_LEASE_S",
-            min=0.5,
-            help="Seconds after which a lost scheduler's jobs are taken over.",
-        ),
-    ] = 10.0,
-    tenant_jobs: Annotated[
-        float, typer.Option(envvar="DRMAD_TENANT_JOBS", min=1, help="A tenant may have running.")
-    ] = 1e9,
-    tenant_gpus: Annotated[
-        float, typer.Option(envvar="DRMAD_TENANT_GPUS", min=0, help="A tenant may have in use.")
-    ] = 1e9,
-    vector_bytes: Annotated[
-        int,
-        typer.Option(
-            envvar="DRMAD_VECTOR_BYTES",
-            min=0,
-            help="Of a job's states and hypergradients; the middle ones go first.",
-        ),
-    ] = 256 << 20,
-    max_hyperparameters: MaxHyperparameters = 100_000_000,
     webhook_hosts: WebhookHosts = [],  # noqa: B006
     webhook_private: WebhookPrivate = False,
     webhook_secret_file: Annotated[
@@ -342,10 +266,6 @@ def schedule(
             help="Holds what signs the notices; needed where a webhook host is allowed.",
         ),
     ] = None,
-    max_model_bytes: Annotated[
-        int,
-        typer.Option(envvar="DRMAD_MAX_MODEL_BYTES", min=0, help="Larger models are not kept."),
-    ] = 64 << 20,
     replica_memory: Annotated[
         int,
         typer.Option(
@@ -355,68 +275,6 @@ def schedule(
             "all there is.",
         ),
     ] = 0,
-    keep_ended_s: Annotated[
-        float,
-        typer.Option(envvar="DRMAD_KEEP_ENDED_S", min=0, help="Seconds a job is kept at its end."),
-    ] = 30 * 24 * 3600.0,
-    sweep_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_SWEEP_S",
-            min=1,
-            help="Seconds between two looks for what is kept too long, and how full Redis is.",
-        ),
-    ] = 60.0,
-    poll_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_POLL_S", min=0.01, help="Seconds between two looks at queue and progress."
-        ),
-    ] = 0.2,
-    start_timeout_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_START_TIMEOUT_S",
-            min=1,
-            help="Seconds that replicas may take to be placed and to build the problem.",
-        ),
-    ] = 120.0,
-    check_timeout_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_CHECK_TIMEOUT_S",
-            min=1,
-            help="Seconds that the check of a job that is not created may take.",
-        ),
-    ] = 180.0,
-    retry_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_RETRY_S",
-            min=0,
-            help="Seconds before a lost replica is replaced; doubles with each loss in a row.",
-        ),
-    ] = 1.0,
-    longest_retry_s: Annotated[
-        float,
-        typer.Option(envvar="DRMAD_LONGEST_RETRY_S", min=0, help="Those seconds at most."),
-    ] = 60.0,
-    redis_pause_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_REDIS_PAUSE_S",
-            min=0.1,
-            help="Seconds between two tries to reach Redis again, at most.",
-        ),
-    ] = 2.0,
-    ray_timeout_s: Annotated[
-        float,
-        typer.Option(
-            envvar="DRMAD_RAY_TIMEOUT_S",
-            min=1,
-            help="Seconds that Ray may stay silent before the scheduler starts anew.",
-        ),
-    ] = 10.0,
     heartbeat_file: Annotated[
         Path | None,
         typer.Option(
@@ -424,39 +282,29 @@ def schedule(
         ),
     ] = None,
     exit_with_parent: ExitWithParent = False,
+    **flags: Any,
 ) -> None:
     """Run a scheduler alone: any number of it. It holds the connection to Ray."""
     _configure_logging()
     _configure_traces("drmad-scheduler")
-    from drmad_service.settings import SchedulerSettings
     from drmad_service.supervisor import exit_with_parent as follow_parent
-    from drmad_service.webhooks import Webhooks
 
-    settings = SchedulerSettings(
+    settings = filled(
+        SchedulerSettings,
+        flags,
         redis_url=redis_url,
         ray_address=ray_address,
         cpus=cpus,
-        lease_s=lease_s,
-        tenant_jobs=tenant_jobs,
-        tenant_gpus=tenant_gpus,
-        vector_bytes=vector_bytes,
-        replica_memory_bytes=replica_memory << 20,
-        max_model_bytes=max_model_bytes,
-        max_hyperparameters=max_hyperparameters,
-        webhooks=Webhooks(
-            tuple(webhook_hosts),
-            webhook_private,
-            _webhook_secret(webhook_hosts, webhook_secret_file),
+        store=filled(StoreSettings, flags),
+        webhooks=filled(
+            Webhooks,
+            flags,
+            "webhook",
+            hosts=tuple(webhook_hosts),
+            private=webhook_private,
+            secret=_webhook_secret(webhook_hosts, webhook_secret_file),
         ),
-        keep_ended_s=keep_ended_s,
-        poll_s=poll_s,
-        start_timeout_s=start_timeout_s,
-        check_timeout_s=check_timeout_s,
-        retry_s=retry_s,
-        longest_retry_s=longest_retry_s,
-        redis_pause_s=redis_pause_s,
-        sweep_s=sweep_s,
-        ray_timeout_s=ray_timeout_s,
+        replica_memory_bytes=replica_memory << 20,
         data_roots=tuple(root.expanduser().resolve() for root in data_roots),
         data_dir=data_folder(data_dir, home),
         heartbeat_file=heartbeat_file,
@@ -480,14 +328,13 @@ def schedule(
             loop.add_signal_handler(number, stopping.set)
         if exit_with_parent:
             follow_parent()
-        async with connect(settings.redis_url) as redis:
+        timeout_s = settings.store.redis_timeout_s
+        async with connect(settings.redis_url, timeout_s=timeout_s) as redis:
             try:
                 await agree(redis)
             except RedisError as error:  # the scripts refuse what does not fit, once it is back
                 logging.getLogger(__name__).warning("Redis does not answer yet: %s", error)
-            await Scheduler(Store(redis, vector_bytes=settings.vector_bytes), settings).run(
-                stopping
-            )
+            await Scheduler(Store(redis, settings.store), settings).run(stopping)
 
     try:
         asyncio.run(main())

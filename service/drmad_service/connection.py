@@ -10,8 +10,6 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-TIMEOUT_S = 5.0
-
 
 class _Observed(Redis):
     """Tells how long each command took, from the call to the answer."""
@@ -27,8 +25,10 @@ class _Observed(Redis):
             self.observe(time.perf_counter() - began)
 
 
-def connect(url: str, observe: Callable[[float], None] | None = None) -> Redis:
-    """A client for `url` that returns bytes.
+def connect(
+    url: str, observe: Callable[[float], None] | None = None, timeout_s: float = 5.0
+) -> Redis:
+    """A client for `url` that returns bytes; a connection may take `timeout_s` seconds.
 
     It never repeats a command by itself: when only the reply was lost, a repeated write counts
     twice. Whoever may repeat does so knowingly.
@@ -37,7 +37,7 @@ def connect(url: str, observe: Callable[[float], None] | None = None) -> Redis:
         url,
         max_connections=100,
         retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=TIMEOUT_S,
+        socket_connect_timeout=timeout_s,
         health_check_interval=30,
     )
     if observe is None:

@@ -17,11 +17,9 @@ from drmad_service.store import Store
 
 logger = logging.getLogger(__name__)
 
-TELL_S = 5.0
 
-
-async def keep_telling(store: Store, scheduler: str) -> None:
-    """Tell the store of the nodes, every TELL_S until cancelled."""
+async def keep_telling(store: Store, scheduler: str, every_s: float) -> None:
+    """Tell the store of the nodes, every so many seconds until cancelled."""
     try:
         while True:
             try:
@@ -30,7 +28,7 @@ async def keep_telling(store: Store, scheduler: str) -> None:
                 await store.tell_nodes(scheduler, view.model_dump_json())
             except (RedisError, RayError) as error:
                 logger.warning("could not tell of the nodes: %s", error)
-            await asyncio.sleep(TELL_S)
+            await asyncio.sleep(every_s)
     finally:
         with contextlib.suppress(RedisError):
             await store.tell_nodes(scheduler, None)

@@ -23,9 +23,6 @@ MOST_SEARCHED = 5_000
 SPARKLINE_POINTS = 32
 FIGURE_POINTS = 800
 
-SILENT_S = 15.0
-"""A scheduler that told nothing for so long is gone."""
-
 _LOSSES_KEPT = 100_000
 _SAMPLES_KEPT = 8
 _PAGE = 100
@@ -35,9 +32,11 @@ _EVENTS_SEEN = 500
 class Overview:
     """Views over the store for people. What is committed never changes, so it may be cached."""
 
-    def __init__(self, redis: Redis, store: Store) -> None:
+    def __init__(self, redis: Redis, store: Store, silent_s: float) -> None:
+        """A scheduler that told nothing for `silent_s` seconds is gone."""
         self._redis: Any = redis
         self._store = store
+        self._silent = timedelta(seconds=silent_s)
         self._losses: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._samples: OrderedDict[tuple[str, int], asyncio.Task[list[MetaIteration]]] = (
             OrderedDict()
@@ -132,7 +131,7 @@ class Overview:
         """What each living scheduler told last of its cluster."""
         told = await self._redis.hgetall(keys.NODES)
         views = [SchedulerView.model_validate_json(value) for value in told.values()]
-        oldest = datetime.now(UTC) - timedelta(seconds=SILENT_S)
+        oldest = datetime.now(UTC) - self._silent
         return sorted((v for v in views if v.at > oldest), key=lambda view: view.scheduler)
 
     async def last_event(self, job_id: str) -> str:

@@ -119,19 +119,12 @@ def job(
     )
 
 
-SCHEDULER_GONE_MS = 30_000
-"""A scheduler that has not looked at the queue for so long is not counted."""
-
-
 class Cluster:
     """What the schedulers said that their cluster has, and what of it is promised to jobs."""
 
-    def __init__(self, announced: Fields, reservations: Fields, now_ms: float) -> None:
-        alive = [
-            said
-            for said in map(json.loads, announced.values())
-            if said["at"] > now_ms - SCHEDULER_GONE_MS
-        ]
+    def __init__(self, announced: Fields, reservations: Fields, since_ms: float) -> None:
+        """Schedulers that have not looked at the queue since then are not counted."""
+        alive = [said for said in map(json.loads, announced.values()) if said["at"] > since_ms]
         promised = [reserved.split() for reserved in reservations.values()]
         self.schedulers = len(alive)
         # Every scheduler sees the same cluster.

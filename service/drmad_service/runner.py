@@ -48,8 +48,6 @@ T = TypeVar("T")
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
 _PREEMPTED = "makes room for a job of higher priority"
-_LAST_LINES_S = 0.5
-"""A replica that does not answer so long has nothing more to say."""
 _TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
 """Methods that are exact over the whole run, or measure by themselves."""
 _FINISHED = {
@@ -441,7 +439,7 @@ class Runner:
         """Keep what the replicas printed since they were last asked, if they still answer."""
         for _ in range(2):  # the answer that is on its way may be older than the last line
             if self._reports:
-                await asyncio.wait(self._reports.values(), timeout=_LAST_LINES_S)
+                await asyncio.wait(self._reports.values(), timeout=self._settings.last_lines_s)
             for number in range(len(self._replicas.actors)):
                 report = self._reported(number)
                 await self._keep_lines(number, report.lines if report else [])
@@ -464,7 +462,7 @@ class Runner:
                 fields = {"job_id": self._lease.job_id}
                 logger.warning("Redis does not take what is written: %s", error, extra=fields)
             await asyncio.sleep(pause_s)
-            pause_s = min(2.0 * pause_s, self._settings.redis_pause_s)
+            pause_s = min(2.0 * pause_s, self._settings.store.redis_pause_s)
 
     def _heed(self, status: JobStatus, between_iterations: bool = False) -> None:
         if status is JobStatus.CANCELLING:

@@ -47,7 +47,7 @@ class Scheduler:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(answer_checks(self._store, self._settings)),
-            asyncio.create_task(keep_telling(self._store, self.name)),
+            asyncio.create_task(keep_telling(self._store, self.name, self._settings.nodes_s)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:
@@ -109,7 +109,7 @@ class Scheduler:
                 fields = {"job_id": lease.job_id}
                 logger.warning("Redis does not answer: %s", error, extra=fields)
             await asyncio.sleep(pause_s)
-            pause_s = min(2.0 * pause_s, self._settings.redis_pause_s)
+            pause_s = min(2.0 * pause_s, self._settings.store.redis_pause_s)
 
     async def _give_back(self, lease: Lease) -> None:
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused, SchemaDiffers):

@@ -20,13 +20,9 @@ from drmad_client import local_key
 from drmad_service.embedded import EmbeddedRedis
 from drmad_service.errors import ServiceStartError
 from drmad_service.local_key import ensure_webhook_secret
+from drmad_service.settings import SupervisorSettings
 
 logger = logging.getLogger(__name__)
-
-STOP_S = 8.0
-"""Seconds that the processes are given to stop before they are killed."""
-SETTLED_S = 10.0
-"""A process that ran so long is started again without delay when it exits."""
 
 
 @dataclass
@@ -57,6 +53,7 @@ def supervise(
     redis_url: str | None,
     serve: Sequence[str],
     schedule: Sequence[str],
+    settings: SupervisorSettings,
     max_memory_bytes: int = 0,
 ) -> None:
     """Run everything until SIGINT or SIGTERM.
@@ -102,10 +99,10 @@ def supervise(
                     logger.warning("Redis is gone, starts again from its append-only file")
                     redis.start()
                 for child in children:
-                    _keep_running(child)
+                    _keep_running(child, settings)
                 stopping.wait(0.2)
         finally:
-            _stop(children)
+            _stop(children, settings.stop_s)
 
 
 @contextmanager
@@ -140,7 +137,7 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
 
 
-def _keep_running(child: _Child) -> None:
+def _keep_running(child: _Child, settings: SupervisorSettings) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.restart_at:
@@ -148,8 +145,9 @@ def _keep_running(child: _Child) -> None:
             child.start()
     elif (code := child.process.poll()) is not None:
         child.process = None
-        child.failures = 1 if now - child.started_at > SETTLED_S else child.failures + 1
-        delay_s = min(0.5 * 2 ** (child.failures - 1), 30.0)
+        settled = now - child.started_at > settings.settled_s
+        child.failures = 1 if settled else child.failures + 1
+        delay_s = min(0.5 * 2 ** (child.failures - 1), settings.longest_restart_s)
         child.restart_at = now + delay_s
         logger.warning(
             "%s exited with %s, starts again in %.1f s; see %s",
@@ -160,11 +158,11 @@ def _keep_running(child: _Child) -> None:
         )
 
 
-def _stop(children: Sequence[_Child]) -> None:
+def _stop(children: Sequence[_Child], patience_s: float) -> None:
     running = [child.process for child in children if child.process is not None]
     for process in running:
         process.terminate()
-    deadline = time.monotonic() + STOP_S
+    deadline = time.monotonic() + patience_s
     for process in running:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

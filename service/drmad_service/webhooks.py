@@ -29,19 +29,14 @@ from redis.exceptions import RedisError
 
 from drmad_client.records import Job
 from drmad_service.errors import JobNotFound
+from drmad_service.flags import setting
 from drmad_service.store import Store
 from drmad_service.store.notices import Notice
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 10.0
-"""For a whole attempt."""
-HOLD_S = 60.0
-"""A notice that a scheduler took is another's after so long."""
-RETRY_S = (5.0, 30.0, 180.0)
-"""Pauses before the attempts after the first."""
+ATTEMPTS = 4
 _SENDERS = 4
-_IDLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,10 @@ class Webhooks:
     """Private addresses and plain http too: for a receiver inside the same network."""
     secret: str = field(default="", repr=False)
     """Signs each notice."""
+    timeout_s: float = setting(10.0, "Seconds for one attempt to tell a webhook.", 0.1)
+    retry_s: float = setting(
+        5.0, "Seconds before the second attempt; six times as long before each further one.", 0
+    )
 
     def refusal(self, url: str) -> str | None:
         """Why this address may not be notified; None when it may."""
@@ -67,6 +66,8 @@ class Webhooks:
             allowed = ", ".join(self.hosts) or "none"
             return f"may lead to these hosts alone: {allowed}; the operator allows more"
         return None
+
+    look_s: float = setting(1.0, "Seconds between two looks for notices to send.", 0.05)
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,17 @@ async def keep_sending(store: Store, webhooks: Webhooks) -> None:
 
 
 async def _send_all(store: Store, webhooks: Webhooks) -> None:
+    hold_s = 6.0 * webhooks.timeout_s  # then another scheduler takes what one took
     while True:
         notice = None
         try:
-            notice = await store.next_notice(HOLD_S)
+            notice = await store.next_notice(hold_s)
             if notice is not None:
                 await _send(store, webhooks, notice)
         except RedisError as error:
             logger.warning("could not look for notices: %s", error)
         if notice is None:
-            await asyncio.sleep(_IDLE_S)
+            await asyncio.sleep(webhooks.look_s)
 
 
 async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:
@@ -103,9 +105,8 @@ async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:
         return
     url = job.spec.notify.webhook or ""
     outcome = await deliver(url, body_of(job), webhooks)
-    retries_left = len(RETRY_S) - notice.attempt + 1
-    if outcome.worth_retrying and retries_left > 0:
-        await store.put_off(notice, RETRY_S[notice.attempt - 1])
+    if outcome.worth_retrying and notice.attempt < ATTEMPTS:
+        await store.put_off(notice, webhooks.retry_s * 6.0 ** (notice.attempt - 1))
         return
     told = {
         "host": urlsplit(url).hostname,  # the rest of the address may hold a token
@@ -142,10 +143,10 @@ async def deliver(
     if refusal := webhooks.refusal(url):
         return Outcome(False, f"the webhook {refusal}")
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(webhooks.timeout_s):
             return await _post(httpx.URL(url), body, webhooks, tls)
     except TimeoutError:
-        return Outcome(False, f"no answer within {TIMEOUT_S:g} s", worth_retrying=True)
+        return Outcome(False, f"no answer within {webhooks.timeout_s:g} s", worth_retrying=True)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         name = type(error).__name__
         return Outcome(False, f"{name}: {error}"[:300], worth_retrying=True)
@@ -170,7 +171,7 @@ async def _post(
     # The certificate must be the name's, although the address is connected to.
     extensions = {"sni_hostname": url.host}
     client = httpx.AsyncClient(
-        trust_env=False, follow_redirects=False, timeout=TIMEOUT_S, verify=tls or True
+        trust_env=False, follow_redirects=False, timeout=webhooks.timeout_s, verify=tls or True
     )
     async with (
         client,

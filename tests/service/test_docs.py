@@ -1,17 +1,15 @@
-"""What docs/reliability.md says is what the service does."""
+"""What docs/reliability.md and docs/settings.md say is what the service does."""
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
-import typer
-from typer.main import get_command
-
 from drmad_client.records import JobStatus
-from drmad_service.commands import schedule, up
 from drmad_service.transitions import TRANSITIONS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")
 
 
 def transitions_table() -> str:
@@ -29,18 +27,8 @@ def test_transitions_are_those_of_the_table() -> None:
     assert transitions_table() in PAGE
 
 
-def test_every_setting_of_the_scheduler_is_listed_with_its_variable() -> None:
-    settings = [
-        f"| `{parameter.opts[0]}` | `{parameter.envvar}` |"
-        for command in (schedule, up)
-        for parameter in get_command(_only(command)).params
-        if parameter.opts[0].endswith(("-s", "-jobs", "-gpus", "-bytes", "-memory"))
-    ]
-    assert len(settings) == 16
-    assert [line for line in settings if line not in PAGE] == []
-
-
-def _only(command: object) -> typer.Typer:
-    app = typer.Typer()
-    app.command()(command)  # type: ignore[type-var]
-    return app
+def test_every_setting_is_on_its_page() -> None:
+    written = runpy.run_path(str(DOCS / "make_settings.py"))["page"]()
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == written, (
+        "write it again with: python docs/make_settings.py"
+    )

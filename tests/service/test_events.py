@@ -17,7 +17,7 @@ from drmad_client.specs import JobSpec
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.changes import Changes
 from drmad_service.routes.events import _stream
-from drmad_service.store import Lease, Store
+from drmad_service.store import Lease, Store, StoreSettings
 from drmad_service.transitions import Action
 from tests.service.test_store import CAPACITY, started, step, with_changes
 
@@ -29,7 +29,7 @@ LOOK_AGAIN_S = 30.0
 
 @asynccontextmanager
 async def listening(store: Store) -> AsyncIterator[Changes]:
-    changes = Changes(store)
+    changes = Changes(store, pause_s=0.5)
     task = asyncio.create_task(changes.run())
     try:
         yield changes
@@ -113,7 +113,7 @@ async def test_stream_goes_on_after_an_extension(store: Store, spec: JobSpec) ->
 async def test_reader_whose_place_is_gone_gets_the_job_and_what_is_kept(
     api: httpx.AsyncClient, redis: Redis, spec: JobSpec
 ) -> None:
-    store = Store(redis, events_kept=10)
+    store = Store(redis, StoreSettings(events_kept=10))
     lease = await started(store, spec)
     early = (await store.events(lease.job_id))[0].id
     for number in range(300):

@@ -38,7 +38,7 @@ async def limited(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClie
     settings = ApiSettings(
         redis_url=redis_url,
         local_key=KEY,
-        most_streams=3,
+        most_connections=6,
         most_streams_of_a_key=2,
         bounds=Bounds(steps=500, replicas=4, hyperparameters=1000),
         keep_alive_s=0.2,

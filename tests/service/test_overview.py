@@ -24,7 +24,7 @@ async def jobs(store: Store) -> dict[str, str]:
 
 @pytest.fixture
 def overview(redis: Redis, store: Store) -> Overview:
-    return Overview(redis, store)
+    return Overview(redis, store, silent_s=15.0)
 
 
 async def test_every_figure_is_plotly_json_and_known_by_its_etag(

@@ -20,7 +20,7 @@ from drmad_service.errors import (
     ResultNotFound,
     StoreFull,
 )
-from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
+from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store, StoreSettings
 from drmad_service.transitions import Action
 
 pytestmark = pytest.mark.anyio
@@ -236,7 +236,7 @@ async def test_looks_of_auto_are_found_in_the_history(store: Store, spec: JobSpe
 async def test_events_resume_without_gap_and_tell_when_they_were_trimmed(
     redis: Redis, spec: JobSpec
 ) -> None:
-    store = Store(redis, events_kept=10)
+    store = Store(redis, StoreSettings(events_kept=10))
     lease = await started(store, spec)
     events = await store.events(lease.job_id)
     assert [e.type for e in events] == ["status"] * 3
@@ -404,7 +404,7 @@ async def test_fork_goes_on_from_a_kept_meta_iteration(store: Store, spec: JobSp
 async def test_vectors_are_thinned_from_the_middle_to_the_budget(
     redis: Redis, spec: JobSpec
 ) -> None:
-    store = Store(redis, vector_bytes=10 * 2000)
+    store = Store(redis, StoreSettings(vector_bytes=10 * 2000))
     lease = await started(store, spec)
     for iteration in range(60):
         done = step(iteration, loss=abs(iteration - 20.0), is_best=iteration <= 20)
@@ -497,7 +497,7 @@ async def test_old_jobs_are_deleted_with_all_that_is_theirs(
 async def test_chunk_that_the_running_state_shares_with_a_thinned_one_stays(
     redis: Redis, spec: JobSpec
 ) -> None:
-    store = Store(redis, vector_bytes=100)
+    store = Store(redis, StoreSettings(vector_bytes=100))
     lease = await started(store, spec)
     for iteration in range(12):
         done = step(iteration, is_best=iteration == 0)
@@ -581,7 +581,7 @@ async def test_fork_that_fails_half_way_leaves_nothing_for_long(
 
 
 async def test_new_reader_of_trimmed_events_is_told(redis: Redis, spec: JobSpec) -> None:
-    store = Store(redis, events_kept=10)
+    store = Store(redis, StoreSettings(events_kept=10))
     lease = await started(store, spec)
     for number in range(300):
         await store.warn(lease, "noise", str(number))

@@ -36,18 +36,18 @@ from drmad_service import keys
 from drmad_service.connection import connect
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ResultNotFound
 from drmad_service.store import (
-    FAIR_SHARE_MS,
-    PRIORITY_BONUS_MS,
     Capacity,
     Lease,
     ResumePoint,
     Store,
+    StoreSettings,
 )
 from drmad_service.transitions import DRIVEN, TRANSITIONS, Action
 from tests.service.test_store import step
 
 T = TypeVar("T")
 
+SETTINGS = StoreSettings()
 CPUS, GPUS = 4.0, 2.0
 CAPACITY = Capacity(CPUS, GPUS)
 QUICK = settings(
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.Runner()
         self.redis: Redis = connect(self.url)
-        self.store = Store(self.redis, vector_bytes=120)
+        self.store = Store(self.redis, StoreSettings(vector_bytes=120))
         self.known: dict[str, Known] = {}
 
     def teardown(self) -> None:
@@ -406,7 +406,7 @@ class Arrival:
 
     @property
     def rank(self) -> float:
-        return self.minute * 60_000 - self.priority * PRIORITY_BONUS_MS
+        return self.minute * 60_000 - self.priority * 1000 * SETTINGS.point_s
 
 
 arrivals = st.lists(
@@ -475,7 +475,7 @@ def _next(waiting: dict[str, Arrival], running: list[Arrival], capacity: Capacit
         return sum(arrival.tenant == tenant for arrival in running)
 
     in_turn = sorted(
-        (arrival.rank + share(arrival.tenant) * FAIR_SHARE_MS, job)
+        (arrival.rank + share(arrival.tenant) * 1000 * SETTINGS.share_s, job)
         for job, arrival in waiting.items()
         if arrival.cpus <= CPUS and arrival.gpus <= GPUS
         if share(arrival.tenant) < capacity.tenant_jobs

@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,6 +82,7 @@ def _running(receiver: Receiver) -> Iterator[Receiver]:
 
 
 LOCAL = Webhooks(("127.0.0.1", "hooks.example"), private=True, secret=SECRET)
+AT_ONCE = replace(LOCAL, retry_s=0.0)
 
 
 @asynccontextmanager
@@ -163,21 +165,20 @@ async def test_without_a_webhook_and_after_deletion_nothing_is_sent(
 
 
 async def test_a_failing_receiver_is_asked_a_few_times(
-    store: Store, spec: JobSpec, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    store: Store, spec: JobSpec, receiver: Receiver
 ) -> None:
-    monkeypatch.setattr(webhooks, "RETRY_S", (0.0, 0.0, 0.0))
     receiver.statuses = [500, 429, 204]
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
-    async with sending(store):
+    async with sending(store, AT_ONCE):
         assert (await told(store, job_id)).data["attempts"] == 3
     receiver.statuses = [503] * 9
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
-    async with sending(store):
+    async with sending(store, AT_ONCE):
         data = (await told(store, job_id)).data
     assert (data["outcome"], data["attempts"], data["message"]) == ("failed", 4, "answered 503")
     receiver.statuses = [404]
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
-    async with sending(store):
+    async with sending(store, AT_ONCE):
         assert (await told(store, job_id)).data["attempts"] == 1
 
 
@@ -304,13 +305,10 @@ async def test_redirects_are_not_followed(receiver: Receiver) -> None:
     assert len(receiver.received) == 1
 
 
-async def test_a_receiver_that_never_answers_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.2)
+async def test_a_receiver_that_never_answers_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        outcome = await deliver(url, b"{}", LOCAL)
+        outcome = await deliver(url, b"{}", replace(LOCAL, timeout_s=0.2))
     assert outcome.worth_retrying
     assert not outcome.delivered
 

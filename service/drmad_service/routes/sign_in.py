@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from drmad_service.access import SESSION_S, Access
+from drmad_service.access import Access
 from drmad_service.auth import cookie_name, refuse_cross_site, session_token
 from drmad_service.errors import SignInFailed
 from drmad_service.routes.dependencies import PROBLEM
@@ -41,7 +41,7 @@ async def sign_in(credentials: Credentials, request: Request) -> Response:
     response.set_cookie(
         cookie_name(request),
         token,
-        max_age=SESSION_S,
+        max_age=access.session_s,
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",

@@ -15,17 +15,14 @@ written before the script that mentions them, so a reader never sees half of one
     commits.py    the meta-iterations, and the states between them
 """
 
-from drmad_service.store.base import FAIR_SHARE_MS
-from drmad_service.store.jobs import PRIORITY_BONUS_MS
 from drmad_service.store.store import Store
-from drmad_service.store.values import Capacity, Lease, ResumePoint, Step
+from drmad_service.store.values import Capacity, Lease, ResumePoint, Step, StoreSettings
 
 __all__ = [
-    "FAIR_SHARE_MS",
-    "PRIORITY_BONUS_MS",
     "Capacity",
     "Lease",
     "ResumePoint",
     "Step",
     "Store",
+    "StoreSettings",
 ]

@@ -21,11 +21,9 @@ from drmad_service.errors import (
 )
 from drmad_service.schema import SCHEMA
 from drmad_service.scripts import Scripts
-from drmad_service.store.values import Lease
+from drmad_service.store.values import Lease, StoreSettings
 from drmad_service.transitions import TRANSITIONS, Action
 
-FAIR_SHARE_MS = 300_000
-"""Each running job of a tenant puts its queued ones five minutes back."""
 FULL = 0.8
 """Share of the memory budget above which no new job is accepted."""
 
@@ -36,18 +34,17 @@ class Base:
     def __init__(
         self,
         redis: Redis,
-        events_kept: int = 10_000,
-        vector_bytes: int = 256 << 20,
+        settings: StoreSettings = StoreSettings(),
         most_queued: int = 0,
     ) -> None:
-        """`vector_bytes` is the budget of a job's states and hypergradients, `most_queued` how many
-        jobs a tenant may have waiting; 0 for any number.
-        """
+        """`most_queued` is how many jobs a tenant may have waiting; 0 for any number."""
         # redis-py types its answers as bytes, str or None; this client answers bytes.
         self._redis: Any = redis
-        self._vector_bytes = vector_bytes
+        self._settings = settings
         self._most_queued = most_queued
-        self._scripts = Scripts(redis, events_kept=events_kept, share_ms=FAIR_SHARE_MS)
+        self._scripts = Scripts(
+            redis, events_kept=settings.events_kept, share_ms=1000 * settings.share_s
+        )
         self._blobs = Blobs(redis, self._scripts, "chunks")
         self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
 
@@ -71,7 +68,8 @@ class Base:
         pipe.hgetall(keys.RESERVATIONS)
         pipe.time()
         announced, reservations, (seconds, micros) = await pipe.execute()
-        return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000)
+        silent_ms = 1000 * self._settings.scheduler_silent_s
+        return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000 - silent_ms)
 
     async def must_have_room(self) -> None:
         """

@@ -53,9 +53,7 @@ class Commits(Base):
         garbage = set(before["chunks"]) - _needed([*kept], state)
         rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
         event = json.dumps(rejection | {"message": message})
-        return await self._update(
-            lease, {}, "rejection", event, json.dumps(state), sorted(garbage)
-        )
+        return await self._update(lease, {}, "rejection", event, json.dumps(state), sorted(garbage))
 
     async def commit(self, lease: Lease, step: Step) -> JobStatus:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
@@ -147,14 +145,14 @@ class Commits(Base):
         total: int,
     ) -> tuple[list[int], list[str], int]:
         """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
-        if total <= self._vector_bytes:
+        if total <= self._settings.vector_bytes:
             return [], [], total
         kept = await self._all_vectors(job_id) | {step.iteration: vectors}
         sizes = {number: value["bytes"] for number, value in kept.items()}
         best = step.best or (await self.get(job_id)).best
         protected = {best.iteration} if best else set()
         # A tenth below the budget, so that not every commit has to look through all of them.
-        gone = thinned(sizes, self._vector_bytes * 9 // 10, protected)
+        gone = thinned(sizes, self._settings.vector_bytes * 9 // 10, protected)
         left = {number: value for number, value in kept.items() if number not in gone}
         dropped = {c for n in gone for c in (*kept[n]["state"], *kept[n]["hypergradient"])}
         garbage = dropped - _needed([*left.values()], state)

@@ -20,8 +20,6 @@ from drmad_service.ids import new_id
 from drmad_service.store.base import Base
 from drmad_service.transitions import Action
 
-IDEMPOTENCY_S = 24 * 3600
-PRIORITY_BONUS_MS = 60_000
 """One point of priority counts as much as a minute of waiting."""
 
 
@@ -203,10 +201,10 @@ class Jobs(Base):
             json.dumps(described | dict(fields)),
             state,
             spec.priority,
-            spec.priority * PRIORITY_BONUS_MS,
+            1000 * spec.priority * self._settings.point_s,
             keys.idempotency(tenant, idempotency_key) if idempotency_key else "",
             hashlib.sha256(body.encode()).hexdigest(),
-            IDEMPOTENCY_S,
+            int(self._settings.repeat_s),
             tenant,
             self._most_queued,
         )
