@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 def create_app(settings: ApiSettings) -> FastAPI:
     """The application for these settings; it connects when it starts up."""
 
-    metrics = Metrics()
+    metrics = Metrics(settings.store.scheduler_silent_s)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

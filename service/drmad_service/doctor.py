@@ -27,7 +27,7 @@ from drmad_client import __version__, local_key
 from drmad_service import keys, schema
 from drmad_service.connection import connect
 from drmad_service.orphans import orphans
-from drmad_service.rows import Cluster
+from drmad_service.store import Store
 from drmad_service.store.base import FULL
 
 Level = Literal["ok", "warning", "error"]
@@ -216,12 +216,7 @@ async def _data(client: Redis) -> list[Finding]:
         )
     else:
         found.append(Finding("orphans", "ok", "every key belongs to something"))
-    pipe = client.pipeline(transaction=False)
-    pipe.hgetall(keys.CLUSTER)
-    pipe.hgetall(keys.RESERVATIONS)
-    pipe.time()
-    announced, reservations, (seconds, micros) = await pipe.execute()
-    cluster = Cluster(announced, reservations, seconds * 1000 + micros / 1000)
+    cluster = await Store(client).cluster()
     if not cluster.schedulers:
         advice = "start one: drmad schedule (drmad up does)"
         found.append(Finding("schedulers", "warning", "none looks at the queue", advice))

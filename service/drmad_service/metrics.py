@@ -51,6 +51,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drmad_client.records import JobStatus
 from drmad_service import keys, rows
+from drmad_service.store import StoreSettings
 
 MOST_QUEUED_SEEN = 100_000
 """Of a longer queue, what is at its front."""
@@ -64,7 +65,9 @@ _REDIS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.
 class Metrics:
     """The numbers of one API process, and those that Redis holds of the service."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent_s: float = StoreSettings.scheduler_silent_s) -> None:
+        """A scheduler that told nothing for `silent_s` seconds does not count."""
+        self._silent_ms = 1000 * silent_s
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self.requests = Histogram(
@@ -89,7 +92,7 @@ class Metrics:
         """All of them in Prometheus's text format."""
         async with self._lock:
             if time.monotonic() > self._told_at + _FRESH_S:
-                self._told = _written(await _of_service(redis))
+                self._told = _written(await _of_service(redis, self._silent_ms))
                 self._told_at = time.monotonic()
         return generate_latest(self._registry) + self._told
 
@@ -131,7 +134,7 @@ def _written(metrics: Iterable[Metric]) -> bytes:
     return generate_latest(registry)
 
 
-async def _of_service(redis: Redis) -> list[Metric]:
+async def _of_service(redis: Redis, silent_ms: float) -> list[Metric]:
     client: Any = redis
     pipe = client.pipeline(transaction=False)
     for status in JobStatus:
@@ -144,7 +147,7 @@ async def _of_service(redis: Redis) -> list[Metric]:
     pipe.time()
     *states, announced, reserved, leases, counters, memory, (seconds, micros) = await pipe.execute()
     now_ms = seconds * 1000 + micros / 1000
-    cluster = rows.Cluster(announced, reserved, now_ms)
+    cluster = rows.Cluster(announced, reserved, now_ms - silent_ms)
     queued, oldest_ms = await _queue(client)
     ages = {priority: max(0.0, now_ms - at) / 1000 for priority, at in oldest_ms.items()}
     expired = sum(score < now_ms for _, score in leases)

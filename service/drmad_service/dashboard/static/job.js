@@ -25,8 +25,13 @@ function changed(event) {
   readLogs();
 }
 
+let newest = null;
 function progressed(event) {
-  const { iteration, iterations, phase, step, steps, remaining_s: left } = JSON.parse(event.data).data;
+  newest = { at: performance.now(), progress: JSON.parse(event.data).data };
+  show(newest.progress);
+}
+
+function show({ iteration, iterations, phase, step, steps, remaining_s: left }) {
   document.querySelector("#iteration").textContent = iteration;
   const bar = document.querySelector("#bar");
   bar.max = iterations;
@@ -68,7 +73,8 @@ function follow() {
 }
 
 const isOver = () => document.querySelector("#facts").dataset.terminal === "true";
-document.addEventListener("drmad:refreshed", () => {
+document.addEventListener("drmad:refreshed", ({ detail }) => {
+  if (newest?.at > detail.asked) show(newest.progress); // what came may be older than what was told
   if (isOver() && !follower.over) follower.end("ended");
   else if (!isOver() && follower.over) follow(); // extended
 });

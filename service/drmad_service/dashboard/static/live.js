@@ -28,6 +28,7 @@ export async function refresh() {
 }
 
 async function update() {
+  const asked = performance.now();
   let response;
   try {
     response = await fetch(location.href, { headers: { Accept: "text/html" } });
@@ -41,7 +42,7 @@ async function update() {
     const old = document.getElementById(part.id);
     if (old) morph(old, part);
   }
-  document.dispatchEvent(new Event("drmad:refreshed"));
+  document.dispatchEvent(new CustomEvent("drmad:refreshed", { detail: { asked } }));
 }
 
 /**
