@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from drmad_client.base import Spec as Spec
@@ -189,6 +189,15 @@ class JobSpec(Spec):
         if errors:
             raise ValidationError.from_exception_data(type(self).__name__, errors)
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked_when_made(cls, value: Any, checked: ModelWrapValidatorHandler[Self]) -> Self:
+        """A JobSpec inside a record is not checked again: a search would try all its ends.
+
+        It stands after the check above, for the last validator is the outermost.
+        """
+        return value if isinstance(value, cls) else checked(value)
 
     def started_from(self, values: Mapping[str, Any]) -> JobSpec:
         """The job without its search, with these values of what was searched.

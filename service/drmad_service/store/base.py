@@ -64,10 +64,17 @@ class Base:
     async def cluster(self) -> rows.Cluster:
         """What the cluster has, and what of it is promised."""
         pipe = self._redis.pipeline(transaction=False)
+        self._ask_cluster(pipe)
+        return self._cluster_of(await pipe.execute())
+
+    def _ask_cluster(self, pipe: Any) -> None:
+        """Put the questions of which `_cluster_of` reads the answers at the end of a pipeline."""
         pipe.hgetall(keys.CLUSTER)
         pipe.hgetall(keys.RESERVATIONS)
         pipe.time()
-        announced, reservations, (seconds, micros) = await pipe.execute()
+
+    def _cluster_of(self, answers: Sequence[Any]) -> rows.Cluster:
+        announced, reservations, (seconds, micros) = answers
         silent_ms = 1000 * self._settings.scheduler_silent_s
         return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000 - silent_ms)
 

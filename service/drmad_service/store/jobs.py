@@ -94,7 +94,6 @@ class Jobs(Base):
     ) -> Page[Job]:
         """Jobs without their transitions, the newest first; of one tenant, or everybody's."""
         index = keys.jobs_with(status, tenant)
-        cluster = await self.cluster()
         found: list[Job] = []
         last = after
         while len(found) <= limit:
@@ -107,7 +106,10 @@ class Jobs(Base):
             pipe = self._redis.pipeline(transaction=False)
             for raw in ids:
                 pipe.hgetall(keys.job(raw.decode()))
-            for raw, fields in zip(ids, await pipe.execute(), strict=True):
+            self._ask_cluster(pipe)
+            answers = await pipe.execute()
+            cluster = self._cluster_of(answers[len(ids) :])
+            for raw, fields in zip(ids, answers, strict=False):
                 last = raw.decode()
                 if not fields:  # deleted meanwhile
                     continue
