@@ -8,32 +8,41 @@ from pathlib import Path
 
 from redis import Redis
 
+from drmad_client.jobs import Job
 from drmad_client.records import JobStatus
+from tests.end_to_end.collector import collector
 from tests.end_to_end.running import Service, alive, descendants, free_port
 from tests.end_to_end.test_tuning import example
 
+SHORT = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
+
 
 def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    """And its first run tells OpenTelemetry's collector what it did, to the last span."""
     service = Service(tmp_path / "home", "--cpus", "1")
-    service.start()
-    assert service.process is not None
-    short = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
-    with service.client() as client:
-        finished = client.jobs.wait(client.jobs.create(short).id, timeout_s=120)
-        long = client.jobs.create(short | {"meta": {"iterations": 6}})
-        for event in client.jobs.events(long.id):
-            if event.type == "iteration" and event.data["iteration"] == 1:
-                break
-    started = descendants(service.process.pid)
-    assert any("raylet" in command for command in started.values())
-    assert service.interrupt() < 10.0
-    assert [command for pid, command in started.items() if alive(pid)] == []
+    with collector() as (address, spans):
+        service.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
+        finished, long = _interrupted(service)
+        del service.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    submitted = [span for span in spans if span.name == "POST /v1/jobs"]
+    assert [(s.service, s.attributes["http.response.status_code"]) for s in submitted] == [
+        ("drmad-api", 201)
+    ] * 2
+    driven = [span for span in spans if span.service == "drmad-scheduler"]
+    claims = [s.attributes["drmad.job_id"] for s in driven if s.name == "claim"]
+    assert claims == [finished.id, long.id]
+    computed = [
+        (span.attributes["drmad.job_id"], span.attributes["drmad.iteration"])
+        for span in driven
+        if span.name == "meta-iteration" and span.seconds > 0
+    ]
+    assert computed[:4] == [(finished.id, 0), (finished.id, 1), (long.id, 0), (long.id, 1)]
     service.start()
     with service.client() as client:
         assert client.jobs.retrieve(finished.id) == finished
         resumed = client.jobs.wait(long.id, timeout_s=120)
         again = client.jobs.wait(
-            client.jobs.create(short | {"meta": {"iterations": 6}}).id, timeout_s=120
+            client.jobs.create(SHORT | {"meta": {"iterations": 6}}).id, timeout_s=120
         )
         histories = [
             [(r.iteration, r.validation_loss) for r in client.jobs.history(job.id)]
@@ -44,6 +53,23 @@ def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -
     assert histories[0] == histories[1]
     assert resumed.status is JobStatus.SUCCEEDED
     service.interrupt()
+
+
+def _interrupted(service: Service) -> tuple[Job, Job]:
+    """A job that was over when the service was stopped, and one that was not."""
+    service.start()
+    assert service.process is not None
+    with service.client() as client:
+        finished = client.jobs.wait(client.jobs.create(SHORT).id, timeout_s=120)
+        long = client.jobs.create(SHORT | {"meta": {"iterations": 6}})
+        for event in client.jobs.events(long.id):
+            if event.type == "iteration" and event.data["iteration"] == 1:
+                break
+    started = descendants(service.process.pid)
+    assert any("raylet" in command for command in started.values())
+    assert service.interrupt() < 10.0
+    assert [command for pid, command in started.items() if alive(pid)] == []
+    return finished, long
 
 
 def test_second_up_on_the_same_home_is_refused_with_advice(service: Service) -> None:
