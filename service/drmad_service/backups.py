@@ -6,9 +6,9 @@
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
     jobs/<id>/chunks/<sha256>       likewise model_chunks
     code/<sha256>                   archives of user code that the jobs name
+    data/<sha256>                   data sets that their users uploaded
 
-Nothing in it is executed or unpickled. Keys that open the service, sessions and uploaded data sets,
-which are files elsewhere, are not in it.
+Nothing in it is executed or unpickled. Keys that open the service and sessions are not in it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from drmad_client import __version__
+from drmad_client.array_files import DataError
 from drmad_client.errors import DrmadError
+from drmad_client.problems import uploaded_data
 from drmad_client.records import JobStatus
 from drmad_client.specs import JobSpec
 from drmad_service import keys
 from drmad_service.blobs import CHUNK_BYTES, COPY_S
+from drmad_service.data_folder import DataFolder, WrongDigest
 from drmad_service.errors import JobNotFound
 from drmad_service.schema import SCHEMA
 from drmad_service.store import Store
@@ -47,7 +50,7 @@ _TRIES = 10
 _JOB_ID = r"job_[0-9A-Z]{26}"
 _NAMES = re.compile(
     rf"manifest\.json|jobs/{_JOB_ID}/(?:job|{'|'.join(_PARTS)})\.json"
-    rf"|jobs/{_JOB_ID}/(?:{'|'.join(_BINARY)})/[0-9a-f]{{64}}|code/[0-9a-f]{{64}}"
+    rf"|jobs/{_JOB_ID}/(?:{'|'.join(_BINARY)})/[0-9a-f]{{64}}|(?:code|data)/[0-9a-f]{{64}}"
 )
 _AFTER = {
     JobStatus.STARTING: JobStatus.QUEUED,
@@ -71,7 +74,9 @@ class Outcome:
     detail: str
 
 
-async def write(redis: Redis, path: Path, job_ids: Sequence[str] = ()) -> list[str]:
+async def write(
+    redis: Redis, data: DataFolder, path: Path, job_ids: Sequence[str] = ()
+) -> list[str]:
     """Write the jobs, or all, to a new file; each as it is at one moment. Returns their ids.
 
     Raises:
@@ -83,22 +88,28 @@ async def write(redis: Redis, path: Path, job_ids: Sequence[str] = ()) -> list[s
     client: Any = redis
     ids = [*job_ids] or [raw.decode() for raw in await client.zrange(keys.JOBS, 0, -1)]
     written: list[str] = []
-    codes: set[str] = set()
+    specs: list[JobSpec] = []
     draft = path.with_name(path.name + ".part")
     try:
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
             for job_id in ids:
                 try:
-                    codes |= await _write_job(client, archive, job_id)
+                    specs.append(await _write_job(client, archive, job_id))
                     written.append(job_id)
                 except JobNotFound:
                     if job_ids:
                         raise  # else it was deleted meanwhile
-            for sha256 in sorted(codes):
+            for sha256 in sorted(set(filter(None, map(_code_of, specs)))):
                 parts = await client.hgetall(keys.code(sha256))
                 if parts:
                     content = b"".join(parts[number] for number in sorted(parts, key=int))
                     archive.writestr(f"code/{sha256}", content, zipfile.ZIP_STORED)
+            for sha256 in sorted(set(filter(None, map(_data_of, specs)))):
+                if data.holds(sha256):
+                    name = f"data/{sha256}"
+                    await asyncio.to_thread(
+                        archive.write, data.path(sha256), name, zipfile.ZIP_STORED
+                    )
             _put(
                 archive,
                 "manifest.json",
@@ -116,8 +127,8 @@ async def write(redis: Redis, path: Path, job_ids: Sequence[str] = ()) -> list[s
     return written
 
 
-async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> set[str]:
-    """Returns the code that the job names."""
+async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> JobSpec:
+    """Returns what the job is."""
     for _ in range(_TRIES):
         fields, parts, chunks = await _snapshot(client, job_id)
         if fields is None:
@@ -134,8 +145,16 @@ async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> set[
         _put(archive, f"jobs/{job_id}/{part}.json", value)
     for (part, name), content in contents.items():
         archive.writestr(f"jobs/{job_id}/{part}/{name}", content, zipfile.ZIP_STORED)
-    code = json.loads(fields["spec"])["problem"].get("code") or ""
-    return {code.removeprefix("sha256:")} if code else set()
+    return JobSpec.model_validate_json(fields["spec"])
+
+
+def _code_of(spec: JobSpec) -> str | None:
+    return spec.problem.code.removeprefix("sha256:") if spec.problem.kind == "code" else None
+
+
+def _data_of(spec: JobSpec) -> str | None:
+    named = uploaded_data(spec.problem)
+    return named[0].removeprefix("sha256:") if named else None
 
 
 async def _snapshot(
@@ -258,6 +277,20 @@ class Backup:
         name = f"code/{sha256}"
         return self._content(name, LARGEST_CODE) if name in self._sizes else None
 
+    async def data(self, sha256: str) -> AsyncIterator[bytes]:
+        """The bytes of an uploaded data set piece by piece, none where it is not in the file."""
+        name = f"data/{sha256}"
+        if name not in self._sizes:
+            return
+        if self._archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise BackupError(f"{name} is compressed, which no backup does")
+        with self._archive.open(name) as file:
+            while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield piece
+
+    def holds_data(self, sha256: str) -> bool:
+        return f"data/{sha256}" in self._sizes
+
     def _content(self, name: str, most_bytes: int) -> bytes:
         content = self._read(name, most_bytes)
         if hashlib.sha256(content).hexdigest() != name.rpartition("/")[2]:
@@ -283,7 +316,12 @@ class Backup:
 
 
 async def restore(
-    store: Store, redis: Redis, backup: Backup, job_ids: Sequence[str] = (), replace: bool = False
+    store: Store,
+    redis: Redis,
+    data: DataFolder,
+    backup: Backup,
+    job_ids: Sequence[str] = (),
+    replace: bool = False,
 ) -> AsyncIterator[Outcome]:
     """Bring jobs back under their ids; those that were running are queued.
 
@@ -307,17 +345,33 @@ async def restore(
                 yield Outcome(job_id, False, "exists and has not ended; cancel it first")
                 continue
             await store.delete(job_id)
+        await _restore_uploads(store, data, backup, fields)
         yield await _restore_job(store, redis, backup, job_id, fields)
+
+
+async def _restore_uploads(
+    store: Store, data: DataFolder, backup: Backup, fields: dict[str, str]
+) -> None:
+    """The code and the data that a job names, for its tenant."""
+    spec = JobSpec.model_validate_json(fields["spec"])
+    if code := _code_of(spec):
+        content = await asyncio.to_thread(backup.code, code)
+        if content is not None:
+            await store.put_code(code, content, fields["tenant"])
+    sha256 = _data_of(spec)
+    if sha256 is None or not (data.holds(sha256) or backup.holds_data(sha256)):
+        return
+    if not data.holds(sha256):
+        try:
+            await data.put(sha256, backup.data(sha256))
+        except (WrongDigest, DataError, OSError, zipfile.BadZipFile) as error:
+            raise BackupError(f"data/{sha256} is damaged: {error}") from error
+    await store.note_data(sha256, fields["tenant"])
 
 
 async def _restore_job(
     store: Store, redis: Any, backup: Backup, job_id: str, fields: dict[str, str]
 ) -> Outcome:
-    problem = json.loads(fields["spec"])["problem"]
-    if code := problem.get("code"):
-        content = await asyncio.to_thread(backup.code, code.removeprefix("sha256:"))
-        if content is not None:
-            await store.put_code(code.removeprefix("sha256:"), content, fields["tenant"])
     names: set[str] = set()
     for part, value in backup.parts(job_id):
         names.add(part)

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from drmad_service.bounds import Bounds
+from drmad_service.data_folder import data_folder
 from drmad_service.flags import filled, with_settings
 from drmad_service.settings import ApiSettings, SchedulerSettings, SupervisorSettings
 from drmad_service.store import StoreSettings
@@ -345,11 +346,6 @@ def schedule(
     import ray
 
     ray.shutdown()
-
-
-def data_folder(data_dir: Path | None, home: Path) -> Path:
-    """Where uploaded data sets are kept."""
-    return (data_dir or home / "data").expanduser().resolve()
 
 
 def _open_when_ready(port: int, link: str) -> None:

@@ -16,6 +16,11 @@ _PIECE_BYTES = 1 << 20
 """Written at once, in a thread: a disk may be slow."""
 
 
+def data_folder(data_dir: Path | None, home: Path) -> Path:
+    """Where uploaded data sets are kept: in the home where nothing else is said."""
+    return (data_dir or home / "data").expanduser().resolve()
+
+
 class WrongDigest(Exception):
     """The bytes are not those that their name promises."""
 

@@ -21,6 +21,10 @@ RedisUrl = Annotated[
     typer.Option(envvar="DRMAD_REDIS_URL", help="Default: the Redis of `drmad up` in the home."),
 ]
 Home = Annotated[Path, typer.Option(envvar="DRMAD_HOME", help="Of `drmad up`.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(envvar="DRMAD_DATA_DIR", help="Of uploaded data sets; default: data in the home."),
+]
 _HOME = Path.home() / ".drmad"
 
 
@@ -75,15 +79,18 @@ def backup(
     job_ids: Annotated[list[str], typer.Argument(metavar="[JOB]...", help="None for all.")] = [],  # noqa: B006
     redis_url: RedisUrl = "",
     home: Home = _HOME,
+    data_dir: DataDir = None,
 ) -> None:
-    """Write jobs with their histories, vectors, models and code into one file.
+    """Write jobs with their histories, vectors, models, code and data into one file.
 
     Each job is as it was at one moment, also while it runs.
     """
     from drmad_service import backups
+    from drmad_service.data_folder import DataFolder, data_folder
 
     async def run(redis: Redis) -> None:
-        written = await backups.write(redis, file, job_ids)
+        data = DataFolder(data_folder(data_dir, home))
+        written = await backups.write(redis, data, file, job_ids)
         typer.echo(f"{len(written)} jobs in {file} ({file.stat().st_size / 2**20:.1f} MiB)")
 
     _with_redis(redis_url, home, run)
@@ -97,18 +104,22 @@ def restore(
     ] = False,
     redis_url: RedisUrl = "",
     home: Home = _HOME,
+    data_dir: DataDir = None,
 ) -> None:
     """Bring jobs back under their ids; those that were running go on from their last iteration.
 
     Exits with 1 where a job was left out.
     """
     from drmad_service import backups
+    from drmad_service.data_folder import DataFolder, data_folder
     from drmad_service.store import Store
 
     async def run(redis: Redis) -> None:
         outcomes = []
+        data = DataFolder(data_folder(data_dir, home))
         with backups.Backup(file) as opened:
-            async for outcome in backups.restore(Store(redis), redis, opened, job_ids, replace):
+            restored = backups.restore(Store(redis), redis, data, opened, job_ids, replace)
+            async for outcome in restored:
                 outcomes.append(outcome)
                 what = "restored" if outcome.restored else "left out"
                 typer.echo(f"{outcome.job_id} {what}: {outcome.detail}")

@@ -8,18 +8,21 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis
+from safetensors import numpy as safetensors
 
 from drmad_client.records import JobStatus
 from drmad_client.specs import JobSpec
 from drmad_service import keys
 from drmad_service.backups import Backup, BackupError, Outcome, restore, write
 from drmad_service.blobs import CHUNK_BYTES
+from drmad_service.data_folder import DataFolder
 from drmad_service.errors import JobNotFound, LeaseLost
 from drmad_service.orphans import orphans
 from drmad_service.store import Capacity, Store
@@ -29,13 +32,16 @@ from tests.service.test_store import started, step
 pytestmark = pytest.mark.anyio
 
 CAPACITY = Capacity(4.0, 0.0)
+NO_DATA = DataFolder(Path("nowhere"))
 CHANGED = {"transitions", "reason", "message", "version", "waiting"}
 """Of a job that waits: that it was restored, and that no scheduler has looked since."""
 
 
-async def bring_back(redis: Redis, store: Store, path: Path, **options: Any) -> list[Outcome]:
+async def bring_back(
+    redis: Redis, store: Store, path: Path, data: DataFolder = NO_DATA, **options: Any
+) -> list[Outcome]:
     with Backup(path) as backup:
-        return [outcome async for outcome in restore(store, redis, backup, **options)]
+        return [outcome async for outcome in restore(store, redis, data, backup, **options)]
 
 
 async def everything(redis: Redis) -> dict[str, Any]:
@@ -84,7 +90,7 @@ async def test_jobs_come_back_as_they_were(
     await store.pause((await store.create(spec))[0].id)
     before, path = await everything(redis), tmp_path / "all.zip"
     jobs = [await store.get(job.id) for job in reversed((await store.jobs()).data)]
-    assert await write(redis, path) == [job.id for job in jobs]
+    assert await write(redis, NO_DATA, path) == [job.id for job in jobs]
     await redis.flushall()
     outcomes = await bring_back(redis, store, path)
     assert [outcome.restored for outcome in outcomes] == [True] * 3
@@ -106,7 +112,7 @@ async def test_restored_job_can_be_forked_extended_and_deleted(
     redis: Redis, store: Store, spec: JobSpec, tmp_path: Path
 ) -> None:
     job_id, path = await ended(store, spec), tmp_path / "one.zip"
-    await write(redis, path, [job_id])
+    await write(redis, NO_DATA, path, [job_id])
     vectors = await store.vectors(job_id, 1, "state")
     await redis.flushall()
     await bring_back(redis, store, path)
@@ -127,7 +133,7 @@ async def test_running_job_is_queued_and_its_old_scheduler_cannot_write(
 ) -> None:
     lease, path = await started(store, spec), tmp_path / "one.zip"
     await store.commit(lease, step(0))
-    await write(redis, path)
+    await write(redis, NO_DATA, path)
     await redis.flushall()
     (outcome,) = await bring_back(redis, store, path)
     assert (outcome.restored, outcome.detail) == (True, "was running, is queued")
@@ -150,7 +156,7 @@ async def test_code_of_a_job_comes_with_it(
     body["problem"] = {"entrypoint": "m:build", "code": f"sha256:{sha256}"}
     body["hyperparameters"] = [{"kind": "l2"}]
     await store.create(JobSpec.model_validate(body), tenant="team")
-    await write(redis, tmp_path / "one.zip")
+    await write(redis, NO_DATA, tmp_path / "one.zip")
     await redis.flushall()
     await bring_back(redis, store, tmp_path / "one.zip")
     assert await store.code(sha256) == content
@@ -158,12 +164,51 @@ async def test_code_of_a_job_comes_with_it(
     assert not await store.has_code(sha256, "other")
 
 
+async def pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), 1000):
+        yield content[start : start + 1000]
+
+
+async def test_data_that_users_uploaded_comes_with_their_jobs(
+    redis: Redis, store: Store, body: dict[str, Any], tmp_path: Path
+) -> None:
+    content = safetensors.save({"x": np.zeros((50_000, 10), np.float32)})
+    sha256 = hashlib.sha256(content).hexdigest()
+    before, after = DataFolder(tmp_path / "before"), DataFolder(tmp_path / "after")
+    await before.put(sha256, pieces(content))
+    await store.note_data(sha256, "team")
+    uploaded = {"name": "upload", "data": f"sha256:{sha256}", "train": 100, "valid": 50}
+    body["problem"]["data"] = uploaded
+    for _ in range(2):  # it is written once
+        await store.create(JobSpec.model_validate(body), tenant="team")
+    path = tmp_path / "one.zip"
+    await write(redis, before, path)
+    assert len(content) < path.stat().st_size < 1.2 * len(content)
+    await redis.flushall()
+    await bring_back(redis, store, path, after)
+    assert after.path(sha256).read_bytes() == content
+    assert await store.has_data(sha256, "team")
+    assert not await store.has_data(sha256, "other")
+
+    def exchanged(members: dict[str, bytes]) -> None:
+        members[f"data/{sha256}"] = content[:-4] + b"more"
+
+    await redis.flushall()
+    other = DataFolder(tmp_path / "other")
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        wrong = rewritten(path, tmp_path / "wrong.zip", exchanged, method)
+        with pytest.raises(BackupError, match="data/"):
+            await bring_back(redis, store, wrong, other)
+    assert list((tmp_path / "other").iterdir()) == []
+    assert (await store.jobs()).data == []
+
+
 async def test_nothing_is_overwritten_unless_told(
     redis: Redis, store: Store, spec: JobSpec, tmp_path: Path
 ) -> None:
     job_id, path = await ended(store, spec), tmp_path / "all.zip"
     running = await started(store, spec)
-    await write(redis, path)
+    await write(redis, NO_DATA, path)
     before = await everything(redis)
     outcomes = await bring_back(redis, store, path)
     assert {o.detail for o in outcomes} == {"exists already"}
@@ -172,17 +217,22 @@ async def test_nothing_is_overwritten_unless_told(
     assert {o.job_id: o.restored for o in outcomes} == {job_id: True, running.job_id: False}
     await store.commit(running, step(0))  # it still is the scheduler's
     with pytest.raises(BackupError, match="exists"):
-        await write(redis, path)
+        await write(redis, NO_DATA, path)
     with pytest.raises(JobNotFound):
-        await write(redis, tmp_path / "other.zip", ["job_unknown"])
+        await write(redis, NO_DATA, tmp_path / "other.zip", ["job_unknown"])
     assert not (tmp_path / "other.zip").exists()
 
 
-def rewritten(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+def rewritten(
+    source: Path,
+    target: Path,
+    change: Callable[[dict[str, bytes]], None],
+    method: int = zipfile.ZIP_DEFLATED,
+) -> Path:
     with zipfile.ZipFile(source) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     change(members)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return target
@@ -248,7 +298,7 @@ async def test_what_is_no_backup_is_refused_and_leaves_nothing(
     change: Callable[[dict[str, bytes]], None],
 ) -> None:
     await ended(store, spec)
-    await write(redis, tmp_path / "good.zip")
+    await write(redis, NO_DATA, tmp_path / "good.zip")
     wrong = rewritten(tmp_path / "good.zip", tmp_path / "wrong.zip", change)
     await redis.flushall()
     with pytest.raises(BackupError):
