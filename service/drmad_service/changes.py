@@ -28,6 +28,14 @@ class Changes:
         self._store = store
         self._pause_s = pause_s
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self.over = False
+        """Nobody need wait any more."""
+
+    def close(self) -> None:
+        """Wake everybody for the last time: this process ends."""
+        self.over = True
+        for watcher in self._watchers_of(""):
+            watcher.set()
 
     async def run(self) -> None:
         """Listen until cancelled; reconnects when Redis goes away."""

@@ -211,11 +211,10 @@ def serve(
     refuse_unguarded(host, redis_url, has_key=key_file is not None)
     _configure_logging()
     _configure_traces("drmad-api")
-    import uvicorn
-
     from drmad_service import local_key
     from drmad_service.app import create_app
-    from drmad_service.patience import patient
+    from drmad_service.server import Server
+    from drmad_service.server import serve as run
     from drmad_service.supervisor import exit_with_parent as follow_parent
 
     settings = filled(
@@ -235,16 +234,7 @@ def serve(
     )
     if exit_with_parent:
         follow_parent()
-    uvicorn.run(
-        create_app(settings),
-        host=host,
-        port=port,
-        log_config=None,
-        access_log=False,
-        http=patient(settings.patience_s),
-        limit_concurrency=settings.most_connections,
-        timeout_graceful_shutdown=3,
-    )
+    run(Server(create_app(settings), settings, host, port))
 
 
 @with_settings(SchedulerSettings, StoreSettings, webhook=Webhooks)

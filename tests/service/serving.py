@@ -6,26 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
 from drmad_service.app import create_app
-from drmad_service.patience import patient
+from drmad_service.server import Server
 from drmad_service.settings import ApiSettings
 
 
 @contextmanager
 def serving(settings: ApiSettings) -> Iterator[tuple[str, int]]:
     """Its address."""
-    config = uvicorn.Config(
-        create_app(settings),
-        port=0,
-        log_config=None,
-        http=patient(settings.patience_s),
-        timeout_keep_alive=1,
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    listening = config.bind_socket()
+    server = Server(create_app(settings), settings, "127.0.0.1", 0)
+    listening = server.config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

@@ -89,7 +89,7 @@ async def _stream(
     """Ends with the job, and when the key is revoked."""
     shown: Progress | None = None
     async with changes.watch(job_id) as changed:
-        while await may_go_on():
+        while not changes.over and await may_go_on():
             changed.clear()
             batch = await store.events(job_id, after)
             for event in batch:

@@ -301,7 +301,7 @@ def _etag(job: Job) -> str:
 async def _changed(store: Store, changes: Changes, job: Job, wait_s: float) -> Job:
     async with changes.watch(job.id) as changed:
         now = await store.get(job.id)
-        if now.version == job.version:
+        if now.version == job.version and not changes.over:
             try:
                 await asyncio.wait_for(changed.wait(), wait_s)
             except TimeoutError:

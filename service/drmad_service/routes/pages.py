@@ -324,7 +324,7 @@ async def _changes(
         yield ServerSentEvent("", event="open")
         while True:
             await changed.wait()
-            if not await may_go_on():
+            if changes.over or not await may_go_on():
                 return
             changed.clear()
             yield ServerSentEvent("", event="change")
