@@ -82,6 +82,12 @@ def timing(results: Results, case: str, arm: str) -> Result | None:
 Column = Callable[[Arm], str]
 
 
+def seeds(arm: Arm) -> str:
+    """How many, and of how many the job ended before its budget was spent."""
+    early = sum(bool(run.error) for run in arm.runs)
+    return f"{len(arm.runs)}" + (f", {early} ended early" if early else "")
+
+
 def validation_loss(arm: Arm) -> str:
     return number([run.validation_loss[run.best] for run in arm.runs])
 
@@ -90,17 +96,22 @@ def test_error(arm: Arm) -> str:
     return percent([run.at_best("test_error") for run in arm.runs])
 
 
-def difference(arm: Arm, to: str, metric: str = "test_error") -> str:
-    """How much more error than the arm `to`, in points, seed by seed: the mean and its interval."""
-    pairs = [(run, arm.results.get(arm.case, to, run.seed)) for run in arm.runs]
-    points = [
-        100.0 * (run.at_best(metric) - other.at_best(metric))
+def differences(results: Results, case: str, arm: str, to: str, metric: str) -> list[float]:
+    """The metric of an arm less that of another, of every seed that both have run."""
+    pairs = [(run, results.get(case, to, run.seed)) for run in results.of(case, arm)]
+    return [
+        run.at_best(metric) - other.at_best(metric)
         for run, other in pairs
         if other is not None and other.validation_loss
     ]
-    if not points or arm.name == to:
+
+
+def difference(arm: Arm, to: str) -> str:
+    """How much more test error than the arm `to`, in points: the mean and its interval."""
+    found = differences(arm.results, arm.case, arm.name, to, "test_error")
+    if not found or arm.name == to:
         return "–"
-    mean, half = mean_and_interval(points)
+    mean, half = mean_and_interval([100.0 * each for each in found])
     return f"{mean:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")
 
 
@@ -140,7 +151,7 @@ def arms_table(
     before = before or {}
     arms = [Arm(results, case, name, before.get(name, 0)) for name in labels]
     rows = [
-        [labels[arm.name], str(len(arm.runs)), *(show(arm) for show in columns.values())]
+        [labels[arm.name], seeds(arm), *(show(arm) for show in columns.values())]
         for arm in arms
         if arm.runs
     ]

@@ -59,6 +59,14 @@ class Result:
     def at_best(self, metric: str) -> float:
         return self.metrics[metric][self.best]
 
+    def so_far(self, metric: str) -> list[float]:
+        """The metric of the best run up to each."""
+        best, found = 0, []
+        for number, loss in enumerate(self.validation_loss):
+            best = number if loss < self.validation_loss[best] else best
+            found.append(self.metrics[metric][best])
+        return found
+
     def as_line(self) -> str:
         full = {name: value for name, value in vars(self).items() if value or name == "seed"}
         return json.dumps(_rounded(full))

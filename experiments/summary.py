@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.reporting import number, percent, table
-from experiments.results import Result, Results
+from experiments.arms import Arm, cpu_seconds, differences, mib
+from experiments.mnist_l2.experiment import FIRST_TRIALS
+from experiments.reporting import mean_and_interval, number, percent, table
+from experiments.results import Results
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,8 @@ class Row:
     """A task, and which arms of which experiment stand in its columns.
 
     Attributes:
-        untuned: an arm, or "" for the first meta-iteration of `drmad`.
         searches: of which the one with the lowest mean validation loss is shown.
+        before: training runs that a search took before `drmad`.
     """
 
     experiment: str
@@ -29,6 +31,7 @@ class Row:
     searches: Sequence[str]
     drmad: str
     exact: str = "exact"
+    before: int = 0
     metric: str = "test_error"
 
 
@@ -48,17 +51,23 @@ ROWS = (
         "usual",
         ("tpe l2", "tpe l2 per layer", "random l2"),
         "search, then auto",
+        before=FIRST_TRIALS,
     ),
     Row(
         "schedules",
         "digits in 100 steps: 1,600 rates and momenta",
         "digits",
-        "",
+        "untuned",
         ("tpe", "tpe per layer", "random"),
         "drmad",
     ),
     Row(
-        "initial_scales", "digits, a deep net: 12 scales", "digits", "", ("tpe", "random"), "drmad"
+        "initial_scales",
+        "digits, a deep net: 12 scales",
+        "digits",
+        "untuned",
+        ("tpe", "random"),
+        "drmad",
     ),
     Row("distillation", "MNIST from ten images: 7,840 pixels", "mnist", "means", (), "drmad"),
     Row(
@@ -66,7 +75,7 @@ ROWS = (
         "five tasks: two 5 × 5 matrices (test loss)",
         "rotated digits",
         "apart",
-        ("tpe", "random"),
+        ("tpe", "tpe rate", "random"),
         "drmad",
         metric="test_loss",
     ),
@@ -86,30 +95,22 @@ def block(root: Path) -> str:
     rows, missing = [], []
     for row in ROWS:
         results = Results(root / row.experiment)
-        runs = results.of(row.case, row.drmad)
-        if not runs:
-            missing.append(f"[{row.task}](experiments/{row.experiment}/README.md)")
+        page = f"experiments/{row.experiment}/README.md"
+        link = f"[{row.task}]({page})"
+        if not results.of(row.case, row.drmad):
+            missing.append(link)
             continue
         shown = partial(percent, seeds=True) if row.metric == "test_error" else number
-        untuned = (
-            results.best(row.case, row.untuned, row.metric)
-            if row.untuned
-            else [run.metrics[row.metric][0] for run in runs]
-        )
         search = best_search(results, row)
-        exact = results.of(row.case, row.exact)
-        rows.append(
-            [
-                f"[{row.task}](experiments/{row.experiment}/README.md)",
-                shown(untuned),
-                shown(results.best(row.case, search, row.metric)) if search else "–",
-                shown([run.at_best(row.metric) for run in runs]),
-                shown([run.at_best(row.metric) for run in exact]),
-                spent(runs) + " · " + spent(exact),
-            ]
-        )
-    head = ["test error of", "untuned", "best of Optuna", "drmad", "exact"]
-    text = table([*head, "seconds, MiB: drmad · exact"], rows)
+        arms = {"untuned": row.untuned, "search": search, "drmad": row.drmad, "exact": row.exact}
+        found = [
+            shown(results.best(row.case, arm, row.metric)) if arm else "–" for arm in arms.values()
+        ]
+        spent = [seconds_and_mib(results, row, row.drmad), seconds_and_mib(results, row, row.exact)]
+        cells = [*found, gain(results, row, search or row.untuned), *spent]
+        rows.append([link, *(cell if cell == "–" else f"[{cell}]({page})" for cell in cells)])
+    head = ["test error of", "untuned", "best of Optuna", "drmad", "exact", "gained over Optuna"]
+    text = table([*head, "drmad: CPU s, MiB", "exact: CPU s, MiB"], rows)
     return text + (f"\nNot run to the end yet: {', '.join(missing)}.\n" if missing else "")
 
 
@@ -123,10 +124,24 @@ def best_search(results: Results, row: Row) -> str | None:
     return min(there, key=loss, default=None)
 
 
-def spent(runs: Sequence[Result]) -> str:
-    """Median seconds of a job, and the peak of its worker's memory."""
-    if not runs:
+def gain(results: Results, row: Row, other: str) -> str:
+    """By how much drmad is better than the other arm, seed by seed; says where it is not."""
+    gained = differences(results, row.case, other, row.drmad, row.metric)
+    if not gained:
         return "–"
-    seconds = float(np.median([run.seconds["total"] for run in runs]))
-    mib = float(np.median([run.peak_memory_bytes for run in runs])) / 2**20
-    return f"{seconds:.0f} s, {mib:.0f}"
+    if row.metric == "test_error":
+        gained = [100.0 * each for each in gained]
+    mean, half = mean_and_interval(gained)
+    shown = f"{mean:.2g}" if np.isnan(half) else f"{mean:.2g} ± {half:.2g}"
+    shown += " points" if row.metric == "test_error" else ""
+    if np.isnan(half):
+        return f"{shown} (one seed)"
+    if mean < -half:
+        return f"**loses**: {shown}"
+    return shown if mean > half else f"**none that can be told**: {shown}"
+
+
+def seconds_and_mib(results: Results, row: Row, name: str) -> str:
+    arm = Arm(results, row.case, name, row.before if name == row.drmad else 0)
+    shown = f"{cpu_seconds(arm)}, {mib(arm)}"
+    return "–" if "–" in shown else shown

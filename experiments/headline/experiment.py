@@ -27,10 +27,10 @@ ARMS = {
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
     horizons = HORIZONS[:3] if quick else HORIZONS
-    return [lambda _: [task for steps in horizons for task in tasks(steps)]]
+    return [lambda _: [task for steps in horizons for task in tasks(steps, quick)]]
 
 
-def tasks(steps: int) -> list[Task]:
+def tasks(steps: int, quick: bool) -> list[Task]:
     methods = {
         PLAIN: {"method": "one_step"},
         "paper_tenth": {"method": "shortcut", "preset": "paper_tenth"},
@@ -41,7 +41,7 @@ def tasks(steps: int) -> list[Task]:
         "replay": {"method": "replay"},
         "reversible": {"method": "reversible"},
     }
-    repeats = 3 if steps < 1000 else 1
+    repeats = 3 if steps <= 1000 and not quick else 1
     spec = changed(read_spec(FOLDER / "job.yaml"), training={"steps": steps})
     return [
         Measured(f"T = {steps}", arm, seed, spec | {"hypergradient": method})
@@ -68,15 +68,26 @@ def report(results: Results) -> str:
         row = [label]
         for steps in HORIZONS:
             own, plain = seconds(results, steps, arm), seconds(results, steps, PLAIN)
-            row.append("–" if own is None or plain is None else f"{own:.2f} ({own / plain:.1f} ×)")
+            if own is None or plain is None:
+                row.append(failure(results, steps, arm))
+            else:
+                row.append(f"{own:.3g} ({own / plain:.1f} ×)")
         rows.append(row)
     shown = table(["CPU seconds (times plain training)", *map("T = {:,}".format, HORIZONS)], rows)
     rows = []
     for arm, label in ARMS.items():
-        found = [growth(results, steps, arm) for steps in HORIZONS]
-        rows.append([label, *("–" if mib is None else f"{mib:.0f}" for mib in found)])
+        row = [label]
+        for steps in HORIZONS:
+            mib = growth(results, steps, arm)
+            row.append(failure(results, steps, arm) if mib is None else f"{mib:.0f}")
+        rows.append(row)
     heads = ["MiB that the process grew by", *map("T = {:,}".format, HORIZONS)]
     return shown + "\n" + table(heads, rows) + "\n" + ratios(results)
+
+
+def failure(results: Results, steps: int, arm: str) -> str:
+    run = results.get(f"T = {steps}", arm, 0)
+    return run.error if run is not None and run.error else "–"
 
 
 def ratios(results: Results) -> str:

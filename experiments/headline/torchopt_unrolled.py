@@ -3,11 +3,12 @@
     python -m experiments.headline.torchopt_unrolled [T ...]
 
 torchopt is no dependency of this project: install it beside (`pip install torchopt`). Each T runs
-in a process of its own and becomes a line of results.jsonl.
+in a process of its own, which may take 8 GiB, and becomes a line of results.jsonl.
 """
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,9 +27,22 @@ from drmad_workers.tuning import peak_memory_bytes
 
 ARM = "torchopt"
 CPU = torch.device("cpu")
+LIMIT_GIB = 8
 
 
 def measure(steps: int) -> Result:
+    limit = LIMIT_GIB * 2**30
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        return unrolled(steps)
+    except (MemoryError, RuntimeError) as error:
+        reason = f"out of {LIMIT_GIB} GiB"
+        if "allocate" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        return Result(f"T = {steps}", ARM, 0, "by hand", error=reason)
+
+
+def unrolled(steps: int) -> Result:
     import torchopt  # type: ignore[import-not-found,unused-ignore]
 
     torch.set_num_threads(1)

@@ -64,6 +64,6 @@ def draw(results: Results, folder: Path) -> None:
         if len(raw):
             axis.plot(range(1, LAYERS + 1), np.exp(raw[:, ::2].mean(axis=0)), "o-", label=arm)
     axis.axhline(1.0, color="black", lw=1, ls=":")
-    axis.set(xlabel="layer", ylabel="learned factor on the weights (mean of seeds)")
+    axis.set(xlabel="layer", ylabel="learned factor (mean of seeds)")
     legend(axis)
     save(figure, folder / "scales.svg")

@@ -14,12 +14,16 @@ from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 FOLDER = Path(__file__).parent
 CODE = FOLDER / "code"
 CASE = "rotated digits"
+ANGLES = ("0°", "15°", "30°", "180°", "195°")
 SHARE = {"share": (-0.5, 1.0)}
+RATE = {"learning_rate": (-3.0, 2.0)}
+"""Log rates: entries above one are larger weights, and larger steps."""
 ARMS = {
     "apart": "five nets of their own",
     "together": "one net for all five",
     "random": "random search, how much is shared in each layer",
     "tpe": "Optuna (TPE), how much is shared in each layer",
+    "tpe rate": "Optuna (TPE), how much is shared in each layer, and the learning rate",
     "drmad": "**drmad**, a 5 × 5 matrix per layer",
     "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), a 5 × 5 matrix per layer",
@@ -45,6 +49,8 @@ def tasks(seed: int, quick: bool) -> list[Task]:
     trials = 3 * spec["meta"]["iterations"]  # a meta-iteration costs three training runs
     share = [{"kind": "tensor", "name": "share"}]
     one = changed(spec, problem={"options": {"one": True}}, hyperparameters=share)
+    rate = {"kind": "learning_rate", "per": "model"}
+    rated = changed(one, hyperparameters=[*share, rate])
     exact = changed(spec, hypergradient={"method": "stored"})
     return [
         Tuned(CASE, "drmad", seed, spec, CODE),
@@ -53,6 +59,7 @@ def tasks(seed: int, quick: bool) -> list[Task]:
         Search(CASE, "apart", seed, one, CODE, 3, "fixed", {"share": (0.0, 0.0)}),
         Search(CASE, "together", seed, one, CODE, 3, "fixed", {"share": (1.0, 1.0)}),
         Search(CASE, "tpe", seed, one, CODE, trials, "tpe", SHARE),
+        Search(CASE, "tpe rate", seed, rated, CODE, trials, "tpe", SHARE | RATE),
         Search(CASE, "random", seed, one, CODE, trials, "random", SHARE),
     ]
 
@@ -66,15 +73,16 @@ def test_loss(arm: Arm) -> str:
 
 
 def draw(results: Results, folder: Path) -> None:
+    """|A|, as a net and its negative do the same: with which sign they are mixed is chance."""
     runs = results.of(CASE, "drmad")
     if not runs:
         return
     figure, (panels,) = axes(2, size=(2.8, 2.4))
     for axis, name in zip(panels, ("first", "second"), strict=True):
-        mean = np.mean([np.array(run.raw[name]).reshape(5, 5) for run in runs], axis=0)
-        shown = axis.imshow(mean, cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set(title=f"{name} layer", xticks=range(5), yticks=range(5))
-        axis.set_xticklabels(["0°", "15°", "30°", "180°", "195°"], fontsize=7)
-        axis.set_yticklabels(["0°", "15°", "30°", "180°", "195°"], fontsize=7)
+        mean = np.mean([np.abs(run.raw[name]).reshape(5, 5) for run in runs], axis=0)
+        shown = axis.imshow(mean, cmap="Blues", vmin=0, vmax=2)
+        axis.set(title=f"{name} layer, |A|", xticks=range(5), yticks=range(5))
+        axis.set_xticklabels(ANGLES, fontsize=7)
+        axis.set_yticklabels(ANGLES, fontsize=7)
         figure.colorbar(shown, ax=axis, shrink=0.8)
     save(figure, folder / "sharing.svg")
