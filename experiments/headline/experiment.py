@@ -87,7 +87,9 @@ def report(results: Results) -> str:
 
 def failure(results: Results, steps: int, arm: str) -> str:
     run = results.get(f"T = {steps}", arm, 0)
-    return run.error if run is not None and run.error else "–"
+    if run is None or not run.error:
+        return "–"
+    return run.error if run.error.startswith("out of") else "failed"
 
 
 def ratios(results: Results) -> str:
