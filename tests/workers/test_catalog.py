@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from drmad_workers import L2, ProblemError, SampleWeight, TrainingConfig
-from drmad_workers.catalog import Places, build_model, build_problem, load_data
+from drmad_workers.catalog import Places, build_model, build_problem, load_data, sources
 from drmad_workers.catalog.data import Split
 from tests.workers.small import tuner_of
 
@@ -241,47 +241,84 @@ def test_fashion_mnist_is_read_from_files_in_a_folder_of_its_own(tmp_path: Path)
     assert (split.input_shape, split.image) == ((784,), (1, 28, 28))
 
 
-def test_a_data_set_of_openml_is_read_from_what_was_downloaded_before(tmp_path: Path) -> None:
-    """As scikit-learn keeps it, so that no network is asked."""
-    rows = [f"{x / 7},{'ab'[x % 2]},{'no' if x < 20 else 'yes'}" for x in range(30)]
+def keep_openml(
+    cache: Path, name: str, version: int, columns: dict[str, str], rows: list[str]
+) -> None:
+    """A data set as scikit-learn keeps it, so that no network is asked; the last column is told."""
     arff = "\n".join([
-        "@RELATION tiny", "@ATTRIBUTE size REAL", "@ATTRIBUTE kind {a,b}",
-        "@ATTRIBUTE good {no,yes}", "@DATA", *rows, "",
+        f"@RELATION {name}", *(f"@ATTRIBUTE {column} {kind}" for column, kind in columns.items()),
+        "@DATA", *rows, "",
     ]).encode()  # fmt: skip
-    api, described = "api/v1/json/data", {
-        "id": "7", "name": "tiny", "version": "2", "format": "ARFF", "status": "active",
-        "file_id": "9", "default_target_attribute": "good",
-        "url": "https://www.openml.org/data/v1/download/9/tiny.arff",
+    api, target = "api/v1/json/data", [*columns][-1]
+    described = {
+        "id": "7", "name": name, "version": str(version), "format": "ARFF", "status": "active",
+        "file_id": "9", "default_target_attribute": target,
+        "url": f"https://www.openml.org/data/v1/download/9/{name}.arff",
         "md5_checksum": hashlib.md5(arff).hexdigest(),
     }  # fmt: skip
     features = [
-        {"index": str(n), "name": name, "data_type": kind, "is_target": str(name == "good").lower(),
+        {"index": str(n), "name": column, "data_type": "numeric" if kind == "REAL" else "nominal",
+         "is_target": str(column == target).lower(),
          "is_ignore": "false", "is_row_identifier": "false", "number_of_missing_values": "0"}
-        for n, (name, kind) in enumerate(
-            [("size", "numeric"), ("kind", "nominal"), ("good", "nominal")]
-        )
+        for n, (column, kind) in enumerate(columns.items())
     ]  # fmt: skip
+    listed = {"did": 7, "name": name, "version": version, "status": "active"}
     kept = {
-        f"{api}/list/data_name/tiny/limit/2/data_version/2": {
-            "data": {"dataset": [{"did": 7, "name": "tiny", "version": 2, "status": "active"}]}
+        f"{api}/list/data_name/{name.lower()}/limit/2/data_version/{version}": {
+            "data": {"dataset": [listed]}
         },
         f"{api}/7": {"data_set_description": described},
         f"{api}/features/7": {"data_features": {"feature": features}},
         f"{api}/qualities/7": {
-            "data_qualities": {"quality": [{"name": "NumberOfInstances", "value": "30"}]}
+            "data_qualities": {"quality": [{"name": "NumberOfInstances", "value": str(len(rows))}]}
         },
     }
     contents = {path: json.dumps(answer).encode() for path, answer in kept.items()}
-    for path, content in {**contents, "data/v1/download/9/tiny.arff": arff}.items():
-        file = tmp_path / "openml" / "openml.org" / f"{path}.gz"
+    for path, content in {**contents, f"data/v1/download/9/{name}.arff": arff}.items():
+        file = cache / "openml" / "openml.org" / f"{path}.gz"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(content))
+
+
+def test_a_data_set_of_openml_is_read_from_what_was_downloaded_before(tmp_path: Path) -> None:
+    rows = [f"{x / 7},{'ab'[x % 2]},{'no' if x < 20 else 'yes'}" for x in range(30)]
+    columns = {"size": "REAL", "kind": "{a,b}", "good": "{no,yes}"}
+    keep_openml(tmp_path, "tiny", 2, columns, rows)
     options = {"dataset": "tiny", "version": 2, "train": 20, "valid": 10, "standardize": False}
     split = load_data("openml", options, Places(cache=tmp_path))
     inputs, targets = (torch.cat(pair) for pair in zip(split.train, split.valid, strict=True))
     assert (split.input_shape, split.classes) == ((2,), 2)
     assert torch.equal(targets, (inputs[:, 0] * 7 > 19.5).long())
     assert set(inputs[:, 1].tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("found", [["pandas"], []], ids=["pandas", "liac-arff"])
+def test_cifar10_is_read_from_what_was_downloaded_before_and_trains_a_net(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[str]
+) -> None:
+    """Thirty pictures of one colour each, as OpenML's CIFAR_10 lays them out: red, green, blue."""
+    monkeypatch.setattr(sources, "find_spec", lambda name: name in found or None)
+    columns = {f"a{n}": "REAL" for n in range(3 * 32 * 32)}
+    columns["class"] = f"{{{','.join(map(str, range(10)))}}}"
+    plane = 32 * 32
+    rows = [
+        ",".join(["255"] * plane + [str(x)] * plane + ["0"] * plane + [str(x % 10)])
+        for x in range(30)
+    ]
+    keep_openml(tmp_path, "CIFAR_10", 1, columns, rows)
+    options = {"train": 20, "valid": 10, "test": 0}
+    split = load_data("cifar10", options, Places(cache=tmp_path))
+    assert (split.input_shape, split.classes, split.image) == ((3072,), 10, (3, 32, 32))
+    inputs, targets = (torch.cat(pair) for pair in zip(split.train, split.valid, strict=True))
+    pictures = inputs.view(30, 3, 32, 32)
+    assert torch.equal(pictures.amax(dim=(2, 3)), pictures.amin(dim=(2, 3)))
+    colours = pictures[:, :, 0, 0]
+    assert torch.equal(colours[:, 0], torch.ones(30))
+    assert torch.equal(colours[:, 2], torch.zeros(30))
+    assert torch.equal((colours[:, 1] * 255).round().long() % 10, targets)
+    data = {"name": "cifar10"} | options
+    problem = build_problem({"name": "cnn"}, data, places=Places(cache=tmp_path))
+    assert problem.model(inputs[:2]).shape == (2, 10)
 
 
 def write_arrays(path: Path, rows: int = 30, **changes: Any) -> Path:

@@ -124,6 +124,8 @@ def fetched(
                 return_X_y=True,
                 as_frame=False,
                 parser=parser,
+                # Read as categories, numbered classes are an error of scikit-learn (pandas 3).
+                read_csv_kwargs={"dtype": None},
                 data_home=None if places.cache is None else str(places.cache),
             )
     except Exception as error:  # whatever the network, the cache or scikit-learn may raise
