@@ -28,10 +28,11 @@ PATIENT = {
 
 
 class RayCluster:
-    """A head without CPUs, and nodes that join and are killed while it runs."""
+    """A head, and nodes that join and are killed while it runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, head_cpus: int) -> None:
         self._folder = folder
+        self._head_cpus = head_cpus
         self.address = f"127.0.0.2:{free_port()}"
         self.environment = PATIENT | {
             "RAY_AUTH_MODE": "token",
@@ -46,7 +47,12 @@ class RayCluster:
 
     def start(self) -> None:
         port = self.address.rpartition(":")[2]
-        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+        head = [
+            "--head",
+            f"--port={port}",
+            f"--num-cpus={self._head_cpus}",
+            "--include-dashboard=false",
+        ]
         self._start("127.0.0.2", *head, f"--temp-dir={self._folder / 'ray'}")
 
     def join(self, *addresses: str, cpus: int) -> None:
@@ -100,9 +106,9 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(folder: Path) -> Iterator[RayCluster]:
+def ray_cluster(folder: Path, head_cpus: int = 0) -> Iterator[RayCluster]:
     """A cluster with its head alone; afterwards nothing of it is left."""
-    cluster = RayCluster(folder)
+    cluster = RayCluster(folder, head_cpus)
     try:
         cluster.start()
         yield cluster

@@ -20,10 +20,11 @@ from drmad_service import keys
 from drmad_service.connection import connect
 from drmad_service.embedded import EmbeddedRedis
 from drmad_service.store import Store
+from drmad_workers import wire
 from tests.end_to_end.ray_cluster import RayCluster, ray_cluster
 from tests.end_to_end.test_lifecycle import spec
 
-pytestmark = [pytest.mark.anyio, pytest.mark.full]
+pytestmark = pytest.mark.anyio
 
 WAIT_S = 600.0
 ITERATIONS = 12
@@ -94,6 +95,35 @@ async def nodes_of(store: Store, record: MetaIteration) -> list[str]:
             await asyncio.sleep(0.5)
 
 
+async def test_two_replicas_on_two_nodes_of_a_cluster_compute_as_on_one(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The cheapest job on several raylets; the longer ones are for `make test-full`."""
+    training = {"optimizer": "damped_sgd", "steps": 20, "batch_size": 50}
+    shards = {"count": 2, "data": "disjoint", "placement": "spread"}
+    with ray_cluster(tmp_path_factory.mktemp("r"), head_cpus=1) as cluster:
+        cluster.join("127.0.0.3", cpus=1)
+        async with scheduled(cluster, tmp_path) as store:
+            stated = job_spec(training=training, meta={"iterations": 2}, replicas=shards)
+            job_id = (await store.create(stated))[0].id
+
+            async def has_ended() -> bool:
+                return (await store.get(job_id)).status.is_terminal
+
+            await until(has_ended)
+            ended = await store.get(job_id)
+            assert ended.status is JobStatus.SUCCEEDED, ended.error
+            history = (await store.history(job_id)).data
+            assert [record.iteration for record in history] == [0, 1]
+            placed = [await nodes_of(store, record) for record in history]
+            assert [set(nodes) for nodes in placed] == [{"127.0.0.2", "127.0.0.3"}] * 2
+    tuners = [wire.tuner(stated, replica) for replica in range(2)]
+    alone = [tuner.evaluate(tuner.initial_values(), 0).validation_loss for tuner in tuners]
+    computed = {figures.replica: figures.validation_loss for figures in history[0].replicas}
+    assert computed == pytest.approx(dict(enumerate(alone)), rel=1e-5)
+
+
+@pytest.mark.full
 async def test_four_replicas_over_three_nodes_lose_one_and_end_with_the_right_history(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
@@ -149,6 +179,7 @@ async def test_four_replicas_over_three_nodes_lose_one_and_end_with_the_right_hi
         assert vectors[0] == vectors[1]
 
 
+@pytest.mark.full
 async def test_async_job_loses_a_node_and_goes_on_from_its_last_commit(
     cluster: RayCluster, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.deploy.containers import Engine, can_contain, compose
 from tests.deploy.test_compose import SECRETS
@@ -92,6 +93,69 @@ def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine
     assert [secret for secret in SECRETS.values() if secret in logs] == []
     claimed = [json.loads(line) for line in scheduler.log.read_text().splitlines() if "{" in line]
     assert job_id in [record.get("job_id") for record in claimed]
+
+
+@pytest.mark.full
+def test_four_replicas_over_three_machines_lose_one_and_end_with_the_right_history(
+    engine: Engine,
+) -> None:
+    """Three raylets, each with an address of its own; one is lost with all that it has."""
+    engine.up("redis")
+    engine.prepare("ray-head").start()
+    api = engine.prepare("api")
+    made = api.run("drmad", "keys", "create", "--tenant", "team", "--scope", "submit")
+    assert made.returncode == 0, made.stderr
+    api.environment["DRMAD_API_KEY"] = made.stdout.strip()
+    api.start()
+    engine.containers["ray-head-1"].wait_until_healthy()
+    engine.prepare("scheduler").start()
+    for number, cpus in ((1, 2), (2, 1), (3, 1)):
+        join(engine, number, cpus)
+    api.wait_until_healthy()
+
+    def drmad(*arguments: str) -> str:
+        answer = api.run("drmad", *arguments, timeout_s=600)
+        told = engine.containers["scheduler-1"].log.read_text()[-3000:]
+        assert answer.returncode == 0, f"{answer.stdout}{answer.stderr} {told}"
+        return answer.stdout.strip()
+
+    def history(job_id: str) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = json.loads(drmad("history", job_id, "--output", "json"))
+        return told
+
+    fields = yaml.safe_load(JOB) | {"meta": {"iterations": 12}}
+    fields |= {"replicas": {"count": 4, "data": "disjoint", "placement": "spread"}}
+    fields["training"]["batch_size"] = 20
+    assert api.run("tee", "/tmp/job.yaml", stdin=yaml.safe_dump(fields)).returncode == 0
+    # The nodes of head and scheduler have no torch: nothing of a job may end up there.
+    assert "no fault was found" in drmad("submit", "/tmp/job.yaml", "--check")
+    job_id = drmad("submit", "/tmp/job.yaml")
+    until(lambda: len(history(job_id)) >= 2, timeout_s=600)
+    engine.containers["ray-worker-3"].kill()
+    assert len(history(job_id)) < 12, "the worker was lost too late"
+    join(engine, 4, 1)
+    drmad("watch", job_id)
+    undisturbed = drmad("submit", "/tmp/job.yaml")
+    drmad("watch", undisturbed)
+    disturbed, expected = history(job_id), history(undisturbed)
+    assert [record["iteration"] for record in disturbed] == list(range(12))
+    assert numbers(disturbed) == numbers(expected)
+    nodes = [{figures["node"] for figures in record["replicas"]} for record in disturbed]
+    assert {len(record["replicas"]) for record in disturbed} == {4}
+    assert [len(nodes[0]), len(nodes[-1]), len(nodes[0] & nodes[-1])] == [3, 3, 2]
+    warned = drmad("events", job_id)
+    assert "replica_lost" in warned
+
+
+def join(engine: Engine, number: int, cpus: int) -> None:
+    command = engine.services["ray-worker"]["command"]
+    (place,) = [n for n, part in enumerate(command) if part.startswith("--num-cpus=")]
+    command[place] = f"--num-cpus={cpus}"
+    engine.prepare("ray-worker", number).start()
+
+
+def numbers(history: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
+    return [(r["iteration"], r["validation_loss"], r["hypergradient_norm"]) for r in history]
 
 
 @pytest.mark.full
