@@ -134,7 +134,9 @@ class Jobs:
         return self._job(calls.create(spec, idempotency_key or uuid.uuid4().hex))
 
     def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
-        """Check a job without creating it; returns it with its defaults.
+        """Check the spec of a job alone, at once; returns it with its defaults.
+
+        `check` has a worker try the job.
 
         Raises:
             UnprocessableEntity: Its `errors` name each bad field.

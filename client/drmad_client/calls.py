@@ -108,7 +108,7 @@ def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
         "POST",
         "/v1/jobs",
         _record(JobSpec),
-        params={"validate_only": "true"},
+        params={"validate_only": "true", "deep": "false"},
         headers={"Content-Type": "application/json"},
         body=_body(spec),
     )
@@ -119,7 +119,7 @@ def check(spec: JobSpec | Mapping[str, Any]) -> Call[CheckReport]:
         "POST",
         "/v1/jobs",
         _record(CheckReport),
-        params={"validate_only": "true", "deep": "true"},
+        params={"validate_only": "true"},
         headers={"Content-Type": "application/json"},
         body=_body(spec),
         repeatable=False,

@@ -58,7 +58,8 @@ class Progress(Record):
     step: int = Field(default=0, description="Step within the phase.")
     steps: int = Field(default=0, description="Steps of the phase.")
     remaining_s: float | None = Field(
-        default=None, description="Estimated seconds to the end; null before the first commit."
+        default=None,
+        description="Estimated seconds to the end: by the check of its start, then by its pace.",
     )
     trials: int = Field(default=0, description="Trials of the search that have ended.")
     spent_s: float = Field(
@@ -178,6 +179,9 @@ class Job(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
+    check: CheckReport | None = Field(
+        default=None, description="What its first worker found in a few steps, and predicted."
+    )
     start: Start | None = Field(default=None, description="What the job's search found.")
     best: Best | None = None
     error: JobError | None = None

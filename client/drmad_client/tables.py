@@ -82,11 +82,14 @@ def check_lines(report: CheckReport) -> Iterable[str]:
         for method, cosine in report.fidelity.items()
     )
     yield f"cosine to the exact hypergradient over these steps: {cosines or 'exact'}"
-    yield (
-        f"the whole job: about {report.job_seconds:.0f} s on a machine like this, "
-        f"{report.memory_bytes / 1e6:.0f} MB a replica"
-    )
+    yield f"the whole job on a machine like this: {predicted_words(report)}"
     yield "no fault was found"
+
+
+def predicted_words(report: CheckReport) -> str:
+    """What a job will take."""
+    seconds, megabytes = report.job_seconds, report.memory_bytes / 1e6
+    return f"about {duration(seconds)}, {megabytes:.0f} MB a replica"
 
 
 def trials_table(trials: Iterable[Trial], best: int | None = None) -> RenderableType:
@@ -202,6 +205,8 @@ def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
     yield "done", f"{job.progress.iteration} of {job.progress.iterations} meta-iterations"
     if job.spec.search is not None:
         yield "search", Text(_search_words(job))
+    if job.check:
+        yield "predicted", predicted_words(job.check)
     if job.best:
         yield "best", best_words(job)
     if job.error:

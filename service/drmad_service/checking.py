@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 
 from drmad_client.records import CheckReport, JobError
 from drmad_client.specs import JobSpec
-from drmad_service.replicas import runtime
+from drmad_service.ray_errors import failure_of
+from drmad_service.replicas import beside_jobs, runtime
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
 from drmad_workers.messages import Failure
@@ -55,7 +56,8 @@ async def _rehearsed(
     code = await store.code(spec.problem.code) if spec.problem.kind == "code" else None
     memory = spec.resources.memory_bytes or settings.replica_memory_bytes
     roots = [str(root) for root in settings.data_roots]
-    worker: Any = Replica.options(num_cpus=0, **runtime(spec)).remote(  # type: ignore[attr-defined]
+    options = await asyncio.to_thread(beside_jobs) | runtime(spec)
+    worker: Any = Replica.options(**options).remote(  # type: ignore[attr-defined]
         spec.model_dump_json(), [0], 1.0, roots, str(settings.data_dir), code, memory
     )
     try:
@@ -65,7 +67,8 @@ async def _rehearsed(
         message = f"the check did not end within {settings.check_timeout_s:g} s"
         return JobError(code="timeout", message=message)
     except RayError as error:
-        return JobError(code="replica_lost", message=str(error).strip().splitlines()[0])
+        failure = failure_of(error)
+        return JobError(code=failure.code, message=failure.message)
     finally:
         with contextlib.suppress(RayError):
             await asyncio.to_thread(ray.kill, worker)

@@ -10,7 +10,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from drmad_client.specs import JobSpec
 from drmad_service.errors import ServiceStartError
@@ -47,6 +50,25 @@ def runtime(spec: JobSpec) -> dict[str, Any]:
     if problem.kind != "code" or not problem.requirements:
         return {}
     return {"runtime_env": {"pip": list(problem.requirements)}}
+
+
+def beside_jobs() -> dict[str, Any]:
+    """The options of an actor that takes no CPU from any job, on a node that has some to give.
+
+    A node without CPUs holds a head or a scheduler, and no torch.
+    """
+    nodes = [node for node in _nodes() if node["Resources"].get("CPU")]
+    if not nodes:  # the first that joins
+        return {"num_cpus": 1}
+    largest = max(nodes, key=lambda node: (node["Resources"]["CPU"], node["NodeID"]))
+    strategy = NodeAffinitySchedulingStrategy(largest["NodeID"], soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Those that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
 
 
 class Replicas:
@@ -137,6 +159,5 @@ class Replicas:
             return 1
         if resources.gpus:
             return min(replicas.count, int(1.0 / resources.gpus + 1e-9))
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        cpus = max((n["Resources"].get("CPU", 0.0) for n in nodes if n["Alive"]), default=0.0)
+        cpus = max((node["Resources"].get("CPU", 0.0) for node in _nodes()), default=0.0)
         return max(1, min(replicas.count, int(cpus / resources.cpus + 1e-9)))

@@ -12,15 +12,7 @@ import ray
 
 from drmad_client.specs import JobSpec
 from drmad_service.store import ResumePoint
-from drmad_workers.tasks import (
-    Failure,
-    Setback,
-    State,
-    StepResult,
-    arrival,
-    arrivals_step,
-    meta_step,
-)
+from drmad_workers.tasks import Failure, Setback, State, StepResult
 
 Future = TypeVar("Future", bound="asyncio.Future[Any]")
 Outcome = StepResult | Setback | Failure
@@ -48,7 +40,7 @@ class Rounds(ABC):
         max_model_bytes: int,
     ) -> None:
         self._spec = spec
-        self._described = (spec.model_dump_json(), infos)
+        self._infos = infos
         self._actors = actors
         self._attend = attend
         self._max_model_bytes = max_model_bytes
@@ -81,17 +73,16 @@ class SyncRounds(Rounds):
 
     async def meta_iteration(self, point: ResumePoint) -> Outcome:
         begun = State(point.tensors, point.scalars)
-        spec, infos = self._described
         if len(self._actors) == 1:
             whole = self._actors[0].whole_meta_iteration
-            ref = whole.remote(begun, point.iteration, infos, self._max_model_bytes)
+            ref = whole.remote(begun, point.iteration, self._infos, self._max_model_bytes)
             return await self._outcome(ref)
         state = ray.put(begun)  # once, however many replicas there are
         ticket = self._next_ticket()
         asked = [a.meta_iteration.remote(state, point.iteration, ticket) for a in self._actors]
         answers = [_future(answer) for answer, _ in asked]
         await self._attend(answers, self._spec.replicas.wait_for)
-        results = []
+        idle, results = [], []
         for actor, answer, (_, result) in zip(self._actors, answers, asked, strict=True):
             if not answer.done():
                 actor.abandon.remote(ticket)
@@ -101,10 +92,10 @@ class SyncRounds(Rounds):
                 for other in self._actors:
                     other.abandon.remote(ticket)
                 return failure
+            idle.append(actor)
             results.append(result)
-        return await self._outcome(
-            meta_step.remote(spec, infos, state, self._max_model_bytes, *results)
-        )
+        step = idle[0].meta_step.remote(self._infos, state, self._max_model_bytes, *results)
+        return await self._outcome(step)
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,6 @@ class AsyncRounds(Rounds):
         return outcome
 
     async def _arrivals(self, point: ResumePoint) -> Outcome:
-        spec, infos = self._described
         count, bound = len(self._actors), self._spec.replicas.bound
         begun = moved = ray.put(State(point.tensors, point.scalars))
         updates = point.iteration * count
@@ -161,8 +151,8 @@ class AsyncRounds(Rounds):
             failure: Failure | None = flight.answer.result()
             if failure is not None:
                 return failure
-            applied: Any = arrival.remote(spec, infos, moved, flight.results)
-            told, moved = applied
+            arrived = self._actors[flight.number]
+            told, moved = arrived.arrival.remote(self._infos, moved, flight.results)
             figures = await self._result(told)
             if isinstance(figures, Setback | Failure):
                 return figures
@@ -171,11 +161,10 @@ class AsyncRounds(Rounds):
             updates += 1
             self._begin(flight.number, moved, point.iteration, updates)
             await self._tell(figures | {"staleness": staleness[-1]})
-        return await self._outcome(
-            arrivals_step.remote(
-                spec, infos, begun, moved, self._max_model_bytes, staleness, *results
-            )
+        judged = self._actors[0].arrivals_step.remote(
+            self._infos, begun, moved, self._max_model_bytes, staleness, *results
         )
+        return await self._outcome(judged)
 
     def _begin(self, number: int, state: Any, iteration: int, updates: int) -> None:
         ticket = self._next_ticket()

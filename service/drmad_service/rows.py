@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from drmad_client.records import (
     Best,
+    CheckReport,
     Event,
     Job,
     JobError,
@@ -94,7 +95,8 @@ def job(
     if cluster is not None and status is JobStatus.QUEUED:
         waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
         message = cluster.reason(waiting)
-    best, error, start = (fields.get(name) for name in (b"best", b"error", b"start"))
+    names = (b"best", b"error", b"start", b"check")
+    best, error, start, check = (fields.get(name) for name in names)
     return Job(
         id=job_id,
         name=spec.name,
@@ -107,6 +109,7 @@ def job(
         started_at=at(b"started_at"),
         finished_at=at(b"finished_at"),
         progress=Progress.model_validate_json(fields[b"progress"]),
+        check=CheckReport.model_validate_json(check) if check else None,
         start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,
         error=JobError.model_validate_json(error) if error else None,

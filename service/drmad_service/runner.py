@@ -15,22 +15,30 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
-from drmad_client.records import Best, HyperparameterInfo, JobError, JobStatus, Progress
+from drmad_client.records import (
+    Best,
+    CheckReport,
+    HyperparameterInfo,
+    JobError,
+    JobStatus,
+    Progress,
+)
 from drmad_client.specs import JobSpec
 from drmad_service import logs, traces
 from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
+from drmad_service.ray_errors import LOSSES, failure_of
 from drmad_service.replicas import Replicas, ray_capacity
 from drmad_service.rounds import AsyncRounds, Rounds, SyncRounds, seen
 from drmad_service.search import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
 from drmad_service.transitions import Action
+from drmad_service.wishes import Wishes
 from drmad_workers.tasks import (
-    LESS_MEMORY,
     OUT_OF_MEMORY,
     Failure,
     Prepared,
@@ -38,7 +46,6 @@ from drmad_workers.tasks import (
     Setback,
     State,
     StepResult,
-    retreat,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,6 +54,8 @@ T = TypeVar("T")
 
 _SETBACKS = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
+_MISTAKES = ("user_code", "problem_invalid")
+"""Failures that no other numbers would avoid."""
 _PREEMPTED = "makes room for a job of higher priority"
 _TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
 """Methods that are exact over the whole run, or measure by themselves."""
@@ -78,9 +87,16 @@ class Runner:
     """Drives the job of one lease, until it ends or the lease is lost."""
 
     def __init__(
-        self, store: Store, lease: Lease, settings: SchedulerSettings, capacity: Capacity
+        self,
+        store: Store,
+        lease: Lease,
+        settings: SchedulerSettings,
+        capacity: Capacity,
+        wishes: Wishes,
     ) -> None:
         self._store = store
+        self._wishes = wishes
+        self._wish = wishes.of(lease.job_id)
         self._lease = lease
         self._settings = settings
         self._capacity = capacity
@@ -102,6 +118,7 @@ class Runner:
         logs.tenant.set(job.tenant)
         self._spec: JobSpec = job.spec
         self._shown = job.progress
+        self._is_checked = job.check is not None
         self._spent_s = job.progress.spent_s
         self._since = time.monotonic()
         roots = [str(root) for root in self._settings.data_roots]
@@ -144,12 +161,10 @@ class Runner:
                 self._failures = 0
                 await self._between_iterations()
             except RayError as error:
-                cause = error.cause if isinstance(error, RayTaskError) else error
-                if isinstance(cause, RuntimeEnvSetupError):
-                    self._fail(Failure("requirements", _why_not_installed(cause)))
-                if not isinstance(cause, RayError):
-                    self._fail(Failure("worker_error", f"{type(cause).__name__}: {cause}"))
-                await self._replica_lost(_loss(cause))
+                failure = failure_of(error)
+                if failure.code not in LOSSES:
+                    self._fail(failure)
+                await self._replica_lost(failure)
             except _Lost as lost:
                 await self._last_lines()
                 await self._replica_lost(lost.failure)
@@ -157,9 +172,9 @@ class Runner:
     async def _between_iterations(self) -> None:
         """Hear, at most once a poll, what an iteration that is shorter would end too early for."""
         now = time.monotonic()
-        if now > self._looked + self._settings.poll_s:
+        if now > self._looked + self._wishes.pace_s:
             self._heed(await self._look(), between_iterations=True)
-        if now > self._ranked + self._settings.poll_s:
+        if now > self._ranked + self._wishes.pace_s:
             self._ranked = now
             if await self._reach(lambda: self._store.outranked(self._lease, self._capacity)):
                 raise _Ended(Action.YIELD, "preempted", _PREEMPTED)
@@ -180,6 +195,7 @@ class Runner:
         if not self._replicas.actors:
             await self._place()
         trials = self._spec.search.trials
+        await self._check()
         message = f"searches where to start, {trials} trials"
         await self._store.act(self._lease, Action.RUN, "searching", message)
         search = Search(
@@ -229,6 +245,7 @@ class Runner:
         if count > (most := self._settings.max_hyperparameters):
             message = too_many("hyperparameters", count, most)
             self._fail(Failure("too_many_hyperparameters", message))
+        await self._check()
         self._rounds = self._new_rounds()
         point = await self._store.resume_point(self._lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
@@ -240,9 +257,29 @@ class Runner:
         self._heed(status, between_iterations=True)
         return point
 
+    async def _check(self) -> None:
+        """Try the job in a few steps, once: mistakes come out before hours are spent on it.
+
+        What goes wrong in the numbers alone is left to the first meta-iteration, which has means
+        against it.
+        """
+        if self._is_checked:
+            return
+        answer = seen(asyncio.wrap_future(self._replicas.actors[0].rehearse.remote().future()))
+        await self._attend([answer])
+        found: dict[str, Any] | Failure = answer.result()
+        self._is_checked = True
+        if isinstance(found, Failure):
+            if found.code in _MISTAKES:
+                self._fail(found)
+            return
+        report = CheckReport.model_validate(found)
+        left = 1.0 - self._shown.iteration / self._spec.meta.iterations
+        self._shown = self._shown.model_copy(update={"remaining_s": left * report.job_seconds})
+        await self._reach(lambda: self._store.keep_check(self._lease, report, self._shown))
+
     def _new_rounds(self) -> Rounds:
-        infos = [info.model_dump() for info in self._infos]
-        parts = (self._spec, infos, self._replicas.actors, self._attend)
+        parts = (self._spec, self._described(), self._replicas.actors, self._attend)
         if self._spec.replicas.mode == "sync":
             return SyncRounds(*parts, self._settings.max_model_bytes)
         return AsyncRounds(*parts, self._settings.max_model_bytes, tell=self._tell_arrival)
@@ -316,9 +353,8 @@ class Runner:
         except ResultNotFound:
             self._fail(failure)
         packed = (State(point.tensors, point.scalars), State(kept.tensors, kept.scalars))
-        (state,) = await self._attended(
-            [retreat.remote(*self._described(), *packed, hypergradient)]
-        )
+        worker, infos = self._replicas.actors[0], self._described()
+        (state,) = await self._attended([worker.retreat.remote(infos, *packed, hypergradient)])
         if isinstance(state, Failure):
             self._blame(state)
         again = ResumePoint(point.iteration, state.tensors, state.scalars)
@@ -327,8 +363,8 @@ class Runner:
         self._heed(status, between_iterations=True)
         return again
 
-    def _described(self) -> tuple[str, list[dict[str, Any]]]:
-        return self._spec.model_dump_json(), [info.model_dump() for info in self._infos]
+    def _described(self) -> list[dict[str, Any]]:
+        return [info.model_dump() for info in self._infos]
 
     def _step(self, iteration: int, result: StepResult, elapsed_s: float) -> Step:
         left = self._spec.meta.iterations - iteration - 1
@@ -383,16 +419,24 @@ class Runner:
             RayError: a replica is lost.
         """
         wanted = len(futures) if enough is None else enough
-        when = asyncio.FIRST_EXCEPTION if enough is None else asyncio.FIRST_COMPLETED
         deadline = time.monotonic() + timeout_s if timeout_s else None
         pending = set(futures)
         while len(futures) - len(pending) < wanted:
-            look_at = self._looked + self._settings.poll_s
-            patience_s = max(0.0, look_at - time.monotonic())
-            done, pending = await asyncio.wait(pending, timeout=patience_s, return_when=when)
+            look_at = self._looked + self._wishes.pace_s
+            wish = asyncio.ensure_future(self._wish.wait())
+            try:
+                await asyncio.wait(
+                    {*pending, wish},
+                    timeout=max(0.0, look_at - time.monotonic()),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                wish.cancel()
+            done = {future for future in pending if future.done()}
+            pending -= done
             for future in done:
                 future.result()
-            if time.monotonic() < look_at:
+            if time.monotonic() < look_at and not self._wish.is_set():
                 continue
             await self._look()
             if deadline and time.monotonic() > deadline:
@@ -403,6 +447,7 @@ class Runner:
     async def _look(self) -> JobStatus:
         """Pass on what the replicas report, and heed what became of the job."""
         self._looked = time.monotonic()
+        self._wish.clear()
         progress = self._shown
         for number in range(len(self._replicas.actors)):
             report = self._reported(number)
@@ -512,27 +557,3 @@ class Runner:
             traceback=failure.traceback,
         )
         raise _Ended(Action.FAIL, failure.code, failure.message, error)
-
-
-def _why_not_installed(error: RuntimeEnvSetupError) -> str:
-    """What pip said, of all that Ray says about it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith(("ERROR:", "error:"))]
-    return "the requirements could not be installed: " + ("; ".join(said[-2:]) or lines[-1])
-
-
-def _loss(error: RayError) -> Failure:
-    cause = _root_cause(error)
-    if isinstance(error, OutOfMemoryError) or "memory" in cause:
-        cause += f"; {LESS_MEMORY}"
-    code = OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else "replica_lost"
-    return Failure(code, cause)
-
-
-def _root_cause(error: RayError) -> str:
-    """Of the many lines of Ray's message, the one that says what happened."""
-    lines = str(error).strip().splitlines()
-    for line in lines:
-        if "exit detail:" in line:
-            return line.partition("exit detail:")[2].strip()
-    return lines[0] if lines else type(error).__name__

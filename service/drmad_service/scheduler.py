@@ -23,6 +23,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
 from drmad_service.transitions import Action
 from drmad_service.webhooks import keep_sending
+from drmad_service.wishes import Wishes
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Scheduler:
         self._settings = settings
         self._data = DataFolder(settings.data_dir)
         self._driven: dict[Lease, asyncio.Task[None]] = {}
+        self._wishes = Wishes(store, settings)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Schedule until `stopping` is set, then give every job back.
@@ -45,6 +47,7 @@ class Scheduler:
         """
         background = [
             asyncio.create_task(self._keep_leases()),
+            asyncio.create_task(self._wishes.listen()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(answer_checks(self._store, self._settings)),
             asyncio.create_task(keep_telling(self._store, self.name, self._settings.nodes_s)),
@@ -78,8 +81,13 @@ class Scheduler:
         logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
         task = asyncio.create_task(self._drive(lease, capacity))
         self._driven[lease] = task
-        task.add_done_callback(lambda _: self._driven.pop(lease, None))
+        task.add_done_callback(lambda _: self._let_go(lease))
         return True
+
+    def _let_go(self, lease: Lease) -> None:
+        self._driven.pop(lease, None)
+        if lease.job_id not in {driven.job_id for driven in self._driven}:  # not taken up anew
+            self._wishes.forget(lease.job_id)
 
     async def _drive(self, lease: Lease, capacity: Capacity) -> None:
         fields = {"job_id": lease.job_id}
@@ -104,7 +112,8 @@ class Scheduler:
         pause_s = 0.1
         while True:
             try:
-                return await Runner(self._store, lease, self._settings, capacity).run()
+                runner = Runner(self._store, lease, self._settings, capacity, self._wishes)
+                return await runner.run()
             except RedisError as error:
                 fields = {"job_id": lease.job_id}
                 logger.warning("Redis does not answer: %s", error, extra=fields)

@@ -19,7 +19,7 @@ from drmad_client.records import JobStatus, Progress, Start, Trial
 from drmad_client.search import own_values
 from drmad_client.specs import JobSpec, ReplicasSpec, SearchSpec
 from drmad_service.store import Lease, Store
-from drmad_workers.tasks import Failure, TrialResult, propose
+from drmad_workers.tasks import Failure, TrialResult
 
 
 class SearchFailed(Exception):
@@ -96,7 +96,7 @@ class Search:
 
     async def _began(self, number: int, actor: Any) -> bool:
         """Start a trial in this place. False when its values make no job, which is its outcome."""
-        values = await self._values(number)
+        values = await self._values(number, actor)
         try:
             spec = self._spec.started_from(values)
         except ValidationError as error:
@@ -110,7 +110,7 @@ class Search:
         self._running[future] = (number, actor, values, time.monotonic())
         return True
 
-    async def _values(self, number: int) -> dict[str, Any]:
+    async def _values(self, number: int, actor: Any) -> dict[str, Any]:
         """The first trial is the job as it stands, where that lies in the ranges."""
         fields, search = self._spec.model_dump(), self._search
         own = own_values(fields, search)
@@ -123,7 +123,7 @@ class Search:
             if self._known[n].state != "refused"
         ]
         parameters = fields["search"]["parameters"]
-        ref = propose.remote(parameters, search.sampler, self._spec.seed, number, known)
+        ref = actor.propose.remote(parameters, search.sampler, self._spec.seed, number, known)
         values: dict[str, Any] = await asyncio.wrap_future(ref.future())
         return values
 

@@ -111,7 +111,7 @@ def test_validate_creates_nothing_and_answers_the_defaults(
     spec = JobSpec.model_validate(samples.SPEC)
     service.on("POST", "/v1/jobs", fake_service.record(spec))
     assert client.jobs.validate(samples.SPEC) == spec
-    assert service.requests[0].query == "validate_only=true"
+    assert service.requests[0].query == "validate_only=true&deep=false"
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])

@@ -91,7 +91,7 @@ def test_a_dry_run_creates_nothing(service: FakeService) -> None:
     done = drmad(service, "submit", "-", "--dry-run", stdin=yaml.safe_dump(samples.SPEC))
     assert done.returncode == 0
     assert "nothing was created" in done.stdout
-    assert [request.query for request in service.requests] == ["validate_only=true"]
+    assert [request.query for request in service.requests] == ["validate_only=true&deep=false"]
 
 
 def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:

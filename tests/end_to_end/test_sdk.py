@@ -55,6 +55,10 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     assert [record.iteration for record in history] == [0, 1, 2]
     assert [record.cosine_to_previous is None for record in history] == [True, False, False]
     best = min(history, key=lambda record: record.validation_loss)
+    check = job.record.check
+    assert check is not None
+    assert check.hyperparameters == {"sample_weight": [1000]}
+    assert check.job_seconds > 0.0
     assert job.best is not None
     assert job.best.validation_loss == best.validation_loss
     raw, tuned = job.hyperparameters("last", raw=True), job.hyperparameters("last")
@@ -72,7 +76,6 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     assert yaml.safe_load((tmp_path / "job.yaml").read_text())["name"] == "clean-digits"
 
 
-@pytest.mark.usefixtures("finished")  # by then there is a scheduler
 def test_a_job_is_tried_on_a_worker_and_its_search_is_told(client: Client) -> None:
     report = client.jobs.check(short())
     assert report.hyperparameters == {"sample_weight": [1000]}

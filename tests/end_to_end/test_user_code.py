@@ -198,6 +198,8 @@ def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path:
     exits = "import os\ndef build(**_): os._exit(1)"
     error = failure(client, written(tmp_path / "exits", exits), retry={"replica_failures": 1})
     assert error.code == "replica_lost"
+    assert "2 times in a row" in error.message
+    assert "os._exit" in error.message
     good = client.jobs.create(spec(client, EXAMPLE, meta={"iterations": 1}))
     assert client.jobs.wait(good.id, timeout_s=120).best is not None
 

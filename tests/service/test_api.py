@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from drmad_client.records import HyperparameterInfo, Job, ProblemDetails
+from drmad_client.records import CheckReport, HyperparameterInfo, Job, JobError, ProblemDetails
 from drmad_client.specs import JobSpec
-from drmad_service.store import Lease, ResumePoint, Store
+from drmad_service.app import create_app
+from drmad_service.settings import ApiSettings
+from drmad_service.store import Capacity, Lease, ResumePoint, Store
 from drmad_service.transitions import Action
 from tests.service.test_store import CAPACITY, step
 
@@ -122,8 +124,10 @@ async def test_what_does_not_exist_is_404(api: httpx.AsyncClient) -> None:
     problem(await api.put("/v1/jobs"), 405, "method_not_allowed")
 
 
-async def test_validate_only_creates_nothing(api: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    response = await api.post("/v1/jobs?validate_only=true", json=body)
+async def test_the_spec_alone_is_validated_at_once(
+    api: httpx.AsyncClient, body: dict[str, Any]
+) -> None:
+    response = await api.post("/v1/jobs?validate_only=true&deep=false", json=body)
     assert response.status_code == 200
     assert JobSpec.model_validate_json(response.content) == JobSpec.model_validate(body)
     assert (await api.get("/v1/jobs")).json()["data"] == []
@@ -238,9 +242,60 @@ async def test_health_of_process_and_store(api: httpx.AsyncClient) -> None:
     assert (await api.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_a_check_without_a_scheduler_says_so_at_once(
-    api: httpx.AsyncClient, body: dict[str, Any]
+REPORT = CheckReport(
+    hyperparameters={"sample_weight": [1000]},
+    validation_loss=2.0,
+    training_loss=2.1,
+    steps=20,
+    seconds=0.1,
+    method="replay",
+    fidelity={},
+    job_seconds=3.0,
+    memory_bytes=1000,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [(REPORT, 200), (JobError(code="user_code", message="boom", traceback="line 3"), 422)],
+)
+async def test_a_check_waits_for_a_scheduler_and_answers_what_it_found(
+    api: httpx.AsyncClient,
+    store: Store,
+    body: dict[str, Any],
+    answer: CheckReport | JobError,
+    status: int,
 ) -> None:
-    asked = {"validate_only": "true", "deep": "true"}
-    details = problem(await api.post("/v1/jobs", json=body, params=asked), 409, "not_checked")
-    assert "drmad schedule" in details.detail
+    """One that starts only after the check was asked, as after `drmad up`."""
+    asked = asyncio.create_task(api.post("/v1/jobs?validate_only=true", json=body))
+    async with asyncio.timeout(60):
+        while (question := await store.next_check()) is None:
+            await asyncio.sleep(0.01)
+    check_id, spec = question
+    assert spec == JobSpec.model_validate(body)
+    assert not asked.done()
+    await store.answer_check(check_id, answer)
+    response = await asked
+    assert response.status_code == status
+    if isinstance(answer, CheckReport):
+        assert CheckReport.model_validate_json(response.content) == answer
+    else:
+        assert problem(response, 422, "user_code").detail == "boom\nline 3"
+    assert (await api.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_a_check_that_no_scheduler_takes_says_so_and_is_withdrawn(
+    redis_url: str, store: Store, body: dict[str, Any]
+) -> None:
+    app = create_app(ApiSettings(redis_url=redis_url, check_wait_s=0.1))
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as api,
+    ):
+        response = await api.post("/v1/jobs?validate_only=true", json=body)
+        assert "drmad schedule" in problem(response, 409, "not_checked").detail
+        assert await store.next_check() is None
+        await store.claim("scheduler_1", 10.0, Capacity(1.0, 0.0))
+        response = await api.post("/v1/jobs?validate_only=true", json=body)
+        assert "try again later" in problem(response, 503, "not_checked").detail

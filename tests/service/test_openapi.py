@@ -71,7 +71,9 @@ STREAM = "/v1/jobs/{job_id}/events"
 @contextmanager
 def service(redis_url: str) -> Iterator[tuple[str, list[str], str]]:
     """Its URL, jobs in several states, and one that has ended and that nobody may change."""
-    settings = ApiSettings(redis_url=redis_url, local_key=KEY, longest_wait_s=0.1)
+    settings = ApiSettings(
+        redis_url=redis_url, local_key=KEY, longest_wait_s=0.1, check_wait_s=0.05
+    )
     jobs, ended = asyncio.run(_jobs(redis_url))
     with serving(settings) as (host, port):
         yield f"http://{host}:{port}", jobs, ended

@@ -9,6 +9,7 @@ from drmad_client.specs import JobSpec
 from drmad_service.runner import Runner
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
+from drmad_service.wishes import Wishes
 from tests.service.test_store import CAPACITY, started, step
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,8 @@ async def test_commit_waits_for_room_in_the_store(
     store: Store, redis: Redis, redis_url: str, spec: JobSpec
 ) -> None:
     lease = await started(store, spec)
-    runner = Runner(store, lease, SchedulerSettings(redis_url), CAPACITY)
+    settings = SchedulerSettings(redis_url)
+    runner = Runner(store, lease, settings, CAPACITY, Wishes(store, settings))
     await redis.config_resetstat()
     await redis.config_set("maxmemory", "1")
     try:

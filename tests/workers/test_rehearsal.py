@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from drmad_client.records import CheckReport
 from drmad_client.specs import JobSpec
+from drmad_workers import rehearsal, wire
 from drmad_workers.code import UserCodeError
 from drmad_workers.errors import ProblemError
 from drmad_workers.rehearsal import rehearse
@@ -88,6 +90,26 @@ def test_what_a_whole_path_takes_is_added_to_what_was_measured(tmp_path: Path) -
     assert long.memory_bytes > 1e5 * tried(tmp_path, GOOD).steps
 
 
+def test_a_rehearsal_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
+    """The model that is rehearsed is the job's own, with running statistics and dropout."""
+    code = GOOD.replace("nn.Tanh()", "nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Tanh()")
+    (tmp_path / f"m{digest(code)}.py").write_text(code)
+    spec = job(code)
+    problem = wire.problem(spec, None, tmp_path)
+    tuner = wire.tuner(spec, built=problem)
+    before = tuner.evaluate(tuner.initial_values(), 0)
+    given = {name: value.clone() for name, value in problem.model.state_dict().items()}
+    tried_here = rehearsal.tried(spec, problem, tuner)
+    assert tried_here["hyperparameters"] == {"mixing": [3, 3]}
+    for name, value in problem.model.state_dict().items():
+        assert torch.equal(value, given[name]), name
+    after = tuner.evaluate(tuner.initial_values(), 0)
+    assert after.validation_loss == before.validation_loss
+    assert torch.equal(after.hypergradient["mixing"], before.hypergradient["mixing"])
+    for name, value in before.model.items():
+        assert torch.equal(after.model[name], value), name
+
+
 def test_schedules_over_all_steps_and_auto_are_rehearsed_too(tmp_path: Path) -> None:
     kinds = [{"kind": "learning_rate", "per": "step"}, {"kind": "tensor", "name": "mixing"}]
     report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
@@ -101,6 +123,7 @@ def test_schedules_over_all_steps_and_auto_are_rehearsed_too(tmp_path: Path) -> 
     [
         ("import torch\n", "import no_such\nimport torch\n", UserCodeError, "no_such"),
         ("    torch.manual_seed(0)", "    1 / 0", UserCodeError, "ZeroDivisionError"),
+        ("batch.targets)", "batch.targets) + exit(3)", UserCodeError, "SystemExit: 3"),
         ("    return Problem(", "    return dict(", ProblemError, "must return a drmad_workers"),
         ("model=nn.Sequential(", "model=list(", UserCodeError, "list expected"),
         ("nn.Tanh()", "nn.Linear(7, 7)", UserCodeError, "shapes cannot be multiplied"),

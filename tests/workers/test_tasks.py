@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from drmad_workers import failures, wire
-from drmad_workers.errors import TrainingDiverged
+from drmad_workers import failures, tasks, wire
+from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.messages import Failure
 
 
@@ -99,3 +99,11 @@ def test_process_at_its_memory_limit_says_so_itself() -> None:
     assert failure is not None
     assert failure.code == failures.OUT_OF_MEMORY
     assert "can't allocate memory" in failure.message
+
+
+def test_a_limit_below_what_a_worker_itself_takes_is_refused_by_name() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(ProblemError, match=r"resources\.memory_bytes must be at least") as caught:
+        tasks._limit_memory(1 << 20)
+    assert caught.value.field == "resources.memory_bytes"
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

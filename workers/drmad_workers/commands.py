@@ -37,6 +37,8 @@ def check(
       drmad check job.yaml
       drmad check job.yaml --code .
     """
+    import torch
+
     from drmad_client.errors import DrmadError
     from drmad_client.records import CheckReport
     from drmad_client.tables import check_lines
@@ -46,6 +48,7 @@ def check(
     from drmad_workers.rehearsal import rehearse
 
     spec, folder = _read(file, code)
+    torch.set_num_threads(max(1, int(spec.resources.cpus)))  # as a worker, whose time is predicted
     try:
         report = CheckReport.model_validate(rehearse(spec, Places(data_roots), folder))
     except UserCodeError as error:

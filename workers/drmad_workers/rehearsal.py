@@ -15,6 +15,7 @@ from drmad_workers.hypergradients.auto import Auto
 
 if TYPE_CHECKING:
     from drmad_client.specs import JobSpec
+    from drmad_workers.problem import Problem
     from drmad_workers.tuning import Evaluation, Tuner
 
 STEPS = 20
@@ -34,19 +35,20 @@ def rehearse(
         UserCodeError: the user's code raised.
     """
     try:
-        return _rehearsed(spec, places, code)
+        problem = wire.problem(spec, places, code)
+        return tried(spec, problem, wire.tuner(spec, built=problem))
     except (EngineError, UserCodeError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if code is None or ran_out_of_memory(error):
             raise
         raise user_error(error, code) from error
 
 
-def _rehearsed(spec: JobSpec, places: Places | None, code: Path | None) -> dict[str, Any]:
-    tuner = wire.tuner(spec, places=places, code=code)
+def tried(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -> dict[str, Any]:
+    """As `rehearse`, of a problem that is built already; `tuner` is the job's own."""
     short = _short(spec)
-    trial = wire.tuner(short, places=places, code=code)
+    trial = wire.tuner(short, device=device, built=problem)
     values = trial.initial_values()
     first = trial.evaluate(values, 0)  # pays for warming up, and where auto chooses, for its look
     began = time.perf_counter()

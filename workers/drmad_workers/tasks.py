@@ -1,4 +1,4 @@
-"""What runs on the Ray cluster: the worker's actor and the meta step. The only file that knows Ray.
+"""What runs on the Ray cluster: the worker's actor. The only file that knows Ray.
 
 Torch and the engine are imported inside the bodies, so that a scheduler imports this file without
 them. What goes in and out stands in messages.py.
@@ -34,16 +34,19 @@ if TYPE_CHECKING:
     from drmad_workers.batched import Replicas
     from drmad_workers.catalog import Places
     from drmad_workers.hyperparameters import Group
+    from drmad_workers.problem import Problem
     from drmad_workers.tuning import Evaluation, Tuner
 
 T = TypeVar("T")
 
 LINES_KEPT, LINE_LENGTH = 1000, 2000
 """Of what a replica prints between two reports."""
+SPARE_BYTES = 64 << 20
+"""Less than this beyond what a worker itself takes is no limit to work within."""
 MOST_GROUPS = 128
 """A tensor of more parts is told of as a whole."""
-THREADS = 3
-"""Of a worker: one computes, one reports, and one waits while a straggler ends."""
+THREADS = 4
+"""Of a worker: one computes, one reports, one waits while a straggler ends, one takes the step."""
 
 Results = list[ReplicaResult] | Failure
 """Of one worker."""
@@ -80,7 +83,8 @@ class Replica:
     """Trains and differentiates one or more replicas of a job, on one device.
 
     Keeps problem and data between meta-iterations. Further threads answer `report` and `abandon`
-    while the first computes.
+    while the first computes. One of a job's workers takes the outer step too: it has loaded torch,
+    which a task of its own would do anew, as Ray ends what was idle for a second.
     """
 
     def __init__(
@@ -93,15 +97,15 @@ class Replica:
         code: bytes | None,
         memory_bytes: int = 0,
     ) -> None:
-        if memory_bytes:  # this process ends with its job
-            resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         self._spec = spec
         self._numbers = list(replicas)
         self._cpus = cpus
         self._data_roots = [Path(root) for root in data_roots]
         self._uploads = Path(uploads)
         self._code = code
+        self._memory_bytes = memory_bytes
         self._folder: Path | None = None
+        self._problem: Problem | None = None
         self._tuners: Sequence[Tuner] = ()
         self._batched: Replicas | None = None
         self._progress = ("prepare", 0, 0)
@@ -135,6 +139,68 @@ class Replica:
         results = self._results(state, iteration, 0, None)
         return _stepped(self._spec, infos, state, max_model_bytes, [results])
 
+    def meta_step(
+        self, infos: steps.Infos, state: State, max_model_bytes: int, *results: Results
+    ) -> StepResult | Setback | Failure:
+        """Aggregate the replicas in their order and update the hyperparameters once."""
+        return _stepped(self._spec, infos, state, max_model_bytes, results)
+
+    @ray.method(num_returns=2)
+    def arrival(
+        self, infos: steps.Infos, state: State, results: Results
+    ) -> tuple[dict[str, Any] | Setback | Failure, State | None]:
+        """Apply the hypergradient of one replica at once: what to tell of it, the state after."""
+        if isinstance(results, Failure):
+            return results, None
+        (result,) = results
+        applied = failures.guarded(
+            lambda: steps.arrival(_spec(self._spec), infos, state, result),
+            state.scalars["iteration"],
+        )
+        if isinstance(applied, Setback | Failure):
+            return applied, None
+        return applied
+
+    def arrivals_step(
+        self,
+        infos: steps.Infos,
+        state: State,
+        moved: State,
+        max_model_bytes: int,
+        staleness: Sequence[int],
+        *results: Results,
+    ) -> StepResult | Setback | Failure:
+        """Judge the meta-iteration that these arrivals make up."""
+        done = [result for part in results if not isinstance(part, Failure) for result in part]
+        return failures.guarded(
+            lambda: steps.arrivals_step(
+                _spec(self._spec), infos, state, moved, max_model_bytes, done, staleness
+            ),
+            state.scalars["iteration"],
+        )
+
+    def retreat(
+        self, infos: steps.Infos, state: State, best: State, hypergradient: bytes
+    ) -> State | Failure:
+        """The state that begins a meta-iteration again after a setback; see drmad_workers.meta."""
+        return failures.guarded(
+            lambda: steps.retreat(_spec(self._spec), infos, state, best, hypergradient),
+            state.scalars["iteration"],
+        )
+
+    def propose(
+        self,
+        parameters: Mapping[str, Mapping[str, Any]],
+        sampler: str,
+        seed: int,
+        number: int,
+        known: Sequence[tuple[Mapping[str, Any], float | None]],
+    ) -> dict[str, Any]:
+        """The values of the next trial of a search; see drmad_workers.search."""
+        from drmad_workers import search
+
+        return search.propose(parameters, sampler, seed, number, known)
+
     def fidelity(self, state: State, iteration: int) -> dict[str, Any] | Failure:
         """How far the job's method agrees with the exact one, as drmad_workers.fidelity tells."""
         return self._guarded(lambda: self._fidelity(state, iteration), iteration)
@@ -149,7 +215,10 @@ class Replica:
         self._abandoned = max(self._abandoned, ticket)
 
     def rehearse(self) -> dict[str, Any] | Failure:
-        """What drmad_workers.rehearsal finds of the job, of which nothing counts."""
+        """What drmad_workers.rehearsal finds of the job, of which nothing counts.
+
+        Prepares the replica where that is not done.
+        """
         with self._computing:
             return self._guarded(self._rehearse, None)
 
@@ -165,15 +234,20 @@ class Replica:
         from drmad_workers.code import unpacked
 
         torch.set_num_threads(max(1, int(self._cpus)))
+        if self._memory_bytes:
+            _limit_memory(self._memory_bytes)
+            self._memory_bytes = 0  # once
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
         return Places(self._data_roots, self._uploads), self._device, self._folder
 
     def _rehearse(self) -> dict[str, Any]:
-        from drmad_workers.rehearsal import rehearse
+        from drmad_workers import rehearsal
 
-        places, _, folder = self._places()
-        return rehearse(_spec(self._spec), places, folder)
+        if not self._tuners:
+            self._prepare()
+        assert self._problem is not None
+        return rehearsal.tried(_spec(self._spec), self._problem, self._tuners[0], self._device)
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import wire
@@ -191,11 +265,13 @@ class Replica:
         from drmad_workers.meta import initial_state
 
         spec = _spec(self._spec)
-        places = self._places()
+        places, device, folder = self._places()
+        self._problem = problem = wire.problem(spec, places, folder)
         if len(self._numbers) == 1:
-            self._tuners = [wire.tuner(spec, self._numbers[0], *places)]
+            replica = self._numbers[0]
+            self._tuners = [wire.tuner(spec, replica, device=device, built=problem)]
         else:
-            self._batched = wire.batched(spec, self._numbers, *places)
+            self._batched = wire.batched(spec, self._numbers, device=device, built=problem)
             self._tuners = self._batched.tuners
             if self._batched.reason is not None:
                 print(f"replicas are computed one by one: {self._batched.reason}")
@@ -272,7 +348,7 @@ class Replica:
                 return body()
             except (EngineError, UserCodeError):
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if self._folder is None or ran_out_of_memory(error):
                     raise
                 raise user_error(error, self._folder) from error
@@ -298,78 +374,6 @@ class Replica:
         self._progress = (phase, step, steps)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def meta_step(
-    spec: str, infos: steps.Infos, state: State, max_model_bytes: int, *results: Results
-) -> StepResult | Setback | Failure:
-    """Aggregate the replicas in their order and update the hyperparameters once."""
-    _one_thread()
-    return _stepped(spec, infos, state, max_model_bytes, results)
-
-
-@ray.remote(num_cpus=0, max_retries=0, num_returns=2)
-def arrival(
-    spec: str, infos: steps.Infos, state: State, results: Results
-) -> tuple[dict[str, Any] | Setback | Failure, State | None]:
-    """Apply the hypergradient of one replica at once: what to tell of it, and the state after."""
-    if isinstance(results, Failure):
-        return results, None
-    _one_thread()
-    (result,) = results
-    applied = failures.guarded(
-        lambda: steps.arrival(_spec(spec), infos, state, result), state.scalars["iteration"]
-    )
-    if isinstance(applied, Setback | Failure):
-        return applied, None
-    return applied
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def arrivals_step(
-    spec: str,
-    infos: steps.Infos,
-    state: State,
-    moved: State,
-    max_model_bytes: int,
-    staleness: Sequence[int],
-    *results: Results,
-) -> StepResult | Setback | Failure:
-    """Judge the meta-iteration that these arrivals make up."""
-    _one_thread()
-    done = [result for part in results if not isinstance(part, Failure) for result in part]
-    return failures.guarded(
-        lambda: steps.arrivals_step(
-            _spec(spec), infos, state, moved, max_model_bytes, done, staleness
-        ),
-        state.scalars["iteration"],
-    )
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def propose(
-    parameters: Mapping[str, Mapping[str, Any]],
-    sampler: str,
-    seed: int,
-    number: int,
-    known: Sequence[tuple[Mapping[str, Any], float | None]],
-) -> dict[str, Any]:
-    """The values of the next trial of a search; see drmad_workers.search."""
-    from drmad_workers import search
-
-    return search.propose(parameters, sampler, seed, number, known)
-
-
-@ray.remote(num_cpus=0, max_retries=0)
-def retreat(
-    spec: str, infos: steps.Infos, state: State, best: State, hypergradient: bytes
-) -> State | Failure:
-    """The state that begins a meta-iteration again after a setback; see drmad_workers.meta."""
-    return failures.guarded(
-        lambda: steps.retreat(_spec(spec), infos, state, best, hypergradient),
-        state.scalars["iteration"],
-    )
-
-
 def _stepped(
     spec: str,
     infos: steps.Infos,
@@ -389,16 +393,31 @@ def _stepped(
     )
 
 
+def _limit_memory(most_bytes: int) -> None:
+    """Bounds what this process, which ends with its job, may allocate from now on.
+
+    Raises:
+        ProblemError: it holds as much already.
+    """
+    from drmad_workers.errors import ProblemError
+
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else ["VmData: 0 kB"]
+    (held,) = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:")]
+    if most_bytes < held + SPARE_BYTES:
+        raise ProblemError(
+            f"resources.memory_bytes must be at least {held + SPARE_BYTES:,}, got {most_bytes:,}: "
+            f"torch and Ray alone take {held:,} of a worker (the operator's --replica-memory "
+            "stands in where the job says nothing)",
+            "resources.memory_bytes",
+        )
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
 def _spec(spec: str) -> JobSpec:
     from drmad_client.specs import JobSpec
 
     return JobSpec.model_validate_json(spec)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _groups(groups: Sequence[Group]) -> list[dict[str, Any]]:

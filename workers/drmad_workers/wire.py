@@ -40,18 +40,19 @@ def tuner(
     places: Places | None = None,
     device: str = "cpu",
     code: Path | None = None,
+    built: Problem | None = None,
 ) -> Tuner:
     """The tuner of one replica: problem, kinds, training and method as the spec asks.
 
     `places` is where data may be read; `code` the folder of the user's own code, for a problem that
-    names an entrypoint in it.
+    names an entrypoint in it; `built` the problem, where it is there already.
 
     Raises:
         EngineError: what only a worker finds: missing files, too large a batch, ...
         UserCodeError: the user's code raised.
     """
     return Tuner(
-        problem(spec, places, code),
+        built or problem(spec, places, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         training(spec),
         method(spec.hypergradient),
@@ -68,10 +69,11 @@ def batched(
     places: Places | None = None,
     device: str = "cpu",
     code: Path | None = None,
+    built: Problem | None = None,
 ) -> Replicas:
     """The tuners of several replicas on one device; see `tuner`."""
     return Replicas(
-        problem(spec, places, code),
+        built or problem(spec, places, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         training(spec),
         method(spec.hypergradient),

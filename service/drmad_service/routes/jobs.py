@@ -63,14 +63,16 @@ async def submit(
         Header(max_length=255, description="The same key and body answer the same job."),
     ] = None,
     validate_only: Annotated[
-        bool, Query(description="Check the spec and answer it with its defaults; create nothing.")
+        bool,
+        Query(description="Create nothing: have a worker try the job, and answer what it found."),
     ] = False,
     deep: Annotated[
         bool,
         Query(
-            description="With validate_only: have a worker try the job, and answer what it found."
+            description="false, with validate_only: check the spec alone, at once, and answer it "
+            "with its defaults."
         ),
-    ] = False,
+    ] = True,
 ) -> Any:
     """Accept a job and answer it."""
     _must_fit(spec, settings)
@@ -233,10 +235,7 @@ def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
 
 
 async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
-    """What a worker finds of a job that is not created."""
-    if not (await store.cluster()).schedulers:
-        message = "no scheduler is running that could check the job; start one with: drmad schedule"
-        return problem_response(409, "not_checked", message, instance="/v1/jobs")
+    """What a worker finds of a job that is not created; a scheduler that starts is waited for."""
     check_id = await store.ask_check(spec)
     try:
         answer = await store.check_answer(check_id, settings.check_wait_s)
@@ -244,6 +243,12 @@ async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Respon
         await store.withdraw_check(check_id)
     if isinstance(answer, CheckReport):
         return Response(answer.model_dump_json(), media_type="application/json")
+    if answer is None and not (await store.cluster()).schedulers:
+        message = (
+            f"no scheduler was running within {settings.check_wait_s:g} s that could check the "
+            "job; start one with: drmad schedule"
+        )
+        return problem_response(409, "not_checked", message, instance="/v1/jobs")
     if answer is None:
         message = (
             f"no scheduler had a hand free within {settings.check_wait_s:g} s; try again later"

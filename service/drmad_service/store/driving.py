@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.records import JobError, JobStatus, Progress
+from drmad_client.records import CheckReport, JobError, JobStatus, Progress
 from drmad_service import keys
 from drmad_service.errors import LeaseLost
 from drmad_service.store.base import Base, states
@@ -85,6 +85,13 @@ class Driving(Base):
             raise LeaseLost(f"job {lease.job_id} is no longer driven under {lease.fence}")
         return JobStatus(status.decode())
 
+    async def wished(self) -> list[str]:
+        """Ids of the driven jobs that are to pause or to be cancelled."""
+        pipe = self._redis.pipeline(transaction=False)
+        for status in (JobStatus.CANCELLING, JobStatus.PAUSING):
+            pipe.zrange(keys.jobs_with(status), 0, -1)
+        return [job_id.decode() for ids in await pipe.execute() for job_id in ids]
+
     async def warn(self, lease: Lease, code: str, message: str) -> None:
         warning = json.dumps({"code": code, "message": message})
         await self._update(lease, {}, "warning", warning)
@@ -96,6 +103,11 @@ class Driving(Base):
     async def keep_fidelity(self, lease: Lease, report: Mapping[str, Any]) -> None:
         """Keep how far the job's method was found to agree with the exact one."""
         await self._update(lease, {"fidelity": json.dumps(report)})
+
+    async def keep_check(self, lease: Lease, report: CheckReport, progress: Progress) -> None:
+        """Keep what the look at a job at its start found, and how long it will take by that."""
+        fields = {"check": report.model_dump_json(), "progress": progress.model_dump_json()}
+        await self._update(lease, fields)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
         """Keep what a replica printed; of a job, the last LOG_LINES lines."""
