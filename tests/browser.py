@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -89,8 +90,8 @@ def window(
 class Server:
     """The API on a port of loopback, in a thread; it can be stopped and started again."""
 
-    def __init__(self, redis_url: str, local_key: str | None = None) -> None:
-        self._settings = ApiSettings(redis_url=redis_url, local_key=local_key)
+    def __init__(self, redis_url: str, local_key: str | None = None, **settings: Any) -> None:
+        self._settings = ApiSettings(redis_url=redis_url, local_key=local_key, **settings)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]

@@ -58,4 +58,7 @@ class Cluster(Record):
     promised_cpus: float = Field(description="To the jobs that run.")
     promised_gpus: float = Field(description="To the jobs that run.")
     running: list[Placement]
-    queue: list[Placement] = Field(description="In the order in which they will run.")
+    queue: list[Placement] = Field(
+        description="In the order in which they will run; of a long queue its beginning."
+    )
+    queued: int = Field(default=0, description="How many jobs wait.")

@@ -93,9 +93,10 @@ def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) 
         return plotting.empty("no meta-iteration is committed yet")
     kept = plotting.evenly(len(records), max(2, CELLS_OF_A_MAP // len(cells)))
     unit = "log₁₀ of the median" if logarithmic else "median"
+    x = [records[column].iteration for column in kept]
     trace = {
         "type": "heatmap",
-        "x": [records[column].iteration for column in kept],
+        "x": x,
         "y": list(cells),
         "z": [[row.get(column) for column in kept] for row in cells.values()],
         "colorscale": "Viridis",
@@ -103,7 +104,7 @@ def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) 
         "hovertemplate": "meta-iteration %{x}<br>%{y}<br>%{z}<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "meta-iteration"}},
+        "xaxis": {"title": {"text": "meta-iteration"}, **plotting.whole_ticks(x)},
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
     }
     return {"data": [trace], "layout": layout}
@@ -131,7 +132,7 @@ def hypergradient_norms(history: Sequence[Record]) -> Figure:
         for name, column in columns.items()
     ]
     return plotting.stacked(
-        [("norm", data, {"type": "log", "exponentformat": "power"})], showlegend=True
+        [("norm", data, {"type": "log", "exponentformat": "e"})], showlegend=True
     )
 
 

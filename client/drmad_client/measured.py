@@ -22,7 +22,7 @@ def fidelity(measured: Mapping[str, Any]) -> Figure:
     found, chosen = last_measured(measured)
     if not found:
         failure = (measured.get("report") or {}).get("failure")
-        return plotting.empty(failure or "no method was measured: this one is exact")
+        return plotting.empty(failure or "no method is measured yet; exact ones never are")
     bars = {
         "type": "bar",
         "orientation": "h",

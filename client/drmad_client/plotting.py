@@ -16,6 +16,7 @@ Row = tuple[str, list[dict[str, Any]], dict[str, Any]]
 POINTS_OF_A_TRACE = 1_000
 POINTS_OF_A_FIGURE = 8_000
 _DIGITS = 5
+_MOST_TICKS = 7
 _TICKS_OF_A_LOG_AXIS = 3  # plotly labels every digit of a decade where more are asked for
 
 
@@ -51,10 +52,19 @@ def stacked(
         }
         data += [trace | {"xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
     last = "" if len(rows) == 1 else str(len(rows))
-    layout["xaxis"] = {"title": {"text": x_title}, "anchor": f"y{last}"}
+    layout["xaxis"] = {
+        "title": {"text": x_title},
+        "anchor": f"y{last}",
+        **whole_ticks([x for trace in data for x in trace["x"]]),
+    }
     if len(rows) > 2:
         layout["height"] = 180 * len(rows) + 120
     return {"data": data, "layout": layout}
+
+
+def whole_ticks(x: Sequence[float]) -> dict[str, Any]:
+    """Of an axis that counts: plotly would put a tick at 0.5 where there are few."""
+    return {"dtick": 1} if x and max(x) - min(x) < _MOST_TICKS else {}
 
 
 def empty(why: str) -> Figure:

@@ -27,6 +27,7 @@ _LOSSES_KEPT = 100_000
 _SAMPLES_KEPT = 8
 _PAGE = 100
 _EVENTS_SEEN = 500
+_TOLD = {b"warning", b"rejection", b"start", b"webhook"}
 
 
 class Overview:
@@ -139,18 +140,19 @@ class Overview:
         rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=1)
         return rows[0][0].decode() if rows else "0-0"
 
-    async def warnings(self, job_id: str) -> list[Event]:
-        """What went wrong lately without ending the job, in order."""
+    async def told(self, job_id: str) -> list[Event]:
+        """What happened lately beside states and meta-iterations, in order: warnings, steps that
+        were taken back, the end of the search, what came of the webhook."""
         rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=_EVENTS_SEEN)
         return [
             Event(
                 id=row_id.decode(),
                 at=datetime.fromtimestamp(int(fields[b"at"]) / 1000, tz=UTC),
-                type="warning",
+                type=fields[b"type"].decode(),
                 data=json.loads(fields[b"data"]),
             )
             for row_id, fields in reversed(rows)
-            if fields[b"type"] == b"warning"
+            if fields[b"type"] in _TOLD
         ]
 
     async def _sample(self, job: Job) -> list[MetaIteration]:

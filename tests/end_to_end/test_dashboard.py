@@ -54,6 +54,10 @@ def test_a_job_is_submitted_watched_paused_resumed_and_cancelled(
         expect(state).to_have_text("cancelled", timeout=START_MS)
         page.get_by_role("link", name="Cluster").click()
         expect(page.locator("#cluster")).to_contain_text("alive")
+        page.get_by_role("link", name="New job").click()
+        page.get_by_role("button", name="Try on a worker").click()
+        expect(page.locator("#found")).to_contain_text("The whole job", timeout=START_MS)
+        expect(page.locator("#found")).to_contain_text("sample_weight (1,000)")
     assert trouble.found == []
     with service.client() as client:
         assert client.jobs.retrieve(job_id).status is JobStatus.CANCELLED

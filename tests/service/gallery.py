@@ -129,8 +129,13 @@ async def gallery(store: Store) -> dict[str, str]:
         ids[wanted.name] = lease.job_id
         return lease
 
-    good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}), 30)
+    told = {"webhook": "https://hooks.example/drmad"}
+    good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}, notify=told), 30)
     await store.act(good, Action.SUCCEED, "iterations", "every meta-iteration asked for is done")
+    notice = await store.next_notice(60.0)
+    assert notice is not None
+    outcome = {"outcome": "delivered", "attempts": notice.attempt, "message": "answered 204"}
+    await store.settle(notice, {"host": "hooks.example"} | outcome)
     weights = await driven(spec("clean digits", kind="sample_weight"), 30)
     await store.act(weights, Action.SUCCEED, "patience", "the validation loss no longer improves")
     bad = await driven(spec("rate too high", tags={"team": "vision", "try": "2"}), 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import os
 import re
 import time
@@ -12,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, Route, expect
 from redis import Redis
@@ -67,8 +70,10 @@ def jobs(redis_url: str, do: Do[Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(redis_url: str, jobs: dict[str, str]) -> Iterator[Server]:
-    server = Server(redis_url)
+def server(
+    redis_url: str, jobs: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    server = Server(redis_url, data_dir=tmp_path_factory.mktemp("data"))
     server.start()
     yield server
     server.stop()
@@ -352,6 +357,54 @@ def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[
     do(lambda store: store.cancel(job_id))
 
 
+def test_the_timeline_tells_of_webhook_search_and_lost_replicas(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['digits, l2 per unit']}")
+    expect(page.locator("#facts")).to_contain_text("tells hooks.example of its end")
+    first = page.locator("#timeline li").first
+    expect(first).to_contain_text("webhook delivered")
+    expect(first).to_contain_text("hooks.example: answered 204")
+    page.goto(f"{server.url}/jobs/{jobs['mnist, per weight']}")
+    timeline = page.locator("#timeline")
+    expect(timeline).to_contain_text("the gradient goes on from trial")
+    expect(timeline.locator(".chip.warning")).to_have_count(1)
+
+
+def test_data_of_this_machine_are_uploaded_and_named_in_the_job(page: Page, server: Server) -> None:
+    file = io.BytesIO()
+    np.savez(file, inputs=np.zeros((9, 2)), targets=np.arange(9) % 3)
+    page.goto(f"{server.url}/new")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    page.get_by_label("Upload data").set_input_files(
+        {"name": "mine.npz", "mimeType": "application/octet-stream", "buffer": file.getvalue()}
+    )
+    digest = hashlib.sha256(file.getvalue()).hexdigest()
+    expect(page.locator("#yaml")).to_have_value(
+        re.compile(f"name: upload\n +data: sha256:{digest}")
+    )
+    expect(page.locator("#verdict")).to_contain_text("problem.data.train")
+
+
+def test_what_a_worker_says_of_a_job_is_shown_until_the_job_changes(
+    browser: Browser, server: Server
+) -> None:
+    detail = "problem_invalid: build() returned None\nmine.py, line 3"
+    refusal = {"code": "problem_invalid", "detail": detail}
+    trouble = Trouble(expected=("422",))
+    with browsers.window(browser, trouble) as (_, page):
+        page.route(
+            "**/v1/jobs?validate_only*", lambda route: route.fulfill(status=422, json=refusal)
+        )
+        page.goto(f"{server.url}/new")
+        page.get_by_role("button", name="Try on a worker").click()
+        found = page.locator("#found")
+        expect(found).to_have_text(detail)
+        page.locator("#yaml").press_sequentially("# changed\n")
+        expect(found).to_be_hidden()
+    assert trouble.found == []
+
+
 def test_yaml_is_checked_line_by_line_as_one_types(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/new")
     expect(page.locator("#verdict")).to_contain_text("can be submitted")
@@ -486,14 +539,15 @@ def test_the_theme_is_chosen_and_kept(page: Page, server: Server) -> None:
 
 
 class Opened:
-    """How long a page took until its first chart or last row was drawn, and what came over the
-    wire, in a browser that has kept nothing of an earlier visit."""
+    """How long a page took until its first chart or last row was drawn, what that cost browser and
+    service in CPU time, and what came over the wire; nothing is kept from an earlier visit."""
 
     def __init__(self, browser: Browser, url: str, until: str) -> None:
         trouble = Trouble()
         with browsers.window(browser, trouble) as (context, page):
             session = context.new_cdp_session(page)
             session.send("Network.enable")
+            session.send("Performance.enable")
             sizes: dict[str, float] = {}
             names: dict[str, str] = {}
             session.on(
@@ -504,10 +558,13 @@ class Opened:
                 "Network.loadingFinished",
                 lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}),
             )
-            began = time.monotonic()
+            began, served = time.monotonic(), time.process_time()
             page.goto(url, wait_until="commit")
             expect(page.locator(until).first).to_be_visible()
             self.seconds = time.monotonic() - began
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            (spent,) = (each["value"] for each in metrics if each["name"] == "ProcessTime")
+            self.work_s = time.process_time() - served + spent
             page.wait_for_timeout(500)
             self.bytes = sum(
                 size for key, size in sizes.items() if "plotly.min.js" not in names.get(key, "")
@@ -526,11 +583,19 @@ class Opened:
 
 
 def opens_quickly(browser: Browser, url: str, until: str) -> None:
-    """By the clock, which tells of whatever else the machine does, too: the best opening counts."""
-    opened = [Opened(browser, url, until)]  # it warms the service
-    while min(each.seconds for each in opened) >= QUICK_S and len(opened) < MOST_OPENINGS:
+    """By the clock, the best of some openings: the first one warms the service.
+
+    Where others crowd the machine the clock tells of them. Then the CPU time counts, of which
+    browser and service spend as much as two cores give in that time.
+    """
+    is_crowded = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    opened: list[Opened] = []
+    while len(opened) < MOST_OPENINGS:
         opened.append(Opened(browser, url, until))
-    assert min(each.seconds for each in opened) < QUICK_S
+        taken_s = opened[-1].work_s / 2 if is_crowded else opened[-1].seconds
+        if taken_s < QUICK_S:
+            break
+    assert taken_s < QUICK_S
     assert opened[-1].bytes < MOST_BYTES
     assert opened[-1].shift < 0.02
 

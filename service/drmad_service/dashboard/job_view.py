@@ -39,7 +39,7 @@ class Moment:
     """One entry of the timeline."""
 
     at: datetime
-    kind: str  # a state, or "warning"
+    kind: str  # a state, or what else it tells of
     reason: str
     message: str
 
@@ -102,13 +102,27 @@ def best_trials(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=rank)[:_TRIALS_SHOWN]
 
 
-def timeline(job: Job, warnings: Sequence[Event]) -> list[Moment]:
-    """States and warnings, the newest first."""
+def timeline(job: Job, told: Sequence[Event]) -> list[Moment]:
+    """States, and what the store told beside them; the newest first."""
     moments = [Moment(t.at, t.status, t.reason, t.message) for t in job.transitions]
-    moments += [
-        Moment(e.at, "warning", e.data.get("code", ""), e.data.get("message", "")) for e in warnings
-    ]
+    moments += [_moment(event) for event in told]
     return sorted(moments, key=lambda moment: moment.at, reverse=True)
+
+
+def _moment(event: Event) -> Moment:
+    data = event.data
+    message = str(data.get("message", ""))
+    if event.type == "webhook":
+        said = f"{data['host']}: {message}"
+        if data["attempts"] > 1:
+            said += f", at attempt {data['attempts']}"
+        return Moment(event.at, f"webhook {data['outcome']}", "", said)
+    if event.type == "start":
+        found = f"the search ends: the gradient goes on from trial {data['trial']}"
+        return Moment(event.at, "search", "", found)
+    if event.type == "rejection":
+        return Moment(event.at, "step back", "", message)
+    return Moment(event.at, event.type, str(data.get("code", "")), message)
 
 
 def _has_penalty_image(job: Job) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -125,8 +126,15 @@ def _problem(spec: Any) -> str:
     entrypoint = getattr(problem, "entrypoint", None)
     if entrypoint:
         return str(entrypoint)
-    parts = [getattr(getattr(problem, part, None), "name", None) for part in ("model", "data")]
-    return " on ".join(part for part in parts if part)
+    return f"{problem.model.name} on {_data(problem.data)}"
+
+
+def _data(data: Any) -> str:
+    """A data set; of the user's own what tells it from others."""
+    if path := getattr(data, "path", None):
+        return str(path).rpartition("/")[2]
+    digest = getattr(data, "data", None)
+    return f"upload {digest.removeprefix('sha256:')[:8]}" if digest else str(data.name)
 
 
 def _tuned(spec: Any) -> str:
@@ -139,6 +147,7 @@ _environment.globals |= {
 }
 _environment.filters |= {
     "ago": _ago,
+    "host": lambda url: urlsplit(url).hostname,  # the rest of an address may hold a token
     "duration": _duration,
     "figure": _figure,
     "metric": _metric,

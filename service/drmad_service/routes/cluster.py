@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from drmad_client.cluster import Cluster, Placement
-from drmad_client.records import Job
+from drmad_client.records import Job, JobStatus
 from drmad_service.auth import PrincipalDependency
 from drmad_service.errors import ResultNotFound
 from drmad_service.routes.dependencies import OverviewDependency, StoreDependency
@@ -41,6 +41,7 @@ async def retrieve(
         promised_gpus=sum(placement.gpus for placement in running),
         running=running,
         queue=[shown(job, []) for job in await overview.queue()],
+        queued=(await overview.counts()).get(JobStatus.QUEUED, 0),
     )
 
 

@@ -150,7 +150,7 @@ async def job(
         actions=job_view.actions(job) if principal.may_submit else [],
         charts=job_view.charts(job, await store.fidelity_report(job_id) is not None),
         trials=job_view.best_trials(trials),
-        timeline=job_view.timeline(job, await overview.warnings(job_id)),
+        timeline=job_view.timeline(job, await overview.told(job_id)),
         spec={
             "YAML": editing.dump(essential),
             "Python": snippets.python(essential, url),

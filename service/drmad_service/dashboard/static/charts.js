@@ -44,19 +44,22 @@ function template() {
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = {
     gridcolor: colour("--line"), linecolor: colour("--line-strong"), zerolinecolor: colour("--line-strong"),
-    tickfont: { color: colour("--muted"), size: 11 }, title: { font: { color: colour("--muted"), size: 12 } },
-    automargin: true, exponentformat: "power", nticks: 7,
+    tickfont: { color: colour("--muted"), size: 11 }, title: { font: { color: colour("--muted"), size: 12 }, standoff: 10 },
+    ticks: "", ticklabelstandoff: 4, automargin: true, exponentformat: "e", nticks: 7,
   };
   return {
     layout: {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: COLOURS,
       font: { family: "Inter, sans-serif", color: colour("--text"), size: 12 },
-      margin: { l: 56, r: 16, t: 14, b: 42 }, xaxis: axis, yaxis: axis,
+      margin: { l: 56, r: 16, t: 14, b: 34 }, xaxis: axis, yaxis: axis,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5, color: colour("--muted") } },
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--line-strong"), font: { color: colour("--text"), size: 12 } },
       coloraxis: { colorbar: { outlinewidth: 0 } },
     },
-    data: { heatmap: [{ colorbar: { outlinewidth: 0, thickness: 10, tickfont: { size: 11 } } }] },
+    data: { heatmap: [{ colorbar: {
+      outlinewidth: 0, thickness: 10, tickfont: { color: colour("--muted"), size: 11 },
+      title: { font: { color: colour("--muted"), size: 12 } },
+    } }] },
   };
 }
 

@@ -1,4 +1,4 @@
-// Two elements that draw themselves from their attributes.
+// Elements that draw themselves from their attributes.
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
@@ -29,6 +29,19 @@ class RelativeTime extends HTMLElement {
 }
 setInterval(() => RelativeTime.shown.forEach((element) => element.show()), 1000);
 customElements.define("relative-time", RelativeTime);
+
+/** The reader's own time of day, with the date unless it is today's. */
+class LocalTime extends HTMLElement {
+  static observedAttributes = ["datetime"];
+
+  attributeChangedCallback() {
+    const moment = new Date(this.getAttribute("datetime"));
+    const isToday = moment.toDateString() === new Date().toDateString();
+    const date = isToday ? {} : { month: "short", day: "numeric" };
+    this.textContent = moment.toLocaleString("en-GB", { ...date, hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  }
+}
+customElements.define("local-time", LocalTime);
 
 const WIDTH = 100, HEIGHT = 28, MARGIN = 3;
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,6 +1,7 @@
 // One job: follows its events, acts on it, shows its logs.
 import "./charts.js";
 import { Follower, refresh } from "./live.js";
+import { duration } from "./numbers.js";
 import { complain, request, tell } from "./service.js";
 
 const page = document.querySelector("#job");
@@ -44,18 +45,6 @@ function show({ iteration, iterations, phase, step, steps, remaining_s: left }) 
   if (remaining) remaining.textContent = duration(left);
 }
 
-function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  for (const [unit, name, small, smallName] of [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]]) {
-    if (whole < unit) continue;
-    const rest = Math.floor((whole % unit) / small);
-    return `${Math.floor(whole / unit)} ${name}${rest ? ` ${rest} ${smallName}` : ""}`;
-  }
-  return `${whole} s`;
-}
-
 let follower;
 function follow() {
   follower = new Follower(() => `${api}/events?after=${after}`, {
@@ -67,6 +56,7 @@ function follow() {
     rejection: changed,
     status: changed,
     warning: changed,
+    webhook: changed,
     reset: changed,
     back: () => changed(),
   });

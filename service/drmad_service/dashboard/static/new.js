@@ -1,11 +1,15 @@
 // A new job, or a fork: YAML and form show the same job, and the service checks it as one types.
 import { Form } from "./form.js";
-import { complain, request } from "./service.js";
+import { complain, request, tell } from "./service.js";
+import { upload, withData } from "./upload.js";
+import { WorkerCheck } from "./worker_check.js";
 
 const editor = document.querySelector("#editor");
 const yaml = document.querySelector("#yaml");
 const verdict = document.querySelector("#verdict");
 const submit = document.querySelector("#submit");
+const checkButton = document.querySelector("#check");
+const workerCheck = new WorkerCheck(document.querySelector("#found"));
 const forkOf = editor.dataset.fork ?? null;
 
 let form = null;
@@ -17,6 +21,8 @@ let waiting;
 async function check(draft) {
   const mine = ++turn;
   submit.disabled = true;
+  if (checkButton) checkButton.disabled = true;
+  workerCheck.forget();
   let fresh;
   try {
     fresh = await request("POST", "/new/check", { ...draft, fork_of: forkOf });
@@ -32,6 +38,7 @@ async function check(draft) {
   say(findings);
   const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
   submit.disabled = findings.length > 0;
+  if (checkButton) checkButton.disabled = findings.length > 0;
   if (changesNothing) verdict.textContent = "A fork that changes nothing yet: it would repeat the job from there.";
 }
 
@@ -85,6 +92,25 @@ yaml.addEventListener("keydown", (event) => {
 document.querySelector("#example")?.addEventListener("change", (event) => {
   yaml.value = document.getElementById(`example-${event.target.value}`).content.textContent;
   check({ text: yaml.value });
+});
+
+checkButton?.addEventListener("click", async () => {
+  checkButton.disabled = true;
+  await workerCheck.run(answer.checked.job);
+  checkButton.disabled = submit.disabled;
+});
+
+document.querySelector("#data")?.addEventListener("change", async ({ target }) => {
+  const [file] = target.files;
+  target.value = ""; // the same file may be chosen again
+  if (!file) return;
+  try {
+    const data = await upload(file);
+    tell(`${file.name} is uploaded`);
+    await check({ job: withData(answer?.checked.job, data) });
+  } catch (error) {
+    complain(error);
+  }
 });
 
 // One key for all attempts of one text: pressed twice, or answered too late, it is one job.

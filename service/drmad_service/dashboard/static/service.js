@@ -10,10 +10,12 @@ export class Refused extends Error {
   }
 }
 
-export async function request(method, path, body, headers = {}) {
-  const signal = AbortSignal.timeout(LONGEST_WAIT_MS);
+/** Ask the service; `body` is sent as JSON, or as it is when it is a file. */
+export async function request(method, path, body, headers = {}, longestWait = LONGEST_WAIT_MS) {
+  const signal = AbortSignal.timeout(longestWait);
   const options = { method, signal, headers: { Accept: "application/json", ...headers } };
-  if (body !== undefined) {
+  if (body instanceof Blob) options.body = body;
+  else if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }

@@ -1,0 +1,24 @@
+// Numbers as people read them; the service's templates write them the same way.
+
+/** A length of time in its two largest units, as in 2 h 5 min. */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  for (const [unit, name, small, smallName] of [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]]) {
+    if (whole < unit) continue;
+    const rest = Math.floor((whole % unit) / small);
+    return `${Math.floor(whole / unit)} ${name}${rest ? ` ${rest} ${smallName}` : ""}`;
+  }
+  return `${whole} s`;
+}
+
+export function size(bytes) {
+  for (const unit of ["B", "kB", "MB", "GB"]) {
+    if (bytes < 1000) return `${Number(bytes.toPrecision(3))} ${unit}`;
+    bytes /= 1000;
+  }
+  return `${Number(bytes.toPrecision(3))} TB`;
+}
+
+export const figure = (value, digits = 4) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(digits))));
