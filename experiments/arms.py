@@ -34,6 +34,12 @@ class Arm:
         return self.results.of(self.case, self.name)
 
     @property
+    def failures(self) -> int:
+        """Runs without any figure."""
+        found = [run for run in self.results if (run.case, run.arm) == (self.case, self.name)]
+        return sum(bool(run.error) and not run.validation_loss for run in found)
+
+    @property
     def training_runs(self) -> float:
         return self.before + float(np.mean([run.cost for run in self.runs]))
 
@@ -83,9 +89,10 @@ Column = Callable[[Arm], str]
 
 
 def seeds(arm: Arm) -> str:
-    """How many, and of how many the job ended before its budget was spent."""
+    """How many, how many more failed, and of how many the job ended before its budget was spent."""
     early = sum(bool(run.error) for run in arm.runs)
-    return f"{len(arm.runs)}" + (f", {early} ended early" if early else "")
+    counts = {"ended early": early, "failed": arm.failures}
+    return ", ".join([f"{len(arm.runs)}", *(f"{n} {what}" for what, n in counts.items() if n)])
 
 
 def validation_loss(arm: Arm) -> str:
@@ -147,12 +154,13 @@ def arms_table(
     columns: Mapping[str, Column],
     before: Mapping[str, int] | None = None,
 ) -> str:
-    """Rows in the order of `labels`; those without any run are left out."""
+    """Rows in the order of `labels`; arms that have not been run are left out."""
     before = before or {}
     arms = [Arm(results, case, name, before.get(name, 0)) for name in labels]
-    rows = [
-        [labels[arm.name], seeds(arm), *(show(arm) for show in columns.values())]
-        for arm in arms
-        if arm.runs
-    ]
+    rows = []
+    for arm in arms:
+        if arm.runs:
+            rows.append([labels[arm.name], seeds(arm), *(show(arm) for show in columns.values())])
+        elif arm.failures:
+            rows.append([labels[arm.name], f"{arm.failures} failed", *("–" for _ in columns)])
     return table(["", "seeds", *columns], rows)

@@ -77,10 +77,13 @@ def test_seconds_are_those_of_one_meta_iteration_on_a_quiet_core_times_their_num
     results.add(Result("case", "job", 0, "", [3.0, 2.0], cost=6.0, methods=["shortcut"]))
     results.add(Result("case", "auto", 0, "", [3.0, 2.0], cost=6.0, methods=["replay"]))
     results.add(Result("case", "search", 0, "", [3.0, 2.0, 1.0], cost=3.0))
-    labels = {"job": "a job", "auto": "a look", "search": "trials", "none": "not run"}
+    results.add(Result("case", "wild", 0, "", error="the training diverged"))
+    names = ("job", "auto", "search", "wild", "none")
+    labels = dict(zip(names, ("a job", "a look", "trials", "a fall", "not run"), strict=True))
     lines = arms.arms_table(results, "case", labels, arms.SPENT, {"auto": 4}).splitlines()
     assert lines[2:] == [
         "| a job | 1 | 6 | 3 | 3 |",
         "| a look | 1 | 10 | 5 | – |",
         "| trials | 1 | 3 | 1.5 | 3 |",
+        "| a fall | 1 failed | – | – | – |",
     ]
