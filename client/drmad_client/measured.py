@@ -26,6 +26,7 @@ def fidelity(measured: Mapping[str, Any]) -> Figure:
     bars = {
         "type": "bar",
         "orientation": "h",
+        "width": 0.6 if len(found) > 2 else 0.3,
         "y": [f"{'<br>'.join(words)}  " for words in told_apart(f["method"] for f in found)],
         "x": [plotting.rounded(figure["cosine"]) for figure in found],
         "text": [

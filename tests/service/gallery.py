@@ -138,7 +138,13 @@ async def gallery(store: Store) -> dict[str, str]:
     await store.settle(notice, {"host": "hooks.example"} | outcome)
     weights = await driven(spec("clean digits", kind="sample_weight"), 30)
     await store.act(weights, Action.SUCCEED, "patience", "the validation loss no longer improves")
-    bad = await driven(spec("rate too high", tags={"team": "vision", "try": "2"}), 3)
+    bad = await driven(
+        spec(
+            "rate too high",
+            tags={"team": "vision", "try": "2"} | {f"sweep-{n}": f"{n} of 7" for n in range(7)},
+        ),
+        3,
+    )
     error = JobError(
         code="training_diverged",
         message="the training loss is NaN from step 37 on; a smaller training.learning_rate helps",

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, Route, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect
 from redis import Redis
 
+from drmad_client import catalog
 from drmad_client.records import Progress
 from drmad_service.connection import connect
 from drmad_service.store import Lease, Store
@@ -355,6 +356,65 @@ def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[
     assert job.spec.training.steps == 60
     assert [h.kind for h in job.spec.hyperparameters] == ["sample_weight", "l2"]
     do(lambda store: store.cancel(job_id))
+
+
+def test_every_model_data_set_kind_and_method_is_reached_by_the_form(
+    page: Page, server: Server
+) -> None:
+    page.goto(f"{server.url}/new")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    closed = page.locator("#form details:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
+    offered = catalog.describe()
+    for field, part, key in (
+        ("problem.model", "models", "name"),
+        ("problem.data", "data", "name"),
+        ("hyperparameters.0", "hyperparameters", "kind"),
+        ("hypergradient", "methods", "method"),
+    ):
+        for name in [described["name"] for described in offered[part]]:
+            page.locator(f'[id="f.{field}.?"]').select_option(name)
+            expect(page.locator("#yaml")).to_have_value(re.compile(rf"\b{key}: {name}\n"))
+            expect(page.locator(f'[id="f.{field}.?"]')).to_have_value(name)
+
+
+def test_a_job_is_submitted_paused_and_cancelled_by_the_keyboard_alone(
+    page: Page, server: Server, do: Do[Any]
+) -> None:
+    page.goto(f"{server.url}/new")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    yaml = page.locator("#yaml")
+    _tab_to(page, yaml)
+    page.keyboard.press("Control+End")
+    page.keyboard.type("priority: -50")
+    expect(page.locator("#verdict")).to_contain_text("can be submitted")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    expect(yaml).not_to_be_focused()
+    _tab_to(page, page.locator("#submit"), "Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{server.url}/jobs/job_*")
+    state = page.locator("#facts .chip")
+    _tab_to(page, page.get_by_role("button", name="Pause"))
+    page.keyboard.press("Enter")
+    expect(state).to_have_text("paused")
+    _tab_to(page, page.get_by_role("button", name="Cancel"))
+    page.keyboard.press("Enter")
+    _tab_to(page, page.get_by_role("button", name="Cancel the job"))
+    page.keyboard.press("Enter")
+    expect(state).to_have_text("cancelled")
+    assert do(lambda store: store.get(page.url.rpartition("/")[2])).spec.priority == -50
+
+
+def _tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
+    for _ in range(60):
+        if wanted.evaluate("(element) => element === document.activeElement"):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"{wanted} is not reached by {key}")
 
 
 def test_the_timeline_tells_of_webhook_search_and_lost_replicas(

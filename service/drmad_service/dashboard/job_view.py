@@ -24,7 +24,6 @@ _ORDER = (
 )
 
 _TRIALS_SHOWN = 12
-_EXACT = ("replay", "stored", "reversible", "forward")
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ def charts(job: Job, is_reported: bool) -> list[Chart]:
         return []
     kinds = {h.kind for h in job.spec.hyperparameters}
     pointless = set()
+    if job.progress.iteration == 0:  # the others have nothing to show yet
+        pointless |= FIGURES.keys() - {"losses", "trials", "fidelity"}
     if not _has_penalty_image(job):
         pointless.add("penalty_image")
     if job.spec.search is None:
@@ -78,7 +79,8 @@ def charts(job: Job, is_reported: bool) -> list[Chart]:
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
         pointless.add("layers")
     method = job.spec.hypergradient.method
-    if not is_reported and (method in _EXACT or (job.progress.iteration > 0 and method != "auto")):
+    is_measured = method == "auto" and job.progress.iteration > 0
+    if not is_reported and not is_measured:
         pointless.add("fidelity")
     names = [name for name in _ORDER if name in FIGURES]
     names += [name for name in FIGURES if name not in names]
