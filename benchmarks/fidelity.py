@@ -149,9 +149,11 @@ def methods_of(cell: Cell) -> dict[str, Method]:
             "4 knots": Shortcut(knots=4),
             "plain knots": Shortcut(average=1),
             "window of 20": Shortcut(average=20),
-            "free growth": Shortcut(contraction=False),
+            "contraction": Shortcut(contraction=True),
             "gauss-newton": Shortcut(curvature="gauss_newton"),
-            "line, contraction": Shortcut(knots=1, average=1, stride=1, tolerance=None),
+            "line, contraction": Shortcut(
+                knots=1, average=1, stride=1, tolerance=None, contraction=True
+            ),
             "paper": Shortcut(preset="paper"),
         }
     return methods

@@ -111,7 +111,7 @@ class ShortcutMethod(_Horizon):
         description="In the first half of the training one minibatch in so many stands for all.",
     )
     contraction: bool = Field(
-        default=True, description="Let the adjoint grow by at most 1 % per inner step."
+        default=False, description="Let the adjoint grow by at most 1 % per inner step."
     )
     curvature: Literal["hessian", "gauss_newton"] = Field(
         default="hessian",

@@ -253,6 +253,11 @@ class MetaIteration(Record):
         description="Those that answered, by number; async: its arrivals, in the order applied.",
     )
     method: str = Field(description="The method that computed the hypergradient.")
+    cost: float | None = Field(
+        default=None,
+        description="Of the mean replica's work in plain training runs, by counting gradients and "
+        "Hessian-vector products; where auto looked, with all that it tried.",
+    )
     choice: dict[str, Any] | None = Field(
         default=None,
         description="Where the method is auto and looked: what it measured, decided, and why.",

@@ -83,6 +83,16 @@ def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
     assert costs == sorted(costs)
 
 
+def test_the_cost_of_a_look_counts_all_that_it_tried() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    look = tuner.evaluate(tuner.initial_values(), 0)
+    assert look.choice is not None
+    tried = sum(figure.cost - 1.0 for figure in look.choice.figures)
+    assert look.cost == pytest.approx(Replay().cost(CALM) + tried)
+    after = tuner.evaluate(tuner.initial_values(), 1, choice=look.choice)
+    assert after.cost == Replay().cost(CALM)
+
+
 def test_auto_replays_where_nothing_else_is_trusted() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
     first = tuner.evaluate(tuner.initial_values(), 0)

@@ -301,6 +301,7 @@ def test_progress_goes_through_the_phases_to_their_ends() -> None:
         ProblemError("steps must be at least 1, got 0", "training.steps"),
         TrainingDiverged(3, 10, float("inf"), "loss"),
         HypergradientDiverged(4, 1e9, 1e8),
+        HypergradientDiverged(4, 1e9, 1e8, off_path=True),
         HypergradientNotFinite("mixing", 1, 9),
         PathNotRecovered(3, 10),
         CurvatureIndefinite(2, -0.5),

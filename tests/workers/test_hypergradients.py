@@ -183,6 +183,9 @@ def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
         line.evaluate(line.initial_values(), 0)
     assert error.value.norm > error.value.bound
     assert 0 <= error.value.step < wild.steps
+    exact = HypergradientDiverged(3, 1e9, 1e8)
+    assert "replay" not in str(exact)
+    assert "lower the learning rate" in str(exact)
     held = tuner_of(problem, [SampleWeight()], wild, replace(drmad, contraction=True))
     gradient = held.evaluate(held.initial_values(), 0).hypergradient["sample_weight"]
     assert 0.0 < float(gradient.norm()) < 10.0

@@ -79,7 +79,7 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
         tuner = Tuner(small_problem(model), kinds, training, method)
         before = live_bytes()
         with monkeypatch.context() as patched:
-            patched.setattr(TrainingRun, "_step", sampling(TrainingRun._step))
+            patched.setattr(TrainingRun, "take", sampling(TrainingRun.take))
             patched.setattr(Adjoint, "begin", sampling(Adjoint.begin))
             patched.setattr(Adjoint, "step_back", sampling(Adjoint.step_back))
             tuner.evaluate(tuner.initial_values(), 0)

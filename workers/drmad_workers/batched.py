@@ -319,7 +319,11 @@ class Replicas:
         peak = peak_memory_bytes(self._device)
         return [
             Evaluation(
-                **vars(figures), seconds=clock.seconds, peak_memory_bytes=peak, method=method.name
+                **vars(figures),
+                seconds=clock.seconds,
+                peak_memory_bytes=peak,
+                method=method.name,
+                cost=method.cost(training),
             )
             for figures in found
         ]

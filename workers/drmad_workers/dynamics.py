@@ -177,6 +177,7 @@ class Momentum(Dynamics):
         learning_rate: α > 0.
         momentum: γ in [0, 1).
         damped: whether δ is 1 - γ.
+        constant: whether the rates are the same in every step.
     """
 
     learning_rate: Rate
@@ -190,7 +191,7 @@ class Momentum(Dynamics):
         rates = (self.learning_rate, self.momentum)
         self.reads_gradient = any(rate.total is not None for rate in rates)
         self.point_rows, self.path_rows = 2 if self.reads_gradient else 1, 1
-        self._constant = not any(rate.per_step for rate in rates)
+        self.constant = not any(rate.per_step for rate in rates)
 
     def reads_gradient_at(self, velocity_after: Tensor | None) -> bool:
         known = velocity_after is not None and self.momentum.total is None
@@ -217,7 +218,7 @@ class Momentum(Dynamics):
         w_m = w + α s_v v - α s_g (δ/(1-γ)) ḡ and v_m = γ^m v - (1-γ^m) (δ/(1-γ)) ḡ.
         m = 1 is the update itself.
         """
-        known = self._maps.get(count) if self._constant else None
+        known = self._maps.get(count) if self.constant else None
         if known is not None:
             return known
         by_velocity: Factor = 0.0
@@ -230,7 +231,7 @@ class Momentum(Dynamics):
             by_velocity, by_gradient = by_velocity + rate * kept, by_gradient + rate * gained
         spread = self.learning_rate.spread
         made = StrideMap(spread(by_velocity), spread(by_gradient), spread(kept), spread(gained))
-        if self._constant:
+        if self.constant:
             self._maps[count] = made
         return made
 

@@ -66,18 +66,26 @@ class HypergradientDiverged(HypergradientError):
         step: inner step at which the backward pass stood, 0-based.
         norm: |dw| there (may be nan).
         bound: what it must not exceed.
+        off_path: whether the method linearises at points beside the path of the training.
     """
 
-    def __init__(self, step: int, norm: float, bound: float) -> None:
-        super().__init__(step, norm, bound)
+    def __init__(self, step: int, norm: float, bound: float, off_path: bool = False) -> None:
+        super().__init__(step, norm, bound, off_path)
         self.step = step
         self.norm = norm
         self.bound = bound
+        self.off_path = off_path
 
     def __str__(self) -> str:
+        advice = (
+            "use contraction, a shorter horizon, more knots, or replay"
+            if self.off_path
+            else "the training itself stretches it; lower the learning rate, or take a shorter "
+            "horizon"
+        )
         return (
             f"|dw| must stay below {self.bound:.3g} in the backward pass, got {self.norm:.3g} at "
-            f"step {self.step}: use contraction, a shorter horizon, more knots, or replay"
+            f"step {self.step}: {advice}"
         )
 
 

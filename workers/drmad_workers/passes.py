@@ -38,6 +38,9 @@ class Passes:
 
     The objective is attached and holds the hyperparameters. Every method is given one walk by the
     forward pass in which it was announced; for another the training is done again.
+
+    Attributes:
+        cost: of all of it so far, in plain training runs, by counting (see Method.cost).
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class Passes:
         self._recorders: dict[Method, Recorder] = {}
         self._end: Tensor | None = None
         self._buffers: list[Tensor] = []
+        self.cost = 0.0
 
     def forward(self, methods: Sequence[Method]) -> None:
         """Trains, keeping of the path what these methods need."""
         run = self.run
+        self.cost += 1.0
         run.objective.initialize(self._seed)
         run.state[1:].zero_()
         self._recorders = {method: method.recorder(run) for method in methods}
@@ -78,6 +83,7 @@ class Passes:
         elif self._end is not None:
             run.state.copy_(self._end)
         recorder = self._recorders.pop(method)
+        self.cost += method.cost(self._training) - 1.0
         objective.hvp = method.hvp
         started = time.perf_counter()
         objective.begin_products()

@@ -207,6 +207,7 @@ class _Outcome:
             "seconds": _means([e.seconds for e in evaluations]),
             "replicas": [_figures(*part, hypergradient) for part in parts],
             "method": evaluations[0].method,
+            "cost": _mean([e.cost for e in evaluations]),
             "choice": choice.as_dict() if choice and choice.looked == state.iteration else None,
         }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.batches import Minibatches
+from drmad_workers.capture import training_step
 from drmad_workers.dynamics import Adam, Dynamics, Momentum, Optimizer
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.losses import total
@@ -174,10 +175,11 @@ class TrainingRun:
         """
         self.monitor.begin("forward", self.steps)
         on_cpu = self.objective.device.type == "cpu"
+        take = training_step(self)
         for step in range(self.steps):
             if step == recorder.next_step:
                 recorder.visit(step, self)
-            loss = self._step(step)
+            loss = take(step)
             self.losses[step] = loss
             if on_cpu:
                 value = float(total(loss))
@@ -202,7 +204,7 @@ class TrainingRun:
         for step in range(start, stop):
             path[step - start].copy_(self.point)
             if step < stop - 1:
-                self._step(step)
+                self.take(step)
                 self.monitor.advance(0)
 
     def linearize(self, start: int, stop: int) -> list[tuple[Tensor, Linearization]]:
@@ -227,7 +229,8 @@ class TrainingRun:
         """Mean loss of the last `window` steps, plus the penalties at the last weights."""
         return float(self.losses[-window:].mean()) + self.objective.penalty()
 
-    def _step(self, step: int) -> Tensor:
+    def take(self, step: int) -> Tensor:
+        """One step of training; its loss, penalties left out."""
         loss = self.objective.inner_gradient(self.batch(step), self.gradient)
         self.dynamics.step(step, self.state, self.gradient)
         return loss

@@ -43,6 +43,8 @@ class Evaluation:
         peak_memory_bytes: of the device; on the CPU of the whole process so far.
         method: the one that was used.
         backward_steps: Hessian-vector products that it took.
+        cost: of all training runs and walks, those of a look included, in plain training runs, by
+            counting gradients and products (see Method.cost).
         choice: of `auto`, for the next meta-iteration: what it decided and measured.
     """
 
@@ -56,6 +58,7 @@ class Evaluation:
     peak_memory_bytes: int
     method: str
     backward_steps: int
+    cost: float
     choice: Choice | None = None
 
 
@@ -290,6 +293,7 @@ class Tuner:
             peak_memory_bytes=peak_memory_bytes(self._device),
             method=walk.method.name,
             backward_steps=walk.products,
+            cost=passes.cost,
             choice=choice,
         )
 

@@ -136,6 +136,7 @@ class Adjoint:
         self._bound = math.inf
         self._contraction = False
         self._watch = False
+        self._off_path = False
         self._curvature: Curvature = "hessian"
         self._first = self._last = self._largest = torch.linalg.vector_norm(self.weights, dim=-1)
         self._check_every = 1 if run.objective.device.type == "cpu" else 50
@@ -146,7 +147,11 @@ class Adjoint:
         return float(growth.max())
 
     def begin(
-        self, contraction: bool, curvature: Curvature = "hessian", watch: bool = False
+        self,
+        contraction: bool,
+        curvature: Curvature = "hessian",
+        watch: bool = False,
+        off_path: bool = False,
     ) -> None:
         """Starts the walk: dw is the outer gradient now.
 
@@ -157,10 +162,12 @@ class Adjoint:
         Args:
             curvature: "gauss_newton" takes Objective's product of that name.
             watch: whether to measure `change`, which waits for the device.
+            off_path: see HypergradientDiverged.
         """
         norm = torch.linalg.vector_norm(self.weights, dim=-1)
         self._first = self._last = self._largest = norm
         self._contraction, self._curvature, self._watch = contraction, curvature, watch
+        self._off_path = off_path
         if watch:
             self._check_every = 1
         self._bound = math.inf
@@ -222,7 +229,7 @@ class Adjoint:
     def _check(self, step: int, norms: Tensor) -> None:
         norm = float(norms.max())
         if not norm <= self._bound or not math.isfinite(norm):
-            raise HypergradientDiverged(step, norm, self._bound)
+            raise HypergradientDiverged(step, norm, self._bound, self._off_path)
 
 
 def require_derivatives(

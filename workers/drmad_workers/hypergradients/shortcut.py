@@ -62,13 +62,14 @@ class Shortcut(Method):
         stride: the largest m, at least 1.
         tolerance: as said above; None takes every stride in full.
         thin: as said above; 1 visits every minibatch.
-        contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin.
+        contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin. It
+            holds a walk far off the path together, and bends one whose true |dw| grows.
         curvature: "gauss_newton" leaves out the curvature of the model, and keeps that of the loss
             in the model's outputs: positive where that is convex, so that dw is not stretched;
             see Objective.gauss_newton_product.
         preset: the published method, all else left at its default. "paper": N = T points with
             β from 0.001 to 0.999. "paper_tenth": N = T/10 such points over the whole line, with
-            the first N minibatches and an unscaled learning rate. Without contraction.
+            the first N minibatches and an unscaled learning rate.
     """
 
     horizon: int | None = None
@@ -77,7 +78,7 @@ class Shortcut(Method):
     stride: int = 10
     tolerance: float | None = 0.08
     thin: int = 2
-    contraction: bool = True
+    contraction: bool = False
     curvature: Curvature = "hessian"
     preset: Preset | None = None
 
@@ -115,10 +116,7 @@ class Shortcut(Method):
                 "curvature gauss_newton is a product of its own: use it with hvp exact",
                 "hypergradient.hvp",
             )
-        if self.preset and replace(self, hvp="exact") not in (
-            Shortcut(preset=self.preset),
-            Shortcut(preset=self.preset, contraction=False),
-        ):
+        if self.preset and replace(self, hvp="exact") != Shortcut(preset=self.preset):
             raise ProblemError(
                 f"preset {self.preset} fixes all other settings: leave them out, or the preset",
                 "hypergradient.preset",
@@ -153,7 +151,8 @@ class Shortcut(Method):
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
-        adjoint.begin(self.contraction, self.curvature, watch=self.tolerance is not None)
+        watch = self.tolerance is not None
+        adjoint.begin(self.contraction, self.curvature, watch, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
         visits = None
         if self.thin > 1 and recorder.start < run.steps // 2:
@@ -181,7 +180,7 @@ class Shortcut(Method):
     def _backward_as_published(
         self, run: TrainingRun, recorder: "Knots", adjoint: Adjoint, points: int
     ) -> None:
-        adjoint.begin(contraction=False)
+        adjoint.begin(contraction=False, off_path=True)
         first, last = recorder.ends()
         betas = torch.linspace(0.001, 0.999, points, dtype=torch.float64).tolist()
         for step in range(points - 1, -1, -1):
