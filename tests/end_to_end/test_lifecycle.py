@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from drmad_client.api import Client
+from drmad_client.errors import JobFailed
 from drmad_client.jobs import Job
 from drmad_client.records import Arrival, Event, JobStatus
 from tests.end_to_end.running import Service
 
 ITERATIONS = 8
 ALL_CPUS = {"cpus": 1}
+MOST = 1500
+"""Hyperparameters that this service takes in a job."""
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -66,6 +69,7 @@ def vector(client: Client, job: Job, iteration: int | str = "last") -> np.ndarra
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With one CPU, so that a job can have all of it and still compute with one thread."""
     running = Service(tmp_path_factory.mktemp("home"), "--cpus", "1")
+    running.environment["DRMAD_MAX_HYPERPARAMETERS"] = f"{MOST}"
     running.start()
     yield running
     running.interrupt()
@@ -305,3 +309,14 @@ def test_cancel_is_heard_in_a_long_training_loop_even_while_pausing(client: Clie
     asked = next(e for e in events if e.data.get("status") == "cancelling")
     assert events[-1].data["status"] == "cancelled"
     assert (events[-1].at - asked.at).total_seconds() < 2.0
+
+
+def test_a_job_that_only_a_worker_finds_too_large_fails_at_its_start(client: Client) -> None:
+    problem = {"data": {"name": "digits"}, "model": {"name": "cnn"}}
+    weights = [{"kind": "l2", "per": "weight"}]
+    job = client.jobs.create(spec(problem=problem, hyperparameters=weights))
+    with pytest.raises(JobFailed, match=f"at most {MOST:,} hyperparameters"):
+        done(client, job)
+    failed = client.jobs.retrieve(job.id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.progress.iteration) == ("too_many_hyperparameters", 0)
