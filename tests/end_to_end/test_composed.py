@@ -42,46 +42,55 @@ resources: {cpus: 1}
 """
 
 
-def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine) -> None:
-    engine.up("redis")
-    engine.prepare("ray-head").start()
-    api = engine.prepare("api")
-    api.start()
-    assert api.process is not None
-    assert api.process.wait(120) != 0, "it must not let others in before there is a key"
-    assert "drmad keys create" in api.log.read_text()
-    made = api.run("drmad", "keys", "create", "--tenant", "team", "--scope", "submit")
-    assert made.returncode == 0, made.stderr
-    api.environment["DRMAD_API_KEY"] = made.stdout.strip()  # of the commands below
-    api.start()
-    engine.containers["ray-head-1"].wait_until_healthy()
-    engine.prepare("scheduler").start()
-    engine.up("ray-worker", 1)
-    scheduler = engine.containers["scheduler-1"]
-    scheduler.wait_until_healthy()
-    api.wait_until_healthy()
+class Team:
+    """Starts all but Redis, makes a key, and submits with it."""
 
-    def drmad(*arguments: str) -> str:
-        answer = api.run("drmad", *arguments)
-        assert answer.returncode == 0, f"{answer.stderr} {api.log.read_text()[-3000:]}"
+    def __init__(self, engine: Engine) -> None:
+        engine.prepare("ray-head").start()
+        self._api = api = engine.prepare("api")
+        api.start()
+        assert api.process is not None
+        assert api.process.wait(120) != 0, "it must not let others in before there is a key"
+        assert "drmad keys create" in api.log.read_text()
+        made = api.run("drmad", "keys", "create", "--tenant", "team", "--scope", "submit")
+        assert made.returncode == 0, made.stderr
+        api.environment["DRMAD_API_KEY"] = made.stdout.strip()  # of the commands below
+        api.start()
+        engine.containers["ray-head-1"].wait_until_healthy()
+        engine.prepare("scheduler").start()
+        engine.up("ray-worker", 1)
+        engine.containers["scheduler-1"].wait_until_healthy()
+        api.wait_until_healthy()
+
+    def drmad(self, *arguments: str) -> str:
+        answer = self._api.run("drmad", *arguments)
+        assert answer.returncode == 0, f"{answer.stderr} {self._api.log.read_text()[-3000:]}"
         return answer.stdout.strip()
 
-    def committed() -> int:
-        iteration: int = show()["progress"]["iteration"]
+    def submit(self) -> str:
+        assert self._api.run("tee", "/tmp/job.yaml", stdin=JOB).returncode == 0
+        return self.drmad("submit", "/tmp/job.yaml")
+
+    def committed(self, job_id: str) -> int:
+        iteration: int = self.show(job_id)["progress"]["iteration"]
         return iteration
 
-    def show() -> dict[str, Any]:
-        shown: dict[str, Any] = json.loads(drmad("show", job_id, "--output", "json"))
+    def show(self, job_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(self.drmad("show", job_id, "--output", "json"))
         return shown
 
-    assert api.run("tee", "/tmp/job.yaml", stdin=JOB).returncode == 0
-    job_id = drmad("submit", "/tmp/job.yaml")
-    until(lambda: committed() >= 2)
+
+def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine) -> None:
+    engine.up("redis")
+    team = Team(engine)
+    scheduler = engine.containers["scheduler-1"]
+    job_id = team.submit()
+    until(lambda: team.committed(job_id) >= 2)
     engine.containers["ray-worker-1"].terminate()
-    assert committed() < 30, "the worker was lost too late"
+    assert team.committed(job_id) < 30, "the worker was lost too late"
     engine.prepare("ray-worker", 2).start()
-    drmad("watch", job_id)
-    job = show()
+    team.drmad("watch", job_id)
+    job = team.show(job_id)
     assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 30)
     assert "its scheduler was" not in json.dumps(job["transitions"])  # only the worker was lost
     told = scheduler.run("drmad", "doctor", "--json")
@@ -160,14 +169,17 @@ def numbers(history: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
 
 @pytest.mark.full
 def test_head_of_ray_keeps_its_state_in_redis_under_a_user_of_its_own(engine: Engine) -> None:
-    """As KubeRay starts it: what it may touch is enough for it, and is nothing of ours."""
+    """As KubeRay starts it: what it may touch is enough for it, and is nothing of ours.
+
+    A job outlives the head's restart, whose state the new head finds.
+    """
     password = "r" * 32
     engine.services["redis"]["environment"]["RAY_REDIS_PASSWORD"] = password
     head = engine.services["ray-head"]
     head["environment"]["RAY_REDIS_ADDRESS"] = "redis:6379"
     head["command"] += ["--redis-username=ray", f"--redis-password={password}"]
     redis = engine.up("redis")
-    engine.up("ray-head")
+    team = Team(engine)
     script = f"""
 import redis
 store = redis.Redis(username="ray", password="{password}")
@@ -178,6 +190,36 @@ except redis.exceptions.NoPermissionError:
     print("kept apart")
 """
     assert redis.run("python", "-c", script).stdout == "kept apart\n"
+    job_id = team.submit()
+    until(lambda: team.committed(job_id) >= 2)
+    before = nodes(engine)
+    old_head, scheduler = engine.containers["ray-head-1"], engine.containers["scheduler-1"]
+    old_head.terminate()
+    old_head.start()
+    old_head.wait_until_healthy()
+    assert team.committed(job_id) < 30, "the head was lost too late"
+    assert before & nodes(engine), "the new head must know the nodes of the old one"
+
+    def ended() -> bool:
+        assert scheduler.process is not None
+        if scheduler.process.poll() is not None:  # as its restart policy says
+            scheduler.start()
+        return bool(team.show(job_id)["status"] == "succeeded")
+
+    until(ended, 480.0)
+    assert team.committed(job_id) == 30
+
+
+def nodes(engine: Engine) -> set[str]:
+    """The living nodes of the Ray cluster."""
+    script = """
+import ray
+ray.init("ray-head:6381", log_to_driver=False, logging_level="error")
+print(*(node["NodeID"] for node in ray.nodes() if node["Alive"]))
+"""
+    told = engine.containers["ray-head-1"].run("python", "-c", script)
+    assert told.returncode == 0, told.stderr
+    return set(told.stdout.split())
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 240.0) -> None:
