@@ -63,7 +63,7 @@ class Team:
         api.wait_until_healthy()
 
     def drmad(self, *arguments: str) -> str:
-        answer = self._api.run("drmad", *arguments)
+        answer = self._api.run("drmad", *arguments, timeout_s=600.0)
         assert answer.returncode == 0, f"{answer.stderr} {self._api.log.read_text()[-3000:]}"
         return answer.stdout.strip()
 
