@@ -40,7 +40,7 @@ def _root_cause(error: RayError) -> str:
         if "exit detail:" in line:
             detail = line.partition("exit detail:")[2].strip()
             return _ENDED if "End of file" in detail else detail
-    return lines[0]
+    return next((line for line in lines if "is dead because" in line), lines[0])
 
 
 def _why_not_installed(error: RuntimeEnvSetupError) -> str:

@@ -28,6 +28,10 @@ include: (1) the process was killed by the OOM killer due to high memory usage, 
 KILLED = EXITED.replace(
     "Worker unexpectedly exits with a connection error code 2. End of file.", "the node was lost."
 )
+NODE = """The actor died unexpectedly before finishing this task.
+\tclass_name: Replica
+The actor is dead because its node has died. Node Id: 17dc
+"""
 PIP = """Failed to set up runtime environment.
 Collecting toolz==0.0.0.1
 ERROR: Could not find a version that satisfies the requirement toolz==0.0.0.1
@@ -53,6 +57,7 @@ def died(words: str) -> ActorDiedError:
         (died(EXITED), "replica_lost", "os._exit"),
         (died(EXITED), "replica_lost", "a smaller training.batch_size"),
         (died(KILLED), "replica_lost", "the node was lost."),
+        (died(NODE), "replica_lost", "its node has died"),
         (NO_MEMORY, "out_of_memory", "fewer knots"),
         (RuntimeEnvSetupError(PIP), "requirements", "could not be installed: ERROR: Could"),
         (RAISED, "worker_error", "KeyError: 'x'"),
