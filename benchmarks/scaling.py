@@ -49,7 +49,7 @@ from drmad_service.embedded import EmbeddedRedis
 from drmad_service.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
-from drmad_workers import steps, wire
+from drmad_workers import rehearsal, steps, wire
 from drmad_workers.messages import Prepared, ReplicaResult, Report, State, StepResult
 from drmad_workers.meta import initial_state
 
@@ -110,9 +110,10 @@ def _replicas(client: Client, inner_steps: int, iterations: int, count: int) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What real meta-iterations took, and one real result."""
+    """What real meta-iterations took, one real result, and what a check found."""
 
     prepared: Prepared
+    report: dict[str, Any]
     seconds: list[float]
     result: StepResult
     state: State
@@ -122,7 +123,9 @@ def record(inner_steps: int, times: int) -> Recording:
     """Runs the engine in this process, with one thread."""
     torch.set_num_threads(1)
     stated = JobSpec.model_validate(spec(inner_steps, 1))
-    tuner = wire.tuner(stated)
+    problem = wire.problem(stated, None, None)
+    tuner = wire.tuner(stated, built=problem)
+    report = rehearsal.tried(stated, problem, tuner)
     (bound,) = tuner.hyperparameters.values()
     info = {
         "name": bound.name,
@@ -142,7 +145,7 @@ def record(inner_steps: int, times: int) -> Recording:
     result = ReplicaResult(0, evaluation, 1000, 300, "node", "cpu")
     step = steps.meta_step(stated, [info], state, 64 << 20, [result])
     assert isinstance(step, StepResult)
-    return Recording(Prepared([info], state), seconds, step, state)
+    return Recording(Prepared([info], state), report, seconds, step, state)
 
 
 class Ref:
@@ -175,7 +178,7 @@ class SimulatedReplicas:
         return None
 
     def create(self) -> None:
-        names = ("prepare", "report", "whole_meta_iteration")
+        names = ("prepare", "rehearse", "report", "whole_meta_iteration")
         remote = {name: SimpleNamespace(remote=getattr(self, f"_{name}")) for name in names}
         self.actors = [SimpleNamespace(**remote)]
 
@@ -187,6 +190,9 @@ class SimulatedReplicas:
 
     def _prepare(self) -> Ref:
         return Ref(lambda: self._recording.prepared)
+
+    def _rehearse(self) -> Ref:
+        return Ref(lambda: self._recording.report)
 
     def _report(self) -> Ref:
         return Ref(lambda: Report("forward", next(self._ticks), 1000, []))

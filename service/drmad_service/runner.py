@@ -31,7 +31,7 @@ from drmad_service import logs, traces
 from drmad_service.bounds import too_many
 from drmad_service.errors import ResultNotFound
 from drmad_service.ray_errors import LOSSES, failure_of
-from drmad_service.replicas import Replicas, ray_capacity
+from drmad_service.replicas import Replicas, ray_capacity, runtime
 from drmad_service.rounds import AsyncRounds, Rounds, SyncRounds, seen
 from drmad_service.search import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
@@ -237,7 +237,7 @@ class Runner:
         await self._place()
         prepared = await self._attended(
             [replica.prepare.remote() for replica in self._replicas.actors],
-            self._settings.start_timeout_s,
+            self._settings.start_timeout_s + self._install_s(),
         )
         first: Prepared = prepared[0]
         self._infos = [HyperparameterInfo(**info) for info in first.hyperparameters]
@@ -256,6 +256,9 @@ class Runner:
         status = await self._store.act(self._lease, Action.RUN, "started")
         self._heed(status, between_iterations=True)
         return point
+
+    def _install_s(self) -> float:
+        return self._settings.install_timeout_s if runtime(self._spec) else 0.0
 
     async def _check(self) -> None:
         """Try the job in a few steps, once: mistakes come out before hours are spent on it.

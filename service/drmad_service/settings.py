@@ -78,6 +78,9 @@ class SchedulerSettings(_Settings):
     start_timeout_s: float = setting(
         120.0, "Seconds that replicas may take to be placed and to build the problem.", 1
     )
+    install_timeout_s: float = setting(
+        900.0, "Seconds that a job's requirements may take to be installed, beside that.", 1
+    )
     check_timeout_s: float = setting(
         180.0, "Seconds that the check of a job that is not created may take.", 1
     )
