@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-COLOURS = ("#3056d3", "#d9480f", "#2b8a3e", "#862e9c", "#868e96", "#c2255c", "#0b7285", "#e67700")
+COLOURS = (
+    "#3056d3",
+    "#d9480f",
+    "#2b8a3e",
+    "#862e9c",
+    "#868e96",
+    "#c2255c",
+    "#0b7285",
+    "#e67700",
+    "#212529",
+)
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -77,10 +87,10 @@ def axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.2, 3.0)
     )
 
 
-def legend(axis: Any) -> None:
+def legend(axis: Any, **style: Any) -> None:
     """Where something has a label."""
     if axis.get_legend_handles_labels()[0]:
-        axis.legend()
+        axis.legend(**style)
 
 
 def save(figure: Any, path: Path) -> None:

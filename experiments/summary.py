@@ -135,7 +135,7 @@ def gain(results: Results, row: Row, other: str) -> str:
     shown = f"{mean:.2g}" if np.isnan(half) else f"{mean:.2g} ± {half:.2g}"
     shown += " points" if row.metric == "test_error" else ""
     if np.isnan(half):
-        return f"{shown} (one seed)"
+        return f"{shown} (one seed)" if mean > 0.0 else f"**loses**: {shown} (one seed)"
     if mean < -half:
         return f"**loses**: {shown}"
     return shown if mean > half else f"**none that can be told**: {shown}"

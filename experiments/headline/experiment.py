@@ -121,5 +121,5 @@ def draw(results: Results, folder: Path) -> None:
                 axis.loglog(*zip(*there, strict=True), marker="o", ms=3, label=arm)
     left.set(xlabel="T", ylabel="CPU seconds of one meta-iteration")
     right.set(xlabel="T", ylabel="MiB that the process grew by")
-    legend(left)
+    legend(left, loc="lower right", fontsize=6)
     save(figure, folder / "cost.svg")

@@ -125,7 +125,8 @@ def draw(results: Results, folder: Path) -> None:
     figure, ((left, right),) = axes(2)
     for arm in ("paper_tenth", "paper", "auto", "exact", "search, then auto"):
         runs = results.of(CASE, arm)
-        curve(left, [[100 * e for e in r.metrics["test_error"]] for r in runs], arm)
+        style = "--" if arm == "exact" else "-"
+        curve(left, [[100 * e for e in r.metrics["test_error"]] for r in runs], arm, ls=style)
     left.set(xlabel="meta-iteration", ylabel="test error, %", ylim=(0, 20))
     legend(left)
     for arm in ("tpe l2", "tpe l2 per layer", "random l2", "auto", "search, then auto"):
