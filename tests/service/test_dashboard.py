@@ -21,6 +21,7 @@ from redis import Redis
 
 from drmad_client import catalog
 from drmad_client.records import Progress
+from drmad_service import keys
 from drmad_service.connection import connect
 from drmad_service.store import Lease, Store
 from drmad_service.transitions import Action
@@ -415,6 +416,19 @@ def _tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
             return
         page.keyboard.press(key)
     raise AssertionError(f"{wanted} is not reached by {key}")
+
+
+def test_a_cluster_without_a_scheduler_says_what_to_start(
+    page: Page, server: Server, do: Do[Any], redis_url: str
+) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.delete(keys.NODES)
+    page.goto(f"{server.url}/cluster")
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("drmad schedule")
+    expect(page.locator("#nodes")).to_have_count(0)
+    do(lambda store: store.tell_nodes("scheduler_1", gallery.nodes()))
+    expect(page.locator("#nodes")).to_be_visible()
 
 
 def test_the_timeline_tells_of_webhook_search_and_lost_replicas(
