@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from drmad_client.errors import DrmadError
+from drmad_client.zip_errors import ZIP_ERRORS
 
 MAX_BYTES = 1 << 30
 """Of an uploaded file."""
@@ -44,7 +45,7 @@ def check(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, Describe
     """
     try:
         found = _npz(path) if zipfile.is_zipfile(path) else _safetensors(path)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"the file is no whole npz or safetensors file: {error}") from error
     if not found:
         raise DataError("the file holds no array")
@@ -75,7 +76,7 @@ def load(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarra
                 return {name: file[name] for name in names}
         with safe_open(path, framework="numpy") as opened:
             return {name: opened.get_tensor(name) for name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+    except (*ZIP_ERRORS, SafetensorError) as error:
         raise DataError(f"the file is damaged: {error}") from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from pathspec import PathSpec
 
 from drmad_client.errors import DrmadError
+from drmad_client.zip_errors import ZIP_ERRORS
 
 IGNORE_FILE = ".drmadignore"
 MAX_BYTES = 50 << 20
@@ -101,7 +102,7 @@ def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_
                 with archive.open(info) as source, target.open("xb") as file:
                     # The directory may lie about the size: no more than it said is read.
                     file.write(source.read(info.file_size))
-            except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+            except ZIP_ERRORS as error:
                 raise CodeError(f"the archive is damaged at {info.filename!r}: {error}") from error
 
 
@@ -148,7 +149,7 @@ def _too_large(folder: Path, paths: list[Path], size: int, limit: int) -> str:
 def _opened(content: bytes) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise CodeError(f"the code must be a zip archive: {error}") from error
 
 

@@ -33,6 +33,7 @@ from drmad_client.errors import DrmadError
 from drmad_client.problems import uploaded_data
 from drmad_client.records import JobStatus
 from drmad_client.specs import JobSpec
+from drmad_client.zip_errors import ZIP_ERRORS
 from drmad_service import keys
 from drmad_service.blobs import CHUNK_BYTES, COPY_S
 from drmad_service.data_folder import DataFolder, WrongDigest
@@ -224,7 +225,7 @@ class Backup:
         """
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except ZIP_ERRORS as error:
             raise BackupError(f"{path} cannot be read as a backup: {error}") from error
         self._sizes: dict[str, int] = {}
         for info in self._archive.infolist():
@@ -308,7 +309,7 @@ class Backup:
         try:
             with self._archive.open(name) as file:
                 content = file.read(most_bytes + 1)
-        except (KeyError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except (KeyError, *ZIP_ERRORS) as error:
             raise BackupError(f"{name} cannot be read: {error}") from error
         if len(content) > most_bytes:
             raise BackupError(f"{name} is larger than {most_bytes} bytes")
@@ -364,7 +365,7 @@ async def _restore_uploads(
     if not data.holds(sha256):
         try:
             await data.put(sha256, backup.data(sha256))
-        except (WrongDigest, DataError, OSError, zipfile.BadZipFile) as error:
+        except (WrongDigest, DataError, *ZIP_ERRORS) as error:
             raise BackupError(f"data/{sha256} is damaged: {error}") from error
     await store.note_data(sha256, fields["tenant"])
 

@@ -110,6 +110,15 @@ def test_archive_that_lies_about_a_size_is_told_as_damaged(tmp_path: Path) -> No
         code.unpack(lying, tmp_path)
 
 
+def test_archive_whose_parts_lie_before_its_beginning_is_told_as_damaged(tmp_path: Path) -> None:
+    content = bytearray(zipped("a.bin", b"a"))
+    offset = slice(content.index(b"PK\5\6") + 16, content.index(b"PK\5\6") + 20)
+    directory = int.from_bytes(content[offset], "little")
+    content[offset] = (directory + 256).to_bytes(4, "little")
+    with pytest.raises(CodeError, match="damaged"):
+        code.unpack(bytes(content), tmp_path)
+
+
 def test_same_path_twice_is_refused() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
