@@ -427,7 +427,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     loss = nn.CrossEntropyLoss(reduction="none")
     problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss)
     training = TrainingConfig("sgd", steps, rows, 0.01, GAMMA)
-    tuner = Tuner(problem, [LearningRate()], training, Shortcut(horizon=1), device=device)
+    tuner = Tuner(problem, [LearningRate()], training, Replay(), device=device)
     values = tuner.initial_values()
     model = resnet18().to(device)
     minibatches = Minibatches(tuner.train_examples, rows, (0, 0, 0))

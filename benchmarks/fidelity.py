@@ -454,13 +454,16 @@ def report(results: Sequence[Mapping[str, Any]]) -> str:
         for text, holds, seen in verdicts(results)
     )
     hours = sum(r["cpu_seconds"] for r in results) / 3600.0
+    measured = {r["cell"] for r in results}
+    missing = [cell.name for cell in all_cells() if cell.name not in measured]
+    of_them = f"**Not measured, of the {len(all_cells())} cells:** {'; '.join(missing)}.\n\n"
     return f"""## Claims
 
 | claim | holds | seen |
 |---|---|---|
 {claims}
 
-## Cells
+{of_them if missing else ""}## Cells
 
 {table(results)}
 
