@@ -168,6 +168,8 @@ def start_ray(address: str, cpus: float | None) -> None:
     local: dict[str, Any] = {}
     if address == "local":
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # A package that is not there is not there at once; pip itself tries a lost line again.
+        os.environ.setdefault("RUNTIME_ENV_RETRY_TIMES", "1")
         local = {
             "num_cpus": cpus if cpus is not None else os.cpu_count(),
             "object_store_memory": 512 << 20,

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,11 +107,15 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(folder: Path, head_cpus: int = 0) -> Iterator[RayCluster]:
-    """A cluster with its head alone; afterwards nothing of it is left."""
-    cluster = RayCluster(folder, head_cpus)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+def ray_cluster(head_cpus: int = 0) -> Iterator[RayCluster]:
+    """A cluster with its head alone; afterwards nothing of it is left.
+
+    Its folder has a short name: Ray's sockets lie deep below it, and 107 characters are the most.
+    """
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        cluster = RayCluster(Path(folder), head_cpus)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

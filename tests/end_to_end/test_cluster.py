@@ -32,8 +32,8 @@ SETTINGS = {"DRMAD_START_TIMEOUT_S": "400", "DRMAD_RETRY_S": "0.5", "DRMAD_RAY_T
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    with ray_cluster(tmp_path_factory.mktemp("r")) as running:
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster() as running:
         yield running
 
 
@@ -96,12 +96,12 @@ async def nodes_of(store: Store, record: MetaIteration) -> list[str]:
 
 
 async def test_two_replicas_on_two_nodes_of_a_cluster_compute_as_on_one(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path,
 ) -> None:
     """The cheapest job on several raylets; the longer ones are for `make test-full`."""
     training = {"optimizer": "damped_sgd", "steps": 20, "batch_size": 50}
     shards = {"count": 2, "data": "disjoint", "placement": "spread"}
-    with ray_cluster(tmp_path_factory.mktemp("r"), head_cpus=1) as cluster:
+    with ray_cluster(head_cpus=1) as cluster:
         cluster.join("127.0.0.3", cpus=1)
         async with scheduled(cluster, tmp_path) as store:
             stated = job_spec(training=training, meta={"iterations": 2}, replicas=shards)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from redis import Redis
 
 from tests.end_to_end.running import free_port
 
@@ -25,7 +26,8 @@ def running(redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     command = [sys.executable, "-m", "drmad_client", "serve", "--redis-url", redis_url]
     with subprocess.Popen([*command, "--port", str(port)]) as process:
         try:
-            until(lambda: httpx.get(f"{url}/readyz").is_success)
+            until(lambda: process.poll() is not None or httpx.get(f"{url}/readyz").is_success)
+            assert process.poll() is None
             yield process, url
         finally:
             process.kill()
@@ -44,6 +46,8 @@ def until(holds: Any) -> None:
 
 
 def test_who_waits_is_answered_when_the_process_ends(redis_url: str, body: dict[str, Any]) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
     with running(redis_url) as (process, url), ThreadPoolExecutor() as pool:
         path = f"{url}/v1/jobs/{httpx.post(f'{url}/v1/jobs', json=body).json()['id']}"
         etag = httpx.get(path).headers["etag"]

@@ -15,31 +15,49 @@ const forkOf = editor.dataset.fork ?? null;
 let form = null;
 let answer = null;
 let turn = 0;
-let waiting;
+let waiting = null;
+let checking = Promise.resolve();
 
 /** Ask the service about the text, or about a job that the form made; a newer question wins. */
-async function check(draft) {
+function check(draft) {
+  clearTimeout(waiting);
+  waiting = null;
+  checking = ask(draft);
+  return checking;
+}
+
+/** Wait until what is typed now is checked. */
+async function settled() {
+  if (waiting) check({ text: yaml.value });
+  await checking;
+}
+
+async function ask(draft) {
   const mine = ++turn;
-  submit.disabled = true;
-  if (checkButton) checkButton.disabled = true;
   workerCheck.forget();
   let fresh;
   try {
     fresh = await request("POST", "/new/check", { ...draft, fork_of: forkOf });
   } catch (error) {
-    if (mine === turn) say([{ path: "", message: error.message }]);
+    if (mine !== turn) return;
+    say([{ path: "", message: error.message }]);
+    allow(false);
     return;
   }
-  if (mine !== turn) return;
+  if (mine !== turn) return checking;
   answer = fresh;
   const { text, job, findings } = answer.checked;
   if (draft.job) yaml.value = text;
   if (job && form && (draft.job || !form.root.contains(document.activeElement))) form.show(job, findings);
   say(findings);
   const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
-  submit.disabled = findings.length > 0;
-  if (checkButton) checkButton.disabled = findings.length > 0;
+  allow(!findings.length);
   if (changesNothing) verdict.textContent = "A fork that changes nothing yet: it would repeat the job from there.";
+}
+
+function allow(good) {
+  submit.disabled = !good;
+  if (checkButton) checkButton.disabled = !good;
 }
 
 function say(findings) {
@@ -95,6 +113,8 @@ document.querySelector("#example")?.addEventListener("change", (event) => {
 });
 
 checkButton?.addEventListener("click", async () => {
+  await settled();
+  if (checkButton.disabled) return;
   checkButton.disabled = true;
   await workerCheck.run(answer.checked.job);
   checkButton.disabled = submit.disabled;
@@ -117,6 +137,8 @@ document.querySelector("#data")?.addEventListener("change", async ({ target }) =
 let idempotency = null;
 
 submit.addEventListener("click", async () => {
+  await settled();
+  if (submit.disabled) return;
   submit.disabled = true;
   const body = JSON.stringify(answer.checked.job);
   if (idempotency?.body !== body) idempotency = { body, key: crypto.randomUUID?.() ?? String(Math.random()) };
