@@ -45,7 +45,7 @@ class Arm:
 
     @property
     def cpu_seconds(self) -> float | None:
-        """Of all its meta-iterations or trials, from what one takes, on a machine that others used."""
+        """Of all its meta-iterations or trials, from what one takes by itself."""
         plain = timing(self.results, self.case, TRAINING)
         own = timing(self.results, self.case, self.name)
         if plain is None or not self.runs:
