@@ -216,6 +216,8 @@ async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
 
 def crowd(client: Client, at_once: int, queued: int) -> dict[str, float]:
     """Jobs that run at once, and more behind them in the queue, which are then cancelled."""
+    while not client.cluster().cpus:  # no scheduler has looked yet
+        time.sleep(0.1)
     cpus = client.cluster().cpus / at_once - 1e-3
     small = spec(20, resources={"cpus": cpus})
     began = time.monotonic()
