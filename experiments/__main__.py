@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a reduced set, in build/experiments")
     parser.add_argument("--seeds", type=int, help="default: 5, of the reduced set 1")
     parser.add_argument("--case", help="only this case, such as '40 %%' or 'T = 100'")
+    parser.add_argument("--arm", action="append", help="only this arm; may be given again")
     parser.add_argument(
         "--only", choices=KINDS, action="append", help="such tasks alone; may be given again"
     )
@@ -116,7 +117,11 @@ def main() -> None:
     kinds = tuple(KINDS[kind] for kind in given.only or KINDS)
 
     def wanted(task: Task) -> bool:
-        return isinstance(task, kinds) and given.case in (None, task.case)
+        return (
+            isinstance(task, kinds)
+            and given.case in (None, task.case)
+            and (given.arm is None or task.arm in given.arm)
+        )
 
     if not given.draw:
         serving = (
