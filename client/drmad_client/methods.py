@@ -81,8 +81,19 @@ class ShortcutMethod(_Horizon):
     """DrMAD: backwards along a cheap path distilled from the forward pass (arXiv 1601.00917)."""
 
     method: Literal["shortcut"] = "shortcut"
-    knots: int = Field(
-        default=15, ge=1, le=1024, description="Copies of the weights that carry the path."
+    budget: int = Field(
+        default=16,
+        ge=2,
+        le=1024,
+        description="Copies of the weights that the path may take: as many points as fit, in 2.5 "
+        "bits a weight.",
+    )
+    knots: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="So many averaged copies of the weights carry the path; null: points in few "
+        "bits do.",
     )
     average: int | None = Field(
         default=None,
@@ -98,14 +109,14 @@ class ShortcutMethod(_Horizon):
         "joined.",
     )
     tolerance: float | None = Field(
-        default=0.08,
+        default=0.12,
         gt=0.0,
         le=1.0,
         description="How far the curvature may move the adjoint in one stride, relative to its "
         "length; null takes every stride in full.",
     )
     thin: int = Field(
-        default=2,
+        default=1,
         ge=1,
         le=1000,
         description="In the first half of the training one minibatch in so many stands for all.",
@@ -122,6 +133,14 @@ class ShortcutMethod(_Horizon):
         description="The published forms: paper takes T backward steps on the line from the first "
         "to the last weights, paper_tenth T/10. It stands alone: no other option beside it.",
     )
+
+    @model_validator(mode="after")
+    def _average_needs_knots(self) -> Self:
+        if self.average is not None and self.knots is None:
+            raise PydanticCustomError(
+                "average_without_knots", "average is a knot's window: state knots too, or leave it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _preset_stands_alone(self) -> Self:

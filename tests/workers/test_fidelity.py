@@ -18,8 +18,8 @@ from drmad_workers import (
 )
 from drmad_workers.fidelity import check
 from drmad_workers.hypergradients.base import CONTRACTION, Adjoint, Curvature
-from drmad_workers.hypergradients.shortcut import Knots, knot_steps
 from drmad_workers.hyperparameters import Kind, LearningRate, TrainingData
+from drmad_workers.knots import Knots, knot_steps
 from drmad_workers.monitor import Monitor
 from drmad_workers.training import TrainingRun
 from tests.workers.small import (
@@ -36,18 +36,19 @@ DRMAD = Shortcut(knots=1, average=1, stride=1, tolerance=None, thin=1, contracti
 
 
 def test_check_tells_every_method_against_replay() -> None:
-    methods = [Shortcut(horizon=6), Shortcut(), Replay(horizon=30)]
+    methods = [Shortcut(horizon=6), Shortcut(), Replay(horizon=30), Shortcut(knots=15)]
     report = check(small_problem(), [SampleWeight()], TRAINING, methods, 7, dtype=torch.float64)
     assert report.exact.figure.cosine == pytest.approx(1.0)
     assert report.exact.figure.cost == 4.0
-    assert [p.figure.cost for p in report.predictions] == pytest.approx([1.2, 2.5, 2.5])
+    assert [p.figure.cost for p in report.predictions] == pytest.approx([1.2, 3.0, 2.5, 3.0])
     cosines = [p.figure.cosine for p in report.predictions]
     assert all(cosine is not None for cosine in cosines)
     for prediction in report.predictions:
         assert prediction.job_seconds is not None
         assert prediction.job_seconds > 7 * report.training_seconds
     copy = 8 * (4 * 5 + 5 + 5 * 3 + 3)
-    assert report.predictions[1].path_bytes == 16 * copy
+    assert report.predictions[1].path_bytes == round((1 + 30 * 2.5 / 32) * copy)
+    assert report.predictions[3].path_bytes == 16 * copy
     told = json.loads(json.dumps(report.as_dict()))
     assert told["predictions"][0]["figure"]["method"]["horizon"] == 6
     assert told["predictions"][0]["doubtful"] is report.predictions[0].doubtful

@@ -13,6 +13,7 @@ from drmad_workers import (
     METHODS,
     CustomTensor,
     HypergradientDiverged,
+    LearningRate,
     Method,
     ProblemError,
     Replay,
@@ -21,8 +22,8 @@ from drmad_workers import (
     TrainingConfig,
 )
 from drmad_workers.dynamics import Optimizer
-from drmad_workers.hypergradients.shortcut import knot_steps
 from drmad_workers.hyperparameters import Kind, Per
+from drmad_workers.knots import knot_steps
 from tests.workers.small import (
     finite_difference,
     largest_difference,
@@ -168,8 +169,36 @@ def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
 
 def test_cost_of_the_shortcut_counts_the_minibatches_it_visits() -> None:
     training = replace(TRAINING, steps=100)
-    walks = (Shortcut(), Shortcut(thin=1), Shortcut(horizon=50), Shortcut(horizon=60))
-    assert [walk.cost(training) for walk in walks] == [2.5, 3.0, 2.0, 2.1]
+    walks = (Shortcut(), Shortcut(thin=2), Shortcut(horizon=50), Shortcut(horizon=60, thin=2))
+    assert [walk.cost(training) for walk in walks] == [3.0, 2.5, 2.0, 2.1]
+
+
+def test_cost_of_the_shortcut_counts_the_half_that_it_trains_again() -> None:
+    training = replace(TRAINING, steps=2000)
+    walks = (Shortcut(), Shortcut(budget=40), Shortcut(horizon=1000), Shortcut(knots=15))
+    assert [walk.cost(training) for walk in walks] == [3.5, 3.0, 2.0, 3.0]
+    assert [walk.copies(training) for walk in walks] == [16.0, 40.0, 16.0, 16.0]
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0))
+
+
+def test_a_half_trained_again_points_the_way_of_the_exact_hypergradient() -> None:
+    """Few copies, so that of 480 steps the first half is trained again, in two stretches."""
+    training = replace(TRAINING, steps=480, learning_rate=0.2, batch_size=6)
+    kinds: list[Kind] = [L2(per="unit", init=-4.0), SampleWeight(), LearningRate(per="layer")]
+    methods = (Replay(), Shortcut(budget=4), Shortcut(knots=1, average=1))
+    exact, coded, line = (tuner_of(small_problem(), kinds, training, m) for m in methods)
+    values = shaken(exact)
+    expected = exact.evaluate(values, 0).hypergradient
+    found, crude = coded.evaluate(values, 0), line.evaluate(values, 0)
+    assert found.cost == pytest.approx(3.5)
+    for name, gradient in expected.items():
+        assert cosine(found.hypergradient[name], gradient) > 0.99
+        assert cosine(found.hypergradient[name], gradient) > cosine(
+            crude.hypergradient[name], gradient
+        )
 
 
 def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:

@@ -88,10 +88,13 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
     return measure
 
 
-def test_the_shortcut_keeps_as_much_of_5000_steps_as_of_500(peak: Peak) -> None:
-    short, long = (peak(Shortcut(knots=4), steps) for steps in (500, 5000))
+@pytest.mark.parametrize(("method", "copies"), [(Shortcut(knots=4), 5), (Shortcut(budget=5), 5)])
+def test_the_shortcut_keeps_as_much_of_5000_steps_as_of_500(
+    method: Method, copies: int, peak: Peak
+) -> None:
+    short, long = (peak(method, steps) for steps in (500, 5000))
     assert abs(long - short) < 0.5 * COPY
-    assert long < (4 + 1 + 8) * COPY
+    assert long < (copies + 8) * COPY
 
 
 def test_replay_keeps_a_number_of_copies_that_grows_as_the_root_of_the_steps(

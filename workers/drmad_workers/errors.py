@@ -78,7 +78,7 @@ class HypergradientDiverged(HypergradientError):
 
     def __str__(self) -> str:
         advice = (
-            "use contraction, a shorter horizon, more knots, or replay"
+            "use contraction, a shorter horizon, more points (budget), or replay"
             if self.off_path
             else "the training itself stretches it; lower the learning rate, or take a shorter "
             "horizon"

@@ -100,11 +100,12 @@ class Auto(Method):
     """Measures candidates on the problem itself, at its full T, and takes the cheapest to trust.
 
     A look walks one training run back exactly, and then by the candidates, cheapest first, until
-    one has a cosine above the threshold (by a margin, as the next run is another). If none has,
-    the exact method is the choice: `stored` where the path is small, `replay` elsewhere. The first
-    meta-iteration looks; later ones look again after 5, 10, 20, 40, 40, ... meta-iterations, and
-    when the hyperparameters moved far or |dw| grows otherwise than it did. A meta-iteration that
-    looks returns the exact hypergradient. A method that diverges gives way to the exact one.
+    one has a cosine above the threshold (by a margin, as the next run is another). If none that
+    costs less has, the exact method is the choice: `stored` where the path is small, else
+    `replay`. The first meta-iteration looks; later ones look again after 5, 10, 20, 40, 40, ...
+    meta-iterations, and when the hyperparameters moved far or |dw| grows otherwise than it did. A
+    meta-iteration that looks returns the exact hypergradient. A method that diverges gives way to
+    the exact one.
 
     Costs are counted, not timed, so that a job that resumes takes the same decisions.
 
@@ -156,7 +157,10 @@ class Auto(Method):
         small = training.steps * copy_bytes <= PATH_BYTES
         exact: Method = Stored() if small else Replay()
         reason = self._reason(choice, iteration, moments)
-        tried = [replace(m, hvp=self.hvp) for m in (exact, *candidates(training, bound))]
+        cheaper = [
+            m for m in candidates(training, bound) if m.cost(training) < exact.cost(training)
+        ]
+        tried = [replace(m, hvp=self.hvp) for m in (exact, *cheaper)]
         return Plan(self, choice, iteration, moments, training, tried, reason)
 
     def _reason(

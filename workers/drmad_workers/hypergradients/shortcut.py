@@ -1,19 +1,18 @@
-"""DrMAD: the backward pass walks a line through few kept points in the place of the path.
+"""DrMAD: the backward pass walks a line through kept points in the place of the path.
 
 [Fu2016] DrMAD: distilling reverse-mode automatic differentiation for optimizing hyperparameters
 of deep neural networks, 1601.00917.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from drmad_workers.dynamics import Momentum
+from drmad_workers.coded_path import BITS, CodedPath
+from drmad_workers.dynamics import Adam, Momentum
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.base import (
     PRODUCT,
@@ -23,40 +22,53 @@ from drmad_workers.hypergradients.base import (
     check_horizon,
     last_steps,
 )
+from drmad_workers.knots import Knots, knot_steps
+from drmad_workers.stretches import Stretches, stretch_starts
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
 Preset = Literal["paper", "paper_tenth"]
 
+KNOTS_OF_ADAM = 15
+
 
 @dataclass(frozen=True)
 class Shortcut(Method):
-    """ŵ_t on a polyline through K kept points of the last N steps, and w_T.
+    """ŵ_t on a polyline through points of the last N steps, kept in a few copies of the weights.
 
-    Knot j = 0 .. K-1 stands at step T-N + N(1-(1-j/K)²), dense towards the end. It holds the mean
-    of the weights around its step, which leaves their noise out; by default over a window as long
-    as its distance to the next knot, so that almost every step counts. K = 1 without a mean is
-    DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T; K = N knots at stride 1 stand at every step: exact.
+    By default the points are coded in 2.5 bits a weight (CodedPath), and stand as dense as
+    `budget` allows. Where that is less than one in 6 steps (of 16 copies beyond T = 1,152), the
+    run is halved: the first half is trained again on the way back, and has points of its own,
+    denser the earlier (Stretches).
+
+    With `knots` the points are weights as they are, or their means: knot j = 0 .. K-1 stands at
+    step T-N + N(1-(1-j/K)²), dense towards the end, and holds the mean around its step, which
+    leaves the noise out; by default over a window as long as its distance to the next knot, so
+    that almost every step counts. K = 1 without a mean is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T;
+    K = N knots at stride 1 stand at every step: exact. Adam, whose second moments no coarse
+    rounding leaves positive, takes 15 knots where none are asked for.
 
     A stride reverses m steps at once: their minibatches joined, at the middle of their stretch, by
     the map of m steps under a constant gradient. That map holds while the curvature turns dw but
     little, so the next stride is as long as |Δdw| / |dw| <= `tolerance` lets it be, judged by the
     last one: long where the path is calm, single steps where dw would be stretched.
 
-    In the first half of the training one minibatch in `thin` stands for all of them. A stride that
-    the tolerance keeps shorter than that moves dw by its own share of the curvature, and dλ by all
-    of it. What λ has per example is scaled to how often each was drawn (see Visits). A momentum
-    that is tuned per step lets the walk take single steps throughout, as its derivatives are about
-    the velocity of each.
+    In the first half of the training one minibatch in `thin` may stand for all of them, which is
+    cheaper and takes some of the direction. A stride that the tolerance keeps shorter than that
+    moves dw by its own share of the curvature, and dλ by all of it. What λ has per example is
+    scaled to how often each was drawn (see Visits). A momentum that is tuned per step lets the
+    walk take single steps throughout, as its derivatives are about the velocity of each.
 
     Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
     where the rates are tuned, is told from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
-    Cost: N/m Hessian-vector products, each on the rows of m minibatches, or of m / `thin`.
-    Memory: K + 1 copies of the weights (of Adam, three times as many), whatever T.
+    Cost: N/m Hessian-vector products, each on the rows of m minibatches; N/2 steps of training
+    where it is done again.
+    Memory: `budget` copies of the weights, or K + 1 (of Adam, three times as many), whatever T.
 
     Attributes:
         horizon: N; None for T.
-        knots: K, at least 1.
+        budget: of copies of the weights for coded points and what goes with them, at least 2.
+        knots: K, at least 1; None for coded points.
         average: length of a knot's window in steps; 1 takes the weights as they are, None is as
             said above.
         stride: the largest m, at least 1.
@@ -73,11 +85,12 @@ class Shortcut(Method):
     """
 
     horizon: int | None = None
-    knots: int = 15
+    budget: int = 16
+    knots: int | None = None
     average: int | None = None
     stride: int = 10
-    tolerance: float | None = 0.08
-    thin: int = 2
+    tolerance: float | None = 0.12
+    thin: int = 1
     contraction: bool = False
     curvature: Curvature = "hessian"
     preset: Preset | None = None
@@ -91,12 +104,15 @@ class Shortcut(Method):
 
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
-        for field in ("knots", "average", "stride", "thin"):
+        least = {"budget": 2, "knots": 1, "average": 1, "stride": 1, "thin": 1}
+        for field, at_least in least.items():
             value = getattr(self, field)
-            if value is not None and value < 1:
+            if value is not None and value < at_least:
                 raise ProblemError(
-                    f"{field} must be at least 1, got {value}", f"hypergradient.{field}"
+                    f"{field} must be at least {at_least}, got {value}", f"hypergradient.{field}"
                 )
+        if self.average is not None and self.knots is None:
+            raise ProblemError("average is a knot's: say how many knots", "hypergradient.average")
         if self.tolerance is not None and not self.tolerance > 0.0:
             raise ProblemError(
                 f"tolerance must be a positive number, got {self.tolerance}",
@@ -127,52 +143,68 @@ class Shortcut(Method):
             return range(max(1, training.steps // 10))
         return last_steps(self.horizon, training)
 
-    def recorder(self, run: TrainingRun) -> "Knots":
+    def recorder(self, run: TrainingRun) -> "Knots | Stretches":
         if self.preset is not None:
             return Knots([0], run.steps, average=1)
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
-        return Knots(knot_steps(start, run.steps, self.knots), run.steps, self.average)
+        knots = self._knots(isinstance(run.dynamics, Adam))
+        if knots is not None:
+            return Knots(knot_steps(start, run.steps, knots), run.steps, self.average)
+        return Stretches(start, run.steps, self.budget)
 
     def cost(self, training: TrainingConfig) -> float:
         visited = len(self.steps(training))
         if self.preset is None:
             early = max(0, training.steps // 2 - self.steps(training).start)
             visited -= early - math.ceil(early / self.thin)
-        return 1.0 + PRODUCT * visited / training.steps
+        return 1.0 + (self._again(training) + PRODUCT * visited) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        return 2.0 if self.preset else min(self.knots, self.backward_total(training)) + 1.0
+        knots = 1 if self.preset else self._knots(training.is_adam)
+        steps = self.backward_total(training)
+        if knots is not None:
+            return min(knots, steps) + 1.0
+        return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 2))
+
+    def _knots(self, is_adam: bool) -> int | None:
+        return KNOTS_OF_ADAM if is_adam and self.knots is None else self.knots
+
+    def _again(self, training: TrainingConfig) -> int:
+        """How many steps are trained again."""
+        if self.preset is not None or self._knots(training.is_adam) is not None:
+            return 0
+        steps = self.steps(training)
+        return stretch_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
 
     def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
-        assert isinstance(recorder, Knots)
+        assert isinstance(recorder, Knots | Stretches)
         if self.preset is not None:
+            assert isinstance(recorder, Knots)
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
         watch = self.tolerance is not None
         adjoint.begin(self.contraction, self.curvature, watch, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
-        visits = None
-        if self.thin > 1 and recorder.start < run.steps // 2:
-            visits = Visits(run)
+        visits = Visits(run) if self.thin > 1 and recorder.start < run.steps // 2 else None
         stop = run.steps
         stride = self.stride if self.tolerance is None and not single else 1
-        while stop > recorder.start:
-            every = self.thin if stop <= run.steps // 2 and not single else 1
-            start = max(recorder.start, stop - every * math.ceil(stride / every))
-            count = stop - start
-            velocity = recorder.velocity(start, stop, run)
-            recorder.point(0.5 * (start + stop - 1), run.path)
-            share = min(1.0, stride / count)
-            adjoint.step_back(start, count, velocity, None, every, share)
-            if visits is not None:
-                visits.add(start, count, every)
-            if self.tolerance is not None and not single:
-                allowed = stride * self.tolerance / max(adjoint.change, 1e-9)
-                stride = max(1, min(self.stride, 2 * stride, int(allowed)))
-            stop = start
+        for path in recorder.back(run):
+            while stop > path.start:
+                every = self.thin if stop <= run.steps // 2 and not single else 1
+                start = max(path.start, stop - every * math.ceil(stride / every))
+                count = stop - start
+                velocity = stand_on(path, start, stop, run)
+                share = min(1.0, stride / count)
+                adjoint.step_back(start, count, velocity, None, every, share)
+                if visits is not None:
+                    visits.add(start, count, every)
+                if self.tolerance is not None and not single:
+                    allowed = stride * self.tolerance / max(adjoint.change, 1e-9)
+                    stride = max(1, min(self.stride, 2 * stride, int(allowed)))
+                stop = start
         if visits is not None:
             visits.settle()
         adjoint.finish(recorder.start)
@@ -220,102 +252,28 @@ class Visits:
             self._run.objective.multiply_rows(self._drawn / self._visited.clamp_min(1.0))
 
 
-def knot_steps(start: int, stop: int, knots: int) -> list[int]:
-    """Increasing steps of min(K, N) knots between `start` (the first) and `stop` (left out).
+def stand_on(path: Knots | CodedPath, start: int, stop: int, run: TrainingRun) -> Tensor | None:
+    """Puts the run on the middle of the steps `start` .. `stop - 1`.
 
-    t_j = start + N (1 - (1 - j/K)²), pushed apart where rounding would join two.
+    Returns the velocity on the polyline from `start` to `stop`, shape (P,), where it matters, and
+    writes that of the step before into the state, for a tuned momentum: 0 before the first.
     """
-    length = stop - start
-    count = min(knots, length)
-    steps = [start + round(length * (1.0 - (1.0 - j / count) ** 2)) for j in range(count)]
-    ceiling = stop
-    for j in range(count - 1, -1, -1):
-        ceiling = steps[j] = min(steps[j], ceiling - 1)
-    return steps
-
-
-class Knots:
-    """Kept points of the path: the states at some steps, or their means in windows around them.
-
-    The window of a knot at step t is [t - a/2, t + a/2), cut at the first knot and at T, and the
-    point counts as the one at the window's mean step; without a given length a reaches the next
-    knot. The end point is w_T itself.
-    """
-
-    def __init__(self, steps: Sequence[int], stop: int, average: int | None) -> None:
-        self.start = steps[0]
-        self._stop = stop
-        lengths = [average or following - step for step, following in pairwise([*steps, stop])]
-        self._windows = [
-            (max(self.start, step - length // 2), min(stop, step + length - length // 2))
-            for step, length in zip(steps, lengths, strict=True)
-        ]
-        self._times = [0.5 * (first + last - 1) for first, last in self._windows]
-        self._points: list[Tensor] = []
-        self._from = 0
-        self.next_step = self._windows[0][0]
-
-    def visit(self, step: int, run: TrainingRun) -> None:
-        point = run.path
-        if step == self._stop:
-            self._points.append(point.clone())
-            self._times.append(float(step))
-            return
-        for number in range(self._from, len(self._windows)):
-            first, last = self._windows[number]
-            if first > step:
-                break
-            if first == step:
-                self._points.append(point / (last - first))
-            elif step < last:
-                self._points[number].add_(point, alpha=1.0 / (last - first))
-        while self._from < len(self._windows) and self._windows[self._from][1] <= step + 1:
-            self._from += 1
-        self.next_step = self._next(step + 1)
-
-    def point(self, time: float, out: Tensor) -> None:
-        """Writes the state at `time` (in steps) on the polyline into `out`, shape (rows, P)."""
-        after = 1
-        while after < len(self._times) - 1 and self._times[after] < time:
-            after += 1
-        left, right = self._times[after - 1], self._times[after]
-        torch.lerp(
-            self._points[after - 1],
-            self._points[after],
-            max(0.0, (time - left) / (right - left)),
-            out=out,
-        )
-
-    def velocity(self, start: int, stop: int, run: TrainingRun) -> Tensor | None:
-        """The velocity on the polyline from `start` to `stop`, shape (P,), where it matters.
-
-        Writes that of the step before into the state, for a tuned momentum: 0 before the first.
-        """
-        dynamics = run.dynamics
-        if not (isinstance(dynamics, Momentum) and dynamics.reads_gradient):
-            return None
-        here, there = torch.empty_like(run.path), torch.empty_like(run.path)
-        self.point(start, here)
-        self.point(stop, there)
-        velocity = dynamics.velocity(start, stop - start, (there - here)[0])
-        if dynamics.momentum.total is None:
-            return velocity
-        if start == 0:
-            run.state[1].zero_()
-        elif start == self.start:
-            run.state[1].copy_(velocity)
-        else:
-            self.point(start - 1, there)
-            run.state[1].copy_(dynamics.velocity(start - 1, 1, (here - there)[0]))
+    dynamics, middle = run.dynamics, 0.5 * (start + stop - 1)
+    if not (isinstance(dynamics, Momentum) and dynamics.reads_gradient):
+        path.point(middle, run.path)
+        return None
+    here, there = torch.empty_like(run.path), torch.empty_like(run.path)
+    path.point(stop, there)
+    path.point(middle, run.path)
+    path.point(start, here)
+    velocity = dynamics.velocity(start, stop - start, (there - here)[0])
+    if dynamics.momentum.total is None:
         return velocity
-
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """The first and the last point."""
-        return self._points[0], self._points[-1]
-
-    def _next(self, step: int) -> int:
-        """The next step at or after `step` inside a window, or the end."""
-        for first, last in self._windows[self._from :]:
-            if step < last:
-                return max(step, first)
-        return self._stop
+    if start == 0:
+        run.state[1].zero_()
+    elif start == path.start:
+        run.state[1].copy_(velocity)
+    else:
+        path.point(start - 1, there)
+        run.state[1].copy_(dynamics.velocity(start - 1, 1, (here - there)[0]))
+    return velocity
