@@ -104,6 +104,13 @@ def test_replicas_together_are_each_alone(method: Method) -> None:
     assert_as_single(small_problem(), [L2(per="unit", init=-2.0), SampleWeight()], TRAINING, method)
 
 
+@pytest.mark.parametrize("tolerance", [None, 0.1])
+def test_replicas_together_train_the_first_half_again(tolerance: float | None) -> None:
+    method, training = Shortcut(budget=3, tolerance=tolerance), replace(TRAINING, steps=160)
+    assert method.cost(training) == 3.5
+    assert_as_single(small_problem(), [SampleWeight()], training, method)
+
+
 def test_replicas_on_shards_of_their_own_are_batched() -> None:
     shards = Shards("overlapping", count=5, train=0.5, valid=0.4, seed=2)
     kinds: list[Kind] = [SampleWeight(), L2(per="unit", init=-2.0)]

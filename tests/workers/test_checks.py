@@ -158,6 +158,8 @@ def test_a_derivative_by_a_hyperparameter_that_is_not_finite_is_named(method: Me
     if not isinstance(method, Forward):
         assert isinstance(error.value, HypergradientNotFinite)
         assert (error.value.name, error.value.wrong, error.value.entries) == ("scale", 1, 2)
+        assert error.value.step == TRAINING.steps - 1
+        assert f"first at step {TRAINING.steps - 1}" in str(error.value)
 
 
 def test_a_loss_that_is_already_a_mean_is_told() -> None:
@@ -303,6 +305,7 @@ def test_progress_goes_through_the_phases_to_their_ends() -> None:
         HypergradientDiverged(4, 1e9, 1e8),
         HypergradientDiverged(4, 1e9, 1e8, off_path=True),
         HypergradientNotFinite("mixing", 1, 9),
+        HypergradientNotFinite("mixing", 1, 9, 4),
         PathNotRecovered(3, 10),
         CurvatureIndefinite(2, -0.5),
         SolverNotConverged(20, 0.5, 0.01),

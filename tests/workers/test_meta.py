@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers import EngineError, MetaConfig, MetaState, ProblemError, meta_update
-from drmad_workers.meta import OuterOptimizer, finished
+from drmad_workers.meta import OuterOptimizer, finished, retreat
 
 START = {"l2": torch.tensor([0.5, -1.0, 2.0]), "mixing": torch.tensor([[1.0, -3.0]])}
 
@@ -138,3 +138,18 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, object]) 
     with pytest.raises(ProblemError) as error:
         MetaConfig(**settings)  # type: ignore[arg-type]
     assert error.value.field == f"meta.{next(iter(settings))}"
+
+
+def test_a_retreat_draws_other_weights_and_minibatches() -> None:
+    """The draw may have been the setback's cause: with the same one again, no step would do."""
+    config = MetaConfig(learning_rate=0.1)
+    best = MetaState({"l2": torch.zeros(3)}, iteration=2)
+    gradient = {"l2": torch.ones(3)}
+    begun = replace(best, iteration=7)
+    assert begun.draw == 7
+    first = retreat(begun, best, gradient, config)
+    second = retreat(first, best, gradient, config)
+    assert len({begun.draw, first.draw, second.draw}) == 3
+    assert min(first.draw, second.draw) > 10**6
+    after = meta_update(second, 0.5, gradient, config)
+    assert (after.draw, after.iteration) == (8, 8)

@@ -230,6 +230,7 @@ class Replicas:
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
         choice: Choice | None = None,
+        draw: int | None = None,
     ) -> list[Evaluation]:
         """One Evaluation for every replica, as Tuner.evaluate gives it.
 
@@ -240,22 +241,23 @@ class Replicas:
         """
         if self.reason is not None:
             return [
-                tuner.evaluate(values, iteration, should_stop, on_progress, choice)
+                tuner.evaluate(values, iteration, should_stop, on_progress, choice, draw)
                 for tuner in self._tuners
             ]
         with self._own_randomness():
             try:
-                return self._evaluate(values, iteration, Monitor(should_stop, on_progress))
+                draw = iteration if draw is None else draw
+                return self._evaluate(values, draw, Monitor(should_stop, on_progress))
             finally:
                 self._singles[0].attach()
                 self._singles[0].restore_given()
 
     def _evaluate(
-        self, values: Mapping[str, Tensor], iteration: int, monitor: Monitor
+        self, values: Mapping[str, Tensor], draw: int, monitor: Monitor
     ) -> list[Evaluation]:
         stacked, method, training = self._stacked, self._method, self._training
         clock = Clock(self._device)
-        draw = iteration if training.resample else 0
+        draw = draw if training.resample else 0
         seeds = [seed_of(WEIGHTS, self._seed, draw, replica) for replica in self._replicas]
         stacked.set_hyperparameters(values)
         for row, seed, single in zip(stacked.weights, seeds, self._singles, strict=True):

@@ -96,19 +96,23 @@ class HypergradientNotFinite(HypergradientError):
         name: of the hyperparameter.
         wrong: entries that are nan or infinite.
         entries: of how many.
+        step: inner step at which the backward pass met the first of them, 0-based; None where it
+            was no single step.
     """
 
-    def __init__(self, name: str, wrong: int, entries: int) -> None:
-        super().__init__(name, wrong, entries)
+    def __init__(self, name: str, wrong: int, entries: int, step: int | None = None) -> None:
+        super().__init__(name, wrong, entries, step)
         self.name = name
         self.wrong = wrong
         self.entries = entries
+        self.step = step
 
     def __str__(self) -> str:
+        where = "" if self.step is None else f", first at step {self.step} of the backward pass"
         return (
             f"the hypergradient of {self.name!r} must be finite, got nan or infinity in "
-            f"{self.wrong} of {self.entries} entries: bound it, or change how the losses take it "
-            "(a root or a logarithm at 0 has no derivative)"
+            f"{self.wrong} of {self.entries} entries{where}: bound it, or change how the losses "
+            "take it (a root or a logarithm at 0 has no derivative)"
         )
 
 

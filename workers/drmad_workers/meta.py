@@ -64,6 +64,10 @@ class MetaConfig:
             raise ProblemError(f"patience must be at least 1, got {self.patience}", "meta.patience")
 
 
+RETREAT_DRAWS = 2**32
+"""Draws between one retreat and the next: more than a job has meta-iterations."""
+
+
 @dataclass(frozen=True)
 class MetaState:
     """All that the next meta-iteration depends on.
@@ -96,6 +100,14 @@ class MetaState:
     step_scale: float = 1.0
     retreats: int = 0
     choice: Choice | None = None
+
+    @property
+    def draw(self) -> int:
+        """Of its weights and minibatches: its number, or another one in every retreat.
+
+        The draw may have had a part in the setback.
+        """
+        return self.iteration + self.retreats * RETREAT_DRAWS
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a flat name."""

@@ -196,6 +196,13 @@ class Objective(Products):
                 raise HypergradientNotFinite(name, wrong, part.numel())
         return gradient
 
+    def require_finite(self, step: int) -> None:
+        """Raises HypergradientNotFinite when what has gathered up to this step is not finite."""
+        for name, part in self._totals.items():
+            wrong = int((~part.isfinite()).sum())
+            if wrong:
+                raise HypergradientNotFinite(name, wrong, part.numel(), step)
+
     def _subtract(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
         for view, part in zip(self.parts(out), parts, strict=True):
             if part is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from drmad_workers.batches import Examples
-from drmad_workers.errors import HypergradientError
+from drmad_workers.errors import HypergradientError, HypergradientNotFinite
 from drmad_workers.hypergradients.base import Adjoint, Method
 from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
 
@@ -77,6 +77,15 @@ class Passes:
         Raises:
             HypergradientError, Stopped.
         """
+        try:
+            return self._walk(method)
+        except HypergradientNotFinite as error:
+            if error.step is None:
+                self.forward([method])
+                self._walk(method, strict=True)  # raises, and knows the step
+            raise
+
+    def _walk(self, method: Method, strict: bool = False) -> Walk:
         run, objective = self.run, self.run.objective
         if method not in self._recorders:
             self.forward([method])
@@ -88,7 +97,7 @@ class Passes:
         started = time.perf_counter()
         objective.begin_products()
         try:
-            adjoint = Adjoint(run)
+            adjoint = Adjoint(run, strict)
             poll = run.monitor.poll
             loss = objective.outer_gradient(self._valid, adjoint.weights, poll)
             run.monitor.begin("backward", method.backward_total(self._training))

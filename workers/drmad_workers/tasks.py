@@ -127,7 +127,7 @@ class Replica:
 
         Args:
             ticket: a number that rises from call to call, for `abandon`.
-            draw: fixes weights and minibatches where it is not the meta-iteration.
+            draw: fixes weights and minibatches where it is not the state's own.
         """
         results = self._results(state, iteration, ticket, draw)
         return (results if isinstance(results, Failure) else None), results
@@ -322,13 +322,14 @@ class Replica:
     ) -> Sequence[Evaluation]:
         begun = steps.unpacked(state)
         values = begun.hyperparameters
+        draw = begun.draw if draw is None else draw
 
         def should_stop() -> bool:
             return 0 < ticket <= self._abandoned
 
         if self._batched is not None:
             return self._batched.evaluate(
-                values, iteration, should_stop, self._note, choice=begun.choice
+                values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
             )
         (tuner,) = self._tuners
         return [

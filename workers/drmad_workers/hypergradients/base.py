@@ -122,12 +122,14 @@ class Adjoint:
         weights: dw, its first row.
         products: Hessian-vector products taken so far.
         growth: the largest |dw| so far, relative to the first.
+        strict: whether every step back looks at dλ, too, which costs a pass over it.
         change: how far the curvature moved dw in the last step back, relative to |dw|; only
             where `begin` was told to watch it.
     """
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, strict: bool = False) -> None:
         self.state = torch.zeros_like(run.state)
+        self.strict = strict
         self.weights = self.state[0]
         self.products = 0
         self._run = run
@@ -208,6 +210,8 @@ class Adjoint:
             prepare()
             product(batch, cotangent, self.weights, None, gauss_newton, at, share)
         self.products += 1
+        if self.strict:
+            run.objective.require_finite(step)
         norm = torch.linalg.vector_norm(self.weights, dim=-1)
         if self.products % self._check_every == 0:
             self._check(step, norm)
