@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from drmad_client import local_key
 from drmad_client.api import Client
 from drmad_client.errors import JobFailed
 from drmad_client.jobs import Job
+from drmad_client.specs import JobSpec
 from experiments.opponents import measure, search
 from experiments.results import Result, Results, array_file, from_job
 from experiments.tasks import Measured, Search, Task, Tuned
@@ -34,8 +37,8 @@ def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> No
 
     `client` may be None where no task is a job.
 
-    Begun again it goes on: a job is submitted under its task's key, so the service answers the one
-    that it already has.
+    Begun again it goes on: a job is submitted under its task's key and the defaults of its spec, so
+    the service answers the one that it already has, unless it means something else by now.
     """
     missing = [task for task in tasks if not results.has(task)]
     searches = [task for task in missing if isinstance(task, Search)]
@@ -67,7 +70,9 @@ def _keep(done: Future[Result], results: Results) -> None:
 
 def _submitted(client: Client, task: Tuned) -> Job:
     spec = task.spec | {"seed": task.seed, "name": f"{task.case} {task.arm}"}
-    return client.jobs.create(spec, code=task.code, idempotency_key=task.key)
+    defaults = json.dumps(JobSpec.model_json_schema(), sort_keys=True)
+    key = f"{task.key}-{hashlib.sha256(defaults.encode()).hexdigest()[:16]}"
+    return client.jobs.create(spec, code=task.code, idempotency_key=key)
 
 
 def _gathered(task: Tuned, job: Job, results: Results) -> Result:
