@@ -115,11 +115,12 @@ class ShortcutMethod(_Horizon):
         description="How far the curvature may move the adjoint in one stride, relative to its "
         "length; null takes every stride in full.",
     )
-    thin: int = Field(
-        default=1,
+    thin: int | None = Field(
+        default=None,
         ge=1,
         le=1000,
-        description="In the first half of the training one minibatch in so many stands for all.",
+        description="In the first half of the training one minibatch in so many stands for all; "
+        "null: every one is visited, or one in three where the model has convolutions.",
     )
     contraction: bool = Field(
         default=False, description="Let the adjoint grow by at most 1 % per inner step."

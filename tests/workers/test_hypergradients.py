@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from drmad_workers import (
     L2,
@@ -151,6 +151,21 @@ def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
     expected, actual = full.evaluate(values, 0), thinned.evaluate(values, 0)
     assert actual.backward_steps == expected.backward_steps == 4
     assert largest_difference(actual, expected.hypergradient) < 1e-12
+
+
+def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
+    model = nn.Sequential(
+        nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 2), nn.Flatten(), nn.Linear(9, 3)
+    )
+    training = replace(TRAINING, steps=36)
+
+    def found(thin: int | None) -> Tensor:
+        tuner = tuner_of(small_problem(model), [SampleWeight()], training, Shortcut(thin=thin))
+        values = tuner.initial_values()
+        return tuner.evaluate(values, 0).hypergradient["sample_weight"]
+
+    assert torch.equal(found(None), found(3))
+    assert not torch.equal(found(None), found(1))
 
 
 def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:

@@ -123,6 +123,11 @@ class Products(Losses):
             by_rows[self._row_names.index(data)] = by_wanted[-1]
         return by_wanted[: len(self.parameters)], by_leaves, by_rows
 
+    @property
+    def convolves(self) -> bool:
+        """Whether the model has convolutions."""
+        return any(isinstance(module, _ConvNd) for module in self.model.modules())
+
     def _goes_forward(self, batch: Batch, cotangent: Tensor) -> bool:
         """Whether `forward_product` is the faster one, and right for this model; found out once.
 
@@ -132,11 +137,10 @@ class Products(Losses):
         """
         if self._forward is None:
             self._forward = False
-            convolves = any(isinstance(m, _ConvNd) for m in self.model.modules())
             plain = not (
                 self.autocast or self.stochastic or next(self.model.buffers(), None) is not None
             )
-            if convolves and plain and self.problem.inner_loss is None:
+            if self.convolves and plain and self.problem.inner_loss is None:
                 expected = self.second_derivatives(batch, cotangent)
                 try:
                     with warnings.catch_warnings():  # of torch's own code, as it loads
