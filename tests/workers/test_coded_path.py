@@ -100,8 +100,8 @@ def test_what_does_not_move_costs_no_accuracy() -> None:
         assert torch.equal(point, still)
 
 
-def test_neighbouring_steps_are_not_both_kept() -> None:
-    assert [spacing(length, 100) for length in (1, 2, 3, 200, 201, 1000)] == [1, 2, 2, 2, 3, 10]
+def test_of_three_neighbouring_steps_one_is_kept() -> None:
+    assert [spacing(length, 100) for length in (1, 2, 3, 300, 301, 1000)] == [1, 2, 3, 3, 4, 10]
 
 
 @given(st.integers(0, 500), st.integers(1, 20_000), st.integers(2, 64))

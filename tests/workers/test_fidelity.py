@@ -47,7 +47,7 @@ def test_check_tells_every_method_against_replay() -> None:
         assert prediction.job_seconds is not None
         assert prediction.job_seconds > 7 * report.training_seconds
     copy = 8 * (4 * 5 + 5 + 5 * 3 + 3)
-    assert report.predictions[1].path_bytes == round((1 + 30 * 2.5 / 32) * copy)
+    assert report.predictions[1].path_bytes == round((1 + 20 * 2.5 / 32) * copy)
     assert report.predictions[3].path_bytes == 16 * copy
     told = json.loads(json.dumps(report.as_dict()))
     assert told["predictions"][0]["figure"]["method"]["horizon"] == 6

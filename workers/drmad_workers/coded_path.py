@@ -70,8 +70,8 @@ class CodedPath:
 
 
 def spacing(length: int, points: int) -> int:
-    """Steps from point to point: no two neighbouring steps, which differ by little."""
-    return min(length, max(2, -(-length // points)))
+    """Steps from point to point: three at least, as neighbouring steps differ by little."""
+    return min(length, max(3, -(-length // points)))
 
 
 def encoded(difference: Tensor) -> tuple[Tensor, Tensor]:

@@ -170,7 +170,7 @@ class Shortcut(Method):
         steps = self.backward_total(training)
         if knots is not None:
             return min(knots, steps) + 1.0
-        return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 2))
+        return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
     def _knots(self, is_adam: bool) -> int | None:
         return KNOTS_OF_ADAM if is_adam and self.knots is None else self.knots
