@@ -110,12 +110,19 @@ def test_a_rehearsal_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
         assert torch.equal(after.model[name], value), name
 
 
-def test_schedules_over_all_steps_and_auto_are_rehearsed_too(tmp_path: Path) -> None:
+def test_auto_is_rehearsed_with_what_it_measures(tmp_path: Path) -> None:
+    kinds = [{"kind": "tensor", "name": "mixing"}]
+    report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
+    assert report.fidelity
+    assert all(cosine is None or -1.001 <= cosine <= 1.001 for cosine in report.fidelity.values())
+
+
+def test_schedules_over_all_steps_are_rehearsed_by_the_exact_method(tmp_path: Path) -> None:
+    """A shortcut over all steps would cost as much, so that there is nothing to measure."""
     kinds = [{"kind": "learning_rate", "per": "step"}, {"kind": "tensor", "name": "mixing"}]
     report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
     assert report.hyperparameters["learning_rate"] == [200]
-    assert report.fidelity
-    assert all(cosine is None or -1.001 <= cosine <= 1.001 for cosine in report.fidelity.values())
+    assert (report.method, report.fidelity) == ("stored", {})
 
 
 @pytest.mark.parametrize(
