@@ -58,7 +58,7 @@ def died(words: str) -> ActorDiedError:
         (died(EXITED), "replica_lost", "a smaller training.batch_size"),
         (died(KILLED), "replica_lost", "the node was lost."),
         (died(NODE), "replica_lost", "its node has died"),
-        (NO_MEMORY, "out_of_memory", "fewer knots"),
+        (NO_MEMORY, "out_of_memory", "hypergradient.budget"),
         (RuntimeEnvSetupError(PIP), "requirements", "could not be installed: ERROR: Could"),
         (RAISED, "worker_error", "KeyError: 'x'"),
         (WorkerCrashedError(), "replica_lost", "worker"),

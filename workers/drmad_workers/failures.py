@@ -12,7 +12,7 @@ from drmad_workers.messages import Failure
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "out_of_memory"
-LESS_MEMORY = "a smaller training.batch_size or fewer knots need less memory"
+LESS_MEMORY = "a smaller training.batch_size or hypergradient.budget needs less memory"
 
 
 def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
