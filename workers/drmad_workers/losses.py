@@ -3,7 +3,7 @@
 Penalties have their derivatives written out; everything else goes through autograd.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -23,6 +23,10 @@ from drmad_workers.hyperparameters import (
 )
 from drmad_workers.penalties import Penalties
 from drmad_workers.problem import Batch, Problem
+from drmad_workers.traced import Traced
+
+Parts = Sequence[Tensor | None]
+"""One tensor per parameter, leaf or row-wise λ; None where nothing depends on it."""
 
 
 class Losses(FlatModel):
@@ -63,6 +67,16 @@ class Losses(FlatModel):
         self._constants = self._untuned()
         self.values: dict[str, Tensor] = {}
         self._named: dict[str, Tensor] = {}
+        self.traced = Traced()
+        self._has_buffers = next(problem.model.buffers(), None) is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a loss follows from weights, λ and batch alone, in one precision.
+
+        Not so where the model draws random numbers or has buffers, in which it may keep something.
+        """
+        return not (self.stochastic or self.autocast or self._has_buffers)
 
     def set_hyperparameters(self, raw: Mapping[str, Tensor]) -> None:
         """Takes λ by name; every bound hyperparameter must be there in its shape."""
@@ -95,10 +109,16 @@ class Losses(FlatModel):
 
         The loss returned leaves the penalties out; see `penalty`.
         """
-        loss = self._inner_loss(batch, self._rows_of(batch))
-        parts = torch.autograd.grad(total(loss), self.parameters, allow_unused=True)
+
+        def derive() -> Parts:
+            loss = self._inner_loss(batch, self._rows_of(batch))
+            parts = torch.autograd.grad(total(loss), self.parameters, allow_unused=True)
+            return loss.detach(), *parts
+
+        loss, *parts = self._traced("gradient", derive, batch)
+        assert loss is not None
         self._join(parts, out)
-        return loss.detach()
+        return loss
 
     def inner_loss(self, batch: Batch) -> Tensor:
         """The training loss on the batch, with its graph; penalties left out."""
@@ -136,6 +156,21 @@ class Losses(FlatModel):
     def all_values(self) -> dict[str, Tensor]:
         """Transformed values of every hyperparameter by name, tuned or not, on the CPU."""
         return {name: v.cpu() for name, v in (self.values | self._constants).items()}
+
+    def _traced(
+        self, what: str, function: Callable[[], Parts], batch: Batch, *others: Tensor
+    ) -> Parts:
+        """What `function` makes of the weights, of λ, the batch and the others; see Traced.
+
+        It is called as it is on a GPU, where a training step is recorded as a whole.
+        """
+        if self.device.type != "cpu" or not self.is_plain:
+            return function()
+        key = (what, batch.inputs.shape, batch.targets.shape)
+        rows = [self.values[name] for name in self._row_names]
+        inputs = [*self.parameters, *self.leaves(), *rows]
+        inputs += [batch.inputs, batch.targets, batch.index, *others]
+        return self.traced(key, inputs, function)
 
     def _inner_loss(self, batch: Batch, rows: Mapping[str, Tensor]) -> Tensor:
         if self._training_data is not None:

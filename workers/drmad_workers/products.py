@@ -6,6 +6,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -14,13 +15,10 @@ from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from drmad_workers.errors import ProblemError
-from drmad_workers.losses import Losses, total
+from drmad_workers.losses import Losses, Parts, total
 from drmad_workers.problem import Batch
 
 Hvp = Literal["exact", "finite_difference"]
-
-Parts = Sequence[Tensor | None]
-"""One tensor per parameter, leaf or row-wise λ; None where nothing depends on it."""
 
 BATCHED_FROM = 4
 """So many products with one Hessian are taken at once, by vmap; fewer are faster one by one."""
@@ -79,21 +77,29 @@ class Products(Losses):
         Penalties left out (but in the ∇_w L that `prepare` is given). None where <∇_w L, u> does
         not depend on it. The graph of `at` is gone afterwards.
         """
-        if at is None and prepare is None and self._goes_forward(batch, cotangent):
-            return self.forward_product(batch, cotangent)
-        at = at or self.linearize(batch)
-        if prepare is not None:
-            prepare(self._flat_gradient(at.gradients))
-        outputs, directions = self._paired(at.gradients, cotangent)
-        inputs = [*at.parameters, *at.leaves, *at.rows]
-        second: Parts = [None] * len(inputs)
-        if outputs:
-            second = torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
-        first, last = len(at.parameters), len(inputs) - len(at.rows)
+        anew = at is None and prepare is None
+
+        def derive() -> Parts:
+            begun = at or self.linearize(batch)
+            if prepare is not None:
+                prepare(self._flat_gradient(begun.gradients))
+            outputs, directions = self._paired(begun.gradients, cotangent)
+            inputs = [*begun.parameters, *begun.leaves, *begun.rows]
+            if not outputs:
+                return [None] * len(inputs)
+            return torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
+
+        if anew and self._goes_forward(batch, cotangent):
+            second = self.forward_product(batch, cotangent)
+        elif anew:
+            second = self._traced("product", derive, batch, cotangent)
+        else:
+            second = derive()
+        first, last = len(self.parameters), len(second) - len(self._row_names)
         return second[:first], second[first:last], second[last:]
 
-    def forward_product(self, batch: Batch, cotangent: Tensor) -> tuple[Parts, Parts, Parts]:
-        """`second_derivatives` with the first of the two derivatives taken forwards.
+    def forward_product(self, batch: Batch, cotangent: Tensor) -> Parts:
+        """`second_derivatives`, its parts in one list, with the first derivative taken forwards.
 
         The outputs z(w) and their derivative ż along u come from one pass (dual numbers); with
         g = ∂ℓ/∂z, <∇_w L, u> = <g, ż> is differentiated by z and ż, and both by w in one pass
@@ -121,7 +127,7 @@ class Products(Losses):
         by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
         if data is not None:
             by_rows[self._row_names.index(data)] = by_wanted[-1]
-        return by_wanted[: len(self.parameters)], by_leaves, by_rows
+        return [*by_wanted[: len(self.parameters)], *by_leaves, *by_rows]
 
     @property
     def convolves(self) -> bool:
@@ -137,11 +143,8 @@ class Products(Losses):
         """
         if self._forward is None:
             self._forward = False
-            plain = not (
-                self.autocast or self.stochastic or next(self.model.buffers(), None) is not None
-            )
-            if self.convolves and plain and self.problem.inner_loss is None:
-                expected = self.second_derivatives(batch, cotangent)
+            if self.convolves and self.is_plain and self.problem.inner_loss is None:
+                expected = [*chain(*self.second_derivatives(batch, cotangent))]
                 try:
                     with warnings.catch_warnings():  # of torch's own code, as it loads
                         warnings.simplefilter("ignore", DeprecationWarning)
@@ -150,8 +153,7 @@ class Products(Losses):
                     return False
                 self._forward = all(
                     one is other or (one is not None and other is not None and close(one, other))
-                    for ones, others in zip(found, expected, strict=True)
-                    for one, other in zip(ones, others, strict=True)
+                    for one, other in zip(found, expected, strict=True)
                 )
         return self._forward
 

@@ -1,0 +1,211 @@
+"""Functions of tensors, traced once and run again without autograd.
+
+A product with second derivatives takes the gradient with its graph and differentiates that. Most
+values of that gradient are never read, and the graph is built anew every time. The operations that
+came of it, in a list, give the same numbers without what nobody reads.
+"""
+
+import logging
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+logger = logging.getLogger(__name__)
+
+Tensors = Sequence[Tensor | None]
+
+TRACED_AFTER = 20
+"""Calls with the same shapes. A trace takes as long as about ten, and spares a quarter of each."""
+MOST = 64
+"""Shapes that are counted."""
+REFUSED = {
+    torch.Tag.nondeterministic_seeded,
+    torch.Tag.data_dependent_output,
+    torch.Tag.dynamic_output_shape,
+}
+"""What draws random numbers, and what Python may decide by."""
+
+
+class Traced:
+    """A function that is traced when it has been called often with the same shapes.
+
+    The first result of the trace is held against the function's own: unless all bits agree, the
+    function goes on being called as it is. So it does where a trace would not do: where an
+    operation writes into what the function was given, or is one of REFUSED.
+
+    Attributes:
+        traces: those that are in use, by key.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[Hashable, int] = {}
+        self._candidates: dict[Hashable, Trace] = {}
+        self.traces: dict[Hashable, Trace] = {}
+
+    def __call__(
+        self, key: Hashable, inputs: Sequence[Tensor], function: Callable[[], Tensors]
+    ) -> Tensors:
+        """What `function` gives; its results have no graph.
+
+        Args:
+            key: from which the shapes and types of the inputs follow.
+            inputs: all that `function` depends on and that changes from call to call.
+            function: the same computation in every call.
+        """
+        trace = self.traces.get(key)
+        if trace is not None:
+            with torch.no_grad():
+                return trace(*inputs)
+        calls = self._calls.get(key, 0)
+        if calls == 0 and len(self._calls) == MOST:
+            return function()
+        self._calls[key] = calls + 1
+        if calls == TRACED_AFTER:
+            with Recorder(inputs) as recorder:
+                outputs = function()
+            if (candidate := recorder.trace(outputs)) is not None:
+                self._candidates[key] = candidate
+            return outputs
+        outputs = function()
+        if (candidate := self._candidates.pop(key, None)) is not None:
+            with torch.no_grad():
+                found = candidate(*inputs)
+            if all(map(same, found, outputs)):
+                self.traces[key] = candidate
+            else:
+                logger.info("a trace gives other results than what was traced, and is not used")
+        return outputs
+
+
+Trace = Callable[..., Tensors]
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps what torch computes inside as a graph of operations, each of them once."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._graph = fx.Graph()
+        self._constants: dict[str, Tensor] = {}
+        self._refused: str | None = None
+        self._nodes: dict[int, fx.Node] = {}
+        self._kept: list[Tensor] = []  # no identity and no storage may come again
+        self._known: dict[tuple[Any, ...], tuple[fx.Node, Tensor]] = {}
+        self._writes = 0
+        self._fixed: set[int] = set()
+        """Storages that must not be written to: of inputs, constants and what stands for two."""
+        for number, tensor in enumerate(inputs):
+            self._fix(tensor)
+            self._name(tensor, self._graph.placeholder(f"input_{number}"))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: for that torch._dynamo would be loaded, which takes a second and 80 MB."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self._refused is None:
+            self._note(func, args, kwargs or {}, out)
+        return out
+
+    def trace(self, outputs: Tensors) -> Trace | None:
+        """The function from the inputs to these outputs; None where there is no trace of it."""
+        nodes = [None if out is None else self._node(out) for out in outputs]
+        if self._refused is not None:
+            logger.info("what calls %s is not traced", self._refused)
+            return None
+        self._graph.output(nodes)
+        self._graph.eliminate_dead_code()
+        trace: Trace = fx.GraphModule(self._constants, self._graph).forward
+        return trace
+
+    def _note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        given = tree_leaves((args, kwargs))
+        by_number = func is torch.ops.aten.index.Tensor and not any(
+            isinstance(each, Tensor) and each.dtype == torch.bool for each in given
+        )
+        if not (by_number or REFUSED.isdisjoint(func.tags)):
+            self._refused = str(func)
+            return
+        nodes = tree_map_only(Tensor, self._node, (args, kwargs))
+        if func is torch.ops.aten.detach.default:
+            self._name(out, nodes[0][0])
+        elif func is torch.ops.aten.t.default and nodes[0][0].target is func:
+            self._name(out, nodes[0][0].args[0])
+        elif func._schema.is_mutable:
+            if any(storage(each) in self._fixed for each in written(func, args, kwargs)):
+                self._refused = str(func)
+                return
+            self._writes += 1
+            self._name_all(out, self._graph.call_function(func, *nodes))
+        elif isinstance(out, Tensor):
+            self._name(out, self._once(func, nodes, out))
+        else:
+            self._name_all(out, self._graph.call_function(func, *nodes))
+
+    def _once(self, func: Any, nodes: Any, out: Tensor) -> fx.Node:
+        """The node of the same operation on the same arguments, if nothing was written since."""
+        key = (func, repr(nodes), self._writes)
+        if key in self._known:
+            node, first = self._known[key]
+            self._fix(first)
+            self._fix(out)
+            return node
+        node = self._graph.call_function(func, *nodes)
+        self._known[key] = (node, out)
+        return node
+
+    def _name_all(self, out: Any, node: fx.Node) -> None:
+        if isinstance(out, Tensor):
+            self._name(out, node)
+        elif isinstance(out, tuple | list):
+            for number, part in enumerate(out):
+                if isinstance(part, Tensor):
+                    self._name(part, self._graph.call_function(operator.getitem, (node, number)))
+
+    def _node(self, tensor: Tensor) -> fx.Node:
+        node = self._nodes.get(id(tensor))
+        if node is None:
+            name = f"constant_{len(self._constants)}"
+            self._constants[name] = tensor
+            self._fix(tensor)
+            node = self._graph.get_attr(name)
+            self._name(tensor, node)
+        return node
+
+    def _name(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._kept.append(tensor)
+
+    def _fix(self, tensor: Tensor) -> None:
+        self._fixed.add(storage(tensor))
+
+
+def storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments that the operation writes into."""
+    found = []
+    for number, stated in enumerate(func._schema.arguments):
+        given = args[number] if number < len(args) else kwargs.get(stated.name)
+        if stated.alias_info is not None and stated.alias_info.is_write:
+            found += [each for each in tree_leaves(given) if isinstance(each, Tensor)]
+    return found
+
+
+def same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
