@@ -1,7 +1,6 @@
 """Models as users write them: shared and frozen weights, buffers, dropout, convolutions."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -9,21 +8,17 @@ from torch import Tensor, nn
 
 from drmad_workers import (
     L2,
-    LossWeight,
     Problem,
     Replay,
     SampleWeight,
     Shortcut,
     Stored,
     TrainingConfig,
-    TrainingData,
 )
-from drmad_workers.hyperparameters import Kind, Slot, unit_shapes
-from drmad_workers.objective import Objective
+from drmad_workers.hyperparameters import Slot, unit_shapes
 from tests.workers.small import (
     CLASSES,
     finite_difference,
-    largest_difference,
     shaken,
     small_problem,
     tuner_of,
@@ -117,26 +112,6 @@ def test_hypergradient_is_exact_on_every_model(name: str) -> None:
             assert error < 1e-6 * max(1e-2, float(gradient.abs().max()))
 
 
-def test_products_taken_forwards_are_those_taken_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Convolutions take the first derivative forwards; by every kind that enters the loss."""
-    kinds: list[Kind] = [L2(per="unit"), SampleWeight(), LossWeight(), TrainingData()]
-    tuner = tuner_of(with_fresh_weights(Pictures()), kinds, TRAINING, Stored())
-    values = shaken(tuner)
-    taken: list[bool] = []
-    original = Objective.forward_product
-
-    def noted(*args: Any) -> Any:
-        taken.append(True)
-        return original(*args)
-
-    monkeypatch.setattr(Objective, "forward_product", noted)
-    forwards = tuner.evaluate(values, 0)
-    assert len(taken) >= TRAINING.steps
-    monkeypatch.setattr(Objective, "_goes_forward", lambda *_: False)
-    backwards = tuner.evaluate(values, 0)
-    assert largest_difference(forwards, backwards.hypergradient) < 1e-12
-
-
 class Apart(nn.Module):
     """Convolves by a weight that no attribute of the module leads to."""
 
@@ -150,7 +125,7 @@ class Apart(nn.Module):
         return torch.tanh(outputs).flatten(1)
 
 
-def test_weights_that_are_held_elsewhere_are_not_lost_by_the_way_forwards() -> None:
+def test_weights_that_no_attribute_holds_have_their_part() -> None:
     tuner = tuner_of(small_problem(Apart()), [SampleWeight()], TRAINING, Stored())
     values = shaken(tuner)
     gradient = tuner.evaluate(values, 0).hypergradient["sample_weight"]

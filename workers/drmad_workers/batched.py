@@ -46,7 +46,6 @@ class StackedObjective(Objective):
         self.weights = self.state[0]
         self.parameters = [part.requires_grad_() for part in self.parts(self.weights.detach())]
         self._current: Sequence[Tensor] = self.parameters
-        self._forward = False  # vmap takes the model over weights: no dual numbers beside that
         offsets = torch.arange(replicas, device=like.device)[:, None]
         self._offsets = {name: offsets * like.bound[name].shape[0] for name in self._row_names}
 

@@ -9,8 +9,9 @@ from drmad_workers.batches import Examples
 from drmad_workers.dynamics import Rate
 from drmad_workers.errors import HypergradientNotFinite
 from drmad_workers.hyperparameters import BoundHyperparameter, BoundRate, RateRole, Slot
+from drmad_workers.losses import Parts
 from drmad_workers.problem import Batch, Problem
-from drmad_workers.products import Linearization, Parts, Products
+from drmad_workers.products import Linearization, Products
 
 EVALUATION_ROWS = 4096
 """Rows of held-out data that go through the model at a time."""

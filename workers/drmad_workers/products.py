@@ -3,15 +3,12 @@
 [Schraudolph2002] Fast curvature matrix-vector products for second-order gradient descent.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.modules.conv import _ConvNd
 
 from drmad_workers.errors import ProblemError
@@ -52,7 +49,6 @@ class Products(Losses):
     """
 
     hvp: Hvp = "exact"
-    _forward: bool | None = None
 
     def product(
         self,
@@ -89,73 +85,14 @@ class Products(Losses):
                 return [None] * len(inputs)
             return torch.autograd.grad(outputs, inputs, directions, allow_unused=True)
 
-        if anew and self._goes_forward(batch, cotangent):
-            second = self.forward_product(batch, cotangent)
-        elif anew:
-            second = self._traced("product", derive, batch, cotangent)
-        else:
-            second = derive()
+        second = self._traced("product", derive, batch, cotangent) if anew else derive()
         first, last = len(self.parameters), len(second) - len(self._row_names)
         return second[:first], second[first:last], second[last:]
-
-    def forward_product(self, batch: Batch, cotangent: Tensor) -> Parts:
-        """`second_derivatives`, its parts in one list, with the first derivative taken forwards.
-
-        The outputs z(w) and their derivative ż along u come from one pass (dual numbers); with
-        g = ∂ℓ/∂z, <∇_w L, u> = <g, ż> is differentiated by z and ż, and both by w in one pass
-        backwards: of a layer whose inputs need no derivative 3 matrix products in the place of 4.
-        """
-        rows = {name: part.requires_grad_() for name, part in self._rows_of(batch).items()}
-        leaves, data = self.leaves(), self._training_data
-        with forward_ad.dual_level(), self.elsewhere():
-            for module, name, number in self._places:
-                along = self.parts(cotangent)[number]
-                dual = forward_ad.make_dual(self.parameters[number], along)  # type: ignore[no-untyped-call]
-                module._parameters[name] = dual
-            outputs = self.model(batch.inputs if data is None else rows[data])
-            outputs, along = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
-        at = outputs.detach().requires_grad_()
-        by_outputs = torch.autograd.grad(self._loss_of(at, batch, rows), at, create_graph=True)[0]
-        inputs = [at, *leaves, *rows.values()]
-        by_at, *by_rest = torch.autograd.grad(
-            by_outputs, inputs, along.detach(), allow_unused=True, materialize_grads=True
-        )
-        wanted = self.parameters if data is None else [*self.parameters, rows[data]]
-        by_wanted = torch.autograd.grad(
-            [outputs, along], wanted, [by_at, by_outputs.detach()], allow_unused=True
-        )
-        by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
-        if data is not None:
-            by_rows[self._row_names.index(data)] = by_wanted[-1]
-        return [*by_wanted[: len(self.parameters)], *by_leaves, *by_rows]
 
     @property
     def convolves(self) -> bool:
         """Whether the model has convolutions."""
         return any(isinstance(module, _ConvNd) for module in self.model.modules())
-
-    def _goes_forward(self, batch: Batch, cotangent: Tensor) -> bool:
-        """Whether `forward_product` is the faster one, and right for this model; found out once.
-
-        It is faster where there are convolutions. It would be wrong where code holds parameters by
-        other means than as attributes of modules, and fails where an operation has no such
-        derivative.
-        """
-        if self._forward is None:
-            self._forward = False
-            if self.convolves and self.is_plain and self.problem.inner_loss is None:
-                expected = [*chain(*self.second_derivatives(batch, cotangent))]
-                try:
-                    with warnings.catch_warnings():  # of torch's own code, as it loads
-                        warnings.simplefilter("ignore", DeprecationWarning)
-                        found = self.forward_product(batch, cotangent)
-                except (RuntimeError, NotImplementedError):
-                    return False
-                self._forward = all(
-                    one is other or (one is not None and other is not None and close(one, other))
-                    for one, other in zip(found, expected, strict=True)
-                )
-        return self._forward
 
     def linearize(self, batch: Batch, weights: Tensor | None = None) -> Linearization:
         """∇_w L with its graph at the current weights, or at others inside of `elsewhere`.
@@ -354,8 +291,3 @@ class Products(Losses):
             if gradient is not None and gradient.requires_grad
         ]
         return [gradient for gradient, _ in there], [part for _, part in there]
-
-
-def close(one: Tensor, other: Tensor) -> bool:
-    """Alike but for rounding, relative to the largest entry."""
-    return float((one - other).abs().max()) <= 1e-3 * float(other.abs().max())

@@ -6,7 +6,9 @@ came of it, in a list, give the same numbers without what nobody reads.
 """
 
 import logging
+import math
 import operator
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 Tensors = Sequence[Tensor | None]
 
-TRACED_AFTER = 20
-"""Calls with the same shapes. A trace takes as long as about ten, and spares a quarter of each."""
+TRACED_AFTER_S = 0.02
+"""Seconds spent on a function of the same shapes, about as many as its trace takes."""
 MOST = 64
-"""Shapes that are counted."""
+"""Shapes that are watched."""
 REFUSED = {
     torch.Tag.nondeterministic_seeded,
     torch.Tag.data_dependent_output,
@@ -32,7 +34,7 @@ REFUSED = {
 
 
 class Traced:
-    """A function that is traced when it has been called often with the same shapes.
+    """A function that is traced when enough time has gone by in it with the same shapes.
 
     The first result of the trace is held against the function's own: unless all bits agree, the
     function goes on being called as it is. So it does where a trace would not do: where an
@@ -43,7 +45,7 @@ class Traced:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[Hashable, int] = {}
+        self._spent: dict[Hashable, float] = {}
         self._candidates: dict[Hashable, Trace] = {}
         self.traces: dict[Hashable, Trace] = {}
 
@@ -61,17 +63,19 @@ class Traced:
         if trace is not None:
             with torch.no_grad():
                 return trace(*inputs)
-        calls = self._calls.get(key, 0)
-        if calls == 0 and len(self._calls) == MOST:
+        spent = self._spent.get(key, 0.0)
+        if spent == 0.0 and len(self._spent) == MOST:
             return function()
-        self._calls[key] = calls + 1
-        if calls == TRACED_AFTER:
+        if spent >= TRACED_AFTER_S:
+            self._spent[key] = -math.inf  # once
             with Recorder(inputs) as recorder:
                 outputs = function()
             if (candidate := recorder.trace(outputs)) is not None:
                 self._candidates[key] = candidate
             return outputs
+        started = time.perf_counter()
         outputs = function()
+        self._spent[key] = spent + time.perf_counter() - started
         if (candidate := self._candidates.pop(key, None)) is not None:
             with torch.no_grad():
                 found = candidate(*inputs)
