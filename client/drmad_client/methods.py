@@ -120,7 +120,7 @@ class ShortcutMethod(_Horizon):
         ge=1,
         le=1000,
         description="In the first half of the training one minibatch in so many stands for all; "
-        "null: every one is visited, or one in four where the model has convolutions.",
+        "null: every one is visited, or one in six where the model has convolutions.",
     )
     contraction: bool = Field(
         default=False, description="Let the adjoint grow by at most 1 % per inner step."

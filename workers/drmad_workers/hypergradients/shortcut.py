@@ -30,7 +30,7 @@ Preset = Literal["paper", "paper_tenth"]
 
 KNOTS_OF_ADAM = 15
 
-THIN_OF_CONVOLUTIONS = 4
+THIN_OF_CONVOLUTIONS = 6
 """A product costs 2.7 gradients there, in the place of 2 (on a CPU, of a small net)."""
 
 
