@@ -164,7 +164,7 @@ def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
         values = tuner.initial_values()
         return tuner.evaluate(values, 0).hypergradient["sample_weight"]
 
-    assert torch.equal(found(None), found(4))
+    assert torch.equal(found(None), found(6))
     assert not torch.equal(found(None), found(1))
 
 
