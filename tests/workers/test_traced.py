@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +73,7 @@ def test_hypergradients_are_the_same_to_the_bit(kinds: str, method: Method) -> N
         assert torch.equal(found[name], each)
 
 
+@settings(max_examples=10)
 @given(
     st.lists(st.integers(1, 6), max_size=3),
     st.sampled_from([nn.Tanh, nn.ReLU, nn.Softplus, nn.GELU]),
