@@ -27,7 +27,7 @@ test-full: install browser
 
 # The pictures of the documentation, from the dashboard's own tests.
 images: install browser
-	DRMAD_IMAGES=docs/images $(BIN)/python -m pytest tests/service/test_dashboard.py -k every_page
+	DRMAD_IMAGES=docs/images $(BIN)/python -m pytest tests/service/dashboard/test_dashboard.py -k every_page
 
 lint: install
 	$(BIN)/ruff check

@@ -39,22 +39,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import (
-    L2,
-    LearningRate,
-    Problem,
-    Replay,
-    Shortcut,
-    Stored,
-    TrainingConfig,
-    Tuner,
-    capture,
-)
-from drmad_workers.batched import Replicas
-from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers import L2, LearningRate, Problem, Replay, Shortcut, Stored, TrainingConfig, Tuner
 from drmad_workers.catalog import build_problem
 from drmad_workers.catalog.places import Places
+from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.hypergradients import Method
+from drmad_workers.replica_batch import Replicas
+from drmad_workers.training import cuda_graph
 
 ALPHA, GAMMA = 0.5, 0.9
 LIMIT_BYTES = 8 * 2**30
@@ -476,7 +467,7 @@ def graph(options: argparse.Namespace) -> dict[str, Any]:
         return steps / median(timed(partial(tuner.train, values), device) for _ in range(3))
 
     recorded = rate()
-    with patch.object(capture, "recordable", lambda run: False):
+    with patch.object(cuda_graph, "recordable", lambda run: False):
         return {"steps": steps, "recorded": recorded, "eager": rate()}
 
 

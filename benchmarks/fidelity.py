@@ -37,17 +37,16 @@ from drmad_workers import (
     Shortcut,
     TrainingConfig,
     Tuner,
-    passes,
     tune,
     tuning,
 )
-from drmad_workers.agreement import agreement
 from drmad_workers.catalog import Places, build_problem
-from drmad_workers.hypergradients import Method
+from drmad_workers.hypergradients import Method, backward_pass
+from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.auto import MARGIN, PATH_BYTES, candidates, settings_of
+from drmad_workers.hypergradients.backward_pass import Walk
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.hyperparameters import Kind, LearningRate
-from drmad_workers.passes import Walk
+from drmad_workers.hyperparameters.kinds import Kind, LearningRate
 
 THRESHOLD = 0.8
 ITERATIONS = 20
@@ -495,7 +494,7 @@ def report(results: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     # On a machine that others use too: seconds are those that this process had.
     clock = SimpleNamespace(perf_counter=time.process_time)
-    with patch.object(passes, "time", clock), patch.object(tuning, "time", clock):
+    with patch.object(backward_pass, "time", clock), patch.object(tuning, "time", clock):
         run()
 
 

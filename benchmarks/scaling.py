@@ -38,20 +38,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from service import free_port, serving
 
-from drmad_client import local_key
-from drmad_client.api import Client
-from drmad_client.records import JobStatus
-from drmad_client.specs import JobSpec
-from drmad_service import rounds as service_rounds
-from drmad_service import runner, scheduler
-from drmad_service.connection import connect
-from drmad_service.embedded import EmbeddedRedis
-from drmad_service.scheduler import Scheduler
+from drmad_client.http import local_key
+from drmad_client.http.client import Client
+from drmad_client.records.job import JobStatus
+from drmad_client.spec.job import JobSpec
+from drmad_service.operations.embedded import EmbeddedRedis
+from drmad_service.scheduling import job_driver, scheduler
+from drmad_service.scheduling import rounds as service_rounds
+from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
-from drmad_workers import rehearsal, steps, wire
-from drmad_workers.messages import Prepared, ReplicaResult, Report, State, StepResult
-from drmad_workers.meta import initial_state
+from drmad_service.store.connection import connect
+from drmad_workers import spec_adapter
+from drmad_workers.meta.update import initial_state
+from drmad_workers.preflight import short_run
+from drmad_workers.ray_actor import outer_step
+from drmad_workers.ray_actor.messages import Prepared, ReplicaResult, Report, State, StepResult
 
 WAIT_S = 3600.0
 
@@ -123,9 +125,9 @@ def record(inner_steps: int, times: int) -> Recording:
     """Runs the engine in this process, with one thread."""
     torch.set_num_threads(1)
     stated = JobSpec.model_validate(spec(inner_steps, 1))
-    problem = wire.problem(stated, None, None)
-    tuner = wire.tuner(stated, built=problem)
-    report = rehearsal.tried(stated, problem, tuner)
+    problem = spec_adapter.problem(stated, None, None)
+    tuner = spec_adapter.tuner(stated, built=problem)
+    report = short_run.tried(stated, problem, tuner)
     (bound,) = tuner.hyperparameters.values()
     info = {
         "name": bound.name,
@@ -136,14 +138,14 @@ def record(inner_steps: int, times: int) -> Recording:
         "upper": None,
         "groups": [],
     }
-    state = steps.pack(initial_state(tuner.hyperparameters))
+    state = outer_step.pack(initial_state(tuner.hyperparameters))
     seconds = []
     for number in range(times):
         began = time.process_time()
         evaluation = tuner.evaluate(tuner.initial_values(), number)
         seconds.append(time.process_time() - began)
     result = ReplicaResult(0, evaluation, 1000, 300, "node", "cpu")
-    step = steps.meta_step(stated, [info], state, 64 << 20, [result])
+    step = outer_step.meta_step(stated, [info], state, 64 << 20, [result])
     assert isinstance(step, StepResult)
     return Recording(Prepared([info], state), report, seconds, step, state)
 
@@ -166,7 +168,7 @@ class Ref:
 
 
 class SimulatedReplicas:
-    """In the place of drmad_service.replicas.Replicas: one worker that computes nothing."""
+    """Stands in for the replicas of a job: one worker that computes nothing."""
 
     def __init__(self, recording: Recording, chance: random.Random) -> None:
         self._recording = recording
@@ -235,7 +237,7 @@ async def limit(
     with (
         patch.object(scheduler, "ray_capacity", capacity),
         patch.object(scheduler, "keep_telling", silent),
-        patch.object(runner, "Replicas", made),
+        patch.object(job_driver, "Replicas", made),
         patch.object(service_rounds, "ray", SimpleNamespace(put=lambda value: value)),
     ):
         async with connect(url) as redis:

@@ -34,10 +34,10 @@ from typing import Any
 
 import httpx
 
-from drmad_client import local_key
-from drmad_client.api import Client
-from drmad_client.records import JobStatus
-from drmad_client.specs import JobSpec
+from drmad_client.http import local_key
+from drmad_client.http.client import Client
+from drmad_client.records.job import JobStatus
+from drmad_client.spec.job import JobSpec
 
 CONNECTIONS = 8
 TIME_S = 600.0
@@ -113,8 +113,8 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
     """
     import torch
 
-    from drmad_workers import wire
-    from drmad_workers.meta import initial_state, meta_update
+    from drmad_workers import spec_adapter
+    from drmad_workers.meta.update import initial_state, meta_update
 
     first, last = 3, iterations - 2
     job = client.jobs.create(spec(iterations))
@@ -130,8 +130,8 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
     ]
     checked = JobSpec.model_validate(spec(iterations))
     torch.set_num_threads(1)
-    tuner = wire.tuner(checked, 0, [], "cpu")
-    state, config = initial_state(tuner.hyperparameters), wire.meta(checked)
+    tuner = spec_adapter.tuner(checked, 0, [], "cpu")
+    state, config = initial_state(tuner.hyperparameters), spec_adapter.meta(checked)
     alone, cpu_began = [], 0.0
     for n in range(iterations):
         if n == first:
@@ -156,7 +156,7 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
 
 def persist(counts: list[int], repeats: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a commit, by the number of hyperparameters; of them those of the CPU."""
-    from drmad_service.embedded import EmbeddedRedis
+    from drmad_service.operations.embedded import EmbeddedRedis
 
     with tempfile.TemporaryDirectory() as folder:
         redis = EmbeddedRedis(Path(folder))
@@ -170,10 +170,10 @@ def persist(counts: list[int], repeats: int) -> dict[str, dict[str, float]]:
 
 
 async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
-    from drmad_client.records import Progress
-    from drmad_service.connection import connect
+    from drmad_client.records.job import Progress
     from drmad_service.store import Capacity, ResumePoint, Step, Store
-    from drmad_service.transitions import Action
+    from drmad_service.store.connection import connect
+    from drmad_service.store.state_machine import Action
 
     record = {"validation_loss": 1.0, "training_loss": 1.0, "hypergradient_norm": 1.0}
     async with connect(url) as redis:

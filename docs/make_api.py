@@ -9,39 +9,47 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from drmad_client import api, apply, async_api, cluster, errors, figures, jobs, records, uploads
+from drmad_client import errors
+from drmad_client.export import pytorch
+from drmad_client.http import async_client, client, job_handle, uploads
+from drmad_client.plots import figures
+from drmad_client.records.job import cluster, job
 
 PAGES: list[tuple[str, str, list[Any]]] = [
-    ("Clients", "`from drmad_client import Client, AsyncClient`", [api.Client, api.Jobs]),
+    ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, client.Jobs]),
     (
         "Uploads",
         "`client.code`, `client.data`: sent once, named by the digest of their bytes.",
         [uploads.Code, uploads.Data],
     ),
-    ("A job", "`job = client.jobs.retrieve(job_id)`", [jobs.Job, jobs.History, jobs.JobPage]),
+    (
+        "A job",
+        "`job = client.jobs.retrieve(job_id)`",
+        [job_handle.Job, job_handle.History, job_handle.JobPage],
+    ),
     (
         "asyncio",
         "The same methods, awaited.",
-        [async_api.AsyncClient, async_api.AsyncJobs, jobs.AsyncJob],
+        [async_client.AsyncClient, async_client.AsyncJobs, job_handle.AsyncJob],
     ),
     (
         "Records",
         "`from drmad_client import records`",
         [
-            records.Job,
-            records.JobStatus,
-            records.Progress,
-            records.Best,
-            records.JobError,
-            records.MetaIteration,
-            records.HyperparameterSummary,
-            records.ReplicaFigures,
-            records.Arrival,
-            records.Trial,
-            records.Start,
-            records.CheckReport,
-            records.Event,
-            records.LogLine,
+            job.Job,
+            job.JobStatus,
+            job.Progress,
+            job.Best,
+            job.JobError,
+            job.MetaIteration,
+            job.HyperparameterSummary,
+            job.ReplicaFigures,
+            job.Arrival,
+            job.Trial,
+            job.Start,
+            job.CheckReport,
+            job.Event,
+            job.LogLine,
             cluster.Cluster,
         ],
     ),
@@ -49,15 +57,15 @@ PAGES: list[tuple[str, str, list[Any]]] = [
         "Using the result",
         "`from drmad_client import apply`",
         [
-            apply.state_dict,
-            apply.penalties,
-            apply.penalty,
-            apply.parameter_groups,
-            apply.WeightedExamples,
-            apply.sampler,
-            apply.schedule,
-            apply.scale_weights,
-            apply.TunedSGD,
+            pytorch.state_dict,
+            pytorch.penalties,
+            pytorch.penalty,
+            pytorch.parameter_groups,
+            pytorch.WeightedExamples,
+            pytorch.sampler,
+            pytorch.schedule,
+            pytorch.scale_weights,
+            pytorch.TunedSGD,
         ],
     ),
     (

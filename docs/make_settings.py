@@ -8,8 +8,8 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from drmad_service.commands import schedule, serve, up
-from drmad_service.store.values import UNLIMITED
+from drmad_service.operations.commands import schedule, serve, up
+from drmad_service.store.types import UNLIMITED
 
 INTRODUCTION = """# Settings
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from drmad_client import Client, Job
-from drmad_client.apply import WeightedExamples
+from drmad_client.export.pytorch import WeightedExamples
 from drmad_workers.catalog import load_data
 
 

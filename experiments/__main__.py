@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-from drmad_client.api import Client
+from drmad_client.http.client import Client
 from experiments import summary
 from experiments.gather import gather, service
 from experiments.reporting import with_block

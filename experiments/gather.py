@@ -18,11 +18,11 @@ from typing import Any
 import httpx
 import numpy as np
 
-from drmad_client import local_key
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.jobs import Job
-from drmad_client.specs import JobSpec
+from drmad_client.http import local_key
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_client.spec.job import JobSpec
 from experiments.opponents import measure, search
 from experiments.results import Result, Results, array_file, from_job
 from experiments.tasks import Measured, Search, Task, Tuned

@@ -12,8 +12,8 @@ import optuna
 import torch
 from torch import Tensor
 
-from drmad_client.specs import JobSpec
-from drmad_workers import EngineError, TrainingDiverged, Tuner, wire
+from drmad_client.spec.job import JobSpec
+from drmad_workers import EngineError, TrainingDiverged, Tuner, spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.tuning import peak_memory_bytes
 from experiments.results import Result
@@ -117,10 +117,10 @@ def tuner_of(task: Task, hypergradient: Mapping[str, Any]) -> Tuner:
         stated["problem"] = {"code": UPLOADED} | stated["problem"]
     spec = JobSpec.model_validate(stated)
     return Tuner(
-        wire.problem(spec, Places(data_roots()), task.code),
-        [wire.kind(hyperparameter) for hyperparameter in spec.hyperparameters],
-        wire.training(spec),
-        wire.method(spec.hypergradient),
+        spec_adapter.problem(spec, Places(data_roots()), task.code),
+        [spec_adapter.kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        spec_adapter.training(spec),
+        spec_adapter.method(spec.hypergradient),
         seed=spec.seed,
     )
 

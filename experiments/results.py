@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from drmad_client.jobs import Job
-from drmad_client.records import JobStatus, MetaIteration
-from drmad_client.specs import JobSpec
+from drmad_client.http.job_handle import Job
+from drmad_client.records.job import JobStatus, MetaIteration
+from drmad_client.spec.job import JobSpec
 from experiments.tasks import Task
 
 logger = logging.getLogger(__name__)

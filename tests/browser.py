@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
 
-from drmad_service.app import create_app
+from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from drmad_service.embedded import EmbeddedRedis
+from drmad_service.operations.embedded import EmbeddedRedis
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

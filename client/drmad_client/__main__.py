@@ -1,5 +1,5 @@
 """`python -m drmad_client` is the command `drmad`."""
 
-from drmad_client.cli import main
+from drmad_client.cli.main import main
 
 main()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # pydantic takes its time, and every command of the CLI knows the errors
-    from drmad_client.records import FieldError, Job, ProblemDetails
+    from drmad_client.records.job import FieldError, Job, ProblemDetails
 
 
 class DrmadError(Exception):
@@ -129,7 +129,7 @@ def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldEr
     pydantic's `loc` names the members of unions too; what is not in the body is left out. The
     `loc` of a misfit is our own, and may name a field that was left at its default.
     """
-    from drmad_client.records import FieldError
+    from drmad_client.records.job import FieldError
 
     return [FieldError(path=_path(error, body), message=_message(error)) for error in errors]
 

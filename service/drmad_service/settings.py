@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drmad_service.bounds import Bounds
 from drmad_service.flags import setting
+from drmad_service.job_limits import Bounds
+from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.store import StoreSettings
-from drmad_service.webhooks import Webhooks
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from drmad_client import retries
-from drmad_client.api import Client
-from tests.client.both import MakeClient, clients
-from tests.client.fake_service import FakeService
+from drmad_client.http import retries
+from drmad_client.http.client import Client
+from tests.client.http.both import MakeClient, clients
+from tests.client.http.fake_service import FakeService
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from drmad_client.cluster import Cluster, Node, Placement, SchedulerView
-from drmad_client.records import (
+from drmad_client.records.cluster import Cluster, Node, Placement, SchedulerView
+from drmad_client.records.job import (
     Best,
     Event,
     HyperparameterInfo,
@@ -18,7 +18,7 @@ from drmad_client.records import (
     ReplicaFigures,
     Transition,
 )
-from drmad_client.specs import JobSpec
+from drmad_client.spec.job import JobSpec
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ID = "job_01JD8ZQ0V6Y3N4T5R6W7X8Y9Z0"

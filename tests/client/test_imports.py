@@ -18,17 +18,17 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["drmad_client.api", "drmad_client.cli"])
+@pytest.mark.parametrize("module", ["drmad_client.http.client", "drmad_client.cli.main"])
 def test_the_client_loads_none_of_the_others(module: str) -> None:
     assert loaded_after(f"import {module}").isdisjoint(HEAVY)
 
 
 def test_the_command_line_waits_with_what_takes_time() -> None:
-    assert loaded_after("import drmad_client.cli").isdisjoint(
+    assert loaded_after("import drmad_client.cli.main").isdisjoint(
         {"httpx", "numpy", "pydantic", "yaml"}
     )
 
 
 def test_the_clients_own_commands_do_not_load_the_extras() -> None:
-    code = "from drmad_client.cli import run; assert run(['version']) == 0"
+    code = "from drmad_client.cli.main import run; assert run(['version']) == 0"
     assert loaded_after(code).isdisjoint(HEAVY)

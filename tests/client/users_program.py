@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import drmad_client as drmad
-from drmad_client import figures
 from drmad_client.errors import JobFailed, UnprocessableEntity
-from drmad_client.records import Best, Event, JobStatus, MetaIteration
+from drmad_client.plots import figures
+from drmad_client.records.job import Best, Event, JobStatus, MetaIteration
 
 SPEC = drmad.JobSpec.model_validate({"problem": {"data": {"name": "digits"}}})
 

@@ -290,7 +290,7 @@ class Engine:
 
     def _bin(self, service: Mapping[str, Any]) -> Path:
         """Programs of the image that this machine may not have."""
-        from drmad_service.embedded import server_binary
+        from drmad_service.operations.embedded import server_binary
 
         path: Path = self._image(service) / "bin"
         path.mkdir(exist_ok=True)

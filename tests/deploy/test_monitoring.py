@@ -14,14 +14,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
-from drmad_client.records import JobError
-from drmad_client.specs import JobSpec
-from drmad_service.metrics import Metrics
+from drmad_client.records.job import JobError
+from drmad_client.spec.job import JobSpec
+from drmad_service.api.prometheus import Metrics
 from drmad_service.store import Store
-from drmad_service.transitions import Action
+from drmad_service.store.state_machine import Action
 from tests.deploy.containers import ROOT
 from tests.service.conftest import body, redis, spec, store
-from tests.service.test_store import started, step
+from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio
 __all__ = ["body", "redis", "spec", "store"]  # fixtures

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drmad_client.api import Client
+from drmad_client.http.client import Client
 from tests.end_to_end.running import Service
 
 

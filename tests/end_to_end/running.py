@@ -12,8 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from drmad_client import local_key
-from drmad_client.api import Client
+from drmad_client.http import local_key
+from drmad_client.http.client import Client
 
 START_S = 60.0
 

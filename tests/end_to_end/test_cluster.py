@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from drmad_client.cluster import SchedulerView
-from drmad_client.records import JobStatus, MetaIteration
-from drmad_client.specs import JobSpec
-from drmad_service import keys
-from drmad_service.connection import connect
-from drmad_service.embedded import EmbeddedRedis
-from drmad_service.store import Store
-from drmad_workers import wire
+from drmad_client.records.cluster import SchedulerView
+from drmad_client.records.job import JobStatus, MetaIteration
+from drmad_client.spec.job import JobSpec
+from drmad_service.operations.embedded import EmbeddedRedis
+from drmad_service.store import Store, keys
+from drmad_service.store.connection import connect
+from drmad_workers import spec_adapter
 from tests.end_to_end.ray_cluster import RayCluster, ray_cluster
 from tests.end_to_end.test_lifecycle import spec
 
@@ -117,7 +116,7 @@ async def test_two_replicas_on_two_nodes_of_a_cluster_compute_as_on_one(
             assert [record.iteration for record in history] == [0, 1]
             placed = [await nodes_of(store, record) for record in history]
             assert [set(nodes) for nodes in placed] == [{"127.0.0.2", "127.0.0.3"}] * 2
-    tuners = [wire.tuner(stated, replica) for replica in range(2)]
+    tuners = [spec_adapter.tuner(stated, replica) for replica in range(2)]
     alone = [tuner.evaluate(tuner.initial_values(), 0).validation_loss for tuner in tuners]
     computed = {figures.replica: figures.validation_loss for figures in history[0].replicas}
     assert computed == pytest.approx(dict(enumerate(alone)), rel=1e-5)

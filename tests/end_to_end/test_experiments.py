@@ -12,8 +12,8 @@ from experiments.results import Results
 from experiments.tasks import Retrained, Search, Tuned, on
 from experiments.wrong_labels.experiment import draw, report
 
-from drmad_client.api import Client
-from tests.workers.test_catalog import write_idx
+from drmad_client.http.client import Client
+from tests.workers.catalog.test_catalog import write_idx
 
 CASE = "40 %"
 SPEC: dict[str, Any] = {

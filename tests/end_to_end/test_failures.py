@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.jobs import Job
-from drmad_client.records import JobError, JobStatus
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_client.records.job import JobError, JobStatus
 from tests.end_to_end.test_tuning import example
 
 

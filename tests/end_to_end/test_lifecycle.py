@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.jobs import Job
-from drmad_client.records import Arrival, Event, JobStatus
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_client.records.job import Arrival, Event, JobStatus
 from tests.end_to_end.running import Service
 
 ITERATIONS = 8

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
+from drmad_client.http.client import Client
 from tests.end_to_end.running import Service
 
 CODE = """

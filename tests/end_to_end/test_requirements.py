@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed, UnprocessableEntity
+from drmad_client.http.client import Client
 from tests.end_to_end.running import Service
 
 JOB: dict[str, Any] = {

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from drmad_client.records import JobStatus, MetaIteration
-from drmad_client.specs import JobSpec
-from drmad_service.connection import connect
-from drmad_service.embedded import EmbeddedRedis
+from drmad_client.records.job import JobStatus, MetaIteration
+from drmad_client.spec.job import JobSpec
+from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store import Store
+from drmad_service.store.connection import connect
 from tests.end_to_end.test_lifecycle import spec
 
 pytestmark = pytest.mark.anyio

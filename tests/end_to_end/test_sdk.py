@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from drmad_client import apply, figures
-from drmad_client.api import Client
 from drmad_client.errors import Conflict, NotFound, UnprocessableEntity
-from drmad_client.jobs import Job
-from drmad_client.records import Event, JobStatus
-from tests.client.both import clients
+from drmad_client.export import pytorch
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_client.plots import figures
+from drmad_client.records.job import Event, JobStatus
+from tests.client.http.both import clients
 from tests.end_to_end.running import Service
 from tests.end_to_end.test_tuning import example
 
@@ -67,7 +68,7 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     gradient = job.hypergradients(2)["sample_weight"]
     norm = history[2].hypergradient_norm
     np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=1e-5)
-    assert apply.state_dict(job.model())["0.weight"].shape == (50, 64)
+    assert pytorch.state_dict(job.model())["0.weight"].shape == (50, 64)
     assert all(line.replica == 0 for line in job.logs())
     for name, kind in figures.FIGURES.items():
         assert job.figure(name).layout.title.text == kind.title

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.jobs import Job
-from drmad_client.records import JobStatus, Trial
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_client.records.job import JobStatus, Trial
 from tests.end_to_end.running import Service, descendants
 
 JOB: dict[str, Any] = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import httpx
 
-from drmad_client import local_key
+from drmad_client.http import local_key
 from tests.end_to_end.running import Service
 
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import pytest
 
-from drmad_client.api import Client
 from drmad_client.errors import Conflict, JobFailed, NotFound
-from drmad_client.jobs import Job
-from drmad_service import keys
-from drmad_service.connection import connect
-from drmad_service.embedded import EmbeddedRedis
-from drmad_service.orphans import Orphan, orphans
+from drmad_client.http.client import Client
+from drmad_client.http.job_handle import Job
+from drmad_service.operations.embedded import EmbeddedRedis
+from drmad_service.operations.orphans import Orphan, orphans
+from drmad_service.store import keys
+from drmad_service.store.connection import connect
 from tests.end_to_end.running import Service, descendants
 
 PARTS = {"API": "drmad_client serve", "scheduler": "drmad_client schedule"}

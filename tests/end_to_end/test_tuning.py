@@ -10,9 +10,9 @@ import pytest
 import yaml
 from safetensors import numpy as safetensors
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed
-from drmad_client.records import JobStatus
+from drmad_client.http.client import Client
+from drmad_client.records.job import JobStatus
 from drmad_workers.catalog import Places, load_data
 from tests.end_to_end.running import Service
 

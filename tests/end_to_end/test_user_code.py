@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from drmad_client.api import Client
 from drmad_client.errors import JobFailed, UnprocessableEntity
-from drmad_client.records import JobError, JobStatus
+from drmad_client.http.client import Client
+from drmad_client.records.job import JobError, JobStatus
 from tests.end_to_end.running import Service, descendants
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.specs import JobSpec
-from drmad_service.app import create_app
-from drmad_service.connection import connect
+from drmad_client.spec.job import JobSpec
+from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
+from drmad_service.store.connection import connect
 
 
 @pytest.fixture

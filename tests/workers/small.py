@@ -14,8 +14,8 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.batches import Examples, Minibatches
-from drmad_workers.hyperparameters import Kind
+from drmad_workers.data.minibatches import Examples, Minibatches
+from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.problem import Batch
 
 CLASSES = 3

@@ -23,9 +23,9 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.hypergradients import replay
-from drmad_workers.hypergradients.base import Adjoint
-from drmad_workers.hyperparameters import Kind
-from drmad_workers.training import TrainingRun
+from drmad_workers.hypergradients.method import Adjoint
+from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.training.run import TrainingRun
 from tests.workers.small import small_problem
 
 Peak = Callable[[Method, int], int]

@@ -24,8 +24,8 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.batches import Examples, Minibatches
-from drmad_workers.hyperparameters import PerStep
+from drmad_workers.data.minibatches import Examples, Minibatches
+from drmad_workers.hyperparameters.kinds import PerStep
 from drmad_workers.problem import Batch
 from tests.workers.small import as_given, relative
 

@@ -11,21 +11,27 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from drmad_workers.batches import WEIGHTS, Examples, Minibatches, seed_of
-from drmad_workers.checks import check_problem, resolve_device
+from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.shards import Shards
 from drmad_workers.errors import HypergradientError, TrainingDiverged
-from drmad_workers.evaluation import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
-from drmad_workers.hypergradients.base import require_derivatives
-from drmad_workers.hyperparameters import BoundHyperparameter, Kind, Setting, bind_all, slots_of
-from drmad_workers.meta import MetaConfig, MetaState, finished, initial_state, meta_update
-from drmad_workers.monitor import Monitor, OnProgress
-from drmad_workers.objective import Objective
-from drmad_workers.passes import Passes, Walk
+from drmad_workers.hypergradients.backward_pass import Passes, Walk
+from drmad_workers.hypergradients.method import require_derivatives
+from drmad_workers.hyperparameters.kinds import (
+    BoundHyperparameter,
+    Kind,
+    Setting,
+    bind_all,
+    slots_of,
+)
+from drmad_workers.meta.update import MetaConfig, MetaState, finished, initial_state, meta_update
+from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
+from drmad_workers.objective.objective import Objective
+from drmad_workers.preflight.derivatives import check_problem, resolve_device
 from drmad_workers.problem import Problem
-from drmad_workers.shards import Shards
-from drmad_workers.training import TrainingConfig, TrainingRun
+from drmad_workers.training.progress import Monitor, OnProgress
+from drmad_workers.training.run import TrainingConfig, TrainingRun
 
 
 @dataclass(frozen=True)

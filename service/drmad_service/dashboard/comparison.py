@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records import Job
-from drmad_client.specs import JobSpec
+from drmad_client.records.job import Job
+from drmad_client.spec.job import JobSpec
 
 
 def differences(specs: Sequence[JobSpec]) -> dict[str, list[str]]:

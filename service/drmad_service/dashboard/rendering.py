@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from drmad_service.compression import compressible
+from drmad_service.api.compression import compressible
 from drmad_service.dashboard import assets
 
 # Plotly sets the `style` attribute of elements that it draws; style sheets and scripts come from us

@@ -11,7 +11,7 @@ from typing import Any
 
 def python(job: Mapping[str, Any], url: str) -> str:
     literal = pprint.pformat(dict(job), indent=1, width=88, sort_dicts=False)
-    return f"""from drmad_client.api import Client
+    return f"""from drmad_client.http.client import Client
 
 job = {literal}
 

@@ -8,9 +8,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_client.records import Job, JobStatus
-from drmad_service import keys, rows
-from drmad_service.blobs import Blobs
+from drmad_client.records.job import Job, JobStatus
 from drmad_service.errors import (
     ActionRefused,
     JobNotFound,
@@ -19,10 +17,12 @@ from drmad_service.errors import (
     SchemaDiffers,
     StoreFull,
 )
-from drmad_service.schema import SCHEMA
-from drmad_service.scripts import Scripts
-from drmad_service.store.values import Lease, StoreSettings
-from drmad_service.transitions import TRANSITIONS, Action
+from drmad_service.store import decoding, keys
+from drmad_service.store.large_values import Blobs
+from drmad_service.store.schema import SCHEMA
+from drmad_service.store.scripts import Scripts
+from drmad_service.store.state_machine import TRANSITIONS, Action
+from drmad_service.store.types import Lease, StoreSettings
 
 FULL = 0.8
 """Share of the memory budget above which no new job is accepted."""
@@ -59,9 +59,9 @@ class Base:
         if not fields:
             raise JobNotFound(job_id)
         cluster = await self.cluster() if fields[b"status"] == b"queued" else None
-        return rows.job(job_id, fields, [rows.transition(t) for t in transitions], cluster)
+        return decoding.job(job_id, fields, [decoding.transition(t) for t in transitions], cluster)
 
-    async def cluster(self) -> rows.Cluster:
+    async def cluster(self) -> decoding.Cluster:
         """What the cluster has, and what of it is promised."""
         pipe = self._redis.pipeline(transaction=False)
         self._ask_cluster(pipe)
@@ -73,10 +73,10 @@ class Base:
         pipe.hgetall(keys.RESERVATIONS)
         pipe.time()
 
-    def _cluster_of(self, answers: Sequence[Any]) -> rows.Cluster:
+    def _cluster_of(self, answers: Sequence[Any]) -> decoding.Cluster:
         announced, reservations, (seconds, micros) = answers
         silent_ms = 1000 * self._settings.scheduler_silent_s
-        return rows.Cluster(announced, reservations, seconds * 1000 + micros / 1000 - silent_ms)
+        return decoding.Cluster(announced, reservations, seconds * 1000 + micros / 1000 - silent_ms)
 
     async def must_have_room(self) -> None:
         """

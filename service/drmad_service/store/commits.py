@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records import HyperparameterInfo, JobStatus
-from drmad_service import keys
-from drmad_service.blobs import thinned
+from drmad_client.records.job import HyperparameterInfo, JobStatus
 from drmad_service.errors import LeaseLost
+from drmad_service.store import keys
 from drmad_service.store.base import Base
-from drmad_service.store.values import Lease, ResumePoint, Step
+from drmad_service.store.large_values import thinned
+from drmad_service.store.types import Lease, ResumePoint, Step
 
 
 class Commits(Base):

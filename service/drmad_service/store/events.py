@@ -6,8 +6,8 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from drmad_client.records import Event, LogLine, Page
-from drmad_service import keys, rows
+from drmad_client.records.job import Event, LogLine, Page
+from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
 
 _EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
@@ -24,7 +24,7 @@ class Events(Base):
         """
         key = keys.job(job_id, "events")
         entries = await self._entries(key, after, limit)
-        events = [rows.event(entry, fields) for entry, fields in entries]
+        events = [decoding.event(entry, fields) for entry, fields in entries]
         if entries and await self._trimmed(key, after):
             job = await self.get(job_id)
             reset = Event(
@@ -47,7 +47,7 @@ class Events(Base):
             entries = await self._entries(keys.job(job_id, "logs"), after, limit + 1)
             if not entries:
                 break
-            lines = [rows.log_line(entry, fields) for entry, fields in entries]
+            lines = [decoding.log_line(entry, fields) for entry, fields in entries]
             found += [line for line in lines if replica is None or line.replica == replica]
             after = lines[-1].id
         page = found[:limit]
@@ -73,4 +73,4 @@ class Events(Base):
         info = await self._redis.xinfo_stream(key)
         if info["entries-added"] == info["length"]:
             return False
-        return after is None or rows.order(info["first-entry"][0]) > rows.order(after)
+        return after is None or decoding.order(info["first-entry"][0]) > decoding.order(after)

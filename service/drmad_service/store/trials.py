@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from drmad_client.records import Page, Progress, Start, Trial
-from drmad_service import keys, rows
+from drmad_client.records.job import Page, Progress, Start, Trial
 from drmad_service.errors import LeaseLost
+from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
-from drmad_service.store.values import Lease
+from drmad_service.store.types import Lease
 
 
 class Trials(Base):
@@ -21,7 +21,7 @@ class Trials(Base):
         entries = await self._redis.hgetall(keys.job(job_id, "trials"))
         numbers = sorted(int(number) for number in entries)
         wanted = [number for number in numbers if after is None or number > after]
-        page = [rows.trial(entries[str(number).encode()]) for number in wanted[:limit]]
+        page = [decoding.trial(entries[str(number).encode()]) for number in wanted[:limit]]
         has_more = len(wanted) > limit
         return Page(data=page, has_more=has_more, next=str(page[-1].number) if has_more else None)
 

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.batches import seed_of
 from drmad_workers.catalog.data import DATA_SETS, Split, load_data
 from drmad_workers.catalog.models import MODELS, build_model
 from drmad_workers.catalog.places import Places
+from drmad_workers.data.minibatches import seed_of
 from drmad_workers.problem import Problem, error_rate
 
 __all__ = ["DATA_SETS", "MODELS", "Places", "Split", "build_model", "build_problem", "load_data"]

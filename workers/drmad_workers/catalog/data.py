@@ -41,7 +41,7 @@ def load_data(name: str, options: Mapping[str, Any], places: Places | None = Non
     Options of all: train, valid, test (numbers of examples), seed (of the split and the noise),
     label_noise (share of the training labels replaced by a random class, which leaves some of them
     right), drop_noisy (train only on the examples whose labels are right). Some take `folder`,
-    `standardize`, `dataset` and `version`, `data` or `path` too, as drmad_client.data_sets says.
+    `standardize`, `dataset` and `version`, `data` or `path` too, as spec.data_sets says.
     """
     if name not in DATA_SETS:
         raise ProblemError(

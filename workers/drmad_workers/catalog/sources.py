@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drmad_client import array_files
+from drmad_client.files import array_file
 from drmad_workers.catalog import idx
 from drmad_workers.catalog.places import Places
 from drmad_workers.errors import ProblemError
@@ -158,8 +158,8 @@ def tensors_of(path: Path, field: str) -> dict[str, Tensor]:
 
 def _arrays(path: Path, field: str) -> dict[str, NDArray[Any]]:
     try:
-        return array_files.load(path)
-    except array_files.DataError as error:
+        return array_file.load(path)
+    except array_file.DataError as error:
         raise ProblemError(str(error), field) from error
 
 

@@ -1,9 +1,9 @@
 """Methods to compute a hypergradient, by name; one file each, one signature (base.Method)."""
 
 from drmad_workers.hypergradients.auto import Auto, Choice, Figure
-from drmad_workers.hypergradients.base import Method
 from drmad_workers.hypergradients.forward import Forward
 from drmad_workers.hypergradients.implicit import Implicit
+from drmad_workers.hypergradients.method import Method
 from drmad_workers.hypergradients.one_step import OneStep
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.reversible import Reversible

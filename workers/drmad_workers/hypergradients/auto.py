@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from drmad_workers.agreement import agreement
 from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hypergradients.base import Adjoint, Method
+from drmad_workers.hypergradients.agreement import agreement
+from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.hyperparameters import BoundHyperparameter
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.hyperparameters.kinds import BoundHyperparameter
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
 
 if TYPE_CHECKING:
-    from drmad_workers.passes import Walk
+    from drmad_workers.hypergradients.backward_pass import Walk
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 5, 40
 """Meta-iterations to the next look; doubled as often as a look confirms the choice."""

@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from drmad_workers.dynamics import Factor
 from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hypergradients.base import GROWTH_BOUND, Adjoint, Method
-from drmad_workers.hyperparameters import BoundHyperparameter, BoundRate
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method
+from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate
+from drmad_workers.training.optimizers import Factor
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
 
 MOST = 256
 """Hyperparameters in one tensor: beyond a few dozen replay is faster anyway."""

@@ -13,13 +13,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from drmad_workers.dynamics import Momentum
 from drmad_workers.errors import CurvatureIndefinite, ProblemError, SolverNotConverged
-from drmad_workers.hypergradients.base import Adjoint, Method
-from drmad_workers.hyperparameters import BoundHyperparameter, BoundInitScale, BoundRate
-from drmad_workers.objective import EVALUATION_ROWS
+from drmad_workers.hypergradients.method import Adjoint, Method
+from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.optimizers import Momentum
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
 
 Solver = Literal["conjugate_gradient", "neumann"]
 

@@ -7,9 +7,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drmad_workers.hypergradients.base import Adjoint, Method
+from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.stored import Path
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from drmad_workers.dynamics import Factor, Momentum
 from drmad_workers.errors import PathNotRecovered, ProblemError
-from drmad_workers.fixed_point import DENOMINATOR, InformationBuffer, limit, to_fixed, to_float
-from drmad_workers.hypergradients.base import Adjoint, Method
-from drmad_workers.training import CHECK_EVERY, Recorder, TrainingConfig, TrainingRun
+from drmad_workers.hypergradients.method import Adjoint, Method
+from drmad_workers.training.optimizers import Factor, Momentum
+from drmad_workers.training.run import CHECK_EVERY, Recorder, TrainingConfig, TrainingRun
+from drmad_workers.trajectory.fixed_point import (
+    DENOMINATOR,
+    InformationBuffer,
+    limit,
+    to_fixed,
+    to_float,
+)
 
 WEIGHT_BITS, VELOCITY_BITS = 52, 55
 """Of the fraction. The paper has 52 for both; a product of the velocity is off by up to 65536 in

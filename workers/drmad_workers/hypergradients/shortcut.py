@@ -11,10 +11,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from drmad_workers.coded_path import BITS, CodedPath
-from drmad_workers.dynamics import Adam, Momentum
 from drmad_workers.errors import ProblemError
-from drmad_workers.hypergradients.base import (
+from drmad_workers.hypergradients.method import (
     PRODUCT,
     Adjoint,
     Curvature,
@@ -22,9 +20,11 @@ from drmad_workers.hypergradients.base import (
     check_horizon,
     last_steps,
 )
-from drmad_workers.knots import Knots, knot_steps
-from drmad_workers.stretches import Stretches, stretch_starts
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.optimizers import Adam, Momentum
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.trajectory.interpolation import Knots, knot_steps
+from drmad_workers.trajectory.quantized import BITS, CodedPath
+from drmad_workers.trajectory.segments import Stretches, stretch_starts
 
 Preset = Literal["paper", "paper_tenth"]
 

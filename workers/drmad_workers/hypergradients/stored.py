@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from drmad_workers.hypergradients.base import Adjoint, Method, check_horizon, last_steps
-from drmad_workers.training import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
+from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,7 @@
+from .http.async_client import AsyncClient as AsyncClient
+from .http.client import Client as Client
+from .http.job_handle import AsyncJob as AsyncJob
+from .http.job_handle import Job as Job
+from .spec.job import JobSpec as JobSpec
+
+__version__: str

@@ -1,0 +1,139 @@
+"""A job that is followed in a terminal: lines, and a progress bar below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from drmad_client.cli.tables import (
+    HISTORY_HEADING,
+    best_words,
+    history_line,
+    status_text,
+    trial_line,
+)
+from drmad_client.durations import duration
+from drmad_client.records.job import Event, Job, JobStatus, MetaIteration, Transition, Trial
+from drmad_client.records.job import Progress as JobProgress
+
+if TYPE_CHECKING:
+    from drmad_client.http.client import Client
+    from drmad_client.http.job_handle import Job as Handle
+
+
+def follow(
+    client: Client,
+    job_id: str,
+    console: Console,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> Handle:
+    """Show what happens to a job until it has ended; `on_event` sees it too.
+
+    A terminal gets a live progress bar below the lines; anything else gets the lines alone.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C. The job goes on, and the user is told so.
+    """
+    try:
+        with _Screen(client.jobs.retrieve(job_id).record, console) as screen:
+            for event in client.jobs.events(job_id):
+                screen.show(event)
+                on_event(event)
+    except KeyboardInterrupt:
+        console.print(f"The job goes on. Look again with: drmad watch {job_id}", soft_wrap=True)
+        raise
+    job = client.jobs.retrieve(job_id)
+    console.print(_verdict(job.record), soft_wrap=True)
+    return job
+
+
+class _Screen:
+    """The lines of a followed job and the bar below them."""
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self._console = console
+        self._has_heading = False
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(job.name[:24], detail="")
+        self._progress(job.progress)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        match event.type:
+            case "status":
+                self._status(Transition.model_validate(event.data))
+            case "trial":
+                self._print(Text(trial_line(Trial.model_validate(event.data))))
+            case "start":
+                self._print(Text(f"goes on from trial {event.data['trial']}"))
+            case "iteration":
+                self._iteration(MetaIteration.model_validate(event.data))
+            case "progress":
+                self._progress(JobProgress.model_validate(event.data))
+            case "warning" | "rejection":
+                self._print(Text(f"{event.type}: {event.data.get('message', '')}", "yellow"))
+            case "reset":
+                self._print(Text("(earlier events are no longer kept)", "dim"))
+                self._progress(Job.model_validate(event.data).progress)
+
+    def _print(self, line: Text) -> None:
+        self._console.print(line, soft_wrap=True)
+
+    def _status(self, change: Transition) -> None:
+        if not change.status.is_terminal:  # the verdict says that one, and more
+            self._print(
+                status_text(change.status).append(f": {change.message or change.reason}", "")
+            )
+
+    def _iteration(self, record: MetaIteration) -> None:
+        if not self._has_heading:
+            self._has_heading = True
+            self._print(Text(HISTORY_HEADING, "bold"))
+        line = Text(history_line(record))
+        self._print(line.append("  best", "green") if record.is_best else line)
+        self._bar.update(self._task, completed=record.iteration + 1)
+
+    def _progress(self, progress: JobProgress) -> None:
+        detail = f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else ""
+        if progress.remaining_s is not None:
+            detail += f", {duration(progress.remaining_s)} left"
+        self._bar.update(
+            self._task,
+            total=progress.iterations,
+            completed=progress.iteration,
+            detail=detail.removeprefix(", "),
+        )
+
+
+def _verdict(job: Job) -> Text:
+    text = status_text(job.status)
+    if job.started_at and job.finished_at:
+        text.append(f" after {duration((job.finished_at - job.started_at).total_seconds())}", "")
+    if job.status is JobStatus.SUCCEEDED:
+        return text.append(f"; best: {best_words(job, errors_only=True)}" if job.best else "", "")
+    cause = job.error.message if job.error else job.message or job.reason
+    return text.append(f": {cause}", "")

@@ -1,0 +1,162 @@
+"""The command line: `drmad ...`.
+
+The heavy imports happen inside the commands, so that help and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+import typer.core
+import typer.main
+
+from drmad_client.cli import inspection, job_control, results, submission
+from drmad_client.cli.options import Settings
+
+# Commands that live in an extra, and what to install where it is missing.
+_EXTRAS = dict.fromkeys(
+    ("up", "open", "demo", "serve", "schedule", "keys", "doctor", "backup", "restore", "check"),
+    'pip install "drmad[all]"',
+)
+# The wheel carries every package; what one of them needs tells whether its extra is there.
+_NEEDS = {"drmad_service": "redis", "drmad_workers": "torch"}
+_INTERRUPTED = 130
+
+
+class _Commands(typer.core.TyperGroup):
+    """The client's own commands and those of installed packages, looked up when they are needed."""
+
+    _has_extras = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._add_extras()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            self._add_extras()
+        return super().get_command(ctx, cmd_name)
+
+    def _add_extras(self) -> None:
+        if self._has_extras:
+            return
+        self._has_extras = True
+        extras, cause = typer.Typer(), None
+        for entry_point in entry_points(group="drmad.commands"):
+            needed = _NEEDS.get(entry_point.module.partition(".")[0])
+            try:
+                if needed and find_spec(needed) is None:
+                    raise ModuleNotFoundError(f"No module named {needed!r}", name=needed)
+                entry_point.load()(extras)
+            except ImportError as error:
+                cause = error
+        group = typer.main.get_group(extras)
+        for name, advice in _EXTRAS.items():
+            if name not in group.commands:
+                _add_stand_in(extras, name, advice, cause)
+        for name, command in typer.main.get_group(extras).commands.items():
+            self.commands.setdefault(name, command)
+
+
+def _add_stand_in(app: typer.Typer, name: str, advice: str, cause: ImportError | None) -> None:
+    def command() -> None:
+        from drmad_client.errors import DrmadError
+
+        missing = f" ({cause})" if cause else ""
+        raise DrmadError(
+            f"drmad {name} is not installed{missing}; get it with: {advice}"
+        ) from cause
+
+    app.command(
+        name,
+        help=f"Not installed; get it with: {advice}".replace("[", r"\["),  # rich markup
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(command)
+
+
+app = typer.Typer(
+    name="drmad",
+    cls=_Commands,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _module in (submission, inspection, job_control, results):
+    _module.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _global_options(
+    context: typer.Context,
+    url: Annotated[
+        str | None, typer.Option(help="Where the service is; else DRMAD_URL, else this machine.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+) -> None:
+    """Tune thousands of hyperparameters of a PyTorch model by gradient.
+
+    \b
+    Examples:
+      drmad up                              start everything on this machine
+      drmad submit job.yaml --watch         submit a job and follow it
+      drmad fetch job_01J... --to tuned     get what it found
+    """
+    context.obj.url, context.obj.debug = url, debug
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def version() -> None:
+    """Print the version of this client."""
+    from drmad_client import __version__
+
+    typer.echo(f"drmad {__version__}")
+
+
+def main() -> None:
+    """The `drmad` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code."""
+    settings = Settings()
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="drmad", standalone_mode=False, obj=settings)
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except Exception as error:
+        if settings.debug:
+            traceback.print_exc()
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> str:
+    from drmad_client.errors import DrmadError
+
+    # Wrong usage; its class has no public name, and moved from click into typer.
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "drmad"
+        return f"{error.format_message()}\nsee: {command} --help"
+    if isinstance(error, DrmadError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    if isinstance(error, ImportError):
+        return str(error)
+    return (
+        f"unexpected {type(error).__name__}: {error}\n"
+        "this should not happen; see where with: drmad --debug ..."
+    )

@@ -1,0 +1,84 @@
+"""What the commands share: their options, the client, and how things are printed."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from drmad_client.http.client import Client
+
+EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
+
+
+@dataclass
+class Settings:
+    """The options before the command; every command finds them as its context's `obj`."""
+
+    url: str | None = None
+    debug: bool = False
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+def complete_job_id(incomplete: str) -> list[tuple[str, str]]:
+    """The newest jobs whose id begins so, for the shell; none when no service answers at once."""
+    from drmad_client.errors import DrmadError
+    from drmad_client.http.client import Client
+
+    try:
+        with Client(timeout_s=1.0) as client:
+            jobs = client.jobs.list(limit=100).data
+    except DrmadError:
+        return []
+    return [(job.id, f"{job.name}, {job.status}") for job in jobs if job.id.startswith(incomplete)]
+
+
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="The job, as in job_01J...", autocompletion=complete_job_id),
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
+IterationOption = Annotated[
+    str, typer.Option(help="Of which meta-iteration: best, last or a number.")
+]
+
+
+def open_client(context: typer.Context) -> Client:
+    from drmad_client.http.client import Client
+
+    return Client(context.obj.url)
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    # What reads a pipe has no width; a cut table would be of no use to it.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def print_data(data: Any, output: Output) -> None:
+    """Records, or lists and dictionaries of them, as JSON or YAML."""
+    from pydantic_core import to_json, to_jsonable_python
+
+    if output is Output.JSON:
+        typer.echo(to_json(data, indent=2, inf_nan_mode="constants").decode())
+        return
+    import yaml
+
+    plain = to_jsonable_python(data, inf_nan_mode="constants")
+    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def print_table(table: RenderableType) -> None:
+    console().print(table)

@@ -1,0 +1,220 @@
+"""Commands that get what a job has found: fetch, history, diff, arrays, fidelity, figures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drmad_client.cli import options
+from drmad_client.cli.options import IterationOption, JobId, Output, OutputOption
+
+if TYPE_CHECKING:
+    from drmad_client.http.arrays import Arrays
+
+
+class HistoryOutput(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    CSV = "csv"
+
+
+def register(app: typer.Typer) -> None:
+    for command in (
+        fetch,
+        history,
+        trials,
+        diff,
+        hyperparameters,
+        hypergradients,
+        model,
+        fidelity,
+        figure,
+    ):
+        app.command()(command)
+
+
+def fetch(
+    context: typer.Context,
+    job_id: JobId,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; else ./ID.")
+    ] = None,
+    iteration: IterationOption = "best",
+) -> None:
+    """Write a job's hyperparameters, model, history and spec to files.
+
+    \b
+    Examples:
+      drmad fetch job_01J... --to tuned
+      drmad fetch job_01J... --iteration 7
+    """
+    with options.open_client(context) as client:
+        for path in client.jobs.save(job_id, to or Path(job_id), iteration):
+            typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
+
+
+def history(
+    context: typer.Context,
+    job_id: JobId,
+    output: Annotated[
+        HistoryOutput, typer.Option("--output", "-o", help="How to print it.")
+    ] = HistoryOutput.TABLE,
+) -> None:
+    """Print the meta-iterations that a job has committed.
+
+    \b
+    Examples:
+      drmad history job_01J...
+      drmad history job_01J... --output csv > history.csv
+    """
+    with options.open_client(context) as client:
+        records = client.jobs.history(job_id)
+    if output is HistoryOutput.CSV:
+        from drmad_client.export.job_folder import history_csv
+
+        typer.echo(history_csv(records), nl=False)
+    elif output is HistoryOutput.TABLE:
+        from drmad_client.cli.tables import history_table
+
+        options.print_table(history_table(records))
+    else:
+        options.print_data(list(records), Output(output))
+
+
+def trials(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
+    """Print what a job's search has tried before the gradient took over.
+
+    \b
+    Examples:
+      drmad trials job_01J...
+    """
+    with options.open_client(context) as client:
+        job, found = client.jobs.retrieve(job_id).record, client.jobs.trials(job_id)
+    if output is not Output.TABLE:
+        options.print_data([trial.model_dump(mode="json") for trial in found], output)
+        return
+    from drmad_client.cli.tables import trials_table
+
+    options.print_table(trials_table(found, job.start.trial if job.start else None))
+
+
+def diff(
+    context: typer.Context,
+    first: JobId,
+    second: JobId,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Compare two jobs: where their specs differ, and what came of it.
+
+    \b
+    Examples:
+      drmad diff job_01J... job_01K...
+    """
+    from drmad_client.export.comparison import differences
+
+    with options.open_client(context) as client:
+        one, other = (client.jobs.retrieve(job_id).record for job_id in (first, second))
+    found = differences(one, other)
+    if output is not Output.TABLE:
+        options.print_data(found, output)
+        return
+    from drmad_client.cli.tables import differences_table
+
+    options.print_table(differences_table(one, other, found))
+
+
+def hyperparameters(
+    context: typer.Context,
+    job_id: JobId,
+    iteration: IterationOption = "best",
+    raw: Annotated[bool, typer.Option("--raw", help="As the outer optimizer has them.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Print the tuned hyperparameters: a summary, or every value as JSON or YAML.
+
+    \b
+    Examples:
+      drmad hyperparameters job_01J...
+      drmad hyperparameters job_01J... --iteration 0 --output json
+    """
+    with options.open_client(context) as client:
+        _print_arrays(client.jobs.hyperparameters(job_id, iteration, raw), output)
+
+
+def hypergradients(
+    context: typer.Context,
+    job_id: JobId,
+    iteration: IterationOption = "last",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Print a hypergradient: a summary, or every value as JSON or YAML."""
+    with options.open_client(context) as client:
+        _print_arrays(client.jobs.hypergradients(job_id, iteration), output)
+
+
+def model(
+    context: typer.Context,
+    job_id: JobId,
+    iteration: Annotated[str, typer.Option(help="Of which: best or last.")] = "best",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Print the trained model's weights and buffers; `fetch` writes them to a file."""
+    with options.open_client(context) as client:
+        _print_arrays(client.jobs.model(job_id, iteration), output)
+
+
+def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
+    """Print what was measured of the methods, and which was chosen.
+
+    \b
+    Examples:
+      drmad fidelity job_01J...
+      drmad fidelity job_01J... --output yaml     with every figure
+    """
+    with options.open_client(context) as client:
+        found = client.jobs.fidelity(job_id)
+    if output is not Output.TABLE:
+        options.print_data(found, output)
+        return
+    from drmad_client.cli.tables import fidelity_table
+
+    options.print_table(fidelity_table(found))
+
+
+def figure(
+    context: typer.Context,
+    job_id: JobId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as losses.")] = "losses",
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it: .json, or .html with plotly.")
+    ] = None,
+) -> None:
+    """Print a figure as plotly's JSON, or write it to a page.
+
+    \b
+    Examples:
+      drmad figure job_01J... losses --to losses.html
+      drmad figure job_01J... hyperparameters | jq .layout
+    """
+    from drmad_client.plots.figures import save
+
+    with options.open_client(context) as client:
+        drawn = client.jobs.figure(job_id, name)
+    if to is None:
+        options.print_data(drawn, Output.JSON)
+    else:
+        save(drawn, to)
+        typer.echo(to)
+
+
+def _print_arrays(arrays: Arrays, output: Output) -> None:
+    if output is not Output.TABLE:
+        options.print_data({name: values.tolist() for name, values in arrays.items()}, output)
+        return
+    from drmad_client.cli.tables import arrays_table
+
+    options.print_table(arrays_table(arrays))

@@ -1,0 +1,129 @@
+"""Commands that begin a job: init, submit, catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drmad_client.cli import inspection, options
+from drmad_client.cli.options import Output, OutputOption
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(init)
+    app.command()(submit)
+    app.command()(catalog)
+    data = typer.Typer(no_args_is_help=True, help="Your own data sets.")
+    data.command("upload")(upload_data)
+    app.add_typer(data, name="data")
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+) -> None:
+    """Write a commented job.yaml and a my_problem.py that run as they are.
+
+    \b
+    Examples:
+      drmad init
+      drmad submit job.yaml --watch         the service tunes a model of its catalog
+      python my_problem.py                  tune your own model in this process
+    """
+    from drmad_client.spec import job_file
+
+    for path in job_file.write_templates(folder, overwrite=force):
+        typer.echo(path)
+
+
+def submit(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads YAML.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
+    ] = None,
+    code: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of your own code; its problem.code is filled in."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it without creating a job.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Have a worker try it without creating a job.")
+    ] = False,
+    log_to: inspection.LogToOption = None,
+) -> None:
+    """Submit a job written in a file.
+
+    \b
+    Examples:
+      drmad submit job.yaml --watch
+      drmad submit job.yaml --set training.steps=200 --set tags.team=vision
+      drmad submit job.yaml --code .        your own model, from my_problem.py beside the job
+      drmad submit job.yaml --dry-run
+      drmad submit job.yaml --check         a worker builds it, and predicts what it takes
+      drmad submit job.yaml --log-to tensorboard:runs
+    """
+    from drmad_client.spec import job_file
+
+    spec = job_file.read(file)
+    for change in changes or []:
+        job_file.assign(spec, change)
+    with options.open_client(context) as client:
+        if code is not None:
+            job_file.assign(spec, f"problem.code={client.code.upload(code)}")
+        if dry_run:
+            client.jobs.validate(spec)
+            typer.echo(f"{file} is a valid job; nothing was created")
+            return
+        if check:
+            from drmad_client.cli.tables import check_lines
+
+            for line in check_lines(client.jobs.check(spec)):
+                typer.echo(line)
+            return
+        mirrors = inspection.open_mirrors(log_to)  # before the job: a wrong name costs nothing
+        job = client.jobs.create(spec)
+        typer.echo(job.id)
+        if watch or mirrors:
+            inspection.follow(client, job.id, mirrors)
+
+
+def upload_data(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors.")],
+) -> None:
+    """Upload a data set and print how a job names it.
+
+    The file holds `inputs` (examples, ...) and `targets` (examples,), for your own code any names.
+
+    \b
+    Examples:
+      drmad data upload mine.npz
+      drmad submit job.yaml --set problem.data.data=$(drmad data upload mine.npz)
+    """
+    with options.open_client(context) as client:
+        typer.echo(client.data.upload(file))
+
+
+def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """List the built-in models, data sets, kinds of hyperparameters and methods.
+
+    \b
+    Examples:
+      drmad catalog
+      drmad catalog --output json           with every option, and the schema of a job
+    """
+    with options.open_client(context) as client:
+        offered = client.catalog()
+    if output is not Output.TABLE:
+        options.print_data(offered, output)
+        return
+    from drmad_client.cli.tables import catalog_table
+
+    options.print_table(catalog_table(offered))

@@ -1,1 +1,0 @@
-"""The client's own commands, by subject; each module registers its own."""

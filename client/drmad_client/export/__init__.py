@@ -1,0 +1,1 @@
+"""Results in other formats: files, plain PyTorch, MLflow, TensorBoard."""

@@ -1,0 +1,56 @@
+"""Where two jobs differ: in what was asked for, and in what came of it."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from drmad_client.records.job import Job
+
+
+class Difference(TypedDict):
+    """One line of a comparison; None where a job has no such thing."""
+
+    what: str
+    first: Any
+    second: Any
+
+
+def differences(first: Job, second: Job) -> list[Difference]:
+    """Fields of the spec that differ, then the results of both, equal or not."""
+    specs = [flat(job.spec.model_dump(mode="json")) for job in (first, second)]
+    outcomes = [_results(job) for job in (first, second)]
+    found = [line for line in _side_by_side(*specs) if line["first"] != line["second"]]
+    return found + _side_by_side(*outcomes)
+
+
+def _side_by_side(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
+    return [
+        {"what": name, "first": first.get(name), "second": second.get(name)}
+        for name in dict.fromkeys([*first, *second])
+    ]
+
+
+def _results(job: Job) -> dict[str, Any]:
+    results: dict[str, Any] = {"status": str(job.status), "iterations": job.progress.iteration}
+    if job.best:
+        results |= {
+            "best.iteration": job.best.iteration,
+            "best.validation_loss": job.best.validation_loss,
+        }
+        results |= {f"best.{name}": value for name, value in job.best.metrics.items()}
+    if job.started_at and job.finished_at:
+        results["seconds"] = (job.finished_at - job.started_at).total_seconds()
+    if job.error:
+        results["error"] = job.error.message
+    return results
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves by path, as in hyperparameters[0].init."""
+    if isinstance(value, dict) and value:
+        parts = [(f"{path}.{name}" if path else name, part) for name, part in value.items()]
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = [(f"{path}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        return {path: value}
+    return {leaf: v for name, part in parts for leaf, v in flat(part, name).items()}

@@ -1,0 +1,179 @@
+"""A folder of the user's code as a zip archive: packed reproducibly, opened safely."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pathspec import PathSpec
+
+from drmad_client.errors import DrmadError
+from drmad_client.files.zip_errors import ZIP_ERRORS
+
+IGNORE_FILE = ".drmadignore"
+MAX_BYTES = 50 << 20
+MAX_UNPACKED_BYTES = 500 << 20
+MAX_FILES = 10_000
+
+_NEVER = (
+    ".git/", ".hg/", ".svn/", ".venv/", "venv/", "node_modules/", "__pycache__/", "*.py[cod]",
+    ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", ".tox/", "*.egg-info/",
+    ".DS_Store", IGNORE_FILE,
+)  # fmt: skip
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell
+_SHOWN = 5
+
+
+class CodeError(DrmadError):
+    """A folder that cannot be packed, or an archive that must not be opened."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A packed folder."""
+
+    content: bytes
+    files: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As a job's spec names it: sha256:<hex digits>."""
+        return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
+
+
+def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
+    """The files of a folder, the same bytes for the same files whenever and wherever it is packed.
+
+    Left out are version control, virtual environments, caches, and what `.drmadignore` names, in
+    the syntax of .gitignore.
+
+    Raises:
+        CodeError: no such folder, nothing in it, a link that leads out of it, or too large; the
+            message names the largest files.
+    """
+    if not folder.is_dir():
+        raise CodeError(f"{folder} is not a folder; give the one that holds your code")
+    paths = sorted(_chosen(folder), key=lambda path: path.relative_to(folder).as_posix())
+    if not paths:
+        raise CodeError(f"{folder} holds no files to pack; see {IGNORE_FILE}")
+    packed = io.BytesIO()
+    names = []
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in paths:
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
+            names.append(info.filename)
+    content = packed.getvalue()
+    if len(content) > max_bytes or len(names) > MAX_FILES:
+        raise CodeError(_too_large(folder, paths, len(content), max_bytes))
+    return Archive(content, tuple(names))
+
+
+def check(content: bytes, max_unpacked_bytes: int = MAX_UNPACKED_BYTES) -> None:
+    """Refuse an archive that could do harm when it is unpacked.
+
+    Raises:
+        CodeError: no zip; a path that leads outside or stands twice; a link; encrypted; too many
+            files, or too large ones.
+    """
+    with _opened(content) as archive:
+        _entries(archive, max_unpacked_bytes)
+
+
+def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_BYTES) -> None:
+    """Write the files of a checked archive into an existing folder.
+
+    Raises:
+        CodeError: as in `check`, or a damaged archive.
+    """
+    with _opened(content) as archive:
+        for info in _entries(archive, max_unpacked_bytes):
+            target = folder / info.filename
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with archive.open(info) as source, target.open("xb") as file:
+                    # The directory may lie about the size: no more than it said is read.
+                    file.write(source.read(info.file_size))
+            except ZIP_ERRORS as error:
+                raise CodeError(f"the archive is damaged at {info.filename!r}: {error}") from error
+
+
+def _chosen(folder: Path) -> Iterator[Path]:
+    lines = [*_NEVER]
+    ignore = folder / IGNORE_FILE
+    if ignore.is_file():
+        lines += ignore.read_text(encoding="utf-8").splitlines()
+    ignored = PathSpec.from_lines("gitignore", lines)
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent)
+        relative = here.relative_to(folder)
+        folders[:] = [
+            name
+            for name in folders
+            if not ignored.match_file(f"{(relative / name).as_posix()}/")
+            and not (here / name / "pyvenv.cfg").exists()
+        ]
+        for name in files:
+            path = here / name
+            if ignored.match_file((relative / name).as_posix()) or not path.is_file():
+                continue
+            if not path.resolve().is_relative_to(inside):
+                raise CodeError(
+                    f"{path} is a link that leads out of {folder}; copy the file into it, or name "
+                    f"it in {IGNORE_FILE}"
+                )
+            yield path
+
+
+def _too_large(folder: Path, paths: list[Path], size: int, limit: int) -> str:
+    largest = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)[:_SHOWN]
+    listed = "".join(
+        f"\n  {path.stat().st_size / 1e6:8.1f} MB  {path.relative_to(folder)}" for path in largest
+    )
+    return (
+        f"{folder} packs to {size / 1e6:.1f} MB in {len(paths)} files, at most {limit / 1e6:.0f} "
+        f"MB in {MAX_FILES} files are allowed; name what is not code in {IGNORE_FILE}. "
+        f"The largest:{listed}"
+    )
+
+
+def _opened(content: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(content))
+    except ZIP_ERRORS as error:
+        raise CodeError(f"the code must be a zip archive: {error}") from error
+
+
+def _entries(archive: zipfile.ZipFile, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
+    entries = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    if len(entries) > MAX_FILES:
+        raise CodeError(f"the archive holds {len(entries)} files, at most {MAX_FILES} are allowed")
+    unpacked = sum(info.file_size for info in entries)
+    if unpacked > max_unpacked_bytes:
+        raise CodeError(
+            f"the archive unpacks to {unpacked} bytes, at most {max_unpacked_bytes} are allowed"
+        )
+    seen: set[str] = set()
+    for info in entries:
+        path = PurePosixPath(info.filename)
+        leads_out = path.is_absolute() or ".." in path.parts or not path.parts
+        if leads_out or re.search(r"[\\:\x00-\x1f]", info.filename):
+            raise CodeError(f"the archive holds a path that is not allowed: {info.filename!r}")
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):
+            raise CodeError(f"the archive holds a link or device: {info.filename!r}")
+        if info.flag_bits & 0x1:
+            raise CodeError(f"the archive holds an encrypted file: {info.filename!r}")
+        if str(path) in seen:
+            raise CodeError(f"the archive holds {info.filename!r} twice")
+        seen.add(str(path))
+    return entries

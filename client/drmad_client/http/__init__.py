@@ -1,0 +1,1 @@
+"""The SDK over HTTP: clients, requests, retries, event streams, uploads and job handles."""

@@ -1,0 +1,322 @@
+"""Every call of the API as a value: what is asked, and how the answer is read.
+
+Nothing here opens a connection or waits, so that a client of any kind can send it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+
+from drmad_client.errors import ApiError, ConnectionFailed, from_problem
+from drmad_client.http.arrays import read_arrays
+from drmad_client.http.server_sent_events import Message, Reader
+from drmad_client.records.cluster import Cluster
+from drmad_client.records.job import (
+    TERMINAL,
+    CheckReport,
+    Event,
+    Job,
+    LogLine,
+    MetaIteration,
+    Page,
+    ProblemDetails,
+    Trial,
+)
+from drmad_client.spec.job import JobSpec
+
+if TYPE_CHECKING:
+    import httpx
+
+    from drmad_client.http.arrays import Arrays
+
+T = TypeVar("T")
+
+SAFETENSORS = "application/vnd.safetensors"
+CHECK_S = 210.0
+"""A worker may have others to check, and packages to install."""
+EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str | int | None] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Path | None = None  # a file is sent piece by piece
+    repeatable: bool = True  # may be sent again when nobody knows whether it arrived
+    held_s: float = 0.0  # how long the service may keep silent by intent
+
+
+def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[Job]:
+    return Call(
+        "POST",
+        "/v1/jobs",
+        _record(Job),
+        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
+        body=_body(spec),
+    )
+
+
+def has_code(sha256: str) -> Call[bool]:
+    return Call("HEAD", f"/v1/code/{quote(sha256)}", lambda _: True)
+
+
+def put_code(sha256: str, content: bytes) -> Call[None]:
+    return Call(
+        "PUT",
+        f"/v1/code/{quote(sha256)}",
+        lambda _: None,
+        headers={"Content-Type": "application/zip"},
+        body=content,
+    )
+
+
+def has_data(sha256: str) -> Call[bool]:
+    return Call("HEAD", f"/v1/data/{quote(sha256)}", lambda _: True)
+
+
+def put_data(sha256: str, body: bytes | Path) -> Call[None]:
+    size = body.stat().st_size if isinstance(body, Path) else len(body)
+    return Call(
+        "PUT",
+        f"/v1/data/{quote(sha256)}",
+        lambda _: None,
+        headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+        body=body,
+    )
+
+
+def with_code(spec: JobSpec | Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The spec with the archive of that name as its problem's code."""
+    plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
+    return {**plain, "problem": {**plain.get("problem", {}), "code": name}}
+
+
+def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
+    return Call(
+        "POST",
+        "/v1/jobs",
+        _record(JobSpec),
+        params={"validate_only": "true", "deep": "false"},
+        headers={"Content-Type": "application/json"},
+        body=_body(spec),
+    )
+
+
+def check(spec: JobSpec | Mapping[str, Any]) -> Call[CheckReport]:
+    return Call(
+        "POST",
+        "/v1/jobs",
+        _record(CheckReport),
+        params={"validate_only": "true"},
+        headers={"Content-Type": "application/json"},
+        body=_body(spec),
+        repeatable=False,
+        held_s=CHECK_S,
+    )
+
+
+def retrieve(job_id: str) -> Call[Job]:
+    return Call("GET", _path(job_id), _record(Job))
+
+
+def poll(job_id: str, seen: str | None = None, held_s: int = 0) -> Call[tuple[Job, str] | None]:
+    """The job and its ETag; None when it is still the one `seen` after `held_s`."""
+    headers = {"Prefer": f"wait={held_s}"} if held_s else {}
+    if seen:
+        headers["If-None-Match"] = seen
+    return Call("GET", _path(job_id), _job_and_etag, headers=headers, held_s=held_s)
+
+
+def list_jobs(
+    status: str | None, tag: str | None, after: str | None, limit: int
+) -> Call[Page[Job]]:
+    params = {"status": status, "tag": tag, "after": after, "limit": limit}
+    return Call("GET", "/v1/jobs", _record(Page[Job]), params=params)
+
+
+def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call[Job]:
+    """`action`: cancel, pause, resume or extend."""
+    return Call(
+        "POST",
+        _path(job_id, action),
+        _record(Job),
+        headers={"Content-Type": "application/json"} if body is not None else {},
+        body=None if body is None else to_json(body),
+        repeatable=False,
+    )
+
+
+def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[Job]:
+    return act(job_id, "fork", {"iteration": iteration, "changes": dict(changes or {})})
+
+
+def cluster() -> Call[Cluster]:
+    return Call("GET", "/v1/cluster", _record(Cluster))
+
+
+def delete(job_id: str) -> Call[None]:
+    return Call("DELETE", _path(job_id), lambda _: None, repeatable=False)
+
+
+def part(job_id: str, name: str) -> Call[dict[str, Any]]:
+    """What is a JSON object: fidelity, or figures/losses."""
+    return dictionary(_path(job_id, name))
+
+
+def dictionary(path: str) -> Call[dict[str, Any]]:
+    return Call("GET", path, _dictionary)
+
+
+def logs(job_id: str, replica: int | None, after: str | None) -> Call[Page[LogLine]]:
+    params = {"replica": replica, "after": after, "limit": 1000}
+    return Call("GET", _path(job_id, "logs"), _record(Page[LogLine]), params=params)
+
+
+def history(job_id: str, after: str | None, limit: int) -> Call[Page[MetaIteration]]:
+    params = {"after": after, "limit": limit}
+    return Call("GET", _path(job_id, "history"), _record(Page[MetaIteration]), params=params)
+
+
+def trials(job_id: str, after: str | None, limit: int) -> Call[Page[Trial]]:
+    params = {"after": after, "limit": limit}
+    return Call("GET", _path(job_id, "trials"), _record(Page[Trial]), params=params)
+
+
+def arrays(
+    job_id: str, part: str, iteration: int | str, *, transformed: bool = False
+) -> Call[Arrays]:
+    """`part`: hyperparameters, hypergradients or model."""
+    return _safetensors(
+        job_id,
+        part,
+        iteration,
+        lambda response: read_arrays(response.content, transformed=transformed),
+    )
+
+
+def file(job_id: str, part: str, iteration: int | str) -> Call[bytes]:
+    """The same, as the safetensors file that it is."""
+    return _safetensors(job_id, part, iteration, lambda response: response.content)
+
+
+def events(job_id: str, after: str | None) -> Call[Reader]:
+    headers = {"Accept": EVENT_STREAM}
+    if after:
+        headers["Last-Event-ID"] = after
+    return Call("GET", _path(job_id, "events"), _reader, headers=headers, held_s=_KEEP_ALIVE_S)
+
+
+def event(message: Message) -> Event | None:
+    """The event of a message; None for a kind that only a newer drmad knows."""
+    if message.type not in _EVENT_TYPES:
+        return None
+    try:
+        return Event.model_validate_json(message.data)
+    except ValueError as error:
+        raise ConnectionFailed(f"the event stream brought {_excerpt(message.data)}") from error
+
+
+def is_last(event: Event) -> bool:
+    """Whether the job has ended with this event."""
+    return event.type in ("status", "reset") and event.data.get("status") in TERMINAL
+
+
+def answer(call: Call[T], response: httpx.Response) -> T:
+    """What the service answered.
+
+    Raises:
+        ApiError: It refused.
+        ConnectionFailed: Somebody answered, but not as the service would.
+    """
+    if not response.is_success and response.status_code != 304:
+        raise _refusal(response)
+    try:
+        return call.read(response)
+    except ValueError as error:
+        raise ConnectionFailed(
+            f"{response.url} does not answer as drmad does: it sent {_excerpt(response.text)}; "
+            f"is the URL right?"
+        ) from error
+
+
+_KEEP_ALIVE_S = 30.0  # the service breaks the silence of an event stream more often
+_EVENT_TYPES = get_args(Event.model_fields["type"].annotation)
+
+
+def _path(job_id: str, part: str = "") -> str:
+    if not job_id:
+        raise ValueError("a job id is needed, got an empty string")
+    return f"/v1/jobs/{quote(job_id, safe='')}" + (f"/{part}" if part else "")
+
+
+def _body(spec: JobSpec | Mapping[str, Any]) -> bytes:
+    # A mapping goes as it is: the service knows best what it takes, and names each bad field.
+    return spec.model_dump_json().encode() if isinstance(spec, JobSpec) else to_json(spec)
+
+
+def _record(kind: type[T]) -> Callable[[httpx.Response], T]:
+    return lambda response: TypeAdapter(kind).validate_json(response.content)
+
+
+def _job_and_etag(response: httpx.Response) -> tuple[Job, str] | None:
+    if response.status_code == 304:
+        return None
+    return Job.model_validate_json(response.content), response.headers.get("etag", "")
+
+
+def _dictionary(response: httpx.Response) -> dict[str, Any]:
+    return TypeAdapter(dict[str, Any]).validate_json(response.content)
+
+
+def _safetensors(
+    job_id: str, part: str, iteration: int | str, read: Callable[[httpx.Response], T]
+) -> Call[T]:
+    return Call(
+        "GET",
+        _path(job_id, part),
+        read,
+        params={"iteration": iteration},
+        headers={"Accept": f"{SAFETENSORS}, application/problem+json"},
+    )
+
+
+def _reader(response: httpx.Response) -> Reader:
+    kind = response.headers.get("content-type", "nothing")
+    if not kind.startswith(EVENT_STREAM):
+        raise ConnectionFailed(f"{response.url} sends no events but {kind}; is the URL right?")
+    return Reader()
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    try:
+        problem = ProblemDetails.model_validate_json(response.content)
+    except ValueError:
+        # A proxy, or something that is no drmad at all.
+        request = response.request
+        problem = ProblemDetails(
+            title=response.reason_phrase,
+            status=response.status_code,
+            detail=f"{request.method} {request.url} was answered with {response.status_code} "
+            f"{response.reason_phrase}: {_excerpt(response.text)}",
+            code="unexpected_answer",
+        )
+    return from_problem(problem, response.headers.get("x-request-id"))
+
+
+def _excerpt(text: str) -> str:
+    words = " ".join(text.split())
+    if not words:
+        return "nothing"
+    return repr(words if len(words) <= 120 else words[:119] + "…")

@@ -1,0 +1,257 @@
+"""What takes more than one request, as generators: each yields what is to be done next and is sent
+its outcome, so that the synchronous and the asynchronous client run the same text."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import httpx
+
+from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
+from drmad_client.export import job_folder
+from drmad_client.http import calls
+from drmad_client.http.calls import Call
+from drmad_client.http.retries import Failure, Retries, is_final
+from drmad_client.records.job import Event, Job, JobStatus, LogLine, MetaIteration, Trial
+
+if TYPE_CHECKING:
+    from drmad_client.files.code_archive import Archive
+
+T = TypeVar("T")
+
+_RETRIES = 3  # about a second in all: who typed the wrong URL should not wait for it
+_RECONNECTS = 10  # about forty seconds: the service may be starting again
+_STEADY_S = 10.0  # a connection that held so long was a good one
+_LONG_POLL_S = 30
+_POLL_PACE_S = 0.25  # where something between does not know how to hold an answer back
+_LOG_PACE_S = 1.0
+_LOG_TAIL = 20
+_HISTORY_PAGE = 500
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a request; the outcome is its response or what prevented it.
+
+    The body of a `stream` is left to be read, unless it is a refusal.
+    """
+
+    call: Call[Any]
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class Read:
+    """Read on in the open stream; the outcome is a piece, None at its end, or what broke it."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Item(Generic[T]):
+    """Hand this to the caller."""
+
+    value: T
+
+
+Step = Send | Read | Pause
+Outcome = httpx.Response | httpx.RequestError | bytes | None
+Flow = Generator[Step, Outcome, T]
+Stream = Generator[Step | Item[T], Outcome, None]
+
+
+class Flows:
+    """The flows of one service."""
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+
+    def send(self, call: Call[T], retries: Retries | None = None) -> Flow[T]:
+        """The answer to one call, tried again as often as it may be."""
+        retries = retries or Retries(_RETRIES if call.repeatable else 0)
+        while True:
+            failure = yield Send(call)
+            if isinstance(failure, httpx.Response) and is_final(failure):
+                return calls.answer(call, failure)
+            pause_s = retries.pause_s(_failure(failure))
+            if pause_s is None:
+                return self._give_up(call, _failure(failure))
+            yield Pause(pause_s)
+
+    def wait(
+        self,
+        job_id: str,
+        timeout_s: float | None,
+        on_change: Callable[[Job], None] = lambda _: None,
+    ) -> Flow[Job]:
+        """The job when it has succeeded; `on_change` sees it whenever it has changed.
+
+        Raises:
+            JobFailed: It failed or was cancelled.
+            WaitTimeout: It goes on after `timeout_s`.
+        """
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        job, etag = (yield from self.send(calls.poll(job_id))) or _impossible()
+        on_change(job)
+        while not job.status.is_terminal:
+            asked_at = time.monotonic()
+            if asked_at >= deadline:
+                raise WaitTimeout(f"job {job_id} is still {job.status} after {timeout_s:g} s")
+            held_s = math.ceil(min(deadline - asked_at, _LONG_POLL_S))
+            poll = calls.poll(job_id, etag, held_s)
+            changed = yield from self.send(poll, Retries(_RECONNECTS))
+            if changed:
+                job, etag = changed
+                on_change(job)
+            if not job.status.is_terminal:
+                yield Pause(max(0.0, asked_at + _POLL_PACE_S - time.monotonic()))
+        if job.status is JobStatus.SUCCEEDED:
+            return job
+        tail = (yield from self._log_tail(job_id)) if job.status is JobStatus.FAILED else []
+        raise JobFailed(job, tail)
+
+    def events(self, job_id: str, after: str | None) -> Stream[Event]:
+        """What happened to a job and what happens, over as many connections as it takes."""
+        retries = Retries(_RETRIES)
+        is_over = False  # the job had ended before this connection was opened
+        is_last = False  # the last event seen says that the job has ended; it may be extended yet
+        while True:
+            call = calls.events(job_id, after)
+            opened_at, is_new = time.monotonic(), False
+            outcome = yield Send(call, stream=True)
+            if isinstance(outcome, httpx.Response) and is_final(outcome):
+                reader = calls.answer(call, outcome)
+                while isinstance(outcome := (yield Read()), bytes):
+                    for event in filter(None, map(calls.event, reader.feed(outcome))):
+                        after = event.id or after  # progress has none: only the newest counts
+                        is_new, retries = True, Retries(_RECONNECTS)
+                        is_last = calls.is_last(event)
+                        yield Item(event)
+            if outcome is None:
+                if is_last or (is_over and not is_new):
+                    return
+                # No last event came: either `after` was the last one, or the service stops.
+                job = yield from self.send(calls.retrieve(job_id), retries)
+                is_over = job.status.is_terminal
+            if time.monotonic() - opened_at > _STEADY_S:
+                retries = Retries(_RECONNECTS)
+            failure = None if outcome is None else _failure(outcome)
+            pause_s = retries.pause_s(failure)
+            if pause_s is None:
+                self._give_up(call, failure)
+            else:
+                yield Pause(pause_s)
+
+    def logs(
+        self, job_id: str, replica: int | None, after: str | None, follow: bool
+    ) -> Stream[LogLine]:
+        """What the replicas printed; with `follow` until the job has ended."""
+        is_over = not follow
+        while True:
+            page = yield from self.send(calls.logs(job_id, replica, after))
+            for line in page.data:
+                yield Item(line)
+            after = page.next or (page.data[-1].id if page.data else after)
+            if page.has_more and page.data:
+                continue
+            if is_over:
+                return
+            # Looked at before the next page is asked for, so that no last line is missed.
+            job = yield from self.send(calls.retrieve(job_id), Retries(_RECONNECTS))
+            is_over = job.status.is_terminal
+            if not is_over:
+                yield Pause(_LOG_PACE_S)
+
+    def history(self, job_id: str) -> Flow[builtins.list[MetaIteration]]:
+        records: builtins.list[MetaIteration] = []
+        after, has_more = None, True
+        while has_more:
+            page = yield from self.send(calls.history(job_id, after, _HISTORY_PAGE))
+            records += page.data
+            after, has_more = page.next, page.has_more and page.next is not None
+        return records
+
+    def trials(self, job_id: str) -> Flow[builtins.list[Trial]]:
+        page = yield from self.send(calls.trials(job_id, None, _HISTORY_PAGE * 2))
+        return page.data
+
+    def upload_code(self, archive: Archive) -> Flow[str]:
+        """Send an archive unless it is there already. Returns how a spec names it."""
+        sha256 = archive.name.removeprefix("sha256:")
+        try:
+            yield from self.send(calls.has_code(sha256))
+        except NotFound:
+            yield from self.send(calls.put_code(sha256, archive.content))
+        return archive.name
+
+    def upload_data(self, sha256: str, body: bytes | Path) -> Flow[str]:
+        """Send a data set unless it is there already. Returns how a spec names it."""
+        try:
+            yield from self.send(calls.has_data(sha256))
+        except NotFound:
+            yield from self.send(calls.put_data(sha256, body))
+        return f"sha256:{sha256}"
+
+    def save(self, job_id: str, folder: Path, iteration: int | str) -> Flow[builtins.list[Path]]:
+        job = yield from self.send(calls.retrieve(job_id))
+        records = yield from self.history(job_id)
+        tuned = yield from self.send(calls.file(job_id, "hyperparameters", iteration))
+        files = {"hyperparameters.safetensors": tuned}
+        if iteration in ("best", "last"):
+            with contextlib.suppress(NotFound):  # too large to be kept
+                model = yield from self.send(calls.file(job_id, "model", iteration))
+                files["model.safetensors"] = model
+        files["history.csv"] = job_folder.history_csv(records).encode()
+        files["job.yaml"] = job_folder.spec_yaml(job.spec).encode()
+        return job_folder.write(files, folder)
+
+    def _log_tail(self, job_id: str) -> Flow[builtins.list[str]]:
+        """The last lines of a failed job; none is no reason to hide the job's own error."""
+        lines: builtins.list[str] = []
+        after = None
+        try:
+            while True:
+                page = yield from self.send(calls.logs(job_id, None, after))
+                lines = [*lines, *(line.text for line in page.data)][-_LOG_TAIL:]
+                after = page.next
+                if not (page.has_more and after):
+                    return lines
+        except (ApiError, ConnectionFailed):
+            return lines
+
+    def _give_up(self, call: Call[T], failure: Failure | None) -> T:
+        if isinstance(failure, httpx.Response):
+            return calls.answer(call, failure)
+        raise self._connection_failed(failure) from failure
+
+    def _connection_failed(self, error: httpx.RequestError | None) -> ConnectionFailed:
+        if error is None:
+            return ConnectionFailed(f"{self._base_url} breaks its event stream off again and again")
+        if isinstance(error, httpx.ReadTimeout):
+            return ConnectionFailed(
+                f"{self._base_url} did not answer in time; it may be overloaded"
+            )
+        cause = str(error) or type(error).__name__
+        return ConnectionFailed(
+            f"no drmad service was reached at {self._base_url} ({cause}); start it with: drmad up, "
+            f"or set DRMAD_URL to where it is"
+        )
+
+
+def _failure(outcome: Outcome) -> Failure:
+    assert isinstance(outcome, httpx.Response | httpx.RequestError)
+    return outcome
+
+
+def _impossible() -> tuple[Job, str]:
+    raise ConnectionFailed("the service answered 304 to a request without a condition")

@@ -1,0 +1,1 @@
+"""Figures of a job as plotly's JSON."""

@@ -1,0 +1,194 @@
+"""Figures of a job as plotly's JSON: plain dictionaries that notebook and dashboard share.
+
+Nothing here needs plotly. Colours of text, paper and grid are left to a template, so that the same
+figure reads in light and in dark. Long histories are reduced, so that a figure of thousands of
+meta-iterations stays under 200 kB.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drmad_client.plots import traces
+from drmad_client.plots.curves import (
+    Record,
+    cosines,
+    hypergradient_norms,
+    hyperparameters,
+    layers,
+    losses,
+    memory,
+    seconds,
+    staleness,
+)
+from drmad_client.plots.fidelity import fidelity, trials
+from drmad_client.plots.learned_values import Values, image_shape, movers, penalty_image, schedules
+from drmad_client.plots.traces import Figure
+from drmad_client.records.job import HyperparameterInfo, Job, Trial
+from drmad_client.spec.transforms import to_user_units
+
+__all__ = [
+    "FIGURES",
+    "FigureKind",
+    "Material",
+    "cosines",
+    "draw",
+    "fidelity",
+    "hypergradient_norms",
+    "hyperparameters",
+    "layers",
+    "losses",
+    "memory",
+    "movers",
+    "penalty_image",
+    "save",
+    "schedules",
+    "seconds",
+    "staleness",
+    "to_plotly",
+    "trials",
+]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the figures of one job are drawn from.
+
+    Attributes:
+        history: its meta-iterations, in order.
+        hyperparameters: what is tuned; empty before a worker has built the problem.
+        before, after: raw hyperparameters of the first and of the best (or last) meta-iteration.
+        image: rows and columns of an input, where it is an image.
+        fidelity: what GET fidelity answers.
+        trials: of the job's search, in order.
+    """
+
+    history: Sequence[Record]
+    hyperparameters: Sequence[HyperparameterInfo] = ()
+    before: Mapping[str, Values] = field(default_factory=dict)
+    after: Mapping[str, Values] = field(default_factory=dict)
+    image: tuple[int, int] | None = None
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
+    trials: Sequence[Trial] = ()
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        history: Sequence[Record],
+        before: Mapping[str, Values] | None = None,
+        after: Mapping[str, Values] | None = None,
+        fidelity: Mapping[str, Any] | None = None,
+        trials: Sequence[Trial] = (),
+    ) -> Material:
+        image = image_shape(job.spec)
+        return cls(
+            history, job.hyperparameters, before or {}, after or {}, image, fidelity or {}, trials
+        )
+
+
+@dataclass(frozen=True)
+class FigureKind:
+    """One figure that can be asked for by name."""
+
+    title: str
+    draw: Callable[[Material], Figure]
+    needs_vectors: bool = False  # draws from `before` and `after`, not from the history
+    needs_fidelity: bool = False
+    needs_trials: bool = False
+
+
+def draw(name: str, material: Material, template: str | Mapping[str, Any] | None = None) -> Figure:
+    """The figure of that name. `template`: of plotly, by name or as JSON; else left to the viewer.
+
+    Raises:
+        KeyError: there is no figure of that name; FIGURES has them all.
+    """
+    kind = FIGURES[name]
+    figure = kind.draw(material)
+    layout = {"title": {"text": kind.title}, **figure["layout"]}
+    if template is not None:
+        layout["template"] = template
+    return {"data": figure["data"], "layout": layout}
+
+
+def to_plotly(figure: Figure) -> Any:
+    """The figure as a plotly.graph_objects.Figure.
+
+    Raises:
+        ImportError: plotly is not installed; `pip install "drmad[notebook]"` brings it.
+    """
+    try:
+        from plotly import graph_objects
+    except ImportError as error:
+        raise ImportError('figures are shown by plotly: pip install "drmad[notebook]"') from error
+    return graph_objects.Figure(figure)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure: .html is a page that stands alone (plotly must be installed), else JSON."""
+    if path.suffix == ".html":
+        to_plotly(figure).write_html(path)
+    else:
+        path.write_text(json.dumps(figure), encoding="utf-8")
+
+
+def _penalty_image(material: Material) -> Figure:
+    l2 = next((h for h in material.hyperparameters if h.kind in ("l2", "l1")), None)
+    if l2 is None or l2.name not in material.after:
+        return traces.empty("no penalty is tuned in this job")
+    values = material.after[l2.name].ravel()
+    first = values[l2.groups[0].start : l2.groups[0].stop] if l2.groups else values
+    if material.image is None or first.size % math.prod(material.image):
+        return traces.empty("the penalties are not one per pixel of an image")
+    return penalty_image(first, material.image)
+
+
+def _schedules(material: Material) -> Figure:
+    infos = [
+        info
+        for info in material.hyperparameters
+        if info.kind in ("learning_rate", "momentum")
+        and info.name in material.after
+        and any(group.stop - group.start > 1 for group in info.groups)  # else one per layer
+    ]
+    before, after = (
+        {i.name: to_user_units(side[i.name], i.transform) for i in infos if i.name in side}
+        for side in (material.before, material.after)
+    )
+    by_layer = {i.name: [g.label for g in i.groups] for i in infos if len(i.shape) > 1}
+    return schedules(after, before, by_layer)
+
+
+FIGURES: dict[str, FigureKind] = {
+    "losses": FigureKind("Losses and errors", lambda m: losses(m.history)),
+    "hyperparameters": FigureKind(
+        "Hyperparameters", lambda m: hyperparameters(m.history, m.hyperparameters)
+    ),
+    "layers": FigureKind(
+        "Hyperparameters by layer", lambda m: layers(m.history, m.hyperparameters)
+    ),
+    "penalty_image": FigureKind("Penalty of each pixel", _penalty_image, needs_vectors=True),
+    "schedules": FigureKind("Learned schedules", _schedules, needs_vectors=True),
+    "hypergradient_norms": FigureKind(
+        "Norm of the hypergradient", lambda m: hypergradient_norms(m.history)
+    ),
+    "cosines": FigureKind("Agreement of hypergradients", lambda m: cosines(m.history)),
+    "staleness": FigureKind("Staleness of the arrivals", lambda m: staleness(m.history)),
+    "seconds": FigureKind("Where the time goes", lambda m: seconds(m.history)),
+    "memory": FigureKind("Peak memory", lambda m: memory(m.history)),
+    "fidelity": FigureKind(
+        "Fidelity of the hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
+    ),
+    "trials": FigureKind("Trials of the search", lambda m: trials(m.trials), needs_trials=True),
+    "movers": FigureKind(
+        "What moved the furthest",
+        lambda m: movers(m.before, m.after, m.hyperparameters),
+        needs_vectors=True,
+    ),
+}

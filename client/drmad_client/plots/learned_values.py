@@ -1,0 +1,122 @@
+"""Figures of the tuned values themselves: images, schedules, and which of them moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drmad_client.plots import traces
+from drmad_client.plots.traces import Figure, Row
+from drmad_client.records.job import HyperparameterInfo
+from drmad_client.spec.job import JobSpec
+
+Values = NDArray[np.floating[Any]]
+
+_MOST_LAYERS = 20
+
+
+def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
+    """Log penalties of the inputs' weights as an image; several outputs are averaged.
+
+    Args:
+        raw: Log penalties of the first layer, one per pixel, or (outputs, pixels) flattened.
+        shape: Rows and columns of the image.
+    Raises:
+        ValueError: `raw` is not a whole number of images.
+    """
+    pixels = shape[0] * shape[1]
+    if raw.size == 0 or raw.size % pixels:
+        raise ValueError(f"raw must hold whole images of {pixels} pixels, got {raw.size} values")
+    image = raw.reshape(-1, *shape).mean(axis=0)
+    trace = {
+        "type": "heatmap",
+        "z": [[traces.rounded(value) for value in row] for row in image.tolist()],
+        "colorscale": "Viridis",
+        "colorbar": {"title": {"text": "log penalty"}},
+        "hovertemplate": "row %{y}, column %{x}<br>%{z}<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"visible": False, "constrain": "domain"},
+        "yaxis": {"visible": False, "autorange": "reversed", "scaleanchor": "x"},
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def schedules(
+    values: Mapping[str, Values],
+    initial: Mapping[str, Values] | None = None,
+    layers: Mapping[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Learned schedules by inner step, in the user's own units.
+
+    Args:
+        values: By name, of shape (steps,) or (layers, steps); of many layers the first are drawn.
+        initial: What they started from, drawn dotted.
+        layers: Names of the layers.
+    """
+    if not values:
+        return traces.empty("no schedule is tuned in this job")
+    rows: list[Row] = []
+    for name, value in values.items():
+        table = np.atleast_2d(value)[:_MOST_LAYERS]
+        x = list(range(table.shape[1]))
+        count = len(values) * (len(table) + 1)
+        labels = (layers or {}).get(name, [])
+        lines = [
+            traces.line(x, line, labels[number] if number < len(labels) else name, count)
+            for number, line in enumerate(table.tolist())
+        ]
+        before = (initial or {}).get(name)
+        if before is not None and before.shape == value.shape:
+            start = np.atleast_2d(before).mean(axis=0).tolist()
+            lines.append(traces.line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
+        rows.append((name, lines, {}))
+    return traces.stacked(rows, showlegend=True, x_title="inner step")
+
+
+def movers(
+    before: Mapping[str, Values],
+    after: Mapping[str, Values],
+    infos: Sequence[HyperparameterInfo] = (),
+    count: int = 15,
+) -> Figure:
+    """The hyperparameters that moved the furthest, in raw units."""
+    moves: list[tuple[float, str]] = []
+    groups = {info.name: info.groups for info in infos}
+    for name, start in before.items():
+        change = (after[name] - start).ravel() if name in after else np.zeros(0)
+        size = np.nan_to_num(np.abs(change))
+        most = np.argsort(-size, kind="stable")[:count]
+        for index in most[size[most] > 0.0].tolist():
+            label = next(
+                (f"{g.label}[{index - g.start}]" for g in groups.get(name, ()) if index < g.stop),
+                f"{name}[{index}]",
+            )
+            moves.append((float(change[index]), label))
+    moves = sorted(moves, key=lambda move: -abs(move[0]))[:count]
+    if not moves:
+        return traces.empty("no hyperparameter has moved yet")
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [traces.rounded(change) for change, _ in moves],
+        "y": [label for _, label in moves],
+        "hovertemplate": "%{y}: %{x}<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"title": {"text": "change of the raw value"}},
+        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "dtick": 1},
+        "showlegend": False,
+    }
+    return {"data": [trace], "layout": layout}
+
+
+def image_shape(spec: JobSpec) -> tuple[int, int] | None:
+    """Rows and columns of an input of the job's data set, where it is a square image."""
+    inputs = getattr(getattr(spec.problem, "data", None), "input_shape", None) or ()
+    side = math.isqrt(math.prod(inputs))
+    return (side, side) if side > 1 and inputs == (side * side,) else None

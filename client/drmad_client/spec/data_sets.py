@@ -1,0 +1,203 @@
+"""On which data: the built-in data sets, those of OpenML, and the user's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from drmad_client.spec.base import Spec
+
+UPLOAD = r"^sha256:[0-9a-f]{64}$"
+"""How a spec names what was uploaded."""
+
+
+class DataSet(Spec):
+    """What every data set takes. Of some the sizes are known before a worker has read them."""
+
+    examples: ClassVar[int | None] = None
+    classes: ClassVar[int | None] = None
+    input_shape: ClassVar[tuple[int, ...] | None] = None
+
+    train: int = Field(ge=1, description="Training examples.")
+    valid: int = Field(ge=1, description="Validation examples.")
+    test: int = Field(default=0, ge=0, description="Test examples.")
+    label_noise: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
+        "with ten classes a tenth of the replaced ones stays right.",
+    )
+    drop_noisy: bool = Field(
+        default=False,
+        description="Train on the correctly labelled examples only: the yardstick of a cleaning.",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
+    )
+
+
+class DigitsData(DataSet):
+    """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
+
+    examples: ClassVar[int | None] = 1797
+    classes: ClassVar[int | None] = 10
+    input_shape: ClassVar[tuple[int, ...] | None] = (64,)
+
+    name: Literal["digits"] = "digits"
+    train: int = Field(default=1000, ge=1, description="Training examples.")
+    valid: int = Field(default=300, ge=1, description="Validation examples.")
+    test: int = Field(default=497, ge=0, description="Test examples.")
+
+
+class _IdxData(DataSet):
+    examples: ClassVar[int | None] = 70_000
+    classes: ClassVar[int | None] = 10
+    input_shape: ClassVar[tuple[int, ...] | None] = (784,)
+
+    train: int = Field(default=50_000, ge=1, description="Training examples.")
+    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
+    test: int = Field(default=10_000, ge=0, description="Test examples.")
+    folder: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="Folder on the workers that holds the IDX files, below a data root that the "
+        "operator allows; null looks in every data root.",
+    )
+
+
+class MnistData(_IdxData):
+    """MNIST's handwritten digits, 28 x 28 pixels, from IDX files on the workers or from OpenML."""
+
+    name: Literal["mnist"] = "mnist"
+
+
+class FashionMnistData(_IdxData):
+    """Zalando's pictures of clothes, 28 x 28 pixels, from IDX files on the workers or OpenML."""
+
+    name: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+class Cifar10Data(DataSet):
+    """Colour photographs of 10 kinds of things, 3 x 32 x 32, from OpenML."""
+
+    examples: ClassVar[int | None] = 60_000
+    classes: ClassVar[int | None] = 10
+    input_shape: ClassVar[tuple[int, ...] | None] = (3072,)
+
+    name: Literal["cifar10"] = "cifar10"
+    train: int = Field(default=40_000, ge=1, description="Training examples.")
+    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
+    test: int = Field(default=10_000, ge=0, description="Test examples.")
+
+
+class _Table(DataSet):
+    standardize: bool = Field(
+        default=True,
+        description="Shift and scale every input to mean 0 and deviation 1 of the training part.",
+    )
+
+
+class BreastCancerData(_Table):
+    """569 tumours by 30 measures, benign or malignant (UCI), bundled with scikit-learn."""
+
+    examples: ClassVar[int | None] = 569
+    classes: ClassVar[int | None] = 2
+    input_shape: ClassVar[tuple[int, ...] | None] = (30,)
+
+    name: Literal["breast_cancer"] = "breast_cancer"
+    train: int = Field(default=300, ge=1, description="Training examples.")
+    valid: int = Field(default=119, ge=1, description="Validation examples.")
+    test: int = Field(default=150, ge=0, description="Test examples.")
+
+
+class WineData(_Table):
+    """178 wines of three makers by 13 measures (UCI), bundled with scikit-learn."""
+
+    examples: ClassVar[int | None] = 178
+    classes: ClassVar[int | None] = 3
+    input_shape: ClassVar[tuple[int, ...] | None] = (13,)
+
+    name: Literal["wine"] = "wine"
+    train: int = Field(default=90, ge=1, description="Training examples.")
+    valid: int = Field(default=44, ge=1, description="Validation examples.")
+    test: int = Field(default=44, ge=0, description="Test examples.")
+
+
+class IrisData(_Table):
+    """150 irises of three species by 4 measures (Fisher), bundled with scikit-learn."""
+
+    examples: ClassVar[int | None] = 150
+    classes: ClassVar[int | None] = 3
+    input_shape: ClassVar[tuple[int, ...] | None] = (4,)
+
+    name: Literal["iris"] = "iris"
+    train: int = Field(default=80, ge=1, description="Training examples.")
+    valid: int = Field(default=35, ge=1, description="Validation examples.")
+    test: int = Field(default=35, ge=0, description="Test examples.")
+
+
+class OpenmlData(_Table):
+    """A classification data set of OpenML by its name; categories become numbers."""
+
+    name: Literal["openml"] = "openml"
+    dataset: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Its name at OpenML, as in credit-g."
+    )
+    version: int = Field(default=1, ge=1, le=1000, description="Its version at OpenML.")
+
+
+class _ArraysData(DataSet):
+    standardize: bool = Field(
+        default=False,
+        description="Shift and scale every input to mean 0 and deviation 1 of the training part.",
+    )
+
+
+class UploadData(_ArraysData):
+    """Your own data, uploaded: an npz or safetensors file with `inputs` and `targets`."""
+
+    name: Literal["upload"] = "upload"
+    data: str = Field(
+        pattern=UPLOAD, description="What the upload answered: PUT /v1/data/{sha256}."
+    )
+
+
+class FileData(_ArraysData):
+    """An npz or safetensors file with `inputs` and `targets` on the workers, below a data root."""
+
+    name: Literal["file"] = "file"
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="Below a data root that the operator allows; relative to any of them.",
+    )
+
+
+DATA_SETS: tuple[type[DataSet], ...] = (
+    DigitsData,
+    MnistData,
+    FashionMnistData,
+    Cifar10Data,
+    BreastCancerData,
+    WineData,
+    IrisData,
+    OpenmlData,
+    UploadData,
+    FileData,
+)
+
+DataSpec = Annotated[
+    DigitsData
+    | MnistData
+    | FashionMnistData
+    | Cifar10Data
+    | BreastCancerData
+    | WineData
+    | IrisData
+    | OpenmlData
+    | UploadData
+    | FileData,
+    Field(discriminator="name"),
+]

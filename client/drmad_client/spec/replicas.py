@@ -1,0 +1,174 @@
+"""The workers of a job: how many, what each holds, how they are joined, and where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from drmad_client.spec.base import Spec
+
+Misfit = tuple[tuple[str, ...], Any, str]
+"""Path, value and message of a field that does not fit."""
+
+
+class ReplicasSpec(Spec):
+    """The hyperparameter server: workers that compute each meta-iteration, and how they join."""
+
+    count: int = Field(
+        default=1, ge=1, le=1024, description="Replicas K, each with seeds of its own."
+    )
+    data: Literal["shared", "overlapping", "disjoint"] = Field(
+        default="shared",
+        description="Which examples a replica holds: all (shared), a share of its own (disjoint), "
+        "or one that reaches into those of others (overlapping).",
+    )
+    train_share: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="Share of the training examples that a replica holds; null is 1/K if disjoint.",
+    )
+    valid_share: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=1.0,
+        description="The same of the validation examples; null takes train_share, 1 is all.",
+    )
+    aggregate: Literal["mean", "sign", "median"] = Field(
+        default="mean",
+        description="Mean of their hypergradients, a majority vote of signs, or the median; each "
+        "coordinate over the replicas that hold it.",
+    )
+    mode: Literal["sync", "async"] = Field(
+        default="sync",
+        description="sync: rounds, one update from all replicas. async: every hypergradient is "
+        "applied as it arrives; K arrivals are a meta-iteration.",
+    )
+    wait_for: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Straggler cut of sync rounds: go on when so many replicas have answered; "
+        "null waits for all.",
+    )
+    staleness: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="async: updates that others may apply while a replica computes, at least "
+        "K - 1; who is further ahead waits. null is 2 K.",
+    )
+    placement: Literal["pack", "spread"] = Field(
+        default="pack",
+        description="Replicas on as few nodes as will hold them, or on as many as there are.",
+    )
+    batched: Literal["off", "auto"] = Field(
+        default="off",
+        description="auto: replicas that share a device are computed as one batch, where the "
+        "method and the model allow it.",
+    )
+
+    @property
+    def bound(self) -> int:
+        """How many updates others may apply while a replica computes."""
+        return 2 * self.count if self.staleness is None else self.staleness
+
+    def shares(self) -> tuple[float | None, float | None]:
+        """Of the training and of the validation examples; None is 1/K."""
+        valid = self.train_share if self.valid_share is None else self.valid_share
+        return self.train_share, valid
+
+    def smallest(self, rows: int) -> int:
+        """Training examples of the smallest shard, of so many in all."""
+        if self.data == "shared" or self.count == 1:
+            return rows
+        return (
+            rows // self.count if self.train_share is None else int(self.train_share * rows + 1e-9)
+        )
+
+    def misfits(self) -> Iterator[Misfit]:
+        """What does not fit together."""
+        yield from self._shares_that_misfit()
+        if self.wait_for is not None and self.mode == "async":
+            yield _at("wait_for", self.wait_for, "must be null in async mode, which never waits")
+        elif self.wait_for is not None and self.wait_for > self.count:
+            message = f"must be at most count, {self.count}, got {self.wait_for}"
+            yield _at("wait_for", self.wait_for, message)
+        if self.staleness is not None and self.mode == "sync":
+            message = "must be null in sync rounds, where nothing is stale; or set mode: async"
+            yield _at("staleness", self.staleness, message)
+        elif self.staleness is not None and self.staleness < self.count - 1:
+            message = (
+                f"must be at least count - 1, {self.count - 1}, got {self.staleness}: replicas "
+                "that begin together arrive one after the other"
+            )
+            yield _at("staleness", self.staleness, message)
+        if self.mode == "async" and self.aggregate != "mean":
+            message = (
+                f"must be mean in async mode, where each hypergradient is applied alone, got "
+                f"{self.aggregate}; for signs set meta.optimizer: sign"
+            )
+            yield _at("aggregate", self.aggregate, message)
+        if self.batched == "auto" and (self.mode == "async" or self.wait_for is not None):
+            message = "must be off with mode: async or wait_for: replicas in a batch end together"
+            yield _at("batched", self.batched, message)
+
+    def _shares_that_misfit(self) -> Iterator[Misfit]:
+        count = self.count
+        for name in ("train_share", "valid_share"):
+            share = getattr(self, name)
+            if self.data == "shared" and share not in (None, 1.0):
+                yield _at(name, share, "must be null with data: shared; or set data: overlapping")
+            elif (
+                self.data == "shared"
+                or share is None
+                or count == 1
+                or (name == "valid_share" and share == 1.0)
+            ):
+                continue
+            elif self.data == "disjoint" and share * count > 1.0 + 1e-9:
+                message = (
+                    f"must be at most 1/count, {1.0 / count:.4g}, for {count} disjoint shards, got "
+                    f"{share}; or set data: overlapping"
+                )
+                yield _at(name, share, message)
+            elif self.data == "overlapping" and share * count <= 1.0 + 1e-9:
+                message = (
+                    f"must be above 1/count, {1.0 / count:.4g}, for shards that overlap, got "
+                    f"{share}; or set data: disjoint"
+                )
+                yield _at(name, share, message)
+        if self.data == "overlapping" and self.train_share is None and count > 1:
+            message = "must be given with data: overlapping, such as 0.5 for half of the examples"
+            yield _at("train_share", None, message)
+
+
+class ResourcesSpec(Spec):
+    """What one replica occupies."""
+
+    cpus: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of a replica.")
+    gpus: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=64.0,
+        description="GPUs of a replica: a fraction shares one with others, above 1 they are whole.",
+    )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=1 << 29,
+        le=1 << 50,
+        description="Memory that a replica without a GPU may allocate, about 1 GiB of it for torch "
+        "and Ray; null for the limit that the operator sets.",
+    )
+
+    def misfits(self) -> Iterator[Misfit]:
+        """What Ray could never place."""
+        if self.gpus > 1.0 and not self.gpus.is_integer():
+            message = f"must be a whole number above 1, or a fraction of one GPU, got {self.gpus:g}"
+            yield ("resources", "gpus"), self.gpus, message
+
+
+def _at(name: str, value: Any, message: str) -> Misfit:
+    return ("replicas", name), value, message

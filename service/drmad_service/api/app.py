@@ -1,0 +1,123 @@
+"""The API, as a FastAPI application. It talks to Redis alone and never imports Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from redis.exceptions import RedisError
+
+import drmad_client
+from drmad_service.api import problem_details
+from drmad_service.api.auth.api_keys import Access
+from drmad_service.api.auth.authentication import signed_in
+from drmad_service.api.job_changes import Changes
+from drmad_service.api.prometheus import Measured, Metrics
+from drmad_service.api.request_guard import Guard, KnownHosts
+from drmad_service.api.request_log import Observed
+from drmad_service.api.routes import (
+    catalog,
+    cluster,
+    code_uploads,
+    data_uploads,
+    event_stream,
+    figures,
+    health,
+    jobs,
+    pages,
+    results,
+    sign_in,
+    static,
+)
+from drmad_service.api.routes import metrics as metrics_route
+from drmad_service.api.routes.dependencies import PROBLEM
+from drmad_service.api.stream_limits import Streams
+from drmad_service.cancellation import cancel_and_wait
+from drmad_service.settings import ApiSettings
+from drmad_service.store import Store
+from drmad_service.store.connection import connect
+from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.overview import Overview
+from drmad_service.store.schema import agree
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: ApiSettings) -> FastAPI:
+    """The application for these settings; it connects when it starts up."""
+
+    metrics = Metrics(settings.store.scheduler_silent_s)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        timeout_s = settings.store.redis_timeout_s
+        async with connect(settings.redis_url, metrics.redis.observe, timeout_s) as redis:
+            try:
+                await agree(redis)
+            except RedisError as error:  # the scripts refuse what does not fit, once it is back
+                logger.warning("Redis does not answer yet: %s", error)
+            app.state.settings = settings
+            app.state.redis = redis
+            app.state.metrics = metrics
+            app.state.store = Store(redis, settings.store, settings.most_queued)
+            app.state.data = DataFolder(settings.data_dir)
+            app.state.overview = Overview(redis, app.state.store, settings.store.scheduler_silent_s)
+            app.state.access = Access(
+                redis,
+                settings.local_key,
+                settings.requests_per_s,
+                settings.request_burst,
+                settings.open_without_keys,
+                settings.session_s,
+            )
+            app.state.streams = Streams(
+                max(1, settings.most_connections // 2),
+                settings.most_streams_of_a_key,
+                metrics.streams,
+            )
+            app.state.changes = Changes(app.state.store, settings.store.redis_pause_s)
+            listening = asyncio.create_task(app.state.changes.run())
+            try:
+                yield
+            finally:
+                await cancel_and_wait([listening])
+
+    app = FastAPI(
+        title="drmad",
+        version=drmad_client.__version__,
+        summary="Tune thousands of hyperparameters of a PyTorch model by gradient.",
+        lifespan=lifespan,
+        docs_url=None,  # the dashboard has a page for it
+        redoc_url=None,
+    )
+    problem_details.install(app)
+    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 429), PROBLEM)
+    for resource in (
+        jobs,
+        results,
+        figures,
+        event_stream,
+        catalog,
+        cluster,
+        code_uploads,
+        data_uploads,
+        metrics_route,
+    ):
+        app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
+    for resource in (health, sign_in, pages, static):
+        app.include_router(resource.router)
+    app.include_router(pages.actions)
+    app.add_middleware(KnownHosts, hosts=settings.hosts)
+    app.add_middleware(
+        Guard,
+        max_body_bytes=settings.max_body_bytes,
+        patience_s=settings.patience_s,
+        larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
+    )
+    app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(Observed)
+    return app

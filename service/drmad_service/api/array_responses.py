@@ -1,0 +1,81 @@
+"""Hyperparameters and hypergradients on their way out: picked, described, encoded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import numpy as safetensors
+
+from drmad_client.records.job import HyperparameterInfo, Record
+from drmad_client.spec.transforms import to_user_units
+
+MOST_VALUES = 10_000
+"""Arrays with more entries are only summarised in JSON."""
+
+
+class Array(Record):
+    """One array: what it is, and its values where they are few."""
+
+    name: str
+    shape: list[int]
+    minimum: float
+    median: float
+    maximum: float
+    values: Any = Field(
+        default=None,
+        description=f"Nested lists; null above {MOST_VALUES} entries: ask for safetensors.",
+    )
+
+
+class Arrays(Record):
+    """The arrays of one meta-iteration."""
+
+    iteration: int
+    arrays: list[Array]
+
+
+def select(
+    blob: bytes, infos: Sequence[HyperparameterInfo]
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """The hyperparameters' own tensors of a state or a hypergradient, by name."""
+    tensors = safetensors.load(blob)
+    return {info.name: tensors[f"hyperparameters/{info.name}"] for info in infos}
+
+
+def as_safetensors(
+    iteration: int,
+    tensors: Mapping[str, NDArray[np.floating[Any]]],
+    infos: Sequence[HyperparameterInfo],
+) -> bytes:
+    transforms = {info.name: info.transform for info in infos}
+    metadata = {"iteration": str(iteration), "transforms": json.dumps(transforms)}
+    return safetensors.save(dict(tensors), metadata)
+
+
+def as_json(
+    iteration: int,
+    tensors: Mapping[str, NDArray[np.floating[Any]]],
+    infos: Sequence[HyperparameterInfo],
+    in_raw_units: bool,
+) -> Arrays:
+    arrays = []
+    for info in infos:
+        values = tensors[info.name]
+        if not in_raw_units:
+            values = to_user_units(values, info.transform)
+        arrays.append(
+            Array(
+                name=info.name,
+                shape=info.shape,
+                minimum=float(values.min()),
+                median=float(np.median(values)),
+                maximum=float(values.max()),
+                values=values.tolist() if values.size <= MOST_VALUES else None,
+            )
+        )
+    return Arrays(iteration=iteration, arrays=arrays)

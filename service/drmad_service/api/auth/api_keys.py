@@ -1,0 +1,260 @@
+"""Keys and what they open: scopes, tenants, sessions, and how often a key may ask.
+
+A key is `drmad_<id>_<secret>`; the secret has 256 random bits. Redis holds digests alone, so what
+it leaks opens nothing. Every request looks its key up, so a revoked one opens nothing from then on,
+nor do the sessions that were opened with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+from redis.asyncio import Redis
+
+from drmad_service.errors import KeyNotFound, TooManyRequests
+from drmad_service.store import decoding, keys
+from drmad_service.store.scripts import Scripts
+
+TICKET_S = 3600
+"""How long the link that `drmad up` prints signs in."""
+
+_LOCAL_ID = "local"
+_KEY = re.compile(r"drmad_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Scope(IntEnum):
+    """What a key allows; each includes those before it."""
+
+    READ = 1  # look at the tenant's jobs and results
+    SUBMIT = 2  # submit and change the tenant's jobs
+    ADMIN = 3  # the same with the jobs of every tenant
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks."""
+
+    tenant: str
+    scope: Scope
+    key_id: str
+
+    @property
+    def sees_all(self) -> bool:
+        return self.scope >= Scope.ADMIN
+
+    @property
+    def may_submit(self) -> bool:
+        return self.scope >= Scope.SUBMIT
+
+    @property
+    def only_tenant(self) -> str | None:
+        """Whose jobs alone it sees; None: everybody's."""
+        return None if self.sees_all else self.tenant
+
+
+LOCAL = Principal("local", Scope.ADMIN, _LOCAL_ID)
+"""Whoever holds the local key; without one, whoever reaches the loopback address."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as it is kept: all of it but the secret."""
+
+    id: str
+    tenant: str
+    scope: Scope
+    note: str
+    created_at: datetime
+    used_at: datetime | None
+    """To the minute."""
+
+
+class Access:
+    """The keys that open this service, and the sessions that were opened with them."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        local_key: str | None = None,
+        requests_per_s: float = 0.0,
+        request_burst: int = 0,
+        open_without_keys: bool = True,
+        session_s: int = 30 * 24 * 3600,
+    ) -> None:
+        """
+        Args:
+            requests_per_s: of each key in the long run; 0 for any number. The local key is not
+                limited: its holder owns the machine.
+            request_burst: how many at once.
+            open_without_keys: only this machine reaches the service.
+            session_s: how long a browser stays signed in.
+        """
+        self.session_s = session_s
+        self._redis: Any = redis
+        self._scripts = Scripts(redis)
+        self._local_key = local_key
+        self._local_digest = digest(local_key) if local_key else None
+        self._rate = requests_per_s
+        self._burst = max(1, request_burst)
+        self._open_without_keys = open_without_keys
+
+    async def is_open(self) -> bool:
+        """There is no key at all: only this machine reaches the service, and all of it may."""
+        if self._local_digest is not None or not self._open_without_keys:
+            return False
+        return not await self._redis.exists(keys.KEYS)
+
+    async def of_key(self, key: str) -> Principal | None:
+        """
+        Raises:
+            TooManyRequests: the key asks faster than it may.
+        """
+        key_digest = digest(key)
+        if self._is_local(key_digest):
+            return LOCAL
+        known = _KEY.fullmatch(key)
+        return await self._admitted(key_id=known[1], key_digest=key_digest) if known else None
+
+    async def of_session(self, token: str) -> Principal | None:
+        """
+        Raises:
+            TooManyRequests: the session's key asks faster than it may.
+        """
+        return await self._admitted(session=keys.session(digest(token)))
+
+    async def still_knows(self, principal: Principal) -> bool:
+        """Whether the key has not been revoked since it was presented."""
+        return principal.key_id == _LOCAL_ID or bool(
+            await self._redis.exists(keys.key(principal.key_id))
+        )
+
+    async def open_session(self, key: str) -> str | None:
+        """A token for the holder of `key`; None when no such key exists."""
+        principal = await self.of_key(key)
+        return await self._new_session(principal.key_id, digest(key)) if principal else None
+
+    async def redeem(self, ticket: str) -> str | None:
+        """A token for a ticket that is signed by the local key, young, and not used before."""
+        expires, _, _ = ticket.partition(".")
+        if self._local_key is None or not (expires.isascii() and expires.isdigit()):
+            return None
+        left_s = int(expires[:12]) - int(time.time())
+        if left_s <= 0 or not hmac.compare_digest(ticket, _signed(self._local_key, expires)):
+            return None
+        fresh = await self._redis.set(keys.ticket(digest(ticket)), "used", nx=True, ex=left_s)
+        return await self._new_session(_LOCAL_ID, digest(self._local_key)) if fresh else None
+
+    async def close_session(self, token: str) -> None:
+        await self._redis.delete(keys.session(digest(token)))
+
+    # Keys
+
+    async def create(self, tenant: str, scope: Scope, note: str = "") -> tuple[Key, str]:
+        """A new key, and the text of it, which is kept nowhere."""
+        if not TENANT.fullmatch(tenant):
+            raise ValueError(
+                "a tenant's name has lower-case letters, digits, - and _, at most 63 of them; "
+                f"got {tenant!r}"
+            )
+        key_id = secrets.token_hex(6)
+        text = f"drmad_{key_id}_{secrets.token_urlsafe(32)}"
+        seconds, micros = await self._redis.time()
+        now = seconds * 1000 + micros // 1000
+        described = {
+            "digest": digest(text),
+            "tenant": tenant,
+            "scope": scope.name.lower(),
+            "note": note,
+            "created_at": now,
+        }
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(keys.key(key_id), mapping=described)
+        pipe.zadd(keys.KEYS, {key_id: now})
+        await pipe.execute()
+        return Key(key_id, tenant, scope, note, decoding.time(now), None), text
+
+    async def keys(self) -> list[Key]:
+        """Every key, the oldest first."""
+        ids = [raw.decode() for raw in await self._redis.zrange(keys.KEYS, 0, -1)]
+        pipe = self._redis.pipeline(transaction=False)
+        for key_id in ids:
+            pipe.hgetall(keys.key(key_id))
+        return [_key(i, f) for i, f in zip(ids, await pipe.execute(), strict=True) if f]
+
+    async def revoke(self, key_id: str) -> None:
+        """
+        Raises:
+            KeyNotFound: there is no such key.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(keys.key(key_id), keys.bucket(key_id))
+        pipe.zrem(keys.KEYS, key_id)
+        if not (await pipe.execute())[1]:
+            raise KeyNotFound(key_id)
+
+    # Inside
+
+    def _is_local(self, key_digest: str) -> bool:
+        return bool(self._local_digest) and hmac.compare_digest(
+            key_digest, self._local_digest or ""
+        )
+
+    async def _admitted(
+        self, session: str = "", key_id: str = "", key_digest: str = ""
+    ) -> Principal | None:
+        found = await self._scripts.run(
+            "admit", session, key_id, key_digest, self._rate, self._burst
+        )
+        if not found:
+            return None
+        key_id, key_digest, kept, tenant, scope, wait_ms = found
+        if key_id == _LOCAL_ID:
+            return LOCAL if self._is_local(key_digest) else None
+        if not hmac.compare_digest(key_digest, kept):
+            return None
+        if wait_ms:
+            raise TooManyRequests(self._rate, wait_ms / 1000)
+        return Principal(tenant, Scope[scope.upper()], key_id)
+
+    async def _new_session(self, key_id: str, key_digest: str) -> str:
+        token = secrets.token_urlsafe(32)
+        opened_by = f"{key_id} {key_digest}"
+        await self._redis.set(keys.session(digest(token)), opened_by, ex=self.session_s)
+        return token
+
+
+def digest(secret: str) -> str:
+    """Keys and tokens have 256 random bits, so a plain hash cannot be turned back."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def issue_ticket(local_key: str) -> str:
+    """What a link carries in the place of the key: signs in once, within TICKET_S."""
+    return _signed(local_key, str(int(time.time()) + TICKET_S))
+
+
+def _signed(local_key: str, expires: str) -> str:
+    signature = hmac.new(local_key.encode(), b"sign-in " + expires.encode(), "sha256")
+    return f"{expires}.{signature.hexdigest()}"
+
+
+def _key(key_id: str, fields: Mapping[bytes, bytes]) -> Key:
+    used = fields.get(b"used_at")
+    return Key(
+        id=key_id,
+        tenant=fields[b"tenant"].decode(),
+        scope=Scope[fields[b"scope"].decode().upper()],
+        note=fields[b"note"].decode(),
+        created_at=decoding.time(fields[b"created_at"]),
+        used_at=decoding.time(used) if used else None,
+    )

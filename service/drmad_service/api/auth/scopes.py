@@ -1,0 +1,67 @@
+"""What each route needs: the one table of all of them.
+
+A route that is not in it needs ADMIN, and a test fails until it is.
+"""
+
+from __future__ import annotations
+
+from drmad_service.api.auth.api_keys import Scope
+
+READ, SUBMIT, ADMIN = Scope
+
+SCOPES: dict[tuple[str, str], Scope | None] = {
+    # Whoever may look
+    ("GET", "/v1/jobs"): READ,
+    ("GET", "/v1/jobs/{job_id}"): READ,
+    ("GET", "/v1/jobs/{job_id}/logs"): READ,
+    ("GET", "/v1/jobs/{job_id}/events"): READ,
+    ("GET", "/v1/jobs/{job_id}/figures/{name}"): READ,
+    ("GET", "/v1/jobs/{job_id}/history"): READ,
+    ("GET", "/v1/jobs/{job_id}/trials"): READ,
+    ("GET", "/v1/jobs/{job_id}/hyperparameters"): READ,
+    ("GET", "/v1/jobs/{job_id}/hypergradients"): READ,
+    ("GET", "/v1/jobs/{job_id}/fidelity"): READ,
+    ("GET", "/v1/jobs/{job_id}/model"): READ,
+    ("GET", "/v1/catalog"): READ,
+    ("GET", "/v1/cluster"): READ,
+    ("GET", "/metrics"): READ,
+    # Whoever may submit
+    ("POST", "/v1/jobs"): SUBMIT,
+    ("POST", "/v1/jobs/{job_id}/cancel"): SUBMIT,
+    ("POST", "/v1/jobs/{job_id}/pause"): SUBMIT,
+    ("POST", "/v1/jobs/{job_id}/resume"): SUBMIT,
+    ("POST", "/v1/jobs/{job_id}/extend"): SUBMIT,
+    ("POST", "/v1/jobs/{job_id}/fork"): SUBMIT,
+    ("DELETE", "/v1/jobs/{job_id}"): SUBMIT,
+    ("PUT", "/v1/code/{sha256}"): SUBMIT,
+    ("HEAD", "/v1/code/{sha256}"): SUBMIT,
+    ("PUT", "/v1/data/{sha256}"): SUBMIT,
+    ("HEAD", "/v1/data/{sha256}"): SUBMIT,
+    # The dashboard
+    ("GET", "/"): READ,
+    ("GET", "/jobs/{job_id}"): READ,
+    ("GET", "/jobs/{job_id}/download/{file}"): READ,
+    ("GET", "/compare"): READ,
+    ("GET", "/cluster"): READ,
+    ("GET", "/docs"): READ,
+    ("GET", "/live"): READ,
+    ("GET", "/new"): SUBMIT,
+    ("GET", "/new/schema"): SUBMIT,
+    ("POST", "/new/check"): SUBMIT,
+    ("GET", "/jobs/{job_id}/fork"): SUBMIT,
+    # Everybody: nothing of any job is told here
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+    ("GET", "/sign-in"): None,
+    ("POST", "/sign-in"): None,
+    ("POST", "/sign-out"): None,
+    ("GET", "/static/{version}/{name:path}"): None,
+    ("GET", "/favicon.ico"): None,
+    ("GET", "/openapi.json"): None,
+    ("HEAD", "/openapi.json"): None,
+}
+
+
+def needed_for(method: str, path: str) -> Scope:
+    """Of a route that asks who it is."""
+    return SCOPES.get((method, path)) or ADMIN

@@ -1,0 +1,142 @@
+"""Every error of the API as problem+json (RFC 9457): the one map from exceptions to statuses."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from drmad_client.errors import field_errors
+from drmad_client.records.job import FieldError, ProblemDetails
+from drmad_service.errors import (
+    ActionRefused,
+    CrossSite,
+    IdempotencyConflict,
+    JobNotFound,
+    NotSignedIn,
+    ResultNotFound,
+    SchemaDiffers,
+    ScopeTooLow,
+    SignInFailed,
+    StoreFull,
+    TooManyQueued,
+    TooManyRequests,
+    TooManyStreams,
+)
+
+logger = logging.getLogger(__name__)
+
+_STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
+    JobNotFound: (HTTPStatus.NOT_FOUND, "job_not_found"),
+    ResultNotFound: (HTTPStatus.NOT_FOUND, "result_not_found"),
+    StoreFull: (HTTPStatus.INSUFFICIENT_STORAGE, "store_full"),
+    SchemaDiffers: (HTTPStatus.SERVICE_UNAVAILABLE, "schema_differs"),
+    ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
+    IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
+    NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),
+    SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),
+    ScopeTooLow: (HTTPStatus.FORBIDDEN, "scope_too_low"),
+    CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
+    TooManyStreams: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"),
+    TooManyQueued: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_queued"),
+    TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
+}
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    instance: str = "",
+    headers: dict[str, str] | None = None,
+) -> Response:
+    problem = ProblemDetails(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        errors=list(errors),
+        instance=instance,
+    )
+    return Response(
+        problem.model_dump_json(),
+        status_code=status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of the app as a problem."""
+    for kind, (status, code) in _STATUSES.items():
+        app.add_exception_handler(kind, _known(status, code))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RedisError, _store_down)
+
+
+def _known(status: int, code: str) -> Any:
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+
+    async def handler(request: Request, error: Exception) -> Response:
+        # Whole seconds, as the header has them: rounded up, so that who waits is not refused again.
+        wait_s = getattr(error, "retry_after_s", None)
+        retry = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
+        return problem_response(
+            status, code, str(error), instance=request.url.path, headers=headers | retry
+        )
+
+    return handler
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    raw = error.errors()
+    if raw and raw[0]["type"] == "json_invalid":
+        where = raw[0]["loc"][-1]
+        detail = f"the body is not JSON: {raw[0]['ctx']['error']} at character {where}"
+        return problem_response(400, "invalid_json", detail, instance=request.url.path)
+    in_body = [e | {"loc": e["loc"][1:]} for e in raw if e["loc"][0] == "body"]
+    elsewhere = [
+        FieldError(path=f"{e['loc'][0]}.{e['loc'][-1]}", message=e["msg"])
+        for e in raw
+        if e["loc"][0] != "body"
+    ]
+    errors = [*elsewhere, *field_errors(in_body, error.body)]
+    count = "1 field does" if len(errors) == 1 else f"{len(errors)} fields do"
+    detail = f"{count} not fit; nothing was created or changed"
+    return problem_response(422, "invalid_fields", detail, errors, request.url.path)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    code, detail = HTTPStatus(status).name.lower(), str(error.detail)
+    if status == 400 and detail == "There was an error parsing the body":
+        code, detail = "invalid_json", "the body is not JSON in UTF-8"
+    elif status == 404:
+        detail = f"there is nothing at {request.url.path}; /docs lists what there is"
+    elif status == 405:
+        detail = f"{request.url.path} does not answer {request.method}"
+    headers = dict(error.headers or {})
+    return problem_response(status, code, detail, instance=request.url.path, headers=headers)
+
+
+async def _store_down(request: Request, error: Exception) -> Response:
+    logger.error("Redis did not answer", exc_info=error)
+    return problem_response(
+        503,
+        "store_unavailable",
+        "Redis does not answer; try again in a moment",
+        instance=request.url.path,
+        headers={"Retry-After": "1"},
+    )

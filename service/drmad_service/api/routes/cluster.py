@@ -1,0 +1,71 @@
+"""The cluster: its nodes, what runs where, what waits and why."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from drmad_client.records.cluster import Cluster, Placement
+from drmad_client.records.job import Job, JobStatus
+from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.routes.dependencies import OverviewDependency, StoreDependency
+from drmad_service.errors import ResultNotFound
+
+router = APIRouter(prefix="/v1", tags=["cluster"])
+
+_ANONYMOUS = {"id": None, "name": "", "tenant": "", "message": ""}
+
+
+@router.get("/cluster")
+async def retrieve(
+    store: StoreDependency, overview: OverviewDependency, principal: PrincipalDependency
+) -> Cluster:
+    """Nodes as the schedulers see them, the jobs that run on them, and the queue in its order.
+
+    Of other tenants' jobs it tells the load alone.
+    """
+
+    def shown(job: Job, nodes: list[str]) -> Placement:
+        placed = _placement(job, nodes)
+        is_theirs = principal.sees_all or job.tenant == principal.tenant
+        return placed if is_theirs else placed.model_copy(update=_ANONYMOUS)
+
+    schedulers = await overview.schedulers()
+    running = [shown(job, await _nodes(store, job)) for job in await overview.driven()]
+    # Several schedulers may share one cluster: a node counts once.
+    nodes = {node.id: node for view in schedulers for node in view.nodes if node.alive}
+    return Cluster(
+        schedulers=schedulers,
+        cpus=sum(node.cpus for node in nodes.values()),
+        gpus=sum(node.gpus for node in nodes.values()),
+        promised_cpus=sum(placement.cpus for placement in running),
+        promised_gpus=sum(placement.gpus for placement in running),
+        running=running,
+        queue=[shown(job, []) for job in await overview.queue()],
+        queued=(await overview.counts()).get(JobStatus.QUEUED, 0),
+    )
+
+
+def _placement(job: Job, nodes: list[str]) -> Placement:
+    count = job.spec.replicas.count
+    return Placement(
+        id=job.id,
+        name=job.name,
+        tenant=job.tenant,
+        status=job.status,
+        priority=job.spec.priority,
+        cpus=job.spec.resources.cpus * count,
+        gpus=job.spec.resources.gpus * count,
+        since=job.transitions[-1].at if job.transitions else job.created_at,
+        nodes=nodes,
+        message=job.message,
+    )
+
+
+async def _nodes(store: StoreDependency, job: Job) -> list[str]:
+    if job.progress.iteration == 0:
+        return []
+    try:
+        record = await store.iteration(job.id, "last")
+    except ResultNotFound:
+        return []  # deleted meanwhile
+    return sorted({replica.node for replica in record.replicas if replica.node})

@@ -1,0 +1,75 @@
+"""The user's own data sets, named by the digest of their bytes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from drmad_client.files.array_file import DataError
+from drmad_client.records.job import Record
+from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.routes.dependencies import (
+    PROBLEM,
+    FolderDependency,
+    StoreDependency,
+    body_refused,
+)
+from drmad_service.store.data_folder import WrongDigest
+
+router = APIRouter(prefix="/v1/data", tags=["data"])
+
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")]
+
+
+class UploadedData(Record):
+    """A data set that jobs may name."""
+
+    data: str
+    size_bytes: int
+
+
+@router.put(
+    "/{sha256}",
+    status_code=201,
+    responses={200: {"model": UploadedData}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            },
+        }
+    },
+)
+async def upload(
+    sha256: Sha256,
+    request: Request,
+    store: StoreDependency,
+    folder: FolderDependency,
+    principal: PrincipalDependency,
+    response: Response,
+) -> UploadedData:
+    """Upload an npz or safetensors file of numbers; the same bytes again change nothing."""
+    await store.must_have_room()
+    try:
+        size = await folder.put(sha256, request.stream())
+    except (WrongDigest, DataError) as error:
+        raise body_refused(str(error)) from error
+    if not await store.note_data(sha256, principal.tenant):
+        response.status_code = 200
+    return UploadedData(data=f"sha256:{sha256}", size_bytes=size)
+
+
+@router.head("/{sha256}", status_code=204, responses={404: {}, 422: PROBLEM})
+async def exists(
+    sha256: Sha256,
+    store: StoreDependency,
+    folder: FolderDependency,
+    principal: PrincipalDependency,
+) -> Response:
+    """Whether the tenant has sent the file, so that it need not be sent again."""
+    if not folder.holds(sha256) or not await store.has_data(sha256, principal.tenant):
+        return Response(status_code=404)
+    await store.note_data(sha256, principal.tenant)
+    return Response(status_code=204)

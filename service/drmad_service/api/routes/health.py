@@ -1,0 +1,27 @@
+"""Whether the process lives, and whether it can serve."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency
+from drmad_service.errors import StoreFull
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses={503: PROBLEM})
+async def readyz(store: StoreDependency) -> dict[str, str]:
+    """Redis answers too, with data of this version; `warning`: it is too full for new jobs."""
+    await store.must_agree()
+    try:
+        await store.must_have_room()
+    except StoreFull as error:
+        return {"status": "ready", "warning": str(error)}
+    return {"status": "ready"}

@@ -1,0 +1,315 @@
+"""Jobs: submit, look, list, and what can be done with them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from drmad_client.records.job import CheckReport, Job, JobStatus, LogLine, Page
+from drmad_client.spec.job import ExtendSpec, ForkSpec, JobSpec
+from drmad_client.spec.problem import uploaded_data
+from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.job_changes import Changes
+from drmad_service.api.problem_details import problem_response
+from drmad_service.api.routes.dependencies import (
+    PROBLEM,
+    ChangesDependency,
+    FolderDependency,
+    JobId,
+    SettingsDependency,
+    StoreDependency,
+    StreamsDependency,
+    body_refused,
+)
+from drmad_service.settings import ApiSettings
+from drmad_service.store import Store
+from drmad_service.store.data_folder import DataFolder
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
+_INVALID: dict[int | str, dict[str, Any]] = {400: PROBLEM, 413: PROBLEM, 422: PROBLEM}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Job,
+    responses={
+        200: {
+            "model": JobSpec | CheckReport | Job,
+            "description": "Only validated, or known by its key.",
+        },
+        409: PROBLEM,
+        503: PROBLEM,
+        **_INVALID,
+    },
+)
+async def submit(
+    spec: JobSpec,
+    store: StoreDependency,
+    data: FolderDependency,
+    principal: PrincipalDependency,
+    settings: SettingsDependency,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(max_length=255, description="The same key and body answer the same job."),
+    ] = None,
+    validate_only: Annotated[
+        bool,
+        Query(description="Create nothing: have a worker try the job, and answer what it found."),
+    ] = False,
+    deep: Annotated[
+        bool,
+        Query(
+            description="false, with validate_only: check the spec alone, at once, and answer it "
+            "with its defaults."
+        ),
+    ] = True,
+) -> Any:
+    """Accept a job and answer it."""
+    _must_fit(spec, settings)
+    await _require_uploads(spec, store, data, principal.tenant)
+    _require_allowed(spec, settings)
+    if validate_only and deep:
+        return await _checked(spec, store, settings)
+    if validate_only:
+        return Response(spec.model_dump_json(), media_type="application/json")
+    job, created = await store.create(spec, idempotency_key, principal.tenant)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["ETag"] = _etag(job)
+    return job
+
+
+@router.get("", responses={422: PROBLEM})
+async def list_jobs(
+    store: StoreDependency,
+    principal: PrincipalDependency,
+    status: JobStatus | None = None,
+    tag: Annotated[
+        str | None, Query(pattern=r"^[^:]{1,64}:.{0,256}$", description="As in team:vision.")
+    ] = None,
+    after: Annotated[
+        str | None, Query(max_length=64, description="`next` of the page before.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Page[Job]:
+    """The tenant's jobs without their transitions, the newest first; an admin's key sees all."""
+    name, _, value = (tag or "").partition(":")
+    wanted = (name, value) if tag else None
+    return await store.jobs(status, wanted, after, limit, principal.only_tenant)
+
+
+@router.get("/{job_id}", response_model=Job, responses={304: {}, **_UNKNOWN})
+async def retrieve(
+    job_id: JobId,
+    store: StoreDependency,
+    changes: ChangesDependency,
+    settings: SettingsDependency,
+    principal: PrincipalDependency,
+    streams: StreamsDependency,
+    response: Response,
+    if_none_match: Annotated[str | None, Header(max_length=255)] = None,
+    prefer: Annotated[
+        str | None, Header(max_length=255, description="wait=30 waits for a change, in seconds.")
+    ] = None,
+) -> Any:
+    """A job. With `If-None-Match` it answers 304 while the job is unchanged."""
+    job = await store.get(job_id)
+    known = if_none_match or (_etag(job) if prefer else None)
+    if _etag(job) == known and (wait := _WAIT.search(prefer or "")):
+        wait_s = min(float(wait[1]), settings.longest_wait_s)
+        with streams.place(principal):
+            job = await _changed(store, changes, job, wait_s)
+    headers = {"ETag": _etag(job)}
+    if if_none_match == _etag(job):
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job
+
+
+@router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
+async def cancel(job_id: JobId, store: StoreDependency) -> Job:
+    """End the job now. What it has committed stays."""
+    return await store.cancel(job_id)
+
+
+@router.post("/{job_id}/pause", responses={409: PROBLEM, **_UNKNOWN})
+async def pause(job_id: JobId, store: StoreDependency) -> Job:
+    """Finish the running meta-iteration and free the cluster, until it is resumed."""
+    return await store.pause(job_id)
+
+
+@router.post("/{job_id}/resume", responses={409: PROBLEM, **_UNKNOWN})
+async def resume(job_id: JobId, store: StoreDependency) -> Job:
+    """Go on after a pause."""
+    return await store.resume(job_id)
+
+
+@router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
+async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> Job:
+    """Go on with a job that has ended, from its last meta-iteration."""
+    job = await store.get(job_id)
+    spec = job.spec
+    try:
+        longer = JobSpec.model_validate(
+            spec.model_dump()
+            | {
+                "meta": {
+                    **spec.meta.model_dump(),
+                    "iterations": spec.meta.iterations + extension.iterations,
+                }
+            }
+        )
+    except ValidationError as error:
+        raise _invalid_body(error, extension.model_dump(), ("iterations",)) from error
+    return await store.extend(job, longer)
+
+
+@router.post(
+    "/{job_id}/fork",
+    status_code=201,
+    responses={507: PROBLEM, 404: PROBLEM, **_INVALID},
+)
+async def fork(
+    job_id: JobId,
+    request: ForkSpec,
+    store: StoreDependency,
+    principal: PrincipalDependency,
+    settings: SettingsDependency,
+    response: Response,
+) -> Job:
+    """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
+    try:
+        forked = await store.get(job_id)
+        begun = forked.spec.started_from(forked.start.values) if forked.start else forked.spec
+        spec = request.applied_to(begun)
+    except ValidationError as error:
+        raise _invalid_body(error, request.model_dump()) from error
+    _must_fit(spec, settings)
+    job = await store.fork(job_id, request.iteration, spec, principal.tenant)
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["ETag"] = _etag(job)
+    return job
+
+
+@router.get("/{job_id}/logs", responses={400: PROBLEM, **_UNKNOWN})
+async def logs(
+    job_id: JobId,
+    store: StoreDependency,
+    after: Annotated[
+        str | None, Query(max_length=64, description="`next` of the page before.")
+    ] = None,
+    replica: Annotated[int | None, Query(ge=0, lt=2**31, description="Only this one's.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Page[LogLine]:
+    """What the replicas printed; the last lines are kept."""
+    try:
+        return await store.logs(job_id, after, replica, limit)
+    except ValueError as error:
+        raise HTTPException(400, f"after: {error}") from error
+
+
+@router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})
+async def delete(job_id: JobId, store: StoreDependency) -> None:
+    """Remove a job that has ended, with everything that belongs to it."""
+    await store.delete(job_id)
+
+
+def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
+    asks = spec.problem.kind == "code" and spec.problem.requirements
+    if asks and not settings.allow_requirements:
+        message = (
+            "this service installs no packages for jobs; put the code of the package into your "
+            "folder, or ask its operator for --allow-requirements"
+        )
+        raise body_refused(message, "problem", "requirements")
+
+
+async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
+    """What a worker finds of a job that is not created; a scheduler that starts is waited for."""
+    check_id = await store.ask_check(spec)
+    try:
+        answer = await store.check_answer(check_id, settings.check_wait_s)
+    finally:
+        await store.withdraw_check(check_id)
+    if isinstance(answer, CheckReport):
+        return Response(answer.model_dump_json(), media_type="application/json")
+    if answer is None and not (await store.cluster()).schedulers:
+        message = (
+            f"no scheduler was running within {settings.check_wait_s:g} s that could check the "
+            "job; start one with: drmad schedule"
+        )
+        return problem_response(409, "not_checked", message, instance="/v1/jobs")
+    if answer is None:
+        message = (
+            f"no scheduler had a hand free within {settings.check_wait_s:g} s; try again later"
+        )
+        return problem_response(503, "not_checked", message, instance="/v1/jobs")
+    detail = f"{answer.message}\n{answer.traceback or ''}".rstrip()
+    return problem_response(422, answer.code, detail, instance="/v1/jobs")
+
+
+async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant: str) -> None:
+    if spec.problem.kind == "code" and not await store.has_code(spec.problem.code, tenant):
+        message = (
+            "this archive was not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
+            "--code FOLDER"
+        )
+        raise body_refused(message, "problem", "code")
+    uploaded = uploaded_data(spec.problem)
+    if uploaded and not (
+        data.holds(uploaded[0].removeprefix("sha256:"))
+        and await store.has_data(uploaded[0], tenant)
+    ):
+        message = (
+            "these data were not uploaded; PUT them to /v1/data/{sha256} first, or: drmad data "
+            "upload FILE"
+        )
+        raise body_refused(message, *uploaded[1])
+
+
+def _invalid_body(
+    error: ValidationError, body: Any, at: tuple[str, ...] | None = None
+) -> RequestValidationError:
+    """A check that needed more than the body, told like one of the body itself."""
+    lines = [{**line, "loc": ("body", *(at or line["loc"]))} for line in error.errors()]
+    return RequestValidationError(lines, body=body)
+
+
+def _must_fit(spec: JobSpec, settings: ApiSettings) -> None:
+    """What the operator allows, beside what makes sense."""
+    misfits = list(settings.bounds.misfits(spec))
+    url = spec.notify.webhook
+    if url is not None and (refusal := settings.webhooks.refusal(url)):
+        misfits.append((("notify", "webhook"), refusal))
+    lines = [
+        {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
+        for path, message in misfits
+    ]
+    if lines:
+        raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
+
+
+def _etag(job: Job) -> str:
+    return f'"{job.version}"'
+
+
+async def _changed(store: Store, changes: Changes, job: Job, wait_s: float) -> Job:
+    async with changes.watch(job.id) as changed:
+        now = await store.get(job.id)
+        if now.version == job.version and not changes.over:
+            try:
+                await asyncio.wait_for(changed.wait(), wait_s)
+            except TimeoutError:
+                return now
+            now = await store.get(job.id)
+    return now

@@ -1,0 +1,184 @@
+"""`drmad up`: one embedded Redis, one API and one scheduler, kept running and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from drmad_client.http import local_key
+from drmad_service.errors import ServiceStartError
+from drmad_service.operations.embedded import EmbeddedRedis
+from drmad_service.operations.local_key import ensure_webhook_secret
+from drmad_service.settings import SupervisorSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Child:
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    started_at: float = 0.0
+    restart_at: float = 0.0
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.PIPE,  # closes when we die, see exit_with_parent
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+            )
+
+
+def supervise(
+    home: Path,
+    redis_url: str | None,
+    serve: Sequence[str],
+    schedule: Sequence[str],
+    settings: SupervisorSettings,
+    max_memory_bytes: int = 0,
+) -> None:
+    """Run everything until SIGINT or SIGTERM.
+
+    Args:
+        home: holds the state, the logs and a lock.
+        redis_url: of a Redis that is there already; None runs our own under `home`.
+        serve, schedule: arguments of `drmad serve` and `drmad schedule`, but for the Redis.
+        max_memory_bytes: of our own Redis; 0 for no limit.
+    Raises:
+        ServiceStartError: another `drmad up` has this home, or Redis did not start.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stopping.set())
+    with _locked(home), contextlib.ExitStack() as exits:
+        redis = None if redis_url else EmbeddedRedis(home, max_memory_bytes)
+        if redis is not None:
+            redis.start()
+            exits.callback(redis.stop)
+            exits.enter_context(_synced(redis))
+        url = redis.url if redis else redis_url or ""
+        (home / "logs").mkdir(exist_ok=True)
+        # Not arguments: those are read by everybody on the machine.
+        environment = {
+            "DRMAD_WEBHOOK_SECRET_FILE": str(ensure_webhook_secret(home)),
+            **os.environ,
+            "DRMAD_REDIS_URL": url,
+            "DRMAD_KEY_FILE": str(local_key.path(home)),
+        }
+        children = [
+            _Child(
+                name,
+                [sys.executable, "-m", "drmad_client", name, "--exit-with-parent", *arguments],
+                environment,
+                home / "logs" / f"{name}.log",
+            )
+            for name, arguments in (("serve", serve), ("schedule", schedule))
+        ]
+        try:
+            while not stopping.is_set():
+                if redis is not None and not redis.is_running():
+                    logger.warning("Redis is gone, starts again from its append-only file")
+                    redis.start()
+                for child in children:
+                    _keep_running(child, settings)
+                stopping.wait(0.2)
+        finally:
+            _stop(children, settings.stop_s)
+
+
+@contextmanager
+def _synced(redis: EmbeddedRedis) -> Iterator[None]:
+    """Bring what Redis answered to the disk, every second."""
+    over = threading.Event()
+
+    def sync() -> None:
+        while not over.wait(1.0):
+            try:
+                redis.sync()
+            except OSError:
+                logger.exception("the disk does not take what Redis wrote")
+
+    thread = threading.Thread(target=sync, daemon=True, name="sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def exit_with_parent() -> None:
+    """Send this process SIGTERM when the parent that holds our standard input is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
+
+
+def _keep_running(child: _Child, settings: SupervisorSettings) -> None:
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.restart_at:
+            child.started_at = now
+            child.start()
+    elif (code := child.process.poll()) is not None:
+        child.process = None
+        settled = now - child.started_at > settings.settled_s
+        child.failures = 1 if settled else child.failures + 1
+        delay_s = min(0.5 * 2 ** (child.failures - 1), settings.longest_restart_s)
+        child.restart_at = now + delay_s
+        logger.warning(
+            "%s exited with %s, starts again in %.1f s; see %s",
+            child.name,
+            code,
+            delay_s,
+            child.log,
+        )
+
+
+def _stop(children: Sequence[_Child], patience_s: float) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + patience_s
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ServiceStartError(
+                f"another drmad up runs with {home}; stop it, or choose another --home"
+            ) from error
+        yield

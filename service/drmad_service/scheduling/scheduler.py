@@ -1,0 +1,164 @@
+"""Takes runnable jobs, drives each in a task of its own, and keeps their leases alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from redis.exceptions import RedisError
+
+from drmad_client.records.job import JobError
+from drmad_service import logs, traces
+from drmad_service.cancellation import cancel_and_wait
+from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
+from drmad_service.scheduling.control_requests import Wishes
+from drmad_service.scheduling.job_driver import Runner
+from drmad_service.scheduling.node_reports import keep_telling
+from drmad_service.scheduling.preflight_requests import answer_checks
+from drmad_service.scheduling.replica_group import RayLost, ray_capacity
+from drmad_service.scheduling.webhooks import keep_sending
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Capacity, Lease, Store
+from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.ids import new_id
+from drmad_service.store.state_machine import Action
+
+logger = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """One of any number of schedulers; leases decide which of them drives which job."""
+
+    def __init__(self, store: Store, settings: SchedulerSettings) -> None:
+        self.name = new_id("scheduler")
+        self._store = store
+        self._settings = settings
+        self._data = DataFolder(settings.data_dir)
+        self._driven: dict[Lease, asyncio.Task[None]] = {}
+        self._wishes = Wishes(store, settings)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Schedule until `stopping` is set, then give every job back.
+
+        Raises:
+            RayLost: Ray is gone. Every job was given back.
+        """
+        background = [
+            asyncio.create_task(self._keep_leases()),
+            asyncio.create_task(self._wishes.listen()),
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(answer_checks(self._store, self._settings)),
+            asyncio.create_task(keep_telling(self._store, self.name, self._settings.nodes_s)),
+            asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
+        ]
+        try:
+            while not stopping.is_set():
+                for task in background:
+                    if task.done():  # only by a mistake of ours: without leases nothing may go on
+                        task.result()
+                if not await self._claim_one():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stopping.wait(), self._settings.poll_s)
+        finally:
+            await cancel_and_wait([*self._driven.values()])
+            await cancel_and_wait(background)
+
+    async def _claim_one(self) -> bool:
+        capacity = await ray_capacity(self._settings)
+        began_ns = time.time_ns()
+        try:
+            lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
+        except RedisError as error:
+            logger.warning("Redis does not answer: %s", error)
+            return False
+        if self._settings.heartbeat_file is not None:
+            self._settings.heartbeat_file.touch()
+        if lease is None:
+            return False
+        traces.record("claim", began_ns, {"drmad.job_id": lease.job_id})
+        logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
+        task = asyncio.create_task(self._drive(lease, capacity))
+        self._driven[lease] = task
+        task.add_done_callback(lambda _: self._let_go(lease))
+        return True
+
+    def _let_go(self, lease: Lease) -> None:
+        self._driven.pop(lease, None)
+        if lease.job_id not in {driven.job_id for driven in self._driven}:  # not taken up anew
+            self._wishes.forget(lease.job_id)
+
+    async def _drive(self, lease: Lease, capacity: Capacity) -> None:
+        fields = {"job_id": lease.job_id}
+        logs.job_id.set(lease.job_id)  # of this task
+        try:
+            await self._run(lease, capacity)
+            logger.info("let go of a job", extra={"action": "job_released", **fields})
+        except asyncio.CancelledError:
+            await self._give_back(lease)
+            raise
+        except (LeaseLost, JobNotFound, SchemaDiffers) as error:
+            logger.warning("stopped driving: %s", error, extra=fields)
+        except RayLost as error:
+            logger.warning("gives a job back: %s", error, extra=fields)
+            await self._give_back(lease)
+        except Exception as error:
+            logger.exception("could not drive a job", extra=fields)
+            await self._fail(lease, error)
+
+    async def _run(self, lease: Lease, capacity: Capacity) -> None:
+        """Run the job, again from its last commit whenever Redis was away, while it is ours."""
+        pause_s = 0.1
+        while True:
+            try:
+                runner = Runner(self._store, lease, self._settings, capacity, self._wishes)
+                return await runner.run()
+            except RedisError as error:
+                fields = {"job_id": lease.job_id}
+                logger.warning("Redis does not answer: %s", error, extra=fields)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, self._settings.store.redis_pause_s)
+
+    async def _give_back(self, lease: Lease) -> None:
+        with contextlib.suppress(RedisError, LeaseLost, ActionRefused, SchemaDiffers):
+            message = "its scheduler was stopped; goes on from the last meta-iteration"
+            await self._store.act(lease, Action.YIELD, "scheduler_stopped", message)
+
+    async def _fail(self, lease: Lease, error: Exception) -> None:
+        message = f"the service failed: {type(error).__name__}: {error}"
+        with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
+            cause = JobError(code="internal_error", message=message)
+            await self._store.act(lease, Action.FAIL, "internal_error", message, cause)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            try:
+                lost = await self._store.renew(self._driven, self._settings.lease_s)
+            except RedisError as error:
+                logger.warning("could not renew the leases: %s", error)
+                continue
+            for lease, task in list(self._driven.items()):
+                if lease.job_id in lost:
+                    logger.warning("the lease was lost", extra={"job_id": lease.job_id})
+                    task.cancel()
+
+    async def _sweep(self) -> None:
+        """Delete what ended longer ago than it is kept, and warn while the store is full."""
+        while True:
+            began = time.monotonic()
+            with contextlib.suppress(RedisError):
+                kept_ms = self._settings.keep_ended_s * 1000
+                if deleted := await self._store.delete_ended_before(kept_ms):
+                    logger.info("deleted %d old jobs", deleted)
+                if deleted := await self._store.delete_unused_code(kept_ms):
+                    logger.info("deleted %d archives of code that no job names", deleted)
+                for sha256 in await self._store.unused_data(kept_ms):
+                    self._data.remove(sha256)
+                    logger.info("deleted data that no job names", extra={"sha256": sha256})
+                try:
+                    await self._store.must_have_room()
+                except StoreFull as error:
+                    logger.warning("no new jobs: %s", error)
+            await asyncio.sleep(max(0.0, self._settings.sweep_s - (time.monotonic() - began)))

@@ -1,0 +1,174 @@
+"""The search before the first meta-iteration: trials, side by side in the places of the replicas.
+
+Trial n is drawn from the outcomes of the trials up to n - K, where K is the number of replicas: K
+run at once, and a search that was cut off goes on with the very trials that it would have run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from drmad_client.errors import field_errors
+from drmad_client.records.job import JobStatus, Progress, Start, Trial
+from drmad_client.spec.job import JobSpec, ReplicasSpec, SearchSpec
+from drmad_client.spec.search import own_values
+from drmad_service.store import Lease, Store
+from drmad_workers.ray_actor.actor import Failure, TrialResult
+
+
+class SearchFailed(Exception):
+    """The job cannot start: a trial failed for a reason of the user's, or none gave a number."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Search:
+    """The trials that one job still lacks."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        spec: JobSpec,
+        progress: Progress,
+        actors: list[Any],
+        poll_s: float,
+    ) -> None:
+        assert spec.search is not None
+        self._store = store
+        self._lease = lease
+        self._spec = spec
+        self._search: SearchSpec = spec.search
+        self.progress = progress
+        self._actors = actors
+        self._poll_s = poll_s
+        self._known: dict[int, Trial] = {}
+        self._running: dict[asyncio.Future[Any], tuple[int, Any, dict[str, Any], float]] = {}
+
+    async def run(self, look: Callable[[], Awaitable[JobStatus]]) -> Start | None:
+        """Run what is missing. None when the job is to pause: what ran is recorded, nothing runs.
+
+        Args:
+            look: heeds what became of the job, and says it; called every `poll_s`.
+        Raises:
+            SearchFailed; RayError, when a replica was lost; what `look` raises.
+        """
+        try:
+            return await self._run(look)
+        finally:
+            for future in self._running:
+                future.cancel()
+
+    async def _run(self, look: Callable[[], Awaitable[JobStatus]]) -> Start | None:
+        total = self._search.trials
+        page = await self._store.trials(self._lease.job_id, limit=total)
+        self._known = {trial.number: trial for trial in page.data}
+        missing = [number for number in range(total) if number not in self._known]
+        free = list(self._actors)
+        status = await look()
+        while missing or self._running:
+            pausing = status is JobStatus.PAUSING
+            if pausing and not self._running:
+                return None
+            while missing and free and not pausing and self._may_be_drawn(missing[0]):
+                if await self._began(missing[0], free[0]):
+                    free.pop(0)
+                missing.pop(0)
+            if self._running:
+                done, _ = await asyncio.wait(
+                    self._running, timeout=self._poll_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for future in done:
+                    free.append(await self._ended(future))
+            status = await look()
+        return self._best()
+
+    def _may_be_drawn(self, number: int) -> bool:
+        return all(before in self._known for before in range(number - len(self._actors) + 1))
+
+    async def _began(self, number: int, actor: Any) -> bool:
+        """Start a trial in this place. False when its values make no job, which is its outcome."""
+        values = await self._values(number, actor)
+        try:
+            spec = self._spec.started_from(values)
+        except ValidationError as error:
+            (first, *_) = field_errors(error.errors(), {})
+            why = TrialResult(None, {}, f"{first.path}: {first.message}")
+            await self._record(number, values, "refused", 0.0, why)
+            return False
+        spec = spec.model_copy(update={"replicas": ReplicasSpec()})  # a trial takes all the data
+        ref = actor.trial.remote(spec.model_dump_json())
+        future = asyncio.ensure_future(asyncio.wrap_future(ref.future()))
+        self._running[future] = (number, actor, values, time.monotonic())
+        return True
+
+    async def _values(self, number: int, actor: Any) -> dict[str, Any]:
+        """The first trial is the job as it stands, where that lies in the ranges."""
+        fields, search = self._spec.model_dump(), self._search
+        own = own_values(fields, search)
+        if number == 0 and own is not None:
+            return own
+        usable = range(number - len(self._actors) + 1)
+        known = [
+            (self._known[n].values, self._known[n].validation_loss)
+            for n in usable
+            if self._known[n].state != "refused"
+        ]
+        parameters = fields["search"]["parameters"]
+        ref = actor.propose.remote(parameters, search.sampler, self._spec.seed, number, known)
+        values: dict[str, Any] = await asyncio.wrap_future(ref.future())
+        return values
+
+    async def _ended(self, future: asyncio.Future[Any]) -> Any:
+        """Record what came of a trial. Returns the place that is free again."""
+        number, actor, values, began = self._running.pop(future)
+        result: TrialResult | Failure = future.result()
+        seconds = time.monotonic() - began
+        if isinstance(result, Failure):
+            raise SearchFailed(result)
+        state = "diverged" if result.validation_loss is None else "done"
+        await self._record(number, values, state, seconds, result)
+        return actor
+
+    async def _record(
+        self,
+        number: int,
+        values: dict[str, Any],
+        state: str,
+        seconds: float,
+        result: TrialResult,
+    ) -> None:
+        record = {
+            "number": number,
+            "state": state,
+            "values": values,
+            "validation_loss": result.validation_loss,
+            "metrics": {n: m for n, m in result.metrics.items() if math.isfinite(m)},
+            "seconds": seconds,
+            "message": result.message,
+        }
+        done = len(self._known) + 1
+        self.progress = self.progress.model_copy(update={"trials": done, "phase": "search"})
+        await self._store.add_trial(self._lease, record, self.progress)
+        self._known[number] = Trial.model_validate(record | {"at": time.time()})
+
+    def _best(self) -> Start:
+        tried = [t for t in self._known.values() if t.validation_loss is not None]
+        if not tried:
+            last = self._known[max(self._known)]
+            message = (
+                f"none of the {len(self._known)} trials of the search gave a finite validation "
+                f"loss ({last.message}): narrow search.parameters"
+            )
+            raise SearchFailed(Failure("search_failed", message))
+        best = min(tried, key=lambda t: (t.validation_loss, t.number))
+        assert best.validation_loss is not None
+        return Start(trial=best.number, values=best.values, validation_loss=best.validation_loss)

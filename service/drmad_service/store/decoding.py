@@ -1,0 +1,167 @@
+"""From what Redis holds to the records of the wire."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from drmad_client.records.job import (
+    Best,
+    CheckReport,
+    Event,
+    Job,
+    JobError,
+    JobStatus,
+    LogLine,
+    MetaIteration,
+    Progress,
+    Start,
+    Transition,
+    Trial,
+    Waiting,
+)
+from drmad_client.spec.job import JobSpec
+
+Fields = Mapping[bytes, bytes]
+
+
+def order(entry_id: bytes | str) -> tuple[int, int]:
+    """Milliseconds and number of a stream's entry, which sort as the entries do."""
+    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    milliseconds, number = text.split("-")
+    return int(milliseconds), int(number)
+
+
+def time(milliseconds: float | str | bytes) -> datetime:
+    return datetime.fromtimestamp(float(milliseconds) / 1000, tz=UTC)
+
+
+def transition(raw: bytes) -> Transition:
+    fields = json.loads(raw)
+    return Transition(**fields | {"at": time(fields["at"])})
+
+
+def iteration(raw: bytes, has_vectors: bool) -> MetaIteration:
+    fields = json.loads(raw)
+    return MetaIteration(**fields | {"at": time(fields["at"]), "has_vectors": has_vectors})
+
+
+def event(entry_id: bytes, fields: Fields) -> Event:
+    kind, data = fields[b"type"].decode(), fields[b"data"]
+    if kind == "status":
+        payload = transition(data).model_dump(mode="json")
+    elif kind == "trial":
+        payload = trial(data).model_dump(mode="json")
+    elif kind == "iteration":
+        payload = iteration(data, has_vectors=True).model_dump(mode="json")
+    else:
+        payload = json.loads(data)
+    at = time(fields[b"at"])
+    described = {"id": entry_id.decode(), "at": at, "type": kind, "data": payload}
+    return Event.model_validate(described)
+
+
+def trial(raw: bytes) -> Trial:
+    fields = json.loads(raw)
+    return Trial(**fields | {"at": time(fields["at"])})
+
+
+def log_line(entry_id: bytes, fields: Fields) -> LogLine:
+    return LogLine(
+        id=entry_id.decode(),
+        at=time(order(entry_id)[0]),
+        replica=int(fields[b"replica"]),
+        text=fields[b"text"].decode(),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _spec(raw: bytes) -> JobSpec:
+    """It was checked when it came; many looks at a job need not check it again."""
+    return JobSpec.model_validate_json(raw)
+
+
+def job(
+    job_id: str, fields: Fields, transitions: list[Transition], cluster: Cluster | None = None
+) -> Job:
+    def at(name: bytes) -> datetime | None:
+        return time(fields[name]) if name in fields else None
+
+    spec = _spec(fields[b"spec"])
+    status = JobStatus(fields[b"status"].decode())
+    message, waiting = fields[b"message"].decode(), None
+    if cluster is not None and status is JobStatus.QUEUED:
+        waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
+        message = cluster.reason(waiting)
+    names = (b"best", b"error", b"start", b"check")
+    best, error, start, check = (fields.get(name) for name in names)
+    return Job(
+        id=job_id,
+        name=spec.name,
+        tenant=fields[b"tenant"].decode(),
+        status=status,
+        reason=fields[b"reason"].decode(),
+        message=message,
+        waiting=waiting,
+        created_at=time(fields[b"created_at"]),
+        started_at=at(b"started_at"),
+        finished_at=at(b"finished_at"),
+        progress=Progress.model_validate_json(fields[b"progress"]),
+        check=CheckReport.model_validate_json(check) if check else None,
+        start=Start.model_validate_json(start) if start else None,
+        best=Best.model_validate_json(best) if best else None,
+        error=JobError.model_validate_json(error) if error else None,
+        hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
+        transitions=transitions,
+        tags=spec.tags,
+        forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
+        spec=spec,
+        version=int(fields[b"version"]),
+    )
+
+
+class Cluster:
+    """What the schedulers said that their cluster has, and what of it is promised to jobs."""
+
+    def __init__(self, announced: Fields, reservations: Fields, since_ms: float) -> None:
+        """Schedulers that have not looked at the queue since then are not counted."""
+        alive = [said for said in map(json.loads, announced.values()) if said["at"] > since_ms]
+        promised = [reserved.split() for reserved in reservations.values()]
+        self.schedulers = len(alive)
+        # Every scheduler sees the same cluster.
+        self.cpus = max((said["cpus"] for said in alive), default=0.0)
+        self.gpus = max((said["gpus"] for said in alive), default=0.0)
+        self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in promised)
+        self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in promised)
+
+    def waiting(self, cpus: float, gpus: float) -> Waiting:
+        return Waiting(
+            cpus=cpus,
+            gpus=gpus,
+            free_cpus=max(0.0, self.free_cpus),
+            free_gpus=max(0.0, self.free_gpus),
+            cluster_cpus=self.cpus,
+            cluster_gpus=self.gpus,
+        )
+
+    def reason(self, waiting: Waiting) -> str:
+        """Why a job that needs this is still queued, in a sentence."""
+        if not self.schedulers:
+            return "no scheduler is running; start one with: drmad schedule"
+        needs = [
+            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, _counted(waiting.gpus, "GPU")),
+            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, _counted(waiting.cpus, "CPU")),
+        ]
+        for wanted, _, total, what in needs:
+            if wanted > total:
+                return f"needs {what}, the cluster has {total:g}"
+        for wanted, free, total, what in needs:
+            if wanted > free:
+                return f"needs {what}, {free:g} of {total:g} are free"
+        return "waits for its turn"
+
+
+def _counted(count: float, unit: str) -> str:
+    return f"{count:g} {unit}{'' if count == 1 else 's'}"

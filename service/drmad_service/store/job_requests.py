@@ -1,0 +1,217 @@
+"""What clients do with jobs: submit, look, pause, extend, fork, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from drmad_client.records.job import Job, JobStatus, Page, Progress
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.problem import uploaded_data
+from drmad_service.errors import (
+    ActionRefused,
+    IdempotencyConflict,
+    JobNotFound,
+    TooManyQueued,
+)
+from drmad_service.store import decoding, keys
+from drmad_service.store.base import Base
+from drmad_service.store.ids import new_id
+from drmad_service.store.state_machine import Action
+
+"""One point of priority counts as much as a minute of waiting."""
+
+
+class Jobs(Base):
+    """Jobs as their users see them."""
+
+    async def create(
+        self, spec: JobSpec, idempotency_key: str | None = None, tenant: str = "local"
+    ) -> tuple[Job, bool]:
+        """Accept a job. Returns it and whether it is new.
+
+        Raises:
+            IdempotencyConflict: the key was used with another spec.
+            StoreFull: too little of the memory budget is left.
+            TooManyQueued: the tenant has as many jobs waiting as it may.
+        """
+        await self.must_have_room()
+        return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
+
+    async def fork(self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local") -> Job:
+        """A new job that goes on from the state before a kept meta-iteration of another.
+
+        Raises:
+            ResultNotFound: the vectors of that meta-iteration are not kept.
+            StoreFull, TooManyQueued: as in `create`.
+        """
+        await self.must_have_room()
+        kept = await self._kept(job_id, iteration)
+        fork_id = new_id("job")
+        await self._blobs.copy(job_id, fork_id, kept["state"])
+        # The best of the other job is no model or record of this one.
+        scalars = kept["scalars"] | {"best_iteration": None, "best_validation_loss": None}
+        state = {
+            "iteration": iteration,
+            "scalars": scalars,
+            "chunks": kept["state"],
+            "bytes": kept["state_bytes"],
+        }
+        progress = Progress(iteration=iteration, iterations=spec.meta.iterations)
+        fields = {
+            "iteration": str(iteration),
+            "forked_from": f"{job_id}@{iteration}",
+            "progress": progress.model_dump_json(),
+        }
+        return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]
+
+    async def put_restored(
+        self,
+        job_id: str,
+        fields: Mapping[str, str],
+        before: JobStatus,
+        after: JobStatus,
+        parts: Sequence[str],
+    ) -> bool:
+        """Make a job of a backup whose parts are written. Returns whether there was none before."""
+        described = json.dumps(dict(fields))
+        outcome = await self._scripts.run("restore", job_id, described, before, after, *parts)
+        return bool(outcome == "ok")
+
+    async def tenant_of(self, job_id: str) -> str | None:
+        """Whose job it is; None when there is no such job."""
+        tenant = await self._redis.hget(keys.job(job_id), "tenant")
+        return tenant.decode() if tenant else None
+
+    async def jobs(
+        self,
+        status: JobStatus | None = None,
+        tag: tuple[str, str] | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        tenant: str | None = None,
+    ) -> Page[Job]:
+        """Jobs without their transitions, the newest first; of one tenant, or everybody's."""
+        index = keys.jobs_with(status, tenant)
+        found: list[Job] = []
+        last = after
+        while len(found) <= limit:
+            most = limit + 1 - len(found) if tag is None else 100
+            ids = await self._redis.zrevrangebylex(
+                index, f"({last}" if last else "+", "-", start=0, num=most
+            )
+            if not ids:
+                break
+            pipe = self._redis.pipeline(transaction=False)
+            for raw in ids:
+                pipe.hgetall(keys.job(raw.decode()))
+            self._ask_cluster(pipe)
+            answers = await pipe.execute()
+            cluster = self._cluster_of(answers[len(ids) :])
+            for raw, fields in zip(ids, answers, strict=False):
+                last = raw.decode()
+                if not fields:  # deleted meanwhile
+                    continue
+                job = decoding.job(last, fields, [], cluster)
+                if tag is None or job.tags.get(tag[0]) == tag[1]:
+                    found.append(job)
+        page = found[:limit]
+        has_more = len(found) > limit
+        return Page(data=page, has_more=has_more, next=page[-1].id if has_more else None)
+
+    async def queue(self, limit: int) -> list[str]:
+        """The ids of the first queued jobs, in the order in which they will run."""
+        cluster = await self.cluster()
+        ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus, limit)
+        return ids
+
+    async def pause(self, job_id: str) -> Job:
+        """Free what the job holds after its running meta-iteration."""
+        await self._act(job_id, Action.PAUSE, "user", "paused by its user")
+        return await self.get(job_id)
+
+    async def resume(self, job_id: str) -> Job:
+        await self._act(job_id, Action.RESUME, "user", "resumed by its user")
+        return await self.get(job_id)
+
+    async def cancel(self, job_id: str) -> Job:
+        await self._act(job_id, Action.CANCEL, "user", "cancelled by its user")
+        return await self.get(job_id)
+
+    async def extend(self, job: Job, spec: JobSpec) -> Job:
+        """Queue a job that has ended again, with more meta-iterations in its spec and new time."""
+        await self.must_have_room()
+        job_id = job.id
+        progress = job.progress.model_copy(
+            update={"iterations": spec.meta.iterations, "remaining_s": None, "spent_s": 0.0}
+        )
+        fields = {"spec": spec.model_dump_json(), "progress": progress.model_dump_json()}
+        raw = await self._redis.get(keys.job(job_id, "state"))
+        state = ""
+        if raw is not None:  # whoever asks for more has new patience
+            described = json.loads(raw)
+            described["scalars"]["stale"] = 0
+            state = json.dumps(described)
+        message = f"extended to {spec.meta.iterations} meta-iterations"
+        seen = str(job.version)
+        await self._act(job_id, Action.EXTEND, "extended", message, fields, state=state, seen=seen)
+        return await self.get(job_id)
+
+    async def delete(self, job_id: str) -> None:
+        outcome, status = await self._scripts.run("delete", job_id, *keys.PARTS)
+        if outcome == "unknown":
+            raise JobNotFound(job_id)
+        if outcome == "refused":
+            raise ActionRefused(job_id, "delete", status)
+
+    async def delete_ended_before(self, milliseconds_ago: float) -> int:
+        """Delete jobs that ended so long ago. Returns how many."""
+        seconds, micros = await self._redis.time()
+        horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
+        ids = await self._redis.zrangebyscore(keys.ENDED, "-inf", horizon, start=0, num=1000)
+        for raw in ids:
+            await self._scripts.run("delete", raw.decode(), *keys.PARTS)
+        return len(ids)
+
+    async def _create(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        fields: Mapping[str, str],
+        state: str,
+        idempotency_key: str | None,
+        tenant: str,
+    ) -> tuple[Job, bool]:
+        body = spec.model_dump_json()
+        if spec.problem.kind == "code":
+            await self._touch(keys.CODES, spec.problem.code.removeprefix("sha256:"))
+        if uploaded := uploaded_data(spec.problem):
+            await self._touch(keys.DATA, uploaded[0].removeprefix("sha256:"))
+        described = {
+            "spec": body,
+            "tenant": tenant,
+            "cpus": str(spec.resources.cpus * spec.replicas.count),
+            "gpus": str(spec.resources.gpus * spec.replicas.count),
+            "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
+        }
+        if spec.notify.webhook is not None:
+            described["webhook"] = "1"
+        outcome, created_id = await self._scripts.run(
+            "create",
+            job_id,
+            json.dumps(described | dict(fields)),
+            state,
+            spec.priority,
+            1000 * spec.priority * self._settings.point_s,
+            keys.idempotency(tenant, idempotency_key) if idempotency_key else "",
+            hashlib.sha256(body.encode()).hexdigest(),
+            int(self._settings.repeat_s),
+            tenant,
+            self._most_queued,
+        )
+        if outcome == "too_many":
+            raise TooManyQueued(tenant, int(created_id), self._most_queued)
+        if outcome == "other_body":
+            raise IdempotencyConflict(idempotency_key or "")
+        return await self.get(created_id), outcome == "created"

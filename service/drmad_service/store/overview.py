@@ -1,0 +1,199 @@
+"""Reads many jobs, or long ones, at once: counts, searches, samples of histories, the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis.asyncio import Redis
+
+from drmad_client.records.cluster import SchedulerView
+from drmad_client.records.job import Event, Job, JobStatus, MetaIteration, Page
+from drmad_service.errors import JobNotFound
+from drmad_service.store import Store, keys
+
+MOST_SEARCHED = 5_000
+"""Jobs that one search looks at; what is further back is on its next page."""
+SPARKLINE_POINTS = 32
+FIGURE_POINTS = 800
+
+_LOSSES_KEPT = 100_000
+_SAMPLES_KEPT = 8
+_PAGE = 100
+_EVENTS_SEEN = 500
+_TOLD = {b"warning", b"rejection", b"start", b"webhook"}
+
+
+class Overview:
+    """Views over the store for people. What is committed never changes, so it may be cached."""
+
+    def __init__(self, redis: Redis, store: Store, silent_s: float) -> None:
+        """A scheduler that told nothing for `silent_s` seconds is gone."""
+        self._redis: Any = redis
+        self._store = store
+        self._silent = timedelta(seconds=silent_s)
+        self._losses: OrderedDict[tuple[str, int], float] = OrderedDict()
+        self._samples: OrderedDict[tuple[str, int], asyncio.Task[list[MetaIteration]]] = (
+            OrderedDict()
+        )
+
+    async def counts(self, tenant: str | None = None) -> dict[JobStatus, int]:
+        """How many jobs are in each state; states without any are left out."""
+        pipe = self._redis.pipeline(transaction=False)
+        for status in JobStatus:
+            pipe.zcard(keys.jobs_with(status, tenant))
+        return {s: n for s, n in zip(JobStatus, await pipe.execute(), strict=True) if n}
+
+    async def find(
+        self,
+        status: JobStatus | None = None,
+        tag: tuple[str, str] | None = None,
+        text: str = "",
+        after: str | None = None,
+        limit: int = 50,
+        tenant: str | None = None,
+    ) -> Page[Job]:
+        """Jobs whose name, id, problem or tags hold every word of `text`, the newest first."""
+        words = text.lower().split()
+        if not words:
+            return await self._store.jobs(status, tag, after, limit, tenant)
+        found: list[Job] = []
+        searched = 0
+        while searched < MOST_SEARCHED:
+            page = await self._store.jobs(status, tag, after, _PAGE, tenant)
+            for job in page.data:
+                if all(word in _searchable(job) for word in words):
+                    found.append(job)
+                if len(found) == limit:
+                    more = job.id != page.data[-1].id or page.has_more
+                    return Page(data=found, has_more=more, next=job.id if more else None)
+            searched += len(page.data)
+            after = page.next
+            if not page.has_more:
+                return Page(data=found, has_more=False)
+        return Page(data=found, has_more=True, next=after)
+
+    async def losses(self, jobs: Sequence[Job]) -> dict[str, list[float]]:
+        """Some validation losses of each job, evenly spread, in order: enough for a sparkline."""
+        wanted = {
+            job.id: _spread(job.progress.iteration, SPARKLINE_POINTS)
+            for job in jobs
+            if job.progress.iteration > 0
+        }
+        missing = [
+            (job_id, iteration)
+            for job_id, iterations in wanted.items()
+            for iteration in iterations
+            if (job_id, iteration) not in self._losses
+        ]
+        for (job_id, iteration), record in zip(missing, await self._records(missing), strict=True):
+            if record is not None:
+                self._losses[job_id, iteration] = json.loads(record)["validation_loss"]
+        found = {
+            job_id: [self._losses[job_id, i] for i in iterations if (job_id, i) in self._losses]
+            for job_id, iterations in wanted.items()
+        }
+        while len(self._losses) > _LOSSES_KEPT:
+            self._losses.popitem(last=False)
+        return found
+
+    async def sample(self, job: Job) -> list[MetaIteration]:
+        """At most about FIGURE_POINTS meta-iterations, evenly spread, with the best and the last.
+
+        The figures of one page share one reading.
+        """
+        key = job.id, job.progress.iteration
+        if key not in self._samples:
+            self._samples[key] = asyncio.create_task(self._sample(job))
+            while len(self._samples) > _SAMPLES_KEPT:
+                self._samples.popitem(last=False)
+        try:
+            return await asyncio.shield(self._samples[key])
+        except Exception:
+            self._samples.pop(key, None)
+            raise
+
+    async def queue(self, limit: int = 200) -> list[Job]:
+        """The waiting jobs, in the order in which they will run."""
+        return await self._existing(await self._store.queue(limit))
+
+    async def driven(self) -> list[Job]:
+        """The jobs that a scheduler drives, the oldest first."""
+        ids = await self._redis.zrange(keys.LEASES, 0, -1)
+        return await self._existing(sorted(raw.decode() for raw in ids))
+
+    async def schedulers(self) -> list[SchedulerView]:
+        """What each living scheduler told last of its cluster."""
+        told = await self._redis.hgetall(keys.NODES)
+        views = [SchedulerView.model_validate_json(value) for value in told.values()]
+        oldest = datetime.now(UTC) - self._silent
+        return sorted((v for v in views if v.at > oldest), key=lambda view: view.scheduler)
+
+    async def last_event(self, job_id: str) -> str:
+        """The id from which a page that was just drawn follows the events."""
+        rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=1)
+        return rows[0][0].decode() if rows else "0-0"
+
+    async def told(self, job_id: str) -> list[Event]:
+        """What happened lately beside states and meta-iterations, in order: warnings, steps that
+        were taken back, the end of the search, what came of the webhook."""
+        rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=_EVENTS_SEEN)
+        return [
+            Event(
+                id=row_id.decode(),
+                at=datetime.fromtimestamp(int(fields[b"at"]) / 1000, tz=UTC),
+                type=fields[b"type"].decode(),
+                data=json.loads(fields[b"data"]),
+            )
+            for row_id, fields in reversed(rows)
+            if fields[b"type"] in _TOLD
+        ]
+
+    async def _sample(self, job: Job) -> list[MetaIteration]:
+        iterations = set(_spread(job.progress.iteration, FIGURE_POINTS))
+        if job.best is not None:
+            iterations.add(job.best.iteration)
+        rows = await self._records([(job.id, i) for i in sorted(iterations)])
+        return await asyncio.to_thread(
+            lambda: [MetaIteration.model_validate_json(row) for row in rows if row is not None]
+        )
+
+    async def _records(self, wanted: Sequence[tuple[str, int]]) -> list[bytes | None]:
+        """MetaIterations as JSON; None where one is not committed, or was deleted."""
+        if not wanted:
+            return []
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id, iteration in wanted:
+            place = f"{iteration}-1"
+            pipe.xrange(keys.job(job_id, "history"), min=place, max=place)
+        return [rows[0][1][b"record"] if rows else None for rows in await pipe.execute()]
+
+    async def _existing(self, ids: Sequence[str]) -> list[Job]:
+        jobs = []
+        for job_id in ids:
+            try:
+                jobs.append(await self._store.get(job_id))
+            except JobNotFound:
+                continue  # deleted meanwhile
+        return jobs
+
+
+def _searchable(job: Job) -> str:
+    problem = job.spec.problem.model_dump_json()
+    tags = " ".join(f"{name}:{value}" for name, value in job.tags.items())
+    return f"{job.name} {job.id} {problem} {tags} {job.status}".lower()
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` + 1 of the numbers below `count`: multiples of a power of two, and the last.
+
+    As the count grows most of them stay the same.
+    """
+    stride = 2 ** max(0, math.ceil(math.log2(count / most))) if count > 0 else 1
+    chosen = list(range(0, count, stride))
+    return chosen if not chosen or chosen[-1] == count - 1 else [*chosen, count - 1]

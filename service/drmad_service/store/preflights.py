@@ -1,0 +1,58 @@
+"""Questions whether a job would run, and their answers; both are gone after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from drmad_client.records.job import CheckReport, JobError
+from drmad_client.spec.job import JobSpec
+from drmad_service.store import keys
+from drmad_service.store.base import Base
+from drmad_service.store.ids import new_id
+
+KEPT_S = 600
+_PACE_S = 0.1
+
+
+class Checks(Base):
+    """Checks, first come, first served."""
+
+    async def ask_check(self, spec: JobSpec) -> str:
+        """Ask the schedulers to try a job. Returns what the answer is found under."""
+        check_id = new_id("check")
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.set(keys.check(check_id), spec.model_dump_json(), ex=KEPT_S)
+        pipe.rpush(keys.CHECKS, check_id)
+        await pipe.execute()
+        return check_id
+
+    async def withdraw_check(self, check_id: str) -> None:
+        """Nobody waits for it any more."""
+        await self._redis.delete(keys.check(check_id))
+
+    async def next_check(self) -> tuple[str, JobSpec] | None:
+        """Take the oldest question that somebody still waits for."""
+        while (raw := await self._redis.lpop(keys.CHECKS)) is not None:
+            spec = await self._redis.get(keys.check(raw.decode()))
+            if spec is not None:
+                return raw.decode(), JobSpec.model_validate_json(spec)
+        return None
+
+    async def answer_check(self, check_id: str, answer: CheckReport | JobError) -> None:
+        kind = "report" if isinstance(answer, CheckReport) else "error"
+        text = json.dumps({kind: answer.model_dump(mode="json")})
+        await self._redis.set(keys.check(check_id, "answer"), text, ex=KEPT_S)
+
+    async def check_answer(self, check_id: str, timeout_s: float) -> CheckReport | JobError | None:
+        """Wait for the answer; None when nobody gave one in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (raw := await self._redis.get(keys.check(check_id, "answer"))) is None:
+                    await asyncio.sleep(_PACE_S)
+        except TimeoutError:
+            return None
+        answer = json.loads(raw)
+        if "report" in answer:
+            return CheckReport.model_validate(answer["report"])
+        return JobError.model_validate(answer["error"])

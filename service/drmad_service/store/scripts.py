@@ -1,0 +1,71 @@
+"""The Lua scripts, which are the only writers of a job's state."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from drmad_service.errors import SchemaDiffers
+from drmad_service.store import keys
+from drmad_service.store.schema import SCHEMA
+
+
+class Scripts:
+    """Runs the scripts of the folder `lua`, each with the prelude before it."""
+
+    def __init__(self, redis: Redis, **constants: float) -> None:
+        names = {
+            "schema_key": keys.SCHEMA,
+            "schema": str(SCHEMA),
+            "jobs": keys.JOBS,
+            "queue": keys.QUEUE,
+            "ended": keys.ENDED,
+            "cluster": keys.CLUSTER,
+            "nodes": keys.NODES,
+            "forgotten_ms": 3_600_000,
+            "leases": keys.LEASES,
+            "reservations": keys.RESERVATIONS,
+            "notices": keys.NOTICES,
+            "counters": keys.COUNTERS,
+            "changes": keys.CHANGES,
+            "job": keys.job(""),
+            "tenant": "drmad:tenant:",
+            "key": keys.key(""),
+            "bucket": keys.bucket(""),
+            "slack": 1e-6,  # fractions of a GPU do not add up exactly
+        }
+        folder = resources.files("drmad_service.store") / "lua"
+        texts = {
+            path.name.removesuffix(".lua"): path.read_text(encoding="utf-8")
+            for path in folder.iterdir()
+        }
+        prelude = f"local K = cjson.decode('{json.dumps(names | constants)}')\n{texts['prelude']}"
+        self._scripts = {
+            name: redis.register_script(prelude + text)
+            for name, text in texts.items()
+            if name != "prelude"
+        }
+
+    async def run(self, script: str, *args: str | bytes | float) -> Any:
+        """What the script returns, its bytes as text.
+
+        Raises:
+            SchemaDiffers: the data belongs to another version; nothing was changed.
+        """
+        try:
+            return _decoded(await self._scripts[script](args=args))
+        except ResponseError as error:
+            refusal, _, found = str(error).partition(" ")
+            if refusal == "SCHEMA":
+                raise SchemaDiffers(found, SCHEMA) from error
+            raise
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return [_decoded(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,87 @@
+"""The life of a job: which action leads from which state to which. Everything else is refused."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from drmad_client.records.job import JobStatus
+
+_S = JobStatus
+
+
+class Action(StrEnum):
+    """What somebody wants of a job."""
+
+    # Its user
+    PAUSE = "pause"  # free the cluster after the running meta-iteration
+    RESUME = "resume"  # go on after a pause
+    CANCEL = "cancel"  # end it now
+    EXTEND = "extend"  # compute further meta-iterations of a job that has ended
+    # Its scheduler
+    CLAIM = "claim"  # take it, from the queue or from a scheduler that is gone
+    RUN = "run"  # every replica is ready
+    YIELD = "yield"  # free the cluster, go on later
+    SUCCEED = "succeed"
+    FAIL = "fail"
+
+
+TRANSITIONS: dict[Action, dict[JobStatus, JobStatus]] = {
+    Action.PAUSE: {
+        _S.QUEUED: _S.PAUSED,
+        _S.STARTING: _S.PAUSING,
+        _S.RUNNING: _S.PAUSING,
+        _S.PAUSING: _S.PAUSING,
+        _S.PAUSED: _S.PAUSED,
+    },
+    Action.RESUME: {
+        _S.PAUSED: _S.QUEUED,
+        _S.PAUSING: _S.RUNNING,
+    },
+    Action.CANCEL: {
+        _S.QUEUED: _S.CANCELLED,
+        _S.PAUSED: _S.CANCELLED,
+        _S.STARTING: _S.CANCELLING,
+        _S.RUNNING: _S.CANCELLING,
+        _S.PAUSING: _S.CANCELLING,
+        _S.CANCELLING: _S.CANCELLING,
+    },
+    Action.EXTEND: {
+        _S.SUCCEEDED: _S.QUEUED,
+        _S.FAILED: _S.QUEUED,
+        _S.CANCELLED: _S.QUEUED,
+    },
+    Action.CLAIM: {
+        _S.QUEUED: _S.STARTING,
+        _S.STARTING: _S.STARTING,
+        _S.RUNNING: _S.STARTING,
+        _S.PAUSING: _S.PAUSING,
+        _S.CANCELLING: _S.CANCELLING,
+    },
+    Action.RUN: {
+        _S.STARTING: _S.RUNNING,
+        _S.RUNNING: _S.RUNNING,
+        _S.PAUSING: _S.PAUSING,
+        _S.CANCELLING: _S.CANCELLING,
+    },
+    Action.YIELD: {
+        _S.STARTING: _S.QUEUED,
+        _S.RUNNING: _S.QUEUED,
+        _S.PAUSING: _S.PAUSED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
+    Action.SUCCEED: {
+        _S.STARTING: _S.SUCCEEDED,
+        _S.RUNNING: _S.SUCCEEDED,
+        _S.PAUSING: _S.SUCCEEDED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
+    Action.FAIL: {
+        _S.STARTING: _S.FAILED,
+        _S.RUNNING: _S.FAILED,
+        _S.PAUSING: _S.FAILED,
+        _S.CANCELLING: _S.CANCELLED,
+    },
+}
+
+DRIVEN = frozenset(TRANSITIONS[Action.YIELD])
+"""States in which a scheduler holds the job."""

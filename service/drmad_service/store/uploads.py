@@ -1,0 +1,99 @@
+"""What users upload, under the digest of its bytes: code, in parts, and the use of their data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from drmad_service.errors import ResultNotFound
+from drmad_service.store import keys
+from drmad_service.store.base import Base
+from drmad_service.store.ids import new_id
+from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
+
+
+class Code(Base):
+    """Archives of user code."""
+
+    async def put_code(self, sha256: str, content: bytes, tenant: str = "local") -> bool:
+        """Keep an archive under the digest of its bytes. Returns whether the tenant had it not."""
+        await self.must_have_room()
+        key = keys.code(sha256)
+        if not await self._redis.exists(key):
+            parts = range(0, len(content), CHUNK_BYTES)
+            being_written = f"{key}:{new_id('part')}"
+            for number, start in enumerate(parts):
+                chunk = content[start : start + CHUNK_BYTES]
+                await self._redis.hset(being_written, str(number), chunk)
+                await self._redis.expire(being_written, COPY_S)
+            done = self._redis.pipeline(transaction=True)
+            done.persist(being_written)
+            done.rename(being_written, key)
+            await done.execute()
+        await self._touch(keys.CODES, sha256)
+        return bool(await self._redis.sadd(keys.code_tenants(sha256), tenant))
+
+    async def has_code(self, name: str, tenant: str = "local") -> bool:
+        """Whether the tenant uploaded sha256:<digits>; that another did opens nothing."""
+        sha256 = name.removeprefix("sha256:")
+        return bool(await self._redis.sismember(keys.code_tenants(sha256), tenant))
+
+    async def code(self, name: str) -> bytes:
+        """
+        Raises:
+            ResultNotFound: it was never uploaded, or is no longer kept.
+        """
+        sha256 = name.removeprefix("sha256:")
+        chunks = await self._redis.hgetall(keys.code(sha256))
+        if not chunks:
+            raise ResultNotFound(f"the code {name} is not here; upload it again")
+        await self._touch(keys.CODES, sha256)
+        return b"".join(chunks[number] for number in sorted(chunks, key=int))
+
+    async def note_data(self, sha256: str, tenant: str = "local") -> bool:
+        """Note a data set, which is a file elsewhere. Returns whether it is new to the tenant."""
+        await self._touch(keys.DATA, sha256)
+        return bool(await self._redis.sadd(keys.data_tenants(sha256), tenant))
+
+    async def has_data(self, name: str, tenant: str = "local") -> bool:
+        """Whether the tenant uploaded sha256:<digits>, as of code."""
+        sha256 = name.removeprefix("sha256:")
+        return bool(await self._redis.sismember(keys.data_tenants(sha256), tenant))
+
+    async def delete_unused_code(self, milliseconds_ago: float) -> int:
+        """Delete code that nobody asked for so long and that no job names. Returns how much."""
+        unused = await self._unused(keys.CODES, milliseconds_ago)
+        for sha256 in unused:
+            await self._redis.unlink(keys.code(sha256), keys.code_tenants(sha256))
+            await self._redis.zrem(keys.CODES, sha256)
+        return len(unused)
+
+    async def unused_data(self, milliseconds_ago: float) -> list[str]:
+        """Data sets of no use for so long that no job names, which are no longer listed now."""
+        unused = await self._unused(keys.DATA, milliseconds_ago)
+        if unused:
+            await self._redis.zrem(keys.DATA, *unused)
+            await self._redis.unlink(*map(keys.data_tenants, unused))
+        return unused
+
+    async def _unused(self, index: str, milliseconds_ago: float) -> list[str]:
+        seconds, micros = await self._redis.time()
+        horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
+        old = {raw.decode() for raw in await self._redis.zrangebyscore(index, "-inf", horizon)}
+        if not old:
+            return []
+        pipe = self._redis.pipeline(transaction=False)
+        for raw in await self._redis.zrange(keys.JOBS, 0, -1):
+            pipe.hget(keys.job(raw.decode()), "spec")
+        for spec in filter(None, await pipe.execute()):
+            for sha256 in old & _uploads(json.loads(spec)["problem"]):
+                old.remove(sha256)
+                await self._touch(index, sha256)  # looked at again when it is old again
+        return sorted(old)
+
+
+def _uploads(problem: Mapping[str, Any]) -> set[str]:
+    data = problem.get("data")
+    named = (problem.get("code"), data.get("data") if isinstance(data, dict) else data)
+    return {name.removeprefix("sha256:") for name in named if name}

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from drmad_client.files import code_archive
+from drmad_client.files.code_archive import CodeError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "my_problem.py", "package/__init__.py", "package/net.py", "data/big.npz", "notes.txt",
+        ".git/config", ".venv/bin/python", "env/pyvenv.cfg", "env/lib/x.py",
+        "package/__pycache__/net.cpython-311.pyc", "old.pyc",
+    ):  # fmt: skip
+        path = tmp_path / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {name}")
+    (tmp_path / "project" / code_archive.IGNORE_FILE).write_text("data/\n*.txt\n")
+    return tmp_path / "project"
+
+
+def test_packs_the_code_and_nothing_beside_it(folder: Path) -> None:
+    assert code_archive.pack(folder).files == (
+        "my_problem.py",
+        "package/__init__.py",
+        "package/net.py",
+    )
+
+
+def test_same_files_pack_to_the_same_bytes_whenever_they_were_written(folder: Path) -> None:
+    first = code_archive.pack(folder)
+    for path in folder.rglob("*.py"):
+        path.touch()
+        path.chmod(0o755)
+    assert code_archive.pack(folder) == first
+    (folder / "my_problem.py").write_text("other")
+    assert code_archive.pack(folder).name != first.name
+
+
+def test_unpacks_to_the_same_files(folder: Path, tmp_path: Path) -> None:
+    archive = code_archive.pack(folder)
+    code_archive.check(archive.content)
+    target = tmp_path / "target"
+    target.mkdir()
+    code_archive.unpack(archive.content, target)
+    written = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
+    assert written == set(archive.files)
+    assert (target / "package/net.py").read_text() == "# package/net.py"
+
+
+def test_too_large_a_folder_names_its_largest_files(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(bytes(i * i % 251 for i in range(20_000)))
+    with pytest.raises(CodeError, match=r"(?s)at most 0 MB.*largest.*weights.bin"):
+        code_archive.pack(folder, max_bytes=100)
+
+
+def test_link_out_of_the_folder_is_refused_with_advice(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.py").write_text("secret")
+    (folder / "linked.py").symlink_to(tmp_path / "secret.py")
+    with pytest.raises(CodeError, match="leads out"):
+        code_archive.pack(folder)
+
+
+def test_missing_or_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CodeError, match="not a folder"):
+        code_archive.pack(tmp_path / "nowhere")
+    with pytest.raises(CodeError, match="no files"):
+        code_archive.pack(tmp_path)
+
+
+def zipped(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = mode << 16
+        archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no zip at all", "must be a zip"),
+        (zipped("../out.py"), "path that is not allowed"),
+        (zipped("/etc/passwd"), "path that is not allowed"),
+        (zipped("a/../../b.py"), "path that is not allowed"),
+        (zipped("C:/windows.py"), "path that is not allowed"),
+        (zipped("back\\slash.py"), "path that is not allowed"),
+        (zipped("link.py", b"/etc/passwd", stat.S_IFLNK | 0o777), "link or device"),
+        (zipped("pipe", b"", stat.S_IFIFO | 0o644), "link or device"),
+        (zipped("bomb.bin", bytes(2_000_000)), "unpacks to 2000000 bytes"),
+    ],
+)
+def test_harmful_archive_is_not_opened(content: bytes, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CodeError, match=words):
+        code_archive.check(content, max_unpacked_bytes=1_000_000)
+    with pytest.raises(CodeError, match=words):
+        code_archive.unpack(content, tmp_path, max_unpacked_bytes=1_000_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_archive_that_lies_about_a_size_is_told_as_damaged(tmp_path: Path) -> None:
+    honest = zipped("a.bin", bytes(5000))
+    with zipfile.ZipFile(io.BytesIO(honest)) as archive:
+        size = archive.infolist()[0].file_size.to_bytes(4, "little")
+    lying = honest.replace(size, (100).to_bytes(4, "little"))
+    with pytest.raises(CodeError, match="damaged"):
+        code_archive.unpack(lying, tmp_path)
+
+
+def test_archive_whose_parts_lie_before_its_beginning_is_told_as_damaged(tmp_path: Path) -> None:
+    content = bytearray(zipped("a.bin", b"a"))
+    offset = slice(content.index(b"PK\5\6") + 16, content.index(b"PK\5\6") + 20)
+    directory = int.from_bytes(content[offset], "little")
+    content[offset] = (directory + 256).to_bytes(4, "little")
+    with pytest.raises(CodeError, match="damaged"):
+        code_archive.unpack(bytes(content), tmp_path)
+
+
+def test_same_path_twice_is_refused() -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.py", "1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.py", "2")
+    with pytest.raises(CodeError, match="twice"):
+        code_archive.check(packed.getvalue())

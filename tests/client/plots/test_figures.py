@@ -1,0 +1,312 @@
+"""Figures of histories that are known, and of long ones; plotly judges every one of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.io
+import pytest
+
+from drmad_client.plots import figures, learned_values, traces
+from drmad_client.plots.figures import FIGURES, Material
+from drmad_client.plots.traces import Figure
+from drmad_client.records.job import (
+    GroupSummary,
+    HyperparameterGroup,
+    HyperparameterInfo,
+    HyperparameterSummary,
+    MetaIteration,
+    ReplicaFigures,
+    Trial,
+)
+from drmad_client.spec.job import JobSpec
+from tests.client import samples
+
+LAYERS = [f"{number}.weight" for number in range(4)]
+INFOS = [
+    HyperparameterInfo(
+        name="l2",
+        kind="l2",
+        shape=[16],
+        transform="exp",
+        groups=[
+            HyperparameterGroup(label=label, start=4 * n, stop=4 * n + 4)
+            for n, label in enumerate(LAYERS)
+        ],
+    ),
+    HyperparameterInfo(
+        name="learning_rate",
+        kind="learning_rate",
+        shape=[2, 3],
+        transform="exp",
+        groups=[
+            HyperparameterGroup(label="0.weight", start=0, stop=3),
+            HyperparameterGroup(label="0.bias", start=3, stop=6),
+        ],
+    ),
+]
+BEFORE = {"l2": np.zeros(16), "learning_rate": np.zeros((2, 3))}
+AFTER = {"l2": np.arange(16.0), "learning_rate": np.log([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])}
+
+
+def summary(*five: float, groups: dict[str, float] | None = None) -> HyperparameterSummary:
+    names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
+    return HyperparameterSummary(
+        **dict(zip(names, five, strict=True)),
+        hypergradient_norm=0.5,
+        groups=[
+            GroupSummary(label=label, median=median, hypergradient_norm=0.25)
+            for label, median in (groups or {}).items()
+        ],
+    )
+
+
+def replica(number: int, cosine: float) -> ReplicaFigures:
+    (only,) = samples.record(0).replicas
+    return only.model_copy(update={"replica": number, "cosine_to_mean": cosine})
+
+
+def trial(number: int, loss: float | None) -> Trial:
+    return Trial(
+        number=number,
+        at=samples.START,
+        state="diverged" if loss is None else "done",
+        values={"training.learning_rate": 0.1 * number, "problem.model.activation": "<b>"},
+        validation_loss=loss,
+    )
+
+
+def record(iteration: int, **changes: Any) -> MetaIteration:
+    return samples.record(iteration).model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def long_history() -> list[MetaIteration]:
+    random = np.random.default_rng(0)
+    return [
+        record(
+            iteration,
+            validation_loss=float(random.random()),
+            training_loss=float(random.random()),
+            metrics={name: float(random.random()) for name in ("validation_error", "test_error")},
+            cosine_to_previous=float(random.random()),
+            hyperparameters={
+                name: summary(
+                    *np.sort(random.random(5)).tolist(),
+                    groups={f"{name} {label}": float(random.random()) for label in LAYERS * 5},
+                )
+                for name in ("l2", "l1", "momentum")
+            },
+            replicas=[replica(number, float(random.random())) for number in range(4)],
+        )
+        for iteration in range(5000)
+    ]
+
+
+def lines(figure: Figure) -> dict[str, tuple[list[float], list[float | None]]]:
+    return {trace["name"]: (trace["x"], trace["y"]) for trace in figure["data"]}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("history", [[], [record(0)], [record(n) for n in range(3)]])
+def test_every_figure_is_one_for_plotly(name: str, history: list[MetaIteration]) -> None:
+    material = Material(history, INFOS, BEFORE, AFTER, (2, 2))
+    for given in (material, Material(history)):
+        figure = figures.draw(name, given, template="plotly_dark")
+        assert figures.to_plotly(figure).layout.title.text == FIGURES[name].title
+        plotly.io.from_json(json.dumps(figure, allow_nan=False))
+        if not figure["data"]:
+            (note,) = figure["layout"]["annotations"]
+            assert note["text"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_long_histories_stay_small(name: str, long_history: list[MetaIteration]) -> None:
+    tried = [trial(number, 1.0 / (1 + number)) for number in range(1000)]
+    material = Material(long_history, INFOS, BEFORE, AFTER, (2, 2), samples.MEASURED, tried)
+    figure = figures.draw(name, material)
+    assert figure["data"]
+    assert len(json.dumps(figure)) < 200_000
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_colours_of_text_and_paper_are_left_to_the_viewer(name: str) -> None:
+    layout = figures.draw(name, Material([record(0)], INFOS, BEFORE, AFTER, (2, 2)))["layout"]
+    text = json.dumps(layout)
+    for word in ("template", "font", "bgcolor", '"color"'):
+        assert word not in text
+
+
+def test_a_figure_reads_records_and_their_json_alike() -> None:
+    history = [record(n) for n in range(3)]
+    plain = [json.loads(r.model_dump_json()) for r in history]
+    assert figures.losses(plain) == figures.losses(history)
+
+
+def test_losses_show_what_was_measured_and_where_the_best_is() -> None:
+    history = [
+        record(n, validation_loss=loss, metrics={"test_loss": 2 * loss, "test_error": loss / 10})
+        for n, loss in enumerate([3.0, 1.0, 2.0])
+    ]
+    drawn = lines(figures.losses(history))
+    assert drawn["validation"] == ([0, 1, 2], [3.0, 1.0, 2.0])
+    assert drawn["training"] == ([0, 1, 2], [0.5, 0.5, 0.5])
+    assert drawn["test"] == ([0, 1, 2], [6.0, 2.0, 4.0])
+    assert drawn["test error"] == ([0, 1, 2], [0.3, 0.1, 0.2])
+    assert drawn["best"] == ([1], [1.0])
+
+
+def test_what_is_no_number_is_a_gap() -> None:
+    history = [record(n, validation_loss=loss) for n, loss in enumerate([1.0, math.nan, math.inf])]
+    assert lines(figures.losses(history))["validation"][1] == [1.0, None, None]
+
+
+def test_each_hyperparameter_has_bands_on_an_axis_of_its_own() -> None:
+    history = [
+        record(n, hyperparameters={"l2": summary(1, 2, 3, 4, 5), "mixing": summary(6, 7, 8, 9, 10)})
+        for n in range(2)
+    ]
+    figure = figures.hyperparameters(history, INFOS)
+    drawn = [(t["name"], t["yaxis"], t["y"]) for t in figure["data"]]
+    names = ["minimum", "maximum", "lower quartile", "upper quartile", "median"]
+    levels = [1, 5, 2, 4, 3]
+    assert drawn == [(n, "y", [v, v]) for n, v in zip(names, levels, strict=True)] + [
+        (n, "y2", [v + 5, v + 5]) for n, v in zip(names, levels, strict=True)
+    ]
+    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert "type" not in figure["layout"]["yaxis2"]
+
+
+def test_layers_are_a_map_of_medians() -> None:
+    history = [
+        record(
+            n,
+            hyperparameters={
+                "l2": summary(1, 2, 3, 4, 5, groups={"0.weight": 10.0**-n, "1.weight": 100.0})
+            },
+        )
+        for n in range(3)
+    ]
+    (trace,) = figures.layers(history, INFOS)["data"]
+    assert (trace["x"], trace["y"]) == ([0, 1, 2], ["0.weight", "1.weight"])
+    assert trace["z"] == [[0.0, -1.0, -2.0], [2.0, 2.0, 2.0]]
+
+
+def test_penalties_of_the_first_layer_are_an_image() -> None:
+    figure = figures.draw("penalty_image", Material([], INFOS, BEFORE, AFTER, (2, 2)))
+    assert figure["data"][0]["z"] == [[0.0, 1.0], [2.0, 3.0]]
+    averaged = figures.penalty_image(np.array([0.0, 1, 2, 3, 4, 5, 6, 7]), (2, 2))
+    assert averaged["data"][0]["z"] == [[2.0, 3.0], [4.0, 5.0]]
+    with pytest.raises(ValueError, match="whole images of 4 pixels, got 3 values"):
+        figures.penalty_image(np.zeros(3), (2, 2))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("digits", (8, 8)), ("mnist", (28, 28))])
+def test_images_of_the_catalog_are_known(name: str, shape: tuple[int, int]) -> None:
+    spec = samples.SPEC | {"problem": {"data": {"name": name}}}
+    assert learned_values.image_shape(JobSpec.model_validate(spec)) == shape
+
+
+def test_schedules_are_drawn_by_step_and_layer_in_the_users_units() -> None:
+    figure = figures.draw("schedules", Material([], INFOS, BEFORE, AFTER))
+    assert lines(figure) == {
+        "0.weight": ([0, 1, 2], [1.0, 2.0, 3.0]),
+        "0.bias": ([0, 1, 2], [4.0, 5.0, 6.0]),
+        "before": ([0, 1, 2], [1.0, 1.0, 1.0]),
+    }
+
+
+def test_norms_are_told_by_group() -> None:
+    groups = {"0.weight": 1.0, "1.weight": 1.0}
+    history = [
+        record(n, hyperparameters={"l2": summary(1, 2, 3, 4, 5, groups=groups)}) for n in range(2)
+    ]
+    drawn = lines(figures.hypergradient_norms(history))
+    assert drawn["all"] == ([0, 1], [0.01, 0.01])
+    assert drawn["0.weight"] == drawn["1.weight"] == ([0, 1], [0.25, 0.25])
+
+
+def test_cosines_are_those_between_iterations_and_between_replicas() -> None:
+    history = [
+        record(0, replicas=[replica(0, 0.9), replica(1, 0.8)]),
+        record(1, replicas=[replica(0, 0.7), replica(1, 0.6)], cosine_to_previous=-0.5),
+    ]
+    assert lines(figures.cosines(history)) == {
+        "to the one before": ([1], [-0.5]),
+        "replica 0 to the mean": ([0, 1], [0.9, 0.7]),
+        "replica 1 to the mean": ([0, 1], [0.8, 0.6]),
+    }
+
+
+def test_time_is_told_to_the_last_second() -> None:
+    spent = {"forward": 1.0, "backward": 2.0, "evaluate": 0.5, "total": 4.0}
+    figure = figures.seconds([record(n, seconds=spent) for n in range(3)])
+    drawn = lines(figure)
+    assert list(drawn) == ["forward", "evaluate", "backward", "other"]
+    assert [y for _, y in drawn.values()] == [[1.0] * 3, [0.5] * 3, [2.0] * 3, [0.5] * 3]
+    long = lines(figures.seconds([record(n, seconds=spent) for n in range(5000)]))
+    assert np.mean([y for y in long["backward"][1] if y is not None]) == 2.0
+
+
+def test_movers_are_named_and_in_order() -> None:
+    (trace,) = figures.movers(BEFORE, AFTER, INFOS, count=3)["data"]
+    assert trace["y"] == ["3.weight[3]", "3.weight[2]", "3.weight[1]"]
+    assert trace["x"] == [15.0, 14.0, 13.0]
+    (plain,) = figures.movers({"a": np.array([1.0, 1.0])}, {"a": np.array([0.0, 1.0])})["data"]
+    assert (plain["y"], plain["x"]) == (["a[0]"], [-1.0])
+
+
+def test_reduction_keeps_ends_peaks_and_order() -> None:
+    random = np.random.default_rng(0)
+    y = random.normal(size=10_000)
+    y[[0, 1234, 7777, 9999]] = [5.0, 40.0, -40.0, 6.0]
+    xs, ys = traces.reduced(list(range(10_000)), y.tolist(), 100)
+    assert len(xs) <= 100
+    assert xs == sorted(set(xs))
+    assert (xs[0], xs[-1]) == (0, 9999)
+    assert dict(zip(xs, ys, strict=True)).items() >= {1234: 40.0, 7777: -40.0}.items()
+    assert all(ys[i] == y[int(x)] for i, x in enumerate(xs))
+    assert traces.reduced([1, 2], [3.0, None], 100) == ([1, 2], [3.0, None])
+
+
+def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
+    figure = figures.losses([record(0)])
+    figures.save(figure, tmp_path / "losses.json")
+    assert json.loads((tmp_path / "losses.json").read_text()) == figure
+    figures.save(figure, tmp_path / "losses.html")
+    assert "<html>" in (tmp_path / "losses.html").read_text(encoding="utf-8")
+
+
+def test_staleness_shows_the_largest_and_the_mean_of_the_arrivals() -> None:
+    arrivals = [replica(0, 1.0).model_copy(update={"staleness": n}) for n in (0, 1, 5)]
+    largest, mean = figures.staleness([record(0, replicas=arrivals)])["data"]
+    assert (largest["y"], mean["y"]) == ([5], [2])
+
+
+def test_trials_show_each_loss_and_the_lowest_so_far() -> None:
+    tried = [trial(n, loss) for n, loss in enumerate([0.5, None, 0.7, 0.25])]
+    points, line = figures.trials(tried)["data"]
+    assert (points["x"], points["y"]) == ([0, 2, 3], [0.5, 0.7, 0.25])
+    assert line["y"] == [0.5, 0.5, 0.25]
+    assert points["text"][1] == (
+        "training.learning_rate = 0.2<br>problem.model.activation = &lt;b>"
+    )
+    assert figures.trials(tried[1:2])["data"] == []
+
+
+def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
+    (bars,) = figures.fidelity(samples.MEASURED)["data"]
+    assert [label.strip() for label in bars["y"]] == [
+        "shortcut<br>horizon 50",
+        "shortcut<br>preset paper",
+    ]
+    assert bars["x"] == [0.91, None]
+    assert bars["text"] == ["costs 1.30 trainings", "diverged"]
+    report = {"predictions": [{"figure": {"method": samples.TRUSTED, "cosine": 0.4, "cost": 1.3}}]}
+    (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
+    assert bars["x"] == [0.4]
+    assert "exact" in figures.fidelity({})["layout"]["annotations"][0]["text"]

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from drmad_client.errors import field_errors
+from drmad_client.spec import job
+from drmad_client.spec.job import JobSpec
+from tests.client import samples
+
+YAML = """
+name: clean-mnist
+problem:
+  model: {name: mlp, hidden: [50]}
+  data: {name: mnist, train: 5000, valid: 1000, test: 4000, label_noise: 0.5}
+hyperparameters:
+  - {kind: sample_weight}
+  - {kind: l2, per: unit, init: -9.0}
+training: {optimizer: sgd, steps: 1000, batch_size: 100, learning_rate: 0.05, momentum: 0.9}
+hypergradient: {method: shortcut, horizon: 100}
+meta: {optimizer: adam, learning_rate: 0.3, iterations: 30, patience: null}
+replicas: {count: 1, aggregate: mean}
+resources: {cpus: 1, gpus: 0}
+tags: {team: vision}
+priority: 0
+seed: 0
+"""
+
+
+def test_a_job_is_the_same_in_yaml_and_in_python() -> None:
+    assert JobSpec.model_validate(yaml.safe_load(YAML)) == JobSpec(
+        name="clean-mnist",
+        problem=job.CatalogProblem(
+            model=job.MlpModel(hidden=[50]),
+            data=job.MnistData(train=5000, valid=1000, test=4000, label_noise=0.5),
+        ),
+        hyperparameters=[
+            job.SampleWeightHyperparameter(),
+            job.L2Hyperparameter(per="unit", init=-9.0),
+        ],
+        training=job.TrainingSpec(steps=1000, batch_size=100, learning_rate=0.05, momentum=0.9),
+        hypergradient=job.ShortcutMethod(horizon=100),
+        meta=job.MetaSpec(optimizer="adam", learning_rate=0.3, iterations=30),
+        tags={"team": "vision"},
+    )
+
+
+@pytest.mark.parametrize("job", [yaml.safe_load(YAML), samples.SPEC])
+def test_json_brings_a_job_back(job: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(job)
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_every_field_says_what_it_is() -> None:
+    schema = JobSpec.model_json_schema()
+    models = {"JobSpec": schema} | schema["$defs"]
+    silent = [
+        f"{model}.{name}"
+        for model, definition in models.items()
+        for name, field in definition.get("properties", {}).items()
+        if "description" not in field and "const" not in field
+    ]
+    assert silent == []
+    assert [name for name, definition in models.items() if "description" not in definition] == []
+
+
+def test_every_number_has_bounds() -> None:
+    schema = JobSpec.model_json_schema()
+    unbounded = [
+        f"{model}.{name}"
+        for model, definition in ({"JobSpec": schema} | schema["$defs"]).items()
+        for name, field in definition.get("properties", {}).items()
+        for kind in field.get("anyOf", [field])
+        if kind.get("type") in ("integer", "number")
+        if not {"minimum", "exclusiveMinimum"} & set(kind)
+    ]
+    # Bounds of a raw value are the user's to set; how far they reach is no one's business.
+    assert {name.partition(".")[2] for name in unbounded} <= {"lower", "upper"}
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        ({"training": {"steps": -5}}, "training.steps", "greater than or equal to 1, got -5"),
+        ({"training": {"stepz": 5}}, "training.stepz", "not a known field"),
+        ({"training": {"steps": "many"}}, "training.steps", "got 'many'"),
+        ({"problem": {}}, "problem.data", "is required"),
+        ({"problem": {"data": {"name": "cifar"}}}, "problem.data.name", "'digits', 'mnist'"),
+        ({"problem": {"data": {}}}, "problem.data.name", "is required"),
+        ({"hyperparameters": []}, "hyperparameters", "at least 1 item"),
+        ({"hyperparameters": [{"kind": "l3"}]}, "hyperparameters[0].kind", "got 'l3'"),
+        (
+            {"hyperparameters": [{"kind": "l2"}, {"kind": "l2", "per": "unit"}]},
+            "hyperparameters[1].name",
+            "stands twice",
+        ),
+        (
+            {"hyperparameters": [{"kind": "l2", "init": 3, "upper": 0}]},
+            "hyperparameters[0].init",
+            "between lower and upper",
+        ),
+        (
+            {"hyperparameters": [{"kind": "learning_rate", "init": 0.5, "upper": 0}]},
+            "hyperparameters[0].init",
+            "between lower and upper",
+        ),
+        (
+            {"hyperparameters": [{"kind": "training_data", "init": "zeros"}]},
+            "hyperparameters[0].init",
+            "'data' or 'noise'",
+        ),
+        ({"training": {"betas": [0.9, 1.0]}}, "training.betas[1]", "less than 1"),
+        (
+            {"training": {"optimizer": "sgd", "weight_decay": 0.1}},
+            "training.weight_decay",
+            "use an l2 hyperparameter",
+        ),
+        ({"hypergradient": {"method": "guess"}}, "hypergradient.method", "must be one of"),
+        (
+            {"training": {"steps": 9}, "hypergradient": {"method": "shortcut", "horizon": 10}},
+            "hypergradient.horizon",
+            "at most training.steps, 9, got 10",
+        ),
+        (
+            {"hypergradient": {"method": "shortcut", "preset": "paper", "knots": 4}},
+            "hypergradient",
+            "remove knots",
+        ),
+        (
+            {"training": {"batch_size": 1001}},
+            "training.batch_size",
+            "at most the 1000 training examples",
+        ),
+        (
+            {"problem": {"data": {"name": "digits", "train": 50}}},  # and batch_size by default
+            "training.batch_size",
+            "at most the 50 training examples, got 100",
+        ),
+        (
+            {"problem": {"data": {"name": "digits", "train": 1500}}},
+            "problem.data.train",
+            "digits has 1797 examples",
+        ),
+        ({"seed": float("nan")}, "seed", "finite"),
+    ],
+)
+def test_a_bad_field_is_named_and_explained(change: dict[str, Any], path: str, words: str) -> None:
+    job = samples.SPEC | change
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    errors = field_errors(caught.value.errors(), job)
+    assert [error.path for error in errors] == [path]
+    assert words in errors[0].message
+
+
+def test_every_bad_field_is_named_at_once() -> None:
+    job = samples.SPEC | {"training": {"steps": 0, "momentum": 1}, "seed": -1, "colour": "red"}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    paths = {error.path for error in field_errors(caught.value.errors(), job)}
+    assert paths == {"training.steps", "training.momentum", "seed", "colour"}
+
+
+SEARCH: dict[str, Any] = {
+    "trials": 5,
+    "parameters": {
+        "training.learning_rate": {"low": 0.01, "high": 1.0, "log": True},
+        "hyperparameters[0].init": {"low": -12, "high": -2},
+        "problem.model.activation": {"choices": ["tanh", "relu"]},
+    },
+}
+
+
+def test_values_of_a_search_stand_in_the_job_that_it_starts() -> None:
+    job = yaml.safe_load(YAML) | {"search": SEARCH}
+    job["hyperparameters"] = [{"kind": "l2", "init": -9.0}]
+    spec = JobSpec.model_validate(job)
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+    started = spec.started_from({"training.learning_rate": 0.5, "hyperparameters[0].init": -3.0})
+    assert started.search is None
+    assert started.training.learning_rate == 0.5
+    assert started.hyperparameters == [job.L2Hyperparameter(init=-3.0)]
+    assert started.problem == spec.problem
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "at least 1"),
+        ({"training.learning_rate": {"low": 1.0, "high": 0.1}}, "low must be below high"),
+        ({"training.learning_rate": {"low": 0.0, "high": 0.1, "log": True}}, "above 0 where log"),
+        ({"training.learning_rate": {"low": 0.01, "high": 1e9}}, "at an end of its range"),
+        ({"training.rate": {"low": 0.01, "high": 1.0}}, "at an end of its range"),
+        ({"hyperparameters[7].init": {"low": -9.0, "high": 1.0}}, "hyperparameters[7].init"),
+        ({"problem.model.activation": {"choices": ["tanh", "sin"]}}, "at an end of its range"),
+        ({"problem.data.seed": {"low": 0, "high": 9}}, "cannot be searched"),
+        ({"meta.iterations": {"low": 1, "high": 9}}, "cannot be searched"),
+        ({"training.batch_size": {"low": 1.5, "high": 9, "integer": True}}, "must be whole"),
+        ({"training.batch_size": {"low": 10, "high": 1e5, "integer": True}}, "at most the 5000"),
+    ],
+)
+def test_a_search_that_cannot_start_a_job_is_refused(
+    parameters: dict[str, Any], words: str
+) -> None:
+    job = yaml.safe_load(YAML) | {"search": {"parameters": parameters}}
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    told = field_errors(caught.value.errors(), job)
+    assert words in f"{told[0].path} {told[0].message}"
+    assert told[0].path.startswith("search")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "fits"),
+    [
+        ("einops==0.8.1", True),
+        ("pandas[performance]>=2,<3", True),
+        ("six", True),
+        ("six @ https://evil.example/six.whl", False),
+        ("--index-url=https://evil.example", False),
+        ("-r requirements.txt", False),
+        ("./local", False),
+        ("git+https://evil.example/x", False),
+        ("six; python_version>'3'", False),
+        ("six\n--pre", False),
+    ],
+)
+def test_requirements_are_packages_of_the_index_alone(requirement: str, fits: bool) -> None:
+    fields = {
+        "entrypoint": "m:build",
+        "code": "sha256:" + "0" * 64,
+        "requirements": [requirement],
+    }
+    try:
+        problem = job.CodeProblem.model_validate(fields)
+    except ValidationError:
+        assert not fits
+    else:
+        assert fits
+        assert problem.requirements == [requirement]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drmad_client.spec import job_file
+from drmad_client.spec.job_file import BadJobFile
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_yaml_and_json_are_read_alike(tmp_path: Path) -> None:
+    expected = {"name": "x", "training": {"steps": 5}}
+    yaml = write(tmp_path, "job.yaml", "name: x\ntraining: {steps: 5}\n")
+    json = write(tmp_path, "job.json", '{"name": "x",\t"training": {"steps": 5}}')
+    assert job_file.read(yaml) == job_file.read(json) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("job.yaml", "name: [x\ntraining: 5", "job.yaml, line 2: "),
+        ("job.json", '{"name":\n', "job.json, line 2: "),
+        ("job.yaml", b"name: \xff", "is not UTF-8 text: byte 6"),
+        ("job.yaml", "- one", "must hold a job: .* got a list"),
+        ("job.yaml", "", "must hold a job: .* got nothing"),
+        ("job.yaml", "a: \x07", "special characters"),
+    ],
+)
+def test_a_file_that_is_no_job_is_explained(
+    tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
+    with pytest.raises(BadJobFile, match=words):
+        job_file.read(write(tmp_path, name, content))
+
+
+def test_a_missing_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(BadJobFile, match=r"cannot read .*job\.yaml: No such file"):
+        job_file.read(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("training.steps=200", {"training": {"steps": 200}, "list": [{"init": 1}]}),
+        ("list[0].init=-6.5", {"training": {"steps": 5}, "list": [{"init": -6.5}]}),
+        ("list.0.init=null", {"training": {"steps": 5}, "list": [{"init": None}]}),
+        ("list[0]={kind: l2}", {"training": {"steps": 5}, "list": [{"kind": "l2"}]}),
+        ("a.b=x=y", {"training": {"steps": 5}, "list": [{"init": 1}], "a": {"b": "x=y"}}),
+    ],
+)
+def test_a_field_is_set_by_its_path(assignment: str, expected: dict[str, Any]) -> None:
+    job = {"training": {"steps": 5}, "list": [{"init": 1}]}
+    job_file.assign(job, assignment)
+    assert job == expected
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.steps", "takes path=value"),
+        ("=5", "takes path=value"),
+        ("a..b=5", "takes path=value"),
+        ("list[1].init=5", r"there is no \[1\], the list has 1"),
+        ("list[1]=5", r"there is no \[1\]"),
+        ("list.first=5", "'first' asks for a part of a list"),
+        ("name.first=5", "'first' asks for a part of text"),
+        ("name=[", "the value is not YAML"),
+    ],
+)
+def test_what_cannot_be_set_is_explained(assignment: str, words: str) -> None:
+    with pytest.raises(BadJobFile, match=words):
+        job_file.assign({"name": "x", "list": [{"init": 1}]}, assignment)

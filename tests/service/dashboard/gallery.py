@@ -1,0 +1,273 @@
+"""Jobs in every state, written straight into a real store: something for the dashboard to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from safetensors import numpy as safetensors
+
+from drmad_client.records.cluster import Node, SchedulerView
+from drmad_client.records.job import Best, HyperparameterInfo, JobError, Progress, Start
+from drmad_client.spec.job import JobSpec
+from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
+from drmad_service.store.state_machine import Action
+
+CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
+ASYNC = {"count": 2, "mode": "async", "data": "disjoint"}
+SEARCH = {
+    "trials": 16,
+    "parameters": {
+        "training.learning_rate": {"low": 0.01, "high": 1.0, "log": True},
+        "hyperparameters[0].init": {"low": -12.0, "high": -2.0},
+    },
+}
+LAYERS = ("layer 0", "layer 1", "layer 2")
+
+
+def spec(name: str, iterations: int = 30, kind: str = "l2", **changes: Any) -> JobSpec:
+    hyperparameter: dict[str, Any] = {"kind": kind}
+    if kind == "l2":
+        hyperparameter |= {"per": "unit", "init": -6.0}
+    return JobSpec.model_validate(
+        {
+            "name": name,
+            "problem": {"model": {"name": "mlp", "hidden": [50, 50]}, "data": {"name": "digits"}},
+            "hyperparameters": [hyperparameter],
+            "training": {"steps": 400, "batch_size": 50},
+            "meta": {"iterations": iterations},
+        }
+        | changes
+    )
+
+
+async def running(store: Store, wanted: JobSpec, size: int = 164) -> Lease:
+    """A job that a scheduler has just begun to drive, with so many hyperparameters."""
+    job, _ = await store.create(wanted)
+    lease = await store.claim("scheduler_gallery", 3600.0, CAPACITY)
+    assert lease is not None
+    assert lease.job_id == job.id
+    kind = wanted.hyperparameters[0].kind
+    info: dict[str, Any] = {"name": kind, "kind": kind, "shape": [size]}
+    info["transform"] = "exp" if kind == "l2" else "sigmoid"
+    if kind == "l2":
+        places = [0, *(size * (n + 1) // len(LAYERS) for n in range(len(LAYERS)))]
+        info["groups"] = [
+            {"label": label, "start": start, "stop": stop}
+            for label, start, stop in zip(LAYERS, places, places[1:], strict=False)
+        ]
+    await store.begin(
+        lease, [HyperparameterInfo.model_validate(info)], _point(0, kind, _values(0, size))
+    )
+    await store.act(lease, Action.RUN, "started")
+    return lease
+
+
+async def commit(
+    store: Store,
+    lease: Lease,
+    iterations: range,
+    total: int,
+    kind: str = "l2",
+    size: int = 164,
+    floor: float = 0.32,
+) -> None:
+    """Meta-iterations whose losses fall as they do in real ones."""
+    best = math.inf
+    for iteration in iterations:
+        loss = (
+            floor + 0.9 * math.exp(-iteration / (0.25 * total)) + 0.02 * math.sin(iteration * 2.1)
+        )
+        values = _values(iteration, size)
+        metrics = {"validation_error": loss / 8, "test_error": loss / 7}
+        record = {
+            "iteration": iteration,
+            "validation_loss": loss,
+            "training_loss": loss * 0.7,
+            "metrics": metrics,
+            "hypergradient_norm": 0.4 * loss,
+            "cosine_to_previous": None if iteration == 0 else math.cos(0.2 + 1 / (1 + iteration)),
+            "hyperparameters": {kind: _summary(values, kind)},
+            "seconds": {"forward": 0.61, "backward": 0.24, "evaluate": 0.05, "total": 0.98},
+            "replicas": [_replica(number, loss) for number in range(2)],
+            "method": "shortcut",
+            "is_best": loss < best,
+        }
+        is_best, best = loss < best, min(loss, best)
+        await store.commit(
+            lease,
+            Step(
+                iteration=iteration,
+                record=record,
+                next_state=_point(iteration + 1, kind, _values(iteration + 1, size)),
+                hypergradient=_tensors(kind, values * 1e-3),
+                model=safetensors.save({"weight": values[:8]}) if total < 1000 else None,
+                progress=Progress(
+                    iteration=iteration + 1,
+                    iterations=total,
+                    remaining_s=0.98 * (total - iteration - 1),
+                ),
+                best=Best(iteration=iteration, validation_loss=loss, metrics=metrics)
+                if is_best
+                else None,
+            ),
+        )
+
+
+async def gallery(store: Store) -> dict[str, str]:
+    """One job in each state that people meet. Returns their ids by name."""
+    ids: dict[str, str] = {}
+
+    async def driven(wanted: JobSpec, done: int) -> Lease:
+        kind = wanted.hyperparameters[0].kind
+        lease = await running(store, wanted)
+        floor = 0.36 - 0.07 * len(ids) % 0.2
+        await commit(store, lease, range(done), wanted.meta.iterations, kind, floor=floor)
+        ids[wanted.name] = lease.job_id
+        return lease
+
+    told = {"webhook": "https://hooks.example/drmad"}
+    good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}, notify=told), 30)
+    await store.act(good, Action.SUCCEED, "iterations", "every meta-iteration asked for is done")
+    notice = await store.next_notice(60.0)
+    assert notice is not None
+    outcome = {"outcome": "delivered", "attempts": notice.attempt, "message": "answered 204"}
+    await store.settle(notice, {"host": "hooks.example"} | outcome)
+    weights = await driven(spec("clean digits", kind="sample_weight"), 30)
+    await store.act(weights, Action.SUCCEED, "patience", "the validation loss no longer improves")
+    bad = await driven(
+        spec(
+            "rate too high",
+            tags={"team": "vision", "try": "2"} | {f"sweep-{n}": f"{n} of 7" for n in range(7)},
+        ),
+        3,
+    )
+    error = JobError(
+        code="training_diverged",
+        message="the training loss is NaN from step 37 on; a smaller training.learning_rate helps",
+        iteration=3,
+        step=37,
+        traceback='Traceback (most recent call last):\n  File "training.py", line 81, in forward\n',
+    )
+    await store.act(bad, Action.FAIL, error.code, error.message, error)
+    gone = await driven(spec("a mistake"), 4)
+    await store.cancel(gone.job_id)
+    await store.act(gone, Action.YIELD, "cancelled", "cancelled by its user")
+    held = await driven(spec("night shift", replicas=ASYNC), 12)
+    await store.pause(held.job_id)
+    await store.act(held, Action.YIELD, "paused", "paused by its user")
+    live = await driven(spec("mnist, per weight", 60, replicas={"count": 2}, search=SEARCH), 24)
+    await _search(store, live)
+    await store.warn(live, "replica_lost", "begins the meta-iteration again: its node went away")
+    await store.log(live, 0, ["epoch 1: loss 0.7123", "epoch 2: loss 0.5011"])
+    await store.log(live, 1, ["epoch 1: loss 0.7201"])
+    await store.progress(
+        live,
+        Progress(
+            iteration=24,
+            iterations=60,
+            phase="backward",
+            step=210,
+            steps=400,
+            remaining_s=35.3,
+            trials=16,
+        ),
+    )
+    for wanted in (
+        spec("<img src=x onerror=alert(1)><b>bold</b>", resources={"cpus": 1, "gpus": 64}),
+        spec("ablation, 3 of 3", priority=5),
+    ):
+        job, _ = await store.create(wanted)
+        ids[wanted.name] = job.id
+    return ids
+
+
+def nodes() -> str:
+    """What a scheduler would tell of a small cluster."""
+    machines = [
+        Node(
+            id=f"node-{number}",
+            name=f"gpu-box-{number}",
+            address=f"10.0.0.{3 + number}",
+            alive=number < 3,
+            cpus=16,
+            gpus=1,
+            memory_bytes=64_000_000_000,
+            gpu_kind="H200",
+        )
+        for number in (1, 2, 3)
+    ]
+    later = datetime.now(UTC) + timedelta(hours=1)  # nobody is there to tell it again
+    return SchedulerView(scheduler="scheduler_1", at=later, nodes=machines).model_dump_json()
+
+
+async def _search(store: Store, lease: Lease) -> None:
+    """Trials over two scalars; one of them diverged."""
+    trials = SEARCH["trials"]
+    assert isinstance(trials, int)
+    best, best_loss = 0, math.inf
+    values: dict[str, float] = {}
+    for number in range(trials):
+        tried = {
+            "training.learning_rate": 0.01 * 100 ** ((number * 0.618) % 1),
+            "hyperparameters[0].init": -12 + 10 * ((number * 0.414) % 1),
+        }
+        loss = 0.5 + 0.02 * abs(tried["hyperparameters[0].init"] + 6) + 0.3 * math.cos(number) ** 2
+        outcome: dict[str, Any] = {"state": "done", "validation_loss": loss}
+        if number == 5:
+            outcome = {"state": "diverged", "message": "the training loss is NaN from step 12 on"}
+        elif loss < best_loss:
+            best, best_loss, values = number, loss, tried
+        record = {"number": number, "values": tried, "seconds": 0.7, **outcome}
+        progress = Progress(iteration=24, iterations=60, trials=number + 1)
+        await store.add_trial(lease, record, progress)
+    await store.start_from(lease, Start(trial=best, values=values, validation_loss=best_loss))
+
+
+def _values(iteration: int, size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    places = np.linspace(0.0, 6.0, size, dtype=np.float32)
+    moved = 1.5 * (1 - math.exp(-iteration / 10))
+    return np.asarray(-6.0 + moved * np.sin(places), dtype=np.float32)
+
+
+def _tensors(kind: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+    return safetensors.save({f"hyperparameters/{kind}": values})
+
+
+def _point(iteration: int, kind: str, values: np.ndarray[Any, np.dtype[np.float32]]) -> ResumePoint:
+    return ResumePoint(iteration, _tensors(kind, values), {"iteration": iteration})
+
+
+def _summary(values: np.ndarray[Any, np.dtype[np.float32]], kind: str) -> Mapping[str, Any]:
+    shown = np.exp(values) if kind == "l2" else 1 / (1 + np.exp(-values))
+    five = np.quantile(shown[:: max(1, len(shown) // 1000)], [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
+    names = ("minimum", "lower_quartile", "median", "upper_quartile", "maximum")
+    parts = np.array_split(shown, len(LAYERS))
+    groups = [
+        {"label": label, "median": float(part[len(part) // 2]), "hypergradient_norm": 0.1 + n / 10}
+        for n, (label, part) in enumerate(zip(LAYERS, parts, strict=True))
+    ]
+    return {
+        **dict(zip(names, five, strict=True)),
+        "hypergradient_norm": 0.4,
+        "groups": groups if kind == "l2" else [],
+    }
+
+
+def _replica(number: int, loss: float) -> dict[str, Any]:
+    return {
+        "replica": number,
+        "validation_loss": loss * (1 + 0.01 * number),
+        "hypergradient_norm": 0.41,
+        "cosine_to_mean": 0.97 - 0.02 * number,
+        "staleness": 2 * number,
+        "train_examples": 500,
+        "valid_examples": 150,
+        "seconds": {"forward": 0.61, "backward": 0.24},
+        "peak_memory_bytes": 214_000_000,
+        "node": f"node-{number + 1}",
+        "device": "cpu",
+    }

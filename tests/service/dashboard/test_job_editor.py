@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from drmad_client.spec.job import JobSpec
+from drmad_service.dashboard import comparison, job_editor
+from drmad_service.dashboard.job_editor import Draft, check
+from drmad_service.dashboard.rendering import examples
+
+JOB: dict[str, Any] = {
+    "problem": {"data": {"name": "digits"}},
+    "hyperparameters": [{"kind": "l2", "init": -4.0}, {"kind": "sample_weight"}],
+    "meta": {"iterations": 7},
+}
+
+
+@pytest.mark.parametrize("name", examples())
+def test_every_example_is_a_job(name: str) -> None:
+    checked = check(Draft(text=examples()[name]))
+    assert checked.findings == []
+    assert checked.job is not None
+
+
+def test_findings_name_field_line_and_advice() -> None:
+    text = "name: x\nproblem:\n  data: {name: digitz}\nhyperparameters:\n- kind: l2\n  inti: 3\n"
+    found = {f.path: (f.line, f.message) for f in check(Draft(text=text)).findings}
+    assert found["problem.data.name"][0] == 3
+    assert found["hyperparameters[0].inti"] == (
+        6,
+        "is not a known field; remove it or correct its spelling",
+    )
+    (missing,) = check(Draft(text="problem: {data: {name: digits}}")).findings
+    assert (missing.path, missing.line) == ("hyperparameters", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [1", "expected"),
+        ("- 1", "write a job"),
+        ("", "write a job"),
+        ("a: &x [1, 2]\nb: *x", "aliases"),
+        ("[" * 199_000, "nested too deeply"),
+        ("- " * 3000, "nested too deeply"),
+        ("x" * 300_000, "at most 200,000 characters"),
+        ("a: !!python/object:os.system x", "constructor"),
+        ("a: \x01", "unacceptable character"),
+    ],
+)
+def test_what_is_no_job_is_told_and_never_run(text: str, words: str) -> None:
+    checked = check(Draft(text=text))
+    assert checked.job is None
+    assert words in checked.findings[0].message
+
+
+@pytest.mark.parametrize(
+    "text", ["1: 2", "a: 2026-11-23", "a: .inf", "? [1, 2]\n: 3", "a: !!binary YQ=="]
+)
+def test_values_that_only_yaml_has_become_findings(text: str) -> None:
+    assert check(Draft(text=text)).findings != []
+
+
+SEARCH = {"parameters": {"training.learning_rate": {"low": 0.01, "high": 1.0}}}
+
+
+@pytest.mark.parametrize("more", [{}, {"search": SEARCH}])
+def test_essential_is_the_same_job_without_its_defaults(more: dict[str, Any]) -> None:
+    spec = JobSpec.model_validate(JOB | more)
+    assert job_editor.essential(spec) == JOB | more
+    assert (
+        JobSpec.model_validate(yaml.safe_load(job_editor.dump(job_editor.essential(spec)))) == spec
+    )
+
+
+def test_changes_are_nested_like_a_job() -> None:
+    before = JobSpec.model_validate(JOB).model_dump(mode="json")
+    after = JobSpec.model_validate(JOB | {"seed": 3, "meta": {"iterations": 9}})
+    assert job_editor.changes(before, before) == {}
+    assert job_editor.changes(before, after.model_dump(mode="json")) == {
+        "seed": 3,
+        "meta": {"iterations": 9},
+    }
+
+
+def test_comparison_tells_only_what_differs() -> None:
+    specs = [JobSpec.model_validate(JOB), JobSpec.model_validate(JOB | {"tags": {"a": "<b>"}})]
+    assert comparison.differences(specs) == {"tags.a": ["", "<b>"]}

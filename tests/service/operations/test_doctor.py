@@ -1,0 +1,137 @@
+"""The doctor finds what is wrong and says what to do, and tells no secret."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from drmad_client.cli.main import run
+from drmad_service.operations import doctor
+from drmad_service.operations.doctor import Finding
+from drmad_service.store import Capacity, Store, keys
+from drmad_service.store.schema import agree
+
+pytestmark = pytest.mark.anyio
+
+
+def by_subject(findings: Iterable[Finding]) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in findings}
+
+
+async def test_healthy_redis_gives_no_error(redis: Redis, redis_url: str, store: Store) -> None:
+    await agree(redis)
+    await redis.config_set("maxmemory", 1 << 30)
+    try:
+        await store.claim("scheduler", 10.0, Capacity(4.0, 2.0))
+        found = by_subject(await doctor.redis(redis_url))
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert {f.level for f in found.values() if f.subject != "Redis latency"} == {"ok"}
+    assert found["schedulers"].message == "1, with 4 CPUs and 2 GPUs"
+
+
+async def test_each_fault_of_redis_is_named_with_advice(redis: Redis, redis_url: str) -> None:
+    await redis.config_set("maxmemory-policy", "allkeys-lru")
+    await redis.config_set("appendonly", "no")
+    await redis.set(keys.SCHEMA, 99)
+    await redis.set("drmad:job:job_gone:state", "{}")
+    try:
+        found = by_subject(await doctor.redis(redis_url))
+    finally:
+        await redis.config_set("appendonly", "yes")
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.flushall()
+    levels = {subject: finding.level for subject, finding in found.items()}
+    assert levels["append-only file"] == levels["eviction"] == levels["schema"] == "error"
+    assert levels["orphans"] == levels["schedulers"] == levels["memory of Redis"] == "warning"
+    assert "drmad:job:job_gone:state" in found["orphans"].message
+    assert all(f.advice for f in found.values() if f.level != "ok")
+
+
+async def test_password_stays_secret() -> None:
+    (finding,) = await doctor.redis("redis://drmad:s3cr3t-password@127.0.0.1:1/0")
+    assert finding.level == "error"
+    assert finding.advice
+    assert "s3cr3t" not in f"{finding}"
+
+
+async def test_wrong_password_is_told_from_no_server(redis: Redis, redis_url: str) -> None:
+    await redis.execute_command(  # type: ignore[no-untyped-call]
+        "ACL", "SETUSER", "doctor", "on", ">right", "~drmad:*", "+@all", "-info"
+    )
+    path = redis_url.removeprefix("unix://")
+    (wrong,) = await doctor.redis(f"unix://doctor:wrong@{path}")
+    assert "DRMAD_REDIS_URL" in wrong.advice
+    (forbidden,) = await doctor.redis(f"unix://doctor:right@{path}")
+    assert "+info" in forbidden.advice
+    await redis.execute_command("ACL", "DELUSER", "doctor")  # type: ignore[no-untyped-call]
+
+
+def test_port_is_free_or_taken_by_another() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        number = other.getsockname()[1]
+        other.listen()
+        other.settimeout(0)
+        assert doctor.port(number).level == "error"
+    assert doctor.port(number).level == "ok"
+
+
+def test_data_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    good, bad = doctor.data_roots([tmp_path, tmp_path / "none"])
+    assert (good.level, bad.level) == ("ok", "error")
+
+
+def test_key_that_others_can_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("x" * 40)
+    (tmp_path / "key").chmod(0o644)
+    found = by_subject(doctor.disk(tmp_path))
+    assert found["local key"].advice == f"chmod 600 {tmp_path / 'key'}"
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "level", "said"),
+    [
+        (0, '{"nodes": 2, "CPU": 8.0, "GPU": 1.0}\n', "", "ok", "2 nodes, 8 CPUs, 1 GPUs"),
+        (0, '{"nodes": 1}\n', "", "warning", "start workers"),
+        (1, "", "RuntimeError: Version mismatch: Ray: 2.50", "error", "versions of Ray"),
+        (1, "", "ConnectionError: no", "error", "token"),
+    ],
+)
+def test_ray_is_asked_in_a_process_of_its_own(
+    code: int, out: str, err: str, level: str, said: str
+) -> None:
+    def answer(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], code, out, err)
+
+    finding = [*doctor.ray("head:6381", answer)][-1]
+    assert finding.level == level
+    assert said in f"{finding.message} {finding.advice}"
+
+
+def test_ray_that_does_not_answer_is_given_up() -> None:
+    def silent(*_: Any, **__: Any) -> None:
+        raise subprocess.TimeoutExpired("ray", 1.0)
+
+    assert [*doctor.ray("head:6381", silent)][-1].level == "error"
+
+
+def test_command_prints_json_and_exits_with_1_on_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["doctor", "--home", str(tmp_path), "--json"]
+    unreachable = ["--redis-url", "redis://127.0.0.1:1/0"]
+    assert run([*arguments, *unreachable]) == 1
+    printed = capsys.readouterr()
+    found = {finding["subject"]: finding for finding in json.loads(printed.out)}
+    assert found["Redis"]["level"] == "error"
+    assert found["python"]["message"] == ".".join(map(str, sys.version_info[:3]))
+    assert "need to be fixed" in printed.err

@@ -1,0 +1,249 @@
+"""What auto picks, that it says why, and that a resumed job decides as an undisturbed one."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from drmad_workers import (
+    HypergradientDiverged,
+    MetaConfig,
+    MetaState,
+    Method,
+    Problem,
+    ProblemError,
+    Replay,
+    SampleWeight,
+    Shortcut,
+    TrainingConfig,
+    TuningResult,
+    tune,
+)
+from drmad_workers.hypergradients import auto
+from drmad_workers.hypergradients.agreement import agreement
+from drmad_workers.hypergradients.auto import (
+    Auto,
+    Choice,
+    Figure,
+    candidates,
+    joined,
+    method_of,
+    settings_of,
+)
+from drmad_workers.hyperparameters.kinds import InitScale, LearningRate
+from tests.workers.small import largest_difference, small_problem, tuner_of
+
+CALM = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2, momentum=0.9)
+DIVERGING = replace(CALM, steps=300, learning_rate=1.0, momentum=0.9, batch_size=4)
+DRMAD = Shortcut(knots=1, average=1, stride=1, thin=1, contraction=False)
+
+
+@pytest.fixture(autouse=True)
+def paths_are_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "PATH_BYTES", 0)
+
+
+def run(
+    iterations: int, training: TrainingConfig = CALM, state: MetaState | None = None
+) -> TuningResult:
+    return tune(
+        small_problem(),
+        [SampleWeight()],
+        training,
+        Auto(),
+        MetaConfig(iterations=iterations),
+        dtype=torch.float64,
+        state=state,
+    )
+
+
+def tripled() -> Problem:
+    """Large inputs, on which DrMAD's line leaves the path."""
+    problem = small_problem()
+    problem.train = (3.0 * problem.train[0], problem.train[1])
+    problem.valid = (3.0 * problem.valid[0], problem.valid[1])
+    return problem
+
+
+def choices(result: TuningResult) -> list[Choice]:
+    found = [evaluation.choice for evaluation in result.evaluations]
+    assert all(choice is not None for choice in found)
+    return [choice for choice in found if choice is not None]
+
+
+def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
+    choice = choices(run(1))[0]
+    assert choice.reason == "first"
+    assert choice.method["method"] == "shortcut"
+    trusted = [f for f in choice.figures if f.cosine is not None and f.cosine >= 0.85]
+    assert [f.method for f in trusted] == [choice.method]
+    costs = [figure.cost for figure in choice.figures]
+    assert costs == sorted(costs)
+
+
+def test_the_cost_of_a_look_counts_all_that_it_tried() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    look = tuner.evaluate(tuner.initial_values(), 0)
+    assert look.choice is not None
+    tried = sum(figure.cost - 1.0 for figure in look.choice.figures)
+    assert look.cost == pytest.approx(Replay().cost(CALM) + tried)
+    after = tuner.evaluate(tuner.initial_values(), 1, choice=look.choice)
+    assert after.cost == Replay().cost(CALM)
+
+
+def test_auto_replays_where_nothing_else_is_trusted() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    first = tuner.evaluate(tuner.initial_values(), 0)
+    assert first.choice is not None
+    assert first.choice.method == settings_of(Replay())
+    assert [figure.method["horizon"] for figure in first.choice.figures] == [6, 15, 30, None]
+    second = tuner.evaluate(tuner.initial_values(), 1, choice=first.choice)
+    assert second.method == "replay"
+    assert second.choice == first.choice
+
+
+def test_a_small_path_is_stored_in_the_place_of_being_replayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto, "PATH_BYTES", 2**20)
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    first = tuner.evaluate(tuner.initial_values(), 0)
+    assert first.choice is not None
+    assert first.choice.method == {"method": "stored", "horizon": None, "hvp": "exact"}
+
+
+def test_a_look_returns_the_exact_hypergradient() -> None:
+    looking, exact = (
+        tuner_of(small_problem(), [SampleWeight()], CALM, method) for method in (Auto(), Replay())
+    )
+    values = exact.initial_values()
+    looked = looking.evaluate(values, 0)
+    assert looked.method == "replay"
+    assert looked.backward_steps == CALM.steps
+    assert largest_difference(looked, exact.evaluate(values, 0).hypergradient) == 0.0
+
+
+def test_figures_are_those_of_the_methods_on_their_own() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    values = tuner.initial_values()
+    looked = tuner.evaluate(values, 0)
+    assert looked.choice is not None
+    for figure in looked.choice.figures:
+        method = method_of(figure.method)
+        alone = tuner_of(small_problem(), [SampleWeight()], CALM, method).evaluate(values, 0)
+        found = agreement(alone.hypergradient, looked.hypergradient)
+        assert (figure.cosine, figure.signs, figure.length) == (
+            found.cosine,
+            found.signs,
+            found.length,
+        )
+        assert figure.products == alone.backward_steps
+
+
+def test_auto_looks_again_at_growing_distances_while_it_is_confirmed() -> None:
+    found = choices(run(17))
+    looks = [n for n, choice in enumerate(found) if choice.looked == n]
+    assert looks == [0, 5, 15]
+    assert [found[n].reason for n in looks] == ["first", "due", "due"]
+
+
+def test_a_resumed_job_takes_the_same_decisions() -> None:
+    whole, part = run(8), run(3)
+    assert part.state is not None
+    tensors, scalars = part.state.tensors(), json.loads(json.dumps(part.state.scalars()))
+    rest = run(8, state=MetaState.restore(tensors, scalars))
+    assert [asdict(c) | {"figures": ()} for c in choices(whole)[3:]] == [
+        asdict(c) | {"figures": ()} for c in choices(rest)
+    ]
+    assert whole.state is not None
+    assert rest.state is not None
+    assert torch.equal(
+        whole.state.hyperparameters["sample_weight"], rest.state.hyperparameters["sample_weight"]
+    )
+
+
+def test_a_choice_survives_json_whole() -> None:
+    choice = choices(run(1))[0]
+    assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
+
+
+def test_auto_looks_again_when_the_hyperparameters_moved_far() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
+    values = tuner.initial_values()
+    first = tuner.evaluate(values, 0)
+    near, far = ({name: value + shift for name, value in values.items()} for shift in (1.0, 4.0))
+    stays = tuner.evaluate(near, 1, choice=first.choice).choice
+    looks = tuner.evaluate(far, 1, choice=first.choice).choice
+    assert stays is not None
+    assert looks is not None
+    assert stays.looked == 0
+    assert (looks.looked, looks.reason) == (1, "moved")
+
+
+def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
+    values = tuner.initial_values()
+    first = tuner.evaluate(values, 0).choice
+    assert first is not None
+    other = replace(first, growth=100.0 * first.growth)
+    warned = tuner.evaluate(values, 1, choice=other).choice
+    assert warned is not None
+    assert warned.due == 2
+    looked = tuner.evaluate(values, 2, choice=warned).choice
+    assert looked is not None
+    assert (looked.looked, looked.reason) == (2, "growth")
+
+
+def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
+    values = tuner.initial_values()
+    first = tuner.evaluate(values, 0).choice
+    assert first is not None
+    with pytest.raises(HypergradientDiverged):
+        tuner_of(tripled(), [SampleWeight()], DIVERGING, DRMAD).evaluate(values, 1)
+    diverging = tuner_of(tripled(), [SampleWeight()], DIVERGING, Auto())
+    chosen = replace(first, method=settings_of(DRMAD))
+    switched = diverging.evaluate(values, 1, choice=chosen)
+    assert switched.choice is not None
+    assert switched.method == "replay"
+    assert (switched.choice.reason, switched.choice.due) == ("diverged", 6)
+    assert method_of(switched.choice.method) == Replay()
+    exact = tuner_of(tripled(), [SampleWeight()], DIVERGING, Replay()).evaluate(values, 1)
+    assert largest_difference(switched, exact.hypergradient) == 0.0
+
+
+def test_methods_that_cannot_differentiate_a_kind_are_no_candidates() -> None:
+    tuner = tuner_of(small_problem(), [InitScale(), SampleWeight()], CALM, Auto())
+    assert candidates(CALM, tuner.hyperparameters.values()) == [Shortcut()]
+    tuner = tuner_of(small_problem(), [LearningRate(per="model")], CALM, Auto())
+    assert len(candidates(CALM, tuner.hyperparameters.values())) == 4
+
+
+def test_replicas_agree_on_the_most_careful_choice() -> None:
+    def choice(method: Method, due: int) -> Choice:
+        return Choice(settings_of(method), "due", 1, due, 5, 1.0, {}, (Figure({}, 1.0),))
+
+    short, long = choice(Shortcut(horizon=6), 6), choice(Shortcut(), 2)
+    exact = choice(Replay(), 6)
+    assert method_of(joined([short, long]).method) == Shortcut()
+    assert method_of(joined([short, exact, long]).method) == Replay()
+    assert joined([short, long, exact]).due == 2
+
+
+def test_an_impossible_threshold_is_refused_by_name() -> None:
+    with pytest.raises(ProblemError) as error:
+        tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.5))
+    assert error.value.field == "hypergradient.threshold"
+
+
+def test_agreement_speaks_for_the_worst_of_the_hyperparameters() -> None:
+    exact = {"one": torch.tensor([1e6, 1e6]), "other": torch.tensor([1.0, -1.0, 0.0])}
+    found = agreement({**exact, "other": torch.tensor([2.0, 2.0, 1.0])}, exact)
+    assert found.cosine == pytest.approx(0.0)
+    assert found.signs == 0.5
+    assert found.length == pytest.approx(3.0 / 2.0**0.5)
+    zero: dict[str, Tensor] = {"one": torch.zeros(2)}
+    assert agreement(zero, zero).cosine == 1.0
+    assert agreement({"one": torch.ones(2)}, zero).cosine == 0.0

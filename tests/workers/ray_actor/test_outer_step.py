@@ -1,0 +1,140 @@
+"""From results of replicas on disjoint shards to the next state: in a round, and one by one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from drmad_client.spec.job import JobSpec
+from drmad_workers import spec_adapter
+from drmad_workers.meta.update import initial_state
+from drmad_workers.ray_actor import outer_step
+from drmad_workers.ray_actor.messages import ReplicaResult, Setback, State, StepResult
+
+ROWS, COUNT = 61, 3
+INFOS = [
+    {
+        "name": name,
+        "kind": name,
+        "shape": shape,
+        "transform": transform,
+        "lower": None,
+        "upper": None,
+        "groups": [],
+    }
+    for name, shape, transform in (("sample_weight", [ROWS], "sigmoid"), ("l2", [1], "exp"))
+]
+
+
+def spec(**replicas: object) -> JobSpec:
+    return JobSpec.model_validate(
+        {
+            "problem": {"data": {"name": "digits", "train": ROWS, "valid": 30, "test": 0}},
+            "hyperparameters": [{"kind": "sample_weight"}, {"kind": "l2", "per": "model"}],
+            "training": {"steps": 6, "batch_size": 10},
+            "hypergradient": {"method": "stored"},
+            "replicas": {"count": COUNT, "data": "disjoint"} | replicas,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def begun() -> State:
+    return outer_step.pack(initial_state(spec_adapter.tuner(spec()).hyperparameters))
+
+
+@pytest.fixture(scope="module")
+def results(begun: State) -> list[ReplicaResult]:
+    found = []
+    for replica in range(COUNT):
+        tuner = spec_adapter.tuner(spec(), replica)
+        evaluation = tuner.evaluate(outer_step.unpacked(begun).hyperparameters, 0)
+        sizes = (tuner.train_examples.rows, tuner.valid_examples.rows)
+        found.append(ReplicaResult(replica, evaluation, *sizes, "node", "cpu"))
+    return found
+
+
+def shard(replica: int) -> Tensor:
+    positions = spec_adapter.shards(spec()).positions("train", ROWS, replica)
+    assert positions is not None
+    return positions
+
+
+def moved(begun: State, after: State, name: str = "sample_weight") -> Tensor:
+    before, now = outer_step.unpacked(begun), outer_step.unpacked(after)
+    return now.hyperparameters[name] - before.hyperparameters[name]
+
+
+def test_round_moves_every_weight_by_the_gradient_of_its_own_shard(
+    begun: State, results: list[ReplicaResult]
+) -> None:
+    step = outer_step.meta_step(spec(), INFOS, begun, 0, results)
+    assert isinstance(step, StepResult)
+    for result in results:
+        own = result.evaluation.hypergradient["sample_weight"][shard(result.replica)]
+        # The first step of Adam goes by the sign of the gradient.
+        went = moved(begun, step.state)[shard(result.replica)]
+        torch.testing.assert_close(
+            went[own != 0.0], -0.3 * own.sign()[own != 0.0], atol=1e-2, rtol=0
+        )
+    figures = step.record["replicas"]
+    assert [f["train_examples"] for f in figures] == [20, 20, 21]
+    assert [f["valid_examples"] for f in figures] == [10, 10, 10]
+    assert [f["staleness"] for f in figures] == [0, 0, 0]
+    assert all(f["cosine_to_mean"] > 0.5 for f in figures)
+
+
+def test_shard_of_a_straggler_stays_where_it_was(
+    begun: State, results: list[ReplicaResult]
+) -> None:
+    step = outer_step.meta_step(spec(wait_for=2), INFOS, begun, 0, results[:2])
+    assert isinstance(step, StepResult)
+    again = outer_step.meta_step(spec(wait_for=2), INFOS, step.state, 0, results[1:])
+    assert isinstance(again, StepResult)
+    assert not moved(begun, step.state)[shard(2)].any()
+    assert not moved(step.state, again.state)[shard(0)].any()
+    assert moved(step.state, again.state)[shard(2)].any()
+    assert moved(begun, step.state, "l2").any()
+
+
+def test_arrivals_move_what_their_replica_holds_and_are_judged_together(
+    begun: State, results: list[ReplicaResult]
+) -> None:
+    job = spec(mode="async")
+    state = begun
+    for result in results:
+        arrived = outer_step.arrival(job, INFOS, state, result)
+        assert not isinstance(arrived, Setback)
+        figures, after = arrived
+        others = torch.ones(ROWS, dtype=torch.bool)
+        others[shard(result.replica)] = False
+        assert not moved(state, after)[others].any()
+        assert moved(state, after)[~others].any()
+        assert moved(state, after, "l2").any()
+        assert figures["validation_loss"] == result.evaluation.validation_loss
+        state = after
+    step = outer_step.arrivals_step(job, INFOS, begun, state, 0, results, [0, 1, 2])
+    assert isinstance(step, StepResult)
+    assert torch.equal(moved(begun, step.state), moved(begun, state))
+    assert outer_step.unpacked(step.state).iteration == 1
+    losses = [result.evaluation.validation_loss for result in results]
+    assert step.record["validation_loss"] == pytest.approx(sum(losses) / COUNT)
+    assert [figures["staleness"] for figures in step.record["replicas"]] == [0, 1, 2]
+    # In a round of disjoint shards each weight has one gradient too: they end at the same place.
+    together = outer_step.meta_step(spec(), INFOS, begun, 0, results)
+    assert isinstance(together, StepResult)
+    torch.testing.assert_close(moved(begun, together.state), moved(begun, state))
+
+
+def test_arrival_without_a_finite_loss_is_a_setback(
+    begun: State, results: list[ReplicaResult]
+) -> None:
+    diverged = replace(results[0].evaluation, validation_loss=math.nan)
+    arrived = outer_step.arrival(
+        spec(mode="async"), INFOS, begun, replace(results[0], evaluation=diverged)
+    )
+    assert isinstance(arrived, Setback)

@@ -1,0 +1,192 @@
+"""What the client knows of the engine: every field, every size, and what each method refuses."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from drmad_client.errors import field_errors
+from drmad_client.spec import catalog
+from drmad_client.spec import job as spec_job
+from drmad_client.spec.entries import entries
+from drmad_client.spec.methods import ForwardMethod
+from drmad_workers import METHODS, MetaConfig, ProblemError, TrainingConfig, spec_adapter
+from drmad_workers.catalog import build_problem
+from drmad_workers.data.minibatches import Examples
+from drmad_workers.hypergradients import forward
+from drmad_workers.hypergradients.method import require_derivatives
+from drmad_workers.hyperparameters.kinds import BoundHyperparameter, Setting, bind_all, slots_of
+
+
+def names(spec: type[spec_job.Spec], *left_out: str) -> set[str]:
+    return set(spec.model_fields) - set(left_out)
+
+
+def settings_of(engine: Any) -> set[str]:
+    return {field.name for field in fields(engine)}
+
+
+@pytest.mark.parametrize("spec", catalog.METHODS, ids=lambda spec: spec.__name__)
+def test_every_option_of_a_method_reaches_the_engine(spec: type[spec_job.Spec]) -> None:
+    stated = TypeAdapter(spec_job.HypergradientSpec).validate_python(
+        {"method": spec.model_fields["method"].default}
+    )
+    made = spec_adapter.method(stated)
+    assert names(spec, "method") == settings_of(made)
+    assert stated.model_dump(exclude={"method"}) == {
+        field.name: getattr(made, field.name) for field in fields(made)
+    }
+
+
+def test_client_and_engine_know_the_same_methods() -> None:
+    assert {spec.model_fields["method"].default for spec in catalog.METHODS} == set(METHODS)
+
+
+@pytest.mark.parametrize("spec", catalog.HYPERPARAMETERS, ids=lambda spec: spec.__name__)
+def test_every_option_of_a_kind_reaches_the_engine(spec: type[spec_job.Spec]) -> None:
+    kind = spec.model_fields["kind"].default
+    stated = TypeAdapter(spec_job.HyperparameterSpec).validate_python({"kind": kind, "name": "own"})
+    made = spec_adapter.kind(stated)
+    assert names(spec, "kind") == settings_of(made)
+    for name, value in stated.model_dump(exclude={"kind"}).items():
+        assert getattr(made, name) == value
+
+
+def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
+    assert names(spec_job.TrainingSpec) == settings_of(TrainingConfig)
+    assert TrainingConfig(**spec_job.TrainingSpec().model_dump()) == TrainingConfig()
+    assert names(spec_job.MetaSpec) == settings_of(MetaConfig)
+    assert MetaConfig(**spec_job.MetaSpec().model_dump()) == MetaConfig()
+
+
+METHOD_OPTIONS: list[dict[str, Any]] = [
+    {"method": "auto"},
+    {"method": "shortcut"},
+    {"method": "shortcut", "horizon": 5},
+    {"method": "shortcut", "horizon": 21},
+    {"method": "shortcut", "preset": "paper"},
+    {"method": "shortcut", "preset": "paper_tenth"},
+    {"method": "shortcut", "preset": "paper", "hvp": "finite_difference"},
+    {"method": "shortcut", "curvature": "gauss_newton", "hvp": "finite_difference"},
+    {"method": "replay"},
+    {"method": "replay", "horizon": 20},
+    {"method": "replay", "horizon": 19},
+    {"method": "stored", "horizon": 1, "hvp": "finite_difference"},
+    {"method": "reversible"},
+    {"method": "one_step"},
+    {"method": "implicit"},
+    {"method": "implicit", "solver": "neumann"},
+    {"method": "implicit", "solver": "neumann", "step_size": 0.1},
+    {"method": "forward"},
+    {"method": "forward", "hvp": "finite_difference"},
+]
+KIND_OPTIONS: list[dict[str, Any]] = [
+    *({"kind": "l2", "per": per} for per in ("weight", "unit", "layer", "model")),
+    *(
+        {"kind": kind, "per": per}
+        for kind in ("learning_rate", "momentum")
+        for per in ("model", "layer", "step", "step_and_layer")
+    ),
+    {"kind": "l1", "per": "unit"},
+    {"kind": "init_scale"},
+    {"kind": "sample_weight"},
+    {"kind": "training_data"},
+    {"kind": "loss_weight"},
+]
+TRAININGS: list[dict[str, Any]] = [
+    {"steps": 20, "batch_size": 10},
+    {"steps": 1, "batch_size": 10},
+    {"steps": 100, "batch_size": 10, "optimizer": "adam"},
+    {"steps": 20, "batch_size": 10, "optimizer": "adamw", "weight_decay": 0.1},
+]
+PROBLEM: dict[str, Any] = {
+    "model": {"name": "mlp", "hidden": [7, 5]},
+    "data": {"name": "digits", "train": 300, "valid": 20, "test": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def bound() -> dict[tuple[int, int], BoundHyperparameter]:
+    """Every kind under every training, as the engine binds it."""
+    problem = build_problem(PROBLEM["model"], PROBLEM["data"])
+    train = Examples(problem.train, "train", torch.device("cpu"), torch.float32)
+    made = {}
+    for (i, options), (j, stated) in product(enumerate(TRAININGS), enumerate(KIND_OPTIONS)):
+        training = TrainingConfig(**options)
+        kind = spec_adapter.kind(TypeAdapter(spec_job.HyperparameterSpec).validate_python(stated))
+        setting = Setting(
+            problem,
+            slots_of(problem.model),
+            train,
+            steps=training.steps,
+            learning_rate=training.learning_rate,
+            momentum=training.first_decay,
+            dtype=torch.float32,
+        )
+        (made[i, j],) = bind_all([kind], setting).values()
+    return made
+
+
+def test_the_client_knows_how_many_entries_a_hyperparameter_has(
+    bound: dict[tuple[int, int], BoundHyperparameter],
+) -> None:
+    for (i, j), hyperparameter in bound.items():
+        kind = TypeAdapter(spec_job.HyperparameterSpec).validate_python(KIND_OPTIONS[j])
+        problem = spec_job.CatalogProblem.model_validate(PROBLEM)
+        count = entries(kind, problem, spec_job.TrainingSpec(**TRAININGS[i]))
+        assert count == hyperparameter.initial.numel(), KIND_OPTIONS[j]
+    assert ForwardMethod.most == forward.MOST
+
+
+@pytest.mark.parametrize("training", range(len(TRAININGS)))
+@pytest.mark.parametrize(
+    "method", METHOD_OPTIONS, ids=lambda options: "-".join(map(str, options.values()))
+)
+def test_client_and_engine_refuse_the_same(
+    method: dict[str, Any],
+    training: int,
+    bound: dict[tuple[int, int], BoundHyperparameter],
+) -> None:
+    for number, kind in enumerate(KIND_OPTIONS):
+        job = {
+            "problem": PROBLEM,
+            "hyperparameters": [kind],
+            "training": TRAININGS[training],
+            "hypergradient": method,
+        }
+        by_client = dict(refused_by_client(job))
+        by_engine = refused_by_engine(method, training, bound[training, number])
+        if by_engine is None:
+            assert by_client == {}, job
+        else:
+            field = by_engine.field or ""
+            if field.startswith("hyperparameters."):
+                field = "hyperparameters[0].kind"
+            assert field in by_client, job
+            assert by_client[field] == str(by_engine) or "must be" in str(by_engine)
+
+
+def refused_by_client(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        spec_job.JobSpec.model_validate(job)
+    except ValidationError as error:
+        for line in field_errors(error.errors(), job):
+            yield line.path, line.message
+
+
+def refused_by_engine(
+    options: dict[str, Any], training: int, hyperparameter: BoundHyperparameter
+) -> ProblemError | None:
+    rest = {name: value for name, value in options.items() if name != "method"}
+    try:
+        config = TrainingConfig(**TRAININGS[training])
+        method = METHODS[options["method"]](**rest)
+        method.check(config)
+        require_derivatives(method, [hyperparameter], config)
+    except ProblemError as error:
+        return error
+    return None

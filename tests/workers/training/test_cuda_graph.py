@@ -1,0 +1,84 @@
+"""Recorded training steps, as far as they can be seen without a GPU."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from drmad_workers import L2, LearningRate, Problem, SampleWeight, Shortcut, TrainingConfig
+from drmad_workers.data.minibatches import WEIGHTS, Minibatches, seed_of
+from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.training import cuda_graph as capture_module
+from drmad_workers.training.cuda_graph import RecordedStep, recordable, training_step
+from drmad_workers.training.progress import Monitor
+from drmad_workers.training.run import TrainingRun
+from tests.workers.small import CLASSES, small_problem, tuner_of
+
+SGD = TrainingConfig("sgd", steps=12, batch_size=4, learning_rate=0.2)
+
+
+def run_of(problem: Problem, kinds: list[Kind], training: TrainingConfig = SGD) -> TrainingRun:
+    tuner = tuner_of(problem, kinds, training, Shortcut())
+    objective = tuner.objective
+    objective.attach()
+    objective.set_hyperparameters(tuner.initial_values())
+    minibatches = Minibatches(tuner.train_examples, training.batch_size, (0, 0, 0))
+    run = TrainingRun(objective, training, minibatches, Monitor())
+    objective.initialize(seed_of(WEIGHTS, 0, 0, 0))
+    return run
+
+
+def twice(work: Callable[[], None]) -> Callable[[], None]:
+    """Records as a GPU does: the work runs beforehand, and moves the state."""
+    work()
+    work()
+    return work
+
+
+def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
+    def problem() -> Problem:
+        torch.manual_seed(0)
+        layers = (nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
+        return small_problem(nn.Sequential(*layers))
+
+    kinds: list[Kind] = [L2(), SampleWeight(), LearningRate(per="layer")]
+    plain, run = run_of(problem(), kinds), run_of(problem(), kinds)
+    assert recordable(run)
+    take = RecordedStep(run, record=twice)
+    assert torch.equal(run.state, plain.state)
+    losses = [float(plain.take(step)) for step in range(SGD.steps)]
+    assert [float(take(step)) for step in range(SGD.steps)] == losses
+    assert torch.equal(run.state, plain.state)
+    for one, other in zip(run.objective.buffers(), plain.objective.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "training"),
+    [
+        (None, LearningRate(per="step"), SGD),
+        (None, L2(), TrainingConfig("adam", steps=12, batch_size=4)),
+        (nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, CLASSES)), L2(), SGD),
+    ],
+    ids=["rates per step", "adam", "dropout"],
+)
+def test_steps_that_differ_in_more_than_their_minibatch_are_not_recorded(
+    model: nn.Module | None, kind: Kind, training: TrainingConfig
+) -> None:
+    assert not recordable(run_of(small_problem(model), [kind], training))
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(small_problem(), [L2()])
+    assert training_step(run) == run.take
+
+    def refuse(work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    before = run.state.clone()
+    monkeypatch.setattr(capture_module, "cuda_graph", refuse)
+    monkeypatch.setattr(run.objective, "device", torch.device("cuda"))
+    assert training_step(run) == run.take
+    assert torch.equal(run.state, before)

@@ -1,0 +1,1 @@
+"""The outer problem: update, rollback, aggregation, search."""

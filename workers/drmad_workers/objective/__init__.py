@@ -1,0 +1,1 @@
+"""Losses of a problem and their derivatives in flat weights and hyperparameters."""

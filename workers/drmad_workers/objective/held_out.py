@@ -1,0 +1,55 @@
+"""Figures of a trained model on held-out data, and the model itself."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from drmad_workers.data.minibatches import Examples
+from drmad_workers.errors import ProblemError
+from drmad_workers.objective.objective import EVALUATION_ROWS, Objective
+
+
+def held_out_figures(
+    objective: Objective, examples: Examples, prefix: str, poll: Callable[[], None]
+) -> dict[str, float]:
+    """`<prefix>_loss` and `<prefix>_<metric>` of every metric, means over all rows."""
+    problem = objective.problem
+    totals: dict[str, Tensor] = {}
+    objective.eval()
+    with torch.no_grad():
+        for batch in examples.chunks(EVALUATION_ROWS):
+            poll()
+            share = len(batch.index) / examples.rows
+            figures = {"loss": objective.outer_loss(batch)}
+            if problem.metrics:
+                outputs = objective.model(batch.inputs)
+                for name, metric in problem.metrics.items():
+                    figures[name] = torch.as_tensor(metric(outputs, batch.targets))
+            for name, figure in figures.items():
+                if figure.numel() != 1:
+                    raise ProblemError(
+                        f"metric {name!r} must return one number, got shape {tuple(figure.shape)}",
+                        f"metrics.{name}",
+                    )
+                total = totals.get(name, torch.zeros((), device=figure.device))
+                totals[name] = total + figure.reshape(()).to(torch.float64) * share
+    objective.train()
+    return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
+
+
+def diagnostic_figures(objective: Objective) -> dict[str, float]:
+    """The problem's diagnostics of the transformed hyperparameters; None is left out."""
+    values: Mapping[str, Tensor] = objective.all_values()
+    figures = {name: measure(values) for name, measure in objective.problem.diagnostics.items()}
+    return {name: float(figure) for name, figure in figures.items() if figure is not None}
+
+
+def model_state(objective: Objective) -> dict[str, Tensor]:
+    """Weights and buffers by state_dict name, copied to the CPU."""
+    state = objective.model.state_dict()
+    return {
+        name: tensor.detach().to("cpu", copy=True)
+        for name, tensor in state.items()
+        if torch.is_tensor(tensor)
+    }

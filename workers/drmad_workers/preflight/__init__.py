@@ -1,0 +1,1 @@
+"""Everything that is tried before a job counts."""

@@ -1,0 +1,140 @@
+"""What is found out about a problem on one minibatch, before any training starts."""
+
+import torch
+from torch import Tensor
+
+from drmad_workers.data.minibatches import Examples
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters.kinds import BoundTensor
+from drmad_workers.objective.objective import Objective
+from drmad_workers.problem import Batch
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ProblemError(f"device must be cpu or cuda, got {device!r}", "device") from error
+    if resolved.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ProblemError("device cuda was asked for, and torch finds none here", "device")
+        index = torch.cuda.current_device() if resolved.index is None else resolved.index
+        return torch.device("cuda", index)
+    return resolved
+
+
+def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
+    """Tries every derivative once and leaves the objective as it was.
+
+    Also finds out whether the model draws random numbers (`objective.stochastic`).
+
+    Raises:
+        ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
+            derivative; a hyperparameter to tune changes neither the training nor the outer loss.
+    """
+    buffers = objective.buffers()
+    before = random_state(objective.device)
+    shape_of_losses(objective, batch)
+    objective.stochastic = not torch.equal(before, random_state(objective.device))
+    objective.begin_products()
+    if objective.hvp == "finite_difference":
+        _, by_leaves, _ = objective.first_derivatives(batch)
+    else:
+        require_second_derivatives(objective, batch)
+        _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
+    first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
+    objective.eval()
+    loss = objective.outer_loss(first_valid)
+    require_scalar(loss, "the outer loss", "problem.outer_loss")
+    require_finite(loss, "the outer loss", "problem.outer_loss")
+    leaves = objective.leaves()
+    direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+    names = [bound.name for bound in objective.bound.values() if isinstance(bound, BoundTensor)]
+    objective.train()
+    objective.restore_buffers(buffers)
+    objective.end_products()
+    for name, inner, outer in zip(names, by_leaves, direct, strict=True):
+        if inner is None and outer is None:
+            raise ProblemError(
+                f"neither the training of the weights nor the outer loss depends on the "
+                f"hyperparameter {name!r}: use it in inner_loss or outer_loss, or do not tune it",
+                f"hyperparameters.{name}",
+            )
+
+
+def shape_of_losses(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError unless the losses have the shapes that `Problem` asks for."""
+    problem = objective.problem
+    if problem.inner_loss is None or problem.outer_loss is None:
+        losses = problem.loss(objective.model(batch.inputs), batch.targets)
+        if losses.shape != (len(batch.index),):
+            raise ProblemError(
+                f"loss must return one number per example, shape ({len(batch.index)},), got "
+                f"{tuple(losses.shape)}: use reduction='none', and take means over other axes",
+                "problem.loss",
+            )
+    loss = objective.inner_loss(batch)
+    require_scalar(loss, "inner_loss", "problem.inner_loss")
+    require_finite(loss, "the training loss", "problem.inner_loss")
+
+
+def require_scalar(loss: Tensor, what: str, field: str) -> None:
+    if loss.shape != ():
+        raise ProblemError(f"{what} must return one number, got shape {tuple(loss.shape)}", field)
+    if not loss.requires_grad:
+        raise ProblemError(
+            f"{what} must depend on the model's weights by autograd, and does not", field
+        )
+
+
+def require_finite(loss: Tensor, what: str, field: str) -> None:
+    if not bool(loss.isfinite()):
+        raise ProblemError(
+            f"{what} must be finite at the first weights, got {float(loss.detach())}: look for a "
+            "logarithm, a root or a division by zero, or for inputs that are not finite",
+            field,
+        )
+
+
+def require_second_derivatives(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError when some kernel's backward pass cannot be differentiated.
+
+    Autograd leaves such a kernel out in silence where no wanted derivative lies behind it, so the
+    graph of the gradient is searched for the nodes that would raise if they were reached.
+    """
+    loss = objective.inner_loss(batch)
+    message: str | None = None
+    cause: Exception | None = None
+    try:
+        gradients = torch.autograd.grad(
+            loss, objective.parameters, create_graph=True, allow_unused=True
+        )
+        pending = [g.grad_fn for g in gradients if g is not None]
+        seen = set(pending)
+        while pending:
+            node = pending.pop()
+            if node is None:
+                continue
+            if node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented"):
+                message = "one of its kernels is differentiable only once"
+                break
+            following = {parent for parent, _ in node.next_functions} - seen
+            seen |= following
+            pending.extend(following)
+        if message is None:
+            objective.second_derivatives(batch, torch.ones_like(objective.weights))
+    except (RuntimeError, NotImplementedError) as error:
+        message, cause = str(error), error
+    if message is not None:
+        raise ProblemError(
+            "the training loss must have second derivatives in the weights and in the "
+            f"hyperparameters: {message}; use the model with hvp finite_difference, which takes "
+            "two gradients in the place of each product",
+            "hypergradient.hvp",
+        ) from cause
+
+
+def random_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
+    return torch.get_rng_state()

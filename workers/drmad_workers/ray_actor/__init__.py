@@ -1,0 +1,1 @@
+"""The Ray actor of a replica; the only part that knows Ray."""

@@ -1,0 +1,64 @@
+"""What the engine refuses, and any other exception, as a Failure that names the root cause."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from drmad_workers.ray_actor.messages import Failure
+
+T = TypeVar("T")
+
+OUT_OF_MEMORY = "out_of_memory"
+LESS_MEMORY = "a smaller training.batch_size or hypergradient.budget needs less memory"
+
+
+def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
+    """What the engine refuses, and any other exception, as a Failure that names the root cause."""
+    from drmad_workers.errors import (
+        HypergradientDiverged,
+        HypergradientError,
+        ProblemError,
+        TrainingDiverged,
+        ran_out_of_memory,
+    )
+    from drmad_workers.user_code import UserCodeError
+
+    try:
+        return body()
+    except ProblemError as error:
+        return Failure("problem_invalid", str(error), iteration)
+    except TrainingDiverged as error:
+        message = f"meta-iteration {iteration}: {error}"
+        return Failure("training_diverged", message, iteration, error.step)
+    except HypergradientDiverged as error:
+        message = f"meta-iteration {iteration}: {error}"
+        return Failure("hypergradient_diverged", message, iteration, error.step)
+    except HypergradientError as error:
+        return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
+    except UserCodeError as error:
+        return Failure("user_code", str(error), iteration, traceback=error.traceback)
+    except Exception as error:
+        if ran_out_of_memory(error):
+            first = str(error).strip().partition("\n")[0] or type(error).__name__
+            return Failure(OUT_OF_MEMORY, f"{first}; {LESS_MEMORY}", iteration)
+        message = f"{type(error).__name__}: {error}"
+        return Failure("worker_error", message, iteration, traceback=_trimmed(error))
+
+
+def _trimmed(error: Exception) -> str:
+    """The traceback without the frames of libraries and of ours around the user's own code.
+
+    Where none of the frames are the user's, all below this file are shown: the mistake is ours.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = str(Path(__file__).parent)
+    theirs = [
+        f for f in frames if not f.filename.startswith(ours) and "-packages" not in f.filename
+    ]
+    shown = theirs or [frame for frame in frames if frame.filename != __file__]
+    heading = "Traceback (most recent call last):\n"
+    lines = [*traceback.format_list(shown), *traceback.format_exception_only(error)]
+    return heading + "".join(lines)

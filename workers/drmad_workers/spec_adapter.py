@@ -1,0 +1,122 @@
+"""Translates a JobSpec (drmad_client.spec.job) into the settings of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drmad_workers import hypergradients
+from drmad_workers.catalog import Places, build_problem
+from drmad_workers.catalog.sources import tensors_of
+from drmad_workers.data.shards import Shards
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters import kinds
+from drmad_workers.meta.update import MetaConfig
+from drmad_workers.problem import Problem
+from drmad_workers.replica_batch import Replicas
+from drmad_workers.training.run import TrainingConfig
+from drmad_workers.tuning import Tuner
+from drmad_workers.user_code import load_problem
+
+if TYPE_CHECKING:
+    from drmad_client.spec.job import HypergradientSpec, HyperparameterSpec, JobSpec
+
+_KINDS: dict[str, Callable[..., kinds.Kind]] = {
+    "l2": kinds.L2,
+    "l1": kinds.L1,
+    "learning_rate": kinds.LearningRate,
+    "momentum": kinds.Momentum,
+    "init_scale": kinds.InitScale,
+    "sample_weight": kinds.SampleWeight,
+    "training_data": kinds.TrainingData,
+    "loss_weight": kinds.LossWeight,
+    "tensor": kinds.CustomTensor,
+}
+
+
+def tuner(
+    spec: JobSpec,
+    replica: int = 0,
+    places: Places | None = None,
+    device: str = "cpu",
+    code: Path | None = None,
+    built: Problem | None = None,
+) -> Tuner:
+    """The tuner of one replica: problem, kinds, training and method as the spec asks.
+
+    `places` is where data may be read; `code` the folder of the user's own code, for a problem that
+    names an entrypoint in it; `built` the problem, where it is there already.
+
+    Raises:
+        EngineError: what only a worker finds: missing files, too large a batch, ...
+        UserCodeError: the user's code raised.
+    """
+    return Tuner(
+        built or problem(spec, places, code),
+        [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        training(spec),
+        method(spec.hypergradient),
+        seed=spec.seed,
+        replica=replica,
+        device=device,
+        shards=shards(spec),
+    )
+
+
+def batched(
+    spec: JobSpec,
+    replicas: Sequence[int],
+    places: Places | None = None,
+    device: str = "cpu",
+    code: Path | None = None,
+    built: Problem | None = None,
+) -> Replicas:
+    """The tuners of several replicas on one device; see `tuner`."""
+    return Replicas(
+        built or problem(spec, places, code),
+        [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        training(spec),
+        method(spec.hypergradient),
+        seed=spec.seed,
+        replicas=replicas,
+        device=device,
+        shards=shards(spec),
+    )
+
+
+def shards(spec: JobSpec) -> Shards:
+    train, valid = spec.replicas.shares()
+    return Shards(spec.replicas.data, spec.replicas.count, train, valid, spec.seed)
+
+
+def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
+    stated = spec.problem
+    if stated.kind == "catalog":
+        model, data = stated.model.model_dump(), stated.data.model_dump()
+        return build_problem(model, data, seed=spec.seed, places=places)
+    if code is None:
+        raise ProblemError("the job's code is not here; submit it with --code", "problem.code")
+    options = dict(stated.options)
+    if stated.data is not None:
+        path = (places or Places()).upload(stated.data, "problem.data")
+        options["data"] = tensors_of(path, "problem.data")
+    return load_problem(code, stated.entrypoint, options)
+
+
+def training(spec: JobSpec) -> TrainingConfig:
+    return TrainingConfig(**spec.training.model_dump())
+
+
+def kind(spec: HyperparameterSpec) -> kinds.Kind:
+    options = spec.model_dump(exclude={"kind"})
+    bound: kinds.Kind = _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
+    return bound
+
+
+def method(spec: HypergradientSpec) -> hypergradients.Method:
+    return hypergradients.METHODS[spec.method](**spec.model_dump(exclude={"method"}))
+
+
+def meta(spec: JobSpec) -> MetaConfig:
+    return MetaConfig(**spec.meta.model_dump())

@@ -1,0 +1,1 @@
+"""The inner problem: optimizers, the training run, its progress."""

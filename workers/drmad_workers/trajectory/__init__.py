@@ -1,0 +1,1 @@
+"""What is kept of the training trajectory for the backward pass."""
