@@ -39,12 +39,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import L2, LearningRate, Problem, Replay, Shortcut, Stored, TrainingConfig, Tuner
+from drmad_workers import L2, Launch, LearningRate, Problem, Shortcut, Stored, TrainingConfig, Tuner
 from drmad_workers.catalog import build_problem
 from drmad_workers.catalog.places import Places
 from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.hypergradients import Method
-from drmad_workers.replica_batch import Replicas
+from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training import cuda_graph
 
 ALPHA, GAMMA = 0.5, 0.9
@@ -67,7 +67,7 @@ def methods_at(steps: int) -> dict[str, Method]:
     return {
         "shortcut T/10": Shortcut(horizon=max(1, steps // 10)),
         "shortcut": Shortcut(),
-        "replay": Replay(),
+        "replay": Launch(),
         "stored": Stored(),
         "DrMAD as published, T/10": Shortcut(preset="paper_tenth"),
     }
@@ -85,7 +85,7 @@ class Plain:
     def __init__(self, steps: int, device: torch.device) -> None:
         problem = problem_of()
         self.steps, self.device = steps, device
-        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Replay())
+        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Launch())
         tuner.objective.attach()
         tuner.objective.set_hyperparameters(tuner.initial_values())
         with torch.random.fork_rng(devices=[]):
@@ -364,12 +364,12 @@ def replicas(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     rows = []
     for name, method in {
-        "shortcut T/10": Shortcut(horizon=steps // 10, tolerance=None),
-        "replay": Replay(),
+        "shortcut T/10": Shortcut(horizon=steps // 10, max_adjoint_change=None),
+        "replay": Launch(),
     }.items():
         single = tuner_of(steps, method, device)
         kinds = [L2(per="unit", init=PENALTY)]
-        many = Replicas(
+        many = ReplicaBatch(
             problem_of(), kinds, training_of(steps), method, replicas=range(8), device=device
         )
         values = single.initial_values()
@@ -428,7 +428,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     loss = nn.CrossEntropyLoss(reduction="none")
     problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss)
     training = TrainingConfig("sgd", steps, rows, 0.01, GAMMA)
-    tuner = Tuner(problem, [LearningRate()], training, Replay(), device=device)
+    tuner = Tuner(problem, [LearningRate()], training, Launch(), device=device)
     values = tuner.initial_values()
     model = resnet18().to(device)
     minibatches = Minibatches(tuner.train_examples, rows, (0, 0, 0))

@@ -44,7 +44,7 @@ from drmad_workers.catalog import Places, build_problem
 from drmad_workers.hypergradients import Method, backward_pass
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.auto import MARGIN, PATH_BYTES, candidates, settings_of
-from drmad_workers.hypergradients.backward_pass import Walk
+from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.kinds import Kind, LearningRate
 
@@ -140,20 +140,24 @@ def methods_of(cell: Cell) -> dict[str, Method]:
     methods |= {f"shortcut {name}": Shortcut(horizon=n) for name, n in part.items()}
     methods["replay T/2"] = Replay(horizon=part["T/2"])
     methods["paper T/10"] = Shortcut(preset="paper_tenth")
-    methods["15 knots"] = Shortcut(knots=15)
+    methods["15 knots"] = Shortcut(interpolation_nodes=15)
     if cell.steps < 500:
         methods |= {
             "8 copies": Shortcut(budget=8),
-            "half of the early minibatches": Shortcut(thin=2),
-            "single steps": Shortcut(stride=1, tolerance=None),
-            "strides of 5": Shortcut(stride=5, tolerance=None),
-            "4 knots": Shortcut(knots=4),
-            "15 plain knots": Shortcut(knots=15, average=1),
-            "15 knots, window of 20": Shortcut(knots=15, average=20),
+            "half of the early minibatches": Shortcut(minibatch_subsampling=2),
+            "single steps": Shortcut(max_stride=1, max_adjoint_change=None),
+            "strides of 5": Shortcut(max_stride=5, max_adjoint_change=None),
+            "4 knots": Shortcut(interpolation_nodes=4),
+            "15 plain knots": Shortcut(interpolation_nodes=15, averaging_window=1),
+            "15 knots, window of 20": Shortcut(interpolation_nodes=15, averaging_window=20),
             "contraction": Shortcut(contraction=True),
             "gauss-newton": Shortcut(curvature="gauss_newton"),
             "line, contraction": Shortcut(
-                knots=1, average=1, stride=1, tolerance=None, contraction=True
+                interpolation_nodes=1,
+                averaging_window=1,
+                max_stride=1,
+                max_adjoint_change=None,
+                contraction=True,
             ),
             "paper": Shortcut(preset="paper"),
         }
@@ -169,7 +173,7 @@ def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
     plain_chunks = plain_seconds(cell, roots)
     started = time.process_time()
     exact, exact_seconds = walked(cell, tuner, values, Replay())
-    assert isinstance(exact, Walk)
+    assert isinstance(exact, BackwardPass)
     runs = {name: walked(cell, tuner, values, method) for name, method in methods.items()}
     spent = time.process_time() - started
     plain = median(plain_chunks + plain_seconds(cell, roots))
@@ -190,7 +194,7 @@ def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
 
 def walked(
     cell: Cell, tuner: Tuner, values: Mapping[str, Tensor], method: Method
-) -> tuple[Walk | None, float]:
+) -> tuple[BackwardPass | None, float]:
     """What the method makes of the cell's run, and the CPU seconds of both passes.
 
     The median of several where they are short: what is walked is the same each time.
@@ -199,7 +203,7 @@ def walked(
     walk, seconds = None, []
     for _ in range(repeats):
         (found,), forward = tuner.compare(values, [method])
-        if not isinstance(found, Walk):
+        if not isinstance(found, BackwardPass):
             return None, 0.0
         walk = found
         seconds.append(forward + found.seconds)
@@ -207,7 +211,11 @@ def walked(
 
 
 def row(
-    method: Method, walk: Walk | None, measured: float, exact: Walk, training: TrainingConfig
+    method: Method,
+    walk: BackwardPass | None,
+    measured: float,
+    exact: BackwardPass,
+    training: TrainingConfig,
 ) -> dict[str, Any]:
     """`measured` is what both passes took, in plain training runs."""
     figures: dict[str, Any] = {
@@ -253,9 +261,9 @@ def auto_in(
     cosine = 1.0
     if chosen is not exact:
         (reference, walk), _ = tuner.compare(values, [Replay(), chosen], iteration=1)
-        assert isinstance(reference, Walk)
+        assert isinstance(reference, BackwardPass)
         cosine = 0.0
-        if isinstance(walk, Walk):
+        if isinstance(walk, BackwardPass):
             cosine = agreement(walk.hypergradient, reference.hypergradient).cosine
     return {"choice": name, "cosine_next": cosine, "counted": cost, "look": look}
 

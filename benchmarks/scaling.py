@@ -53,7 +53,13 @@ from drmad_workers import spec_adapter
 from drmad_workers.meta.update import initial_state
 from drmad_workers.preflight import short_run
 from drmad_workers.ray_actor import outer_step
-from drmad_workers.ray_actor.messages import Prepared, ReplicaResult, Report, State, StepResult
+from drmad_workers.ray_actor.messages import (
+    PackedState,
+    Prepared,
+    ProgressReport,
+    ReplicaResult,
+    StepResult,
+)
 
 WAIT_S = 3600.0
 
@@ -118,7 +124,7 @@ class Recording:
     report: dict[str, Any]
     seconds: list[float]
     result: StepResult
-    state: State
+    state: PackedState
 
 
 def record(inner_steps: int, times: int) -> Recording:
@@ -180,7 +186,7 @@ class SimulatedReplicas:
         return None
 
     def create(self) -> None:
-        names = ("prepare", "rehearse", "report", "whole_meta_iteration")
+        names = ("prepare", "preflight", "report", "whole_meta_iteration")
         remote = {name: SimpleNamespace(remote=getattr(self, f"_{name}")) for name in names}
         self.actors = [SimpleNamespace(**remote)]
 
@@ -193,20 +199,20 @@ class SimulatedReplicas:
     def _prepare(self) -> Ref:
         return Ref(lambda: self._recording.prepared)
 
-    def _rehearse(self) -> Ref:
+    def _preflight(self) -> Ref:
         return Ref(lambda: self._recording.report)
 
     def _report(self) -> Ref:
-        return Ref(lambda: Report("forward", next(self._ticks), 1000, []))
+        return Ref(lambda: ProgressReport("forward", next(self._ticks), 1000, []))
 
     def _whole_meta_iteration(
-        self, state: State, iteration: int, infos: Any, max_model_bytes: int
+        self, state: PackedState, iteration: int, infos: Any, max_model_bytes: int
     ) -> Ref:
         def value() -> StepResult:
             recorded = self._recording.result
             record = recorded.record | {"iteration": iteration, "is_best": iteration == 0}
             scalars = recorded.state.scalars | {"iteration": iteration + 1}
-            after = State(recorded.state.tensors, scalars)
+            after = PackedState(recorded.state.tensors, scalars)
             last = iteration + 1 == self.iterations
             return dataclasses.replace(
                 recorded, record=record, state=after, finished="iterations" if last else None

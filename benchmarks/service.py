@@ -171,7 +171,7 @@ def persist(counts: list[int], repeats: int) -> dict[str, dict[str, float]]:
 
 async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
     from drmad_client.records.job import Progress
-    from drmad_service.store import Capacity, ResumePoint, Step, Store
+    from drmad_service.store import Capacity, MetaIterationCommit, ResumePoint, Store
     from drmad_service.store.connection import connect
     from drmad_service.store.state_machine import Action
 
@@ -192,7 +192,7 @@ async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
         for n in range(repeats):
             # λ, two moments and the last direction in half precision; a gradient; a small model
             after = ResumePoint(n + 1, os.urandom(14 * count), {})
-            step = Step(
+            step = MetaIterationCommit(
                 n,
                 record | {"iteration": n, "method": "shortcut", "is_best": False},
                 after,

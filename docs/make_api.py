@@ -13,14 +13,14 @@ from drmad_client import errors
 from drmad_client.export import pytorch
 from drmad_client.http import async_client, client, job_handle, uploads
 from drmad_client.plots import figures
-from drmad_client.records.job import cluster, job
+from drmad_client.records import cluster, job
 
 PAGES: list[tuple[str, str, list[Any]]] = [
     ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, client.Jobs]),
     (
         "Uploads",
         "`client.code`, `client.data`: sent once, named by the digest of their bytes.",
-        [uploads.Code, uploads.Data],
+        [uploads.CodeUploads, uploads.DataUploads],
     ),
     (
         "A job",
@@ -47,7 +47,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
             job.Arrival,
             job.Trial,
             job.Start,
-            job.CheckReport,
+            job.PreflightReport,
             job.Event,
             job.LogLine,
             cluster.Cluster,

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # pydantic takes its time, and every command of the CLI knows the errors
-    from drmad_client.records.job import FieldError, Job, ProblemDetails
+    from drmad_client.records.job import FieldError, JobRecord, ProblemDetails
 
 
 class DrmadError(Exception):
@@ -40,7 +40,7 @@ class JobFailed(DrmadError):
         log_tail: the last lines that its replicas printed.
     """
 
-    def __init__(self, job: Job, log_tail: Sequence[str] = ()) -> None:
+    def __init__(self, job: JobRecord, log_tail: Sequence[str] = ()) -> None:
         self.job = job
         self.log_tail = list(log_tail)
         cause = job.error.message if job.error else job.message

@@ -10,8 +10,8 @@ from drmad_client.records.job import (
     Best,
     Event,
     HyperparameterInfo,
-    Job,
     JobError,
+    JobRecord,
     JobStatus,
     MetaIteration,
     Progress,
@@ -43,8 +43,8 @@ CLUSTER = Cluster(
     ],
     cpus=16,
     gpus=1,
-    promised_cpus=2,
-    promised_gpus=0.5,
+    reserved_cpus=2,
+    reserved_gpus=0.5,
     running=[],
     queue=[
         Placement(
@@ -68,7 +68,7 @@ MEASURED = {
     "choices": [
         {
             "method": TRUSTED,
-            "figures": [
+            "probes": [
                 {"method": TRUSTED, "cosine": 0.91, "signs": 0.85, "length": 0.7, "cost": 1.3},
                 {"method": PUBLISHED, "cosine": None, "cost": 3.1},
             ],
@@ -77,7 +77,7 @@ MEASURED = {
 }
 
 
-def job(status: JobStatus = JobStatus.RUNNING, done: int = 0, **changes: Any) -> Job:
+def job(status: JobStatus = JobStatus.RUNNING, done: int = 0, **changes: Any) -> JobRecord:
     ended = status.is_terminal
     values: dict[str, Any] = {
         "id": ID,
@@ -106,7 +106,7 @@ def job(status: JobStatus = JobStatus.RUNNING, done: int = 0, **changes: Any) ->
     }
     if status is JobStatus.FAILED:
         values["error"] = JobError(code="training_diverged", message="the loss became NaN")
-    return Job(**(values | changes))
+    return JobRecord(**(values | changes))
 
 
 def record(iteration: int) -> MetaIteration:

@@ -204,7 +204,7 @@ def test_replicas_on_disjoint_shards_apply_their_hypergradients_as_they_arrive(
     client: Client,
 ) -> None:
     """And a pause in the middle, from which the job goes on at its last commit."""
-    replicas = {"count": 2, "data": "disjoint", "mode": "async", "staleness": 1}
+    replicas = {"count": 2, "data": "disjoint", "mode": "async", "max_staleness": 1}
     iterations = 30  # enough that the pause comes in time
     job = client.jobs.create(spec(replicas=replicas, meta={"iterations": iterations}))
     until(client, job, committed(1))
@@ -253,25 +253,25 @@ def test_wild_outer_step_is_taken_back_and_the_job_fails_with_advice(client: Cli
         "training": spec()["training"] | {"steps": 200, "batch_size": 20, "learning_rate": 1.0},
     }
 
-    def submitted(learning_rate: float, retreats: int) -> Job:
-        meta = {"optimizer": "sign", "learning_rate": learning_rate, "retreats": retreats}
+    def submitted(learning_rate: float, max_rollbacks: int) -> Job:
+        meta = {"optimizer": "sign", "learning_rate": learning_rate, "max_rollbacks": max_rollbacks}
         return client.jobs.create(spec(**overfitting, meta=meta | {"iterations": 4}))
 
     jobs = {"fails": submitted(1000.0, 2), "recovers": submitted(40.0, 20)}
     events = {name: list(client.jobs.events(job.id)) for name, job in jobs.items()}
-    rejections = {
-        name: [event.data for event in happened if event.type == "rejection"]
+    rollbacks = {
+        name: [event.data for event in happened if event.type == "rollback"]
         for name, happened in events.items()
     }
     failed = client.jobs.retrieve(jobs["fails"].id)
     assert failed.status is JobStatus.FAILED
     assert failed.error is not None
     assert "lower meta.learning_rate" in failed.error.message
-    assert [r["retreat"] for r in rejections["fails"]] == [1, 2]
-    assert all("half the step" in r["message"] for r in rejections["fails"])
+    assert [r["rollback"] for r in rollbacks["fails"]] == [1, 2]
+    assert all("half the step" in r["message"] for r in rollbacks["fails"])
     recovered = client.jobs.retrieve(jobs["recovers"].id)
     assert recovered.status is JobStatus.SUCCEEDED, recovered.error
-    assert 1 <= len(rejections["recovers"]) <= 20
+    assert 1 <= len(rollbacks["recovers"]) <= 20
     assert [r.iteration for r in client.jobs.history(recovered.id)] == list(range(4))
 
 

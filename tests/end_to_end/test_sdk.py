@@ -56,7 +56,7 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     assert [record.iteration for record in history] == [0, 1, 2]
     assert [record.cosine_to_previous is None for record in history] == [True, False, False]
     best = min(history, key=lambda record: record.validation_loss)
-    check = job.record.check
+    check = job.record.preflight
     assert check is not None
     assert check.hyperparameters == {"sample_weight": [1000]}
     assert check.job_seconds > 0.0
@@ -161,5 +161,5 @@ def test_commands_answer_what_the_clients_answer(service: Service, finished: str
     assert run("logs", finished, "--follow") == run("logs", finished)
     assert json.loads(run("figure", finished, "seconds"))["layout"]["title"]["text"]
     assert "digits" in run("catalog")
-    assert "promised to jobs" in run("cluster")
+    assert "reserved for jobs" in run("cluster")
     assert "best.validation_loss" in run("diff", finished, finished)

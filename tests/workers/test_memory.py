@@ -88,7 +88,9 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
     return measure
 
 
-@pytest.mark.parametrize(("method", "copies"), [(Shortcut(knots=4), 5), (Shortcut(budget=5), 5)])
+@pytest.mark.parametrize(
+    ("method", "copies"), [(Shortcut(interpolation_nodes=4), 5), (Shortcut(budget=5), 5)]
+)
 def test_the_shortcut_keeps_as_much_of_5000_steps_as_of_500(
     method: Method, copies: int, peak: Peak
 ) -> None:

@@ -147,7 +147,12 @@ def evaluate(name: str, method: Method, optimizer: str = "damped_sgd") -> Evalua
     [
         (Replay(), "exact"),
         (Stored(), "exact"),
-        (Shortcut(knots=30, stride=1, thin=1, contraction=False), "exact"),
+        (
+            Shortcut(
+                interpolation_nodes=30, max_stride=1, minibatch_subsampling=1, contraction=False
+            ),
+            "exact",
+        ),
         (Shortcut(preset="paper"), "mad"),
         (Shortcut(preset="paper_tenth"), "mad_tenth"),
     ],
@@ -170,7 +175,12 @@ def test_hypergradient_is_the_oracles(
     ("method", "published"),
     [
         (Replay(), "exact"),
-        (Shortcut(knots=30, stride=1, thin=1, contraction=False), "exact"),
+        (
+            Shortcut(
+                interpolation_nodes=30, max_stride=1, minibatch_subsampling=1, contraction=False
+            ),
+            "exact",
+        ),
         (Shortcut(preset="paper"), "mad"),
     ],
 )

@@ -26,7 +26,7 @@ from drmad_workers import (
 )
 from drmad_workers.hypergradients import replay
 from drmad_workers.hyperparameters.kinds import Kind
-from drmad_workers.replica_batch import Replicas
+from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.optimizers import Optimizer
 from tests.workers.small import CLASSES, largest_difference, mixing_problem, relative, small_problem
 
@@ -40,8 +40,8 @@ def together(
     training: TrainingConfig,
     method: Method,
     shards: Shards | None = None,
-) -> Replicas:
-    return Replicas(
+) -> ReplicaBatch:
+    return ReplicaBatch(
         problem,
         kinds,
         training,
@@ -94,7 +94,7 @@ def assert_as_single(
         Replay(),
         Replay(7),
         Stored(),
-        Shortcut(tolerance=None, stride=3, knots=4),
+        Shortcut(max_adjoint_change=None, max_stride=3, interpolation_nodes=4),
         Shortcut(preset="paper"),
         Shortcut(),
         Shortcut(curvature="gauss_newton"),
@@ -106,7 +106,10 @@ def test_replicas_together_are_each_alone(method: Method) -> None:
 
 @pytest.mark.parametrize("tolerance", [None, 0.1])
 def test_replicas_together_train_the_first_half_again(tolerance: float | None) -> None:
-    method, training = Shortcut(budget=3, tolerance=tolerance), replace(TRAINING, steps=160)
+    method, training = (
+        Shortcut(budget=3, max_adjoint_change=tolerance),
+        replace(TRAINING, steps=160),
+    )
     assert method.cost(training) == 3.5
     assert_as_single(small_problem(), [SampleWeight()], training, method)
 
@@ -132,7 +135,7 @@ def test_every_kind_is_batched(kinds: list[Kind]) -> None:
 def test_losses_of_the_users_own_are_batched() -> None:
     kinds: list[Kind] = [CustomTensor("mixing"), SampleWeight()]
     assert_as_single(mixing_problem(), kinds, TRAINING, Replay())
-    assert_as_single(mixing_problem(), kinds, TRAINING, Shortcut(tolerance=None))
+    assert_as_single(mixing_problem(), kinds, TRAINING, Shortcut(max_adjoint_change=None))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

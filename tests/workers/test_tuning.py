@@ -124,7 +124,9 @@ def test_tuning_cleans_mnist(mnist_roots: list[Path]) -> None:
     data: dict[str, object] = {
         "name": "mnist", "train": 5000, "valid": 1000, "test": 4000, "label_noise": 0.5,
     }  # fmt: skip
-    untuned, tuned = clean(data, training, Shortcut(horizon=100, knots=4), mnist_roots)
+    untuned, tuned = clean(
+        data, training, Shortcut(horizon=100, interpolation_nodes=4), mnist_roots
+    )
     assert untuned.metrics["test_error"] > 0.13
     assert tuned.metrics["test_error"] < 0.11
     assert tuned.diagnostics["label_noise_auc"] >= 0.88

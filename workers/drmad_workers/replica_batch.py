@@ -24,7 +24,7 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.preflight.derivatives import resolve_device
 from drmad_workers.problem import Batch, Problem
 from drmad_workers.training.progress import Monitor, OnProgress
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.tuning import Clock, Evaluation, Tuner, peak_memory_bytes
 
 
@@ -157,7 +157,9 @@ class StackedMinibatches(Minibatches):
 class EachItsOwn:
     """A recorder for every replica, shown its own row of the path."""
 
-    def __init__(self, recorders: Sequence[Recorder], runs: Sequence[TrainingRun]) -> None:
+    def __init__(
+        self, recorders: Sequence[TrajectoryRecorder], runs: Sequence[TrainingRun]
+    ) -> None:
         self._pairs = list(zip(recorders, runs, strict=True))
         self.next_step = recorders[0].next_step
 
@@ -168,7 +170,7 @@ class EachItsOwn:
         self.next_step = self._pairs[0][0].next_step
 
 
-class Replicas:
+class ReplicaBatch:
     """What R tuners with replica numbers of their own give, at less than R times the cost.
 
     The replicas differ in their first weights, their minibatches and their shards of the data. A
@@ -271,7 +273,7 @@ class Replicas:
             for single, own in zip(self._singles, minibatches, strict=True)
         ]
         own_recorders = [] if method.lockstep else [method.recorder(own) for own in runs]
-        recorder: Recorder
+        recorder: TrajectoryRecorder
         recorder = method.recorder(run) if method.lockstep else EachItsOwn(own_recorders, runs)
         run.forward(recorder)
         clock.lap("forward")

@@ -14,7 +14,7 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters import kinds
 from drmad_workers.meta.update import MetaConfig
 from drmad_workers.problem import Problem
-from drmad_workers.replica_batch import Replicas
+from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.run import TrainingConfig
 from drmad_workers.tuning import Tuner
 from drmad_workers.user_code import load_problem
@@ -71,9 +71,9 @@ def batched(
     device: str = "cpu",
     code: Path | None = None,
     built: Problem | None = None,
-) -> Replicas:
+) -> ReplicaBatch:
     """The tuners of several replicas on one device; see `tuner`."""
-    return Replicas(
+    return ReplicaBatch(
         built or problem(spec, places, code),
         [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
         training(spec),

@@ -16,7 +16,7 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.errors import HypergradientError, TrainingDiverged
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
-from drmad_workers.hypergradients.backward_pass import Passes, Walk
+from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
 from drmad_workers.hypergradients.method import require_derivatives
 from drmad_workers.hyperparameters.kinds import (
     BoundHyperparameter,
@@ -223,13 +223,13 @@ class Tuner:
         iteration: int = 0,
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
-    ) -> tuple[list[Walk | HypergradientError], float]:
+    ) -> tuple[list[BackwardPass | HypergradientError], float]:
         """What each of the methods makes of one and the same training run; see `evaluate`.
 
         A method that ended without a direction is told by its error. Also the seconds of training.
         """
         monitor = Monitor(should_stop, on_progress)
-        found: list[Walk | HypergradientError] = []
+        found: list[BackwardPass | HypergradientError] = []
         with self._own_randomness():
             try:
                 passes = self._passes(values, iteration, monitor)
@@ -238,21 +238,23 @@ class Tuner:
                 clock.lap("forward")
                 for method in methods:
                     try:
-                        found.append(passes.walk(method))
+                        found.append(passes.backward(method))
                     except HypergradientError as error:
                         found.append(error)
                 return found, clock.seconds["forward"]
             finally:
                 self._objective.restore_given()
 
-    def _passes(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> Passes:
+    def _passes(
+        self, values: Mapping[str, Tensor], draw: int, monitor: Monitor
+    ) -> DifferentiatedRun:
         objective = self._objective
         objective.attach()
         objective.set_hyperparameters(values)
         draw = draw if self._training.resample else 0
         run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
         weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
-        return Passes(run, self._training, weights_seed, self.valid_examples)
+        return DifferentiatedRun(run, self._training, weights_seed, self.valid_examples)
 
     def _evaluate(
         self,
@@ -284,9 +286,9 @@ class Tuner:
         clock.lap("evaluate")
 
         if plan is None:
-            walk, choice = passes.walk(method), None
+            walk, choice = passes.backward(method), None
         else:
-            walk, choice = plan.settle(passes.walk)
+            walk, choice = plan.settle(passes.backward)
         clock.lap("backward")
         return Evaluation(
             validation_loss=walk.validation_loss,

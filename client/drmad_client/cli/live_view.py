@@ -18,12 +18,12 @@ from drmad_client.cli.tables import (
     trial_line,
 )
 from drmad_client.durations import duration
-from drmad_client.records.job import Event, Job, JobStatus, MetaIteration, Transition, Trial
+from drmad_client.records.job import Event, JobRecord, JobStatus, MetaIteration, Transition, Trial
 from drmad_client.records.job import Progress as JobProgress
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client
-    from drmad_client.http.job_handle import Job as Handle
+    from drmad_client.http.job_handle import Job
 
 
 def follow(
@@ -31,7 +31,7 @@ def follow(
     job_id: str,
     console: Console,
     on_event: Callable[[Event], None] = lambda _: None,
-) -> Handle:
+) -> Job:
     """Show what happens to a job until it has ended; `on_event` sees it too.
 
     A terminal gets a live progress bar below the lines; anything else gets the lines alone.
@@ -55,7 +55,7 @@ def follow(
 class _Screen:
     """The lines of a followed job and the bar below them."""
 
-    def __init__(self, job: Job, console: Console) -> None:
+    def __init__(self, job: JobRecord, console: Console) -> None:
         self._console = console
         self._has_heading = False
         self._bar = Progress(
@@ -94,11 +94,11 @@ class _Screen:
                 self._iteration(MetaIteration.model_validate(event.data))
             case "progress":
                 self._progress(JobProgress.model_validate(event.data))
-            case "warning" | "rejection":
+            case "warning" | "rollback":
                 self._print(Text(f"{event.type}: {event.data.get('message', '')}", "yellow"))
             case "reset":
                 self._print(Text("(earlier events are no longer kept)", "dim"))
-                self._progress(Job.model_validate(event.data).progress)
+                self._progress(JobRecord.model_validate(event.data).progress)
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)
@@ -129,7 +129,7 @@ class _Screen:
         )
 
 
-def _verdict(job: Job) -> Text:
+def _verdict(job: JobRecord) -> Text:
     text = status_text(job.status)
     if job.started_at and job.finished_at:
         text.append(f" after {duration((job.finished_at - job.started_at).total_seconds())}", "")

@@ -82,9 +82,9 @@ def submit(
             typer.echo(f"{file} is a valid job; nothing was created")
             return
         if check:
-            from drmad_client.cli.tables import check_lines
+            from drmad_client.cli.tables import preflight_lines
 
-            for line in check_lines(client.jobs.check(spec)):
+            for line in preflight_lines(client.jobs.check(spec)):
                 typer.echo(line)
             return
         mirrors = inspection.open_mirrors(log_to)  # before the job: a wrong name costs nothing

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmad_client.durations import duration
-from drmad_client.records.job import CheckReport, Job, JobStatus, MetaIteration, Trial
+from drmad_client.records.job import JobRecord, JobStatus, MetaIteration, PreflightReport, Trial
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
@@ -31,7 +31,7 @@ _HISTORY = ("iteration", "valid. loss", "valid. error", "test error", "hypergrad
 HISTORY_HEADING = "  ".join(_HISTORY)
 
 
-def job_facts(job: Job) -> RenderableType:
+def job_facts(job: JobRecord) -> RenderableType:
     """All there is to say about one job."""
     fields = Table.grid(padding=(0, 2))
     fields.add_column(style="bold", no_wrap=True)
@@ -41,7 +41,7 @@ def job_facts(job: Job) -> RenderableType:
     return fields
 
 
-def jobs_table(jobs: Iterable[Job]) -> RenderableType:
+def jobs_table(jobs: Iterable[JobRecord]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("ID", no_wrap=True, min_width=30)
     table.add_column("NAME", overflow="ellipsis", no_wrap=True)
@@ -69,7 +69,7 @@ def history_table(records: Iterable[MetaIteration]) -> RenderableType:
     return Group(Text(HISTORY_HEADING, "bold"), *lines) if lines else Text("no meta-iterations")
 
 
-def check_lines(report: CheckReport) -> Iterable[str]:
+def preflight_lines(report: PreflightReport) -> Iterable[str]:
     """What a check found."""
     for name, sizes in report.hyperparameters.items():
         yield f"hyperparameter {name}: {' × '.join(map(str, sizes)) or 'one number'}"
@@ -86,7 +86,7 @@ def check_lines(report: CheckReport) -> Iterable[str]:
     yield "no fault was found"
 
 
-def predicted_words(report: CheckReport) -> str:
+def predicted_words(report: PreflightReport) -> str:
     """What a job will take."""
     seconds, megabytes = report.job_seconds, report.memory_bytes / 1e6
     return f"about {duration(seconds)}, {megabytes:.0f} MB a replica"
@@ -146,14 +146,16 @@ def cluster_table(cluster: Cluster) -> RenderableType:
             f"{place.gpus:g}",
             Text(place.message),
         )
-    promised = (
-        f"{cluster.promised_cpus:g} of {cluster.cpus:g} CPUs and "
-        f"{cluster.promised_gpus:g} of {cluster.gpus:g} GPUs are promised to jobs"
+    reserved = (
+        f"{cluster.reserved_cpus:g} of {cluster.cpus:g} CPUs and "
+        f"{cluster.reserved_gpus:g} of {cluster.gpus:g} GPUs are reserved for jobs"
     )
-    return Group(nodes, "", promised, "", places if places.row_count else Text("no jobs"))
+    return Group(nodes, "", reserved, "", places if places.row_count else Text("no jobs"))
 
 
-def differences_table(one: Job, other: Job, differences: Iterable[Difference]) -> RenderableType:
+def differences_table(
+    one: JobRecord, other: JobRecord, differences: Iterable[Difference]
+) -> RenderableType:
     table = _table("", one.id, other.id)
     for difference in differences:
         table.add_row(
@@ -194,7 +196,7 @@ def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
     )
 
 
-def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
+def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
     yield "job", job.id
     yield "name", Text(job.name)
     yield "status", status_text(job.status).append(f"  {job.message or job.reason}", "")
@@ -205,8 +207,8 @@ def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
     yield "done", f"{job.progress.iteration} of {job.progress.iterations} meta-iterations"
     if job.spec.search is not None:
         yield "search", Text(_search_words(job))
-    if job.check:
-        yield "predicted", predicted_words(job.check)
+    if job.preflight:
+        yield "predicted", predicted_words(job.preflight)
     if job.best:
         yield "best", best_words(job)
     if job.error:
@@ -221,7 +223,7 @@ def _facts(job: Job) -> Iterable[tuple[str, RenderableType]]:
         yield "tags", Text(", ".join(f"{key}:{value}" for key, value in job.tags.items()))
 
 
-def _search_words(job: Job) -> str:
+def _search_words(job: JobRecord) -> str:
     assert job.spec.search is not None
     words = f"{job.progress.trials} of {job.spec.search.trials} trials"
     if job.start is None:
@@ -231,7 +233,7 @@ def _search_words(job: Job) -> str:
     return f"{words}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
 
 
-def best_words(job: Job, *, errors_only: bool = False) -> str:
+def best_words(job: JobRecord, *, errors_only: bool = False) -> str:
     if job.best is None:
         return "–"
     figures = [f"validation loss {job.best.validation_loss:.5g}"]

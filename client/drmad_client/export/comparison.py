@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 
 
 class Difference(TypedDict):
@@ -15,7 +15,7 @@ class Difference(TypedDict):
     second: Any
 
 
-def differences(first: Job, second: Job) -> list[Difference]:
+def differences(first: JobRecord, second: JobRecord) -> list[Difference]:
     """Fields of the spec that differ, then the results of both, equal or not."""
     specs = [flat(job.spec.model_dump(mode="json")) for job in (first, second)]
     outcomes = [_results(job) for job in (first, second)]
@@ -30,7 +30,7 @@ def _side_by_side(first: dict[str, Any], second: dict[str, Any]) -> list[Differe
     ]
 
 
-def _results(job: Job) -> dict[str, Any]:
+def _results(job: JobRecord) -> dict[str, Any]:
     results: dict[str, Any] = {"status": str(job.status), "iterations": job.progress.iteration}
     if job.best:
         results |= {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from drmad_client.errors import DrmadError, NotFound
 from drmad_client.export.comparison import flat
 from drmad_client.export.job_folder import history_rows
-from drmad_client.records.job import Event, Job, MetaIteration
+from drmad_client.records.job import Event, JobRecord, MetaIteration
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client
@@ -33,12 +33,12 @@ class BadMirror(DrmadError):
 class Mirror(Protocol):
     """One place that a job's history is written to."""
 
-    def begin(self, job: Job) -> int:
+    def begin(self, job: JobRecord) -> int:
         """Open it; returns how many meta-iterations it has already."""
 
     def record(self, record: MetaIteration) -> None: ...
 
-    def end(self, job: Job, folder: Path) -> None:
+    def end(self, job: JobRecord, folder: Path) -> None:
         """Close it. `folder` holds the job's vectors, its history and its spec."""
 
 
@@ -105,7 +105,7 @@ class MlflowMirror:
         self._client: Any = MlflowClient(uri)
         self._run_id = ""
 
-    def begin(self, job: Job) -> int:
+    def begin(self, job: JobRecord) -> int:
         client = self._client
         experiment = client.get_experiment_by_name("drmad")
         number = experiment.experiment_id if experiment else client.create_experiment("drmad")
@@ -136,7 +136,7 @@ class MlflowMirror:
         ]
         self._client.log_batch(self._run_id, metrics=metrics)
 
-    def end(self, job: Job, folder: Path) -> None:
+    def end(self, job: JobRecord, folder: Path) -> None:
         self._client.log_artifacts(self._run_id, str(folder))
         status = _MLFLOW_STATUS.get(job.status, "RUNNING")
         self._client.set_terminated(self._run_id, status)
@@ -154,7 +154,7 @@ class TensorboardMirror:
         self._parent = Path(folder)
         self._writer: Any = None
 
-    def begin(self, job: Job) -> int:
+    def begin(self, job: JobRecord) -> int:
         folder = self._parent / job.id
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()  # the whole history is written again
@@ -174,7 +174,7 @@ class TensorboardMirror:
             )
         )
 
-    def end(self, job: Job, folder: Path) -> None:
+    def end(self, job: JobRecord, folder: Path) -> None:
         self._writer.close()
         for file in folder.iterdir():
             (self._parent / job.id / file.name).write_bytes(file.read_bytes())

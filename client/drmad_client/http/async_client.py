@@ -13,12 +13,12 @@ import httpx
 
 from drmad_client.http import calls
 from drmad_client.http.connections import AsyncConnection, options, where
-from drmad_client.http.flows import Flow, Flows, Item, Outcome, Stream
+from drmad_client.http.flows import Flow, FlowOutcome, Flows, Item, Stream
 from drmad_client.http.job_handle import AsyncJob, AsyncJobPage, History
-from drmad_client.http.uploads import AsyncCode, AsyncData
+from drmad_client.http.uploads import AsyncCodeUploads, AsyncDataUploads
 from drmad_client.records.cluster import Cluster
-from drmad_client.records.job import CheckReport, Event, JobStatus, LogLine, Trial
-from drmad_client.records.job import Job as JobRecord
+from drmad_client.records.job import Event, JobStatus, LogLine, PreflightReport, Trial
+from drmad_client.records.job import JobRecord as JobRecord
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class AsyncClient:
         self._http = httpx.AsyncClient(**options(self.base_url, api_key), transport=transport)
         self._flows = Flows(self.base_url)
         self.jobs = AsyncJobs(self)
-        self.code = AsyncCode(self)
-        self.data = AsyncData(self)
+        self.code = AsyncCodeUploads(self)
+        self.data = AsyncDataUploads(self)
 
     async def catalog(self) -> dict[str, Any]:
         """As `Client.catalog`."""
@@ -69,7 +69,7 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:
-        outcome: Outcome = None
+        outcome: FlowOutcome = None
         connection = AsyncConnection(self._http, self.timeout_s)
         while True:
             try:
@@ -80,7 +80,7 @@ class AsyncClient:
             outcome = await connection.perform(step)
 
     async def _iterate(self, flow: Stream[T]) -> AsyncIterator[T]:
-        outcome: Outcome = None
+        outcome: FlowOutcome = None
         connection = AsyncConnection(self._http, self.timeout_s)
         try:
             while True:
@@ -122,7 +122,7 @@ class AsyncJobs:
 
     async def check(
         self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
-    ) -> CheckReport:
+    ) -> PreflightReport:
         """As `Jobs.check`."""
         if code is not None:
             spec = calls.with_code(spec, await self._client.code.upload(code))

@@ -20,12 +20,12 @@ from drmad_client.http.server_sent_events import Message, Reader
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.job import (
     TERMINAL,
-    CheckReport,
     Event,
-    Job,
+    JobRecord,
     LogLine,
     MetaIteration,
     Page,
+    PreflightReport,
     ProblemDetails,
     Trial,
 )
@@ -58,11 +58,11 @@ class Call(Generic[T]):
     held_s: float = 0.0  # how long the service may keep silent by intent
 
 
-def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[Job]:
+def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[JobRecord]:
     return Call(
         "POST",
         "/v1/jobs",
-        _record(Job),
+        _record(JobRecord),
         headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
         body=_body(spec),
     )
@@ -114,11 +114,11 @@ def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
     )
 
 
-def check(spec: JobSpec | Mapping[str, Any]) -> Call[CheckReport]:
+def check(spec: JobSpec | Mapping[str, Any]) -> Call[PreflightReport]:
     return Call(
         "POST",
         "/v1/jobs",
-        _record(CheckReport),
+        _record(PreflightReport),
         params={"validate_only": "true"},
         headers={"Content-Type": "application/json"},
         body=_body(spec),
@@ -127,11 +127,13 @@ def check(spec: JobSpec | Mapping[str, Any]) -> Call[CheckReport]:
     )
 
 
-def retrieve(job_id: str) -> Call[Job]:
-    return Call("GET", _path(job_id), _record(Job))
+def retrieve(job_id: str) -> Call[JobRecord]:
+    return Call("GET", _path(job_id), _record(JobRecord))
 
 
-def poll(job_id: str, seen: str | None = None, held_s: int = 0) -> Call[tuple[Job, str] | None]:
+def poll(
+    job_id: str, seen: str | None = None, held_s: int = 0
+) -> Call[tuple[JobRecord, str] | None]:
     """The job and its ETag; None when it is still the one `seen` after `held_s`."""
     headers = {"Prefer": f"wait={held_s}"} if held_s else {}
     if seen:
@@ -141,24 +143,24 @@ def poll(job_id: str, seen: str | None = None, held_s: int = 0) -> Call[tuple[Jo
 
 def list_jobs(
     status: str | None, tag: str | None, after: str | None, limit: int
-) -> Call[Page[Job]]:
+) -> Call[Page[JobRecord]]:
     params = {"status": status, "tag": tag, "after": after, "limit": limit}
-    return Call("GET", "/v1/jobs", _record(Page[Job]), params=params)
+    return Call("GET", "/v1/jobs", _record(Page[JobRecord]), params=params)
 
 
-def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call[Job]:
+def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call[JobRecord]:
     """`action`: cancel, pause, resume or extend."""
     return Call(
         "POST",
         _path(job_id, action),
-        _record(Job),
+        _record(JobRecord),
         headers={"Content-Type": "application/json"} if body is not None else {},
         body=None if body is None else to_json(body),
         repeatable=False,
     )
 
 
-def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[Job]:
+def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[JobRecord]:
     return act(job_id, "fork", {"iteration": iteration, "changes": dict(changes or {})})
 
 
@@ -270,10 +272,10 @@ def _record(kind: type[T]) -> Callable[[httpx.Response], T]:
     return lambda response: TypeAdapter(kind).validate_json(response.content)
 
 
-def _job_and_etag(response: httpx.Response) -> tuple[Job, str] | None:
+def _job_and_etag(response: httpx.Response) -> tuple[JobRecord, str] | None:
     if response.status_code == 304:
         return None
-    return Job.model_validate_json(response.content), response.headers.get("etag", "")
+    return JobRecord.model_validate_json(response.content), response.headers.get("etag", "")
 
 
 def _dictionary(response: httpx.Response) -> dict[str, Any]:

@@ -13,12 +13,12 @@ import httpx
 
 from drmad_client.http import calls
 from drmad_client.http.connections import Connection, options, where
-from drmad_client.http.flows import Flow, Flows, Item, Outcome, Stream
+from drmad_client.http.flows import Flow, FlowOutcome, Flows, Item, Stream
 from drmad_client.http.job_handle import History, Job, JobPage
-from drmad_client.http.uploads import Code, Data
+from drmad_client.http.uploads import CodeUploads, DataUploads
 from drmad_client.records.cluster import Cluster
-from drmad_client.records.job import CheckReport, Event, JobStatus, LogLine, Trial
-from drmad_client.records.job import Job as JobRecord
+from drmad_client.records.job import Event, JobStatus, LogLine, PreflightReport, Trial
+from drmad_client.records.job import JobRecord as JobRecord
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Client:
         self._http = httpx.Client(**options(self.base_url, api_key), transport=transport)
         self._flows = Flows(self.base_url)
         self.jobs = Jobs(self)
-        self.code = Code(self)
-        self.data = Data(self)
+        self.code = CodeUploads(self)
+        self.data = DataUploads(self)
 
     def catalog(self) -> dict[str, Any]:
         """The built-in models, data sets and kinds of hyperparameters."""
@@ -80,7 +80,7 @@ class Client:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:
-        outcome: Outcome = None
+        outcome: FlowOutcome = None
         connection = Connection(self._http, self.timeout_s)
         while True:
             try:
@@ -91,7 +91,7 @@ class Client:
             outcome = connection.perform(step)
 
     def _iterate(self, flow: Stream[T]) -> Iterator[T]:
-        outcome: Outcome = None
+        outcome: FlowOutcome = None
         connection = Connection(self._http, self.timeout_s)
         try:
             while True:
@@ -145,7 +145,7 @@ class Jobs:
 
     def check(
         self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
-    ) -> CheckReport:
+    ) -> PreflightReport:
         """Have a worker try a job without creating it, and predict what it takes.
 
         Raises:

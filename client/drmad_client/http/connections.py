@@ -13,7 +13,7 @@ import httpx
 from drmad_client import __version__
 from drmad_client.errors import ConnectionFailed
 from drmad_client.http import local_key
-from drmad_client.http.flows import Outcome, Pause, Read, Send, Step
+from drmad_client.http.flows import FlowOutcome, FlowStep, Pause, ReadStream, Send
 from drmad_client.http.uploads import async_pieces, pieces
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -28,13 +28,13 @@ class Connection:
         self._stream: httpx.Response | None = None
         self._pieces: Iterator[bytes] = iter(())
 
-    def perform(self, step: Step) -> Outcome:
+    def perform(self, step: FlowStep) -> FlowOutcome:
         try:
             match step:
                 case Pause(seconds):
                     time.sleep(seconds)
                     return None
-                case Read():
+                case ReadStream():
                     return next(self._pieces, None)
                 case Send():
                     self.close()
@@ -70,7 +70,7 @@ class AsyncConnection:
         self._stream: httpx.Response | None = None
         self._pieces: AsyncIterator[bytes] | None = None
 
-    async def perform(self, step: Step) -> Outcome:
+    async def perform(self, step: FlowStep) -> FlowOutcome:
         try:
             match step:
                 case Pause(seconds):
@@ -78,7 +78,7 @@ class AsyncConnection:
 
                     await asyncio.sleep(seconds)
                     return None
-                case Read():
+                case ReadStream():
                     assert self._pieces is not None
                     return await anext(self._pieces, None)
                 case Send():

@@ -18,8 +18,8 @@ from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound,
 from drmad_client.export import job_folder
 from drmad_client.http import calls
 from drmad_client.http.calls import Call
-from drmad_client.http.retries import Failure, Retries, is_final
-from drmad_client.records.job import Event, Job, JobStatus, LogLine, MetaIteration, Trial
+from drmad_client.http.retries import RequestFailure, Retries, is_final
+from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, MetaIteration, Trial
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive
@@ -48,7 +48,7 @@ class Send:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadStream:
     """Read on in the open stream; the outcome is a piece, None at its end, or what broke it."""
 
 
@@ -64,10 +64,10 @@ class Item(Generic[T]):
     value: T
 
 
-Step = Send | Read | Pause
-Outcome = httpx.Response | httpx.RequestError | bytes | None
-Flow = Generator[Step, Outcome, T]
-Stream = Generator[Step | Item[T], Outcome, None]
+FlowStep = Send | ReadStream | Pause
+FlowOutcome = httpx.Response | httpx.RequestError | bytes | None
+Flow = Generator[FlowStep, FlowOutcome, T]
+Stream = Generator[FlowStep | Item[T], FlowOutcome, None]
 
 
 class Flows:
@@ -92,8 +92,8 @@ class Flows:
         self,
         job_id: str,
         timeout_s: float | None,
-        on_change: Callable[[Job], None] = lambda _: None,
-    ) -> Flow[Job]:
+        on_change: Callable[[JobRecord], None] = lambda _: None,
+    ) -> Flow[JobRecord]:
         """The job when it has succeeded; `on_change` sees it whenever it has changed.
 
         Raises:
@@ -131,7 +131,7 @@ class Flows:
             outcome = yield Send(call, stream=True)
             if isinstance(outcome, httpx.Response) and is_final(outcome):
                 reader = calls.answer(call, outcome)
-                while isinstance(outcome := (yield Read()), bytes):
+                while isinstance(outcome := (yield ReadStream()), bytes):
                     for event in filter(None, map(calls.event, reader.feed(outcome))):
                         after = event.id or after  # progress has none: only the newest counts
                         is_new, retries = True, Retries(_RECONNECTS)
@@ -229,7 +229,7 @@ class Flows:
         except (ApiError, ConnectionFailed):
             return lines
 
-    def _give_up(self, call: Call[T], failure: Failure | None) -> T:
+    def _give_up(self, call: Call[T], failure: RequestFailure | None) -> T:
         if isinstance(failure, httpx.Response):
             return calls.answer(call, failure)
         raise self._connection_failed(failure) from failure
@@ -248,10 +248,10 @@ class Flows:
         )
 
 
-def _failure(outcome: Outcome) -> Failure:
+def _failure(outcome: FlowOutcome) -> RequestFailure:
     assert isinstance(outcome, httpx.Response | httpx.RequestError)
     return outcome
 
 
-def _impossible() -> tuple[Job, str]:
+def _impossible() -> tuple[JobRecord, str]:
     raise ConnectionFailed("the service answered 304 to a request without a condition")

@@ -24,7 +24,7 @@ from drmad_client.records.job import (
     Trial,
 )
 from drmad_client.records.job import (
-    Job as JobRecord,
+    JobRecord as JobRecord,
 )
 from drmad_client.spec.job import JobSpec
 

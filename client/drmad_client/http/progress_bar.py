@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from drmad_client.durations import duration
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 
-Show = Callable[[Job], None]
+Show = Callable[[JobRecord], None]
 
 
 @contextlib.contextmanager
-def bar(job: Job, console: Console | None = None) -> Iterator[Show]:
+def bar(job: JobRecord, console: Console | None = None) -> Iterator[Show]:
     """Shows the job whenever the function that is given is called with it."""
     console = console or Console(stderr=True, force_jupyter=_in_notebook())
     if console.is_jupyter:
@@ -31,7 +31,7 @@ def bar(job: Job, console: Console | None = None) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def _in_a_terminal(job: Job, console: Console) -> Iterator[Show]:
+def _in_a_terminal(job: JobRecord, console: Console) -> Iterator[Show]:
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -42,7 +42,7 @@ def _in_a_terminal(job: Job, console: Console) -> Iterator[Show]:
     )
     task = progress.add_task(job.name[:24], detail="")
 
-    def show(job: Job) -> None:
+    def show(job: JobRecord) -> None:
         progress.update(
             task,
             total=job.progress.iterations,
@@ -55,7 +55,7 @@ def _in_a_terminal(job: Job, console: Console) -> Iterator[Show]:
         yield show
 
 
-def _in_a_notebook(job: Job) -> Show:
+def _in_a_notebook(job: JobRecord) -> Show:
     from IPython.display import HTML, display
 
     from drmad_client.http.job_handle import progress_as_html
@@ -63,7 +63,7 @@ def _in_a_notebook(job: Job) -> Show:
     untyped: Any = display
     html: Any = HTML
 
-    def line(job: Job) -> Any:  # the job that wait() gives back shows the rest
+    def line(job: JobRecord) -> Any:  # the job that wait() gives back shows the rest
         return html(f"{progress_as_html(job)}, {escape(_detail(job))}")
 
     shown = untyped(line(job), display_id=True)
@@ -79,7 +79,7 @@ def _in_notebook() -> bool:
     return type(get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
-def _detail(job: Job) -> str:
+def _detail(job: JobRecord) -> str:
     parts = [str(job.status)]
     if job.best:
         parts.append(f"best loss {job.best.validation_loss:.4g}")

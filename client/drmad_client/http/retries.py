@@ -14,7 +14,7 @@ _LONGEST_PAUSE_S = 8.0
 _LONGEST_ASKED_S = 60.0
 
 
-Failure = httpx.Response | httpx.RequestError
+RequestFailure = httpx.Response | httpx.RequestError
 
 
 class Retries:
@@ -28,7 +28,7 @@ class Retries:
         self._left = limit
         self._pause_s = _FIRST_PAUSE_S
 
-    def pause_s(self, failure: Failure | None) -> float | None:
+    def pause_s(self, failure: RequestFailure | None) -> float | None:
         """`failure` is None where an answer came, but not to its end."""
         asked_s = _retry_after_s(failure) if isinstance(failure, httpx.Response) else 0.0
         if self._left <= 0 or asked_s > _LONGEST_ASKED_S:

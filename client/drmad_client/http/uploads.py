@@ -17,7 +17,7 @@ DataLike = Path | str | Mapping[str, Any]
 """An npz or safetensors file, or arrays by name."""
 
 
-class Code:
+class CodeUploads:
     """The user's own code: `client.code`."""
 
     def __init__(self, client: Client) -> None:
@@ -38,7 +38,7 @@ class Code:
         return self._client._run(self._client._flows.upload_code(pack(Path(folder))))
 
 
-class AsyncCode:
+class AsyncCodeUploads:
     """The user's own code: `Code`, awaited."""
 
     def __init__(self, client: AsyncClient) -> None:
@@ -54,7 +54,7 @@ class AsyncCode:
         return await self._client._run(self._client._flows.upload_code(archive))
 
 
-class Data:
+class DataUploads:
     """The user's own data: `client.data`."""
 
     def __init__(self, client: Client) -> None:
@@ -76,7 +76,7 @@ class Data:
         return self._client._run(self._client._flows.upload_data(*_checked(data)))
 
 
-class AsyncData:
+class AsyncDataUploads:
     """The user's own data: `Data`, awaited."""
 
     def __init__(self, client: AsyncClient) -> None:

@@ -10,7 +10,7 @@ from drmad_client.plots import traces
 from drmad_client.plots.traces import Figure, Row
 from drmad_client.records.job import HyperparameterInfo, HyperparameterSummary, MetaIteration
 
-Record = MetaIteration | Mapping[str, Any]
+HistoryRecord = MetaIteration | Mapping[str, Any]
 
 CELLS_OF_A_MAP = 10_000
 _MOST_LINES = 8  # as many as there are colours
@@ -19,7 +19,7 @@ _BLUE, _PALE, _PALER = "#3f87c9", "rgba(63, 135, 201, 0.35)", "rgba(63, 135, 201
 _PHASES = ("forward", "evaluate", "backward")
 
 
-def losses(history: Sequence[Record]) -> Figure:
+def losses(history: Sequence[HistoryRecord]) -> Figure:
     """Validation, training and test loss over the meta-iterations; below, the errors."""
     records = _records(history)
     if not records:
@@ -62,7 +62,9 @@ def losses(history: Sequence[Record]) -> Figure:
     return traces.stacked(rows, showlegend=True)
 
 
-def hyperparameters(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
+def hyperparameters(
+    history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo] = ()
+) -> Figure:
     """Each hyperparameter's median, quartiles and extremes, in the user's own units."""
     records = _records(history)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
@@ -79,7 +81,7 @@ def hyperparameters(history: Sequence[Record], infos: Sequence[HyperparameterInf
     return traces.stacked(rows, showlegend=False)
 
 
-def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
+def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
     """The median of each layer's hyperparameters, layer by iteration."""
     records = _records(history)
     logarithmic = {info.name for info in infos if info.transform == "exp"}
@@ -110,7 +112,7 @@ def layers(history: Sequence[Record], infos: Sequence[HyperparameterInfo] = ()) 
     return {"data": [trace], "layout": layout}
 
 
-def hypergradient_norms(history: Sequence[Record]) -> Figure:
+def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
     """Euclidean norm of the hypergradient, of all and by group, in raw units; of many groups those
     where it is the largest."""
     records = _records(history)
@@ -134,7 +136,7 @@ def hypergradient_norms(history: Sequence[Record]) -> Figure:
     return traces.stacked([("norm", data, {"type": "log", "exponentformat": "e"})], showlegend=True)
 
 
-def cosines(history: Sequence[Record]) -> Figure:
+def cosines(history: Sequence[HistoryRecord]) -> Figure:
     """Cosine of each hypergradient to the one before, and of each replica's to their mean."""
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
@@ -155,7 +157,7 @@ def cosines(history: Sequence[Record]) -> Figure:
     return traces.stacked([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
 
 
-def staleness(history: Sequence[Record]) -> Figure:
+def staleness(history: Sequence[HistoryRecord]) -> Figure:
     """Updates that others applied while each arrival of an async job was computed: the mean of each
     meta-iteration, and the largest."""
     records = [record for record in _records(history) if record.replicas]
@@ -170,7 +172,7 @@ def staleness(history: Sequence[Record]) -> Figure:
     return traces.stacked([("updates", data, {"rangemode": "tozero"})], showlegend=True)
 
 
-def seconds(history: Sequence[Record]) -> Figure:
+def seconds(history: Sequence[HistoryRecord]) -> Figure:
     """Where the time of each meta-iteration goes; what no phase explains is `other`."""
     records = _records(history)
     if not records:
@@ -202,7 +204,7 @@ def seconds(history: Sequence[Record]) -> Figure:
     return traces.stacked([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
 
 
-def memory(history: Sequence[Record]) -> Figure:
+def memory(history: Sequence[HistoryRecord]) -> Figure:
     """Peak memory of each replica: of its device, on a CPU of its process."""
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
@@ -241,7 +243,7 @@ def _medians(name: str, summary: HyperparameterSummary) -> dict[str, float]:
     return {group.label: group.median for group in summary.groups} or {name: summary.median}
 
 
-def _records(history: Sequence[Record]) -> list[MetaIteration]:
+def _records(history: Sequence[HistoryRecord]) -> list[MetaIteration]:
     return [
         record if isinstance(record, MetaIteration) else MetaIteration.model_validate(record)
         for record in history

@@ -75,7 +75,7 @@ def trials(tried: Sequence[Trial | Mapping[str, Any]]) -> Figure:
 def last_measured(measured: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Any]:
     """The figures of the methods measured last, and the method that was chosen or insisted on."""
     if choices := measured.get("choices"):
-        return choices[-1]["figures"], choices[-1]["method"]
+        return choices[-1]["probes"], choices[-1]["method"]
     found = [p["figure"] for p in (measured.get("report") or {}).get("predictions", ())]
     return found, found[0]["method"] if found else None
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from drmad_client.plots import traces
 from drmad_client.plots.curves import (
-    Record,
+    HistoryRecord,
     cosines,
     hypergradient_norms,
     hyperparameters,
@@ -29,7 +29,7 @@ from drmad_client.plots.curves import (
 from drmad_client.plots.fidelity import fidelity, trials
 from drmad_client.plots.learned_values import Values, image_shape, movers, penalty_image, schedules
 from drmad_client.plots.traces import Figure
-from drmad_client.records.job import HyperparameterInfo, Job, Trial
+from drmad_client.records.job import HyperparameterInfo, JobRecord, Trial
 from drmad_client.spec.transforms import to_user_units
 
 __all__ = [
@@ -68,7 +68,7 @@ class Material:
         trials: of the job's search, in order.
     """
 
-    history: Sequence[Record]
+    history: Sequence[HistoryRecord]
     hyperparameters: Sequence[HyperparameterInfo] = ()
     before: Mapping[str, Values] = field(default_factory=dict)
     after: Mapping[str, Values] = field(default_factory=dict)
@@ -79,8 +79,8 @@ class Material:
     @classmethod
     def of(
         cls,
-        job: Job,
-        history: Sequence[Record],
+        job: JobRecord,
+        history: Sequence[HistoryRecord],
         before: Mapping[str, Values] | None = None,
         after: Mapping[str, Values] | None = None,
         fidelity: Mapping[str, Any] | None = None,

@@ -55,8 +55,8 @@ class Cluster(Record):
     schedulers: list[SchedulerView]
     cpus: float = Field(description="Of all living nodes.")
     gpus: float = Field(description="Of all living nodes.")
-    promised_cpus: float = Field(description="To the jobs that run.")
-    promised_gpus: float = Field(description="To the jobs that run.")
+    reserved_cpus: float = Field(description="Reserved for the jobs that run.")
+    reserved_gpus: float = Field(description="Reserved for the jobs that run.")
     running: list[Placement]
     queue: list[Placement] = Field(
         description="In the order in which they will run; of a long queue its beginning."

@@ -72,8 +72,8 @@ class Waiting(Record):
 
     cpus: float = Field(description="CPU cores that the job needs at once.")
     gpus: float = Field(description="GPUs that the job needs at once.")
-    free_cpus: float = Field(description="Not promised to any job now.")
-    free_gpus: float = Field(description="Not promised to any job now.")
+    free_cpus: float = Field(description="Not reserved for any job now.")
+    free_gpus: float = Field(description="Not reserved for any job now.")
     cluster_cpus: float = Field(description="Of the whole cluster.")
     cluster_gpus: float = Field(description="Of the whole cluster.")
 
@@ -109,7 +109,7 @@ class Start(Record):
     validation_loss: float
 
 
-class CheckReport(Record):
+class PreflightReport(Record):
     """What a look at a job on a worker found, where it found no fault."""
 
     hyperparameters: dict[str, list[int]] = Field(description="Shapes by name.")
@@ -160,7 +160,7 @@ class HyperparameterInfo(Record):
     )
 
 
-class Job(Record):
+class JobRecord(Record):
     """One tuning request, from submission to its terminal state."""
 
     id: str
@@ -179,7 +179,7 @@ class Job(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
-    check: CheckReport | None = Field(
+    preflight: PreflightReport | None = Field(
         default=None, description="What its first worker found in a few steps, and predicted."
     )
     start: Start | None = Field(default=None, description="What the job's search found.")
@@ -302,7 +302,7 @@ class Event(Record):
         "start",
         "iteration",
         "arrival",
-        "rejection",
+        "rollback",
         "progress",
         "warning",
         "webhook",
@@ -311,7 +311,7 @@ class Event(Record):
     data: dict[str, Any] = Field(
         description="status: a Transition. trial: a Trial. start: a Start, what the "
         "search found. iteration: a MetaIteration. arrival: an Arrival. progress: a Progress. "
-        "rejection: {iteration, retreat, message}, a step that the guard took back. "
+        "rollback: {iteration, rollback, message}; rollback counts them in a row. "
         "warning: {code, message}. webhook: {host, outcome, attempts, message}. "
         "reset: the Job, when earlier events are no longer kept."
     )

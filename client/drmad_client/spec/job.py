@@ -104,13 +104,13 @@ class MetaSpec(Spec):
         default=0.3, gt=0.0, le=1000.0, description="Outer step, in raw (transformed) units."
     )
     iterations: int = Field(default=30, ge=1, le=100_000, description="Meta-iterations to commit.")
-    tolerance: float | None = Field(
+    rollback_tolerance: float | None = Field(
         default=5.0,
         gt=0.0,
         description="A validation loss that is worse than the best by more than a tenth and so "
         "many standard errors takes the step back; null accepts every finite loss.",
     )
-    retreats: int = Field(
+    max_rollbacks: int = Field(
         default=5,
         ge=0,
         le=100,

@@ -69,7 +69,7 @@ class AutoMethod(_Method):
     """The cheapest method whose hypergradient can be trusted, measured on the job itself."""
 
     method: Literal["auto"] = "auto"
-    threshold: float = Field(
+    min_cosine: float = Field(
         default=0.8,
         gt=0.0,
         le=1.0,
@@ -88,34 +88,34 @@ class ShortcutMethod(_Horizon):
         description="Copies of the weights that the path may take: as many points as fit, in 2.5 "
         "bits a weight.",
     )
-    knots: int | None = Field(
+    interpolation_nodes: int | None = Field(
         default=None,
         ge=1,
         le=1024,
         description="So many averaged copies of the weights carry the path; null: points in few "
         "bits do.",
     )
-    average: int | None = Field(
+    averaging_window: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
         description="Window of a knot's average, in inner steps; null: up to the next knot.",
     )
-    stride: int = Field(
+    max_stride: int = Field(
         default=10,
         ge=1,
         le=1000,
         description="Inner steps that one backward step stands for at most, their minibatches "
         "joined.",
     )
-    tolerance: float | None = Field(
+    max_adjoint_change: float | None = Field(
         default=0.12,
         gt=0.0,
         le=1.0,
         description="How far the curvature may move the adjoint in one stride, relative to its "
         "length; null takes every stride in full.",
     )
-    thin: int | None = Field(
+    minibatch_subsampling: int | None = Field(
         default=None,
         ge=1,
         le=1000,
@@ -137,7 +137,7 @@ class ShortcutMethod(_Horizon):
 
     @model_validator(mode="after")
     def _average_needs_knots(self) -> Self:
-        if self.average is not None and self.knots is None:
+        if self.averaging_window is not None and self.interpolation_nodes is None:
             raise PydanticCustomError(
                 "average_without_knots", "average is a knot's window: state knots too, or leave it"
             )

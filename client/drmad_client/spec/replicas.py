@@ -53,7 +53,7 @@ class ReplicasSpec(Spec):
         description="Straggler cut of sync rounds: go on when so many replicas have answered; "
         "null waits for all.",
     )
-    staleness: int | None = Field(
+    max_staleness: int | None = Field(
         default=None,
         ge=0,
         le=1_000_000,
@@ -73,7 +73,7 @@ class ReplicasSpec(Spec):
     @property
     def bound(self) -> int:
         """How many updates others may apply while a replica computes."""
-        return 2 * self.count if self.staleness is None else self.staleness
+        return 2 * self.count if self.max_staleness is None else self.max_staleness
 
     def shares(self) -> tuple[float | None, float | None]:
         """Of the training and of the validation examples; None is 1/K."""
@@ -96,15 +96,15 @@ class ReplicasSpec(Spec):
         elif self.wait_for is not None and self.wait_for > self.count:
             message = f"must be at most count, {self.count}, got {self.wait_for}"
             yield _at("wait_for", self.wait_for, message)
-        if self.staleness is not None and self.mode == "sync":
+        if self.max_staleness is not None and self.mode == "sync":
             message = "must be null in sync rounds, where nothing is stale; or set mode: async"
-            yield _at("staleness", self.staleness, message)
-        elif self.staleness is not None and self.staleness < self.count - 1:
+            yield _at("max_staleness", self.max_staleness, message)
+        elif self.max_staleness is not None and self.max_staleness < self.count - 1:
             message = (
-                f"must be at least count - 1, {self.count - 1}, got {self.staleness}: replicas "
+                f"must be at least count - 1, {self.count - 1}, got {self.max_staleness}: replicas "
                 "that begin together arrive one after the other"
             )
-            yield _at("staleness", self.staleness, message)
+            yield _at("max_staleness", self.max_staleness, message)
         if self.mode == "async" and self.aggregate != "mean":
             message = (
                 f"must be mean in async mode, where each hypergradient is applied alone, got "

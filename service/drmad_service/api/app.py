@@ -16,9 +16,9 @@ from drmad_service.api import problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
 from drmad_service.api.job_changes import Changes
-from drmad_service.api.prometheus import Measured, Metrics
+from drmad_service.api.prometheus import Metrics, MetricsMiddleware
 from drmad_service.api.request_guard import Guard, KnownHosts
-from drmad_service.api.request_log import Observed
+from drmad_service.api.request_log import RequestLog
 from drmad_service.api.routes import (
     catalog,
     cluster,
@@ -118,6 +118,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
         patience_s=settings.patience_s,
         larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
-    app.add_middleware(Measured, metrics=metrics)
-    app.add_middleware(Observed)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(RequestLog)
     return app

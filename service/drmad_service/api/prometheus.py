@@ -16,13 +16,13 @@ counted: the numbers survive whoever counted, and every API tells the same ones 
     drmad_leases_expired                                driven jobs that nobody has taken over yet
     drmad_schedulers                                    schedulers that looked at the queue lately
     drmad_cluster_capacity{resource}                    CPUs and GPUs of the cluster
-    drmad_cluster_promised{resource}                    those promised to jobs
+    drmad_cluster_reserved{resource}                    those reserved for jobs
     drmad_redis_memory_bytes                            what Redis holds
     drmad_redis_memory_limit_bytes                      what it may; 0 for no limit
     drmad_jobs_ended_total{status, reason}              jobs that came to an end
     drmad_meta_iterations_total                         committed meta-iterations
     drmad_meta_iteration_seconds_total{phase}           what they took; total is wall time
-    drmad_steps_taken_back_total                        outer steps that the guard refused
+    drmad_rollbacks_total                               meta-iterations rolled back
     drmad_replica_failures_total                        times that a job lost replicas
     drmad_lease_losses_total                            jobs taken over from a lost scheduler
     drmad_warnings_total{code}                          warnings of jobs
@@ -96,7 +96,7 @@ class Metrics:
         return generate_latest(self._registry) + self._told
 
 
-class Measured:
+class MetricsMiddleware:
     """Times every request under the route that answers it, not under its path."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -146,12 +146,12 @@ async def _of_service(redis: Redis, silent_ms: float) -> list[Metric]:
     pipe.time()
     *states, announced, reserved, leases, counters, memory, (seconds, micros) = await pipe.execute()
     now_ms = seconds * 1000 + micros / 1000
-    cluster = decoding.Cluster(announced, reserved, now_ms - silent_ms)
+    cluster = decoding.ClusterCapacity(announced, reserved, now_ms - silent_ms)
     queued, oldest_ms = await _queue(client)
     ages = {priority: max(0.0, now_ms - at) / 1000 for priority, at in oldest_ms.items()}
     expired = sum(score < now_ms for _, score in leases)
     capacity = {"cpus": cluster.cpus, "gpus": cluster.gpus}
-    promised = {
+    reserved = {
         "cpus": cluster.cpus - cluster.free_cpus,
         "gpus": cluster.gpus - cluster.free_gpus,
     }
@@ -163,7 +163,7 @@ async def _of_service(redis: Redis, silent_ms: float) -> list[Metric]:
         GaugeMetricFamily("drmad_leases_expired", "Driven jobs that nobody drives.", expired),
         GaugeMetricFamily("drmad_schedulers", "Living schedulers.", cluster.schedulers),
         _gauges("drmad_cluster_capacity", "What the cluster has.", "resource", capacity),
-        _gauges("drmad_cluster_promised", "What jobs were promised.", "resource", promised),
+        _gauges("drmad_cluster_reserved", "What is reserved for jobs.", "resource", reserved),
         GaugeMetricFamily("drmad_redis_memory_bytes", "What Redis holds.", memory["used_memory"]),
         GaugeMetricFamily(
             "drmad_redis_memory_limit_bytes", "What Redis may hold.", memory["maxmemory"]
@@ -213,7 +213,7 @@ def _counted(counters: Mapping[str, float]) -> list[Metric]:
         counter("drmad_jobs_ended", "Jobs that came to an end.", "ended", "status", "reason"),
         counter("drmad_meta_iterations", "Committed meta-iterations.", "meta_iterations"),
         counter("drmad_meta_iteration_seconds", "What they took.", "seconds", "phase"),
-        counter("drmad_steps_taken_back", "Outer steps refused by the guard.", "rejections"),
+        counter("drmad_rollbacks", "Meta-iterations rolled back.", "rollbacks"),
         CounterMetricFamily("drmad_replica_failures", "Times that replicas were lost.", lost),
         counter("drmad_lease_losses", "Jobs taken over from a lost scheduler.", "lease_losses"),
         counter("drmad_warnings", "Warnings of jobs.", "warning", "code"),

@@ -13,7 +13,7 @@ from drmad_service import logs, traces
 logger = logging.getLogger(__name__)
 
 
-class Observed:
+class RequestLog:
     """Stands before everything else. Requests that change nothing are told at the level DEBUG."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MOST_HEADER_BYTES = 64 << 10
 
 
-class Patient(HttpToolsProtocol):
+class SlowClientProtocol(HttpToolsProtocol):
     """Ends a connection whose headers, or whose reader, make no headway.
 
     Bodies have their own limits, in middleware.py, where they can still be answered.
@@ -69,4 +69,4 @@ class Patient(HttpToolsProtocol):
 
 def patient(patience_s: float) -> type[Any]:
     """The protocol for uvicorn's `http`, with so much patience."""
-    return type("Patient", (Patient,), {"patience_s": patience_s})
+    return type("Patient", (SlowClientProtocol,), {"patience_s": patience_s})

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Call:
+class ReferenceCall:
     method: str
     path: str
     description: str
@@ -17,12 +17,12 @@ class Call:
     answers: list[str]
 
 
-def calls(document: Mapping[str, Any]) -> dict[str, list[Call]]:
+def calls(document: Mapping[str, Any]) -> dict[str, list[ReferenceCall]]:
     """Every call, by the resource that it belongs to."""
-    groups: dict[str, list[Call]] = {}
+    groups: dict[str, list[ReferenceCall]] = {}
     for path, methods in document["paths"].items():
         for method, told in methods.items():
-            call = Call(
+            call = ReferenceCall(
                 method=method.upper(),
                 path=path,
                 description=told.get("description") or told.get("summary", ""),

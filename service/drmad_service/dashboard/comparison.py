@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 from drmad_client.spec.job import JobSpec
 
 
@@ -18,7 +18,7 @@ def differences(specs: Sequence[JobSpec]) -> dict[str, list[str]]:
     return {path: values for path, values in rows.items() if len(set(values)) > 1}
 
 
-def metrics(jobs: Sequence[Job]) -> list[str]:
+def metrics(jobs: Sequence[JobRecord]) -> list[str]:
     """The names of all metrics that any of them reported."""
     return list(dict.fromkeys(name for job in jobs if job.best for name in job.best.metrics))
 

@@ -26,7 +26,7 @@ class Draft(BaseModel):
     job: dict[str, Any] | None = None
 
 
-class Finding(BaseModel):
+class EditorMessage(BaseModel):
     """One thing that is wrong."""
 
     path: str
@@ -39,7 +39,7 @@ class Checked(BaseModel):
 
     text: str
     job: dict[str, Any] | None
-    findings: list[Finding]
+    findings: list[EditorMessage]
 
 
 def check(draft: Draft) -> Checked:
@@ -54,12 +54,14 @@ def check(draft: Draft) -> Checked:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else None
-        return Checked(text=text, job=None, findings=[Finding(path="", message=message, line=line)])
+        return Checked(
+            text=text, job=None, findings=[EditorMessage(path="", message=message, line=line)]
+        )
     except ValueError as error:
-        return Checked(text=text, job=None, findings=[Finding(path="", message=str(error))])
+        return Checked(text=text, job=None, findings=[EditorMessage(path="", message=str(error))])
     if not isinstance(job, dict):
         message = "write a job: fields such as `problem:` and `hyperparameters:`"
-        return Checked(text=text, job=None, findings=[Finding(path="", message=message)])
+        return Checked(text=text, job=None, findings=[EditorMessage(path="", message=message)])
     return Checked(text=text, job=job, findings=_findings(job, text))
 
 
@@ -96,13 +98,13 @@ def _load(text: str) -> Any:
     return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str, skipkeys=True))
 
 
-def _findings(job: Mapping[str, Any], text: str) -> list[Finding]:
+def _findings(job: Mapping[str, Any], text: str) -> list[EditorMessage]:
     try:
         JobSpec.model_validate(job)
     except ValidationError as error:
         lines = dict(_lines(yaml.compose(text, Loader=_Loader)))
         return [
-            Finding(path=e.path, message=e.message, line=_line(e.path, lines))
+            EditorMessage(path=e.path, message=e.message, line=_line(e.path, lines))
             for e in field_errors(error.errors(), job)
         ]
     return []

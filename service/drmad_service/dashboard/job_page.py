@@ -9,7 +9,7 @@ from datetime import datetime
 
 from drmad_client.plots.figures import FIGURES
 from drmad_client.plots.learned_values import image_shape
-from drmad_client.records.job import Event, Job, Trial
+from drmad_client.records.job import Event, JobRecord, Trial
 from drmad_service.store.state_machine import TRANSITIONS, Action
 
 # The charts in the order of the questions that people ask, and how wide each is.
@@ -43,7 +43,7 @@ class Moment:
     message: str
 
 
-def actions(job: Job) -> list[str]:
+def actions(job: JobRecord) -> list[str]:
     """What its user may do with the job now, in the order of the buttons."""
     allowed = [
         action.value
@@ -57,7 +57,7 @@ def actions(job: Job) -> list[str]:
     return allowed
 
 
-def charts(job: Job, is_reported: bool) -> list[Chart]:
+def charts(job: JobRecord, is_reported: bool) -> list[Chart]:
     """The figures that can have something to say about this job.
 
     `is_reported`: its method was measured before the first meta-iteration.
@@ -104,7 +104,7 @@ def best_trials(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(trials, key=rank)[:_TRIALS_SHOWN]
 
 
-def timeline(job: Job, told: Sequence[Event]) -> list[Moment]:
+def timeline(job: JobRecord, told: Sequence[Event]) -> list[Moment]:
     """States, and what the store told beside them; the newest first."""
     moments = [Moment(t.at, t.status, t.reason, t.message) for t in job.transitions]
     moments += [_moment(event) for event in told]
@@ -122,12 +122,12 @@ def _moment(event: Event) -> Moment:
     if event.type == "start":
         found = f"the search ends: the gradient goes on from trial {data['trial']}"
         return Moment(event.at, "search", "", found)
-    if event.type == "rejection":
+    if event.type == "rollback":
         return Moment(event.at, "step back", "", message)
     return Moment(event.at, event.type, str(data.get("code", "")), message)
 
 
-def _has_penalty_image(job: Job) -> bool:
+def _has_penalty_image(job: JobRecord) -> bool:
     """Whether the first layer's penalties are one or more for each pixel."""
     shape = image_shape(job.spec)
     if shape is None or not any(h.kind in ("l1", "l2") for h in job.spec.hyperparameters):

@@ -66,7 +66,7 @@ class BackupError(DrmadError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BackupSummary:
     """What became of one job."""
 
     job_id: str
@@ -322,7 +322,7 @@ async def restore(
     backup: Backup,
     job_ids: Sequence[str] = (),
     replace: bool = False,
-) -> AsyncIterator[Outcome]:
+) -> AsyncIterator[BackupSummary]:
     """Bring jobs back under their ids; those that were running are queued.
 
     Args:
@@ -339,10 +339,10 @@ async def restore(
         fields = backup.fields(job_id)
         if await store.tenant_of(job_id) is not None:
             if not replace:
-                yield Outcome(job_id, False, "exists already")
+                yield BackupSummary(job_id, False, "exists already")
                 continue
             if not (await store.get(job_id)).status.is_terminal:
-                yield Outcome(job_id, False, "exists and has not ended; cancel it first")
+                yield BackupSummary(job_id, False, "exists and has not ended; cancel it first")
                 continue
             await store.delete(job_id)
         await _restore_uploads(store, data, backup, fields)
@@ -371,7 +371,7 @@ async def _restore_uploads(
 
 async def _restore_job(
     store: Store, redis: Any, backup: Backup, job_id: str, fields: dict[str, str]
-) -> Outcome:
+) -> BackupSummary:
     names: set[str] = set()
     for part, value in backup.parts(job_id):
         names.add(part)
@@ -383,8 +383,10 @@ async def _restore_job(
     before = JobStatus(fields["status"])
     after = _AFTER.get(before, before)
     if not await store.put_restored(job_id, fields, before, after, sorted(names)):
-        return Outcome(job_id, False, "exists already")
-    return Outcome(job_id, True, f"{after}" if after is before else f"was {before}, is {after}")
+        return BackupSummary(job_id, False, "exists already")
+    return BackupSummary(
+        job_id, True, f"{after}" if after is before else f"was {before}, is {after}"
+    )
 
 
 async def _write_part(redis: Any, key: str, value: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ _LOOKS_PER_S = 400
 """At all driven jobs together: one costs a scheduler about a millisecond."""
 
 
-class Wishes:
+class ControlRequests:
     """Wakes whoever drives a job that is to pause or to be cancelled.
 
     So runners need not ask often, and how often they look at their replicas can depend on how many

@@ -20,31 +20,31 @@ from redis.exceptions import RedisError
 
 from drmad_client.records.job import (
     Best,
-    CheckReport,
     HyperparameterInfo,
     JobError,
     JobStatus,
+    PreflightReport,
     Progress,
 )
 from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
 from drmad_service.errors import ResultNotFound
 from drmad_service.job_limits import too_many
-from drmad_service.scheduling.control_requests import Wishes
+from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.ray_errors import LOSSES, failure_of
-from drmad_service.scheduling.replica_group import Replicas, ray_capacity, runtime
+from drmad_service.scheduling.replica_group import ReplicaGroup, ray_capacity, runtime
 from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds, seen
 from drmad_service.scheduling.search_run import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
+from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.state_machine import Action
 from drmad_workers.ray_actor.actor import (
     OUT_OF_MEMORY,
     Failure,
+    PackedState,
     Prepared,
-    Report,
-    Setback,
-    State,
+    ProgressReport,
+    RollbackRequired,
     StepResult,
 )
 
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SETBACKS = ("training_diverged", "hypergradient_diverged")
+_ROLLED_BACK = ("training_diverged", "hypergradient_diverged")
 """Failures of a replica that a smaller outer step may avoid."""
 _MISTAKES = ("user_code", "problem_invalid")
 """Failures that no other numbers would avoid."""
@@ -83,7 +83,7 @@ class _Lost(Exception):
         self.failure = failure
 
 
-class Runner:
+class JobDriver:
     """Drives the job of one lease, until it ends or the lease is lost."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Runner:
         lease: Lease,
         settings: SchedulerSettings,
         capacity: Capacity,
-        wishes: Wishes,
+        wishes: ControlRequests,
     ) -> None:
         self._store = store
         self._wishes = wishes
@@ -101,7 +101,7 @@ class Runner:
         self._settings = settings
         self._capacity = capacity
         self._infos: list[HyperparameterInfo] = []
-        self._reports: dict[int, asyncio.Future[Report]] = {}
+        self._reports: dict[int, asyncio.Future[ProgressReport]] = {}
         self._looked = time.monotonic()
         self._ranked = self._looked
         self._failures = 0
@@ -118,7 +118,7 @@ class Runner:
         logs.tenant.set(job.tenant)
         self._spec: JobSpec = job.spec
         self._shown = job.progress
-        self._is_checked = job.check is not None
+        self._is_checked = job.preflight is not None
         self._spent_s = job.progress.spent_s
         self._since = time.monotonic()
         roots = [str(root) for root in self._settings.data_roots]
@@ -127,7 +127,7 @@ class Runner:
         code = await self._code()
         uploads = str(self._settings.data_dir)
         self._make_replicas = partial(
-            Replicas,
+            ReplicaGroup,
             data_roots=roots,
             uploads=uploads,
             code=code,
@@ -268,7 +268,7 @@ class Runner:
         """
         if self._is_checked:
             return
-        answer = seen(asyncio.wrap_future(self._replicas.actors[0].rehearse.remote().future()))
+        answer = seen(asyncio.wrap_future(self._replicas.actors[0].preflight.remote().future()))
         await self._attend([answer])
         found: dict[str, Any] | Failure = answer.result()
         self._is_checked = True
@@ -276,10 +276,10 @@ class Runner:
             if found.code in _MISTAKES:
                 self._fail(found)
             return
-        report = CheckReport.model_validate(found)
+        report = PreflightReport.model_validate(found)
         left = 1.0 - self._shown.iteration / self._spec.meta.iterations
         self._shown = self._shown.model_copy(update={"remaining_s": left * report.job_seconds})
-        await self._reach(lambda: self._store.keep_check(self._lease, report, self._shown))
+        await self._reach(lambda: self._store.keep_preflight(self._lease, report, self._shown))
 
     def _new_rounds(self) -> Rounds:
         parts = (self._spec, self._described(), self._replicas.actors, self._attend)
@@ -297,7 +297,7 @@ class Runner:
         known = method.method in _TRUSTED and getattr(method, "horizon", None) is None
         if known or await self._store.fidelity_report(job_id):
             return
-        state = State(point.tensors, point.scalars)
+        state = PackedState(point.tensors, point.scalars)
         (report,) = await self._attended(
             [self._replicas.actors[0].fidelity.remote(state, point.iteration)]
         )
@@ -324,13 +324,13 @@ class Runner:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         began = time.monotonic()
         result = await self._rounds.meta_iteration(point)
-        if isinstance(result, Failure) and result.code in _SETBACKS:
-            return await self._retreat(point, result)
+        if isinstance(result, Failure) and result.code in _ROLLED_BACK:
+            return await self._roll_back(point, result)
         if isinstance(result, Failure):
             self._blame(result)
-        if isinstance(result, Setback):
+        if isinstance(result, RollbackRequired):
             failure = Failure("no_descent", result.message, point.iteration)
-            return await self._retreat(point, failure)
+            return await self._roll_back(point, failure)
         assert isinstance(result, StepResult)
         step = self._step(point.iteration, result, time.monotonic() - began)
         status = await self._reach(lambda: self._store.commit(self._lease, step))
@@ -340,14 +340,14 @@ class Runner:
         self._heed(status, between_iterations=True)
         return step.next_state
 
-    async def _retreat(self, point: ResumePoint, failure: Failure) -> ResumePoint:
+    async def _roll_back(self, point: ResumePoint, failure: Failure) -> ResumePoint:
         """Go back to the best state with half the outer step, so many times in a row."""
         best = (await self._store.get(self._lease.job_id)).best
         if best is None:
             self._fail(failure)
-        if point.scalars["retreats"] >= self._spec.meta.retreats:
+        if point.scalars["rollbacks"] >= self._spec.meta.max_rollbacks:
             advice = (
-                f"{failure.message}; {point.scalars['retreats']} smaller outer steps did not help: "
+                f"{failure.message}; {point.scalars['rollbacks']} rollbacks did not help: "
                 "lower meta.learning_rate, or bound the hyperparameters (lower, upper)"
             )
             self._fail(Failure(failure.code, advice, failure.iteration, failure.step))
@@ -355,24 +355,27 @@ class Runner:
             kept, hypergradient = await self._store.kept_point(self._lease.job_id, best.iteration)
         except ResultNotFound:
             self._fail(failure)
-        packed = (State(point.tensors, point.scalars), State(kept.tensors, kept.scalars))
+        packed = (
+            PackedState(point.tensors, point.scalars),
+            PackedState(kept.tensors, kept.scalars),
+        )
         worker, infos = self._replicas.actors[0], self._described()
-        (state,) = await self._attended([worker.retreat.remote(infos, *packed, hypergradient)])
+        (state,) = await self._attended([worker.roll_back.remote(infos, *packed, hypergradient)])
         if isinstance(state, Failure):
             self._blame(state)
         again = ResumePoint(point.iteration, state.tensors, state.scalars)
         message = f"{failure.message}; goes back to meta-iteration {best.iteration}, half the step"
-        status = await self._store.retreat(self._lease, again, message)
+        status = await self._store.roll_back(self._lease, again, message)
         self._heed(status, between_iterations=True)
         return again
 
     def _described(self) -> list[dict[str, Any]]:
         return [info.model_dump() for info in self._infos]
 
-    def _step(self, iteration: int, result: StepResult, elapsed_s: float) -> Step:
+    def _step(self, iteration: int, result: StepResult, elapsed_s: float) -> MetaIterationCommit:
         left = self._spec.meta.iterations - iteration - 1
         record = result.record
-        return Step(
+        return MetaIterationCommit(
             iteration=iteration,
             record=record | {"seconds": record["seconds"] | {"total": elapsed_s}},
             next_state=ResumePoint(iteration + 1, result.state.tensors, result.state.scalars),
@@ -472,7 +475,7 @@ class Runner:
             )
         return status
 
-    def _reported(self, number: int) -> Report | None:
+    def _reported(self, number: int) -> ProgressReport | None:
         """What a replica said when it was last asked, once; asks it again."""
         asked = self._reports.get(number)
         if asked is not None and not asked.done():

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
-from drmad_client.records.job import CheckReport, JobError
+from drmad_client.records.job import JobError, PreflightReport
 from drmad_client.spec.job import JobSpec
 from drmad_service.scheduling.ray_errors import failure_of
 from drmad_service.scheduling.replica_group import beside_jobs, runtime
@@ -27,7 +27,7 @@ from drmad_workers.ray_actor.messages import Failure
 logger = logging.getLogger(__name__)
 
 
-async def answer_checks(store: Store, settings: SchedulerSettings) -> None:
+async def answer_preflights(store: Store, settings: SchedulerSettings) -> None:
     """Answer one check after the other, for ever.
 
     A check reserves nothing: it is short, and what it finds out saves the time of a job.
@@ -35,24 +35,24 @@ async def answer_checks(store: Store, settings: SchedulerSettings) -> None:
     while True:
         asked = None
         with contextlib.suppress(RedisError):
-            asked = await store.next_check()
+            asked = await store.next_preflight()
         if asked is None:
             await asyncio.sleep(settings.poll_s)
             continue
-        check_id, spec = asked
-        logger.info("checks a job", extra={"action": "job_checked", "check_id": check_id})
+        preflight_id, spec = asked
+        logger.info("checks a job", extra={"action": "job_checked", "preflight_id": preflight_id})
         try:
-            answer = await _rehearsed(store, spec, settings)
+            answer = await _tried(store, spec, settings)
         except Exception as error:
             logger.exception("could not check a job")
             answer = JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
         with contextlib.suppress(RedisError):
-            await store.answer_check(check_id, answer)
+            await store.answer_preflight(preflight_id, answer)
 
 
-async def _rehearsed(
+async def _tried(
     store: Store, spec: JobSpec, settings: SchedulerSettings
-) -> CheckReport | JobError:
+) -> PreflightReport | JobError:
     code = await store.code(spec.problem.code) if spec.problem.kind == "code" else None
     memory = spec.resources.memory_bytes or settings.replica_memory_bytes
     roots = [str(root) for root in settings.data_roots]
@@ -62,7 +62,7 @@ async def _rehearsed(
     )
     try:
         async with asyncio.timeout(settings.check_timeout_s):
-            result = await asyncio.wrap_future(worker.rehearse.remote().future())
+            result = await asyncio.wrap_future(worker.preflight.remote().future())
     except TimeoutError:
         message = f"the check did not end within {settings.check_timeout_s:g} s"
         return JobError(code="timeout", message=message)
@@ -74,4 +74,4 @@ async def _rehearsed(
             await asyncio.to_thread(ray.kill, worker)
     if isinstance(result, Failure):
         return JobError(code=result.code, message=result.message, traceback=result.traceback)
-    return CheckReport.model_validate(result)
+    return PreflightReport.model_validate(result)

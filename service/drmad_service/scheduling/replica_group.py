@@ -71,7 +71,7 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
-class Replicas:
+class ReplicaGroup:
     """Handles of a job's replica actors. Its methods talk to Ray and may block.
 
     Attributes:

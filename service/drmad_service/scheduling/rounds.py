@@ -12,10 +12,10 @@ import ray
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import ResumePoint
-from drmad_workers.ray_actor.actor import Failure, Setback, State, StepResult
+from drmad_workers.ray_actor.actor import Failure, PackedState, RollbackRequired, StepResult
 
 Future = TypeVar("Future", bound="asyncio.Future[Any]")
-Outcome = StepResult | Setback | Failure
+RoundOutcome = StepResult | RollbackRequired | Failure
 Tell = Callable[[dict[str, Any]], Awaitable[None]]
 """Given the fields of a drmad_client.records.job.Arrival."""
 
@@ -47,15 +47,15 @@ class Rounds(ABC):
         self._ticket = 0
 
     @abstractmethod
-    async def meta_iteration(self, point: ResumePoint) -> Outcome:
+    async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
         """Compute the meta-iteration that begins at this point.
 
         Raises:
             RayError: a replica is lost.
         """
 
-    async def _outcome(self, ref: Any) -> Outcome:
-        outcome: Outcome = await self._result(ref)
+    async def _outcome(self, ref: Any) -> RoundOutcome:
+        outcome: RoundOutcome = await self._result(ref)
         return outcome
 
     async def _result(self, ref: Any) -> Any:
@@ -71,8 +71,8 @@ class Rounds(ABC):
 class SyncRounds(Rounds):
     """One update from all replicas, or from the first `wait_for` that answer."""
 
-    async def meta_iteration(self, point: ResumePoint) -> Outcome:
-        begun = State(point.tensors, point.scalars)
+    async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
+        begun = PackedState(point.tensors, point.scalars)
         if len(self._actors) == 1:
             whole = self._actors[0].whole_meta_iteration
             ref = whole.remote(begun, point.iteration, self._infos, self._max_model_bytes)
@@ -125,7 +125,7 @@ class AsyncRounds(Rounds):
         self._tell = tell
         self._flights: dict[int, _Flight] = {}
 
-    async def meta_iteration(self, point: ResumePoint) -> Outcome:
+    async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
         outcome = await self._arrivals(point)
         if not isinstance(outcome, StepResult):  # what is under way began where nobody goes on
             for flight in self._flights.values():
@@ -133,9 +133,9 @@ class AsyncRounds(Rounds):
             self._flights = {}
         return outcome
 
-    async def _arrivals(self, point: ResumePoint) -> Outcome:
+    async def _arrivals(self, point: ResumePoint) -> RoundOutcome:
         count, bound = len(self._actors), self._spec.replicas.bound
-        begun = moved = ray.put(State(point.tensors, point.scalars))
+        begun = moved = ray.put(PackedState(point.tensors, point.scalars))
         updates = point.iteration * count
         for number in range(count):
             if number not in self._flights:
@@ -154,7 +154,7 @@ class AsyncRounds(Rounds):
             arrived = self._actors[flight.number]
             told, moved = arrived.arrival.remote(self._infos, moved, flight.results)
             figures = await self._result(told)
-            if isinstance(figures, Setback | Failure):
+            if isinstance(figures, RollbackRequired | Failure):
                 return figures
             results.append(flight.results)
             staleness.append(updates - flight.begun)

@@ -13,10 +13,10 @@ from drmad_client.records.job import JobError
 from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
-from drmad_service.scheduling.control_requests import Wishes
-from drmad_service.scheduling.job_driver import Runner
+from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver import JobDriver
 from drmad_service.scheduling.node_reports import keep_telling
-from drmad_service.scheduling.preflight_requests import answer_checks
+from drmad_service.scheduling.preflight_requests import answer_preflights
 from drmad_service.scheduling.replica_group import RayLost, ray_capacity
 from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
@@ -37,7 +37,7 @@ class Scheduler:
         self._settings = settings
         self._data = DataFolder(settings.data_dir)
         self._driven: dict[Lease, asyncio.Task[None]] = {}
-        self._wishes = Wishes(store, settings)
+        self._wishes = ControlRequests(store, settings)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Schedule until `stopping` is set, then give every job back.
@@ -49,7 +49,7 @@ class Scheduler:
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._wishes.listen()),
             asyncio.create_task(self._sweep()),
-            asyncio.create_task(answer_checks(self._store, self._settings)),
+            asyncio.create_task(answer_preflights(self._store, self._settings)),
             asyncio.create_task(keep_telling(self._store, self.name, self._settings.nodes_s)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
@@ -112,7 +112,7 @@ class Scheduler:
         pause_s = 0.1
         while True:
             try:
-                runner = Runner(self._store, lease, self._settings, capacity, self._wishes)
+                runner = JobDriver(self._store, lease, self._settings, capacity, self._wishes)
                 return await runner.run()
             except RedisError as error:
                 fields = {"job_id": lease.job_id}

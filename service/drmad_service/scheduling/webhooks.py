@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import httpx
 from redis.exceptions import RedisError
 
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 from drmad_service.errors import JobNotFound
 from drmad_service.flags import setting
 from drmad_service.store import Store
@@ -71,7 +71,7 @@ class Webhooks:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeliveryOutcome:
     """How an attempt went."""
 
     delivered: bool
@@ -118,7 +118,7 @@ async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:
     await store.settle(notice, told)
 
 
-def body_of(job: Job) -> bytes:
+def body_of(job: JobRecord) -> bytes:
     """What a webhook is told of a job."""
     told = job.model_dump(
         mode="json",
@@ -138,29 +138,31 @@ def signature(secret: str, at: int, body: bytes) -> str:
 
 async def deliver(
     url: str, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None = None
-) -> Outcome:
+) -> DeliveryOutcome:
     """One attempt."""
     if refusal := webhooks.refusal(url):
-        return Outcome(False, f"the webhook {refusal}")
+        return DeliveryOutcome(False, f"the webhook {refusal}")
     try:
         async with asyncio.timeout(webhooks.timeout_s):
             return await _post(httpx.URL(url), body, webhooks, tls)
     except TimeoutError:
-        return Outcome(False, f"no answer within {webhooks.timeout_s:g} s", worth_retrying=True)
+        return DeliveryOutcome(
+            False, f"no answer within {webhooks.timeout_s:g} s", worth_retrying=True
+        )
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         name = type(error).__name__
-        return Outcome(False, f"{name}: {error}"[:300], worth_retrying=True)
+        return DeliveryOutcome(False, f"{name}: {error}"[:300], worth_retrying=True)
     except ValueError as error:
-        return Outcome(False, str(error)[:300])
+        return DeliveryOutcome(False, str(error)[:300])
 
 
 async def _post(
     url: httpx.URL, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None
-) -> Outcome:
+) -> DeliveryOutcome:
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     address = await _address(url.host, port, webhooks.private)
     if address is None:
-        return Outcome(False, "the host has a private address, or none")
+        return DeliveryOutcome(False, "the host has a private address, or none")
     headers = {
         "Host": url.netloc.decode(),
         "Content-Type": "application/json",
@@ -181,10 +183,12 @@ async def _post(
     ):
         status = response.status_code  # what else it says is not read
     if response.is_success:
-        return Outcome(True, f"answered {status}")
+        return DeliveryOutcome(True, f"answered {status}")
     if response.is_redirect:
-        return Outcome(False, f"answered {status}; redirects are not followed")
-    return Outcome(False, f"answered {status}", worth_retrying=status == 429 or status >= 500)
+        return DeliveryOutcome(False, f"answered {status}; redirects are not followed")
+    return DeliveryOutcome(
+        False, f"answered {status}", worth_retrying=status == 429 or status >= 500
+    )
 
 
 async def _address(host: str, port: int, private: bool) -> str | None:

@@ -16,13 +16,19 @@ written before the script that mentions them, so a reader never sees half of one
 """
 
 from drmad_service.store.store import Store
-from drmad_service.store.types import Capacity, Lease, ResumePoint, Step, StoreSettings
+from drmad_service.store.types import (
+    Capacity,
+    Lease,
+    MetaIterationCommit,
+    ResumePoint,
+    StoreSettings,
+)
 
 __all__ = [
     "Capacity",
     "Lease",
+    "MetaIterationCommit",
     "ResumePoint",
-    "Step",
     "Store",
     "StoreSettings",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_client.records.job import Job, JobStatus
+from drmad_client.records.job import JobRecord, JobStatus
 from drmad_service.errors import (
     ActionRefused,
     JobNotFound,
@@ -51,7 +51,7 @@ class Base:
     async def ping(self) -> None:
         await self._redis.ping()
 
-    async def get(self, job_id: str) -> Job:
+    async def get(self, job_id: str) -> JobRecord:
         pipe = self._redis.pipeline(transaction=False)
         pipe.hgetall(keys.job(job_id))
         pipe.lrange(keys.job(job_id, "transitions"), 0, -1)
@@ -61,8 +61,8 @@ class Base:
         cluster = await self.cluster() if fields[b"status"] == b"queued" else None
         return decoding.job(job_id, fields, [decoding.transition(t) for t in transitions], cluster)
 
-    async def cluster(self) -> decoding.Cluster:
-        """What the cluster has, and what of it is promised."""
+    async def cluster(self) -> decoding.ClusterCapacity:
+        """What the cluster has, and what of it is reserved."""
         pipe = self._redis.pipeline(transaction=False)
         self._ask_cluster(pipe)
         return self._cluster_of(await pipe.execute())
@@ -73,10 +73,12 @@ class Base:
         pipe.hgetall(keys.RESERVATIONS)
         pipe.time()
 
-    def _cluster_of(self, answers: Sequence[Any]) -> decoding.Cluster:
+    def _cluster_of(self, answers: Sequence[Any]) -> decoding.ClusterCapacity:
         announced, reservations, (seconds, micros) = answers
         silent_ms = 1000 * self._settings.scheduler_silent_s
-        return decoding.Cluster(announced, reservations, seconds * 1000 + micros / 1000 - silent_ms)
+        return decoding.ClusterCapacity(
+            announced, reservations, seconds * 1000 + micros / 1000 - silent_ms
+        )
 
     async def must_have_room(self) -> None:
         """

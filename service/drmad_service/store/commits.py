@@ -12,7 +12,7 @@ from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base
 from drmad_service.store.large_values import thinned
-from drmad_service.store.types import Lease, ResumePoint, Step
+from drmad_service.store.types import Lease, MetaIterationCommit, ResumePoint
 
 
 class Commits(Base):
@@ -42,7 +42,7 @@ class Commits(Base):
         hypergradient = await self._blobs.get(job_id, kept["hypergradient"])
         return ResumePoint(iteration, state, kept["scalars"]), hypergradient
 
-    async def retreat(self, lease: Lease, point: ResumePoint, message: str) -> JobStatus:
+    async def roll_back(self, lease: Lease, point: ResumePoint, message: str) -> JobStatus:
         """Take a step back: the same meta-iteration begins again, from another state.
 
         Returns the job's state.
@@ -51,11 +51,11 @@ class Commits(Base):
         state = await self._put_state(lease, point)
         kept = (await self._all_vectors(lease.job_id)).values()
         garbage = set(before["chunks"]) - _needed([*kept], state)
-        rejection = {"iteration": point.iteration, "retreat": point.scalars["retreats"]}
-        event = json.dumps(rejection | {"message": message})
-        return await self._update(lease, {}, "rejection", event, json.dumps(state), sorted(garbage))
+        rollback = {"iteration": point.iteration, "rollback": point.scalars["rollbacks"]}
+        event = json.dumps(rollback | {"message": message})
+        return await self._update(lease, {}, "rollback", event, json.dumps(state), sorted(garbage))
 
-    async def commit(self, lease: Lease, step: Step) -> JobStatus:
+    async def commit(self, lease: Lease, step: MetaIterationCommit) -> JobStatus:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
 
         Returns the job's state, in which a wish of its user shows.
@@ -115,7 +115,9 @@ class Commits(Base):
             "bytes": len(point.tensors),
         }
 
-    async def _put_model(self, lease: Lease, step: Step) -> tuple[dict[str, str], list[str]]:
+    async def _put_model(
+        self, lease: Lease, step: MetaIterationCommit
+    ) -> tuple[dict[str, str], list[str]]:
         """New entries of the models hash, and the chunks that nothing needs after them."""
         if step.model is None:
             return {}, []
@@ -139,7 +141,7 @@ class Commits(Base):
     async def _thin(
         self,
         job_id: str,
-        step: Step,
+        step: MetaIterationCommit,
         vectors: dict[str, Any],
         state: Mapping[str, Any],
         total: int,

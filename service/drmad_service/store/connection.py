@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 
-class _Observed(Redis):
+class _TracedConnection(Redis):
     """Tells how long each command took, from the call to the answer."""
 
     observe: Callable[[float], None]
@@ -42,6 +42,6 @@ def connect(
     )
     if observe is None:
         return Redis.from_pool(pool)
-    client = cast("_Observed", _Observed.from_pool(pool))
+    client = cast("_TracedConnection", _TracedConnection.from_pool(pool))
     client.observe = observe
     return client

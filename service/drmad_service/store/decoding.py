@@ -9,13 +9,13 @@ from functools import lru_cache
 
 from drmad_client.records.job import (
     Best,
-    CheckReport,
     Event,
-    Job,
     JobError,
+    JobRecord,
     JobStatus,
     LogLine,
     MetaIteration,
+    PreflightReport,
     Progress,
     Start,
     Transition,
@@ -84,8 +84,11 @@ def _spec(raw: bytes) -> JobSpec:
 
 
 def job(
-    job_id: str, fields: Fields, transitions: list[Transition], cluster: Cluster | None = None
-) -> Job:
+    job_id: str,
+    fields: Fields,
+    transitions: list[Transition],
+    cluster: ClusterCapacity | None = None,
+) -> JobRecord:
     def at(name: bytes) -> datetime | None:
         return time(fields[name]) if name in fields else None
 
@@ -95,9 +98,9 @@ def job(
     if cluster is not None and status is JobStatus.QUEUED:
         waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
         message = cluster.reason(waiting)
-    names = (b"best", b"error", b"start", b"check")
-    best, error, start, check = (fields.get(name) for name in names)
-    return Job(
+    names = (b"best", b"error", b"start", b"preflight")
+    best, error, start, preflight = (fields.get(name) for name in names)
+    return JobRecord(
         id=job_id,
         name=spec.name,
         tenant=fields[b"tenant"].decode(),
@@ -109,7 +112,7 @@ def job(
         started_at=at(b"started_at"),
         finished_at=at(b"finished_at"),
         progress=Progress.model_validate_json(fields[b"progress"]),
-        check=CheckReport.model_validate_json(check) if check else None,
+        preflight=PreflightReport.model_validate_json(preflight) if preflight else None,
         start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,
         error=JobError.model_validate_json(error) if error else None,
@@ -122,19 +125,19 @@ def job(
     )
 
 
-class Cluster:
-    """What the schedulers said that their cluster has, and what of it is promised to jobs."""
+class ClusterCapacity:
+    """What the schedulers said that their cluster has, and what of it is reserved for jobs."""
 
     def __init__(self, announced: Fields, reservations: Fields, since_ms: float) -> None:
         """Schedulers that have not looked at the queue since then are not counted."""
         alive = [said for said in map(json.loads, announced.values()) if said["at"] > since_ms]
-        promised = [reserved.split() for reserved in reservations.values()]
+        reserved = [reserved.split() for reserved in reservations.values()]
         self.schedulers = len(alive)
         # Every scheduler sees the same cluster.
         self.cpus = max((said["cpus"] for said in alive), default=0.0)
         self.gpus = max((said["gpus"] for said in alive), default=0.0)
-        self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in promised)
-        self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in promised)
+        self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in reserved)
+        self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in reserved)
 
     def waiting(self, cpus: float, gpus: float) -> Waiting:
         return Waiting(

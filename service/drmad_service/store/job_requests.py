@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from drmad_client.records.job import Job, JobStatus, Page, Progress
+from drmad_client.records.job import JobRecord, JobStatus, Page, Progress
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.errors import (
@@ -23,12 +23,12 @@ from drmad_service.store.state_machine import Action
 """One point of priority counts as much as a minute of waiting."""
 
 
-class Jobs(Base):
+class JobRequests(Base):
     """Jobs as their users see them."""
 
     async def create(
         self, spec: JobSpec, idempotency_key: str | None = None, tenant: str = "local"
-    ) -> tuple[Job, bool]:
+    ) -> tuple[JobRecord, bool]:
         """Accept a job. Returns it and whether it is new.
 
         Raises:
@@ -39,7 +39,9 @@ class Jobs(Base):
         await self.must_have_room()
         return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
 
-    async def fork(self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local") -> Job:
+    async def fork(
+        self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local"
+    ) -> JobRecord:
         """A new job that goes on from the state before a kept meta-iteration of another.
 
         Raises:
@@ -91,10 +93,10 @@ class Jobs(Base):
         after: str | None = None,
         limit: int = 20,
         tenant: str | None = None,
-    ) -> Page[Job]:
+    ) -> Page[JobRecord]:
         """Jobs without their transitions, the newest first; of one tenant, or everybody's."""
         index = keys.jobs_with(status, tenant)
-        found: list[Job] = []
+        found: list[JobRecord] = []
         last = after
         while len(found) <= limit:
             most = limit + 1 - len(found) if tag is None else 100
@@ -126,20 +128,20 @@ class Jobs(Base):
         ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus, limit)
         return ids
 
-    async def pause(self, job_id: str) -> Job:
+    async def pause(self, job_id: str) -> JobRecord:
         """Free what the job holds after its running meta-iteration."""
         await self._act(job_id, Action.PAUSE, "user", "paused by its user")
         return await self.get(job_id)
 
-    async def resume(self, job_id: str) -> Job:
+    async def resume(self, job_id: str) -> JobRecord:
         await self._act(job_id, Action.RESUME, "user", "resumed by its user")
         return await self.get(job_id)
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str) -> JobRecord:
         await self._act(job_id, Action.CANCEL, "user", "cancelled by its user")
         return await self.get(job_id)
 
-    async def extend(self, job: Job, spec: JobSpec) -> Job:
+    async def extend(self, job: JobRecord, spec: JobSpec) -> JobRecord:
         """Queue a job that has ended again, with more meta-iterations in its spec and new time."""
         await self.must_have_room()
         job_id = job.id
@@ -182,7 +184,7 @@ class Jobs(Base):
         state: str,
         idempotency_key: str | None,
         tenant: str,
-    ) -> tuple[Job, bool]:
+    ) -> tuple[JobRecord, bool]:
         body = spec.model_dump_json()
         if spec.problem.kind == "code":
             await self._touch(keys.CODES, spec.problem.code.removeprefix("sha256:"))

@@ -13,7 +13,7 @@ from drmad_service.store.base import Base
 _LOOK = b'"choice": {'
 
 
-class Results(Base):
+class JobResults(Base):
     """Results of jobs, for whoever reads them."""
 
     async def history(

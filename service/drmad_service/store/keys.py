@@ -11,7 +11,7 @@
                                            priority, so that age always wins in the end
     drmad:ended                    zset    terminal job ids; score: when they ended in ms
     drmad:leases                   zset    driven job ids; score: expiry in ms on Redis's clock
-    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>", promised
+    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>", reserved
     drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
     drmad:nodes                    hash    scheduler id -> the machines that it sees (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
@@ -31,9 +31,9 @@
     drmad:notices                  zset    ended jobs whose webhook is to be told; score:
                                            when, in ms
     drmad:counters                 hash    what happened -> how often, or seconds; see metrics.py
-    drmad:checks                   list    ids of checks that nobody has taken
-    drmad:check:<id>               string  the spec to check (JSON); ten minutes
-    drmad:check:<id>:answer        string  what a worker found (JSON); ten minutes
+    drmad:preflights               list    ids of preflights that no scheduler has taken
+    drmad:preflight:<id>           string  the spec to try (JSON); ten minutes
+    drmad:preflight:<id>:answer    string  what a worker found (JSON); ten minutes
     drmad:changes                  channel a job id whenever something of the job changed
     drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
     drmad:job:<id>:transitions     list    its last states (JSON)
@@ -67,7 +67,7 @@ CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
 NOTICES = "drmad:notices"
-CHECKS = "drmad:checks"
+PREFLIGHTS = "drmad:preflights"
 COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",
@@ -109,8 +109,8 @@ def code_tenants(sha256: str) -> str:
     return f"drmad:code:{sha256}:tenants"
 
 
-def check(check_id: str, part: str | None = None) -> str:
-    return f"drmad:check:{check_id}:{part}" if part else f"drmad:check:{check_id}"
+def preflight(preflight_id: str, part: str | None = None) -> str:
+    return f"drmad:preflight:{preflight_id}:{part}" if part else f"drmad:preflight:{preflight_id}"
 
 
 def data_tenants(sha256: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.job import CheckReport, JobError, JobStatus, Progress
+from drmad_client.records.job import JobError, JobStatus, PreflightReport, Progress
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base, states
@@ -17,7 +17,7 @@ LOG_LINES = 10_000
 """Of a job, the last."""
 
 
-class Driving(Base):
+class Leases(Base):
     """Leases, and what their holder may write. Whoever lost the lease gets LeaseLost."""
 
     async def claim(self, scheduler: str, lease_s: float, capacity: Capacity) -> Lease | None:
@@ -104,9 +104,11 @@ class Driving(Base):
         """Keep how far the job's method was found to agree with the exact one."""
         await self._update(lease, {"fidelity": json.dumps(report)})
 
-    async def keep_check(self, lease: Lease, report: CheckReport, progress: Progress) -> None:
+    async def keep_preflight(
+        self, lease: Lease, report: PreflightReport, progress: Progress
+    ) -> None:
         """Keep what the look at a job at its start found, and how long it will take by that."""
-        fields = {"check": report.model_dump_json(), "progress": progress.model_dump_json()}
+        fields = {"preflight": report.model_dump_json(), "progress": progress.model_dump_json()}
         await self._update(lease, fields)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:

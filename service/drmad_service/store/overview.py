@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from drmad_client.records.cluster import SchedulerView
-from drmad_client.records.job import Event, Job, JobStatus, MetaIteration, Page
+from drmad_client.records.job import Event, JobRecord, JobStatus, MetaIteration, Page
 from drmad_service.errors import JobNotFound
 from drmad_service.store import Store, keys
 
@@ -26,7 +26,7 @@ _LOSSES_KEPT = 100_000
 _SAMPLES_KEPT = 8
 _PAGE = 100
 _EVENTS_SEEN = 500
-_TOLD = {b"warning", b"rejection", b"start", b"webhook"}
+_TOLD = {b"warning", b"rollback", b"start", b"webhook"}
 
 
 class Overview:
@@ -57,12 +57,12 @@ class Overview:
         after: str | None = None,
         limit: int = 50,
         tenant: str | None = None,
-    ) -> Page[Job]:
+    ) -> Page[JobRecord]:
         """Jobs whose name, id, problem or tags hold every word of `text`, the newest first."""
         words = text.lower().split()
         if not words:
             return await self._store.jobs(status, tag, after, limit, tenant)
-        found: list[Job] = []
+        found: list[JobRecord] = []
         searched = 0
         while searched < MOST_SEARCHED:
             page = await self._store.jobs(status, tag, after, _PAGE, tenant)
@@ -78,7 +78,7 @@ class Overview:
                 return Page(data=found, has_more=False)
         return Page(data=found, has_more=True, next=after)
 
-    async def losses(self, jobs: Sequence[Job]) -> dict[str, list[float]]:
+    async def losses(self, jobs: Sequence[JobRecord]) -> dict[str, list[float]]:
         """Some validation losses of each job, evenly spread, in order: enough for a sparkline."""
         wanted = {
             job.id: _spread(job.progress.iteration, SPARKLINE_POINTS)
@@ -102,7 +102,7 @@ class Overview:
             self._losses.popitem(last=False)
         return found
 
-    async def sample(self, job: Job) -> list[MetaIteration]:
+    async def sample(self, job: JobRecord) -> list[MetaIteration]:
         """At most about FIGURE_POINTS meta-iterations, evenly spread, with the best and the last.
 
         The figures of one page share one reading.
@@ -118,11 +118,11 @@ class Overview:
             self._samples.pop(key, None)
             raise
 
-    async def queue(self, limit: int = 200) -> list[Job]:
+    async def queue(self, limit: int = 200) -> list[JobRecord]:
         """The waiting jobs, in the order in which they will run."""
         return await self._existing(await self._store.queue(limit))
 
-    async def driven(self) -> list[Job]:
+    async def driven(self) -> list[JobRecord]:
         """The jobs that a scheduler drives, the oldest first."""
         ids = await self._redis.zrange(keys.LEASES, 0, -1)
         return await self._existing(sorted(raw.decode() for raw in ids))
@@ -154,7 +154,7 @@ class Overview:
             if fields[b"type"] in _TOLD
         ]
 
-    async def _sample(self, job: Job) -> list[MetaIteration]:
+    async def _sample(self, job: JobRecord) -> list[MetaIteration]:
         iterations = set(_spread(job.progress.iteration, FIGURE_POINTS))
         if job.best is not None:
             iterations.add(job.best.iteration)
@@ -173,7 +173,7 @@ class Overview:
             pipe.xrange(keys.job(job_id, "history"), min=place, max=place)
         return [rows[0][1][b"record"] if rows else None for rows in await pipe.execute()]
 
-    async def _existing(self, ids: Sequence[str]) -> list[Job]:
+    async def _existing(self, ids: Sequence[str]) -> list[JobRecord]:
         jobs = []
         for job_id in ids:
             try:
@@ -183,7 +183,7 @@ class Overview:
         return jobs
 
 
-def _searchable(job: Job) -> str:
+def _searchable(job: JobRecord) -> str:
     problem = job.spec.problem.model_dump_json()
     tags = " ".join(f"{name}:{value}" for name, value in job.tags.items())
     return f"{job.name} {job.id} {problem} {tags} {job.status}".lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from drmad_client.records.job import CheckReport, JobError
+from drmad_client.records.job import JobError, PreflightReport
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import keys
 from drmad_service.store.base import Base
@@ -15,44 +15,48 @@ KEPT_S = 600
 _PACE_S = 0.1
 
 
-class Checks(Base):
+class Preflights(Base):
     """Checks, first come, first served."""
 
-    async def ask_check(self, spec: JobSpec) -> str:
+    async def request_preflight(self, spec: JobSpec) -> str:
         """Ask the schedulers to try a job. Returns what the answer is found under."""
-        check_id = new_id("check")
+        preflight_id = new_id("preflight")
         pipe = self._redis.pipeline(transaction=True)
-        pipe.set(keys.check(check_id), spec.model_dump_json(), ex=KEPT_S)
-        pipe.rpush(keys.CHECKS, check_id)
+        pipe.set(keys.preflight(preflight_id), spec.model_dump_json(), ex=KEPT_S)
+        pipe.rpush(keys.PREFLIGHTS, preflight_id)
         await pipe.execute()
-        return check_id
+        return preflight_id
 
-    async def withdraw_check(self, check_id: str) -> None:
+    async def withdraw_preflight(self, preflight_id: str) -> None:
         """Nobody waits for it any more."""
-        await self._redis.delete(keys.check(check_id))
+        await self._redis.delete(keys.preflight(preflight_id))
 
-    async def next_check(self) -> tuple[str, JobSpec] | None:
+    async def next_preflight(self) -> tuple[str, JobSpec] | None:
         """Take the oldest question that somebody still waits for."""
-        while (raw := await self._redis.lpop(keys.CHECKS)) is not None:
-            spec = await self._redis.get(keys.check(raw.decode()))
+        while (raw := await self._redis.lpop(keys.PREFLIGHTS)) is not None:
+            spec = await self._redis.get(keys.preflight(raw.decode()))
             if spec is not None:
                 return raw.decode(), JobSpec.model_validate_json(spec)
         return None
 
-    async def answer_check(self, check_id: str, answer: CheckReport | JobError) -> None:
-        kind = "report" if isinstance(answer, CheckReport) else "error"
+    async def answer_preflight(self, preflight_id: str, answer: PreflightReport | JobError) -> None:
+        kind = "report" if isinstance(answer, PreflightReport) else "error"
         text = json.dumps({kind: answer.model_dump(mode="json")})
-        await self._redis.set(keys.check(check_id, "answer"), text, ex=KEPT_S)
+        await self._redis.set(keys.preflight(preflight_id, "answer"), text, ex=KEPT_S)
 
-    async def check_answer(self, check_id: str, timeout_s: float) -> CheckReport | JobError | None:
+    async def preflight_answer(
+        self, preflight_id: str, timeout_s: float
+    ) -> PreflightReport | JobError | None:
         """Wait for the answer; None when nobody gave one in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while (raw := await self._redis.get(keys.check(check_id, "answer"))) is None:
+                while (
+                    raw := await self._redis.get(keys.preflight(preflight_id, "answer"))
+                ) is None:
                     await asyncio.sleep(_PACE_S)
         except TimeoutError:
             return None
         answer = json.loads(raw)
         if "report" in answer:
-            return CheckReport.model_validate(answer["report"])
+            return PreflightReport.model_validate(answer["report"])
         return JobError.model_validate(answer["error"])

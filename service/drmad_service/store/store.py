@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from drmad_service.store.commits import Commits
 from drmad_service.store.events import Events
-from drmad_service.store.job_requests import Jobs
-from drmad_service.store.job_results import Results
-from drmad_service.store.leases import Driving
+from drmad_service.store.job_requests import JobRequests
+from drmad_service.store.job_results import JobResults
+from drmad_service.store.leases import Leases
 from drmad_service.store.notices import Notices
-from drmad_service.store.preflights import Checks
+from drmad_service.store.preflights import Preflights
 from drmad_service.store.trials import Trials
-from drmad_service.store.uploads import Code
+from drmad_service.store.uploads import Uploads
 
 
-class Store(Jobs, Code, Checks, Results, Trials, Events, Driving, Commits, Notices):
+class Store(JobRequests, Uploads, Preflights, JobResults, Trials, Events, Leases, Commits, Notices):
     """Jobs in Redis. One instance a process; the client must return bytes."""

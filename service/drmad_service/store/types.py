@@ -41,7 +41,7 @@ class ResumePoint:
 
 
 @dataclass(frozen=True)
-class Step:
+class MetaIterationCommit:
     """What one meta-iteration leaves behind.
 
     `next_state` is the state after it; `hypergradient` and `model` are safetensors, the model None

@@ -13,7 +13,7 @@ from drmad_service.store.ids import new_id
 from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
 
 
-class Code(Base):
+class Uploads(Base):
     """Archives of user code."""
 
     async def put_code(self, sha256: str, content: bytes, tenant: str = "local") -> bool:

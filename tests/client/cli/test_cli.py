@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save
 
 from drmad_client import __version__
 from drmad_client.records.cluster import Cluster
-from drmad_client.records.job import Event, Job, JobStatus, LogLine, MetaIteration, Page
+from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.spec import catalog
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
@@ -98,7 +98,7 @@ def test_a_dry_run_creates_nothing(service: FakeService) -> None:
 
 def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:
     jobs = [samples.job(), samples.job(JobStatus.SUCCEEDED, 3)]
-    page = Page[Job](data=jobs, has_more=True, next="job_1")
+    page = Page[JobRecord](data=jobs, has_more=True, next="job_1")
     service.on("GET", "/v1/jobs", fake_service.record(page))
     table = drmad(service, "jobs", "--status", "running", "--tag", "team:vision", "--limit", "2")
     assert table.returncode == 0
@@ -106,7 +106,7 @@ def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:
     assert table.stderr == "there are more: --after job_1\n"
     assert service.requests[0].query == "status=running&tag=team%3Avision&limit=2"
     listed = drmad(service, "jobs", "--output", "json")
-    assert [Job.model_validate(job) for job in json.loads(listed.stdout)] == jobs
+    assert [JobRecord.model_validate(job) for job in json.loads(listed.stdout)] == jobs
 
 
 def test_one_job_is_shown_as_text_or_as_data(service: FakeService) -> None:
@@ -114,7 +114,7 @@ def test_one_job_is_shown_as_text_or_as_data(service: FakeService) -> None:
     service.on("GET", JOB, fake_service.record(job))
     assert "3 of 3 meta-iterations" in drmad(service, "show", samples.ID).stdout
     shown = drmad(service, "show", samples.ID, "--output", "yaml")
-    assert Job.model_validate(yaml.safe_load(shown.stdout)) == job
+    assert JobRecord.model_validate(yaml.safe_load(shown.stdout)) == job
 
 
 @pytest.mark.parametrize(("status", "code"), [(JobStatus.FAILED, 1), (JobStatus.CANCELLED, 2)])
@@ -266,7 +266,7 @@ def test_the_cluster_is_shown_with_what_waits_and_why(service: FakeService) -> N
         ["big", "10.0.0.1", "16", "1"],
         ["lost", "10.0.0.2", "8", "0", "gone"],
     ]
-    assert table[4] == "2 of 16 CPUs and 0.5 of 1 GPUs are promised to jobs"
+    assert table[4] == "2 of 16 CPUs and 0.5 of 1 GPUs are reserved for jobs"
     assert table[-1].split()[0] == samples.ID
     assert table[-1].rstrip().endswith("needs 32 CPUs, cluster has 16")
     shown = drmad(service, "cluster", "--output", "json").stdout
@@ -284,8 +284,8 @@ def test_figures_are_printed_or_written(service: FakeService, tmp_path: Path) ->
 
 def test_all_jobs_are_listed_through_their_pages(service: FakeService) -> None:
     pages = [
-        Page[Job](data=[samples.job(id="job_1")], has_more=True, next="job_1"),
-        Page[Job](data=[samples.job(id="job_0")], has_more=False),
+        Page[JobRecord](data=[samples.job(id="job_1")], has_more=True, next="job_1"),
+        Page[JobRecord](data=[samples.job(id="job_0")], has_more=False),
     ]
     service.on("GET", "/v1/jobs", *map(fake_service.record, pages))
     done = drmad(service, "jobs", "--all")
@@ -370,7 +370,7 @@ def completed(service: FakeService, words: str) -> list[str]:
 
 def test_the_shell_completes_commands_options_and_jobs(service: FakeService) -> None:
     jobs = [samples.job(id="job_a1"), samples.job(id="job_a2"), samples.job(id="job_b")]
-    service.on("GET", "/v1/jobs", fake_service.record(Page[Job](data=jobs, has_more=False)))
+    service.on("GET", "/v1/jobs", fake_service.record(Page[JobRecord](data=jobs, has_more=False)))
     assert completed(service, "drmad su") == ["submit"]
     assert completed(service, "drmad submit --dr") == ["--dry-run"]
     assert completed(service, "drmad show job_a") == ["job_a1", "job_a2"]

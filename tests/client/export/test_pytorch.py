@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from drmad_client.export import pytorch
 from drmad_workers.hyperparameters.kinds import L2, BoundPenalty, Setting, slots_of
-from drmad_workers.training.optimizers import Momentum, Rate
+from drmad_workers.training.optimizers import MomentumSGD, Rate
 
 
 class Parts(nn.Module):
@@ -109,7 +109,7 @@ def test_tuned_rates_take_the_engines_path(shape: tuple[int, int], damped: bool)
     start = torch.cat([p.detach().flatten() for p in model.parameters()])
     state = torch.stack([start, torch.zeros_like(start)])
     sizes = [2, 1]
-    engine = Momentum(
+    engine = MomentumSGD(
         Rate(torch.from_numpy(rates), sizes), Rate(torch.from_numpy(momenta), sizes), damped=damped
     )
     hardness = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)

@@ -11,9 +11,9 @@ from typing import Any, cast
 from drmad_client.http.async_client import AsyncClient, AsyncJobs
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import AsyncJob, AsyncJobPage
-from drmad_client.http.uploads import AsyncCode, AsyncData
+from drmad_client.http.uploads import AsyncCodeUploads, AsyncDataUploads
 
-_WRAPPED = (AsyncClient, AsyncCode, AsyncData, AsyncJobs, AsyncJob, AsyncJobPage)
+_WRAPPED = (AsyncClient, AsyncCodeUploads, AsyncDataUploads, AsyncJobs, AsyncJob, AsyncJobPage)
 
 
 MakeClient = Callable[..., Client]

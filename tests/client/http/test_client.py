@@ -19,7 +19,7 @@ from drmad_client.files import array_file
 from drmad_client.files.code_archive import pack
 from drmad_client.http import flows
 from drmad_client.http.client import Client
-from drmad_client.records.job import Job, JobStatus, LogLine, MetaIteration, Page
+from drmad_client.records.job import JobRecord, JobStatus, LogLine, MetaIteration, Page
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 from tests.client.http import fake_service
@@ -259,7 +259,7 @@ def test_an_empty_id_never_becomes_another_request(client: Client, service: Fake
 
 
 def test_lists_are_filtered_by_the_service(client: Client, service: FakeService) -> None:
-    page = Page[Job](data=[samples.job()], has_more=True, next="job_1")
+    page = Page[JobRecord](data=[samples.job()], has_more=True, next="job_1")
     service.on("GET", "/v1/jobs", fake_service.record(page))
     listed = client.jobs.list()
     assert [job.record for job in listed.data] == page.data
@@ -274,9 +274,9 @@ def test_lists_are_filtered_by_the_service(client: Client, service: FakeService)
 def test_a_list_goes_on_through_its_pages(client: Client, service: FakeService) -> None:
     jobs = [samples.job(id=f"job_{number}") for number in range(5)]
     pages = [
-        Page[Job](data=jobs[:2], has_more=True, next="job_1"),
-        Page[Job](data=jobs[2:4], has_more=True, next="job_3"),
-        Page[Job](data=jobs[4:], has_more=False, next="job_4"),
+        Page[JobRecord](data=jobs[:2], has_more=True, next="job_1"),
+        Page[JobRecord](data=jobs[2:4], has_more=True, next="job_3"),
+        Page[JobRecord](data=jobs[4:], has_more=False, next="job_4"),
     ]
     service.on("GET", "/v1/jobs", *map(fake_service.record, pages))
     listed = client.jobs.list("running", "team:vision", limit=2)

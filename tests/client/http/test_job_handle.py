@@ -17,7 +17,7 @@ from drmad_client.http import progress_bar
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import as_html
 from drmad_client.plots import figures
-from drmad_client.records.job import Best, Job, JobStatus, LogLine, MetaIteration, Page
+from drmad_client.records.job import Best, JobRecord, JobStatus, LogLine, MetaIteration, Page
 from tests.client import samples
 from tests.client.http import fake_service
 from tests.client.http.fake_service import Answer, FakeService
@@ -142,7 +142,7 @@ def test_a_notebook_shows_a_job_and_runs_none_of_its_words() -> None:
     assert "<script>" not in as_html(job)
 
 
-def wait_in(console: Console, *jobs: Job) -> None:
+def wait_in(console: Console, *jobs: JobRecord) -> None:
     with progress_bar.bar(jobs[0], console) as show:
         for job in jobs[1:]:
             show(job)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from drmad_client.records.job import Job, JobStatus, MetaIteration
+from drmad_client.records.job import JobRecord, JobStatus, MetaIteration
 from tests.client import samples
 
 
@@ -13,7 +13,7 @@ def test_figures_that_are_not_numbers_cross_the_wire() -> None:
 
 def test_a_field_of_a_newer_service_is_ignored() -> None:
     job = samples.job()
-    assert Job.model_validate(job.model_dump() | {"mood": "good"}) == job
+    assert JobRecord.model_validate(job.model_dump() | {"mood": "good"}) == job
 
 
 def test_three_states_are_terminal() -> None:

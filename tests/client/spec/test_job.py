@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from drmad_client.errors import field_errors
-from drmad_client.spec import job
+from drmad_client.spec import job as job_spec
+from drmad_client.spec.hyperparameters import L2Hyperparameter
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 
@@ -33,17 +34,19 @@ seed: 0
 def test_a_job_is_the_same_in_yaml_and_in_python() -> None:
     assert JobSpec.model_validate(yaml.safe_load(YAML)) == JobSpec(
         name="clean-mnist",
-        problem=job.CatalogProblem(
-            model=job.MlpModel(hidden=[50]),
-            data=job.MnistData(train=5000, valid=1000, test=4000, label_noise=0.5),
+        problem=job_spec.CatalogProblem(
+            model=job_spec.MlpModel(hidden=[50]),
+            data=job_spec.MnistData(train=5000, valid=1000, test=4000, label_noise=0.5),
         ),
         hyperparameters=[
-            job.SampleWeightHyperparameter(),
-            job.L2Hyperparameter(per="unit", init=-9.0),
+            job_spec.SampleWeightHyperparameter(),
+            job_spec.L2Hyperparameter(per="unit", init=-9.0),
         ],
-        training=job.TrainingSpec(steps=1000, batch_size=100, learning_rate=0.05, momentum=0.9),
-        hypergradient=job.ShortcutMethod(horizon=100),
-        meta=job.MetaSpec(optimizer="adam", learning_rate=0.3, iterations=30),
+        training=job_spec.TrainingSpec(
+            steps=1000, batch_size=100, learning_rate=0.05, momentum=0.9
+        ),
+        hypergradient=job_spec.ShortcutMethod(horizon=100),
+        meta=job_spec.MetaSpec(optimizer="adam", learning_rate=0.3, iterations=30),
         tags={"team": "vision"},
     )
 
@@ -125,9 +128,9 @@ def test_every_number_has_bounds() -> None:
             "at most training.steps, 9, got 10",
         ),
         (
-            {"hypergradient": {"method": "shortcut", "preset": "paper", "knots": 4}},
+            {"hypergradient": {"method": "shortcut", "preset": "paper", "interpolation_nodes": 4}},
             "hypergradient",
-            "remove knots",
+            "remove interpolation_nodes",
         ),
         (
             {"training": {"batch_size": 1001}},
@@ -182,7 +185,7 @@ def test_values_of_a_search_stand_in_the_job_that_it_starts() -> None:
     started = spec.started_from({"training.learning_rate": 0.5, "hyperparameters[0].init": -3.0})
     assert started.search is None
     assert started.training.learning_rate == 0.5
-    assert started.hyperparameters == [job.L2Hyperparameter(init=-3.0)]
+    assert started.hyperparameters == [L2Hyperparameter(init=-3.0)]
     assert started.problem == spec.problem
 
 
@@ -235,7 +238,7 @@ def test_requirements_are_packages_of_the_index_alone(requirement: str, fits: bo
         "requirements": [requirement],
     }
     try:
-        problem = job.CodeProblem.model_validate(fields)
+        problem = job_spec.CodeProblem.model_validate(fields)
     except ValidationError:
         assert not fits
     else:

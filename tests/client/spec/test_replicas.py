@@ -24,7 +24,7 @@ JOB: dict[str, Any] = {
         {"count": 4, "data": "disjoint", "train_share": 0.25, "valid_share": 1.0},
         {"count": 3, "data": "overlapping", "train_share": 0.5},
         {"count": 4, "wait_for": 3, "placement": "spread", "aggregate": "median"},
-        {"count": 4, "mode": "async", "staleness": 3},
+        {"count": 4, "mode": "async", "max_staleness": 3},
         {"count": 8, "batched": "auto", "aggregate": "sign"},
         {"count": 1, "data": "disjoint", "mode": "async"},
     ],
@@ -42,10 +42,14 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
             "replicas.wait_for",
             "async mode, which never waits",
         ),
-        ({"replicas": {"count": 2, "staleness": 2}}, "replicas.staleness", "set mode: async"),
         (
-            {"replicas": {"count": 4, "mode": "async", "staleness": 2}},
-            "replicas.staleness",
+            {"replicas": {"count": 2, "max_staleness": 2}},
+            "replicas.max_staleness",
+            "set mode: async",
+        ),
+        (
+            {"replicas": {"count": 4, "mode": "async", "max_staleness": 2}},
+            "replicas.max_staleness",
             "at least count - 1, 3",
         ),
         (
@@ -98,4 +102,4 @@ def test_misfit_names_its_field_and_what_to_do(
 
 def test_bound_of_staleness_is_twice_the_replicas_unless_given() -> None:
     assert ReplicasSpec(count=4, mode="async").bound == 8
-    assert ReplicasSpec(count=4, mode="async", staleness=5).bound == 5
+    assert ReplicasSpec(count=4, mode="async", max_staleness=5).bound == 5

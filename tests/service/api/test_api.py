@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from drmad_client.records.job import CheckReport, HyperparameterInfo, Job, JobError, ProblemDetails
+from drmad_client.records.job import (
+    HyperparameterInfo,
+    JobError,
+    JobRecord,
+    PreflightReport,
+    ProblemDetails,
+)
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
@@ -33,11 +39,11 @@ async def test_submitted_job_is_answered_with_its_place(
 ) -> None:
     response = await api.post("/v1/jobs", json=body)
     assert response.status_code == 201
-    job = Job.model_validate_json(response.content)
+    job = JobRecord.model_validate_json(response.content)
     assert response.headers["location"] == f"/v1/jobs/{job.id}"
     assert job.spec == JobSpec.model_validate(body)
     again = await api.get(response.headers["location"])
-    assert Job.model_validate_json(again.content) == job
+    assert JobRecord.model_validate_json(again.content) == job
 
 
 @pytest.mark.parametrize(
@@ -71,9 +77,9 @@ async def test_submitted_job_is_answered_with_its_place(
         ({"trainning": {}}, "trainning", "not a known field"),
         ({"meta": {"learning_rate": 0}}, "meta.learning_rate", "greater than 0"),
         (
-            {"hypergradient": {"method": "shortcut", "preset": "paper", "knots": 4}},
+            {"hypergradient": {"method": "shortcut", "preset": "paper", "interpolation_nodes": 4}},
             "hypergradient",
-            "remove knots",
+            "remove interpolation_nodes",
         ),
     ],
 )
@@ -242,7 +248,7 @@ async def test_health_of_process_and_store(api: httpx.AsyncClient) -> None:
     assert (await api.get("/readyz")).json() == {"status": "ready"}
 
 
-REPORT = CheckReport(
+REPORT = PreflightReport(
     hyperparameters={"sample_weight": [1000]},
     validation_loss=2.0,
     training_loss=2.1,
@@ -263,22 +269,22 @@ async def test_a_check_waits_for_a_scheduler_and_answers_what_it_found(
     api: httpx.AsyncClient,
     store: Store,
     body: dict[str, Any],
-    answer: CheckReport | JobError,
+    answer: PreflightReport | JobError,
     status: int,
 ) -> None:
     """One that starts only after the check was asked, as after `drmad up`."""
     asked = asyncio.create_task(api.post("/v1/jobs?validate_only=true", json=body))
     async with asyncio.timeout(60):
-        while (question := await store.next_check()) is None:
+        while (question := await store.next_preflight()) is None:
             await asyncio.sleep(0.01)
-    check_id, spec = question
+    preflight_id, spec = question
     assert spec == JobSpec.model_validate(body)
     assert not asked.done()
-    await store.answer_check(check_id, answer)
+    await store.answer_preflight(preflight_id, answer)
     response = await asked
     assert response.status_code == status
-    if isinstance(answer, CheckReport):
-        assert CheckReport.model_validate_json(response.content) == answer
+    if isinstance(answer, PreflightReport):
+        assert PreflightReport.model_validate_json(response.content) == answer
     else:
         assert problem(response, 422, "user_code").detail == "boom\nline 3"
     assert (await api.get("/v1/jobs")).json()["data"] == []
@@ -295,7 +301,7 @@ async def test_a_check_that_no_scheduler_takes_says_so_and_is_withdrawn(
     ):
         response = await api.post("/v1/jobs?validate_only=true", json=body)
         assert "drmad schedule" in problem(response, 409, "not_checked").detail
-        assert await store.next_check() is None
+        assert await store.next_preflight() is None
         await store.claim("scheduler_1", 10.0, Capacity(1.0, 0.0))
         response = await api.post("/v1/jobs?validate_only=true", json=body)
         assert "try again later" in problem(response, 503, "not_checked").detail

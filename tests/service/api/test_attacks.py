@@ -267,7 +267,9 @@ async def test_markup_is_shown_as_text_wherever_a_string_is_shown(
 
 async def test_a_link_into_the_sign_in_leads_nowhere_else(target: httpx.AsyncClient) -> None:
     """`next` of the sign-in is a path of ours; a stranger's page is told so by its script."""
-    script = Path(create_app.__code__.co_filename).parent / "dashboard" / "static" / "sign_in.js"
+    script = (
+        Path(create_app.__code__.co_filename).parents[1] / "dashboard" / "static" / "sign_in.js"
+    )
     assert script.is_file()
     text = script.read_text()
     assert "next" in text

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from typer.testing import CliRunner
 
 from drmad_client.errors import DrmadError
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth import api_keys as access_module
@@ -108,8 +108,8 @@ async def test_a_tenant_sees_its_own_jobs_alone_and_an_admin_all(
 ) -> None:
     of_a, of_b = await bearer(access, "a"), await bearer(access, "b")
     admin = await bearer(access, "c", Scope.ADMIN)
-    mine = Job.model_validate((await locked.post("/v1/jobs", json=body, headers=of_a)).json())
-    theirs = Job.model_validate(
+    mine = JobRecord.model_validate((await locked.post("/v1/jobs", json=body, headers=of_a)).json())
+    theirs = JobRecord.model_validate(
         (await locked.post("/v1/jobs", json=body | {"name": "secret"}, headers=of_b)).json()
     )
     assert (mine.tenant, theirs.tenant) == ("a", "b")

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors
 from drmad_client.records.cluster import Node, SchedulerView
 from drmad_client.records.job import Best, HyperparameterInfo, JobError, Progress, Start
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store
+from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.state_machine import Action
 
 CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
@@ -99,7 +99,7 @@ async def commit(
         is_best, best = loss < best, min(loss, best)
         await store.commit(
             lease,
-            Step(
+            MetaIterationCommit(
                 iteration=iteration,
                 record=record,
                 next_state=_point(iteration + 1, kind, _values(iteration + 1, size)),

@@ -20,7 +20,7 @@ from safetensors import numpy as safetensors
 from drmad_client.records.job import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, LeaseLost
-from drmad_service.operations.backups import Backup, BackupError, Outcome, restore, write
+from drmad_service.operations.backups import Backup, BackupError, BackupSummary, restore, write
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Capacity, Store, keys
 from drmad_service.store.data_folder import DataFolder
@@ -38,7 +38,7 @@ CHANGED = {"transitions", "reason", "message", "version", "waiting"}
 
 async def bring_back(
     redis: Redis, store: Store, path: Path, data: DataFolder = NO_DATA, **options: Any
-) -> list[Outcome]:
+) -> list[BackupSummary]:
     with Backup(path) as backup:
         return [outcome async for outcome in restore(store, redis, data, backup, **options)]
 

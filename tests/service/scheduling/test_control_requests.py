@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.scheduling.control_requests import Wishes
+from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
 from tests.service.store.test_store import started
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_only_those_are_woken_of_whose_job_something_is_wished(
     store: Store, redis_url: str, spec: JobSpec
 ) -> None:
-    wishes = Wishes(store, SchedulerSettings(redis_url, poll_s=0.01))
+    wishes = ControlRequests(store, SchedulerSettings(redis_url, poll_s=0.01))
     paused, cancelled, calm, others = [(await started(store, spec)).job_id for _ in range(4)]
     heard = {job_id: wishes.of(job_id) for job_id in (paused, cancelled, calm)}
     listening = asyncio.create_task(wishes.listen())
@@ -34,7 +34,7 @@ async def test_only_those_are_woken_of_whose_job_something_is_wished(
 
 
 async def test_the_more_jobs_are_driven_the_less_often_each_is_looked_at(store: Store) -> None:
-    wishes = Wishes(store, SchedulerSettings("unix:///nowhere", poll_s=0.2))
+    wishes = ControlRequests(store, SchedulerSettings("unix:///nowhere", poll_s=0.2))
     assert wishes.pace_s == 0.2
     for number in range(1000):
         wishes.of(f"job_{number}")

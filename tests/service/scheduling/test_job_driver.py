@@ -6,8 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.scheduling.control_requests import Wishes
-from drmad_service.scheduling.job_driver import Runner
+from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver import JobDriver
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
 from tests.service.store.test_store import CAPACITY, started, step
@@ -20,7 +20,7 @@ async def test_commit_waits_for_room_in_the_store(
 ) -> None:
     lease = await started(store, spec)
     settings = SchedulerSettings(redis_url)
-    runner = Runner(store, lease, settings, CAPACITY, Wishes(store, settings))
+    runner = JobDriver(store, lease, settings, CAPACITY, ControlRequests(store, settings))
     await redis.config_resetstat()
     await redis.config_set("maxmemory", "1")
     try:

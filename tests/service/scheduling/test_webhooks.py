@@ -265,7 +265,7 @@ async def test_an_allowed_name_that_leads_inside_is_not_followed(
     resolving(monkeypatch, *addresses)
     monkeypatch.setattr(httpx, "AsyncClient", _never)
     outcome = await deliver("https://a.sub.example/", b"{}", OPEN)
-    assert outcome == webhooks.Outcome(False, "the host has a private address, or none")
+    assert outcome == webhooks.DeliveryOutcome(False, "the host has a private address, or none")
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(
 async def test_redirects_are_not_followed(receiver: Receiver) -> None:
     receiver.statuses = [307]
     outcome = await deliver(receiver.url, b"{}", LOCAL)
-    assert outcome == webhooks.Outcome(False, "answered 307; redirects are not followed")
+    assert outcome == webhooks.DeliveryOutcome(False, "answered 307; redirects are not followed")
     assert len(receiver.received) == 1
 
 

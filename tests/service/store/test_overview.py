@@ -96,7 +96,7 @@ async def test_the_cluster_shows_nodes_what_runs_and_the_queue_in_its_order(
     (running,) = cluster.running
     assert (running.name, running.cpus) == ("mnist, per weight", 2)
     assert running.nodes == ["node-1", "node-2"]
-    assert cluster.promised_cpus == 2
+    assert cluster.reserved_cpus == 2
     # The later one has the higher priority; what the cluster cannot hold comes last.
     assert cluster.queue[0].name == "ablation, 3 of 3"
     assert "needs 64 GPUs, the cluster has 8" in cluster.queue[1].message

@@ -18,7 +18,15 @@ from drmad_service.errors import (
     ResultNotFound,
     StoreFull,
 )
-from drmad_service.store import Capacity, Lease, ResumePoint, Step, Store, StoreSettings, keys
+from drmad_service.store import (
+    Capacity,
+    Lease,
+    MetaIterationCommit,
+    ResumePoint,
+    Store,
+    StoreSettings,
+    keys,
+)
 from drmad_service.store.large_values import CHUNK_BYTES
 from drmad_service.store.state_machine import Action
 
@@ -41,7 +49,9 @@ async def started(store: Store, spec: JobSpec) -> Lease:
     return lease
 
 
-def step(iteration: int, loss: float = 1.0, is_best: bool = True, model: bytes = b"model") -> Step:
+def step(
+    iteration: int, loss: float = 1.0, is_best: bool = True, model: bytes = b"model"
+) -> MetaIterationCommit:
     record = {
         "iteration": iteration,
         "validation_loss": loss,
@@ -50,7 +60,7 @@ def step(iteration: int, loss: float = 1.0, is_best: bool = True, model: bytes =
         "method": "shortcut",
         "is_best": is_best,
     }
-    return Step(
+    return MetaIterationCommit(
         iteration=iteration,
         record=record,
         next_state=ResumePoint(
@@ -411,7 +421,7 @@ async def test_vectors_are_thinned_from_the_middle_to_the_budget(
             "next_state": ResumePoint(iteration + 1, iteration.to_bytes(2, "big") * 500, {}),
             "hypergradient": iteration.to_bytes(2, "little") * 500 + b"g",
         }
-        await store.commit(lease, Step(**vars(done) | wide))
+        await store.commit(lease, MetaIterationCommit(**vars(done) | wide))
     history = (await store.history(lease.job_id, limit=100)).data
     kept = [record.iteration for record in history if record.has_vectors]
     assert [record.iteration for record in history] == list(range(60))
@@ -472,14 +482,14 @@ async def test_lines_of_replicas_are_paged_and_filtered(store: Store, spec: JobS
     assert [line.text for line in odd.data] == ["line 1", "line 3"]
 
 
-async def test_retreat_replaces_the_state_and_is_told(store: Store, spec: JobSpec) -> None:
+async def test_rollback_replaces_the_state_and_is_told(store: Store, spec: JobSpec) -> None:
     lease = await started(store, spec)
     await store.commit(lease, step(0))
-    await store.retreat(lease, ResumePoint(1, b"smaller", {"retreats": 1}), "went too far")
+    await store.roll_back(lease, ResumePoint(1, b"smaller", {"rollbacks": 1}), "went too far")
     point = await store.resume_point(lease.job_id)
-    assert point == ResumePoint(1, b"smaller", {"retreats": 1})
+    assert point == ResumePoint(1, b"smaller", {"rollbacks": 1})
     told = (await store.events(lease.job_id))[-1]
-    assert (told.type, told.data["retreat"]) == ("rejection", 1)
+    assert (told.type, told.data["rollback"]) == ("rollback", 1)
 
 
 async def test_old_jobs_are_deleted_with_all_that_is_theirs(
@@ -501,7 +511,7 @@ async def test_chunk_that_the_running_state_shares_with_a_thinned_one_stays(
     for iteration in range(12):
         done = step(iteration, is_best=iteration == 0)
         same = {"next_state": ResumePoint(iteration + 1, b"zeros", {}), "hypergradient": b"zeros"}
-        await store.commit(lease, Step(**vars(done) | same))
+        await store.commit(lease, MetaIterationCommit(**vars(done) | same))
     point = await store.resume_point(lease.job_id)
     assert point is not None
     assert point.tensors == b"zeros"

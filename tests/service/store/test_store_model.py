@@ -210,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
     def begin(self, lease: Lease) -> None:
         known = self.known.get(lease.job_id)
         infos = [HyperparameterInfo(name="w", kind="l2", shape=[1], transform="exp")]
-        start = None if known and known.has_begun else ResumePoint(0, b"state 0", {"retreats": 0})
+        start = None if known and known.has_begun else ResumePoint(0, b"state 0", {"rollbacks": 0})
         if self.written(lease, self.store.begin(lease, infos, start)):
             self.known[lease.job_id].has_begun = True
 
@@ -238,18 +238,18 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(LeaseLost):
                 self.do(committing)
 
-    @rule(lease=leases, what=st.sampled_from(["progress", "warn", "log", "retreat", "status"]))
+    @rule(lease=leases, what=st.sampled_from(["progress", "warn", "log", "rollback", "status"]))
     def tell(self, lease: Lease, what: str) -> None:
         known = self.known.get(lease.job_id)
-        point = ResumePoint(known.iteration if known else 0, b"smaller", {"retreats": 1})
+        point = ResumePoint(known.iteration if known else 0, b"smaller", {"rollbacks": 1})
         telling: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "progress": lambda: self.store.progress(lease, Progress(iterations=1000)),
             "warn": lambda: self.store.warn(lease, "code", "message"),
             "log": lambda: self.store.log(lease, 0, ["one line", "another"]),
-            "retreat": lambda: self.store.retreat(lease, point, "too far"),
+            "rollback": lambda: self.store.roll_back(lease, point, "too far"),
             "status": lambda: self.store.status(lease),
         }
-        if what != "retreat" or (known is not None and known.has_begun):
+        if what != "rollback" or (known is not None and known.has_begun):
             self.written(lease, telling[what]())
 
     @rule(

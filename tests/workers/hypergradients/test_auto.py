@@ -26,9 +26,9 @@ from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.auto import (
     Auto,
     Choice,
-    Figure,
+    ProbeResult,
     candidates,
-    joined,
+    join_choices,
     method_of,
     settings_of,
 )
@@ -37,7 +37,13 @@ from tests.workers.small import largest_difference, small_problem, tuner_of
 
 CALM = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2, momentum=0.9)
 DIVERGING = replace(CALM, steps=300, learning_rate=1.0, momentum=0.9, batch_size=4)
-DRMAD = Shortcut(knots=1, average=1, stride=1, thin=1, contraction=False)
+DRMAD = Shortcut(
+    interpolation_nodes=1,
+    averaging_window=1,
+    max_stride=1,
+    minibatch_subsampling=1,
+    contraction=False,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -77,28 +83,28 @@ def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
     choice = choices(run(1))[0]
     assert choice.reason == "first"
     assert choice.method["method"] == "shortcut"
-    trusted = [f for f in choice.figures if f.cosine is not None and f.cosine >= 0.85]
+    trusted = [f for f in choice.probes if f.cosine is not None and f.cosine >= 0.85]
     assert [f.method for f in trusted] == [choice.method]
-    costs = [figure.cost for figure in choice.figures]
+    costs = [figure.cost for figure in choice.probes]
     assert costs == sorted(costs)
 
 
 def test_the_cost_of_a_look_counts_all_that_it_tried() -> None:
-    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     look = tuner.evaluate(tuner.initial_values(), 0)
     assert look.choice is not None
-    tried = sum(figure.cost - 1.0 for figure in look.choice.figures)
+    tried = sum(figure.cost - 1.0 for figure in look.choice.probes)
     assert look.cost == pytest.approx(Replay().cost(CALM) + tried)
     after = tuner.evaluate(tuner.initial_values(), 1, choice=look.choice)
     assert after.cost == Replay().cost(CALM)
 
 
 def test_auto_replays_where_nothing_else_is_trusted() -> None:
-    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     first = tuner.evaluate(tuner.initial_values(), 0)
     assert first.choice is not None
     assert first.choice.method == settings_of(Replay())
-    assert [figure.method["horizon"] for figure in first.choice.figures] == [6, 15, 30, None]
+    assert [figure.method["horizon"] for figure in first.choice.probes] == [6, 15, 30, None]
     second = tuner.evaluate(tuner.initial_values(), 1, choice=first.choice)
     assert second.method == "replay"
     assert second.choice == first.choice
@@ -108,7 +114,7 @@ def test_a_small_path_is_stored_in_the_place_of_being_replayed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(auto, "PATH_BYTES", 2**20)
-    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     first = tuner.evaluate(tuner.initial_values(), 0)
     assert first.choice is not None
     assert first.choice.method == {"method": "stored", "horizon": None, "hvp": "exact"}
@@ -126,11 +132,11 @@ def test_a_look_returns_the_exact_hypergradient() -> None:
 
 
 def test_figures_are_those_of_the_methods_on_their_own() -> None:
-    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.0))
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     values = tuner.initial_values()
     looked = tuner.evaluate(values, 0)
     assert looked.choice is not None
-    for figure in looked.choice.figures:
+    for figure in looked.choice.probes:
         method = method_of(figure.method)
         alone = tuner_of(small_problem(), [SampleWeight()], CALM, method).evaluate(values, 0)
         found = agreement(alone.hypergradient, looked.hypergradient)
@@ -144,9 +150,9 @@ def test_figures_are_those_of_the_methods_on_their_own() -> None:
 
 def test_auto_looks_again_at_growing_distances_while_it_is_confirmed() -> None:
     found = choices(run(17))
-    looks = [n for n, choice in enumerate(found) if choice.looked == n]
+    looks = [n for n, choice in enumerate(found) if choice.last_probe == n]
     assert looks == [0, 5, 15]
-    assert [found[n].reason for n in looks] == ["first", "due", "due"]
+    assert [found[n].reason for n in looks] == ["first", "scheduled", "scheduled"]
 
 
 def test_a_resumed_job_takes_the_same_decisions() -> None:
@@ -154,8 +160,8 @@ def test_a_resumed_job_takes_the_same_decisions() -> None:
     assert part.state is not None
     tensors, scalars = part.state.tensors(), json.loads(json.dumps(part.state.scalars()))
     rest = run(8, state=MetaState.restore(tensors, scalars))
-    assert [asdict(c) | {"figures": ()} for c in choices(whole)[3:]] == [
-        asdict(c) | {"figures": ()} for c in choices(rest)
+    assert [asdict(c) | {"probes": ()} for c in choices(whole)[3:]] == [
+        asdict(c) | {"probes": ()} for c in choices(rest)
     ]
     assert whole.state is not None
     assert rest.state is not None
@@ -178,8 +184,8 @@ def test_auto_looks_again_when_the_hyperparameters_moved_far() -> None:
     looks = tuner.evaluate(far, 1, choice=first.choice).choice
     assert stays is not None
     assert looks is not None
-    assert stays.looked == 0
-    assert (looks.looked, looks.reason) == (1, "moved")
+    assert stays.last_probe == 0
+    assert (looks.last_probe, looks.reason) == (1, "moved")
 
 
 def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> None:
@@ -190,10 +196,10 @@ def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> N
     other = replace(first, growth=100.0 * first.growth)
     warned = tuner.evaluate(values, 1, choice=other).choice
     assert warned is not None
-    assert warned.due == 2
+    assert warned.next_probe == 2
     looked = tuner.evaluate(values, 2, choice=warned).choice
     assert looked is not None
-    assert (looked.looked, looked.reason) == (2, "growth")
+    assert (looked.last_probe, looked.reason) == (2, "growth")
 
 
 def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:
@@ -208,7 +214,7 @@ def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:
     switched = diverging.evaluate(values, 1, choice=chosen)
     assert switched.choice is not None
     assert switched.method == "replay"
-    assert (switched.choice.reason, switched.choice.due) == ("diverged", 6)
+    assert (switched.choice.reason, switched.choice.next_probe) == ("diverged", 6)
     assert method_of(switched.choice.method) == Replay()
     exact = tuner_of(tripled(), [SampleWeight()], DIVERGING, Replay()).evaluate(values, 1)
     assert largest_difference(switched, exact.hypergradient) == 0.0
@@ -223,19 +229,19 @@ def test_methods_that_cannot_differentiate_a_kind_are_no_candidates() -> None:
 
 def test_replicas_agree_on_the_most_careful_choice() -> None:
     def choice(method: Method, due: int) -> Choice:
-        return Choice(settings_of(method), "due", 1, due, 5, 1.0, {}, (Figure({}, 1.0),))
+        return Choice(settings_of(method), "scheduled", 1, due, 5, 1.0, {}, (ProbeResult({}, 1.0),))
 
     short, long = choice(Shortcut(horizon=6), 6), choice(Shortcut(), 2)
     exact = choice(Replay(), 6)
-    assert method_of(joined([short, long]).method) == Shortcut()
-    assert method_of(joined([short, exact, long]).method) == Replay()
-    assert joined([short, long, exact]).due == 2
+    assert method_of(join_choices([short, long]).method) == Shortcut()
+    assert method_of(join_choices([short, exact, long]).method) == Replay()
+    assert join_choices([short, long, exact]).next_probe == 2
 
 
 def test_an_impossible_threshold_is_refused_by_name() -> None:
     with pytest.raises(ProblemError) as error:
-        tuner_of(small_problem(), [SampleWeight()], CALM, Auto(threshold=1.5))
-    assert error.value.field == "hypergradient.threshold"
+        tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.5))
+    assert error.value.field == "hypergradient.min_cosine"
 
 
 def test_agreement_speaks_for_the_worst_of_the_hyperparameters() -> None:

@@ -23,7 +23,7 @@ from drmad_workers import (
 )
 from drmad_workers.hyperparameters.kinds import Kind, Per
 from drmad_workers.training.optimizers import Optimizer
-from drmad_workers.trajectory.interpolation import knot_steps
+from drmad_workers.trajectory.interpolation import node_steps
 from tests.workers.small import (
     finite_difference,
     largest_difference,
@@ -82,7 +82,9 @@ def test_replay_is_the_finite_difference_of_whole_training_runs(
 def test_shortcut_with_a_knot_at_every_step_is_replay(training: TrainingConfig) -> None:
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
     exact = tuner_of(small_problem(), kinds, training)
-    everywhere = Shortcut(knots=training.steps, stride=1, thin=1, contraction=False)
+    everywhere = Shortcut(
+        interpolation_nodes=training.steps, max_stride=1, minibatch_subsampling=1, contraction=False
+    )
     walked = tuner_of(small_problem(), kinds, training, everywhere)
     values = shaken(exact)
     expected = exact.evaluate(values, 3).hypergradient
@@ -93,7 +95,7 @@ def test_one_step_needs_no_path_at_all() -> None:
     training = replace(TRAINING, steps=1)
     values: dict[str, Tensor] = {}
     found = []
-    for method in (Replay(), Shortcut(), Shortcut(stride=5, knots=3)):
+    for method in (Replay(), Shortcut(), Shortcut(max_stride=5, interpolation_nodes=3)):
         tuner = tuner_of(small_problem(), [SampleWeight()], training, method)
         values = values or shaken(tuner)
         found.append(tuner.evaluate(values, 0))
@@ -105,7 +107,13 @@ def test_one_step_needs_no_path_at_all() -> None:
 def test_horizon_of_shortcut_is_that_of_truncated_replay(horizon: int) -> None:
     methods = [
         Replay(horizon),
-        Shortcut(horizon, knots=horizon, stride=1, thin=1, contraction=False),
+        Shortcut(
+            horizon,
+            interpolation_nodes=horizon,
+            max_stride=1,
+            minibatch_subsampling=1,
+            contraction=False,
+        ),
     ]
     replayed, walked = (
         tuner_of(small_problem(), [SampleWeight()], TRAINING, method) for method in methods
@@ -118,7 +126,12 @@ def test_horizon_of_shortcut_is_that_of_truncated_replay(horizon: int) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [Shortcut(), Shortcut(knots=4), Shortcut(knots=6, average=4), Shortcut(stride=3, knots=8)],
+    [
+        Shortcut(),
+        Shortcut(interpolation_nodes=4),
+        Shortcut(interpolation_nodes=6, averaging_window=4),
+        Shortcut(max_stride=3, interpolation_nodes=8),
+    ],
 )
 def test_shortcut_points_the_way_of_the_exact_hypergradient(method: Method) -> None:
     training = replace(TRAINING, steps=60, learning_rate=0.2, batch_size=6)
@@ -134,7 +147,7 @@ def test_shortcut_points_the_way_of_the_exact_hypergradient(method: Method) -> N
 
 def test_stride_counts_its_products() -> None:
     tuner = tuner_of(
-        small_problem(), [SampleWeight()], TRAINING, Shortcut(stride=5, tolerance=None)
+        small_problem(), [SampleWeight()], TRAINING, Shortcut(max_stride=5, max_adjoint_change=None)
     )
     assert tuner.evaluate(tuner.initial_values(), 0).backward_steps == 4
 
@@ -144,7 +157,12 @@ def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
     training = replace(TRAINING, steps=16, batch_size=12)
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
     full, thinned = (
-        tuner_of(small_problem(), kinds, training, Shortcut(stride=4, tolerance=None, thin=thin))
+        tuner_of(
+            small_problem(),
+            kinds,
+            training,
+            Shortcut(max_stride=4, max_adjoint_change=None, minibatch_subsampling=thin),
+        )
         for thin in (1, 2)
     )
     values = shaken(full)
@@ -160,7 +178,9 @@ def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
     training = replace(TRAINING, steps=36)
 
     def found(thin: int | None) -> Tensor:
-        tuner = tuner_of(small_problem(model), [SampleWeight()], training, Shortcut(thin=thin))
+        tuner = tuner_of(
+            small_problem(model), [SampleWeight()], training, Shortcut(minibatch_subsampling=thin)
+        )
         values = tuner.initial_values()
         return tuner.evaluate(values, 0).hypergradient["sample_weight"]
 
@@ -173,7 +193,7 @@ def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
     training = TrainingConfig("sgd", steps=12, batch_size=2, learning_rate=1e-4, momentum=0.0)
     exact, thinned = (
         tuner_of(small_problem(), [SampleWeight()], training, method)
-        for method in (Replay(), Shortcut(stride=2, thin=2))
+        for method in (Replay(), Shortcut(max_stride=2, minibatch_subsampling=2))
     )
     values = exact.initial_values()
     expected = exact.evaluate(values, 0).hypergradient["sample_weight"]
@@ -184,13 +204,23 @@ def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
 
 def test_cost_of_the_shortcut_counts_the_minibatches_it_visits() -> None:
     training = replace(TRAINING, steps=100)
-    walks = (Shortcut(), Shortcut(thin=2), Shortcut(horizon=50), Shortcut(horizon=60, thin=2))
+    walks = (
+        Shortcut(),
+        Shortcut(minibatch_subsampling=2),
+        Shortcut(horizon=50),
+        Shortcut(horizon=60, minibatch_subsampling=2),
+    )
     assert [walk.cost(training) for walk in walks] == [3.0, 2.5, 2.0, 2.1]
 
 
 def test_cost_of_the_shortcut_counts_the_half_that_it_trains_again() -> None:
     training = replace(TRAINING, steps=2000)
-    walks = (Shortcut(), Shortcut(budget=40), Shortcut(horizon=1000), Shortcut(knots=15))
+    walks = (
+        Shortcut(),
+        Shortcut(budget=40),
+        Shortcut(horizon=1000),
+        Shortcut(interpolation_nodes=15),
+    )
     assert [walk.cost(training) for walk in walks] == [3.5, 3.0, 2.0, 3.0]
     assert [walk.copies(training) for walk in walks] == [16.0, 40.0, 16.0, 16.0]
 
@@ -203,7 +233,7 @@ def test_a_half_trained_again_points_the_way_of_the_exact_hypergradient() -> Non
     """Few copies, so that of 480 steps the first half is trained again, in two stretches."""
     training = replace(TRAINING, steps=480, learning_rate=0.2, batch_size=6)
     kinds: list[Kind] = [L2(per="unit", init=-4.0), SampleWeight(), LearningRate(per="layer")]
-    methods = (Replay(), Shortcut(budget=4), Shortcut(knots=1, average=1))
+    methods = (Replay(), Shortcut(budget=4), Shortcut(interpolation_nodes=1, averaging_window=1))
     exact, coded, line = (tuner_of(small_problem(), kinds, training, m) for m in methods)
     values = shaken(exact)
     expected = exact.evaluate(values, 0).hypergradient
@@ -221,7 +251,13 @@ def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
     problem = small_problem()
     problem.train = (3.0 * problem.train[0], problem.train[1])
     problem.valid = (3.0 * problem.valid[0], problem.valid[1])
-    drmad = Shortcut(knots=1, average=1, stride=1, thin=1, contraction=False)
+    drmad = Shortcut(
+        interpolation_nodes=1,
+        averaging_window=1,
+        max_stride=1,
+        minibatch_subsampling=1,
+        contraction=False,
+    )
     line = tuner_of(problem, [SampleWeight()], wild, drmad)
     with pytest.raises(HypergradientDiverged, match="use contraction") as error:
         line.evaluate(line.initial_values(), 0)
@@ -237,19 +273,28 @@ def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
 
 @pytest.mark.parametrize("knots", [1, 2, 7, 30])
 def test_knots_stand_apart_and_crowd_towards_the_end(knots: int) -> None:
-    steps = knot_steps(10, 40, knots)
+    steps = node_steps(10, 40, knots)
     assert steps[0] == 10
     assert len(set(steps)) == knots
     assert steps == sorted(steps)
     assert steps[-1] < 40
-    assert knot_steps(0, 5, 100) == [0, 1, 2, 3, 4]
-    assert knot_steps(0, 1000, 4) == [0, 438, 750, 938]
+    assert node_steps(0, 5, 100) == [0, 1, 2, 3, 4]
+    assert node_steps(0, 1000, 4) == [0, 438, 750, 938]
 
 
 def test_a_knot_is_the_mean_of_its_window() -> None:
     """On a path that the polyline of window means passes through: a straight one."""
     training = replace(TRAINING, steps=40, momentum=0.0, learning_rate=1e-6)
-    methods = (Replay(), Shortcut(knots=5, average=6, stride=1, thin=1, contraction=False))
+    methods = (
+        Replay(),
+        Shortcut(
+            interpolation_nodes=5,
+            averaging_window=6,
+            max_stride=1,
+            minibatch_subsampling=1,
+            contraction=False,
+        ),
+    )
     exact, averaged = (
         tuner_of(small_problem(), [SampleWeight()], training, method) for method in methods
     )
@@ -264,11 +309,11 @@ def test_a_knot_is_the_mean_of_its_window() -> None:
     [
         (Shortcut(horizon=18), "hypergradient.horizon"),
         (Replay(horizon=0), "hypergradient.horizon"),
-        (Shortcut(knots=0), "hypergradient.knots"),
-        (Shortcut(stride=0), "hypergradient.stride"),
-        (Shortcut(average=0), "hypergradient.average"),
-        (Shortcut(thin=0), "hypergradient.thin"),
-        (Shortcut(preset="paper", knots=3), "hypergradient.preset"),
+        (Shortcut(interpolation_nodes=0), "hypergradient.interpolation_nodes"),
+        (Shortcut(max_stride=0), "hypergradient.max_stride"),
+        (Shortcut(averaging_window=0), "hypergradient.averaging_window"),
+        (Shortcut(minibatch_subsampling=0), "hypergradient.minibatch_subsampling"),
+        (Shortcut(preset="paper", interpolation_nodes=3), "hypergradient.preset"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(method: Method, field: str) -> None:

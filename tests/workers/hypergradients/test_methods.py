@@ -35,13 +35,13 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.hypergradients.backward_pass import Walk
+from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.objective.products import Hvp
-from drmad_workers.replica_batch import Replicas
+from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.optimizers import Optimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
@@ -429,8 +429,8 @@ def test_all_methods_walk_back_from_one_training_run() -> None:
     together = tuner.compare(values, methods)[0]
     reverse = tuner.compare(values, methods[::-1])[0]
     for method, walked, again in zip(methods, together, reversed(reverse), strict=True):
-        assert isinstance(walked, Walk)
-        assert isinstance(again, Walk)
+        assert isinstance(walked, BackwardPass)
+        assert isinstance(again, BackwardPass)
         alone = tuner_of(mixing_problem(), kinds, training, method).evaluate(values, 0)
         assert alone.backward_steps == walked.products
         assert largest_difference(alone, walked.hypergradient) < 1e-9
@@ -451,7 +451,7 @@ def test_all_methods_walk_back_from_one_training_run() -> None:
 def test_replicas_together_are_replicas_alone(method: Method) -> None:
     kinds: list[Kind] = [L2(per="layer", init=-2.0), SampleWeight()]
     made = (small_problem(), kinds, TRAINING, method)
-    together = Replicas(*made, replicas=(0, 1), dtype=torch.float64)
+    together = ReplicaBatch(*made, replicas=(0, 1), dtype=torch.float64)
     assert (together.reason is not None) == method.takes_part
     values = shaken(tuner_of(small_problem(), kinds, TRAINING))
     for replica, found in enumerate(together.evaluate(values, 0)):

@@ -52,7 +52,9 @@ TRAININGS: dict[Optimizer, TrainingConfig] = {
     "adam": replace(DAMPED, optimizer="adam", learning_rate=0.05, weight_decay=0.1),
     "adamw": replace(DAMPED, optimizer="adamw", learning_rate=0.05, weight_decay=0.1),
 }
-EVERYWHERE = Shortcut(knots=STEPS, stride=1, thin=1, contraction=False)
+EVERYWHERE = Shortcut(
+    interpolation_nodes=STEPS, max_stride=1, minibatch_subsampling=1, contraction=False
+)
 
 PER_STEP: list[PerStep] = ["model", "layer", "step", "step_and_layer"]
 KINDS: dict[str, Kind] = {
@@ -300,7 +302,10 @@ def test_learned_learning_rates_lower_the_validation_loss() -> None:
     """A hundred steps on digits: .7 at a timid constant rate, .09 to .19 at the best constant one
     (.2), depending on the weights drawn; the schedule finds its way there from the timid one."""
     training = TrainingConfig("sgd", 100, 50, learning_rate=0.02)
-    method, meta = Shortcut(knots=8, average=10), MetaConfig(learning_rate=0.2, iterations=13)
+    method, meta = (
+        Shortcut(interpolation_nodes=8, averaging_window=10),
+        MetaConfig(learning_rate=0.2, iterations=13),
+    )
     found = tune(digits(), [LearningRate()], training, method, meta)
     losses = [evaluation.validation_loss for evaluation in found.evaluations]
     assert losses[0] > 0.6

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers import EngineError, MetaConfig, MetaState, ProblemError, meta_update
-from drmad_workers.meta.update import OuterOptimizer, finished, retreat
+from drmad_workers.meta.update import OuterOptimizer, finished, rolled_back
 
 START = {"l2": torch.tensor([0.5, -1.0, 2.0]), "mixing": torch.tensor([[1.0, -3.0]])}
 
@@ -140,15 +140,15 @@ def test_settings_out_of_range_are_refused_by_name(settings: dict[str, object]) 
     assert error.value.field == f"meta.{next(iter(settings))}"
 
 
-def test_a_retreat_draws_other_weights_and_minibatches() -> None:
-    """The draw may have been the setback's cause: with the same one again, no step would do."""
+def test_a_rollback_draws_other_weights_and_minibatches() -> None:
+    """The draw may have been the rollback's cause: with the same one again, no step would do."""
     config = MetaConfig(learning_rate=0.1)
     best = MetaState({"l2": torch.zeros(3)}, iteration=2)
     gradient = {"l2": torch.ones(3)}
     begun = replace(best, iteration=7)
     assert begun.draw == 7
-    first = retreat(begun, best, gradient, config)
-    second = retreat(first, best, gradient, config)
+    first = rolled_back(begun, best, gradient, config)
+    second = rolled_back(first, best, gradient, config)
     assert len({begun.draw, first.draw, second.draw}) == 3
     assert min(first.draw, second.draw) > 10**6
     after = meta_update(second, 0.5, gradient, config)

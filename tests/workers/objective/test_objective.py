@@ -134,7 +134,7 @@ def test_weights_that_no_attribute_holds_have_their_part() -> None:
         assert abs(difference - float(gradient[coordinate])) < 1e-6
 
 
-@pytest.mark.parametrize("method", [Replay(), Shortcut(stride=2)])
+@pytest.mark.parametrize("method", [Replay(), Shortcut(max_stride=2)])
 def test_running_statistics_are_those_of_the_training_alone(method: Replay | Shortcut) -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
     tuner = tuner_of(with_fresh_weights(model), [SampleWeight()], TRAINING, method)

@@ -30,7 +30,7 @@ from drmad_workers import (
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.objective import traces
 from drmad_workers.objective.traces import Tensors, Traced
-from drmad_workers.replica_batch import Replicas
+from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.small import CLASSES, mixing_problem, shaken, small_problem, tuner_of
 
 TRAINING = TrainingConfig("sgd", steps=9, batch_size=4, learning_rate=0.1, momentum=0.5)
@@ -39,7 +39,14 @@ KINDS: dict[str, tuple[Callable[[], Problem], list[Kind]]] = {
     "training data": (small_problem, [TrainingData()]),
     "a tensor of the user's own": (mixing_problem, [CustomTensor("mixing"), SampleWeight()]),
 }
-METHODS = [Stored(), Replay(), Shortcut(), Shortcut(knots=3), OneStep(), Implicit(damping=1.0)]
+METHODS = [
+    Stored(),
+    Replay(),
+    Shortcut(),
+    Shortcut(interpolation_nodes=3),
+    OneStep(),
+    Implicit(damping=1.0),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +107,7 @@ def test_replicas_side_by_side_are_traced() -> None:
     for after in (math.inf, 0.0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(traces, "TRACED_AFTER_S", after)
-            replicas = Replicas(
+            replicas = ReplicaBatch(
                 small_problem(), [L2(per="unit"), SampleWeight()], TRAINING, Stored(),
                 replicas=(0, 1, 2), dtype=torch.float64,
             )  # fmt: skip

@@ -21,7 +21,7 @@ from drmad_workers.hyperparameters.kinds import Kind, LearningRate, TrainingData
 from drmad_workers.preflight.fidelity import check
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
-from drmad_workers.trajectory.interpolation import Knots, knot_steps
+from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
 from tests.workers.small import (
     largest_difference,
     mixing_problem,
@@ -32,11 +32,23 @@ from tests.workers.small import (
 )
 
 TRAINING = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2, momentum=0.9)
-DRMAD = Shortcut(knots=1, average=1, stride=1, tolerance=None, thin=1, contraction=False)
+DRMAD = Shortcut(
+    interpolation_nodes=1,
+    averaging_window=1,
+    max_stride=1,
+    max_adjoint_change=None,
+    minibatch_subsampling=1,
+    contraction=False,
+)
 
 
 def test_check_tells_every_method_against_replay() -> None:
-    methods = [Shortcut(horizon=6), Shortcut(), Replay(horizon=30), Shortcut(knots=15)]
+    methods = [
+        Shortcut(horizon=6),
+        Shortcut(),
+        Replay(horizon=30),
+        Shortcut(interpolation_nodes=15),
+    ]
     report = check(small_problem(), [SampleWeight()], TRAINING, methods, 7, dtype=torch.float64)
     assert report.exact.figure.cosine == pytest.approx(1.0)
     assert report.exact.figure.cost == 4.0
@@ -140,7 +152,7 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model() -> None:
     found = []
     curvatures: tuple[Curvature, ...] = ("hessian", "gauss_newton")
     for curvature in curvatures:
-        method = Shortcut(stride=3, curvature=curvature)
+        method = Shortcut(max_stride=3, curvature=curvature)
         tuner = tuner_of(small_problem(linear()), kinds, TRAINING, method)
         found.append(tuner.evaluate(shaken(tuner, 0.1), 0))
     assert largest_difference(found[1], found[0].hypergradient) < 1e-10
@@ -157,7 +169,12 @@ def test_gauss_newton_needs_a_loss_of_outputs() -> None:
 def test_strides_are_long_where_the_curvature_moves_little_and_single_where_much() -> None:
     def products(learning_rate: float) -> int:
         training = TrainingConfig("damped_sgd", 60, 6, learning_rate, momentum=0.5)
-        tuner = tuner_of(small_problem(), [SampleWeight()], training, Shortcut(stride=10, thin=1))
+        tuner = tuner_of(
+            small_problem(),
+            [SampleWeight()],
+            training,
+            Shortcut(max_stride=10, minibatch_subsampling=1),
+        )
         return tuner.evaluate(tuner.initial_values(), 0).backward_steps
 
     assert products(1e-4) == 1 + 1 + 1 + 1 + 5  # 1 + 2 + 4 + 8 + 10 · 4.5
@@ -179,7 +196,7 @@ def test_contraction_holds_the_growth_of_the_adjoint() -> None:
 
 
 def test_windows_that_reach_the_next_knot_let_almost_every_step_count() -> None:
-    knots = Knots(knot_steps(0, 1000, 15), 1000, None)
+    knots = InterpolatedTrajectory(node_steps(0, 1000, 15), 1000, None)
     covered = sum(last - first for first, last in knots._windows)
     assert covered > 700
     for (_, last), (first, _) in zip(knots._windows, knots._windows[1:], strict=False):

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from drmad_client.records.job import CheckReport
+from drmad_client.records.job import PreflightReport
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.errors import ProblemError
 from drmad_workers.preflight import short_run
-from drmad_workers.preflight.short_run import rehearse
+from drmad_workers.preflight.short_run import preflight
 from drmad_workers.user_code import UserCodeError
 
 GOOD = """
@@ -64,10 +64,10 @@ def digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:12]
 
 
-def tried(folder: Path, code: str, **changes: Any) -> CheckReport:
+def tried(folder: Path, code: str, **changes: Any) -> PreflightReport:
     """Each code as a module of its own name, as one process serves them all here."""
     (folder / f"m{digest(code)}.py").write_text(code)
-    return CheckReport.model_validate(rehearse(job(code, **changes), code=folder))
+    return PreflightReport.model_validate(preflight(job(code, **changes), code=folder))
 
 
 def test_a_good_job_is_described_and_what_it_takes_predicted(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_what_a_whole_path_takes_is_added_to_what_was_measured(tmp_path: Path) -
     assert long.memory_bytes > 1e5 * tried(tmp_path, GOOD).steps
 
 
-def test_a_rehearsal_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
-    """The model that is rehearsed is the job's own, with running statistics and dropout."""
+def test_a_preflight_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
+    """The model that is tried is the job's own, with running statistics and dropout."""
     code = GOOD.replace("nn.Tanh()", "nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Tanh()")
     (tmp_path / f"m{digest(code)}.py").write_text(code)
     spec = job(code)
@@ -111,14 +111,14 @@ def test_a_rehearsal_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
         assert torch.equal(after.model[name], value), name
 
 
-def test_auto_is_rehearsed_with_what_it_measures(tmp_path: Path) -> None:
+def test_auto_is_tried_with_what_it_measures(tmp_path: Path) -> None:
     kinds = [{"kind": "tensor", "name": "mixing"}]
     report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
     assert report.fidelity
     assert all(cosine is None or -1.001 <= cosine <= 1.001 for cosine in report.fidelity.values())
 
 
-def test_schedules_over_all_steps_are_rehearsed_by_the_exact_method(tmp_path: Path) -> None:
+def test_schedules_over_all_steps_are_tried_by_the_exact_method(tmp_path: Path) -> None:
     """A shortcut over all steps would cost as much, so that there is nothing to measure."""
     kinds = [{"kind": "learning_rate", "per": "step"}, {"kind": "tensor", "name": "mixing"}]
     report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})

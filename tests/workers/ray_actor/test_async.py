@@ -19,7 +19,7 @@ from drmad_workers import spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.meta.update import initial_state
 from drmad_workers.ray_actor import outer_step
-from drmad_workers.ray_actor.messages import ReplicaResult, Setback, StepResult
+from drmad_workers.ray_actor.messages import ReplicaResult, RollbackRequired, StepResult
 from drmad_workers.tuning import Tuner
 
 JOB = Path(__file__).parents[3] / "examples" / "clean-mnist.yaml"
@@ -92,7 +92,7 @@ def as_they_arrive(seed: int) -> tuple[float, list[int]]:
         while len(results) < COUNT:
             now, replica, begun, found = heapq.heappop(flights)
             arrived = outer_step.arrival(spec, [INFO], moved, found)
-            assert not isinstance(arrived, Setback)
+            assert not isinstance(arrived, RollbackRequired)
             _, moved = arrived
             results.append(found)
             staleness.append(updates - begun)

@@ -13,7 +13,12 @@ from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.meta.update import initial_state
 from drmad_workers.ray_actor import outer_step
-from drmad_workers.ray_actor.messages import ReplicaResult, Setback, State, StepResult
+from drmad_workers.ray_actor.messages import (
+    PackedState,
+    ReplicaResult,
+    RollbackRequired,
+    StepResult,
+)
 
 ROWS, COUNT = 61, 3
 INFOS = [
@@ -43,12 +48,12 @@ def spec(**replicas: object) -> JobSpec:
 
 
 @pytest.fixture(scope="module")
-def begun() -> State:
+def begun() -> PackedState:
     return outer_step.pack(initial_state(spec_adapter.tuner(spec()).hyperparameters))
 
 
 @pytest.fixture(scope="module")
-def results(begun: State) -> list[ReplicaResult]:
+def results(begun: PackedState) -> list[ReplicaResult]:
     found = []
     for replica in range(COUNT):
         tuner = spec_adapter.tuner(spec(), replica)
@@ -64,13 +69,13 @@ def shard(replica: int) -> Tensor:
     return positions
 
 
-def moved(begun: State, after: State, name: str = "sample_weight") -> Tensor:
+def moved(begun: PackedState, after: PackedState, name: str = "sample_weight") -> Tensor:
     before, now = outer_step.unpacked(begun), outer_step.unpacked(after)
     return now.hyperparameters[name] - before.hyperparameters[name]
 
 
 def test_round_moves_every_weight_by_the_gradient_of_its_own_shard(
-    begun: State, results: list[ReplicaResult]
+    begun: PackedState, results: list[ReplicaResult]
 ) -> None:
     step = outer_step.meta_step(spec(), INFOS, begun, 0, results)
     assert isinstance(step, StepResult)
@@ -89,7 +94,7 @@ def test_round_moves_every_weight_by_the_gradient_of_its_own_shard(
 
 
 def test_shard_of_a_straggler_stays_where_it_was(
-    begun: State, results: list[ReplicaResult]
+    begun: PackedState, results: list[ReplicaResult]
 ) -> None:
     step = outer_step.meta_step(spec(wait_for=2), INFOS, begun, 0, results[:2])
     assert isinstance(step, StepResult)
@@ -102,13 +107,13 @@ def test_shard_of_a_straggler_stays_where_it_was(
 
 
 def test_arrivals_move_what_their_replica_holds_and_are_judged_together(
-    begun: State, results: list[ReplicaResult]
+    begun: PackedState, results: list[ReplicaResult]
 ) -> None:
     job = spec(mode="async")
     state = begun
     for result in results:
         arrived = outer_step.arrival(job, INFOS, state, result)
-        assert not isinstance(arrived, Setback)
+        assert not isinstance(arrived, RollbackRequired)
         figures, after = arrived
         others = torch.ones(ROWS, dtype=torch.bool)
         others[shard(result.replica)] = False
@@ -130,11 +135,11 @@ def test_arrivals_move_what_their_replica_holds_and_are_judged_together(
     torch.testing.assert_close(moved(begun, together.state), moved(begun, state))
 
 
-def test_arrival_without_a_finite_loss_is_a_setback(
-    begun: State, results: list[ReplicaResult]
+def test_arrival_without_a_finite_loss_is_rolled_back(
+    begun: PackedState, results: list[ReplicaResult]
 ) -> None:
     diverged = replace(results[0].evaluation, validation_loss=math.nan)
     arrived = outer_step.arrival(
         spec(mode="async"), INFOS, begun, replace(results[0], evaluation=diverged)
     )
-    assert isinstance(arrived, Setback)
+    assert isinstance(arrived, RollbackRequired)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from drmad_workers.training.optimizers import Adam, Dynamics, Momentum, Rate
+from drmad_workers.training.optimizers import Adam, InnerOptimizer, MomentumSGD, Rate
 
 MOMENTA = [0.0, 0.5, 0.9, 0.99]
 
 
-def constant(learning_rate: float, momentum: float, damped: bool) -> Momentum:
-    return Momentum(Rate(learning_rate), Rate(momentum), damped)
+def constant(learning_rate: float, momentum: float, damped: bool) -> MomentumSGD:
+    return MomentumSGD(Rate(learning_rate), Rate(momentum), damped)
 
 
 @pytest.mark.parametrize("momentum", MOMENTA)
@@ -128,8 +128,8 @@ def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None
     else:
         reference = TORCH_ADAM[kind == "adamw"](groups, 1.0, weight_decay=0.1)
     decay = {"weight_decay": 0.1, "decoupled": kind == "adamw"}
-    dynamics: Dynamics = (
-        Momentum(scheduled(learning_rate), scheduled(momentum), damped=False)
+    dynamics: InnerOptimizer = (
+        MomentumSGD(scheduled(learning_rate), scheduled(momentum), damped=False)
         if kind == "sgd"
         else Adam(scheduled(learning_rate), scheduled(momentum), **decay)  # type: ignore[arg-type]
     )
@@ -157,8 +157,8 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
     """Momentum's is exact in the rates where the velocity is steady: it is told as a mean."""
     both = tables(per_layer)
     learning_rate, momentum = (scheduled(table) for table in both)
-    dynamics: Dynamics = (
-        Momentum(learning_rate, momentum, damped=True)
+    dynamics: InnerOptimizer = (
+        MomentumSGD(learning_rate, momentum, damped=True)
         if decoupled is None
         else Adam(learning_rate, momentum, weight_decay=0.1, decoupled=decoupled)
     )
@@ -188,7 +188,11 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
 
 
 def unrolled(
-    dynamics: Dynamics, state: Tensor, gradient: Tensor, learning_rate: Tensor, momentum: Tensor
+    dynamics: InnerOptimizer,
+    state: Tensor,
+    gradient: Tensor,
+    learning_rate: Tensor,
+    momentum: Tensor,
 ) -> Tensor:
     """The update rules once more, from step 2 on, on tables of (layers or 1, steps)."""
     weights, *memory = state
@@ -197,7 +201,7 @@ def unrolled(
             table[:, j].expand(2).repeat_interleave(torch.tensor([3, 4]))
             for table in (learning_rate, momentum)
         )
-        if isinstance(dynamics, Momentum):
+        if isinstance(dynamics, MomentumSGD):
             memory = [gamma * memory[0] - (1.0 - gamma) * gradient]
             weights = weights + alpha * memory[0]
             continue

@@ -9,13 +9,13 @@ from torch import Tensor
 from drmad_workers.trajectory.quantized import (
     BITS,
     BLOCK,
-    CodedPath,
+    QuantizedTrajectory,
     decoded,
     encoded,
     levels_of_bytes,
     spacing,
 )
-from drmad_workers.trajectory.segments import DENSE, WIDE, points_in, stretch_starts
+from drmad_workers.trajectory.segments import DENSE, WIDE, points_in, segment_starts
 
 
 def random_walk(steps: int, size: int, seed: int) -> Tensor:
@@ -24,7 +24,7 @@ def random_walk(steps: int, size: int, seed: int) -> Tensor:
     return torch.cumsum(torch.randn(steps + 1, 1, size, generator=generator) * scales, 0)
 
 
-def read(path: CodedPath, times: list[float], like: Tensor) -> list[Tensor]:
+def read(path: QuantizedTrajectory, times: list[float], like: Tensor) -> list[Tensor]:
     found = []
     for time in times:
         found.append(torch.empty_like(like))
@@ -32,8 +32,8 @@ def read(path: CodedPath, times: list[float], like: Tensor) -> list[Tensor]:
     return found
 
 
-def coded(walk: Tensor, points: int, start: int = 0) -> CodedPath:
-    path = CodedPath(start, start + len(walk) - 1, points, walk[0])
+def coded(walk: Tensor, points: int, start: int = 0) -> QuantizedTrajectory:
+    path = QuantizedTrajectory(start, start + len(walk) - 1, points, walk[0])
     while path.next_step >= 0:
         path.add(walk[path.next_step - start])
     return path
@@ -93,7 +93,7 @@ def test_four_levels_lie_in_a_byte_s_quarter(size: int, seed: int) -> None:
 
 def test_what_does_not_move_costs_no_accuracy() -> None:
     still = torch.full((1, 40), 3.0)
-    path = CodedPath(0, 10, 5, still)
+    path = QuantizedTrajectory(0, 10, 5, still)
     while path.next_step >= 0:
         path.add(still)
     for point in read(path, [10.0, 5.5, 0.0], still):
@@ -106,7 +106,7 @@ def test_of_three_neighbouring_steps_one_is_kept() -> None:
 
 @given(st.integers(0, 500), st.integers(1, 20_000), st.integers(2, 64))
 def test_stretches_halve_the_way_to_the_first_step(start: int, length: int, copies: int) -> None:
-    starts = stretch_starts(start, start + length, copies)
+    starts = segment_starts(start, start + length, copies)
     assert starts[0] == start
     assert starts == sorted(set(starts))
     assert len(starts) <= max(1, copies - 1)

@@ -1,6 +1,6 @@
 """Methods to compute a hypergradient, by name; one file each, one signature (base.Method)."""
 
-from drmad_workers.hypergradients.auto import Auto, Choice, Figure
+from drmad_workers.hypergradients.auto import Auto, Choice, ProbeResult
 from drmad_workers.hypergradients.forward import Forward
 from drmad_workers.hypergradients.implicit import Implicit
 from drmad_workers.hypergradients.method import Method
@@ -14,11 +14,11 @@ __all__ = [
     "METHODS",
     "Auto",
     "Choice",
-    "Figure",
     "Forward",
     "Implicit",
     "Method",
     "OneStep",
+    "ProbeResult",
     "Replay",
     "Reversible",
     "Shortcut",

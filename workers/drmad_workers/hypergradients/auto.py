@@ -14,10 +14,10 @@ from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 if TYPE_CHECKING:
-    from drmad_workers.hypergradients.backward_pass import Walk
+    from drmad_workers.hypergradients.backward_pass import BackwardPass
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 5, 40
 """Meta-iterations to the next look; doubled as often as a look confirms the choice."""
@@ -34,11 +34,11 @@ GROWN = 3.0
 PATH_BYTES = 2**28
 """A path up to this size is stored in the place of being replayed."""
 
-Reason = Literal["first", "due", "moved", "growth", "diverged"]
+Reason = Literal["first", "scheduled", "moved", "growth", "diverged"]
 
 
 @dataclass(frozen=True)
-class Figure:
+class ProbeResult:
     """What a look found of one method.
 
     Attributes:
@@ -64,35 +64,35 @@ class Choice:
 
     Attributes:
         method: settings of the method chosen, with its name under "method".
-        reason: of the last look or switch: the "first" one; "due"; the hyperparameters "moved";
-            the "growth" of |dw| changed; the method "diverged".
-        looked: meta-iteration of it.
-        due: meta-iteration of the next look.
+        reason: of the last probe or switch: the "first" one; "scheduled"; the hyperparameters
+            "moved"; the "growth" of |dw| changed; the method "diverged".
+        last_probe: meta-iteration of it.
+        next_probe: meta-iteration of the next probe.
         interval: between the last look and the next.
         growth: of |dw| at the last look, by the method chosen.
         moments: (mean, standard deviation) of every hyperparameter at the last look.
-        figures: of the methods that the last look measured, cheapest first.
+        probes: of the methods that the last look measured, cheapest first.
     """
 
     method: dict[str, Any]
     reason: Reason
-    looked: int
-    due: int
+    last_probe: int
+    next_probe: int
     interval: int
     growth: float
     moments: dict[str, tuple[float, float]]
-    figures: tuple[Figure, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        return asdict(self) | {"figures": [asdict(figure) for figure in self.figures]}
+        return asdict(self) | {"probes": [asdict(probe) for probe in self.probes]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Choice":
         """The choice whose `as_dict` this is, also after JSON."""
         moments = {name: (pair[0], pair[1]) for name, pair in fields["moments"].items()}
-        figures = tuple(Figure(**figure) for figure in fields["figures"])
-        return cls(**{**fields, "moments": moments, "figures": figures})
+        probes = tuple(ProbeResult(**probe) for probe in fields["probes"])
+        return cls(**{**fields, "moments": moments, "probes": probes})
 
 
 @dataclass(frozen=True)
@@ -113,25 +113,25 @@ class Auto(Method):
     Memory: that of the choice; in a look the exact method's and K + 1 copies a candidate.
 
     Attributes:
-        threshold: least cosine to the exact hypergradient, in (0, 1].
+        min_cosine: least cosine to the exact hypergradient, in (0, 1].
     """
 
-    threshold: float = 0.8
+    min_cosine: float = 0.8
 
     name: ClassVar[str] = "auto"
 
     def check(self, training: TrainingConfig) -> None:
-        if not 0.0 < self.threshold <= 1.0:
+        if not 0.0 < self.min_cosine <= 1.0:
             raise ProblemError(
-                f"threshold must be above 0 and at most 1, got {self.threshold}",
-                "hypergradient.threshold",
+                f"min_cosine must be above 0 and at most 1, got {self.min_cosine}",
+                "hypergradient.min_cosine",
             )
 
-    def recorder(self, run: TrainingRun) -> Recorder:
+    def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         """That of replay: without its memory of earlier looks, auto is exact."""
         return Replay(hvp=self.hvp).recorder(run)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         Replay().backward(run, recorder, adjoint)
 
     def plan(
@@ -172,8 +172,10 @@ class Auto(Method):
             before = choice.moments[name]
             if any(abs(a - b) > MOVED for a, b in zip(pair, before, strict=True)):
                 return "moved"
-        if iteration >= choice.due:
-            return "growth" if choice.due < choice.looked + choice.interval else "due"
+        if iteration >= choice.next_probe:
+            return (
+                "growth" if choice.next_probe < choice.last_probe + choice.interval else "scheduled"
+            )
         return None
 
 
@@ -196,13 +198,15 @@ class Plan:
             return [method_of(self.choice.method)]
         return self.tried
 
-    def settle(self, walk: Callable[[Method], "Walk"]) -> tuple["Walk", Choice]:
+    def settle(self, walk: Callable[[Method], "BackwardPass"]) -> tuple["BackwardPass", Choice]:
         """The walk to take, and the choice to go on with."""
         if self.reason is None and self.choice is not None:
-            return self._go_on(self.choice, walk)
-        return self._look(walk)
+            return self._continue(self.choice, walk)
+        return self._probe(walk)
 
-    def _go_on(self, choice: Choice, walk: Callable[[Method], "Walk"]) -> tuple["Walk", Choice]:
+    def _continue(
+        self, choice: Choice, walk: Callable[[Method], "BackwardPass"]
+    ) -> tuple["BackwardPass", Choice]:
         try:
             walked = walk(method_of(choice.method))
         except HypergradientDiverged:
@@ -211,30 +215,30 @@ class Plan:
                 choice,
                 method=settings_of(walked.method),
                 reason="diverged",
-                looked=self.iteration,
-                due=self.iteration + FIRST_INTERVAL,
+                last_probe=self.iteration,
+                next_probe=self.iteration + FIRST_INTERVAL,
                 interval=FIRST_INTERVAL,
                 growth=walked.growth,
                 moments=self.moments,
             )
         if abs(math.log(max(walked.growth, 1e-30) / max(choice.growth, 1e-30))) > math.log(GROWN):
-            choice = replace(choice, due=self.iteration + 1)
+            choice = replace(choice, next_probe=self.iteration + 1)
         return walked, choice
 
-    def _look(self, walk: Callable[[Method], "Walk"]) -> tuple["Walk", Choice]:
+    def _probe(self, walk: Callable[[Method], "BackwardPass"]) -> tuple["BackwardPass", Choice]:
         exact = walk(self.tried[0])
         chosen, growth = exact.method, exact.growth
-        least = self.auto.threshold + MARGIN * (1.0 - self.auto.threshold)
-        figures: list[Figure] = []
+        least = self.auto.min_cosine + MARGIN * (1.0 - self.auto.min_cosine)
+        probes: list[ProbeResult] = []
         for candidate in self.tried[1:]:
-            figure = Figure(settings_of(candidate), candidate.cost(self.training))
+            figure = ProbeResult(settings_of(candidate), candidate.cost(self.training))
             try:
                 walked = walk(candidate)
             except HypergradientDiverged:
-                figures.append(figure)
+                probes.append(figure)
                 continue
             found = agreement(walked.hypergradient, exact.hypergradient)
-            figures.append(
+            probes.append(
                 replace(figure, **asdict(found), products=walked.products, seconds=walked.seconds)
             )
             if found.cosine >= least:
@@ -242,18 +246,22 @@ class Plan:
                 break
         settings = settings_of(chosen)
         interval = FIRST_INTERVAL
-        if self.choice is not None and self.choice.method == settings and self.reason == "due":
+        if (
+            self.choice is not None
+            and self.choice.method == settings
+            and self.reason == "scheduled"
+        ):
             interval = min(2 * self.choice.interval, LONGEST_INTERVAL)
         assert self.reason is not None
         return exact, Choice(
             method=settings,
             reason=self.reason,
-            looked=self.iteration,
-            due=self.iteration + interval,
+            last_probe=self.iteration,
+            next_probe=self.iteration + interval,
             interval=interval,
             growth=growth,
             moments=self.moments,
-            figures=tuple(figures),
+            probes=tuple(probes),
         )
 
 
@@ -265,7 +273,7 @@ def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -
     return [m for m in methods if not any(m.refuses(one, training) for one in tuned)]
 
 
-def joined(choices: Sequence[Choice]) -> Choice:
+def join_choices(choices: Sequence[Choice]) -> Choice:
     """One choice of several replicas: the most careful, that is the costliest method.
 
     The first of equals, so that the order of the replicas decides nothing but ties.
@@ -276,7 +284,7 @@ def joined(choices: Sequence[Choice]) -> Choice:
         steps = method.horizon if isinstance(method, Shortcut) else None
         return not isinstance(method, Shortcut), steps if steps is not None else 2**62
 
-    return replace(max(choices, key=care), due=min(choice.due for choice in choices))
+    return replace(max(choices, key=care), next_probe=min(choice.next_probe for choice in choices))
 
 
 def settings_of(method: Method) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from torch import Tensor
 from drmad_workers.data.minibatches import Examples
 from drmad_workers.errors import HypergradientError, HypergradientNotFinite
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
-class Walk:
+class BackwardPass:
     """What one method made of a training run.
 
     Attributes:
@@ -33,7 +33,7 @@ class Walk:
     seconds: float
 
 
-class Passes:
+class DifferentiatedRun:
     """A training run from w_0, drawn under a seed, and the walks back from w_T.
 
     The objective is attached and holds the hyperparameters. Every method is given one walk by the
@@ -54,7 +54,7 @@ class Passes:
         self._training = training
         self._seed = weights_seed
         self._valid = valid
-        self._recorders: dict[Method, Recorder] = {}
+        self._recorders: dict[Method, TrajectoryRecorder] = {}
         self._end: Tensor | None = None
         self._buffers: list[Tensor] = []
         self.cost = 0.0
@@ -71,21 +71,21 @@ class Passes:
         self._end = run.state.clone() if len(methods) > 1 else None
         self._buffers = run.objective.buffers()
 
-    def walk(self, method: Method) -> Walk:
+    def backward(self, method: Method) -> BackwardPass:
         """The hypergradient by this method.
 
         Raises:
             HypergradientError, Stopped.
         """
         try:
-            return self._walk(method)
+            return self._backward(method)
         except HypergradientNotFinite as error:
             if error.step is None:
                 self.forward([method])
-                self._walk(method, strict=True)  # raises, and knows the step
+                self._backward(method, strict=True)  # raises, and knows the step
             raise
 
-    def _walk(self, method: Method, strict: bool = False) -> Walk:
+    def _backward(self, method: Method, strict: bool = False) -> BackwardPass:
         run, objective = self.run, self.run.objective
         if method not in self._recorders:
             self.forward([method])
@@ -112,7 +112,7 @@ class Passes:
         finally:
             objective.restore_buffers(self._buffers)
         run.monitor.end()
-        return Walk(
+        return BackwardPass(
             method=method,
             validation_loss=float(loss),
             hypergradient=hypergradient,
@@ -125,7 +125,7 @@ class Passes:
 class Together:
     """Shows the path to several recorders."""
 
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
+    def __init__(self, recorders: Sequence[TrajectoryRecorder]) -> None:
         self._recorders = recorders
         self.next_step = min((recorder.next_step for recorder in recorders), default=-1)
 

@@ -14,7 +14,7 @@ from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate
 from drmad_workers.training.optimizers import Factor
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 MOST = 256
 """Hyperparameters in one tensor: beyond a few dozen replay is faster anyway."""
@@ -59,7 +59,7 @@ class Forward(Method):
     def backward_total(self, training: TrainingConfig) -> int:
         return 1
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Tangents)
         adjoint.begin(contraction=False)
         weights = recorder.state[0]

@@ -18,8 +18,8 @@ from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
 from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
-from drmad_workers.training.optimizers import Momentum
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.optimizers import MomentumSGD
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 Solver = Literal["conjugate_gradient", "neumann"]
 
@@ -96,7 +96,7 @@ class Implicit(Method):
     def recorder(self, run: TrainingRun) -> "Nothing":
         return Nothing(run.steps)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         adjoint.begin(contraction=False)
         if not adjoint.weights.any():
             return
@@ -152,7 +152,7 @@ class Implicit(Method):
         if self.step_size is not None:
             return self.step_size
         dynamics = run.dynamics
-        assert isinstance(dynamics, Momentum)
+        assert isinstance(dynamics, MomentumSGD)
         rate, decay = dynamics.learning_rate.at(0), dynamics.momentum.at(0)
         return float(rate * dynamics.gain(decay))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
 from drmad_workers.objective.products import Hvp, Linearization
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 GROWTH_BOUND = 1e8
 """How far |dw| may grow beyond its first value: a direction that has passed through such a
@@ -85,11 +85,11 @@ class Method(ABC):
         return False
 
     @abstractmethod
-    def recorder(self, run: TrainingRun) -> Recorder:
+    def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         """What the forward pass has to keep for `backward`."""
 
     @abstractmethod
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: "Adjoint") -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: "Adjoint") -> None:
         """Walks back from w_T, which stands in the objective; dλ gathers in the objective.
 
         Raises:

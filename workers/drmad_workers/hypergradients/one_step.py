@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.hypergradients.stored import Path
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.hypergradients.stored import FullTrajectory
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class OneStep(Method):
     def steps(self, training: TrainingConfig) -> range:
         return range(training.steps - 1, training.steps)
 
-    def recorder(self, run: TrainingRun) -> Path:
-        return Path(run.steps - 1, run.steps)
+    def recorder(self, run: TrainingRun) -> FullTrajectory:
+        return FullTrajectory(run.steps - 1, run.steps)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
-        assert isinstance(recorder, Path)
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, FullTrajectory)
         adjoint.begin(contraction=False)
-        recorder.walk_back(run, adjoint)
+        recorder.backward(run, adjoint)
         adjoint.finish(recorder.start)

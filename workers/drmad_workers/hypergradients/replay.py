@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Replay(Method):
         held = point + graph if graph is not None and graphs else point
         return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / held))), graphs)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Snapshots)
         adjoint.begin(contraction=False)
         path = run.point.new_empty(0 if recorder.graphs else recorder.every, *run.point.shape)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from drmad_workers.errors import PathNotRecovered, ProblemError
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.training.optimizers import Factor, Momentum
-from drmad_workers.training.run import CHECK_EVERY, Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.optimizers import Factor, MomentumSGD
+from drmad_workers.training.run import CHECK_EVERY, TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.fixed_point import (
     DENOMINATOR,
     InformationBuffer,
@@ -70,11 +70,11 @@ class Reversible(Method):
 
     def recorder(self, run: TrainingRun) -> "Undoing":
         """The run takes its steps in fixed point, up to the last one."""
-        assert isinstance(run.dynamics, Momentum)
+        assert isinstance(run.dynamics, MomentumSGD)
         run.dynamics = FixedPointMomentum(run.dynamics, run.state)
         return Undoing(run.dynamics, 1 if run.objective.device.type == "cpu" else CHECK_EVERY)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Undoing)
         adjoint.begin(contraction=False)
         objective, dynamics = run.objective, recorder.dynamics
@@ -112,7 +112,7 @@ class Undoing:
             run.dynamics = self.dynamics.in_floats()
 
 
-class FixedPointMomentum(Momentum):
+class FixedPointMomentum(MomentumSGD):
     """dynamics.Momentum on integers, at γ = n / 65536; the state shows them as floats.
 
     Attributes:
@@ -120,7 +120,7 @@ class FixedPointMomentum(Momentum):
         reached: the largest |w| and |v| so far, shape (2,).
     """
 
-    def __init__(self, rule: Momentum, state: Tensor) -> None:
+    def __init__(self, rule: MomentumSGD, state: Tensor) -> None:
         super().__init__(rule.learning_rate, rule.momentum.rounded(DENOMINATOR), rule.damped)
         self._buffer = InformationBuffer()
         self.integer_weights = to_fixed(state[0], WEIGHT_BITS)
@@ -152,9 +152,9 @@ class FixedPointMomentum(Momentum):
         self._buffer.divide(self.integer_velocity, numerator(decay))
         self._show(state)
 
-    def in_floats(self) -> Momentum:
+    def in_floats(self) -> MomentumSGD:
         """The same rule on the state alone."""
-        return Momentum(self.learning_rate, self.momentum, self.damped)
+        return MomentumSGD(self.learning_rate, self.momentum, self.damped)
 
     def _stride(self, step: int) -> Tensor:
         velocity = to_float(self.integer_velocity, VELOCITY_BITS)

@@ -20,17 +20,17 @@ from drmad_workers.hypergradients.method import (
     check_horizon,
     last_steps,
 )
-from drmad_workers.training.optimizers import Adam, Momentum
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
-from drmad_workers.trajectory.interpolation import Knots, knot_steps
-from drmad_workers.trajectory.quantized import BITS, CodedPath
-from drmad_workers.trajectory.segments import Stretches, stretch_starts
+from drmad_workers.training.optimizers import Adam, MomentumSGD
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
+from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory
+from drmad_workers.trajectory.segments import SegmentedTrajectory, segment_starts
 
 Preset = Literal["paper", "paper_tenth"]
 
-KNOTS_OF_ADAM = 15
+NODES_FOR_ADAM = 15
 
-THIN_OF_CONVOLUTIONS = 6
+CONVOLUTION_SUBSAMPLING = 6
 """A product costs 2.7 gradients there, in the place of 2 (on a CPU, of a small net)."""
 
 
@@ -38,46 +38,47 @@ THIN_OF_CONVOLUTIONS = 6
 class Shortcut(Method):
     """ŵ_t on a polyline through points of the last N steps, kept in a few copies of the weights.
 
-    By default the points are coded in 2.5 bits a weight (CodedPath), and stand as dense as
-    `budget` allows. Where that is less than one in 6 steps (of 16 copies beyond T = 1,152), the
-    run is halved: the first half is trained again on the way back, and has points of its own,
-    denser the earlier (Stretches).
+    By default the points are quantized to 2.5 bits a weight (QuantizedTrajectory) and as dense as
+    `budget` allows. Where that leaves fewer than one point in 6 steps (16 copies beyond T = 1,152),
+    the run is split into segments: the earlier ones are trained again during the backward pass,
+    with points of their own, denser the earlier the segment (SegmentedTrajectory).
 
-    With `knots` the points are weights as they are, or their means: knot j = 0 .. K-1 stands at
-    step T-N + N(1-(1-j/K)²), dense towards the end, and holds the mean around its step, which
-    leaves the noise out; by default over a window as long as its distance to the next knot, so
-    that almost every step counts. K = 1 without a mean is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T;
-    K = N knots at stride 1 stand at every step: exact. Adam, whose second moments no coarse
-    rounding leaves positive, takes 15 knots where none are asked for.
+    With `interpolation_nodes` = K the points are weights in full precision, or their means. Node
+    j = 0 .. K-1 stands at step T-N + N(1-(1-j/K)²), dense towards the end. It holds the mean over a
+    window around its step, which averages the noise out; by default the window reaches the next
+    node, so that almost every step counts. K = 1 without a mean is DrMAD,
+    ŵ_t = (1-β_t) w_{T-N} + β_t w_T; K = N nodes at stride 1 stand at every step, which is exact.
+    Adam uses 15 nodes by default, because coarse quantization does not keep its second moments
+    positive.
 
-    A stride reverses m steps at once: their minibatches joined, at the middle of their stretch, by
-    the map of m steps under a constant gradient. That map holds while the curvature turns dw but
-    little, so the next stride is as long as |Δdw| / |dw| <= `tolerance` lets it be, judged by the
-    last one: long where the path is calm, single steps where dw would be stretched.
+    A stride reverses m steps at once: their minibatches are joined, at the middle of the interval,
+    by the map of m steps under a constant gradient. That map holds while the curvature changes dw
+    little, so the next stride is as long as |Δdw| / |dw| <= `max_adjoint_change` allows, judged by
+    the last one: long where the trajectory is calm, single steps where dw would be stretched.
 
-    In the first half of the training one minibatch in `thin` may stand for all of them, which is
-    cheaper and takes some of the direction. A stride that the tolerance keeps shorter than that
-    moves dw by its own share of the curvature, and dλ by all of it. What λ has per example is
-    scaled to how often each was drawn (see Visits). A momentum that is tuned per step lets the
-    walk take single steps throughout, as its derivatives are about the velocity of each.
+    In the first half of the training, every `minibatch_subsampling`-th minibatch may stand for all
+    of them, which costs less and loses some of the direction. A stride shorter than that moves dw
+    by its own share of the curvature, and dλ by all of it. Derivatives by example are scaled to how
+    often each example was drawn (SubsampledRows). A momentum that is tuned per step forces single
+    steps throughout, because its derivatives are products with the velocity of each step.
 
     Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
-    where the rates are tuned, is told from the points: (ŵ_{t+m} - ŵ_t)/Σα.
+    where the rates are tuned, follows from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
     Cost: N/m Hessian-vector products, each on the rows of m minibatches; N/2 steps of training
-    where it is done again.
-    Memory: `budget` copies of the weights, or K + 1 (of Adam, three times as many), whatever T.
+    where segments are trained again.
+    Memory: `budget` copies of the weights, or K + 1 (for Adam three times as many), whatever T.
 
     Attributes:
         horizon: N; None for T.
-        budget: of copies of the weights for coded points and what goes with them, at least 2.
-        knots: K, at least 1; None for coded points.
-        average: length of a knot's window in steps; 1 takes the weights as they are, None is as
-            said above.
-        stride: the largest m, at least 1.
-        tolerance: as said above; None takes every stride in full.
-        thin: as said above; 1 visits every minibatch. None for 1, or for THIN_OF_CONVOLUTIONS
-            where a model has some; `cost` counts 1.
+        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2.
+        interpolation_nodes: K, at least 1; None for quantized points.
+        averaging_window: length of a node's window in steps; 1 takes the weights as they are, None
+            reaches the next node.
+        max_stride: the largest m, at least 1.
+        max_adjoint_change: bound on |Δdw| / |dw| per stride; None takes every stride in full.
+        minibatch_subsampling: 1 visits every minibatch. None is 1, or CONVOLUTION_SUBSAMPLING where
+            the model has convolutions; `cost` counts 1.
         contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin. It
             holds a walk far off the path together, and bends one whose true |dw| grows.
         curvature: "gauss_newton" leaves out the curvature of the model, and keeps that of the loss
@@ -90,11 +91,11 @@ class Shortcut(Method):
 
     horizon: int | None = None
     budget: int = 16
-    knots: int | None = None
-    average: int | None = None
-    stride: int = 10
-    tolerance: float | None = 0.12
-    thin: int | None = None
+    interpolation_nodes: int | None = None
+    averaging_window: int | None = None
+    max_stride: int = 10
+    max_adjoint_change: float | None = 0.12
+    minibatch_subsampling: int | None = None
     contraction: bool = False
     curvature: Curvature = "hessian"
     preset: Preset | None = None
@@ -103,24 +104,34 @@ class Shortcut(Method):
 
     @property
     def lockstep(self) -> bool:
-        free = self.preset is None and (self.tolerance is not None or self.curvature != "hessian")
+        free = self.preset is None and (
+            self.max_adjoint_change is not None or self.curvature != "hessian"
+        )
         return self.hvp == "exact" and not free
 
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
-        least = {"budget": 2, "knots": 1, "average": 1, "stride": 1, "thin": 1}
+        least = {
+            "budget": 2,
+            "interpolation_nodes": 1,
+            "averaging_window": 1,
+            "max_stride": 1,
+            "minibatch_subsampling": 1,
+        }
         for field, at_least in least.items():
             value = getattr(self, field)
             if value is not None and value < at_least:
                 raise ProblemError(
                     f"{field} must be at least {at_least}, got {value}", f"hypergradient.{field}"
                 )
-        if self.average is not None and self.knots is None:
-            raise ProblemError("average is a knot's: say how many knots", "hypergradient.average")
-        if self.tolerance is not None and not self.tolerance > 0.0:
+        if self.averaging_window is not None and self.interpolation_nodes is None:
             raise ProblemError(
-                f"tolerance must be a positive number, got {self.tolerance}",
-                "hypergradient.tolerance",
+                "average is a knot's: say how many nodes", "hypergradient.averaging_window"
+            )
+        if self.max_adjoint_change is not None and not self.max_adjoint_change > 0.0:
+            raise ProblemError(
+                f"max_adjoint_change must be a positive number, got {self.max_adjoint_change}",
+                "hypergradient.max_adjoint_change",
             )
         if self.curvature not in get_args(Curvature):
             raise ProblemError(
@@ -147,56 +158,62 @@ class Shortcut(Method):
             return range(max(1, training.steps // 10))
         return last_steps(self.horizon, training)
 
-    def recorder(self, run: TrainingRun) -> "Knots | Stretches":
+    def recorder(self, run: TrainingRun) -> "InterpolatedTrajectory | SegmentedTrajectory":
         if self.preset is not None:
-            return Knots([0], run.steps, average=1)
+            return InterpolatedTrajectory([0], run.steps, average=1)
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
-        knots = self._knots(isinstance(run.dynamics, Adam))
-        if knots is not None:
-            return Knots(knot_steps(start, run.steps, knots), run.steps, self.average)
-        return Stretches(start, run.steps, self.budget)
+        nodes = self._nodes(isinstance(run.dynamics, Adam))
+        if nodes is not None:
+            return InterpolatedTrajectory(
+                node_steps(start, run.steps, nodes), run.steps, self.averaging_window
+            )
+        return SegmentedTrajectory(start, run.steps, self.budget)
 
     def cost(self, training: TrainingConfig) -> float:
         visited = len(self.steps(training))
         if self.preset is None:
             early = max(0, training.steps // 2 - self.steps(training).start)
-            visited -= early - math.ceil(early / (self.thin or 1))
+            visited -= early - math.ceil(early / (self.minibatch_subsampling or 1))
         return 1.0 + (self._again(training) + PRODUCT * visited) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        knots = 1 if self.preset else self._knots(training.is_adam)
+        nodes = 1 if self.preset else self._nodes(training.is_adam)
         steps = self.backward_total(training)
-        if knots is not None:
-            return min(knots, steps) + 1.0
+        if nodes is not None:
+            return min(nodes, steps) + 1.0
         return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
-    def _knots(self, is_adam: bool) -> int | None:
-        return KNOTS_OF_ADAM if is_adam and self.knots is None else self.knots
+    def _nodes(self, is_adam: bool) -> int | None:
+        return (
+            NODES_FOR_ADAM
+            if is_adam and self.interpolation_nodes is None
+            else self.interpolation_nodes
+        )
 
     def _again(self, training: TrainingConfig) -> int:
         """How many steps are trained again."""
-        if self.preset is not None or self._knots(training.is_adam) is not None:
+        if self.preset is not None or self._nodes(training.is_adam) is not None:
             return 0
         steps = self.steps(training)
-        return stretch_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
+        return segment_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
-        assert isinstance(recorder, Knots | Stretches)
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
         if self.preset is not None:
-            assert isinstance(recorder, Knots)
+            assert isinstance(recorder, InterpolatedTrajectory)
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
-        watch = self.tolerance is not None
+        watch = self.max_adjoint_change is not None
         adjoint.begin(self.contraction, self.curvature, watch, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
         convolves = run.objective.convolves
-        thin = self.thin or (THIN_OF_CONVOLUTIONS if convolves else 1)
-        visits = Visits(run) if thin > 1 and recorder.start < run.steps // 2 else None
+        thin = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
+        visits = SubsampledRows(run) if thin > 1 and recorder.start < run.steps // 2 else None
         stop = run.steps
-        stride = self.stride if self.tolerance is None and not single else 1
+        stride = self.max_stride if self.max_adjoint_change is None and not single else 1
         for path in recorder.back(run):
             while stop > path.start:
                 every = thin if stop <= run.steps // 2 and not single else 1
@@ -207,16 +224,16 @@ class Shortcut(Method):
                 adjoint.step_back(start, count, velocity, None, every, share)
                 if visits is not None:
                     visits.add(start, count, every)
-                if self.tolerance is not None and not single:
-                    allowed = stride * self.tolerance / max(adjoint.change, 1e-9)
-                    stride = max(1, min(self.stride, 2 * stride, int(allowed)))
+                if self.max_adjoint_change is not None and not single:
+                    allowed = stride * self.max_adjoint_change / max(adjoint.change, 1e-9)
+                    stride = max(1, min(self.max_stride, 2 * stride, int(allowed)))
                 stop = start
         if visits is not None:
             visits.settle()
         adjoint.finish(recorder.start)
 
     def _backward_as_published(
-        self, run: TrainingRun, recorder: "Knots", adjoint: Adjoint, points: int
+        self, run: TrainingRun, recorder: InterpolatedTrajectory, adjoint: Adjoint, points: int
     ) -> None:
         adjoint.begin(contraction=False, off_path=True)
         first, last = recorder.ends()
@@ -224,7 +241,7 @@ class Shortcut(Method):
         for step in range(points - 1, -1, -1):
             torch.lerp(first, last, betas[step], out=run.path)
             velocity = None
-            if isinstance(run.dynamics, Momentum) and run.dynamics.reads_gradient:
+            if isinstance(run.dynamics, MomentumSGD) and run.dynamics.reads_gradient:
                 # One velocity for both sides of the step, as published; but at step 0, where the
                 # original's index wraps around, the line goes on as it does elsewhere.
                 share = betas[max(step, 1)] - betas[max(step, 1) - 1] if points > 1 else 1.0
@@ -234,7 +251,7 @@ class Shortcut(Method):
         adjoint.finish(0)
 
 
-class Visits:
+class SubsampledRows:
     """How often minibatches drew each example, and for how many draws the walk's visits stand.
 
     Where λ has an entry per example, chance visits some of them more often than others: their
@@ -258,14 +275,16 @@ class Visits:
             self._run.objective.multiply_rows(self._drawn / self._visited.clamp_min(1.0))
 
 
-def stand_on(path: Knots | CodedPath, start: int, stop: int, run: TrainingRun) -> Tensor | None:
+def stand_on(
+    path: InterpolatedTrajectory | QuantizedTrajectory, start: int, stop: int, run: TrainingRun
+) -> Tensor | None:
     """Puts the run on the middle of the steps `start` .. `stop - 1`.
 
     Returns the velocity on the polyline from `start` to `stop`, shape (P,), where it matters, and
     writes that of the step before into the state, for a tuned momentum: 0 before the first.
     """
     dynamics, middle = run.dynamics, 0.5 * (start + stop - 1)
-    if not (isinstance(dynamics, Momentum) and dynamics.reads_gradient):
+    if not (isinstance(dynamics, MomentumSGD) and dynamics.reads_gradient):
         path.point(middle, run.path)
         return None
     here, there = torch.empty_like(run.path), torch.empty_like(run.path)

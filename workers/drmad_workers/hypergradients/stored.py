@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
-from drmad_workers.training.run import Recorder, TrainingConfig, TrainingRun
+from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Stored(Method):
     def copies(self, training: TrainingConfig) -> float:
         return float(self.backward_total(training))
 
-    def recorder(self, run: TrainingRun) -> "Path":
-        return Path(run.steps - (self.horizon or run.steps), run.steps)
+    def recorder(self, run: TrainingRun) -> "FullTrajectory":
+        return FullTrajectory(run.steps - (self.horizon or run.steps), run.steps)
 
-    def backward(self, run: TrainingRun, recorder: Recorder, adjoint: Adjoint) -> None:
-        assert isinstance(recorder, Path)
+    def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
+        assert isinstance(recorder, FullTrajectory)
         adjoint.begin(contraction=False)
-        recorder.walk_back(run, adjoint)
+        recorder.backward(run, adjoint)
         adjoint.finish(recorder.start)
 
 
-class Path:
+class FullTrajectory:
     """The point before every step from `start` on."""
 
     def __init__(self, start: int, steps: int) -> None:
@@ -68,7 +68,7 @@ class Path:
             self._points.append(run.point.clone())
             self.next_step = step + 1
 
-    def walk_back(self, run: TrainingRun, adjoint: Adjoint) -> None:
+    def backward(self, run: TrainingRun, adjoint: Adjoint) -> None:
         """Reverses the steps, each point being let go of as it is passed."""
         for step in range(self._steps - 1, self.start - 1, -1):
             run.point.copy_(self._points.pop())

@@ -30,9 +30,9 @@ class MetaConfig:
             (both as in torch.optim, with its defaults).
         learning_rate: η > 0, in units of λ.
         iterations: budget of meta-iterations.
-        tolerance: a validation loss that is worse than the best by more than a tenth of it and
-            so many of its standard errors is a setback, see `setback`; None for never.
-        retreats: setbacks in a row that are answered by a smaller outer step.
+        rollback_tolerance: a meta-iteration is rolled back when its validation loss exceeds best
+            by a tenth and this many standard errors; None accepts every finite loss.
+        max_rollbacks: rollbacks in a row before the job fails; each halves the outer step.
         patience: ends after so many meta-iterations without a validation loss that is better by
             more than its noise; None for never.
     """
@@ -40,8 +40,8 @@ class MetaConfig:
     optimizer: OuterOptimizer = "adam"
     learning_rate: float = 0.3
     iterations: int = 30
-    tolerance: float | None = 5.0
-    retreats: int = 5
+    rollback_tolerance: float | None = 5.0
+    max_rollbacks: int = 5
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,8 +64,8 @@ class MetaConfig:
             raise ProblemError(f"patience must be at least 1, got {self.patience}", "meta.patience")
 
 
-RETREAT_DRAWS = 2**32
-"""Draws between one retreat and the next: more than a job has meta-iterations."""
+ROLLBACK_DRAWS = 2**32
+"""Draws between one rollback and the next: more than a job has meta-iterations."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class MetaState:
         reference_loss: what the patience compares with.
         stale: meta-iterations since the reference was beaten.
         recent_losses: the last NOISE_WINDOW validation losses.
-        step_scale: of the outer learning rate; every retreat halves it.
-        retreats: in a row, since a meta-iteration was last accepted.
+        step_scale: of the outer learning rate; every rollback halves it.
+        rollbacks: in a row, since a meta-iteration was last accepted.
         choice: what the method `auto` decided, and goes on from.
     """
 
@@ -98,16 +98,16 @@ class MetaState:
     stale: int = 0
     recent_losses: tuple[float, ...] = ()
     step_scale: float = 1.0
-    retreats: int = 0
+    rollbacks: int = 0
     choice: Choice | None = None
 
     @property
     def draw(self) -> int:
-        """Of its weights and minibatches: its number, or another one in every retreat.
+        """Of its weights and minibatches: its number, or another one in every rollback.
 
-        The draw may have had a part in the setback.
+        The draw may have had a part in the rollback.
         """
-        return self.iteration + self.retreats * RETREAT_DRAWS
+        return self.iteration + self.rollbacks * ROLLBACK_DRAWS
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a flat name."""
@@ -125,7 +125,7 @@ class MetaState:
             "stale": self.stale,
             "recent_losses": list(self.recent_losses),
             "step_scale": self.step_scale,
-            "retreats": self.retreats,
+            "rollbacks": self.rollbacks,
             "choice": None if self.choice is None else self.choice.as_dict(),
         }
 
@@ -184,28 +184,29 @@ def meta_update(
         judged(state, validation_loss),
         hyperparameters=hyperparameters,
         optimizer=memory,
-        retreats=0,
+        rollbacks=0,
     )
 
 
-def setback(state: MetaState, validation_loss: float, config: MetaConfig) -> str | None:
-    """Why a meta-iteration with this loss should be taken back, or None.
+def rollback_reason(state: MetaState, validation_loss: float, config: MetaConfig) -> str | None:
+    """Why a meta-iteration with this loss must be rolled back, or None.
 
-    The last outer step went too far when the loss is not finite, or worse than the best so far by
-    more than a tenth of it and `tolerance` standard errors. Fewer than three losses tell no error.
+    The last outer step went too far when the loss is not finite, or exceeds the best so far by more
+    than a tenth of it and `rollback_tolerance` standard errors. Fewer than three losses give no
+    estimate of the error.
     """
     if not math.isfinite(validation_loss):
         return f"the validation loss is {validation_loss}"
     best = state.best_validation_loss
-    if config.tolerance is None or best is None or len(state.recent_losses) < 3:
+    if config.rollback_tolerance is None or best is None or len(state.recent_losses) < 3:
         return None
-    limit = best + 0.1 * abs(best) + config.tolerance * noise_of(state.recent_losses)
+    limit = best + 0.1 * abs(best) + config.rollback_tolerance * noise_of(state.recent_losses)
     if validation_loss <= limit:
         return None
     return f"the validation loss {validation_loss:.6g} is above {limit:.6g}; the best is {best:.6g}"
 
 
-def retreat(
+def rolled_back(
     state: MetaState,
     best: MetaState,
     hypergradient: Mapping[str, Tensor],
@@ -215,7 +216,7 @@ def retreat(
     """The state that begins the same meta-iteration again, half an outer step from the best one.
 
     Args:
-        state: whose meta-iteration was a setback.
+        state: whose meta-iteration is rolled back.
         best: the state with which the best meta-iteration trained.
         hypergradient: of the best meta-iteration.
     """
@@ -227,7 +228,7 @@ def retreat(
         hyperparameters=hyperparameters,
         optimizer=memory,
         step_scale=scale,
-        retreats=state.retreats + 1,
+        rollbacks=state.rollbacks + 1,
     )
 
 

@@ -68,7 +68,7 @@ class Traced:
             return function()
         if spent >= TRACED_AFTER_S:
             self._spent[key] = -math.inf  # once
-            with Recorder(inputs) as recorder:
+            with OperationRecorder(inputs) as recorder:
                 outputs = function()
             if (candidate := recorder.trace(outputs)) is not None:
                 self._candidates[key] = candidate
@@ -89,7 +89,7 @@ class Traced:
 Trace = Callable[..., Tensors]
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what torch computes inside as a graph of operations, each of them once."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:

@@ -39,23 +39,23 @@ def check(
     """
     import torch
 
-    from drmad_client.cli.tables import check_lines
+    from drmad_client.cli.tables import preflight_lines
     from drmad_client.errors import DrmadError
-    from drmad_client.records.job import CheckReport
+    from drmad_client.records.job import PreflightReport
     from drmad_workers.catalog import Places
     from drmad_workers.errors import EngineError
-    from drmad_workers.preflight.short_run import rehearse
+    from drmad_workers.preflight.short_run import preflight
     from drmad_workers.user_code import UserCodeError
 
     spec, folder = _read(file, code)
     torch.set_num_threads(max(1, int(spec.resources.cpus)))  # as a worker, whose time is predicted
     try:
-        report = CheckReport.model_validate(rehearse(spec, Places(data_roots), folder))
+        report = PreflightReport.model_validate(preflight(spec, Places(data_roots), folder))
     except UserCodeError as error:
         raise DrmadError(f"your code raised {error}\n{error.traceback}".rstrip()) from error
     except EngineError as error:
         raise DrmadError(str(error)) from error
-    for line in check_lines(report):
+    for line in preflight_lines(report):
         typer.echo(line)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from drmad_workers.hypergradients import Method, Replay
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import Figure, candidates, settings_of
-from drmad_workers.hypergradients.backward_pass import Walk
+from drmad_workers.hypergradients.auto import ProbeResult, candidates, settings_of
+from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.problem import Problem
 from drmad_workers.training.progress import OnProgress
@@ -32,7 +32,7 @@ class Prediction:
         path_bytes: what is kept of the path, at most.
     """
 
-    figure: Figure
+    figure: ProbeResult
     job_seconds: float | None
     path_bytes: int
 
@@ -42,7 +42,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Report:
+class FidelityReport:
     """What `check` found.
 
     Attributes:
@@ -83,7 +83,7 @@ def check(
     dtype: torch.dtype = torch.float32,
     should_stop: Callable[[], bool] | None = None,
     on_progress: OnProgress | None = None,
-) -> Report:
+) -> FidelityReport:
     """Holds methods against `replay` on one training run of the problem, at its full length.
 
     Args:
@@ -115,22 +115,22 @@ def measure(
     iteration: int = 0,
     should_stop: Callable[[], bool] | None = None,
     on_progress: OnProgress | None = None,
-) -> Report:
+) -> FidelityReport:
     """What `check` finds, by a tuner that is there already; `training` is the tuner's own."""
     yardstick = Replay()
     distinct = list(dict.fromkeys([yardstick, *tried]))
     (exact, *others), seconds = tuner.compare(values, distinct, iteration, should_stop, on_progress)
-    if not isinstance(exact, Walk):
+    if not isinstance(exact, BackwardPass):
         raise exact
     found = dict(zip(distinct, [exact, *others], strict=True))
 
     def predict(method: Method) -> Prediction:
         walk = found[method]
         kept = round(method.copies(training) * tuner.copy_bytes)
-        figure = Figure(settings_of(method), method.cost(training))
-        if not isinstance(walk, Walk):
+        figure = ProbeResult(settings_of(method), method.cost(training))
+        if not isinstance(walk, BackwardPass):
             return Prediction(figure, None, kept)
-        figure = Figure(
+        figure = ProbeResult(
             figure.method,
             figure.cost,
             **asdict(agreement(walk.hypergradient, exact.hypergradient)),
@@ -139,7 +139,7 @@ def measure(
         )
         return Prediction(figure, iterations * (seconds + walk.seconds), kept)
 
-    return Report(
+    return FidelityReport(
         steps=training.steps,
         iterations=iterations,
         training_seconds=seconds,

@@ -23,13 +23,13 @@ STEPS = 20
 """Of the tiny meta-iteration."""
 
 
-def rehearse(
+def preflight(
     spec: JobSpec, places: Places | None = None, code: Path | None = None
 ) -> dict[str, Any]:
     """Builds a job's problem, tries its derivatives, runs a meta-iteration of few steps.
 
     Returns:
-        The fields of drmad_client.records.job.CheckReport.
+        The fields of drmad_client.records.job.PreflightReport.
     Raises:
         EngineError: imports, shapes, types, a loss that is not finite, a hyperparameter that
             nothing depends on, kernels without second derivatives, ...
@@ -47,7 +47,7 @@ def rehearse(
 
 
 def tried(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -> dict[str, Any]:
-    """As `rehearse`, of a problem that is built already; `tuner` is the job's own."""
+    """As `preflight`, of a problem that is built already; `tuner` is the job's own."""
     short = _short(spec)
     trial = spec_adapter.tuner(short, device=device, built=problem)
     values = trial.initial_values()
@@ -84,7 +84,7 @@ def _short(spec: JobSpec) -> JobSpec:
 def _fidelity(short: JobSpec, trial: Tuner, first: Evaluation) -> dict[str, float | None]:
     """Cosines to the exact hypergradient over the few steps, by method; None where it diverged."""
     if first.choice is not None:
-        figures = first.choice.figures
+        figures = first.choice.probes
     else:
         method, training = spec_adapter.method(short.hypergradient), spec_adapter.training(short)
         values = trial.initial_values()

@@ -21,11 +21,11 @@ from drmad_workers.ray_actor import failures, outer_step
 from drmad_workers.ray_actor.failures import LESS_MEMORY as LESS_MEMORY
 from drmad_workers.ray_actor.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
 from drmad_workers.ray_actor.messages import Failure as Failure
+from drmad_workers.ray_actor.messages import PackedState as PackedState
 from drmad_workers.ray_actor.messages import Prepared as Prepared
+from drmad_workers.ray_actor.messages import ProgressReport as ProgressReport
 from drmad_workers.ray_actor.messages import ReplicaResult as ReplicaResult
-from drmad_workers.ray_actor.messages import Report as Report
-from drmad_workers.ray_actor.messages import Setback as Setback
-from drmad_workers.ray_actor.messages import State as State
+from drmad_workers.ray_actor.messages import RollbackRequired as RollbackRequired
 from drmad_workers.ray_actor.messages import StepResult as StepResult
 from drmad_workers.ray_actor.messages import TrialResult as TrialResult
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from drmad_workers.catalog import Places
     from drmad_workers.hyperparameters.kinds import Group
     from drmad_workers.problem import Problem
-    from drmad_workers.replica_batch import Replicas
+    from drmad_workers.replica_batch import ReplicaBatch
     from drmad_workers.tuning import Evaluation, Tuner
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ MOST_GROUPS = 128
 THREADS = 4
 """Of a worker: one computes, one reports, one waits while a straggler ends, one takes the step."""
 
-Results = list[ReplicaResult] | Failure
+WorkerResults = list[ReplicaResult] | Failure
 """Of one worker."""
 
 
@@ -107,7 +107,7 @@ class Replica:
         self._folder: Path | None = None
         self._problem: Problem | None = None
         self._tuners: Sequence[Tuner] = ()
-        self._batched: Replicas | None = None
+        self._batched: ReplicaBatch | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
         self._computing = Lock()
@@ -119,8 +119,8 @@ class Replica:
 
     @ray.method(num_returns=2)
     def meta_iteration(
-        self, state: State, iteration: int, ticket: int, draw: int | None = None
-    ) -> tuple[Failure | None, Results]:
+        self, state: PackedState, iteration: int, ticket: int, draw: int | None = None
+    ) -> tuple[Failure | None, WorkerResults]:
         """Train at the state's hyperparameters and differentiate the validation loss.
 
         Returns twice: in small, whether it failed, and the results, for the meta step alone.
@@ -133,22 +133,26 @@ class Replica:
         return (results if isinstance(results, Failure) else None), results
 
     def whole_meta_iteration(
-        self, state: State, iteration: int, infos: outer_step.Infos, max_model_bytes: int
-    ) -> StepResult | Setback | Failure:
+        self, state: PackedState, iteration: int, infos: outer_step.Infos, max_model_bytes: int
+    ) -> StepResult | RollbackRequired | Failure:
         """Of a job with one worker: the meta step too, without another process in between."""
         results = self._results(state, iteration, 0, None)
         return _stepped(self._spec, infos, state, max_model_bytes, [results])
 
     def meta_step(
-        self, infos: outer_step.Infos, state: State, max_model_bytes: int, *results: Results
-    ) -> StepResult | Setback | Failure:
+        self,
+        infos: outer_step.Infos,
+        state: PackedState,
+        max_model_bytes: int,
+        *results: WorkerResults,
+    ) -> StepResult | RollbackRequired | Failure:
         """Aggregate the replicas in their order and update the hyperparameters once."""
         return _stepped(self._spec, infos, state, max_model_bytes, results)
 
     @ray.method(num_returns=2)
     def arrival(
-        self, infos: outer_step.Infos, state: State, results: Results
-    ) -> tuple[dict[str, Any] | Setback | Failure, State | None]:
+        self, infos: outer_step.Infos, state: PackedState, results: WorkerResults
+    ) -> tuple[dict[str, Any] | RollbackRequired | Failure, PackedState | None]:
         """Apply the hypergradient of one replica at once: what to tell of it, the state after."""
         if isinstance(results, Failure):
             return results, None
@@ -157,19 +161,19 @@ class Replica:
             lambda: outer_step.arrival(_spec(self._spec), infos, state, result),
             state.scalars["iteration"],
         )
-        if isinstance(applied, Setback | Failure):
+        if isinstance(applied, RollbackRequired | Failure):
             return applied, None
         return applied
 
     def arrivals_step(
         self,
         infos: outer_step.Infos,
-        state: State,
-        moved: State,
+        state: PackedState,
+        moved: PackedState,
         max_model_bytes: int,
         staleness: Sequence[int],
-        *results: Results,
-    ) -> StepResult | Setback | Failure:
+        *results: WorkerResults,
+    ) -> StepResult | RollbackRequired | Failure:
         """Judge the meta-iteration that these arrivals make up."""
         done = [result for part in results if not isinstance(part, Failure) for result in part]
         return failures.guarded(
@@ -179,12 +183,12 @@ class Replica:
             state.scalars["iteration"],
         )
 
-    def retreat(
-        self, infos: outer_step.Infos, state: State, best: State, hypergradient: bytes
-    ) -> State | Failure:
-        """The state that begins a meta-iteration again after a setback; see meta.update."""
+    def roll_back(
+        self, infos: outer_step.Infos, state: PackedState, best: PackedState, hypergradient: bytes
+    ) -> PackedState | Failure:
+        """The state that begins a meta-iteration again after a rollback; see meta.update."""
         return failures.guarded(
-            lambda: outer_step.retreat(_spec(self._spec), infos, state, best, hypergradient),
+            lambda: outer_step.roll_back(_spec(self._spec), infos, state, best, hypergradient),
             state.scalars["iteration"],
         )
 
@@ -201,7 +205,7 @@ class Replica:
 
         return search.propose(parameters, sampler, seed, number, known)
 
-    def fidelity(self, state: State, iteration: int) -> dict[str, Any] | Failure:
+    def fidelity(self, state: PackedState, iteration: int) -> dict[str, Any] | Failure:
         """How far the job's method agrees with the exact one, as preflight.fidelity tells."""
         return self._guarded(lambda: self._fidelity(state, iteration), iteration)
 
@@ -214,18 +218,18 @@ class Replica:
         """End what was asked for up to this ticket; nobody waits for it any more."""
         self._abandoned = max(self._abandoned, ticket)
 
-    def rehearse(self) -> dict[str, Any] | Failure:
+    def preflight(self) -> dict[str, Any] | Failure:
         """What drmad_workers.preflight.short_run finds of the job, of which nothing counts.
 
         Prepares the replica where that is not done.
         """
         with self._computing:
-            return self._guarded(self._rehearse, None)
+            return self._guarded(self._preflight, None)
 
-    def report(self) -> Report:
+    def report(self) -> ProgressReport:
         """What runs now, and what was printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        return Report(*self._progress, lines)
+        return ProgressReport(*self._progress, lines)
 
     def _places(self) -> tuple[Places, str, Path | None]:
         import torch
@@ -241,7 +245,7 @@ class Replica:
         self._folder = unpacked(self._code) if self._code is not None else None
         return Places(self._data_roots, self._uploads), self._device, self._folder
 
-    def _rehearse(self) -> dict[str, Any]:
+    def _preflight(self) -> dict[str, Any]:
         from drmad_workers.preflight import short_run
 
         if not self._tuners:
@@ -293,7 +297,9 @@ class Replica:
         print(f"built the problem on {self._device}: {count:,} hyperparameters")
         return Prepared(infos, outer_step.pack(initial_state(bound)))
 
-    def _results(self, state: State, iteration: int, ticket: int, draw: int | None) -> Results:
+    def _results(
+        self, state: PackedState, iteration: int, ticket: int, draw: int | None
+    ) -> WorkerResults:
         def body() -> list[ReplicaResult]:
             node = ray.get_runtime_context().get_node_id()
             parts = zip(
@@ -318,7 +324,7 @@ class Replica:
             return self._guarded(body, iteration)
 
     def _evaluations(
-        self, state: State, iteration: int, ticket: int, draw: int | None
+        self, state: PackedState, iteration: int, ticket: int, draw: int | None
     ) -> Sequence[Evaluation]:
         begun = outer_step.unpacked(state)
         values = begun.hyperparameters
@@ -356,7 +362,7 @@ class Replica:
 
         return failures.guarded(told, iteration)
 
-    def _fidelity(self, state: State, iteration: int) -> dict[str, Any]:
+    def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
         from drmad_workers import spec_adapter
         from drmad_workers.preflight import fidelity
 
@@ -379,10 +385,10 @@ class Replica:
 def _stepped(
     spec: str,
     infos: outer_step.Infos,
-    state: State,
+    state: PackedState,
     max_model_bytes: int,
-    results: Sequence[Results],
-) -> StepResult | Setback | Failure:
+    results: Sequence[WorkerResults],
+) -> StepResult | RollbackRequired | Failure:
     done: list[ReplicaResult] = []
     for part in results:
         if isinstance(part, Failure):

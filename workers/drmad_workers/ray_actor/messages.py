@@ -21,7 +21,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class State:
+class PackedState:
     """A MetaState on its way: safetensors and plain values."""
 
     tensors: bytes
@@ -36,11 +36,11 @@ class Prepared:
     """
 
     hyperparameters: list[dict[str, Any]]
-    start: State
+    start: PackedState
 
 
 @dataclass(frozen=True)
-class Report:
+class ProgressReport:
     """Where a replica is, and the lines it has printed."""
 
     phase: str
@@ -75,7 +75,7 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class Setback:
+class RollbackRequired:
     """A meta-iteration that the guard does not accept."""
 
     message: str
@@ -94,7 +94,7 @@ class StepResult:
     """
 
     record: dict[str, Any]
-    state: State
+    state: PackedState
     hypergradient: bytes
     model: bytes | None
     finished: str | None

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from drmad_workers.ray_actor.messages import ReplicaResult, Setback, State, StepResult
+from drmad_workers.ray_actor.messages import (
+    PackedState,
+    ReplicaResult,
+    RollbackRequired,
+    StepResult,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,19 +37,19 @@ _PREVIOUS = "previous_hypergradient"
 def meta_step(
     spec: JobSpec,
     infos: Infos,
-    packed: State,
+    packed: PackedState,
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
-) -> StepResult | Setback:
+) -> StepResult | RollbackRequired:
     """Join the replicas' hypergradients in the order given and update the hyperparameters once."""
     from drmad_workers import spec_adapter
     from drmad_workers.meta.aggregation import covered
     from drmad_workers.meta.update import meta_update
 
     state = unpacked(packed)
-    outcome = _Outcome(spec, infos, packed, results, [0] * len(results))
-    if (why := outcome.setback(state)) is not None:
-        return Setback(why)
+    outcome = _JoinedResults(spec, infos, packed, results, [0] * len(results))
+    if (why := outcome.rollback_reason(state)) is not None:
+        return RollbackRequired(why)
     rows = covered(outcome.held, {info["name"]: info["shape"] for info in infos})
     after = meta_update(
         state,
@@ -58,8 +63,8 @@ def meta_step(
 
 
 def arrival(
-    spec: JobSpec, infos: Infos, packed: State, result: ReplicaResult
-) -> tuple[dict[str, Any], State] | Setback:
+    spec: JobSpec, infos: Infos, packed: PackedState, result: ReplicaResult
+) -> tuple[dict[str, Any], PackedState] | RollbackRequired:
     """Apply one replica's hypergradient by itself, to the coordinates that it holds.
 
     Returns the fields of drmad_client.records.Arrival but its staleness, and the state after.
@@ -70,7 +75,7 @@ def arrival(
 
     state, evaluation = unpacked(packed), result.evaluation
     if not math.isfinite(evaluation.validation_loss):
-        return Setback(f"the validation loss is {evaluation.validation_loss}")
+        return RollbackRequired(f"the validation loss is {evaluation.validation_loss}")
     rows = covered(
         [_held(spec, infos, result.replica)], {info["name"]: info["shape"] for info in infos}
     )
@@ -96,12 +101,12 @@ def arrival(
 def arrivals_step(
     spec: JobSpec,
     infos: Infos,
-    packed: State,
-    packed_moved: State,
+    packed: PackedState,
+    packed_moved: PackedState,
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
     staleness: Sequence[int],
-) -> StepResult | Setback:
+) -> StepResult | RollbackRequired:
     """Judge a meta-iteration whose hypergradients have been applied as they arrived.
 
     `packed` is the state that it began with, `packed_moved` that after its last arrival.
@@ -109,15 +114,17 @@ def arrivals_step(
     from drmad_workers.meta.update import judged
 
     state = unpacked(packed)
-    outcome = _Outcome(spec, infos, packed, results, staleness)
-    if (why := outcome.setback(state)) is not None:
-        return Setback(why)
-    after = replace(judged(unpacked(packed_moved), outcome.validation_loss), retreats=0)
+    outcome = _JoinedResults(spec, infos, packed, results, staleness)
+    if (why := outcome.rollback_reason(state)) is not None:
+        return RollbackRequired(why)
+    after = replace(judged(unpacked(packed_moved), outcome.validation_loss), rollbacks=0)
     return outcome.result(state, after, max_model_bytes)
 
 
-def retreat(spec: JobSpec, infos: Infos, state: State, best: State, hypergradient: bytes) -> State:
-    """The state that begins a meta-iteration again after a setback; see meta.update."""
+def roll_back(
+    spec: JobSpec, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
+) -> PackedState:
+    """The state that begins a meta-iteration again after a rollback; see meta.update."""
     from safetensors.torch import load
 
     from drmad_workers import spec_adapter
@@ -125,20 +132,20 @@ def retreat(spec: JobSpec, infos: Infos, state: State, best: State, hypergradien
 
     named = load(hypergradient)
     gradients = {info["name"]: named[f"hyperparameters/{info['name']}"] for info in infos}
-    after = update.retreat(
+    after = update.rolled_back(
         unpacked(state), unpacked(best), gradients, spec_adapter.meta(spec), _bounds(infos)
     )
     return pack(after, gradients)
 
 
-class _Outcome:
+class _JoinedResults:
     """What the replicas of one meta-iteration found, joined."""
 
     def __init__(
         self,
         spec: JobSpec,
         infos: Infos,
-        packed: State,
+        packed: PackedState,
         results: Sequence[ReplicaResult],
         staleness: Sequence[int],
     ) -> None:
@@ -157,11 +164,11 @@ class _Outcome:
         )
         self.validation_loss = _mean([e.validation_loss for e in self._evaluations])
 
-    def setback(self, state: MetaState) -> str | None:
+    def rollback_reason(self, state: MetaState) -> str | None:
         """Why it should be taken back, or None."""
-        from drmad_workers.meta.update import setback
+        from drmad_workers.meta.update import rollback_reason
 
-        why = setback(state, self.validation_loss, self._config)
+        why = rollback_reason(state, self.validation_loss, self._config)
         if why is None and not all(bool(g.isfinite().all()) for g in self.hypergradient.values()):
             why = "the hypergradient is not finite"
         return why
@@ -170,12 +177,12 @@ class _Outcome:
         """What it leaves behind, having led from one state to the other."""
         from safetensors.torch import save
 
-        from drmad_workers.hypergradients.auto import joined
+        from drmad_workers.hypergradients.auto import join_choices
         from drmad_workers.meta.update import finished
 
         evaluations, hypergradient = self._evaluations, self.hypergradient
         choices = [e.choice for e in evaluations if e.choice is not None]
-        choice = joined(choices) if choices else None
+        choice = join_choices(choices) if choices else None
         after = replace(after, choice=choice)
         model = evaluations[0].model
         size = sum(t.numel() * t.element_size() for t in model.values())
@@ -209,7 +216,7 @@ class _Outcome:
             "replicas": [_figures(*part, hypergradient) for part in parts],
             "method": evaluations[0].method,
             "cost": _mean([e.cost for e in evaluations]),
-            "choice": choice.as_dict() if choice and choice.looked == state.iteration else None,
+            "choice": choice.as_dict() if choice and choice.last_probe == state.iteration else None,
         }
 
 
@@ -240,13 +247,13 @@ def _figures(
     def kept(gradient: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return _flat({n: g[held[n]] if n in held else g for n, g in gradient.items()})
 
-    own, joined = kept(evaluation.hypergradient), kept(mean)
-    lengths = float(own.norm() * joined.norm())
+    own, join_choices = kept(evaluation.hypergradient), kept(mean)
+    lengths = float(own.norm() * join_choices.norm())
     return {
         "replica": result.replica,
         "validation_loss": evaluation.validation_loss,
         "hypergradient_norm": float(own.norm()),
-        "cosine_to_mean": float(own @ joined) / lengths if lengths > 0.0 else 0.0,
+        "cosine_to_mean": float(own @ join_choices) / lengths if lengths > 0.0 else 0.0,
         "staleness": staleness,
         "seconds": evaluation.seconds,
         "peak_memory_bytes": evaluation.peak_memory_bytes,
@@ -282,7 +289,9 @@ def _summary(
     }
 
 
-def _cosine_to_previous(packed: State, hypergradient: Mapping[str, torch.Tensor]) -> float | None:
+def _cosine_to_previous(
+    packed: PackedState, hypergradient: Mapping[str, torch.Tensor]
+) -> float | None:
     """None in the first meta-iteration, and where one of the two is zero."""
     from safetensors.torch import load
 
@@ -314,7 +323,7 @@ def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: mean for name, mean in means.items() if math.isfinite(mean)}
 
 
-def pack(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = None) -> State:
+def pack(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = None) -> PackedState:
     """With the direction of the hypergradient that led here, for the next one to be compared with.
 
     Half precision does for a direction.
@@ -326,10 +335,10 @@ def pack(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = No
         largest = float(_flat(hypergradient).abs().max()) or 1.0
         for name, tensor in hypergradient.items():
             tensors[f"{_PREVIOUS}/{name}"] = (tensor / largest).half().contiguous()
-    return State(save(tensors), state.scalars())
+    return PackedState(save(tensors), state.scalars())
 
 
-def unpacked(state: State) -> MetaState:
+def unpacked(state: PackedState) -> MetaState:
     from safetensors.torch import load
 
     from drmad_workers.meta.update import MetaState

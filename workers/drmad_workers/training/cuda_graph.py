@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.problem import Batch
-from drmad_workers.training.optimizers import Momentum
+from drmad_workers.training.optimizers import MomentumSGD
 
 if TYPE_CHECKING:
     from drmad_workers.training.run import TrainingRun
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 WARM_UP = 3
 """Steps before a recording, in which libraries choose their kernels and allocate."""
 
-Replay = Callable[[], None]
+Launch = Callable[[], None]
 
 
 def training_step(run: "TrainingRun") -> Callable[[int], Tensor]:
@@ -44,7 +44,7 @@ def recordable(run: "TrainingRun") -> bool:
     """
     objective, dynamics = run.objective, run.dynamics
     return (
-        isinstance(dynamics, Momentum)
+        isinstance(dynamics, MomentumSGD)
         and dynamics.constant
         and not objective.stochastic
         and not objective.autocast
@@ -56,7 +56,7 @@ class RecordedStep:
     """Takes a step of the run as `run.take` does, from buffers that stay where they are."""
 
     def __init__(
-        self, run: "TrainingRun", record: Callable[[Replay], Replay] | None = None
+        self, run: "TrainingRun", record: Callable[[Launch], Launch] | None = None
     ) -> None:
         """`record` may run the step as often as it likes: the state is put back afterwards.
 
@@ -89,7 +89,7 @@ class RecordedStep:
         run.dynamics.step(0, run.state, run.gradient)
 
 
-def cuda_graph(work: Replay) -> Replay:
+def cuda_graph(work: Launch) -> Launch:
     """What replays the kernels that `work` launches."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())

@@ -81,7 +81,7 @@ class Rate:
         self.total[:, step if self.per_step else 0].add_(derivative)
 
 
-class Dynamics(ABC):
+class InnerOptimizer(ABC):
     """An update rule (w, memory) -> (w', memory') under a gradient, and its reverse.
 
     Attributes:
@@ -159,7 +159,7 @@ class StrideMap:
 
 
 @dataclass
-class Momentum(Dynamics):
+class MomentumSGD(InnerOptimizer):
     """Stochastic gradient descent with momentum.
 
         v_{t+1} = γ_t v_t - δ_t ∇_w L_t(w_t, λ)        w_{t+1} = w_t + α_t v_{t+1}
@@ -310,7 +310,7 @@ class Momentum(Dynamics):
 
 
 @dataclass
-class Adam(Dynamics):
+class Adam(InnerOptimizer):
     """Adam as torch.optim has it ([Kingma2015]), or AdamW where the decay is decoupled.
 
         g += ω w                  (adam; adamw: w *= 1 - α ω, [Loshchilov2019])

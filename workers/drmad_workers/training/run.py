@@ -15,7 +15,7 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products import Linearization
 from drmad_workers.problem import Batch
 from drmad_workers.training.cuda_graph import training_step
-from drmad_workers.training.optimizers import Adam, Dynamics, Momentum, Optimizer
+from drmad_workers.training.optimizers import Adam, InnerOptimizer, MomentumSGD, Optimizer
 from drmad_workers.training.progress import Monitor
 
 Precision = Literal["float32", "bfloat16"]
@@ -90,9 +90,9 @@ class TrainingConfig:
     @property
     def memory_rows(self) -> int:
         """Copies of the weights that the optimizer remembers."""
-        return Adam.memory_rows if self.is_adam else Momentum.memory_rows
+        return Adam.memory_rows if self.is_adam else MomentumSGD.memory_rows
 
-    def dynamics(self, objective: Objective) -> Dynamics:
+    def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The update rule, at the rates that the objective's hyperparameters state."""
         learning_rate = objective.rate("learning_rate", self.learning_rate)
         momentum = objective.rate("momentum", self.first_decay)
@@ -100,10 +100,10 @@ class TrainingConfig:
             decoupled = self.optimizer == "adamw"
             rest = (self.betas[1], self.eps, self.weight_decay, decoupled)
             return Adam(learning_rate, momentum, *rest)
-        return Momentum(learning_rate, momentum, self.optimizer == "damped_sgd")
+        return MomentumSGD(learning_rate, momentum, self.optimizer == "damped_sgd")
 
 
-class Recorder(Protocol):
+class TrajectoryRecorder(Protocol):
     """Keeps of the path what a method needs to walk it backwards."""
 
     next_step: int
@@ -166,7 +166,7 @@ class TrainingRun:
             count = min(each, total - start)
             yield self.batch(start, count), count / total
 
-    def forward(self, recorder: Recorder) -> None:
+    def forward(self, recorder: TrajectoryRecorder) -> None:
         """Trains from w_0, which stands in the objective, to w_T.
 
         Raises:

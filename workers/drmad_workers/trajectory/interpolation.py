@@ -9,7 +9,7 @@ from torch import Tensor
 from drmad_workers.training.run import TrainingRun
 
 
-def knot_steps(start: int, stop: int, knots: int) -> list[int]:
+def node_steps(start: int, stop: int, knots: int) -> list[int]:
     """Increasing steps of min(K, N) knots between `start` (the first) and `stop` (left out).
 
     t_j = start + N (1 - (1 - j/K)²), pushed apart where rounding would join two.
@@ -23,7 +23,7 @@ def knot_steps(start: int, stop: int, knots: int) -> list[int]:
     return steps
 
 
-class Knots:
+class InterpolatedTrajectory:
     """Kept points of the path: the states at some steps, or their means in windows around them.
 
     The window of a knot at step t is [t - a/2, t + a/2), cut at the first knot and at T, and the
@@ -78,7 +78,7 @@ class Knots:
             out=out,
         )
 
-    def back(self, run: TrainingRun) -> "Iterator[Knots]":
+    def back(self, run: TrainingRun) -> "Iterator[InterpolatedTrajectory]":
         """The whole of it at once."""
         yield self
 

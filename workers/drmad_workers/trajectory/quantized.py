@@ -17,7 +17,7 @@ BITS = 2 + 16 / BLOCK
 """That a weight takes in a point: a level, and its part of the block's scale."""
 
 
-class CodedPath:
+class QuantizedTrajectory:
     """Points of a path from `first` on, first forwards as they come, then backwards as they went.
 
     A point is kept as its difference to the last one *as that was kept*, so that the errors of

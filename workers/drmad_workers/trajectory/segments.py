@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from drmad_workers.training.run import TrainingRun
-from drmad_workers.trajectory.quantized import BITS, CodedPath, spacing
+from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory, spacing
 
 WIDE, DENSE = 6, 4
 """Steps from point to point: with more than WIDE the run is halved, until the first stretch has
 DENSE at most."""
 
 
-class Stretches:
+class SegmentedTrajectory:
     """The last stretch is coded as the training goes by, earlier ones as they are trained again.
 
     Each stretch but the first is half of what lies before the next, so that the density of the
@@ -31,11 +31,11 @@ class Stretches:
 
     def __init__(self, start: int, stop: int, copies: int) -> None:
         """Of the steps `start` .. `stop`, in so many copies of the weights (at least 2)."""
-        self._starts = stretch_starts(start, stop, copies)
+        self._starts = segment_starts(start, stop, copies)
         self._stop, self._copies = stop, copies
         self.start = start
         self._snapshots: list[Snapshot] = []
-        self._coded: CodedPath | None = None
+        self._coded: QuantizedTrajectory | None = None
         self.next_step = start
 
     def visit(self, step: int, run: TrainingRun) -> None:
@@ -49,7 +49,7 @@ class Stretches:
             self._coded.add(run.path)
         self.next_step = self._coded.next_step
 
-    def back(self, run: TrainingRun) -> Iterator[CodedPath]:
+    def back(self, run: TrainingRun) -> Iterator[QuantizedTrajectory]:
         """The stretches, the last one first. The run's state is used up."""
         assert self._coded is not None
         coded, self._coded = self._coded, None
@@ -65,10 +65,10 @@ class Stretches:
                     coded.add(run.path)
             yield coded
 
-    def _begin(self, earlier: int, run: TrainingRun) -> CodedPath:
+    def _begin(self, earlier: int, run: TrainingRun) -> QuantizedTrajectory:
         """The stretch with so many before it."""
         start, stop = [*self._starts, self._stop][earlier : earlier + 2]
-        return CodedPath(start, stop, points_in(self._copies - 1 - earlier), run.path)
+        return QuantizedTrajectory(start, stop, points_in(self._copies - 1 - earlier), run.path)
 
 
 class Snapshot:
@@ -90,7 +90,7 @@ def points_in(copies: int) -> int:
     return max(1, int(copies * 32 / BITS))
 
 
-def stretch_starts(start: int, stop: int, copies: int) -> list[int]:
+def segment_starts(start: int, stop: int, copies: int) -> list[int]:
     """Where the stretches of the steps `start` .. `stop` begin."""
     points = points_in(copies - 1)
     starts = [stop]

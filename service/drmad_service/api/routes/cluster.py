@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from drmad_client.records.cluster import Cluster, Placement
-from drmad_client.records.job import Job, JobStatus
+from drmad_client.records.job import JobRecord, JobStatus
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.routes.dependencies import OverviewDependency, StoreDependency
 from drmad_service.errors import ResultNotFound
@@ -24,7 +24,7 @@ async def retrieve(
     Of other tenants' jobs it tells the load alone.
     """
 
-    def shown(job: Job, nodes: list[str]) -> Placement:
+    def shown(job: JobRecord, nodes: list[str]) -> Placement:
         placed = _placement(job, nodes)
         is_theirs = principal.sees_all or job.tenant == principal.tenant
         return placed if is_theirs else placed.model_copy(update=_ANONYMOUS)
@@ -37,15 +37,15 @@ async def retrieve(
         schedulers=schedulers,
         cpus=sum(node.cpus for node in nodes.values()),
         gpus=sum(node.gpus for node in nodes.values()),
-        promised_cpus=sum(placement.cpus for placement in running),
-        promised_gpus=sum(placement.gpus for placement in running),
+        reserved_cpus=sum(placement.cpus for placement in running),
+        reserved_gpus=sum(placement.gpus for placement in running),
         running=running,
         queue=[shown(job, []) for job in await overview.queue()],
         queued=(await overview.counts()).get(JobStatus.QUEUED, 0),
     )
 
 
-def _placement(job: Job, nodes: list[str]) -> Placement:
+def _placement(job: JobRecord, nodes: list[str]) -> Placement:
     count = job.spec.replicas.count
     return Placement(
         id=job.id,
@@ -61,7 +61,7 @@ def _placement(job: Job, nodes: list[str]) -> Placement:
     )
 
 
-async def _nodes(store: StoreDependency, job: Job) -> list[str]:
+async def _nodes(store: StoreDependency, job: JobRecord) -> list[str]:
     if job.progress.iteration == 0:
         return []
     try:

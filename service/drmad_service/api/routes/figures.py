@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from numpy.typing import NDArray
 
 from drmad_client.plots.figures import FIGURES, Material, draw
-from drmad_client.records.job import Job
+from drmad_client.records.job import JobRecord
 from drmad_service.api import array_responses
 from drmad_service.api.compression import compressible
 from drmad_service.api.routes.dependencies import (
@@ -66,7 +66,7 @@ async def figure(
 
 
 async def _raw(
-    store: StoreDependency, job: Job, iteration: int
+    store: StoreDependency, job: JobRecord, iteration: int
 ) -> dict[str, NDArray[np.floating[Any]]]:
     """The raw hyperparameters of a meta-iteration; none where they are no longer kept."""
     with contextlib.suppress(ResultNotFound):

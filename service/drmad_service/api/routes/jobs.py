@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from drmad_client.records.job import CheckReport, Job, JobStatus, LogLine, Page
+from drmad_client.records.job import JobRecord, JobStatus, LogLine, Page, PreflightReport
 from drmad_client.spec.job import ExtendSpec, ForkSpec, JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.api.auth.authentication import PrincipalDependency
@@ -40,10 +40,10 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 @router.post(
     "",
     status_code=201,
-    response_model=Job,
+    response_model=JobRecord,
     responses={
         200: {
-            "model": JobSpec | CheckReport | Job,
+            "model": JobSpec | PreflightReport | JobRecord,
             "description": "Only validated, or known by its key.",
         },
         409: PROBLEM,
@@ -101,14 +101,14 @@ async def list_jobs(
         str | None, Query(max_length=64, description="`next` of the page before.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> Page[Job]:
+) -> Page[JobRecord]:
     """The tenant's jobs without their transitions, the newest first; an admin's key sees all."""
     name, _, value = (tag or "").partition(":")
     wanted = (name, value) if tag else None
     return await store.jobs(status, wanted, after, limit, principal.only_tenant)
 
 
-@router.get("/{job_id}", response_model=Job, responses={304: {}, **_UNKNOWN})
+@router.get("/{job_id}", response_model=JobRecord, responses={304: {}, **_UNKNOWN})
 async def retrieve(
     job_id: JobId,
     store: StoreDependency,
@@ -137,25 +137,25 @@ async def retrieve(
 
 
 @router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
-async def cancel(job_id: JobId, store: StoreDependency) -> Job:
+async def cancel(job_id: JobId, store: StoreDependency) -> JobRecord:
     """End the job now. What it has committed stays."""
     return await store.cancel(job_id)
 
 
 @router.post("/{job_id}/pause", responses={409: PROBLEM, **_UNKNOWN})
-async def pause(job_id: JobId, store: StoreDependency) -> Job:
+async def pause(job_id: JobId, store: StoreDependency) -> JobRecord:
     """Finish the running meta-iteration and free the cluster, until it is resumed."""
     return await store.pause(job_id)
 
 
 @router.post("/{job_id}/resume", responses={409: PROBLEM, **_UNKNOWN})
-async def resume(job_id: JobId, store: StoreDependency) -> Job:
+async def resume(job_id: JobId, store: StoreDependency) -> JobRecord:
     """Go on after a pause."""
     return await store.resume(job_id)
 
 
 @router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
-async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> Job:
+async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> JobRecord:
     """Go on with a job that has ended, from its last meta-iteration."""
     job = await store.get(job_id)
     spec = job.spec
@@ -186,7 +186,7 @@ async def fork(
     principal: PrincipalDependency,
     settings: SettingsDependency,
     response: Response,
-) -> Job:
+) -> JobRecord:
     """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
     try:
         forked = await store.get(job_id)
@@ -236,12 +236,12 @@ def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
 
 async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
     """What a worker finds of a job that is not created; a scheduler that starts is waited for."""
-    check_id = await store.ask_check(spec)
+    preflight_id = await store.request_preflight(spec)
     try:
-        answer = await store.check_answer(check_id, settings.check_wait_s)
+        answer = await store.preflight_answer(preflight_id, settings.check_wait_s)
     finally:
-        await store.withdraw_check(check_id)
-    if isinstance(answer, CheckReport):
+        await store.withdraw_preflight(preflight_id)
+    if isinstance(answer, PreflightReport):
         return Response(answer.model_dump_json(), media_type="application/json")
     if answer is None and not (await store.cluster()).schedulers:
         message = (
@@ -299,11 +299,11 @@ def _must_fit(spec: JobSpec, settings: ApiSettings) -> None:
         raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
 
 
-def _etag(job: Job) -> str:
+def _etag(job: JobRecord) -> str:
     return f'"{job.version}"'
 
 
-async def _changed(store: Store, changes: Changes, job: Job, wait_s: float) -> Job:
+async def _changed(store: Store, changes: Changes, job: JobRecord, wait_s: float) -> JobRecord:
     async with changes.watch(job.id) as changed:
         now = await store.get(job.id)
         if now.version == job.version and not changes.over:

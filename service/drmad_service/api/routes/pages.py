@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.export import job_folder
-from drmad_client.records.job import Job, JobStatus, MetaIteration
+from drmad_client.records.job import JobRecord, JobStatus, MetaIteration
 from drmad_client.spec import catalog
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
@@ -229,7 +229,7 @@ async def compare(
 ) -> Response:
     for job_id in job:
         await must_see(principal, store, job_id)
-    chosen: list[Job] = [await store.get(job_id) for job_id in dict.fromkeys(job)]
+    chosen: list[JobRecord] = [await store.get(job_id) for job_id in dict.fromkeys(job)]
     return await page(
         request,
         "compare.html",
@@ -294,7 +294,7 @@ async def check(
     after = JobSpec.model_validate(checked.job).model_dump(mode="json")
     changes = job_editor.changes(before, after)
     fixed = [
-        job_editor.Finding(path=part, message="stays as in the job that is forked")
+        job_editor.EditorMessage(path=part, message="stays as in the job that is forked")
         for part in ("problem", "hyperparameters")
         if part in changes
     ]

@@ -53,7 +53,7 @@ function follow() {
     start: changed,
     iteration: changed,
     arrival: changed,
-    rejection: changed,
+    rollback: changed,
     status: changed,
     warning: changed,
     webhook: changed,

@@ -2,14 +2,14 @@
 import { Form } from "./form.js";
 import { complain, request, tell } from "./service.js";
 import { upload, withData } from "./upload.js";
-import { WorkerCheck } from "./worker_check.js";
+import { Preflight } from "./preflight.js";
 
 const editor = document.querySelector("#editor");
 const yaml = document.querySelector("#yaml");
 const verdict = document.querySelector("#verdict");
 const submit = document.querySelector("#submit");
 const checkButton = document.querySelector("#check");
-const workerCheck = new WorkerCheck(document.querySelector("#found"));
+const workerCheck = new Preflight(document.querySelector("#found"));
 const forkOf = editor.dataset.fork ?? null;
 
 let form = null;

@@ -3,13 +3,13 @@
 -- ARGV: id, fence, the cluster's cpus, its gpus, how many jobs and how many gpus a tenant may have
 local id, fence, cpus, gpus, most_jobs, most_gpus = unpack(ARGV)
 if fenced_out(id, fence) or redis.call('ZCARD', K.queue) == 0 then return 0 end
-local function promised_to(counts)
+local function reserved_for(counts)
   return capacity(cpus, gpus, most_jobs, most_gpus, counts)
 end
-local first = first_waiting(promised_to(function(other) return other ~= id end))
+local first = first_waiting(reserved_for(function(other) return other ~= id end))
 local function outranks(other)
   local rank, priority = unpack(redis.call('HMGET', K.job .. other, 'rank', 'priority'))
   return first.priority > tonumber(priority) and first.rank < tonumber(rank)
 end
-if not first or not outranks(id) or fits(promised_to(), first) then return 0 end
-return fits(promised_to(function(other) return not outranks(other) end), first) and 1 or 0
+if not first or not outranks(id) or fits(reserved_for(), first) then return 0 end
+return fits(reserved_for(function(other) return not outranks(other) end), first) and 1 or 0

@@ -57,7 +57,7 @@ local function drop_chunks(id, kept, names)
   for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- What the cluster has, what of it is promised to the jobs that `counts` accepts, and what a tenant
+-- What the cluster has, what of it is reserved for the jobs that `counts` accepts, and what a tenant
 -- may have.
 local function capacity(cpus, gpus, most_jobs, most_gpus, counts)
   local all = { cpus = tonumber(cpus) + K.slack, gpus = tonumber(gpus) + K.slack,

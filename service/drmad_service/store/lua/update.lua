@@ -9,6 +9,6 @@ assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
 drop_chunks(id, 'chunks', garbage)
 if kind == 'warning' then count('warning:' .. cjson.decode(data).code) end
-if kind == 'rejection' then count('rejections') end
+if kind == 'rollback' then count('rollbacks') end
 if kind ~= '' then emit(id, kind, data, now_ms()) else changed(id) end
 return { 'ok', status }

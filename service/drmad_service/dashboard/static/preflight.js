@@ -4,7 +4,7 @@ import { request } from "./service.js";
 
 const LONGEST_CHECK_MS = 300_000; // the service says so itself when no worker comes
 
-export class WorkerCheck {
+export class Preflight {
   /** @param place where what was found is shown */
   constructor(place) {
     this.place = place;
