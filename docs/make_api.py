@@ -36,7 +36,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
         "Records",
         "`from drmad_client import records`",
         [
-            job.Job,
+            job.JobRecord,
             job.JobStatus,
             job.Progress,
             job.Best,
