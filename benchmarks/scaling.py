@@ -43,8 +43,8 @@ from drmad_client.http.client import Client
 from drmad_client.records.job import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.scheduling import job_driver, scheduler
 from drmad_service.scheduling import rounds as service_rounds
+from drmad_service.scheduling import scheduler
 from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
@@ -223,6 +223,21 @@ class SimulatedReplicas:
     iterations = 0
 
 
+class SimulatedCluster:
+    """Stands in for a Ray cluster: room for so many workers."""
+
+    def __init__(self, recording: Recording, chance: random.Random, workers: int) -> None:
+        self._recording = recording
+        self._chance = chance
+        self._workers = workers
+
+    async def capacity(self) -> Capacity:
+        return Capacity(float(self._workers), 0.0)
+
+    def replicas(self, spec: JobSpec, code: bytes | None) -> SimulatedReplicas:
+        return SimulatedReplicas(self._recording, self._chance)
+
+
 async def limit(
     url: str, recording: Recording, workers: int, jobs: int, iterations: int
 ) -> dict[str, float]:
@@ -230,20 +245,13 @@ async def limit(
     chance = random.Random(0)
     SimulatedReplicas.iterations = iterations
     settings = SchedulerSettings(redis_url=url)
-
-    async def capacity(_: SchedulerSettings) -> Capacity:
-        return Capacity(float(workers), 0.0)
+    cluster = SimulatedCluster(recording, chance, workers)
 
     async def silent(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    def made(*_: Any, **__: Any) -> SimulatedReplicas:
-        return SimulatedReplicas(recording, chance)
-
     with (
-        patch.object(scheduler, "ray_capacity", capacity),
-        patch.object(scheduler, "keep_telling", silent),
-        patch.object(job_driver, "Replicas", made),
+        patch.object(scheduler, "keep_reporting_nodes", silent),
         patch.object(service_rounds, "ray", SimpleNamespace(put=lambda value: value)),
     ):
         async with connect(url) as redis:
@@ -255,7 +263,7 @@ async def limit(
             before = (await redis.info("stats"))["total_commands_processed"]
             stopping = asyncio.Event()
             began, cpu = time.perf_counter(), time.process_time()
-            running = asyncio.create_task(Scheduler(store, settings).run(stopping))
+            running = asyncio.create_task(Scheduler(store, settings, cluster).run(stopping))
             claimed_s = None
             while (ended := await redis.zcard("drmad:ended")) < jobs:
                 if claimed_s is None and not await redis.zcard("drmad:queue"):

@@ -301,7 +301,7 @@ def schedule(
         heartbeat_file=heartbeat_file,
     )
     from drmad_service.operations.embedded import start_ray
-    from drmad_service.scheduling.replica_group import RayLost
+    from drmad_service.scheduling.ray_cluster import RayLost
     from drmad_service.scheduling.scheduler import Scheduler
 
     start_ray(settings.ray_address, settings.cpus)

@@ -1,4 +1,4 @@
-"""Hears what users want of running jobs: once for all jobs that a scheduler drives."""
+"""Control requests (pause, cancel), read once for all jobs that a scheduler drives."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from redis.exceptions import RedisError
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
 
-_LOOKS_PER_S = 400
-"""At all driven jobs together: one costs a scheduler about a millisecond."""
+_POLLS_PER_S = 400
+"""Upper bound over all driven jobs together: one poll costs a scheduler about a millisecond."""
 
 
 class ControlRequests:
-    """Wakes whoever drives a job that is to pause or to be cancelled.
+    """Wakes the driver of a job that is to pause or to be cancelled.
 
-    So runners need not ask often, and how often they look at their replicas can depend on how many
-    they are.
+    Drivers therefore need not poll often for control requests, and poll their replicas less often
+    the more jobs the scheduler drives.
     """
 
     def __init__(self, store: Store, settings: SchedulerSettings) -> None:
         self._store = store
         self._poll_s = settings.poll_s
-        self._heard: dict[str, asyncio.Event] = {}
+        self._requested: dict[str, asyncio.Event] = {}
 
     def of(self, job_id: str) -> asyncio.Event:
-        """Set while something is wished of the job; to be cleared by whoever has looked."""
-        return self._heard.setdefault(job_id, asyncio.Event())
+        """The event that is set while a control request of the job is open; its driver clears it.
+
+        An event that is cleared before the request is applied is set again by the next poll.
+        """
+        return self._requested.setdefault(job_id, asyncio.Event())
 
     def forget(self, job_id: str) -> None:
-        self._heard.pop(job_id, None)
+        self._requested.pop(job_id, None)
 
     @property
     def pace_s(self) -> float:
-        """Seconds between two looks at a job by whoever drives it."""
-        return max(self._poll_s, len(self._heard) / _LOOKS_PER_S)
+        """Seconds between two polls of one job by its driver."""
+        return max(self._poll_s, len(self._requested) / _POLLS_PER_S)
 
     async def listen(self) -> None:
-        """Ask for ever, as often as a job is looked at where there are few."""
+        """Poll the store for ever, at the interval `poll_s` whatever the number of jobs."""
         while True:
-            if self._heard:
+            if self._requested:
                 with contextlib.suppress(RedisError):
-                    for job_id in await self._store.wished():
-                        if job_id in self._heard:
-                            self._heard[job_id].set()
+                    for job_id in await self._store.control_requests():
+                        if job_id in self._requested:
+                            self._requested[job_id].set()
             await asyncio.sleep(self._poll_s)

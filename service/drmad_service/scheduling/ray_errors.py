@@ -1,24 +1,25 @@
-"""What a job is told of an error of Ray: the root cause of a page of words, and what to do."""
+"""Ray's errors as failures of a job: the root cause in one sentence, and the remedy."""
 
 from __future__ import annotations
 
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
-from drmad_workers.ray_actor.actor import LESS_MEMORY, OUT_OF_MEMORY, Failure
+from drmad_workers.ray_actor.failures import LESS_MEMORY, OUT_OF_MEMORY
+from drmad_workers.ray_actor.messages import Failure
 
 REPLICA_LOST = "replica_lost"
 LOSSES = (REPLICA_LOST, OUT_OF_MEMORY)
-"""Codes of what another replica may survive."""
+"""Codes of failures that a new replica may survive."""
 
 _ENDED = (
-    "the process of the replica ended without a word. Either its code ended it (os._exit, a crash "
-    "of native code), and drmad logs has what it printed last; or the machine lacked memory and "
-    f"the system killed it: {LESS_MEMORY}, and resources.memory_bytes bounds it before that"
+    "the process of the replica exited without an error message. Either its code ended it "
+    "(os._exit, a crash of native code), and `drmad logs` shows its last lines; or the machine ran "
+    f"out of memory and the system killed it: {LESS_MEMORY}, and resources.memory_bytes bounds it"
 )
 
 
 def failure_of(error: RayError) -> Failure:
-    """Why a replica does not answer."""
+    """The failure that explains why a replica does not answer."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RuntimeEnvSetupError):
         return Failure("requirements", _why_not_installed(cause))
@@ -30,12 +31,12 @@ def failure_of(error: RayError) -> Failure:
 
 
 def _root_cause(error: RayError) -> str:
-    """Of the many lines of Ray's message, the one that says what happened."""
+    """The line of Ray's message that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     if "error raised in its creation task" in lines[0]:  # a traceback, its error last
-        return f"the replica could not be made: {lines[-1]}"
+        return f"the replica could not be created: {lines[-1]}"
     for line in lines:
         if "exit detail:" in line:
             detail = line.partition("exit detail:")[2].strip()
@@ -44,7 +45,7 @@ def _root_cause(error: RayError) -> str:
 
 
 def _why_not_installed(error: RuntimeEnvSetupError) -> str:
-    """What pip said, of all that Ray says about it."""
+    """The last error lines of pip within Ray's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith(("ERROR:", "error:"))]
-    return "the requirements could not be installed: " + ("; ".join(said[-2:]) or lines[-1])
+    errors = [line for line in lines if line.startswith(("ERROR:", "error:"))]
+    return "the requirements could not be installed: " + ("; ".join(errors[-2:]) or lines[-1])

@@ -1,82 +1,66 @@
-"""What the service asks of Ray: its capacity, and the replicas of a job, all placed or none."""
+"""The replica actors of one job on Ray: placed together or not at all."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.errors import ServiceStartError
-from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Capacity
 from drmad_workers.ray_actor.actor import THREADS, Replica
 
 
-class RayLost(ServiceStartError):
-    """Ray no longer answers; the scheduler must be started again."""
+class Replicas(Protocol):
+    """The replicas of one job, as their driver uses them. The methods may block.
 
-
-async def ray_capacity(settings: SchedulerSettings) -> Capacity:
-    """What the cluster has.
-
-    Raises:
-        RayLost: it does not answer, or the local one has lost its only node.
+    Attributes:
+        actors: one actor for each replica, or for each batch of replicas; empty until `create`.
     """
-    try:
-        async with asyncio.timeout(settings.ray_timeout_s):
-            total = await asyncio.to_thread(ray.cluster_resources)
-    except (TimeoutError, RayError) as error:
-        raise RayLost(f"Ray does not answer: {error}") from error
-    if settings.ray_address == "local" and not total.get("CPU"):
-        raise RayLost("the local Ray lost its only node")
-    return Capacity(
-        total.get("CPU", 0.0), total.get("GPU", 0.0), settings.tenant_jobs, settings.tenant_gpus
-    )
+
+    actors: list[Any]
+
+    def reserve(self) -> Any:
+        """Request room for all replicas at once.
+
+        Returns a reference that is ready once the room is reserved; None when one actor holds
+        every replica, which Ray places by itself.
+        """
+        ...
+
+    def create(self) -> None:
+        """Start the actors in the reserved room."""
+        ...
+
+    def first(self, index: int) -> int:
+        """The number of the first replica of an actor."""
+        ...
+
+    def kill(self) -> None:
+        """End the actors at once and free their room. A second call has no effect."""
+        ...
 
 
-def runtime(spec: JobSpec) -> dict[str, Any]:
-    """The options of an actor in whose environment the job's requirements are installed."""
+def runtime_options(spec: JobSpec) -> dict[str, Any]:
+    """The options of an actor whose environment holds the job's requirements."""
     problem = spec.problem
     if problem.kind != "code" or not problem.requirements:
         return {}
     return {"runtime_env": {"pip": list(problem.requirements)}}
 
 
-def beside_jobs() -> dict[str, Any]:
-    """The options of an actor that takes no CPU from any job, on a node that has some to give.
-
-    A node without CPUs holds a head or a scheduler, and no torch.
-    """
-    nodes = [node for node in _nodes() if node["Resources"].get("CPU")]
-    if not nodes:  # the first that joins
-        return {"num_cpus": 1}
-    largest = max(nodes, key=lambda node: (node["Resources"]["CPU"], node["NodeID"]))
-    strategy = NodeAffinitySchedulingStrategy(largest["NodeID"], soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": strategy}
-
-
-def _nodes() -> list[dict[str, Any]]:
-    """Those that are alive."""
+def living_nodes() -> list[dict[str, Any]]:
+    """Ray's descriptions of the nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"]]
 
 
 class ReplicaGroup:
-    """Handles of a job's replica actors. Its methods talk to Ray and may block.
-
-    Attributes:
-        actors: one for each replica, or for each batch of them.
-    """
+    """Replicas as Ray actors in one placement group."""
 
     def __init__(
         self,
@@ -86,7 +70,7 @@ class ReplicaGroup:
         code: bytes | None,
         memory_bytes: int = 0,
     ) -> None:
-        """`code` is the archive of the user's code, where the problem is their own."""
+        """`memory_bytes` bounds a replica without a GPU; 0 sets no bound."""
         self._spec = spec
         self._code = code
         self._data_roots = list(data_roots)
@@ -99,11 +83,10 @@ class ReplicaGroup:
         self.actors: list[Any] = []
 
     def reserve(self) -> Any:
-        """Ask for the places of all replicas at once. Returns a reference to wait for, or None."""
         resources, replicas = self._spec.resources, self._spec.replicas
-        together = self._batch()
+        size = self._batch_size()
         numbers = range(replicas.count)
-        self._numbers = [[*numbers[i : i + together]] for i in range(0, replicas.count, together)]
+        self._numbers = [[*numbers[i : i + size]] for i in range(0, replicas.count, size)]
         if len(self._numbers) == 1:
             return None
         bundles = [
@@ -115,9 +98,8 @@ class ReplicaGroup:
         return self._group.ready()
 
     def create(self) -> None:
-        """Start the actors in the places reserved for them."""
         spec, resources = self._spec.model_dump_json(), self._spec.resources
-        code = ray.put(self._code)  # once, however many replicas there are
+        code = ray.put(self._code)  # stored once, however many replicas there are
         for index, numbers in enumerate(self._numbers):
             strategy = (
                 PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
@@ -130,19 +112,17 @@ class ReplicaGroup:
                 num_gpus=resources.gpus * len(numbers),
                 max_concurrency=THREADS,
                 scheduling_strategy=strategy,
-                **runtime(self._spec),
+                **runtime_options(self._spec),
             )
-            places = (self._data_roots, self._uploads)
+            data = (self._data_roots, self._uploads)
             self.actors.append(
-                actor.remote(spec, numbers, cpus, *places, code, self._memory_bytes * len(numbers))
+                actor.remote(spec, numbers, cpus, *data, code, self._memory_bytes * len(numbers))
             )
 
     def first(self, index: int) -> int:
-        """Number of the first replica of an actor."""
         return self._numbers[index][0]
 
     def kill(self) -> None:
-        """End the actors at once, whatever they do, and free their places."""
         for actor in self.actors:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
@@ -152,12 +132,12 @@ class ReplicaGroup:
                 remove_placement_group(self._group)
         self._group = None
 
-    def _batch(self) -> int:
-        """How many replicas share a device: as many as a GPU, or else the largest node, holds."""
+    def _batch_size(self) -> int:
+        """The replicas of one actor: as many as a GPU holds, or the largest node without GPUs."""
         resources, replicas = self._spec.resources, self._spec.replicas
         if replicas.batched == "off" or resources.gpus > 0.5:
             return 1
         if resources.gpus:
             return min(replicas.count, int(1.0 / resources.gpus + 1e-9))
-        cpus = max((node["Resources"].get("CPU", 0.0) for node in _nodes()), default=0.0)
+        cpus = max((node["Resources"].get("CPU", 0.0) for node in living_nodes()), default=0.0)
         return max(1, min(replicas.count, int(cpus / resources.cpus + 1e-9)))

@@ -1,4 +1,4 @@
-"""Takes runnable jobs, drives each in a task of its own, and keeps their leases alive."""
+"""Claims queued jobs, drives each in its own task and renews their leases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
 from drmad_service.scheduling.control_requests import ControlRequests
-from drmad_service.scheduling.job_driver import JobDriver
-from drmad_service.scheduling.node_reports import keep_telling
+from drmad_service.scheduling.job_driver.life_cycle import JobDriver
+from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.preflight_requests import answer_preflights
-from drmad_service.scheduling.replica_group import RayLost, ray_capacity
+from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster, RayLost
 from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
@@ -29,34 +29,40 @@ logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """One of any number of schedulers; leases decide which of them drives which job."""
+    """One of any number of schedulers; a lease decides which of them drives a job."""
 
-    def __init__(self, store: Store, settings: SchedulerSettings) -> None:
+    def __init__(
+        self, store: Store, settings: SchedulerSettings, cluster: ComputeCluster | None = None
+    ) -> None:
+        """`cluster` is the connected Ray cluster by default."""
         self.name = new_id("scheduler")
         self._store = store
         self._settings = settings
         self._data = DataFolder(settings.data_dir)
         self._driven: dict[Lease, asyncio.Task[None]] = {}
-        self._wishes = ControlRequests(store, settings)
+        self._cluster = cluster or RayCluster(settings)
+        self._controls = ControlRequests(store, settings)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Schedule until `stopping` is set, then give every job back.
+        """Schedule until `stopping` is set, then release every job.
 
         Raises:
-            RayLost: Ray is gone. Every job was given back.
+            RayLost: Ray does not answer. Every job was released.
         """
         background = [
             asyncio.create_task(self._keep_leases()),
-            asyncio.create_task(self._wishes.listen()),
+            asyncio.create_task(self._controls.listen()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(answer_preflights(self._store, self._settings)),
-            asyncio.create_task(keep_telling(self._store, self.name, self._settings.nodes_s)),
+            asyncio.create_task(
+                keep_reporting_nodes(self._store, self.name, self._settings.nodes_s)
+            ),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:
             while not stopping.is_set():
                 for task in background:
-                    if task.done():  # only by a mistake of ours: without leases nothing may go on
+                    if task.done():  # a defect of drmad: without renewed leases no job may run
                         task.result()
                 if not await self._claim_one():
                     with contextlib.suppress(TimeoutError):
@@ -66,7 +72,7 @@ class Scheduler:
             await cancel_and_wait(background)
 
     async def _claim_one(self) -> bool:
-        capacity = await ray_capacity(self._settings)
+        capacity = await self._cluster.capacity()
         began_ns = time.time_ns()
         try:
             lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
@@ -81,48 +87,50 @@ class Scheduler:
         logger.info("claimed a job", extra={"action": "job_claimed", "job_id": lease.job_id})
         task = asyncio.create_task(self._drive(lease, capacity))
         self._driven[lease] = task
-        task.add_done_callback(lambda _: self._let_go(lease))
+        task.add_done_callback(lambda _: self._forget(lease))
         return True
 
-    def _let_go(self, lease: Lease) -> None:
+    def _forget(self, lease: Lease) -> None:
         self._driven.pop(lease, None)
-        if lease.job_id not in {driven.job_id for driven in self._driven}:  # not taken up anew
-            self._wishes.forget(lease.job_id)
+        if lease.job_id not in {driven.job_id for driven in self._driven}:  # not claimed again
+            self._controls.forget(lease.job_id)
 
     async def _drive(self, lease: Lease, capacity: Capacity) -> None:
         fields = {"job_id": lease.job_id}
-        logs.job_id.set(lease.job_id)  # of this task
+        logs.job_id.set(lease.job_id)  # in the context of this task
         try:
             await self._run(lease, capacity)
-            logger.info("let go of a job", extra={"action": "job_released", **fields})
+            logger.info("released a job", extra={"action": "job_released", **fields})
         except asyncio.CancelledError:
-            await self._give_back(lease)
+            await self._release(lease)
             raise
         except (LeaseLost, JobNotFound, SchemaDiffers) as error:
             logger.warning("stopped driving: %s", error, extra=fields)
         except RayLost as error:
-            logger.warning("gives a job back: %s", error, extra=fields)
-            await self._give_back(lease)
+            logger.warning("releases a job: %s", error, extra=fields)
+            await self._release(lease)
         except Exception as error:
             logger.exception("could not drive a job", extra=fields)
             await self._fail(lease, error)
 
     async def _run(self, lease: Lease, capacity: Capacity) -> None:
-        """Run the job, again from its last commit whenever Redis was away, while it is ours."""
+        """Drive the job; begin again from its last commit whenever Redis was away."""
         pause_s = 0.1
         while True:
             try:
-                runner = JobDriver(self._store, lease, self._settings, capacity, self._wishes)
-                return await runner.run()
+                driver = JobDriver(
+                    self._store, lease, self._settings, capacity, self._controls, self._cluster
+                )
+                return await driver.run()
             except RedisError as error:
                 fields = {"job_id": lease.job_id}
                 logger.warning("Redis does not answer: %s", error, extra=fields)
             await asyncio.sleep(pause_s)
             pause_s = min(2.0 * pause_s, self._settings.store.redis_pause_s)
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _release(self, lease: Lease) -> None:
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused, SchemaDiffers):
-            message = "its scheduler was stopped; goes on from the last meta-iteration"
+            message = "its scheduler was stopped; continues from the last meta-iteration"
             await self._store.act(lease, Action.YIELD, "scheduler_stopped", message)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
@@ -145,7 +153,7 @@ class Scheduler:
                     task.cancel()
 
     async def _sweep(self) -> None:
-        """Delete what ended longer ago than it is kept, and warn while the store is full."""
+        """Delete jobs and uploads older than `keep_ended_s`; warn while the store is full."""
         while True:
             began = time.monotonic()
             with contextlib.suppress(RedisError):
@@ -160,5 +168,5 @@ class Scheduler:
                 try:
                     await self._store.must_have_room()
                 except StoreFull as error:
-                    logger.warning("no new jobs: %s", error)
+                    logger.warning("accepts no new jobs: %s", error)
             await asyncio.sleep(max(0.0, self._settings.sweep_s - (time.monotonic() - began)))

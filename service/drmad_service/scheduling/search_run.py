@@ -1,7 +1,7 @@
-"""The search before the first meta-iteration: trials, side by side in the places of the replicas.
+"""The search before the first meta-iteration: trials in parallel on the actors of the replicas.
 
-Trial n is drawn from the outcomes of the trials up to n - K, where K is the number of replicas: K
-run at once, and a search that was cut off goes on with the very trials that it would have run.
+Trial n is proposed from the outcomes of the trials up to n - K, where K is the number of actors. K
+trials run at once, and a search that was interrupted continues with the same trials.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from drmad_client.errors import field_errors
 from drmad_client.records.job import JobStatus, Progress, Start, Trial
 from drmad_client.spec.job import JobSpec, ReplicasSpec, SearchSpec
 from drmad_client.spec.search import own_values
+from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store import Lease, Store
-from drmad_workers.ray_actor.actor import Failure, TrialResult
+from drmad_workers.ray_actor.messages import Failure, TrialResult
 
 
 class SearchFailed(Exception):
-    """The job cannot start: a trial failed for a reason of the user's, or none gave a number."""
+    """The job cannot start: a trial failed, or no trial gave a finite validation loss."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -31,7 +32,7 @@ class SearchFailed(Exception):
 
 
 class Search:
-    """The trials that one job still lacks."""
+    """Runs the missing trials of one job."""
 
     def __init__(
         self,
@@ -53,33 +54,33 @@ class Search:
         self._known: dict[int, Trial] = {}
         self._running: dict[asyncio.Future[Any], tuple[int, Any, dict[str, Any], float]] = {}
 
-    async def run(self, look: Callable[[], Awaitable[JobStatus]]) -> Start | None:
-        """Run what is missing. None when the job is to pause: what ran is recorded, nothing runs.
+    async def run(self, poll: Callable[[], Awaitable[JobStatus]]) -> Start | None:
+        """Run the missing trials. Returns the best; None when the job pauses and no trial runs.
 
         Args:
-            look: heeds what became of the job, and says it; called every `poll_s`.
+            poll: applies control requests and returns the job's status; called every `poll_s`.
         Raises:
-            SearchFailed; RayError, when a replica was lost; what `look` raises.
+            SearchFailed; RayError, when a replica was lost; what `poll` raises.
         """
         try:
-            return await self._run(look)
+            return await self._run(poll)
         finally:
             for future in self._running:
                 future.cancel()
 
-    async def _run(self, look: Callable[[], Awaitable[JobStatus]]) -> Start | None:
+    async def _run(self, poll: Callable[[], Awaitable[JobStatus]]) -> Start | None:
         total = self._search.trials
         page = await self._store.trials(self._lease.job_id, limit=total)
         self._known = {trial.number: trial for trial in page.data}
         missing = [number for number in range(total) if number not in self._known]
         free = list(self._actors)
-        status = await look()
+        status = await poll()
         while missing or self._running:
             pausing = status is JobStatus.PAUSING
             if pausing and not self._running:
                 return None
-            while missing and free and not pausing and self._may_be_drawn(missing[0]):
-                if await self._began(missing[0], free[0]):
+            while missing and free and not pausing and self._may_be_proposed(missing[0]):
+                if await self._start_trial(missing[0], free[0]):
                     free.pop(0)
                 missing.pop(0)
             if self._running:
@@ -87,31 +88,33 @@ class Search:
                     self._running, timeout=self._poll_s, return_when=asyncio.FIRST_COMPLETED
                 )
                 for future in done:
-                    free.append(await self._ended(future))
-            status = await look()
+                    free.append(await self._finish_trial(future))
+            status = await poll()
         return self._best()
 
-    def _may_be_drawn(self, number: int) -> bool:
+    def _may_be_proposed(self, number: int) -> bool:
         return all(before in self._known for before in range(number - len(self._actors) + 1))
 
-    async def _began(self, number: int, actor: Any) -> bool:
-        """Start a trial in this place. False when its values make no job, which is its outcome."""
+    async def _start_trial(self, number: int, actor: Any) -> bool:
+        """Start a trial on an actor. Returns False when the spec refuses its values."""
         values = await self._values(number, actor)
         try:
             spec = self._spec.started_from(values)
         except ValidationError as error:
             (first, *_) = field_errors(error.errors(), {})
-            why = TrialResult(None, {}, f"{first.path}: {first.message}")
-            await self._record(number, values, "refused", 0.0, why)
+            refused = TrialResult(None, {}, f"{first.path}: {first.message}")
+            await self._record(number, values, "refused", 0.0, refused)
             return False
-        spec = spec.model_copy(update={"replicas": ReplicasSpec()})  # a trial takes all the data
+        spec = spec.model_copy(
+            update={"replicas": ReplicasSpec()}
+        )  # a trial trains on all the data
         ref = actor.trial.remote(spec.model_dump_json())
-        future = asyncio.ensure_future(asyncio.wrap_future(ref.future()))
+        future = future_of(ref)
         self._running[future] = (number, actor, values, time.monotonic())
         return True
 
     async def _values(self, number: int, actor: Any) -> dict[str, Any]:
-        """The first trial is the job as it stands, where that lies in the ranges."""
+        """The first trial takes the values of the spec itself, if they lie in the ranges."""
         fields, search = self._spec.model_dump(), self._search
         own = own_values(fields, search)
         if number == 0 and own is not None:
@@ -124,11 +127,11 @@ class Search:
         ]
         parameters = fields["search"]["parameters"]
         ref = actor.propose.remote(parameters, search.sampler, self._spec.seed, number, known)
-        values: dict[str, Any] = await asyncio.wrap_future(ref.future())
+        values: dict[str, Any] = await future_of(ref)
         return values
 
-    async def _ended(self, future: asyncio.Future[Any]) -> Any:
-        """Record what came of a trial. Returns the place that is free again."""
+    async def _finish_trial(self, future: asyncio.Future[Any]) -> Any:
+        """Record the outcome of a trial. Returns the actor, which is free again."""
         number, actor, values, began = self._running.pop(future)
         result: TrialResult | Failure = future.result()
         seconds = time.monotonic() - began
@@ -161,14 +164,14 @@ class Search:
         self._known[number] = Trial.model_validate(record | {"at": time.time()})
 
     def _best(self) -> Start:
-        tried = [t for t in self._known.values() if t.validation_loss is not None]
-        if not tried:
+        finite = [t for t in self._known.values() if t.validation_loss is not None]
+        if not finite:
             last = self._known[max(self._known)]
             message = (
                 f"none of the {len(self._known)} trials of the search gave a finite validation "
                 f"loss ({last.message}): narrow search.parameters"
             )
             raise SearchFailed(Failure("search_failed", message))
-        best = min(tried, key=lambda t: (t.validation_loss, t.number))
+        best = min(finite, key=lambda t: (t.validation_loss, t.number))
         assert best.validation_loss is not None
         return Start(trial=best.number, values=best.values, validation_loss=best.validation_loss)

@@ -1,12 +1,12 @@
-"""Tells a job's webhook that the job has ended.
+"""Notifies a job's webhook of the end of the job.
 
-The end of a job puts a notice into Redis in the same script; schedulers send what is there, so none
-is lost with whoever ended the job, and no job waits for it. A notice may come twice, never silently
-not at all: its outcome is an event of the job.
+The script that ends a job also writes a notice to Redis. Any scheduler sends the notice, so it
+survives the scheduler that ended the job, and no job waits for it. Delivery is at least once; the
+outcome is an event of the job.
 
-A tenant names the address, so it must not lead where only we may go: only to hosts that the
-operator allows, to no private address, and through no redirect. The address that was checked is the
-one that is connected to, whatever the name says by then.
+A tenant chooses the address, so it must not reach what only the service can reach: notices go to
+hosts that the operator allows, to no private address, and follow no redirect. The connection goes
+to the address that was checked, whatever the name resolves to by then.
 """
 
 from __future__ import annotations
@@ -41,38 +41,40 @@ _SENDERS = 4
 
 @dataclass(frozen=True)
 class Webhooks:
-    """Where notices may go, and what they are signed with."""
+    """The hosts to which notices are sent, and the secret that signs them."""
 
     hosts: tuple[str, ...] = ()
-    """Names of hosts, none by default; "*.example.com" for those below one."""
+    """Allowed host names, none by default; "*.example.com" allows every name below example.com."""
     private: bool = False
-    """Private addresses and plain http too: for a receiver inside the same network."""
+    """Allows private addresses and plain http, for a receiver in the same network."""
     secret: str = field(default="", repr=False)
-    """Signs each notice."""
-    timeout_s: float = setting(10.0, "Seconds for one attempt to tell a webhook.", 0.1)
+    """The key of the HMAC that signs each notice."""
+    timeout_s: float = setting(10.0, "Timeout of one attempt to notify a webhook, in seconds.", 0.1)
     retry_s: float = setting(
-        5.0, "Seconds before the second attempt; six times as long before each further one.", 0
+        5.0,
+        "Seconds before the second attempt to notify; six times longer before each later one.",
+        0,
     )
 
     def refusal(self, url: str) -> str | None:
-        """Why this address may not be notified; None when it may."""
+        """The reason why notices may not go to this address; None when they may."""
         parts = urlsplit(url)
         schemes = ("https", "http") if self.private else ("https",)
         if parts.scheme not in schemes:
             return f"must begin with {' or '.join(schemes)}://"
         if not parts.hostname or parts.username is not None:
-            return "must name a host, and no user"
+            return "must name a host and no user"
         if not _is_listed(parts.hostname, self.hosts):
             allowed = ", ".join(self.hosts) or "none"
-            return f"may lead to these hosts alone: {allowed}; the operator allows more"
+            return f"must name an allowed host ({allowed}), got {parts.hostname}; ask the operator"
         return None
 
-    look_s: float = setting(1.0, "Seconds between two looks for notices to send.", 0.05)
+    look_s: float = setting(1.0, "Seconds between two polls for notices to send.", 0.05)
 
 
 @dataclass(frozen=True)
 class DeliveryOutcome:
-    """How an attempt went."""
+    """The outcome of one attempt."""
 
     delivered: bool
     message: str
@@ -80,12 +82,12 @@ class DeliveryOutcome:
 
 
 async def keep_sending(store: Store, webhooks: Webhooks) -> None:
-    """Send what is due, until cancelled."""
+    """Send every notice that is due, until cancelled."""
     await asyncio.gather(*(_send_all(store, webhooks) for _ in range(_SENDERS)))
 
 
 async def _send_all(store: Store, webhooks: Webhooks) -> None:
-    hold_s = 6.0 * webhooks.timeout_s  # then another scheduler takes what one took
+    hold_s = 6.0 * webhooks.timeout_s  # after that another scheduler sends the notice
     while True:
         notice = None
         try:
@@ -93,7 +95,7 @@ async def _send_all(store: Store, webhooks: Webhooks) -> None:
             if notice is not None:
                 await _send(store, webhooks, notice)
         except RedisError as error:
-            logger.warning("could not look for notices: %s", error)
+            logger.warning("could not poll for notices: %s", error)
         if notice is None:
             await asyncio.sleep(webhooks.look_s)
 
@@ -106,32 +108,32 @@ async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:
     url = job.spec.notify.webhook or ""
     outcome = await deliver(url, body_of(job), webhooks)
     if outcome.worth_retrying and notice.attempt < ATTEMPTS:
-        await store.put_off(notice, webhooks.retry_s * 6.0 ** (notice.attempt - 1))
+        await store.postpone(notice, webhooks.retry_s * 6.0 ** (notice.attempt - 1))
         return
-    told = {
+    settled = {
         "host": urlsplit(url).hostname,  # the rest of the address may hold a token
         "outcome": "delivered" if outcome.delivered else "failed",
         "attempts": notice.attempt,
         "message": outcome.message,
     }
     logger.info("webhook: %s", outcome.message, extra={"job_id": notice.job_id})
-    await store.settle(notice, told)
+    await store.settle(notice, settled)
 
 
 def body_of(job: JobRecord) -> bytes:
-    """What a webhook is told of a job."""
-    told = job.model_dump(
+    """The body of the notice of a job's end."""
+    fields = job.model_dump(
         mode="json",
         include={
             "id", "name", "tenant", "status", "reason", "message", "finished_at", "progress",
             "best", "error", "tags",
         },
     )  # fmt: skip
-    return json.dumps({"type": "job.ended", "job": told}).encode()
+    return json.dumps({"type": "job.ended", "job": fields}).encode()
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
-    """Of a notice sent at a time (Unix seconds): HMAC-SHA256 of "<time>.<body>"."""
+    """The signature of a notice: HMAC-SHA256 of "<time>.<body>", with the time in Unix seconds."""
     signed = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256)
     return f"t={at},v1={signed.hexdigest()}"
 
@@ -139,7 +141,7 @@ def signature(secret: str, at: int, body: bytes) -> str:
 async def deliver(
     url: str, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None = None
 ) -> DeliveryOutcome:
-    """One attempt."""
+    """Attempt once to send a notice."""
     if refusal := webhooks.refusal(url):
         return DeliveryOutcome(False, f"the webhook {refusal}")
     try:
@@ -162,7 +164,7 @@ async def _post(
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     address = await _address(url.host, port, webhooks.private)
     if address is None:
-        return DeliveryOutcome(False, "the host has a private address, or none")
+        return DeliveryOutcome(False, "the host resolves to a private address, or to none")
     headers = {
         "Host": url.netloc.decode(),
         "Content-Type": "application/json",
@@ -170,7 +172,7 @@ async def _post(
         "Drmad-Signature": signature(webhooks.secret, int(time.time()), body),
     }
     pinned = url.copy_with(host=address)
-    # The certificate must be the name's, although the address is connected to.
+    # The certificate must match the name although the connection goes to the address.
     extensions = {"sni_hostname": url.host}
     client = httpx.AsyncClient(
         trust_env=False, follow_redirects=False, timeout=webhooks.timeout_s, verify=tls or True
@@ -181,7 +183,7 @@ async def _post(
             "POST", pinned, content=body, headers=headers, extensions=extensions
         ) as response,
     ):
-        status = response.status_code  # what else it says is not read
+        status = response.status_code  # the body is not read
     if response.is_success:
         return DeliveryOutcome(True, f"answered {status}")
     if response.is_redirect:
@@ -192,7 +194,7 @@ async def _post(
 
 
 async def _address(host: str, port: int, private: bool) -> str | None:
-    """An address of the host, if all of them are such as may be connected to."""
+    """An address of the host; None unless all of its addresses are allowed."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
@@ -205,7 +207,7 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the open internet, also where one stands within another."""
+    """Whether an address is public, including an IPv4 address embedded in an IPv6 address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

@@ -1,18 +1,27 @@
-"""The store: every state of every job, in Redis, changed by atomic scripts alone.
+"""The store: the state of every job in Redis, changed only by atomic Lua scripts.
 
-Large values (states, hypergradients, models) are cut into chunks named by their content and
-written before the script that mentions them, so a reader never sees half of one.
+Large values (states, hypergradients, models) are split into chunks that are named by their digest.
+The chunks are written before the script that names them, so a reader never sees an incomplete
+value.
 
-    base.py       a job as it is, the one way to change it
-    jobs.py       what clients do
-    code.py       what they upload, and how long it is of use
-    checks.py     what they ask before they submit
-    results.py    what a job has found
-    trials.py     what its search has tried
-    events.py     what happened to it, and what it printed
-    driving.py    what schedulers do
-    notices.py    who is told of its end
-    commits.py    the meta-iterations, and the states between them
+    keys.py           every key, its type and its expiry
+    state_machine.py  the states of a job and the allowed transitions
+    scripts.py, lua/  the scripts, which alone write a job's state
+    schema.py         the version of the layout; migrations.py brings older data to it
+    base.py           reads a job; runs a transition or an update
+    job_requests.py   requests of clients: create, list, pause, resume, cancel, extend, fork, delete
+    uploads.py        code and data that clients upload
+    preflights.py     preflights of jobs that are not created
+    leases.py         requests of schedulers: claim, renew, report, warn, log
+    commits.py        meta-iterations, and the states between them
+    trials.py         trials of a job's search
+    job_results.py    history, vectors, models and fidelity of a job
+    events.py         events and log lines
+    notices.py        notices of ended jobs, for webhooks
+    overview.py       reads over many jobs, for pages
+
+`Store` (store.py) inherits its parts. Each part is a `Base`, adds methods of one subject and keeps
+no state of its own, so the parts cannot interfere, and a caller holds one object.
 """
 
 from drmad_service.store.store import Store

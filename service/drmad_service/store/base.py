@@ -1,4 +1,4 @@
-"""What every part of the store needs: a job as it is, and the one way to change it."""
+"""The common part of the store: read a job, run a transition, run an update."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from drmad_service.store.state_machine import TRANSITIONS, Action
 from drmad_service.store.types import Lease, StoreSettings
 
 FULL = 0.8
-"""Share of the memory budget above which no new job is accepted."""
+"""Fraction of the memory budget above which the store accepts no new job or upload."""
 
 
 class Base:
-    """Connection, scripts and large values, for the parts of the store to stand on."""
+    """The connection, the scripts and the large values that every part of the store uses."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class Base:
         settings: StoreSettings = StoreSettings(),
         most_queued: int = 0,
     ) -> None:
-        """`most_queued` is how many jobs a tenant may have waiting; 0 for any number."""
-        # redis-py types its answers as bytes, str or None; this client answers bytes.
+        """`most_queued` bounds the queued and paused jobs of a tenant; 0 sets no bound."""
+        # redis-py types its answers as bytes, str or None; this client returns bytes.
         self._redis: Any = redis
         self._settings = settings
         self._most_queued = most_queued
@@ -58,17 +58,23 @@ class Base:
         fields, transitions = await pipe.execute()
         if not fields:
             raise JobNotFound(job_id)
-        cluster = await self.cluster() if fields[b"status"] == b"queued" else None
-        return decoding.job(job_id, fields, [decoding.transition(t) for t in transitions], cluster)
+        past = [decoding.transition(transition) for transition in transitions]
+        if fields[b"status"] != b"queued":
+            return decoding.job(job_id, fields, past)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zrank(keys.QUEUE, job_id)
+        self._ask_cluster(pipe)
+        ahead, *answers = await pipe.execute()
+        return decoding.job(job_id, fields, past, self._cluster_of(answers), ahead or 0)
 
     async def cluster(self) -> decoding.ClusterCapacity:
-        """What the cluster has, and what of it is reserved."""
+        """The capacity of the cluster, and the part of it that is reserved."""
         pipe = self._redis.pipeline(transaction=False)
         self._ask_cluster(pipe)
         return self._cluster_of(await pipe.execute())
 
     def _ask_cluster(self, pipe: Any) -> None:
-        """Put the questions of which `_cluster_of` reads the answers at the end of a pipeline."""
+        """Append the commands whose answers `_cluster_of` reads to a pipeline."""
         pipe.hgetall(keys.CLUSTER)
         pipe.hgetall(keys.RESERVATIONS)
         pipe.time()
@@ -83,7 +89,7 @@ class Base:
     async def must_have_room(self) -> None:
         """
         Raises:
-            StoreFull: too little of the memory budget is left for anything new.
+            StoreFull: more than FULL of the memory budget is used.
         """
         memory = await self._redis.info("memory")
         budget, used = memory["maxmemory"], memory["used_memory"]
@@ -93,7 +99,7 @@ class Base:
     async def must_agree(self) -> None:
         """
         Raises:
-            SchemaDiffers: the data belongs to another version.
+            SchemaDiffers: Redis holds data of another schema version.
         """
         found = await self._redis.get(keys.SCHEMA)
         if found is not None and found.decode() != str(SCHEMA):
@@ -104,19 +110,19 @@ class Base:
             raise JobNotFound(job_id)
 
     async def _kept(self, job_id: str, iteration: int) -> dict[str, Any]:
-        """Names of the chunks of a meta-iteration's vectors, and the scalars of its state."""
+        """Chunk names of a meta-iteration's state and hypergradient, and the state's scalars."""
         await self._must_exist(job_id)
         raw = await self._redis.hget(keys.job(job_id, "vectors"), str(iteration))
         if raw is None:
             raise ResultNotFound(
-                f"job {job_id} keeps no vectors of meta-iteration {iteration}; its history says "
-                "where has_vectors is true"
+                f"job {job_id} keeps no vectors of meta-iteration {iteration}; choose one whose "
+                "has_vectors is true in the history"
             )
         kept: dict[str, Any] = json.loads(raw)
         return kept
 
     async def _touch(self, index: str, sha256: str) -> None:
-        """Note in the index of uploads that this one is of use."""
+        """Record in an index of uploads that this one is used now."""
         seconds, micros = await self._redis.time()
         await self._redis.zadd(index, {sha256: seconds * 1000 + micros // 1000})
 

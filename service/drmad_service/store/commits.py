@@ -1,4 +1,4 @@
-"""What a meta-iteration leaves behind, written at once or not at all."""
+"""Commits of meta-iterations: written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from drmad_client.records.job import HyperparameterInfo, JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base
-from drmad_service.store.large_values import thinned
+from drmad_service.store.large_values import iterations_to_drop
 from drmad_service.store.types import Lease, MetaIterationCommit, ResumePoint
 
 
 class Commits(Base):
-    """States to go on from, and the meta-iterations that lead from one to the next."""
+    """States from which a job resumes, and the meta-iterations between them."""
 
     async def begin(
         self, lease: Lease, hyperparameters: Sequence[HyperparameterInfo], start: ResumePoint | None
     ) -> None:
-        """Keep what the first look at the problem found, and the state to start from, if new."""
+        """Keep the description of the hyperparameters, and the initial state of a new job."""
         infos = json.dumps([h.model_dump(mode="json") for h in hyperparameters])
         state = json.dumps(await self._put_state(lease, start)) if start else ""
         await self._update(lease, {"hyperparameters": infos}, state=state)
 
     async def resume_point(self, job_id: str) -> ResumePoint | None:
-        """Where the job goes on; None when it has not begun."""
+        """The state from which the job resumes; None when it has not begun."""
         raw = await self._redis.get(keys.job(job_id, "state"))
         if raw is None:
             return None
@@ -43,14 +43,11 @@ class Commits(Base):
         return ResumePoint(iteration, state, kept["scalars"]), hypergradient
 
     async def roll_back(self, lease: Lease, point: ResumePoint, message: str) -> JobStatus:
-        """Take a step back: the same meta-iteration begins again, from another state.
-
-        Returns the job's state.
-        """
+        """Begin the same meta-iteration again, from another state. Returns the job's status."""
         before = await self._state(lease.job_id)
         state = await self._put_state(lease, point)
         kept = (await self._all_vectors(lease.job_id)).values()
-        garbage = set(before["chunks"]) - _needed([*kept], state)
+        garbage = set(before["chunks"]) - _referenced([*kept], state)
         rollback = {"iteration": point.iteration, "rollback": point.scalars["rollbacks"]}
         event = json.dumps(rollback | {"message": message})
         return await self._update(lease, {}, "rollback", event, json.dumps(state), sorted(garbage))
@@ -58,10 +55,10 @@ class Commits(Base):
     async def commit(self, lease: Lease, step: MetaIterationCommit) -> JobStatus:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
 
-        Returns the job's state, in which a wish of its user shows.
+        Returns the job's status, which shows an open control request.
 
         Raises:
-            LeaseLost: the job belongs to another scheduler.
+            LeaseLost: another scheduler drives the job.
         """
         job_id = lease.job_id
         before, held, hypergradient, state, models = await asyncio.gather(
@@ -79,7 +76,7 @@ class Commits(Base):
             "bytes": before["bytes"] + len(step.hypergradient),
         }
         total = int(held or 0) + vectors["bytes"]
-        gone, garbage, vector_bytes = await self._thin(job_id, step, vectors, state, total)
+        gone, garbage, vector_bytes = await self._fit_budget(job_id, step, vectors, state, total)
         fields = {
             "progress": step.progress.model_dump_json(),
             "vector_bytes": str(vector_bytes),
@@ -118,7 +115,7 @@ class Commits(Base):
     async def _put_model(
         self, lease: Lease, step: MetaIterationCommit
     ) -> tuple[dict[str, str], list[str]]:
-        """New entries of the models hash, and the chunks that nothing needs after them."""
+        """New entries of the models hash, and the chunks that become unreferenced by them."""
         if step.model is None:
             return {}, []
         kept, chunks = await asyncio.gather(
@@ -138,7 +135,7 @@ class Commits(Base):
         entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
         return {int(number): json.loads(value) for number, value in entries.items()}
 
-    async def _thin(
+    async def _fit_budget(
         self,
         job_id: str,
         step: MetaIterationCommit,
@@ -146,23 +143,23 @@ class Commits(Base):
         state: Mapping[str, Any],
         total: int,
     ) -> tuple[list[int], list[str], int]:
-        """Iterations whose vectors go to stay within the budget, their chunks, the bytes left."""
+        """Iterations whose vectors are dropped to fit the budget, their chunks, the bytes left."""
         if total <= self._settings.vector_bytes:
             return [], [], total
         kept = await self._all_vectors(job_id) | {step.iteration: vectors}
         sizes = {number: value["bytes"] for number, value in kept.items()}
         best = step.best or (await self.get(job_id)).best
         protected = {best.iteration} if best else set()
-        # A tenth below the budget, so that not every commit has to look through all of them.
-        gone = thinned(sizes, self._settings.vector_bytes * 9 // 10, protected)
+        # A tenth below the budget, so that not every commit has to read all vectors.
+        gone = iterations_to_drop(sizes, self._settings.vector_bytes * 9 // 10, protected)
         left = {number: value for number, value in kept.items() if number not in gone}
         dropped = {c for n in gone for c in (*kept[n]["state"], *kept[n]["hypergradient"])}
-        garbage = dropped - _needed([*left.values()], state)
+        garbage = dropped - _referenced([*left.values()], state)
         return gone, sorted(garbage), sum(sizes[number] for number in left)
 
 
-def _needed(vectors: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> set[str]:
-    """Chunks that these name; equal parts of different vectors are one chunk."""
+def _referenced(vectors: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> set[str]:
+    """Chunks that these entries name. Equal parts of different vectors share a chunk."""
     named = {c for v in vectors for c in (*v["state"], *v["hypergradient"])}
     return named | set(state["chunks"])
 

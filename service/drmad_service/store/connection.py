@@ -1,4 +1,4 @@
-"""How every process connects to Redis."""
+"""The connection of a process to Redis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 
 
 class _TracedConnection(Redis):
-    """Tells how long each command took, from the call to the answer."""
+    """Reports the duration of each command, from the call to the answer, in seconds."""
 
     observe: Callable[[float], None]
 
@@ -28,10 +28,10 @@ class _TracedConnection(Redis):
 def connect(
     url: str, observe: Callable[[float], None] | None = None, timeout_s: float = 5.0
 ) -> Redis:
-    """A client for `url` that returns bytes; a connection may take `timeout_s` seconds.
+    """A client for `url` that returns bytes; connecting times out after `timeout_s` seconds.
 
-    It never repeats a command by itself: when only the reply was lost, a repeated write counts
-    twice. Whoever may repeat does so knowingly.
+    The client never repeats a command: when only the answer was lost, a repeated write would
+    execute twice. Callers repeat idempotent requests themselves.
     """
     pool = BlockingConnectionPool.from_url(
         url,

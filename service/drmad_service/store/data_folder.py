@@ -1,4 +1,4 @@
-"""Uploaded data sets: files named by the digest of their bytes, in a folder that workers share."""
+"""Uploaded data sets: files named by their digest, in a folder that the workers share."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 from drmad_client.files import array_file
 
 _PIECE_BYTES = 1 << 20
-"""Written at once, in a thread: a disk may be slow."""
+"""Size of one write, which runs in a thread because a disk may be slow."""
 
 
 def data_folder(data_dir: Path | None, home: Path) -> Path:
-    """Where uploaded data sets are kept: in the home where nothing else is said."""
+    """The folder of uploaded data sets: `data_dir`, or `data` in the home."""
     return (data_dir or home / "data").expanduser().resolve()
 
 
 class WrongDigest(Exception):
-    """The bytes are not those that their name promises."""
+    """The digest of the bytes differs from their name."""
 
 
 class DataFolder:
-    """The folder of one setting. Files appear whole or not at all."""
+    """Data sets in one folder. A file appears completely or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,11 +38,11 @@ class DataFolder:
         return self.path(sha256).is_file()
 
     async def put(self, sha256: str, pieces: AsyncIterator[bytes]) -> int:
-        """Keep what comes piece by piece, once it is all there and in order. Returns its size.
+        """Keep a file that arrives in pieces, once it is complete and valid. Returns its bytes.
 
         Raises:
-            WrongDigest: the bytes belong to another name.
-            DataError: they are no npz or safetensors file that may be opened.
+            WrongDigest: the digest of the bytes is not `sha256`.
+            DataError: the file is no valid npz or safetensors file.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
@@ -66,7 +66,8 @@ class DataFolder:
                 await asyncio.to_thread(os.fsync, file.fileno())
             if digest.hexdigest() != sha256:
                 raise WrongDigest(
-                    f"the body's sha256 is {digest.hexdigest()}; put it under that name"
+                    f"the sha256 of the body is {digest.hexdigest()}, not that of the path; "
+                    "send the body to its own digest"
                 )
             await asyncio.to_thread(array_file.check, being_written)
             being_written.chmod(0o640)

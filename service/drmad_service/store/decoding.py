@@ -1,4 +1,4 @@
-"""From what Redis holds to the records of the wire."""
+"""Decodes what Redis holds into the records of the API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Fields = Mapping[bytes, bytes]
 
 
 def order(entry_id: bytes | str) -> tuple[int, int]:
-    """Milliseconds and number of a stream's entry, which sort as the entries do."""
+    """The id of a stream's entry as numbers, which sort like the entries."""
     text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
     milliseconds, number = text.split("-")
     return int(milliseconds), int(number)
@@ -79,7 +79,7 @@ def log_line(entry_id: bytes, fields: Fields) -> LogLine:
 
 @lru_cache(maxsize=1024)
 def _spec(raw: bytes) -> JobSpec:
-    """It was checked when it came; many looks at a job need not check it again."""
+    """Cached: a job is read often, and its spec was validated when it was submitted."""
     return JobSpec.model_validate_json(raw)
 
 
@@ -88,7 +88,10 @@ def job(
     fields: Fields,
     transitions: list[Transition],
     cluster: ClusterCapacity | None = None,
+    ahead: int = 0,
 ) -> JobRecord:
+    """`cluster` and `ahead`, its queued jobs before this one, explain why the job is queued."""
+
     def at(name: bytes) -> datetime | None:
         return time(fields[name]) if name in fields else None
 
@@ -97,7 +100,7 @@ def job(
     message, waiting = fields[b"message"].decode(), None
     if cluster is not None and status is JobStatus.QUEUED:
         waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
-        message = cluster.reason(waiting)
+        message = cluster.reason(waiting, ahead)
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
     return JobRecord(
@@ -126,16 +129,16 @@ def job(
 
 
 class ClusterCapacity:
-    """What the schedulers said that their cluster has, and what of it is reserved for jobs."""
+    """The capacity that the schedulers announced, and the part that is reserved for jobs."""
 
     def __init__(self, announced: Fields, reservations: Fields, since_ms: float) -> None:
-        """Schedulers that have not looked at the queue since then are not counted."""
-        alive = [said for said in map(json.loads, announced.values()) if said["at"] > since_ms]
+        """Schedulers that have not polled the queue since `since_ms` are left out."""
+        alive = [one for one in map(json.loads, announced.values()) if one["at"] > since_ms]
         reserved = [reserved.split() for reserved in reservations.values()]
         self.schedulers = len(alive)
-        # Every scheduler sees the same cluster.
-        self.cpus = max((said["cpus"] for said in alive), default=0.0)
-        self.gpus = max((said["gpus"] for said in alive), default=0.0)
+        # Every scheduler announces the same cluster.
+        self.cpus = max((one["cpus"] for one in alive), default=0.0)
+        self.gpus = max((one["gpus"] for one in alive), default=0.0)
         self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in reserved)
         self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in reserved)
 
@@ -149,8 +152,8 @@ class ClusterCapacity:
             cluster_gpus=self.gpus,
         )
 
-    def reason(self, waiting: Waiting) -> str:
-        """Why a job that needs this is still queued, in a sentence."""
+    def reason(self, waiting: Waiting, ahead: int) -> str:
+        """Why a job is still queued. `ahead` jobs precede it by age and priority."""
         if not self.schedulers:
             return "no scheduler is running; start one with: drmad schedule"
         needs = [
@@ -163,7 +166,9 @@ class ClusterCapacity:
         for wanted, free, total, what in needs:
             if wanted > free:
                 return f"needs {what}, {free:g} of {total:g} are free"
-        return "waits for its turn"
+        if not ahead:
+            return "first in the queue"
+        return f"queued behind {ahead} job{'' if ahead == 1 else 's'}"
 
 
 def _counted(count: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""What happened to a job, and what its replicas printed."""
+"""Events of a job, and log lines of its replicas."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 
 
 class Events(Base):
-    """Streams that are read from any place on."""
+    """Streams that can be read from any position."""
 
     async def events(self, job_id: str, after: str | None = None, limit: int = 500) -> list[Event]:
-        """Events after the id `after`. Begins with `reset` when earlier ones are no longer kept.
+        """Events after the id `after`, preceded by `reset` when earlier ones are no longer kept.
 
         Raises:
-            ValueError: `after` is not an event's id.
+            ValueError: `after` is no event id.
         """
         key = keys.job(job_id, "events")
         entries = await self._entries(key, after, limit)
@@ -36,10 +36,10 @@ class Events(Base):
     async def logs(
         self, job_id: str, after: str | None = None, replica: int | None = None, limit: int = 100
     ) -> Page[LogLine]:
-        """What the replicas printed after the line `after`.
+        """Log lines after the line `after`, of one replica or of all.
 
         Raises:
-            ValueError: `after` is not a line's id.
+            ValueError: `after` is no line id.
         """
         await self._must_exist(job_id)
         found: list[LogLine] = []
@@ -54,7 +54,7 @@ class Events(Base):
         return Page(data=page, has_more=len(found) > limit, next=page[-1].id if page else after)
 
     async def changes(self) -> AsyncIterator[str]:
-        """Ids of jobs of which something changed; "" once, when listening has begun."""
+        """Ids of jobs as they change, preceded by "" once the subscription is active."""
         async with self._redis.pubsub() as pubsub:
             await pubsub.subscribe(keys.CHANGES)
             async for message in pubsub.listen():
@@ -65,11 +65,11 @@ class Events(Base):
 
     async def _entries(self, key: str, after: str | None, limit: int) -> Any:
         if after is not None and not _EVENT_ID.fullmatch(after):
-            raise ValueError(f"an id looks like 1763912345678-0, got {after!r}")
+            raise ValueError(f"an id has the form 1763912345678-0, got {after!r}")
         return await self._redis.xrange(key, min=f"({after}" if after else "-", count=limit)
 
     async def _trimmed(self, key: str, after: str | None) -> bool:
-        """Whether events after this one are gone: its place lies before the first one kept."""
+        """Whether events after this one are no longer kept: it precedes the first kept one."""
         info = await self._redis.xinfo_stream(key)
         if info["entries-added"] == info["length"]:
             return False

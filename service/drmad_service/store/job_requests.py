@@ -1,4 +1,4 @@
-"""What clients do with jobs: submit, look, pause, extend, fork, delete."""
+"""Requests of clients: create, list, pause, resume, cancel, extend, fork and delete jobs."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ from drmad_service.store.base import Base
 from drmad_service.store.ids import new_id
 from drmad_service.store.state_machine import Action
 
-"""One point of priority counts as much as a minute of waiting."""
-
 
 class JobRequests(Base):
-    """Jobs as their users see them."""
+    """Jobs as clients create, read and control them."""
 
     async def create(
         self, spec: JobSpec, idempotency_key: str | None = None, tenant: str = "local"
     ) -> tuple[JobRecord, bool]:
-        """Accept a job. Returns it and whether it is new.
+        """Create a job. Returns it, and whether it is new.
 
         Raises:
-            IdempotencyConflict: the key was used with another spec.
-            StoreFull: too little of the memory budget is left.
-            TooManyQueued: the tenant has as many jobs waiting as it may.
+            IdempotencyConflict: the key was used with another body.
+            StoreFull: too much of the memory budget is used.
+            TooManyQueued: the tenant has reached its bound of queued and paused jobs.
         """
         await self.must_have_room()
         return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
@@ -42,7 +40,7 @@ class JobRequests(Base):
     async def fork(
         self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local"
     ) -> JobRecord:
-        """A new job that goes on from the state before a kept meta-iteration of another.
+        """Create a job that continues from the state before a meta-iteration of another job.
 
         Raises:
             ResultNotFound: the vectors of that meta-iteration are not kept.
@@ -52,7 +50,7 @@ class JobRequests(Base):
         kept = await self._kept(job_id, iteration)
         fork_id = new_id("job")
         await self._blobs.copy(job_id, fork_id, kept["state"])
-        # The best of the other job is no model or record of this one.
+        # The fork keeps neither the model nor the record of the other job's best meta-iteration.
         scalars = kept["scalars"] | {"best_iteration": None, "best_validation_loss": None}
         state = {
             "iteration": iteration,
@@ -76,13 +74,13 @@ class JobRequests(Base):
         after: JobStatus,
         parts: Sequence[str],
     ) -> bool:
-        """Make a job of a backup whose parts are written. Returns whether there was none before."""
+        """Create a job of a backup whose parts are written. Returns False when the job exists."""
         described = json.dumps(dict(fields))
         outcome = await self._scripts.run("restore", job_id, described, before, after, *parts)
         return bool(outcome == "ok")
 
     async def tenant_of(self, job_id: str) -> str | None:
-        """Whose job it is; None when there is no such job."""
+        """The tenant of a job; None when the job does not exist."""
         tenant = await self._redis.hget(keys.job(job_id), "tenant")
         return tenant.decode() if tenant else None
 
@@ -94,7 +92,7 @@ class JobRequests(Base):
         limit: int = 20,
         tenant: str | None = None,
     ) -> Page[JobRecord]:
-        """Jobs without their transitions, the newest first; of one tenant, or everybody's."""
+        """Jobs without their transitions, the newest first; of one tenant, or of all."""
         index = keys.jobs_with(status, tenant)
         found: list[JobRecord] = []
         last = after
@@ -108,14 +106,16 @@ class JobRequests(Base):
             pipe = self._redis.pipeline(transaction=False)
             for raw in ids:
                 pipe.hgetall(keys.job(raw.decode()))
+                pipe.zrank(keys.QUEUE, raw)
             self._ask_cluster(pipe)
             answers = await pipe.execute()
-            cluster = self._cluster_of(answers[len(ids) :])
-            for raw, fields in zip(ids, answers, strict=False):
+            cluster = self._cluster_of(answers[2 * len(ids) :])
+            for place, raw in enumerate(ids):
                 last = raw.decode()
+                fields, ahead = answers[2 * place : 2 * place + 2]
                 if not fields:  # deleted meanwhile
                     continue
-                job = decoding.job(last, fields, [], cluster)
+                job = decoding.job(last, fields, [], cluster, ahead or 0)
                 if tag is None or job.tags.get(tag[0]) == tag[1]:
                     found.append(job)
         page = found[:limit]
@@ -123,13 +123,13 @@ class JobRequests(Base):
         return Page(data=page, has_more=has_more, next=page[-1].id if has_more else None)
 
     async def queue(self, limit: int) -> list[str]:
-        """The ids of the first queued jobs, in the order in which they will run."""
+        """Ids of the first queued jobs, in the order in which they will run."""
         cluster = await self.cluster()
         ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus, limit)
         return ids
 
     async def pause(self, job_id: str) -> JobRecord:
-        """Free what the job holds after its running meta-iteration."""
+        """Release the job's resources after its running meta-iteration."""
         await self._act(job_id, Action.PAUSE, "user", "paused by its user")
         return await self.get(job_id)
 
@@ -142,7 +142,7 @@ class JobRequests(Base):
         return await self.get(job_id)
 
     async def extend(self, job: JobRecord, spec: JobSpec) -> JobRecord:
-        """Queue a job that has ended again, with more meta-iterations in its spec and new time."""
+        """Queue an ended job again, with more meta-iterations and its timeout_s anew."""
         await self.must_have_room()
         job_id = job.id
         progress = job.progress.model_copy(
@@ -151,7 +151,7 @@ class JobRequests(Base):
         fields = {"spec": spec.model_dump_json(), "progress": progress.model_dump_json()}
         raw = await self._redis.get(keys.job(job_id, "state"))
         state = ""
-        if raw is not None:  # whoever asks for more has new patience
+        if raw is not None:  # meta.patience counts anew
             described = json.loads(raw)
             described["scalars"]["stale"] = 0
             state = json.dumps(described)
@@ -168,7 +168,7 @@ class JobRequests(Base):
             raise ActionRefused(job_id, "delete", status)
 
     async def delete_ended_before(self, milliseconds_ago: float) -> int:
-        """Delete jobs that ended so long ago. Returns how many."""
+        """Delete up to 1000 jobs that ended longer ago. Returns how many."""
         seconds, micros = await self._redis.time()
         horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
         ids = await self._redis.zrangebyscore(keys.ENDED, "-inf", horizon, start=0, num=1000)

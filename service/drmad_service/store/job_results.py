@@ -1,4 +1,4 @@
-"""What a job has found: its history, vectors, models, and how its method was judged."""
+"""Results of a job: its history, vectors, models and the fidelity of its method."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from drmad_service.errors import ResultNotFound
 from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
 
-_LOOK = b'"choice": {'
+_HAS_CHOICE = b'"choice": {'
+"""Occurs in the JSON of a MetaIteration exactly when `auto` probed in it."""
 
 
 class JobResults(Base):
-    """Results of jobs, for whoever reads them."""
+    """Reads the results of jobs."""
 
     async def history(
         self, job_id: str, after: int | None = None, limit: int = 100, every: int = 1
@@ -46,10 +47,10 @@ class JobResults(Base):
         return Page(data=records, has_more=has_more, next=str(page[-1][0]) if has_more else None)
 
     async def iteration(self, job_id: str, which: str | int) -> MetaIteration:
-        """The record of a meta-iteration: its number, "best" or "last".
+        """The record of a meta-iteration, given by its number, "best" or "last".
 
         Raises:
-            ResultNotFound: it has not been committed.
+            ResultNotFound: the meta-iteration is not committed.
         """
         job = await self.get(job_id)
         if which == "best" and job.best is not None:
@@ -67,17 +68,17 @@ class JobResults(Base):
         )
 
     async def vectors(self, job_id: str, iteration: int, what: str) -> bytes:
-        """`what` of "state" or "hypergradient" at a committed meta-iteration, as safetensors."""
+        """The "state" or the "hypergradient" of a committed meta-iteration, as safetensors."""
         return await self._blobs.get(job_id, (await self._kept(job_id, iteration))[what])
 
     async def fidelity_report(self, job_id: str) -> dict[str, Any] | None:
-        """What was measured of the job's method before its first meta-iteration, or None."""
+        """The fidelity measured before the first meta-iteration; None when it was not measured."""
         await self._must_exist(job_id)
         report = await self._redis.hget(keys.job(job_id), "fidelity")
         return json.loads(report) if report else None
 
     async def fidelity(self, job_id: str) -> dict[str, Any]:
-        """The report, and the choices that auto made in the course of the history."""
+        """The fidelity report, and every choice of `auto` in the history."""
         report = await self.fidelity_report(job_id)
         choices: list[dict[str, Any]] = []
         start = "-"
@@ -86,7 +87,7 @@ class JobResults(Base):
         ):
             start = f"({entries[-1][0].decode()}"
             for entry, fields in entries:
-                if _LOOK in fields[b"record"]:  # of thousands of records few hold one
+                if _HAS_CHOICE in fields[b"record"]:  # few of thousands of records hold a choice
                     choice = json.loads(fields[b"record"])["choice"]
                     choices.append({"iteration": decoding.order(entry)[0], **choice})
         return {"report": report, "choices": choices}
@@ -97,8 +98,8 @@ class JobResults(Base):
         kept = await self._redis.hget(keys.job(job_id, "models"), which)
         if kept is None:
             raise ResultNotFound(
-                f"job {job_id} keeps no {which} model: none was trained yet, or it is larger than "
-                "the service keeps"
+                f"job {job_id} keeps no {which} model: no meta-iteration is committed yet, or the "
+                "model is larger than max_model_bytes of the service"
             )
         described = json.loads(kept)
         return described["iteration"], await self._model_blobs.get(job_id, described["chunks"])

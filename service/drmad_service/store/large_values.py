@@ -1,4 +1,4 @@
-"""Large values of a job: cut into chunks named by their content, and thinned when they grow."""
+"""Large values of a job: split into chunks named by their digest, dropped to fit a budget."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from drmad_service.store import keys
 from drmad_service.store.scripts import Scripts
 
 CHUNK_BYTES = 1 << 20
-"""A larger value in one command would keep the other clients waiting."""
+"""Size of a chunk. A larger value in one command would delay the other clients of Redis."""
 COPY_S = 600
-"""What was copied for a job that is then not created is gone after so long."""
+"""Expiry of a copy whose job is then not created, in seconds."""
 
 
 class Blobs:
-    """The chunks of jobs, in one part of theirs. Who puts a blob has its names kept somewhere."""
+    """Large values in one part of each job. The caller of `put` stores the chunk names."""
 
     def __init__(self, redis: Redis, scripts: Scripts, part: str) -> None:
         self._redis: Any = redis
@@ -27,10 +27,10 @@ class Blobs:
         self._part = part
 
     async def put(self, job_id: str, fence: str, blob: bytes) -> list[str]:
-        """Names of the chunks. Putting the same bytes again changes nothing.
+        """Write a value in chunks. Returns their names; the same bytes again change nothing.
 
         Raises:
-            LeaseLost: the job belongs to another scheduler.
+            LeaseLost: another scheduler drives the job.
         """
         names: list[str] = []
         view = memoryview(blob)
@@ -45,7 +45,7 @@ class Blobs:
     async def get(self, job_id: str, names: Sequence[str]) -> bytes:
         """
         Raises:
-            ResultNotFound: a chunk is gone.
+            ResultNotFound: a chunk is no longer kept.
         """
         key = keys.job(job_id, self._part)
         parts = [await self._redis.hget(key, name) for name in names]
@@ -54,10 +54,10 @@ class Blobs:
         return b"".join(parts)
 
     async def copy(self, source: str, target: str, names: Sequence[str]) -> None:
-        """For a job that does not exist yet: creating it makes the copy last.
+        """Copy chunks to a job that does not exist yet; its creation removes their expiry.
 
         Raises:
-            ResultNotFound: a chunk is gone.
+            ResultNotFound: a chunk is no longer kept.
         """
         copied = keys.job(target, self._part)
         for name in names:
@@ -68,16 +68,17 @@ class Blobs:
             await self._redis.expire(copied, COPY_S)
 
 
-def thinned(sizes: dict[int, int], budget: int, protected: Collection[int]) -> list[int]:
-    """Which iterations to let go so that the sizes of the others fit the budget.
+def iterations_to_drop(sizes: dict[int, int], budget: int, protected: Collection[int]) -> list[int]:
+    """The iterations to drop so that the sizes of the others fit the budget.
 
-    What stays is spaced by its age, dense where it is young: each time the one goes whose
-    neighbours are closest, measured by the age of the later one. The first and the last stay.
+    The kept iterations are spaced in proportion to their age, densely among the recent ones: each
+    round drops the iteration whose neighbours are closest, relative to the age of the later
+    neighbour. The first and the last iteration are always kept.
 
     Args:
         sizes: bytes by iteration.
-        budget: of the sum of those that stay, in bytes.
-        protected: iterations that stay in any case.
+        budget: bound of the sum of the kept sizes, in bytes.
+        protected: iterations that are never dropped.
     """
     kept = sorted(sizes)
     total, gone = sum(sizes.values()), []

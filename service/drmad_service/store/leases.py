@@ -1,4 +1,4 @@
-"""What schedulers do: claim a job, hold it, tell what becomes of it."""
+"""Requests of schedulers: claim a job, renew its lease, record its progress."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from drmad_service.store.state_machine import DRIVEN, Action
 from drmad_service.store.types import Capacity, Lease
 
 LOG_LINES = 10_000
-"""Of a job, the last."""
+"""Number of last log lines kept of each job, approximately."""
 
 
 class Leases(Base):
-    """Leases, and what their holder may write. Whoever lost the lease gets LeaseLost."""
+    """Leases, and the writes of their holders. A write without the lease raises LeaseLost."""
 
     async def claim(self, scheduler: str, lease_s: float, capacity: Capacity) -> Lease | None:
-        """Take the next job that fits, and reserve what it needs."""
+        """Claim the next job that fits, and reserve its resources; None when no job can run now."""
         claimed = await self._scripts.run(
             "claim",
             scheduler,
@@ -35,7 +35,7 @@ class Leases(Base):
         return Lease(*claimed) if claimed else None
 
     async def outranked(self, lease: Lease, capacity: Capacity) -> bool:
-        """Whether a job of higher priority waits for what this one holds."""
+        """Whether a queued job of higher priority needs the resources of this one."""
         return bool(
             await self._scripts.run(
                 "outranked",
@@ -49,14 +49,14 @@ class Leases(Base):
         )
 
     async def renew(self, leases: Iterable[Lease], lease_s: float) -> set[str]:
-        """Hold the leases for another `lease_s` seconds. Returns the ids of the lost ones."""
+        """Extend the leases to `lease_s` seconds from now. Returns the ids of the lost ones."""
         pairs = [part for lease in leases for part in (lease.job_id, lease.fence)]
         if not pairs:
             return set()
         return set(await self._scripts.run("renew", int(lease_s * 1000), *pairs))
 
-    async def tell_nodes(self, scheduler: str, nodes: str | None) -> None:
-        """What a scheduler sees of its cluster (JSON); None when it ends."""
+    async def report_nodes(self, scheduler: str, nodes: str | None) -> None:
+        """Record a scheduler's view of its cluster (JSON); None removes it."""
         if nodes is None:
             await self._redis.hdel(keys.NODES, scheduler)
         else:
@@ -70,23 +70,23 @@ class Leases(Base):
         message: str = "",
         error: JobError | None = None,
     ) -> JobStatus:
-        """Change the state of a held job. Returns the state that it led to."""
+        """Run a transition of a held job. Returns the new status."""
         fields = {"error": error.model_dump_json()} if error else {}
         return await self._act(lease.job_id, action, reason, message, fields, lease.fence)
 
     async def progress(self, lease: Lease, progress: Progress) -> JobStatus:
-        """Show how far the running meta-iteration is. Returns the job's state."""
+        """Record the progress of the running meta-iteration. Returns the job's status."""
         return await self._update(lease, {"progress": progress.model_dump_json()})
 
     async def status(self, lease: Lease) -> JobStatus:
-        """The state of a held job."""
+        """The status of a held job."""
         status, fence = await self._redis.hmget(keys.job(lease.job_id), ["status", "fence"])
         if status is None or fence.decode() != lease.fence or status.decode() not in DRIVEN:
             raise LeaseLost(f"job {lease.job_id} is no longer driven under {lease.fence}")
         return JobStatus(status.decode())
 
-    async def wished(self) -> list[str]:
-        """Ids of the driven jobs that are to pause or to be cancelled."""
+    async def control_requests(self) -> list[str]:
+        """Ids of the driven jobs with an open control request: to pause or to be cancelled."""
         pipe = self._redis.pipeline(transaction=False)
         for status in (JobStatus.CANCELLING, JobStatus.PAUSING):
             pipe.zrange(keys.jobs_with(status), 0, -1)
@@ -96,23 +96,23 @@ class Leases(Base):
         warning = json.dumps({"code": code, "message": message})
         await self._update(lease, {}, "warning", warning)
 
-    async def tell_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
-        """Tell of a hypergradient that was applied by itself."""
+    async def record_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
+        """Record the event that a single hypergradient was applied."""
         await self._update(lease, {}, "arrival", json.dumps(arrival))
 
     async def keep_fidelity(self, lease: Lease, report: Mapping[str, Any]) -> None:
-        """Keep how far the job's method was found to agree with the exact one."""
+        """Keep the measured fidelity of the job's method."""
         await self._update(lease, {"fidelity": json.dumps(report)})
 
     async def keep_preflight(
         self, lease: Lease, report: PreflightReport, progress: Progress
     ) -> None:
-        """Keep what the look at a job at its start found, and how long it will take by that."""
+        """Keep the report of the preflight, and the remaining time that it predicts."""
         fields = {"preflight": report.model_dump_json(), "progress": progress.model_dump_json()}
         await self._update(lease, fields)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
-        """Keep what a replica printed; of a job, the last LOG_LINES lines."""
+        """Append log lines of a replica; the last LOG_LINES lines of a job are kept."""
         outcome = await self._scripts.run(
             "log", lease.job_id, lease.fence, LOG_LINES, replica, *lines
         )

@@ -12,28 +12,28 @@ from drmad_service.store.base import Base
 
 @dataclass(frozen=True)
 class Notice:
-    """A notice that was taken to be sent."""
+    """A notice that a scheduler holds while sending it."""
 
     job_id: str
     attempt: int
-    """From 1."""
+    """Number of the attempt, from 1."""
 
 
 class Notices(Base):
-    """Put there by the script that ends a job."""
+    """Notices, which the script that ends a job creates."""
 
     async def next_notice(self, hold_s: float) -> Notice | None:
-        """Take one that is due; nobody else gets it for so long."""
+        """Take a notice that is due; other schedulers skip it for `hold_s` seconds."""
         taken = await self._scripts.run("take_notice", int(hold_s * 1000))
         return Notice(taken[0], int(taken[1])) if taken else None
 
-    async def put_off(self, notice: Notice, wait_s: float) -> None:
-        """Send it again after so long."""
+    async def postpone(self, notice: Notice, wait_s: float) -> None:
+        """Make the notice due again after `wait_s` seconds."""
         await self._scripts.run(
             "settle_notice", notice.job_id, notice.attempt, "", int(wait_s * 1000)
         )
 
-    async def settle(self, notice: Notice, told: Mapping[str, Any]) -> None:
-        """Keep its outcome as an event, and send it no more."""
-        data = json.dumps(dict(told))
+    async def settle(self, notice: Notice, outcome: Mapping[str, Any]) -> None:
+        """Remove the notice, and record its outcome as an event."""
+        data = json.dumps(dict(outcome))
         await self._scripts.run("settle_notice", notice.job_id, notice.attempt, data, 0)

@@ -1,4 +1,4 @@
-"""Reads many jobs, or long ones, at once: counts, searches, samples of histories, the queue."""
+"""Reads over many jobs or long histories: counts, text search, samples, the queue."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from drmad_service.errors import JobNotFound
 from drmad_service.store import Store, keys
 
 MOST_SEARCHED = 5_000
-"""Jobs that one search looks at; what is further back is on its next page."""
+"""Maximum jobs that one page of a text search reads; the next page continues behind them."""
 SPARKLINE_POINTS = 32
 FIGURE_POINTS = 800
 
 _LOSSES_KEPT = 100_000
 _SAMPLES_KEPT = 8
 _PAGE = 100
-_EVENTS_SEEN = 500
-_TOLD = {b"warning", b"rollback", b"start", b"webhook"}
+_EVENTS_READ = 500
+_NOTABLE = {b"warning", b"rollback", b"start", b"webhook"}
 
 
 class Overview:
-    """Views over the store for people. What is committed never changes, so it may be cached."""
+    """Reads for pages. A committed meta-iteration never changes, so this object caches them."""
 
     def __init__(self, redis: Redis, store: Store, silent_s: float) -> None:
-        """A scheduler that told nothing for `silent_s` seconds is gone."""
+        """Schedulers without a report for `silent_s` seconds are left out."""
         self._redis: Any = redis
         self._store = store
         self._silent = timedelta(seconds=silent_s)
@@ -43,7 +43,7 @@ class Overview:
         )
 
     async def counts(self, tenant: str | None = None) -> dict[JobStatus, int]:
-        """How many jobs are in each state; states without any are left out."""
+        """Number of jobs by status, without the statuses that no job has."""
         pipe = self._redis.pipeline(transaction=False)
         for status in JobStatus:
             pipe.zcard(keys.jobs_with(status, tenant))
@@ -58,7 +58,7 @@ class Overview:
         limit: int = 50,
         tenant: str | None = None,
     ) -> Page[JobRecord]:
-        """Jobs whose name, id, problem or tags hold every word of `text`, the newest first."""
+        """Jobs whose name, id, problem or tags contain every word of `text`, the newest first."""
         words = text.lower().split()
         if not words:
             return await self._store.jobs(status, tag, after, limit, tenant)
@@ -79,7 +79,7 @@ class Overview:
         return Page(data=found, has_more=True, next=after)
 
     async def losses(self, jobs: Sequence[JobRecord]) -> dict[str, list[float]]:
-        """Some validation losses of each job, evenly spread, in order: enough for a sparkline."""
+        """Evenly spaced validation losses of each job, in order, for a sparkline."""
         wanted = {
             job.id: _spread(job.progress.iteration, SPARKLINE_POINTS)
             for job in jobs
@@ -103,9 +103,9 @@ class Overview:
         return found
 
     async def sample(self, job: JobRecord) -> list[MetaIteration]:
-        """At most about FIGURE_POINTS meta-iterations, evenly spread, with the best and the last.
+        """About FIGURE_POINTS evenly spaced meta-iterations, with the best and the last.
 
-        The figures of one page share one reading.
+        Concurrent calls for the figures of one page share one read.
         """
         key = job.id, job.progress.iteration
         if key not in self._samples:
@@ -119,7 +119,7 @@ class Overview:
             raise
 
     async def queue(self, limit: int = 200) -> list[JobRecord]:
-        """The waiting jobs, in the order in which they will run."""
+        """The queued jobs, in the order in which they will run."""
         return await self._existing(await self._store.queue(limit))
 
     async def driven(self) -> list[JobRecord]:
@@ -128,21 +128,20 @@ class Overview:
         return await self._existing(sorted(raw.decode() for raw in ids))
 
     async def schedulers(self) -> list[SchedulerView]:
-        """What each living scheduler told last of its cluster."""
-        told = await self._redis.hgetall(keys.NODES)
-        views = [SchedulerView.model_validate_json(value) for value in told.values()]
+        """The last report of each living scheduler."""
+        reports = await self._redis.hgetall(keys.NODES)
+        views = [SchedulerView.model_validate_json(report) for report in reports.values()]
         oldest = datetime.now(UTC) - self._silent
         return sorted((v for v in views if v.at > oldest), key=lambda view: view.scheduler)
 
     async def last_event(self, job_id: str) -> str:
-        """The id from which a page that was just drawn follows the events."""
+        """The id after which a page that was just rendered follows the events."""
         rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=1)
         return rows[0][0].decode() if rows else "0-0"
 
-    async def told(self, job_id: str) -> list[Event]:
-        """What happened lately beside states and meta-iterations, in order: warnings, steps that
-        were taken back, the end of the search, what came of the webhook."""
-        rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=_EVENTS_SEEN)
+    async def notable_events(self, job_id: str) -> list[Event]:
+        """Recent warnings, rollbacks, search results and webhook outcomes, in order."""
+        rows = await self._redis.xrevrange(keys.job(job_id, "events"), count=_EVENTS_READ)
         return [
             Event(
                 id=row_id.decode(),
@@ -151,7 +150,7 @@ class Overview:
                 data=json.loads(fields[b"data"]),
             )
             for row_id, fields in reversed(rows)
-            if fields[b"type"] in _TOLD
+            if fields[b"type"] in _NOTABLE
         ]
 
     async def _sample(self, job: JobRecord) -> list[MetaIteration]:
@@ -164,7 +163,7 @@ class Overview:
         )
 
     async def _records(self, wanted: Sequence[tuple[str, int]]) -> list[bytes | None]:
-        """MetaIterations as JSON; None where one is not committed, or was deleted."""
+        """MetaIterations as JSON; None for one that is not committed or was deleted."""
         if not wanted:
             return []
         pipe = self._redis.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""Questions whether a job would run, and their answers; both are gone after a while."""
+"""Requests for a preflight of a job that is not created, and their answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from drmad_service.store.base import Base
 from drmad_service.store.ids import new_id
 
 KEPT_S = 600
-_PACE_S = 0.1
+"""Expiry of requests and answers, in seconds."""
+_POLL_S = 0.1
 
 
 class Preflights(Base):
-    """Checks, first come, first served."""
+    """Preflight requests, answered in the order of their arrival."""
 
     async def request_preflight(self, spec: JobSpec) -> str:
-        """Ask the schedulers to try a job. Returns what the answer is found under."""
+        """Request a preflight from the schedulers. Returns the id of the request."""
         preflight_id = new_id("preflight")
         pipe = self._redis.pipeline(transaction=True)
         pipe.set(keys.preflight(preflight_id), spec.model_dump_json(), ex=KEPT_S)
@@ -28,11 +29,11 @@ class Preflights(Base):
         return preflight_id
 
     async def withdraw_preflight(self, preflight_id: str) -> None:
-        """Nobody waits for it any more."""
+        """Withdraw a request whose client no longer waits."""
         await self._redis.delete(keys.preflight(preflight_id))
 
     async def next_preflight(self) -> tuple[str, JobSpec] | None:
-        """Take the oldest question that somebody still waits for."""
+        """Take the oldest request that is not withdrawn or expired."""
         while (raw := await self._redis.lpop(keys.PREFLIGHTS)) is not None:
             spec = await self._redis.get(keys.preflight(raw.decode()))
             if spec is not None:
@@ -47,13 +48,13 @@ class Preflights(Base):
     async def preflight_answer(
         self, preflight_id: str, timeout_s: float
     ) -> PreflightReport | JobError | None:
-        """Wait for the answer; None when nobody gave one in time."""
+        """Wait for the answer; None when there is none in time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while (
                     raw := await self._redis.get(keys.preflight(preflight_id, "answer"))
                 ) is None:
-                    await asyncio.sleep(_PACE_S)
+                    await asyncio.sleep(_POLL_S)
         except TimeoutError:
             return None
         answer = json.loads(raw)

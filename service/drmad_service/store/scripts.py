@@ -1,4 +1,4 @@
-"""The Lua scripts, which are the only writers of a job's state."""
+"""The Lua scripts, which alone write a job's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from drmad_service.store.schema import SCHEMA
 
 
 class Scripts:
-    """Runs the scripts of the folder `lua`, each with the prelude before it."""
+    """Runs the scripts of the folder `lua`, each preceded by the prelude."""
 
     def __init__(self, redis: Redis, **constants: float) -> None:
         names = {
@@ -51,10 +51,10 @@ class Scripts:
         }
 
     async def run(self, script: str, *args: str | bytes | float) -> Any:
-        """What the script returns, its bytes as text.
+        """Run a script. Returns its answer with bytes decoded as text.
 
         Raises:
-            SchemaDiffers: the data belongs to another version; nothing was changed.
+            SchemaDiffers: Redis holds data of another schema version; the script changed nothing.
         """
         try:
             return _decoded(await self._scripts[script](args=args))

@@ -1,4 +1,4 @@
-"""The life of a job: which action leads from which state to which. Everything else is refused."""
+"""The state machine of a job: the allowed transitions. Every other transition is refused."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _S = JobStatus
 
 
 class Action(StrEnum):
-    """What somebody wants of a job."""
+    """An action on a job, requested by its user or by its scheduler."""
 
-    # Its user
-    PAUSE = "pause"  # free the cluster after the running meta-iteration
-    RESUME = "resume"  # go on after a pause
+    # Requested by the user
+    PAUSE = "pause"  # release the cluster after the running meta-iteration
+    RESUME = "resume"  # continue after a pause
     CANCEL = "cancel"  # end it now
-    EXTEND = "extend"  # compute further meta-iterations of a job that has ended
-    # Its scheduler
-    CLAIM = "claim"  # take it, from the queue or from a scheduler that is gone
+    EXTEND = "extend"  # compute further meta-iterations of an ended job
+    # Requested by the scheduler
+    CLAIM = "claim"  # drive it, from the queue or after its scheduler was lost
     RUN = "run"  # every replica is ready
-    YIELD = "yield"  # free the cluster, go on later
+    YIELD = "yield"  # release the cluster, continue later
     SUCCEED = "succeed"
     FAIL = "fail"
 
@@ -84,4 +84,4 @@ TRANSITIONS: dict[Action, dict[JobStatus, JobStatus]] = {
 }
 
 DRIVEN = frozenset(TRANSITIONS[Action.YIELD])
-"""States in which a scheduler holds the job."""
+"""States in which a scheduler holds a lease of the job."""

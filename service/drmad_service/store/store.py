@@ -1,4 +1,4 @@
-"""The store: all its parts as one."""
+"""The store, which combines its parts into one object."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ from drmad_service.store.uploads import Uploads
 
 
 class Store(JobRequests, Uploads, Preflights, JobResults, Trials, Events, Leases, Commits, Notices):
-    """Jobs in Redis. One instance a process; the client must return bytes."""
+    """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

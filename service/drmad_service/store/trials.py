@@ -1,4 +1,4 @@
-"""The trials of a job's search, which are no meta-iterations, and what was found by them."""
+"""Trials of a job's search, and the start that the search found."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from drmad_service.store.types import Lease
 
 
 class Trials(Base):
-    """Trials by number."""
+    """Trials, keyed by their number."""
 
     async def trials(self, job_id: str, after: int | None = None, limit: int = 100) -> Page[Trial]:
-        """The trials after number `after`, in their order."""
+        """The trials after number `after`, in ascending order."""
         await self._must_exist(job_id)
         entries = await self._redis.hgetall(keys.job(job_id, "trials"))
         numbers = sorted(int(number) for number in entries)
@@ -29,7 +29,7 @@ class Trials(Base):
         """Record a trial (a Trial without its time). The first record of a number stays.
 
         Raises:
-            LeaseLost: the job belongs to another scheduler.
+            LeaseLost: another scheduler drives the job.
         """
         outcome, _ = await self._scripts.run(
             "trial",
@@ -43,6 +43,6 @@ class Trials(Base):
             raise LeaseLost(f"trial {record['number']} of {lease.job_id} refused: {outcome}")
 
     async def start_from(self, lease: Lease, start: Start) -> None:
-        """Keep what the search found."""
+        """Keep the start that the search found."""
         found = start.model_dump_json()
         await self._update(lease, {"start": found}, "start", found)

@@ -1,4 +1,4 @@
-"""What the store hands to schedulers, and takes from them."""
+"""Values that the store exchanges with schedulers, and the settings of the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNLIMITED = 1e9
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to drive a job, as long as no newer fence exists."""
+    """The right to drive a job, as long as no newer fencing token exists."""
 
     job_id: str
     fence: str
@@ -21,19 +21,19 @@ class Lease:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What there is to give to jobs."""
+    """The capacity of a cluster, and the bounds of a tenant."""
 
     cpus: float
     gpus: float
     tenant_jobs: float = UNLIMITED
-    """Jobs that one tenant may have running."""
+    """Maximum running jobs of a tenant."""
     tenant_gpus: float = UNLIMITED
-    """GPUs that one tenant may have in use."""
+    """Maximum GPUs in use by a tenant."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a job goes on: the state before meta-iteration `iteration`."""
+    """The state before meta-iteration `iteration`, from which a job resumes."""
 
     iteration: int
     tensors: bytes
@@ -42,11 +42,14 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class MetaIterationCommit:
-    """What one meta-iteration leaves behind.
+    """The results of one meta-iteration.
 
-    `next_state` is the state after it; `hypergradient` and `model` are safetensors, the model None
-    when it is too large to keep; `record` is a MetaIteration without its time; `best` says that
-    it is the best so far.
+    Attributes:
+        record: fields of a MetaIteration without its time.
+        next_state: the state after the meta-iteration.
+        hypergradient: safetensors.
+        model: safetensors; None when the model is larger than the service keeps.
+        best: set when the meta-iteration is the best so far.
     """
 
     iteration: int
@@ -60,23 +63,30 @@ class MetaIterationCommit:
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What must be the same for every process of a service."""
+    """Settings that must be equal in every process of a service."""
 
-    redis_timeout_s: float = setting(5.0, "Seconds that a connection to Redis may take.", 0.1)
+    redis_timeout_s: float = setting(5.0, "Timeout of a connection to Redis, in seconds.", 0.1)
     redis_pause_s: float = setting(
-        2.0, "Seconds between two tries to reach Redis again, at most.", 0.1
+        2.0, "Maximum pause between two attempts to reach Redis, in seconds.", 0.1
     )
-    events_kept: int = setting(10_000, "Events of a job, the last.", 100)
+    events_kept: int = setting(10_000, "Number of last events kept of each job.", 100)
     vector_bytes: int = setting(
-        256 << 20, "Of a job's states and hypergradients; the middle ones go first.", 0
+        256 << 20,
+        "Maximum size of a job's states and hypergradients, in bytes; the middle ones are dropped "
+        "first.",
+        0,
     )
-    point_s: float = setting(60.0, "Seconds of waiting that count as one point of priority.", 0.001)
+    point_s: float = setting(
+        60.0, "Time in the queue that equals one point of priority, in seconds.", 0.001
+    )
     share_s: float = setting(
-        300.0, "Seconds that a running job puts the waiting ones of its tenant back.", 0
+        300.0,
+        "Delay of a tenant's queued jobs for each of its running jobs, in seconds of queue time.",
+        0,
     )
     scheduler_silent_s: float = setting(
-        30.0, "Seconds after which a scheduler that tells nothing is not counted.", 1
+        30.0, "Time after which a silent scheduler is no longer counted, in seconds.", 1
     )
     repeat_s: float = setting(
-        24 * 3600.0, "Seconds that an Idempotency-Key is remembered with its job.", 1
+        24 * 3600.0, "Time for which an Idempotency-Key is kept with its job, in seconds.", 1
     )

@@ -1,4 +1,4 @@
-"""What users upload, under the digest of its bytes: code, in parts, and the use of their data."""
+"""Uploads by digest: archives of user code, and the last use of uploaded data sets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
 
 
 class Uploads(Base):
-    """Archives of user code."""
+    """Archives of user code in chunks; data sets are files, of which Redis keeps the last use."""
 
     async def put_code(self, sha256: str, content: bytes, tenant: str = "local") -> bool:
-        """Keep an archive under the digest of its bytes. Returns whether the tenant had it not."""
+        """Keep an archive under its digest. Returns whether it is new to the tenant."""
         await self.must_have_room()
         key = keys.code(sha256)
         if not await self._redis.exists(key):
@@ -35,34 +35,35 @@ class Uploads(Base):
         return bool(await self._redis.sadd(keys.code_tenants(sha256), tenant))
 
     async def has_code(self, name: str, tenant: str = "local") -> bool:
-        """Whether the tenant uploaded sha256:<digits>; that another did opens nothing."""
+        """Whether this tenant uploaded sha256:<digits>; uploads of other tenants do not count."""
         sha256 = name.removeprefix("sha256:")
         return bool(await self._redis.sismember(keys.code_tenants(sha256), tenant))
 
     async def code(self, name: str) -> bytes:
-        """
+        """The archive sha256:<digits>.
+
         Raises:
             ResultNotFound: it was never uploaded, or is no longer kept.
         """
         sha256 = name.removeprefix("sha256:")
         chunks = await self._redis.hgetall(keys.code(sha256))
         if not chunks:
-            raise ResultNotFound(f"the code {name} is not here; upload it again")
+            raise ResultNotFound(f"the code {name} is not kept; upload it again")
         await self._touch(keys.CODES, sha256)
         return b"".join(chunks[number] for number in sorted(chunks, key=int))
 
     async def note_data(self, sha256: str, tenant: str = "local") -> bool:
-        """Note a data set, which is a file elsewhere. Returns whether it is new to the tenant."""
+        """Record the use of a data set. Returns whether it is new to the tenant."""
         await self._touch(keys.DATA, sha256)
         return bool(await self._redis.sadd(keys.data_tenants(sha256), tenant))
 
     async def has_data(self, name: str, tenant: str = "local") -> bool:
-        """Whether the tenant uploaded sha256:<digits>, as of code."""
+        """Whether this tenant uploaded the data set sha256:<digits>."""
         sha256 = name.removeprefix("sha256:")
         return bool(await self._redis.sismember(keys.data_tenants(sha256), tenant))
 
     async def delete_unused_code(self, milliseconds_ago: float) -> int:
-        """Delete code that nobody asked for so long and that no job names. Returns how much."""
+        """Delete archives unused for longer that no job names. Returns how many."""
         unused = await self._unused(keys.CODES, milliseconds_ago)
         for sha256 in unused:
             await self._redis.unlink(keys.code(sha256), keys.code_tenants(sha256))
@@ -70,7 +71,7 @@ class Uploads(Base):
         return len(unused)
 
     async def unused_data(self, milliseconds_ago: float) -> list[str]:
-        """Data sets of no use for so long that no job names, which are no longer listed now."""
+        """Forget data sets unused for longer that no job names. Returns their digests."""
         unused = await self._unused(keys.DATA, milliseconds_ago)
         if unused:
             await self._redis.zrem(keys.DATA, *unused)
@@ -89,7 +90,7 @@ class Uploads(Base):
         for spec in filter(None, await pipe.execute()):
             for sha256 in old & _uploads(json.loads(spec)["problem"]):
                 old.remove(sha256)
-                await self._touch(index, sha256)  # looked at again when it is old again
+                await self._touch(index, sha256)  # considered again once it is unused for that long
         return sorted(old)
 
 

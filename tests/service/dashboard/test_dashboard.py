@@ -67,7 +67,7 @@ def jobs(redis_url: str, do: Do[Any]) -> dict[str, str]:
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
     ids: dict[str, str] = do(gallery.gallery)
-    do(lambda store: store.tell_nodes("scheduler_1", gallery.nodes()))
+    do(lambda store: store.report_nodes("scheduler_1", gallery.nodes()))
     return ids
 
 
@@ -427,7 +427,7 @@ def test_a_cluster_without_a_scheduler_says_what_to_start(
     expect(page.get_by_role("alert")).to_be_visible()
     expect(page.get_by_role("alert")).to_contain_text("drmad schedule")
     expect(page.locator("#nodes")).to_have_count(0)
-    do(lambda store: store.tell_nodes("scheduler_1", gallery.nodes()))
+    do(lambda store: store.report_nodes("scheduler_1", gallery.nodes()))
     expect(page.locator("#nodes")).to_be_visible()
 
 

@@ -71,7 +71,7 @@ async def test_schedulers_that_were_killed_are_forgotten_in_time(
 ) -> None:
     capacity = Capacity(4.0, 0.0)
     await store.claim("killed", 10.0, capacity)
-    await store.tell_nodes("killed", "{}")
+    await store.report_nodes("killed", "{}")
     said = json.loads(await redis.hget(keys.CLUSTER, "killed") or b"")
     await redis.hset(keys.CLUSTER, "killed", json.dumps(said | {"at": said["at"] - 3_700_000}))
     await store.claim("lately", 10.0, capacity)

@@ -13,32 +13,32 @@ from tests.service.store.test_store import started
 pytestmark = pytest.mark.anyio
 
 
-async def test_only_those_are_woken_of_whose_job_something_is_wished(
+async def test_only_drivers_of_jobs_with_a_control_request_are_woken(
     store: Store, redis_url: str, spec: JobSpec
 ) -> None:
-    wishes = ControlRequests(store, SchedulerSettings(redis_url, poll_s=0.01))
+    controls = ControlRequests(store, SchedulerSettings(redis_url, poll_s=0.01))
     paused, cancelled, calm, others = [(await started(store, spec)).job_id for _ in range(4)]
-    heard = {job_id: wishes.of(job_id) for job_id in (paused, cancelled, calm)}
-    listening = asyncio.create_task(wishes.listen())
+    heard = {job_id: controls.of(job_id) for job_id in (paused, cancelled, calm)}
+    listening = asyncio.create_task(controls.listen())
     await store.pause(paused)
     await store.cancel(cancelled)
     await store.cancel(others)
     async with asyncio.timeout(60):
         await heard[paused].wait()
         await heard[cancelled].wait()
-        heard[cancelled].clear()  # until it is fulfilled it is told again
+        heard[cancelled].clear()  # a request that is not applied yet is reported again
         await heard[cancelled].wait()
     listening.cancel()
     assert not heard[calm].is_set()
-    assert await store.wished() == [*sorted([cancelled, others]), paused]
+    assert await store.control_requests() == [*sorted([cancelled, others]), paused]
 
 
-async def test_the_more_jobs_are_driven_the_less_often_each_is_looked_at(store: Store) -> None:
-    wishes = ControlRequests(store, SchedulerSettings("unix:///nowhere", poll_s=0.2))
-    assert wishes.pace_s == 0.2
+async def test_the_more_jobs_are_driven_the_less_often_each_is_polled(store: Store) -> None:
+    controls = ControlRequests(store, SchedulerSettings("unix:///nowhere", poll_s=0.2))
+    assert controls.pace_s == 0.2
     for number in range(1000):
-        wishes.of(f"job_{number}")
-    assert wishes.pace_s == 2.5
+        controls.of(f"job_{number}")
+    assert controls.pace_s == 2.5
     for number in range(999):
-        wishes.forget(f"job_{number}")
-    assert wishes.pace_s == 0.2
+        controls.forget(f"job_{number}")
+    assert controls.pace_s == 0.2

@@ -53,7 +53,7 @@ def died(words: str) -> ActorDiedError:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (died(MADE), "replica_lost", "could not be made: TypeError: 'int' object is not iterable"),
+        (died(MADE), "replica_lost", "could not be created: TypeError: 'int'"),
         (died(EXITED), "replica_lost", "os._exit"),
         (died(EXITED), "replica_lost", "a smaller training.batch_size"),
         (died(KILLED), "replica_lost", "the node was lost."),

@@ -87,9 +87,9 @@ async def test_search_finds_every_word_in_name_problem_tags_and_state(
 async def test_the_cluster_shows_nodes_what_runs_and_the_queue_in_its_order(
     api: httpx.AsyncClient, store: Store, jobs: dict[str, str]
 ) -> None:
-    await store.tell_nodes("scheduler_1", gallery.nodes())
+    await store.report_nodes("scheduler_1", gallery.nodes())
     gone = json.loads(gallery.nodes()) | {"at": "2026-01-01T00:00:00Z"}
-    await store.tell_nodes("scheduler_2", json.dumps(gone))
+    await store.report_nodes("scheduler_2", json.dumps(gone))
     cluster = Cluster.model_validate((await api.get("/v1/cluster")).json())
     assert [view.scheduler for view in cluster.schedulers] == ["scheduler_1"]
     assert (cluster.cpus, cluster.gpus) == (32, 2)

@@ -151,7 +151,7 @@ async def job(
         actions=job_page.actions(job) if principal.may_submit else [],
         charts=job_page.charts(job, await store.fidelity_report(job_id) is not None),
         trials=job_page.best_trials(trials),
-        timeline=job_page.timeline(job, await overview.told(job_id)),
+        timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={
             "YAML": job_editor.dump(essential),
             "Python": snippets.python(essential, url),

@@ -1,0 +1,1 @@
+"""The driver of one job: its life cycle, waiting, preflight, rollback and replica losses."""

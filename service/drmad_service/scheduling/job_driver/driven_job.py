@@ -1,0 +1,83 @@
+"""The job of one lease, as the parts of its driver share it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from drmad_client.records.job import HyperparameterInfo, JobRecord
+from drmad_service.scheduling.ray_cluster import ComputeCluster
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Lease, Store
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.1
+
+
+class DrivenJob:
+    """A held job: its spec, its replicas, its progress and the time spent on it.
+
+    Attributes:
+        spec: as submitted until the search ends, then with the values that the search found.
+        infos: the hyperparameters, once a replica has built the problem.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        settings: SchedulerSettings,
+        cluster: ComputeCluster,
+        record: JobRecord,
+        code: bytes | None,
+    ) -> None:
+        self.store = store
+        self.lease = lease
+        self.settings = settings
+        self.cluster = cluster
+        self.spec = record.spec
+        if record.start is not None:
+            self.spec = self.spec.started_from(record.start.values)
+        self.progress = record.progress
+        self.infos: list[HyperparameterInfo] = []
+        self._code = code
+        self.replicas = cluster.replicas(self.spec, code)
+        self._spent_before_s = record.progress.spent_s
+        self._began = time.monotonic()
+
+    def restart_from(self, values: Mapping[str, Any]) -> None:
+        """Replace the replicas by unplaced ones of the spec that starts from these values."""
+        self.replicas.kill()
+        self.spec = self.spec.started_from(values)
+        self.replicas = self.cluster.replicas(self.spec, self._code)
+
+    def spent_s(self) -> float:
+        """Seconds that a scheduler has driven the job, under this lease and earlier ones."""
+        return self._spent_before_s + time.monotonic() - self._began
+
+    def info_fields(self) -> list[dict[str, Any]]:
+        return [info.model_dump() for info in self.infos]
+
+    async def persist(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request to the store until Redis answers.
+
+        The job keeps its replicas while Redis is away or full. The request must be idempotent: an
+        answer can be lost although Redis executed the request.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return await request()
+            except RedisError as error:
+                fields = {"job_id": self.lease.job_id}
+                logger.warning("Redis refused a request, retrying: %s", error, extra=fields)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, self.settings.store.redis_pause_s)

@@ -1,0 +1,258 @@
+"""The life cycle of a driven job: place, search, prepare, then meta-iterations until it ends.
+
+Redis is the truth and Ray is disposable: after any failure here the job continues from its last
+commit, under this lease or the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+from ray.exceptions import RayError
+
+from drmad_client.records.job import HyperparameterInfo, JobStatus
+from drmad_client.spec.job import JobSpec
+from drmad_service import logs, traces
+from drmad_service.job_limits import too_many
+from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver.driven_job import DrivenJob
+from drmad_service.scheduling.job_driver.outcomes import (
+    JobReleased,
+    ReplicaFailed,
+    apply_control,
+    fail,
+    fail_or_retry,
+)
+from drmad_service.scheduling.job_driver.preflight import JobPreflight
+from drmad_service.scheduling.job_driver.replica_losses import ReplicaLosses
+from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
+from drmad_service.scheduling.job_driver.results import commit_of
+from drmad_service.scheduling.job_driver.rollback import RECOVERABLE, Rollbacks
+from drmad_service.scheduling.job_driver.waiting import JobMonitor
+from drmad_service.scheduling.ray_cluster import ComputeCluster
+from drmad_service.scheduling.ray_errors import LOSSES, failure_of
+from drmad_service.scheduling.replica_group import runtime_options
+from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds
+from drmad_service.scheduling.search_run import Search, SearchFailed
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Capacity, Lease, ResumePoint, Store
+from drmad_service.store.state_machine import Action
+from drmad_workers.ray_actor.messages import Failure, Prepared, RollbackRequired, StepResult
+
+_FINISHED = {
+    "iterations": "every requested meta-iteration is committed",
+    "patience": "the validation loss no longer improves",
+}
+
+
+class JobDriver:
+    """Drives the job of one lease until the job ends, is released or the lease is lost."""
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        settings: SchedulerSettings,
+        capacity: Capacity,
+        controls: ControlRequests,
+        cluster: ComputeCluster,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._settings = settings
+        self._capacity = capacity
+        self._controls = controls
+        self._cluster = cluster
+
+    async def run(self) -> None:
+        """Drive the job.
+
+        Raises:
+            LeaseLost: another scheduler drives the job now.
+            RayLost: the cluster does not answer.
+            RedisError: Redis does not answer while the job is begun.
+        """
+        await self._store.status(self._lease)
+        record = await self._store.get(self._lease.job_id)
+        logs.tenant.set(record.tenant)
+        code = await _code(self._store, record.spec)
+        job = DrivenJob(self._store, self._lease, self._settings, self._cluster, record, code)
+        reports = ReplicaReports(job)
+        monitor = JobMonitor(job, self._controls, reports, self._capacity)
+        preflight = JobPreflight(job, monitor, has_report=record.preflight is not None)
+        losses = ReplicaLosses(job, monitor, reports)
+        life_cycle = _LifeCycle(job, monitor, reports, preflight, Rollbacks(job, monitor), losses)
+        try:
+            apply_control(record.status, between_iterations=True)
+            await life_cycle.drive()
+        except JobReleased as released:
+            transition = released.transition
+            await reports.collect_trailing_lines()
+            # The cluster is free again before anybody reads that the job has ended.
+            job.replicas.kill()
+            await job.persist(lambda: job.store.act(job.lease, *transition))
+        finally:
+            job.replicas.kill()
+
+
+class _LifeCycle:
+    """The stages of one job, each of which may be entered again after a loss of replicas."""
+
+    def __init__(
+        self,
+        job: DrivenJob,
+        monitor: JobMonitor,
+        reports: ReplicaReports,
+        preflight: JobPreflight,
+        rollbacks: Rollbacks,
+        losses: ReplicaLosses,
+    ) -> None:
+        self._job = job
+        self._monitor = monitor
+        self._reports = reports
+        self._preflight = preflight
+        self._rollbacks = rollbacks
+        self._losses = losses
+
+    async def drive(self) -> None:
+        """Never returns.
+
+        Raises:
+            JobReleased: the job ends, or another driver continues it later.
+        """
+        point: ResumePoint | None = None
+        while True:
+            try:
+                if point is None or not self._job.replicas.actors:
+                    point = await self._start()
+                    await self._preflight.compare_method(point)
+                traced = {
+                    "drmad.job_id": self._job.lease.job_id,
+                    "drmad.iteration": point.iteration,
+                }
+                with traces.span("meta-iteration", traced):
+                    point = await self._meta_iteration(point)
+                self._losses.reset()
+                await self._monitor.poll_between_iterations()
+            except RayError as error:
+                failure = failure_of(error)
+                if failure.code not in LOSSES:
+                    fail(failure)
+                await self._losses.recover(failure)
+            except ReplicaFailed as failed:
+                await self._reports.collect_trailing_lines()
+                await self._losses.recover(failed.failure)
+
+    async def _start(self) -> ResumePoint:
+        """Have every replica build the problem. Returns where the job continues."""
+        job = self._job
+        while job.spec.search is not None:
+            await self._search(job.spec.search.trials)
+        await self._place()
+        settings = job.settings
+        install_s = settings.install_timeout_s if runtime_options(job.spec) else 0.0
+        prepared = await self._monitor.results(
+            [replica.prepare.remote() for replica in job.replicas.actors],
+            settings.start_timeout_s + install_s,
+        )
+        first: Prepared = prepared[0]
+        job.infos = [HyperparameterInfo(**info) for info in first.hyperparameters]
+        count = sum(math.prod(info.shape) for info in job.infos)
+        if count > (most := settings.max_hyperparameters):
+            message = too_many("hyperparameters", count, most)
+            fail(Failure("too_many_hyperparameters", message))
+        await self._preflight.short_run()
+        self._rounds = self._new_rounds()
+        point = await job.store.resume_point(job.lease.job_id)
+        start = ResumePoint(0, first.start.tensors, first.start.scalars)
+        await job.store.begin(job.lease, job.infos, None if point else start)
+        point = point or start
+        if point.iteration >= job.spec.meta.iterations:
+            raise JobReleased(Action.SUCCEED, "iterations", _FINISHED["iterations"])
+        status = await job.store.act(job.lease, Action.RUN, "started")
+        apply_control(status, between_iterations=True)
+        return point
+
+    async def _place(self) -> None:
+        replicas, settings = self._job.replicas, self._job.settings
+        reserved = await asyncio.to_thread(replicas.reserve)
+        if reserved is not None:
+            await self._monitor.results([reserved], settings.start_timeout_s)
+        await asyncio.to_thread(replicas.create)
+
+    async def _search(self, trials: int) -> None:
+        """Find the values from which the job starts, on the actors of its replicas."""
+        job = self._job
+        if not job.replicas.actors:
+            await self._place()
+        await self._preflight.short_run()
+        message = f"searches for a start, {trials} trials"
+        await job.store.act(job.lease, Action.RUN, "searching", message)
+        search = Search(
+            job.store,
+            job.lease,
+            job.spec,
+            job.progress,
+            job.replicas.actors,
+            job.settings.poll_s,
+        )
+
+        async def poll() -> JobStatus:
+            search.progress = search.progress.model_copy(update={"spent_s": job.spent_s()})
+            kept = {"trials": search.progress.trials, "spent_s": search.progress.spent_s}
+            job.progress = job.progress.model_copy(update=kept)
+            await self._monitor.release_if_outranked()
+            return await self._monitor.poll()
+
+        try:
+            start = await search.run(poll)
+        except SearchFailed as error:
+            fail_or_retry(error.failure)
+        job.progress = search.progress
+        if start is None:  # the job was paused during the search, and may have been resumed since
+            apply_control(await job.store.status(job.lease), between_iterations=True)
+            return
+        await job.store.start_from(job.lease, start)
+        self._losses.reset()
+        self._reports.discard()
+        job.restart_from(start.values)
+
+    def _new_rounds(self) -> Rounds:
+        job = self._job
+        parts = (job.spec, job.info_fields(), job.replicas.actors, self._monitor.wait)
+        most_bytes = job.settings.max_model_bytes
+        if job.spec.replicas.mode == "sync":
+            return SyncRounds(*parts, most_bytes)
+        return AsyncRounds(
+            *parts,
+            most_bytes,
+            on_arrival=lambda arrival: job.store.record_arrival(job.lease, arrival),
+        )
+
+    async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
+        """Compute and commit one meta-iteration. Returns where the next one begins."""
+        job = self._job
+        began = time.monotonic()
+        result = await self._rounds.meta_iteration(point)
+        if isinstance(result, Failure) and result.code in RECOVERABLE:
+            return await self._rollbacks.roll_back(point, result)
+        if isinstance(result, Failure):
+            fail_or_retry(result)
+        if isinstance(result, RollbackRequired):
+            failure = Failure("no_descent", result.message, point.iteration)
+            return await self._rollbacks.roll_back(point, failure)
+        assert isinstance(result, StepResult)
+        step = commit_of(job, point.iteration, result, time.monotonic() - began)
+        status = await job.persist(lambda: job.store.commit(job.lease, step))
+        job.progress = step.progress
+        if result.finished:
+            raise JobReleased(Action.SUCCEED, result.finished, _FINISHED[result.finished])
+        apply_control(status, between_iterations=True)
+        return step.next_state
+
+
+async def _code(store: Store, spec: JobSpec) -> bytes | None:
+    problem = spec.problem
+    return await store.code(problem.code) if problem.kind == "code" else None

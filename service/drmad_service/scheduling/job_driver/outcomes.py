@@ -1,0 +1,61 @@
+"""How a driver stops: it releases the job, or it begins again with new replicas."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from drmad_client.records.job import JobError, JobStatus
+from drmad_service.store.state_machine import Action
+from drmad_workers.ray_actor.failures import OUT_OF_MEMORY
+from drmad_workers.ray_actor.messages import Failure
+
+PREEMPTED = "makes room for a job of higher priority"
+
+
+class JobReleased(Exception):
+    """The driver stops driving the job; carries the transition that the store records."""
+
+    def __init__(
+        self, action: Action, reason: str, message: str = "", error: JobError | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.transition = action, reason, message, error
+
+
+class ReplicaFailed(Exception):
+    """A replica reported a failure that a new replica may survive."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def apply_control(status: JobStatus, between_iterations: bool = False) -> None:
+    """Release the job when its user cancelled it, or paused it and no meta-iteration runs.
+
+    Raises:
+        JobReleased
+    """
+    if status is JobStatus.CANCELLING:
+        raise JobReleased(Action.YIELD, "cancelled", "cancelled by its user")
+    if status is JobStatus.PAUSING and between_iterations:
+        raise JobReleased(Action.YIELD, "paused", "paused by its user")
+
+
+def fail(failure: Failure) -> NoReturn:
+    """Fail the job with the failure of a replica."""
+    error = JobError(
+        code=failure.code,
+        message=failure.message,
+        iteration=failure.iteration,
+        step=failure.step,
+        traceback=failure.traceback,
+    )
+    raise JobReleased(Action.FAIL, failure.code, failure.message, error)
+
+
+def fail_or_retry(failure: Failure) -> NoReturn:
+    """Fail the job, except for a lack of memory, which counts as the loss of a replica."""
+    if failure.code == OUT_OF_MEMORY:
+        raise ReplicaFailed(failure)
+    fail(failure)

@@ -1,0 +1,79 @@
+"""Preflight of a job that is about to start: a short run, and the fidelity of its method."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drmad_client.records.job import PreflightReport
+from drmad_service.scheduling.job_driver.driven_job import DrivenJob
+from drmad_service.scheduling.job_driver.outcomes import fail
+from drmad_service.scheduling.job_driver.waiting import JobMonitor
+from drmad_service.scheduling.ray_futures import future_of
+from drmad_service.store import ResumePoint
+from drmad_workers.ray_actor.messages import Failure, PackedState
+
+_MISTAKES = ("user_code", "problem_invalid")
+"""Failures that do not depend on the hyperparameters' values."""
+_TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
+"""Methods that are exact over the whole run, or compare themselves with an exact one."""
+
+
+class JobPreflight:
+    """Runs each part of the preflight once a job, whichever scheduler begins it."""
+
+    def __init__(self, job: DrivenJob, monitor: JobMonitor, has_report: bool) -> None:
+        """`has_report` says that an earlier lease kept the report of the short run."""
+        self._job = job
+        self._monitor = monitor
+        self._has_run = has_report
+
+    async def short_run(self) -> None:
+        """Run a few steps on the first replica; fail the job on a mistake in its problem.
+
+        Numerical failures are left to the first meta-iteration, which can roll back.
+        """
+        if self._has_run:
+            return
+        job = self._job
+        answer = future_of(job.replicas.actors[0].preflight.remote())
+        await self._monitor.wait([answer])
+        found: dict[str, Any] | Failure = answer.result()
+        self._has_run = True
+        if isinstance(found, Failure):
+            if found.code in _MISTAKES:
+                fail(found)
+            return
+        report = PreflightReport.model_validate(found)
+        left = 1.0 - job.progress.iteration / job.spec.meta.iterations
+        job.progress = job.progress.model_copy(update={"remaining_s": left * report.job_seconds})
+        await job.persist(lambda: job.store.keep_preflight(job.lease, report, job.progress))
+
+    async def compare_method(self, point: ResumePoint) -> None:
+        """Compare an approximate method with the exact one; warn when its fidelity is low."""
+        job = self._job
+        method = job.spec.hypergradient
+        is_exact = method.method in _TRUSTED and getattr(method, "horizon", None) is None
+        if is_exact or await job.store.fidelity_report(job.lease.job_id):
+            return
+        state = PackedState(point.tensors, point.scalars)
+        (report,) = await self._monitor.results(
+            [job.replicas.actors[0].fidelity.remote(state, point.iteration)]
+        )
+        if isinstance(report, Failure) and report.code == "user_code":
+            fail(report)
+        if isinstance(report, Failure):
+            message = f"the method could not be compared with the exact one: {report.message}"
+            await job.store.keep_fidelity(job.lease, {"failure": message})
+            await job.store.warn(job.lease, "fidelity_unknown", message)
+            return
+        await job.store.keep_fidelity(job.lease, report)
+        (prediction,) = report["predictions"]
+        if prediction["doubtful"]:
+            cosine = prediction["figure"]["cosine"]
+            found = "diverges" if cosine is None else f"has a cosine of {cosine:.2f}"
+            await job.store.warn(
+                job.lease,
+                "fidelity_low",
+                f"{method.method}'s hypergradient {found} to the exact one on this problem; "
+                "hypergradient: {method: auto} selects a method of sufficient fidelity",
+            )

@@ -1,0 +1,74 @@
+"""Driven jobs over a real store, on a cluster whose replicas the test resolves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from drmad_client.records.job import JobRecord
+from drmad_client.spec.job import JobSpec
+from drmad_service.cancellation import cancel_and_wait
+from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver.life_cycle import JobDriver
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Capacity, Lease, Store
+from tests.service.scheduling.stand_in import StandInCluster
+
+CAPACITY = Capacity(1.0, 0.0)
+
+
+@dataclass
+class Driven:
+    """A job, and the task that drives it."""
+
+    store: Store
+    lease: Lease
+    task: asyncio.Task[None]
+
+    async def released(self) -> JobRecord:
+        """The job, once its driver has released it."""
+        async with asyncio.timeout(30):
+            await self.task
+        return await self.store.get(self.lease.job_id)
+
+    async def events(self, kind: str) -> list[dict[str, Any]]:
+        found = await self.store.events(self.lease.job_id)
+        return [event.data for event in found if event.type == kind]
+
+
+Drive = Callable[..., Awaitable[Driven]]
+
+
+@pytest.fixture
+def cluster() -> StandInCluster:
+    return StandInCluster()
+
+
+@pytest.fixture
+async def drive(
+    store: Store, redis_url: str, spec: JobSpec, cluster: StandInCluster
+) -> AsyncIterator[Drive]:
+    """Submits, claims and drives a job; keywords change its spec (replay is never compared)."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def driven(settings: Mapping[str, Any] = MappingProxyType({}), **changes: Any) -> Driven:
+        fields = spec.model_dump() | {"hypergradient": {"method": "replay"}} | changes
+        await store.create(JobSpec.model_validate(fields))
+        lease = await store.claim("scheduler", 60.0, CAPACITY)
+        assert lease is not None
+        fast = {"poll_s": 0.01, "retry_s": 0.0, "last_lines_s": 0.1} | dict(settings)
+        used = SchedulerSettings(redis_url, **fast)
+        controls = ControlRequests(store, used)
+        driver = JobDriver(store, lease, used, CAPACITY, controls, cluster)
+        listening = asyncio.create_task(controls.listen())
+        task = asyncio.create_task(driver.run())
+        tasks.extend([listening, task])
+        return Driven(store, lease, task)
+
+    yield driven
+    await cancel_and_wait(tasks)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from drmad_client.records.job import JobStatus
+from drmad_client.spec.job import JobSpec
+from drmad_service.store import Store
+from drmad_workers.ray_actor.messages import Failure, Prepared
+from tests.service.scheduling.conftest import Drive
+from tests.service.scheduling.stand_in import INFO, START, StandInCluster, result
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_job_runs_its_meta_iterations_and_succeeds(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    driven = await drive()
+    for iteration in range(3):
+        call = await cluster.called("whole_meta_iteration")
+        assert call.arguments[1] == iteration
+        call.returns(result(iteration, 2.0 - iteration, "iterations" if iteration == 2 else None))
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.SUCCEEDED, "iterations")
+    assert [h.name for h in job.hyperparameters] == ["w"]
+    assert job.preflight is not None
+    history = (await store.history(job.id)).data
+    assert [record.validation_loss for record in history] == [2.0, 1.0, 0.0]
+    assert all(record.seconds["total"] > 0.0 for record in history)
+    assert (job.progress.iteration, job.progress.remaining_s) == (3, 0.0)
+
+
+async def test_job_ends_when_its_validation_loss_no_longer_improves(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="patience"))
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.SUCCEEDED, "patience")
+    assert job.message == "the validation loss no longer improves"
+
+
+async def test_mistake_of_the_problem_fails_the_job_in_its_preflight(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    cluster.answers["preflight"] = Failure("user_code", "NameError: x", traceback="line 1")
+    job = await (await drive()).released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "user_code")
+    assert job.error is not None
+    assert job.error.traceback == "line 1"
+    assert cluster.calls["whole_meta_iteration"].empty()
+
+
+async def test_numerical_failure_of_the_preflight_is_left_to_the_first_meta_iteration(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    cluster.answers["preflight"] = Failure("training_diverged", "the loss is nan")
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    assert (job.status, job.preflight) == (JobStatus.SUCCEEDED, None)
+
+
+async def test_method_of_low_fidelity_is_compared_once_and_warned_of(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    prediction = {"doubtful": True, "figure": {"cosine": 0.25}}
+    cluster.answers["fidelity"] = {"predictions": [prediction]}
+    driven = await drive(hypergradient={"method": "shortcut"})
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    (warning,) = await driven.events("warning")
+    assert warning["code"] == "fidelity_low"
+    assert "shortcut's hypergradient has a cosine of 0.25" in warning["message"]
+    assert await store.fidelity_report(job.id) == {"predictions": [prediction]}
+
+
+async def test_too_many_hyperparameters_fail_the_job(drive: Drive, cluster: StandInCluster) -> None:
+    cluster.answers["prepare"] = Prepared([INFO | {"shape": [3, 4]}], START)
+    job = await (await drive({"max_hyperparameters": 11})).released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "too_many_hyperparameters")
+    assert "at most 11 hyperparameters in a job, got 12" in job.message
+
+
+async def test_job_goes_back_to_the_queue_when_its_replicas_are_not_placed_in_time(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    del cluster.answers["prepare"]
+    job = await (await drive({"start_timeout_s": 0.05})).released()
+    assert job.status is JobStatus.QUEUED
+    assert job.transitions[-1].reason == "not_placed"
+    assert job.transitions[-1].message == "1 replicas were not ready within 0.05 s"
+
+
+async def test_job_resumes_from_its_last_commit(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0))
+    call = await cluster.called("whole_meta_iteration")
+    await store.pause(driven.lease.job_id)
+    call.returns(result(1))
+    assert (await driven.released()).status is JobStatus.PAUSED
+    await store.resume(driven.lease.job_id)
+    again = await drive(name="another")  # claims the older job, the resumed one
+    assert again.lease.job_id == driven.lease.job_id
+    call = await cluster.called("whole_meta_iteration")
+    assert (call.arguments[0].tensors, call.arguments[1]) == (b"state 2", 2)
+    call.returns(result(2, finished="iterations"))
+    job = await again.released()
+    assert job.status is JobStatus.SUCCEEDED
+    assert cluster.calls["preflight"].qsize() == 1, "the preflight runs once a job"
+
+
+async def test_outranked_job_makes_room_after_its_meta_iteration(
+    drive: Drive, cluster: StandInCluster, store: Store, spec: JobSpec
+) -> None:
+    driven = await drive()
+    call = await cluster.called("whole_meta_iteration")
+    urgent = JobSpec.model_validate(spec.model_dump() | {"priority": 9})
+    await store.create(urgent)
+    iteration = 0
+    while not driven.task.done():  # ranks are compared once a poll, not after every iteration
+        call.returns(result(iteration))
+        iteration += 1
+        called = asyncio.ensure_future(cluster.called("whole_meta_iteration"))
+        await asyncio.wait({called, driven.task}, return_when=asyncio.FIRST_COMPLETED)
+        if driven.task.done():
+            called.cancel()
+            break
+        call = await called
+    job = await driven.released()
+    assert job.status is JobStatus.QUEUED
+    assert job.transitions[-1].reason == "preempted"
+    assert job.progress.iteration == iteration
+
+
+async def test_commit_is_retried_while_redis_is_full(
+    drive: Drive, cluster: StandInCluster, store: Store, redis: Redis
+) -> None:
+    driven = await drive()
+    call = await cluster.called("whole_meta_iteration")
+    await redis.config_resetstat()
+    await redis.config_set("maxmemory", "1")
+    try:
+        call.returns(result(0, finished="iterations"))
+        async with asyncio.timeout(30):
+            while not await redis.info("errorstats"):
+                await asyncio.sleep(0.01)
+        assert not driven.task.done()
+    finally:
+        await redis.config_set("maxmemory", "0")
+    job = await driven.released()
+    assert job.status is JobStatus.SUCCEEDED
+    assert [record.iteration for record in (await store.history(job.id)).data] == [0]
+    assert cluster.created == 1, "no replica is lost because Redis is full"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from drmad_client.records.job import JobStatus
+from drmad_service.store import Store
+from drmad_workers.ray_actor.messages import Failure
+from tests.service.scheduling.conftest import Drive
+from tests.service.scheduling.stand_in import StandInCluster, result
+
+pytestmark = pytest.mark.anyio
+
+NO_MEMORY = Failure("out_of_memory", "CUDA out of memory; a smaller batch needs less", 1)
+
+
+async def test_lost_replica_is_replaced_and_the_meta_iteration_repeated_from_the_last_commit(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0))
+    (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
+    again = await cluster.called("whole_meta_iteration")
+    assert (again.arguments[0].tensors, again.arguments[1]) == (b"state 1", 1)
+    again.returns(result(1, finished="iterations"))
+    job = await driven.released()
+    assert (job.status, job.progress.iteration) == (JobStatus.SUCCEEDED, 2)
+    assert cluster.created == 2
+    (warning,) = await driven.events("warning")
+    assert warning["code"] == "replica_lost"
+
+
+async def test_losses_in_a_row_are_bounded(drive: Drive, cluster: StandInCluster) -> None:
+    driven = await drive(retry={"replica_failures": 2})
+    for _ in range(3):
+        (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "replica_lost")
+    assert job.message.startswith("lost a replica 3 times in a row: ")
+    assert cluster.created == 3
+
+
+async def test_commit_between_losses_ends_the_row(drive: Drive, cluster: StandInCluster) -> None:
+    driven = await drive(retry={"replica_failures": 1})
+    for iteration in range(2):
+        (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
+        (await cluster.called("whole_meta_iteration")).returns(result(iteration))
+    (await cluster.called("whole_meta_iteration")).returns(result(2, finished="iterations"))
+    assert (await driven.released()).status is JobStatus.SUCCEEDED
+
+
+async def test_lack_of_memory_counts_as_a_loss(drive: Drive, cluster: StandInCluster) -> None:
+    driven = await drive(retry={"replica_failures": 1})
+    for _ in range(2):
+        (await cluster.called("whole_meta_iteration")).returns(NO_MEMORY)
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "out_of_memory")
+    assert cluster.created == 2
+
+
+async def test_error_in_the_code_of_a_replica_fails_the_job_at_once(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    driven = await drive()
+    error = RayTaskError("f", "...", KeyError("x"))  # type: ignore[no-untyped-call]
+    (await cluster.called("whole_meta_iteration")).raises(error)
+    job = await driven.released()
+    assert (job.status, job.message) == (JobStatus.FAILED, "KeyError: 'x'")
+    assert cluster.created == 1
+
+
+async def test_cancel_is_applied_while_replicas_are_replaced(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    driven = await drive({"retry_s": 60.0})
+    (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
+    async for _ in store.changes():
+        if await driven.events("warning"):
+            break
+    await store.cancel(driven.lease.job_id)
+    assert (await driven.released()).status is JobStatus.CANCELLED
+    assert cluster.created == 1
