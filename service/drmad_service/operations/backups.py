@@ -38,7 +38,7 @@ from drmad_service.errors import JobNotFound
 from drmad_service.store import Store, keys
 from drmad_service.store.data_folder import DataFolder, WrongDigest
 from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
-from drmad_service.store.schema import SCHEMA
+from drmad_service.store.schema import REWRITINGS, SCHEMA
 
 FORMAT = 1
 LARGEST_JSON = 256 << 20
@@ -235,11 +235,13 @@ class Backup:
         manifest = self._json("manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise BackupError(f"the format must be {FORMAT}; a newer drmad may read this file")
-        if manifest.get("schema") != SCHEMA:
+        schema = manifest.get("schema")
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise BackupError(
-                f"the jobs are of schema {manifest.get('schema')}, this drmad has {SCHEMA}: "
-                "restore with the version that wrote them, then upgrade"
+                f"the jobs are of schema {schema}, this drmad reads schemas up to {SCHEMA}: "
+                "restore with the version that wrote them"
             )
+        self._rewritings = [REWRITINGS[n] for n in range(schema, SCHEMA) if n in REWRITINGS]
         self.job_ids = [name.split("/")[1] for name in self._sizes if name.endswith("/job.json")]
 
     def __enter__(self) -> Backup:
@@ -249,21 +251,31 @@ class Backup:
         self._archive.close()
 
     def fields(self, job_id: str) -> dict[str, str]:
+        """The fields of a job's hash, in the current schema."""
         fields = self._json(f"jobs/{job_id}/job.json")
         try:
+            for rewriting in self._rewritings:
+                fields = rewriting.fields(fields)
             JobSpec.model_validate_json(fields["spec"])
             JobStatus(fields["status"])
             int(fields["iteration"]), float(fields["rank"])
             if not re.fullmatch(r"\S{1,128}", fields["tenant"]):
                 raise ValueError(f"tenant {fields['tenant']!r}")
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise BackupError(f"job {job_id} is not one that this drmad knows: {error}") from error
         return {str(name): str(value) for name, value in fields.items()}
 
     def parts(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The other parts of a job, in the current schema."""
         for part in _PARTS:
             if (name := f"jobs/{job_id}/{part}.json") in self._sizes:
-                yield part, self._json(name)
+                value = self._json(name)
+                try:
+                    for rewriting in self._rewritings:
+                        value = rewriting.exported(part, value)
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise BackupError(f"{name} is damaged: {error!r}") from error
+                yield part, value
 
     def chunks(self, job_id: str) -> Iterator[tuple[str, str, bytes]]:
         """Part, name and content of every chunk."""

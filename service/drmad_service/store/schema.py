@@ -1,14 +1,13 @@
-"""The version of the layout in Redis: one older is brought up once, under a lock; others refuse.
+"""The schema version of Redis. Older data is migrated once, under a lock; newer data is refused.
 
-Every script of the store compares the version (lua/prelude.lua), so a process that was built for
-another one writes nothing from the moment at which a migration begins, and says so.
+Every script of the store compares the version (lua/prelude.lua). A process that was built for
+another version therefore writes nothing once a migration has begun, and reports the difference.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -19,16 +18,18 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import SchemaDiffers
 from drmad_service.store import keys
 from drmad_service.store.ids import new_id
+from drmad_service.store.migrations import standard_terms, tenant_indices
+from drmad_service.store.migrations.rewriting import JobRewriting
 
 logger = logging.getLogger(__name__)
 
 Migration = Callable[[Redis], Awaitable[None]]
 
 LOCK_MS = 30_000
-"""After so long another process goes on with a migration whose process died."""
+"""Expiry of the lock: after it another process repeats the migration of a process that died."""
 _POLL_S = 0.2
 
-# Raised only: a process that was frozen in the middle cannot set it back.
+# The version is only raised: a process that was frozen in a migration cannot lower it.
 _RAISE = """
 local now, to = redis.call('GET', KEYS[1]) or ARGV[1], ARGV[2]
 local function number(version) return tonumber(string.match(version, '^%d+')) end
@@ -38,31 +39,21 @@ return 1
 """
 
 
-async def index_tenants(redis: Any) -> None:
-    """1 to 2: every tenant has indices of its own, and owns the code that its jobs name."""
-    for raw in await redis.zrange(keys.JOBS, 0, -1):
-        job_id = raw.decode()
-        fields = await redis.hmget(keys.job(job_id), ["tenant", "status", "spec"])
-        if None in fields:  # deleted meanwhile
-            continue
-        tenant, status, spec = (field.decode() for field in fields)
-        await redis.zadd(keys.jobs_with(tenant=tenant), {job_id: 0})
-        await redis.zadd(keys.jobs_with(status, tenant), {job_id: 0})
-        code = json.loads(spec)["problem"].get("code") or ""
-        if await redis.exists(keys.code(code.removeprefix("sha256:"))):
-            await redis.sadd(keys.code_tenants(code.removeprefix("sha256:")), tenant)
+MIGRATIONS: tuple[Migration, ...] = (tenant_indices.migrate, standard_terms.migrate)
+"""The migration from each version to the next. Running one twice has no further effect.
 
-
-MIGRATIONS: tuple[Migration, ...] = (index_tenants,)
-"""From each version to the next; 1 came without a version. Running one twice changes nothing."""
+Data of version 1 carries no version.
+"""
 SCHEMA = len(MIGRATIONS) + 1
+REWRITINGS: dict[int, JobRewriting] = {2: standard_terms.REWRITING}
+"""How a migration from a version rewrites a job; the others change only indices."""
 
 
 async def agree(redis: Redis, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring what is in Redis to this version, or wait for who does.
+    """Migrate Redis to this version, or wait for the process that does.
 
     Raises:
-        SchemaDiffers: it is of a newer version.
+        SchemaDiffers: Redis holds data of a newer version.
     """
     known = len(migrations) + 1
     while True:
@@ -79,7 +70,7 @@ async def agree(redis: Redis, migrations: Sequence[Migration] = MIGRATIONS) -> N
 
 
 async def version(redis: Any, fresh: int = SCHEMA) -> tuple[int, bool]:
-    """What Redis holds, and whether no migration is on its way; an empty one becomes `fresh`."""
+    """The version of Redis, and whether no migration is running. An empty Redis gets `fresh`."""
     raw = await redis.get(keys.SCHEMA)
     if raw is None and not await redis.exists(keys.JOBS):
         await redis.set(keys.SCHEMA, fresh, nx=True)
@@ -95,7 +86,7 @@ async def _migrate(redis: Any, migrations: Sequence[Migration], token: str) -> N
     for number in range((await version(redis, known))[0], known):
         logger.info("migrates Redis from schema %d to %d", number, number + 1)
         if not await raise_to(keys=held, args=["1", f"{number}-{number + 1}", token]):
-            return  # the lock was lost; whoever has it goes on
+            return  # the lock was lost; its new holder continues
         await migrations[number - 1](redis)
         if not await raise_to(keys=held, args=["1", str(number + 1), token]):
             return
@@ -104,7 +95,7 @@ async def _migrate(redis: Any, migrations: Sequence[Migration], token: str) -> N
 
 @contextlib.asynccontextmanager
 async def _lock(redis: Any) -> AsyncIterator[str | None]:
-    """A token while the lock is ours, kept alive; None where another process has it."""
+    """The token of the lock, which is renewed meanwhile; None when another process holds it."""
     token = new_id("migration")
     if not await redis.set(keys.SCHEMA_LOCK, token, nx=True, px=LOCK_MS):
         yield None

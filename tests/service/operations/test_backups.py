@@ -26,6 +26,7 @@ from drmad_service.store import Capacity, Store, keys
 from drmad_service.store.data_folder import DataFolder
 from drmad_service.store.large_values import CHUNK_BYTES
 from drmad_service.store.state_machine import Action
+from tests.service.homes import HOMES, SCHEMA_2
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio
@@ -304,6 +305,43 @@ async def test_what_is_no_backup_is_refused_and_leaves_nothing(
         await bring_back(redis, store, wrong)
     assert (await store.jobs()).data == []
     assert await orphans(redis) == []  # what was written expires
+
+
+async def test_jobs_of_an_earlier_schema_are_restored_in_this_one(
+    redis: Redis, store: Store
+) -> None:
+    """The file was written by the previous version."""
+    outcomes = await bring_back(redis, store, HOMES / "schema-2-backup.zip")
+    assert [(outcome.job_id, outcome.restored) for outcome in outcomes] == [
+        (SCHEMA_2[name], True) for name in ("shortcut", "rollback", "paused")
+    ]
+    shortcut = await store.get(SCHEMA_2["shortcut"])
+    assert shortcut.spec.hypergradient.method == "shortcut"
+    assert shortcut.spec.hypergradient.minibatch_subsampling == 2
+    assert shortcut.spec.meta.rollback_tolerance == 4.0
+    assert shortcut.preflight is not None
+    rollbacks = [e for e in await store.events(SCHEMA_2["rollback"]) if e.type == "rollback"]
+    assert [event.data["rollback"] for event in rollbacks] == [1, 2, 1, 2]
+    paused = SCHEMA_2["paused"]
+    point = await store.resume_point(paused)
+    assert point is not None
+    assert point.scalars["choice"]["next_probe"] == 5
+    assert (await store.fidelity(paused))["choices"][0]["reason"] == "first"
+    assert (await store.kept_point(paused, 3))[0].scalars["rollbacks"] == 0
+    assert await orphans(redis) == []
+
+
+@pytest.mark.parametrize("part", ["job", "state", "vectors", "history", "events"])
+async def test_damaged_part_of_an_earlier_schema_is_refused(
+    part: str, redis: Redis, store: Store, tmp_path: Path
+) -> None:
+    def damage(members: dict[str, bytes]) -> None:
+        members[f"jobs/{SCHEMA_2['paused']}/{part}.json"] = b'{"list": ["{}"]}'
+
+    wrong = rewritten(HOMES / "schema-2-backup.zip", tmp_path / "wrong.zip", damage)
+    with pytest.raises(BackupError, match="damaged|not one that this drmad knows"):
+        await bring_back(redis, store, wrong, job_ids=[SCHEMA_2["paused"]])
+    assert (await store.jobs()).data == []
 
 
 async def test_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
