@@ -1,54 +1,55 @@
-"""Every Redis key of drmad, and nowhere else.
+"""Every Redis key of drmad, with its type, its contents and its expiry.
 
-    key                            type    holds, and until when
-    drmad:schema                   string  version of this layout; <from>-<to> while it is migrated
-    drmad:schema:lock              string  who migrates it; half a minute
-    drmad:jobs                     zset    every job id, score 0: in the order of creation
-    drmad:jobs:<status>            zset    the job ids of one status, likewise
-    drmad:tenant:<tenant>:jobs     zset    every job id of a tenant, likewise
-    drmad:tenant:<tenant>:jobs:<status>  zset  the same of one status
-    drmad:queue                    zset    runnable job ids; score: creation in ms, less a bonus for
-                                           priority, so that age always wins in the end
-    drmad:ended                    zset    terminal job ids; score: when they ended in ms
-    drmad:leases                   zset    driven job ids; score: expiry in ms on Redis's clock
-    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>", reserved
-    drmad:cluster                  hash    scheduler id -> what its Ray cluster has (JSON)
-    drmad:nodes                    hash    scheduler id -> the machines that it sees (JSON)
-    drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>", a day
-    drmad:keys                     zset    ids of the keys that open the service; score:
-                                           creation in ms
+Times are in milliseconds of Redis's clock. Job ids sort by the time of creation, so an index with
+the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets are placeholders.
+
+    key                            type    contents and expiry
+    drmad:schema                   string  schema version; <from>-<to> during a migration
+    drmad:schema:lock              string  token of the process that migrates; half a minute
+    drmad:jobs                     zset    all job ids; score 0
+    drmad:jobs:<status>            zset    job ids of one status; score 0
+    drmad:tenant:<tenant>:jobs     zset    all job ids of a tenant; score 0
+    drmad:tenant:<tenant>:jobs:<status>  zset  job ids of a tenant in one status; score 0
+    drmad:queue                    zset    ids of queued jobs; score: time of creation minus a
+                                           bonus for priority, so age always wins in the end
+    drmad:ended                    zset    ids of terminal jobs; score: time of the end
+    drmad:leases                   zset    ids of driven jobs; score: expiry of the lease
+    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>" reserved
+    drmad:cluster                  hash    scheduler id -> capacity of its cluster (JSON)
+    drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
+    drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
+    drmad:keys                     zset    ids of API keys; score: time of creation
     drmad:key:<id>                 hash    digest (sha256), tenant, scope, note, created_at, used_at
-    drmad:bucket:<id>              hash    how many requests a key has left, and since when; until
-                                           it is full again
+    drmad:bucket:<id>              hash    requests left to a key, and since when; until it is full
     drmad:session:<sha256>         string  "<id> <sha256>" of the key that opened it; 30 days
-    drmad:ticket:<sha256>          string  that a sign-in link was used; as long as it is valid
+    drmad:ticket:<sha256>          string  marks a used sign-in link; as long as the link is valid
     drmad:code:<sha256>            hash    number -> a megabyte of an archive of user code
-    drmad:code:<sha256>:tenants    set     who uploaded it, and may name it
-    drmad:codes                    zset    sha256 of every archive; score: last use in ms
+    drmad:code:<sha256>:tenants    set     tenants that uploaded the archive and may name it
+    drmad:codes                    zset    sha256 of every archive; score: time of the last use
     drmad:data                     zset    sha256 of every uploaded data set, which is a file;
-                                           score: last use in ms
-    drmad:data:<sha256>:tenants    set     who uploaded it, and may name it
-    drmad:notices                  zset    ended jobs whose webhook is to be told; score:
-                                           when, in ms
-    drmad:counters                 hash    what happened -> how often, or seconds; see metrics.py
-    drmad:preflights               list    ids of preflights that no scheduler has taken
-    drmad:preflight:<id>           string  the spec to try (JSON); ten minutes
-    drmad:preflight:<id>:answer    string  what a worker found (JSON); ten minutes
-    drmad:changes                  channel a job id whenever something of the job changed
-    drmad:job:<id>                 hash    spec, status, fence, progress, ...: the job itself
-    drmad:job:<id>:transitions     list    its last states (JSON)
+                                           score: time of the last use
+    drmad:data:<sha256>:tenants    set     tenants that uploaded the data set and may name it
+    drmad:notices                  zset    ended jobs whose webhook is to be notified; score: time
+    drmad:counters                 hash    name of a counter -> count or seconds, see prometheus.py
+    drmad:preflights               list    ids of preflight requests that no scheduler has taken
+    drmad:preflight:<id>           string  spec of the requested job (JSON); ten minutes
+    drmad:preflight:<id>:answer    string  report or error of the preflight (JSON); ten minutes
+    drmad:changes                  channel the id of each job that changes
+    drmad:job:<id>                 hash    the job: spec, status, fence, progress, ...
+    drmad:job:<id>:transitions     list    its last transitions (JSON)
     drmad:job:<id>:events          stream  its last events: type, at, data (JSON)
-    drmad:job:<id>:history         stream  every MetaIteration (JSON); the entry <iteration>-1,
+    drmad:job:<id>:history         stream  every MetaIteration (JSON) under the id <iteration>-1,
                                            which Redis refuses to add twice
     drmad:job:<id>:trials          hash    number -> a Trial of its search (JSON)
-    drmad:job:<id>:logs            stream  the last lines of its replicas: replica, text
-    drmad:job:<id>:state           string  where the job resumes (JSON, names chunks)
-    drmad:job:<id>:vectors         hash    iteration -> chunks of its state and hypergradient (JSON)
-    drmad:job:<id>:models          hash    best, last -> iteration and chunks of the model (JSON)
+    drmad:job:<id>:logs            stream  the last log lines of its replicas: replica, text
+    drmad:job:<id>:state           string  state from which it resumes (JSON, names chunks)
+    drmad:job:<id>:vectors         hash    iteration -> state and hypergradient (JSON, names chunks)
+    drmad:job:<id>:models          hash    best, last -> iteration and model (JSON, names chunks)
     drmad:job:<id>:chunks          hash    sha256 -> up to a megabyte of a state or hypergradient
-    drmad:job:<id>:model_chunks    hash    the same of a model
+    drmad:job:<id>:model_chunks    hash    sha256 -> up to a megabyte of a model
+    drmad:job:<id>:<stream>:<copy>  stream  events or history during a migration; ten minutes
 
-Whatever belongs to a job starts with its job key and goes when the job is deleted.
+The keys of a job begin with its job key and are deleted with the job.
 """
 
 from __future__ import annotations

@@ -337,6 +337,19 @@ async def test_waiting_job_says_what_it_needs_and_what_there_is(
     assert behind.message == "needs 4 CPUs, 0 of 4 are free"
 
 
+async def test_queued_job_that_would_fit_says_how_many_jobs_precede_it(
+    store: Store, spec: JobSpec
+) -> None:
+    assert await store.claim("scheduler", 10.0, CAPACITY) is None  # announces the capacity
+    ids = [(await store.create(spec))[0].id for _ in range(3)]
+    urgent, _ = await store.create(with_changes(spec, priority=5))
+    assert urgent.message == "first in the queue"
+    messages = [(await store.get(job_id)).message for job_id in ids]
+    assert messages == [f"queued behind {n} job{'s' * (n > 1)}" for n in (1, 2, 3)]
+    listed = {job.id: job.message for job in (await store.jobs()).data}
+    assert [listed[job_id] for job_id in ids] == messages
+
+
 async def test_job_of_higher_priority_outranks_a_running_one_that_is_in_its_way(
     store: Store, spec: JobSpec
 ) -> None:

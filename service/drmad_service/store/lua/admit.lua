@@ -1,7 +1,7 @@
--- Who asks, and whether it may ask now: one look a request.
--- ARGV: the session's key or '', id and digest of the key without one, requests a second of a key (0:
--- any number), how many at once. Returns nothing where no session is, else id and digest of the key,
--- and of a kept one its digest, tenant, scope, and the ms after which it may ask again.
+-- Authenticates a request and applies the rate limit of its key.
+-- ARGV: key of the session or '', id and digest of the API key without a session, requests per second
+-- of a key (0: unlimited), burst. Returns {} without a session, else id and digest of the key, the
+-- stored digest, tenant and scope, and the ms after which the key may send the next request.
 local session, id, digest, rate, burst = unpack(ARGV)
 if session ~= '' then
   id, digest = string.match(redis.call('GET', session) or '', '^(%S+) (%S+)$')
@@ -9,7 +9,7 @@ if session ~= '' then
 end
 local key = K.key .. id
 local kept, tenant, scope, used = unpack(redis.call('HMGET', key, 'digest', 'tenant', 'scope', 'used_at'))
--- Strings of Lua are equal where they are one object: this takes the same time for every digest.
+-- Lua interns strings: the comparison takes the same time for every digest.
 if kept ~= digest then return { id, digest, '', '', '', 0 } end
 local now = now_ms()
 if now - (tonumber(used) or 0) > 60000 then redis.call('HSET', key, 'used_at', now) end

@@ -1,8 +1,8 @@
--- One meta-iteration: all of it or nothing. Returns 'ok' and the job's state, or why not.
+-- Commits one meta-iteration. Returns 'ok' and the job's status, or the reason of the refusal.
 -- ARGV: id, fence, iteration, record (JSON), state (JSON), vectors (JSON), models (JSON, field ->
--- value), fields of the job (JSON), iterations whose vectors go (JSON), their chunks
--- (JSON), those of the models that go (JSON)
-local id, fence, iteration, record, state, vectors, models, fields, thinned, garbage, old_models =
+-- value), fields of the job (JSON), iterations whose vectors are dropped (JSON), their chunks (JSON),
+-- chunks of dropped models (JSON)
+local id, fence, iteration, record, state, vectors, models, fields, dropped, garbage, old_models =
   unpack(ARGV)
 local job = K.job .. id
 if redis.call('EXISTS', job) == 0 then return { 'unknown', '' } end
@@ -24,7 +24,7 @@ redis.call('HSET', part(id, 'vectors'), iteration, vectors)
 for name, value in pairs(cjson.decode(models)) do
   redis.call('HSET', part(id, 'models'), name, value)
 end
-for _, number in ipairs(cjson.decode(thinned)) do
+for _, number in ipairs(cjson.decode(dropped)) do
   redis.call('HDEL', part(id, 'vectors'), number)
 end
 drop_chunks(id, 'chunks', garbage)

@@ -1,5 +1,6 @@
--- ARGV: id, fields (JSON), the state to start from (JSON) or '', priority, its bonus in ms, idempotency
--- key or '', hash of the body, its life in s, the tenant, how many jobs it may have waiting (0: any)
+-- Creates a job. ARGV: id, fields (JSON), initial state (JSON) or '', priority, its bonus in ms,
+-- idempotency key or '', hash of the body, expiry of the key in s, tenant, maximum queued and paused
+-- jobs of the tenant (0: unlimited)
 local id, fields, state, priority, bonus, idempotency, body, life, tenant, most = unpack(ARGV)
 local theirs = jobs_of(tenant)
 if idempotency ~= '' then
@@ -28,7 +29,7 @@ redis.call('ZADD', K.jobs, 0, id)
 redis.call('ZADD', theirs, 0, id)
 if state ~= '' then
   redis.call('SET', part(id, 'state'), state)
-  redis.call('PERSIST', part(id, 'chunks'))  -- copied before, for a while
+  redis.call('PERSIST', part(id, 'chunks'))  -- the copy of a fork expires until here
 end
 enter(id, 'queued', 'submitted', '', now)
 return { 'created', id }

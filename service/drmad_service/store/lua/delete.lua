@@ -1,4 +1,4 @@
--- ARGV: id, names of the job's parts
+-- Deletes a terminal job. ARGV: id, names of the job's parts
 local id = ARGV[1]
 local status, tenant = unpack(redis.call('HMGET', K.job .. id, 'status', 'tenant'))
 if not status then return { 'unknown', '' } end

@@ -1,4 +1,4 @@
--- What a replica printed. ARGV: id, fence, how many lines a job keeps, the replica, then the lines
+-- Appends log lines. ARGV: id, fence, number of lines kept, replica, then the lines
 local id, fence, kept, replica = unpack(ARGV)
 if fenced_out(id, fence) then return 'fenced' end
 for i = 5, #ARGV do

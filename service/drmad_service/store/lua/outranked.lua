@@ -1,6 +1,6 @@
--- Whether a held job should make room at its next meta-iteration: the job whose turn it is has a higher
--- priority, does not fit now, and would if all that it outranks made room.
--- ARGV: id, fence, the cluster's cpus, its gpus, how many jobs and how many gpus a tenant may have
+-- Returns 1 when a held job must make room after its meta-iteration: the next queued job has a higher
+-- priority, does not fit now, and fits once all jobs that it outranks have made room.
+-- ARGV: id, fence, cpus and gpus of the cluster, maximum running jobs and gpus of a tenant
 local id, fence, cpus, gpus, most_jobs, most_gpus = unpack(ARGV)
 if fenced_out(id, fence) or redis.call('ZCARD', K.queue) == 0 then return 0 end
 local function reserved_for(counts)

@@ -1,7 +1,7 @@
--- Stands before every script: the keys (K, from keys.py), the clock, the one way to tell of a
--- change and the one way to change a job's state.
+-- Precedes every script: the keys (K, from keys.py), the clock, and the only functions that notify of
+-- a change and that change a job's status.
 
--- Whoever was built for another layout of the keys writes nothing.
+-- A process that was built for another schema version writes nothing.
 local schema = redis.call('GET', K.schema_key)
 if schema and schema ~= K.schema then return redis.error_reply('SCHEMA ' .. schema) end
 
@@ -36,13 +36,13 @@ local function emit(id, kind, data, now)
   changed(id)
 end
 
--- A writer must write nothing when another scheduler holds a newer token, or when it has let go itself.
+-- True when another scheduler holds a newer fencing token, or no scheduler drives the job.
 local function fenced_out(id, fence)
   local newest, status = unpack(redis.call('HMGET', K.job .. id, 'fence', 'status'))
   return newest ~= fence or not DRIVEN[status]
 end
 
--- Sets fields of the job's hash; an empty value removes the field.
+-- Sets fields of a job's hash; an empty value removes the field.
 local function assign(id, fields)
   for field, value in pairs(cjson.decode(fields)) do
     if value == '' then
@@ -57,8 +57,8 @@ local function drop_chunks(id, kept, names)
   for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- What the cluster has, what of it is reserved for the jobs that `counts` accepts, and what a tenant
--- may have.
+-- The capacity of the cluster, what is reserved of it for the jobs that `counts` accepts, and the
+-- bounds of a tenant.
 local function capacity(cpus, gpus, most_jobs, most_gpus, counts)
   local all = { cpus = tonumber(cpus) + K.slack, gpus = tonumber(gpus) + K.slack,
     most_jobs = tonumber(most_jobs), most_gpus = tonumber(most_gpus) + K.slack,
@@ -79,7 +79,7 @@ local function share_of(all, tenant)
   return all.tenants[tenant] or { jobs = 0, gpus = 0 }
 end
 
--- Whether the job's tenant may have it running beside its others.
+-- Whether the bounds of its tenant allow the job beside the tenant's running ones.
 local function allowed(all, job)
   local share = share_of(all, job.tenant)
   return share.jobs < all.most_jobs and share.gpus + job.gpus <= all.most_gpus
@@ -90,8 +90,8 @@ local function fits(all, job)
     and all.used_gpus + job.gpus <= all.gpus
 end
 
--- The job whose turn it is, of those that the cluster could hold and their tenants may have: the
--- lowest rank, that is age and priority, raised by every job that its tenant has running.
+-- The next job to run, of those that fit the whole cluster and the bounds of their tenants: the one of
+-- lowest rank. The rank is age and priority, raised by every running job of the tenant.
 local function first_waiting(all)
   local first
   local start, page = 0, 100
@@ -99,7 +99,7 @@ local function first_waiting(all)
     local queued = redis.call('ZRANGE', K.queue, start, start + page - 1, 'WITHSCORES')
     for i = 1, #queued, 2 do
       local id, rank = queued[i], tonumber(queued[i + 1])
-      -- From here on nobody can be before the first found, whatever the shares.
+      -- The shares only raise ranks: no later job can precede the first one found.
       if first and rank >= first.rank then return first end
       local job = redis.call('HMGET', K.job .. id, 'cpus', 'gpus', 'tenant', 'priority')
       local waiting = { id = id, cpus = tonumber(job[1]), gpus = tonumber(job[2]),

@@ -1,4 +1,4 @@
--- A chunk of a large value, of a job that is held. ARGV: id, fence, part, name, chunk
+-- Writes a chunk of a large value of a held job. ARGV: id, fence, part, name, chunk
 local id, fence, kept, name, chunk = unpack(ARGV)
 if fenced_out(id, fence) then return 'fenced' end
 redis.call('HSET', part(id, kept), name, chunk)

@@ -1,5 +1,5 @@
--- The ids of queued jobs in the order in which they will run, were nothing else to come; last those
--- that the cluster cannot hold. ARGV: the cluster's cpus, its gpus, how many ids at most
+-- Returns ids of queued jobs in the order in which they will run if no other job is submitted; jobs
+-- that do not fit the cluster come last. ARGV: cpus and gpus of the cluster, maximum number of ids
 local all = capacity(ARGV[1], ARGV[2], math.huge, math.huge)
 local waiting = {}
 local queued = redis.call('ZRANGE', K.queue, 0, ARGV[3] - 1, 'WITHSCORES')

@@ -1,4 +1,4 @@
--- ARGV: lease in ms, then id and fence of each held job. Returns the ids that are no longer held.
+-- Extends leases. ARGV: lease in ms, then id and fence of each job. Returns the ids of lost leases.
 local lost, expiry = {}, now_ms() + ARGV[1]
 for i = 2, #ARGV, 2 do
   local id = ARGV[i]

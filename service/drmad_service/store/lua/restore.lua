@@ -1,10 +1,10 @@
--- A job of a backup whose parts were written before, for a while. ARGV: id, fields (JSON), the state
--- that it was in, the state that it enters, then the names of its parts
+-- Restores a job of a backup whose parts were written before, with an expiry. ARGV: id, fields (JSON),
+-- status in the backup, status to enter, then the names of its parts
 local id, fields, before, after = unpack(ARGV)
 local job, now = K.job .. id, now_ms()
 if redis.call('EXISTS', job) == 1 then return 'exists' end
 for field, value in pairs(cjson.decode(fields)) do redis.call('HSET', job, field, value) end
--- Newer than any token that a scheduler may still hold.
+-- Newer than any fencing token that a scheduler may still hold.
 redis.call('HSET', job, 'fence', string.format('%.0f', now))
 for i = 5, #ARGV do redis.call('PERSIST', part(id, ARGV[i])) end
 local theirs = jobs_of(redis.call('HGET', job, 'tenant'))

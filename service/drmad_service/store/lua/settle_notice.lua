@@ -1,4 +1,4 @@
--- ARGV: id, attempt, outcome (JSON) or '' to send it again, after how many ms
+-- Removes a notice, or postpones it. ARGV: id, attempt, outcome (JSON) or '' to postpone, delay in ms
 local id, attempt, outcome, wait = unpack(ARGV)
 if redis.call('HGET', K.job .. id, 'notice_attempts') ~= attempt then return 'another' end
 local now = now_ms()

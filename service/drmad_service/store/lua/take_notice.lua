@@ -1,4 +1,4 @@
--- Takes a notice that is due. ARGV: how long nobody else gets it, in ms. Returns {id, attempt}.
+-- Takes a notice that is due. ARGV: ms for which no other sender takes it. Returns {id, attempt}.
 local now = now_ms()
 while true do
   local id = redis.call('ZRANGEBYSCORE', K.notices, '-inf', now, 'LIMIT', 0, 1)[1]
@@ -8,5 +8,5 @@ while true do
     redis.call('ZADD', K.notices, now + ARGV[1], id)
     return { id, tostring(redis.call('HINCRBY', K.job .. id, 'notice_attempts', 1)) }
   end
-  redis.call('ZREM', K.notices, id)  -- deleted, or extended before it was sent
+  redis.call('ZREM', K.notices, id)  -- the job was deleted, or extended before the notice was sent
 end

@@ -1,5 +1,5 @@
--- ARGV: id, fence or '' for users, states from -> to (JSON), reason, message, more fields (JSON), the
--- state to resume from (JSON) or '', the version of the job that they were made from or ''
+-- Runs a transition. ARGV: id, fence or '' for users, transitions from -> to (JSON), reason, message,
+-- fields of the job (JSON), state to resume from (JSON) or '', expected version of the job or ''
 local id, fence, states, reason, message, fields, state, seen = unpack(ARGV)
 local status, version = unpack(redis.call('HMGET', K.job .. id, 'status', 'version'))
 if not status then return { 'unknown', '' } end

@@ -1,4 +1,4 @@
--- One trial of a search; the first record of a number stays.
+-- Records a trial of a search; the first record of a number is kept.
 -- ARGV: id, fence, number, record (JSON), fields of the job (JSON)
 local id, fence, number, record, fields = unpack(ARGV)
 if redis.call('EXISTS', K.job .. id) == 0 then return { 'unknown', '' } end

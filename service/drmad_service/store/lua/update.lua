@@ -1,5 +1,5 @@
--- What the runner learns on the way. ARGV: id, fence, fields of the job (JSON), type of an event or
--- '', its data (JSON), the state to start from (JSON) or '', chunks that nothing needs after it (JSON).
+-- Writes what the driver of a job reports. ARGV: id, fence, fields of the job (JSON), type of an event
+-- or '', its data (JSON), state to resume from (JSON) or '', chunks that become unreferenced (JSON).
 -- Returns the job's status.
 local id, fence, fields, kind, data, state, garbage = unpack(ARGV)
 local status = redis.call('HGET', K.job .. id, 'status')
