@@ -12,7 +12,7 @@ from tests.end_to_end.running import Service
 from tests.service.homes import SCHEMA_2, unpack
 
 BY_THE_PREVIOUS_VERSION = {4: 1.3067702054977417, 5: 1.1002999544143677}
-"""Validation losses of the paused job, by the version that wrote the home when it resumed the job."""
+"""Validation losses of the paused job, when the version that wrote the home resumed it."""
 
 
 def test_paused_job_of_the_previous_version_resumes_as_that_version_would(tmp_path: Path) -> None:
