@@ -184,7 +184,7 @@ def test_the_local_key_is_made_once_and_only_its_user_reads_it(tmp_path: Path) -
 
 def test_an_unusable_key_file_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    with pytest.raises(DrmadError, match="cannot read a key"):
+    with pytest.raises(DrmadError, match="cannot read a secret"):
         read_secret(path)
     path.write_text("short")
     with pytest.raises(DrmadError, match="32 characters"):

@@ -20,8 +20,8 @@ nodes = [node for node in ray.nodes() if node["Alive"]]
 print(json.dumps({"nodes": len(nodes), **ray.cluster_resources()}))
 """
 _CONNECTION_ADVICE = (
-    "check that the address is right, that RAY_AUTH_TOKEN is the cluster's token, and that this machine "
-    "is one of its nodes"
+    "check that the address is right, that RAY_AUTH_TOKEN is the cluster's token, and that this "
+    "machine is one of its nodes"
 )
 
 
