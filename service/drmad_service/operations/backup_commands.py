@@ -17,7 +17,7 @@ from drmad_service.store.data_folder import DataFolder, data_folder
 from drmad_service.store.schema import agree
 
 JobIds = Annotated[
-    list[str], typer.Argument(metavar="[JOB]...", help="Ids of the jobs; all jobs by default.")
+    list[str], typer.Argument(metavar="JOB", help="Ids of the jobs; all jobs by default.")
 ]
 
 
@@ -53,7 +53,7 @@ def restore(
     home: Home = DEFAULT_HOME,
     data_dir: DataDir = None,
 ) -> None:
-    """Restore jobs under their ids; jobs that were running continue from their last iteration.
+    """Restore jobs under their ids; jobs that were running continue from their last meta-iteration.
 
     The exit status is 1 if a job was skipped.
     """

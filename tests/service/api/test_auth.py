@@ -187,8 +187,8 @@ def test_an_unusable_key_file_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DrmadError, match="cannot read a secret"):
         read_secret(path)
     path.write_text("short")
-    with pytest.raises(DrmadError, match="32 characters"):
+    with pytest.raises(DrmadError, match="32 printable characters"):
         read_secret(path)
     path.write_text("")
-    with pytest.raises(DrmadError, match="remove it"):
+    with pytest.raises(DrmadError, match="remove the file"):
         ensure_local_key(tmp_path)
