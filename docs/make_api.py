@@ -121,7 +121,7 @@ def _described(thing: Any) -> list[str]:
     own = _signature(thing.__init__) if "__init__" in vars(thing) else "()"
     if (
         not re.match(r"\((jobs|data|client):", own) and own != "()"
-    ):  # otherwise the client creates it
+    ):  # the client creates the others
         parts.append(f"`{thing.__name__}{own.partition(' ->')[0]}`")
     lines = [
         f"- `{name}{_signature(member)}`  \n{indent(_text(member), '  ')}"
