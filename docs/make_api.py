@@ -119,9 +119,7 @@ def _described(thing: Any) -> list[str]:
         return [f"### {thing.__name__}", _text(thing), ", ".join(f"`{m}`" for m in thing)]
     parts = [f"### {thing.__name__}"]
     own = _signature(thing.__init__) if "__init__" in vars(thing) else "()"
-    if (
-        not re.match(r"\((jobs|data|client):", own) and own != "()"
-    ):  # the client creates the others
+    if not re.match(r"\((jobs|data|client):", own) and own != "()":  # the client creates the others
         parts.append(f"`{thing.__name__}{own.partition(' ->')[0]}`")
     lines = [
         f"- `{name}{_signature(member)}`  \n{indent(_text(member), '  ')}"

@@ -30,7 +30,7 @@ def setting(
         description: what the setting bounds or selects, with its unit; `--help` shows it.
         least: smallest accepted value, enforced for flags and for code.
         name: stem of the flag and the variable, where it differs from the field's name.
-        flag: stem of the flag alone, where that differs: `--data-root` fills `data_roots`.
+        flag: stem of the flag, where it differs from `name`: `--data-root` fills `data_roots`.
     """
     return Field(
         default=default,

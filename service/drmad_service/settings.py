@@ -37,7 +37,8 @@ _CPUS = setting(
     None, "CPUs of this machine that its local Ray offers to jobs; all of them by default.", 0.1
 )
 _ALLOW_REQUIREMENTS = setting(
-    False, "Allow jobs to install packages from PyPI on the workers, each for itself alone."
+    False,
+    "Allow jobs to install packages from PyPI on the workers, each job in its own environment.",
 )
 
 

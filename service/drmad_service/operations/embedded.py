@@ -82,7 +82,7 @@ class EmbeddedRedis:
 
     def _launch(self, lock: int) -> None:
         if self._process is not None:
-            self._process.wait()  # it has exited: the lock is ours
+            self._process.wait()  # it has exited: this process holds its lock
         self._socket.unlink(missing_ok=True)
         options = {
             "port": "0",

@@ -33,7 +33,7 @@ def examine_ray(
         return
     if os.environ.get("RAY_AUTH_MODE") != "token":
         advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN on every node and scheduler"
-        message = "off: whoever reaches the cluster can run code on it"
+        message = "off: every program that reaches the cluster can run code on it"
         yield Finding("Ray's authentication", "warning", message, advice)
     command = [sys.executable, "-c", _REPORT_RESOURCES, address]
     try:
