@@ -58,7 +58,7 @@ class Principal:
 
     @property
     def only_tenant(self) -> str | None:
-        """The only tenant whose jobs the principal sees; None if it sees the jobs of all tenants."""
+        """The only tenant whose jobs the principal sees; None if it sees those of all tenants."""
         return None if self.sees_all else self.tenant
 
 
