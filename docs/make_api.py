@@ -19,7 +19,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
     ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, client.Jobs]),
     (
         "Uploads",
-        "`client.code`, `client.data`: sent once, named by the digest of their bytes.",
+        "`client.code` and `client.data` upload files, named by the digest of their bytes.",
         [uploads.CodeUploads, uploads.DataUploads],
     ),
     (
@@ -94,6 +94,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
 
 
 def page() -> str:
+    """The text of api.md."""
     parts = ["# API reference of the client", "Written by `docs/make_api.py` from the docstrings."]
     for title, note, things in PAGES:
         parts += [f"## {title}", note]
@@ -118,7 +119,7 @@ def _described(thing: Any) -> list[str]:
         return [f"### {thing.__name__}", _text(thing), ", ".join(f"`{m}`" for m in thing)]
     parts = [f"### {thing.__name__}"]
     own = _signature(thing.__init__) if "__init__" in vars(thing) else "()"
-    if not re.match(r"\((jobs|data|client):", own) and own != "()":  # else the client makes it
+    if not re.match(r"\((jobs|data|client):", own) and own != "()":  # the client creates the others
         parts.append(f"`{thing.__name__}{own.partition(' ->')[0]}`")
     lines = [
         f"- `{name}{_signature(member)}`  \n{indent(_text(member), '  ')}"
@@ -130,9 +131,8 @@ def _described(thing: Any) -> list[str]:
 
 def _signature(thing: Any) -> str:
     text = re.sub(r"\(self(, )?", "(", str(inspect.signature(thing)))
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are kept as text
-    text = re.sub(r"<function \S+ at \w+>", "...", text).replace("builtins.", "")
-    return text.replace("JobRecord", "records.Job")
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are strings
+    return re.sub(r"<function \S+ at \w+>", "...", text).replace("builtins.", "")
 
 
 def _type(annotation: Any) -> str:
@@ -141,7 +141,7 @@ def _type(annotation: Any) -> str:
 
 
 def _text(thing: Any) -> str:
-    """The docstring as Markdown: `Args:` and the like become lists."""
+    """The docstring as Markdown, with sections such as `Args:` as lists."""
     lines: list[str] = []
     in_section = False
     for line in inspect.cleandoc(thing.__doc__ or "").splitlines():

@@ -1,4 +1,4 @@
-"""Ending asyncio tasks for certain."""
+"""Ends asyncio tasks reliably."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 
 async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks until each has ended.
+    """Cancels tasks repeatedly until each has ended.
 
-    Once is not enough: redis-py loses a cancellation that reaches it while it connects.
+    One cancellation is not enough: redis-py loses one that arrives while it connects.
     """
     running = {task for task in tasks if not task.done()}
     while running:

@@ -1,4 +1,4 @@
-"""What the service refuses or cannot do; problems.py says how each is answered over HTTP."""
+"""Errors of the service; api/problem_details.py maps each to an HTTP status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class JobNotFound(DrmadError):
 
 
 class ResultNotFound(DrmadError):
-    """The job exists, but not (or not yet, or no longer) what was asked of it."""
+    """The job exists, but the requested result does not exist, not yet or no longer."""
 
 
 class ActionRefused(DrmadError):
@@ -27,106 +27,107 @@ class ActionRefused(DrmadError):
 class IdempotencyConflict(DrmadError):
     def __init__(self, key: str) -> None:
         super().__init__(
-            f"Idempotency-Key {key!r} was used for another body; use a new key for a new job"
+            f"Idempotency-Key {key!r} was used with another body; use a new key for a new job"
         )
 
 
 class NotSignedIn(DrmadError):
     def __init__(self, key_sent: bool = False) -> None:
         super().__init__(
-            "this key is not known; look at DRMAD_API_KEY, or unset it to use this machine's own"
+            "this key is unknown; correct DRMAD_API_KEY, or unset it to use the key of this "
+            "machine's `drmad up`"
             if key_sent
-            else "a key is needed: Authorization: Bearer KEY, as DRMAD_API_KEY sets it (that of "
-            "`drmad up` is the file `key` in its home); a browser signs in at /sign-in"
+            else "the request needs a key: send Authorization: Bearer KEY, or set DRMAD_API_KEY "
+            "(the file `key` in the home of `drmad up` holds one); a browser signs in at /sign-in"
         )
 
 
 class SignInFailed(DrmadError):
     def __init__(self, by_ticket: bool) -> None:
         super().__init__(
-            "this link was used before or is too old; get a new one with: drmad open"
+            "this link was used before or has expired; get a new one with: drmad open"
             if by_ticket
-            else "this key is not known; look for missing characters"
+            else "this key is unknown; check that it is complete"
         )
 
 
 class ScopeTooLow(DrmadError):
     def __init__(self, scope: str, needed: str) -> None:
-        super().__init__(f"the key's scope must be at least {needed}, it is {scope}")
+        super().__init__(f"the key's scope must be at least {needed}, got {scope}")
 
 
 class KeyNotFound(DrmadError):
     def __init__(self, key_id: str) -> None:
-        super().__init__(f"there is no key {key_id}; drmad keys list shows their ids")
+        super().__init__(f"there is no key {key_id}; `drmad keys list` shows the ids of all keys")
 
 
 class TooManyRequests(DrmadError):
-    """The key asks faster than it may."""
+    """The key exceeds its request rate."""
 
     def __init__(self, requests_per_s: float, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(
-            f"a key may ask {requests_per_s:g} times a second in the long run; ask again in "
+            f"a key may send {requests_per_s:g} requests per second in the long run; retry in "
             f"{retry_after_s:.3g} s"
         )
 
 
 class TooManyQueued(DrmadError):
-    """The tenant has as many jobs waiting as it may."""
+    """The tenant has reached its limit of queued and paused jobs."""
 
     retry_after_s = 60.0
 
     def __init__(self, tenant: str, queued: int, most: int) -> None:
         super().__init__(
-            f"tenant {tenant} has {queued} jobs queued or paused, at most {most} are allowed; wait "
-            "until some have run, or cancel some"
+            f"tenant {tenant} has {queued} queued or paused jobs, and at most {most} are allowed; "
+            "wait until some have ended, or cancel some"
         )
 
 
 class TooManyStreams(DrmadError):
-    """As many requests as may wait for changes do so already."""
+    """The limit of open event streams and waiting requests is reached."""
 
     retry_after_s = 5.0
 
     def __init__(self, whose: str, most: int) -> None:
         super().__init__(
             f"{most} streams and waiting requests {whose} are open, and no more are allowed; close "
-            "some, or look at GET /v1/jobs instead"
+            "some, or poll GET /v1/jobs instead"
         )
 
 
 class CrossSite(DrmadError):
     def __init__(self, origin: str | None) -> None:
         super().__init__(
-            f"a page of {origin or 'an unknown origin'} may not change anything here; "
-            "programs send Authorization: Bearer KEY"
+            f"a page of {origin or 'an unknown origin'} may not change anything in this service; "
+            "a program must send Authorization: Bearer KEY"
         )
 
 
 class StoreFull(DrmadError):
-    """Too little of the memory budget is left to accept anything new."""
+    """Redis uses so much of its memory limit that the service accepts nothing new."""
 
     def __init__(self, used_bytes: int, budget_bytes: int) -> None:
         self.used_bytes, self.budget_bytes = used_bytes, budget_bytes
         super().__init__(
-            f"the store holds {used_bytes >> 20} of {budget_bytes >> 20} MiB and keeps the rest "
-            "for the running jobs; delete jobs that have ended, or give Redis more memory"
+            f"Redis uses {used_bytes >> 20} of {budget_bytes >> 20} MiB, and the rest is reserved "
+            "for running jobs; delete jobs that have ended, or raise Redis's memory limit"
         )
 
 
 class SchemaDiffers(DrmadError):
-    """Redis holds what another version of drmad wrote, or is being migrated to it."""
+    """The data in Redis have another schema, or are being migrated to one."""
 
     def __init__(self, found: str, known: int) -> None:
         super().__init__(
-            f"Redis is at schema {found}, this drmad {__version__} works with schema {known} and "
-            "changes nothing; run the version that the other processes run"
+            f"Redis is at schema {found}, this drmad {__version__} uses schema {known} and changes "
+            "nothing; run the same version in every process"
         )
 
 
 class LeaseLost(DrmadError):
-    """Another scheduler drives the job now, or it is gone: its writer must stop."""
+    """Another scheduler holds the job's lease, or the job is deleted: the writer must stop."""
 
 
 class ServiceStartError(DrmadError):
-    """A part of the service could not be started; the message says why and what to do."""
+    """A process of the service cannot start; the message gives the reason and the remedy."""

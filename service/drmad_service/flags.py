@@ -1,39 +1,56 @@
-"""Settings as flags: a field made by `setting` is declared once, for code, flags and docs."""
+"""Settings as command-line flags.
+
+A field that `setting` declares is the only declaration of that setting: its type, default, limit
+and description serve the code, the flag, the DRMAD_... variable and docs/settings.md alike. typer
+reads the variable, so that `--help` shows it and its errors name it like those of the flag.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, field, fields
-from typing import Annotated, Any, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
+from annotated_types import Ge
+from pydantic import Field
+from pydantic.fields import FieldInfo
 
 Command = TypeVar("Command", bound=Callable[..., None])
 Settings = TypeVar("Settings")
 
 
-def setting(default: Any, meaning: str, least: float | None = None) -> Any:
-    """A field of a settings class that is a flag and a DRMAD_... variable too.
+def setting(
+    default: Any, description: str, least: float | None = None, name: str = "", flag: str = ""
+) -> Any:
+    """Declares a settings field that is also a flag and a DRMAD_... variable.
 
     Args:
-        meaning: what --help says of it, with its unit.
-        least: the least that is accepted.
+        description: what the setting bounds or selects, with its unit; `--help` shows it.
+        least: smallest accepted value, enforced for flags and for code.
+        name: stem of the flag and the variable, where it differs from the field's name.
+        flag: stem of the flag, where it differs from `name`: `--data-root` fills `data_roots`.
     """
-    return field(default=default, metadata={"meaning": meaning, "least": least})
+    return Field(
+        default=default,
+        description=description,
+        ge=least,
+        json_schema_extra={"name": name, "flag": flag},
+    )
 
 
 def with_settings(*classes: type, **prefixed: type) -> Callable[[Command], Command]:
-    """Gives a command a flag for every setting of these classes, as keyword arguments.
+    """Gives a command one flag per setting of these classes, received as keyword arguments.
 
-    Those of `webhook=Webhooks` are flags that begin with --webhook-.
+    The flags of `webhook=Webhooks` begin with `--webhook-`.
     """
 
     def decorate(command: Command) -> Command:
         flags = [
-            _parameter(name, owner, setting)
+            flag.parameter()
             for prefix, owner in [*(("", owner) for owner in classes), *prefixed.items()]
-            for name, setting in _settings(owner, prefix)
+            for flag in _flags(owner, prefix)
         ]
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -49,26 +66,42 @@ def with_settings(*classes: type, **prefixed: type) -> Callable[[Command], Comma
 def filled(
     settings: type[Settings], flags: Mapping[str, Any], prefix: str = "", **others: Any
 ) -> Settings:
-    """The settings that the flags give, and others that are no flags."""
-    given = {setting.name: flags[name] for name, setting in _settings(settings, prefix)}
+    """The settings that the flags give; `others` are the fields that have no flag."""
+    given = {flag.field: flags[flag.name] for flag in _flags(settings, prefix)}
     return settings(**given, **others)
 
 
-def _settings(owner: Any, prefix: str) -> Iterator[tuple[str, Field[Any]]]:
-    for declared in fields(owner):
-        if "meaning" in declared.metadata:
-            yield "_".join(filter(None, [prefix, declared.name])), declared
+@dataclass(frozen=True)
+class _Flag:
+    field: str
+    declared: FieldInfo
+    name: str
+    """Name of the command's parameter, and stem of the variable."""
+    option: str
+
+    def parameter(self) -> inspect.Parameter:
+        option = typer.Option(
+            self.option,
+            envvar=f"DRMAD_{self.name.upper()}",
+            min=next((m.ge for m in self.declared.metadata if isinstance(m, Ge)), None),  # type: ignore[arg-type]
+            help=self.declared.description,
+        )
+        annotation: Any = self.declared.annotation
+        default = self.declared.default
+        if get_origin(annotation) is tuple:  # typer repeats a flag whose type is a list
+            annotation, default = list[get_args(annotation)[0]], []  # type: ignore[misc]
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[annotation, option],
+        )
 
 
-def _parameter(name: str, owner: type, declared: Field[Any]) -> inspect.Parameter:
-    option = typer.Option(
-        envvar=f"DRMAD_{name.upper()}",
-        min=declared.metadata["least"],
-        help=declared.metadata["meaning"],
-    )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=declared.default,
-        annotation=Annotated[get_type_hints(owner)[declared.name], option],
-    )
+def _flags(owner: Any, prefix: str) -> Iterator[_Flag]:
+    for field, declared in owner.__pydantic_fields__.items():
+        if (stems := declared.json_schema_extra) is not None:
+            parts = [prefix] if prefix else []
+            name = stems["name"] or field
+            option = "-".join([*parts, stems["flag"] or name]).replace("_", "-")
+            yield _Flag(field, declared, "_".join([*parts, name]), f"--{option}")

@@ -1,25 +1,30 @@
-"""How large a job the operator takes; the spec itself has only the bounds of what makes sense."""
+"""How large a job the operator accepts; the spec itself refuses only what makes no sense."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from pydantic.dataclasses import dataclass
 
 from drmad_client.spec.entries import entries
 from drmad_client.spec.job import JobSpec
 from drmad_service.flags import setting
 
+MAX_HYPERPARAMETERS = 100_000_000
+
 
 @dataclass(frozen=True)
-class Bounds:
-    """The largest job that is taken."""
+class JobLimits:
+    """Upper limits on the size of a job."""
 
-    steps: int = setting(1_000_000, "Inner steps of a job.", 1)
-    replicas: int = setting(1024, "Of a job.", 1)
-    hyperparameters: int = setting(100_000_000, "Values that a job tunes, together.", 1)
+    steps: int = setting(1_000_000, "Maximum inner steps per training run of a job.", 1)
+    replicas: int = setting(1024, "Maximum replicas per job.", 1)
+    hyperparameters: int = setting(
+        MAX_HYPERPARAMETERS, "Maximum hyperparameter values per job, over all its kinds.", 1
+    )
 
-    def misfits(self, spec: JobSpec) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Paths of what is larger, with a message."""
+    def violations(self, spec: JobSpec) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Path and message of each field that exceeds its limit."""
         if spec.training.steps > self.steps:
             yield ("training", "steps"), too_many("steps", spec.training.steps, self.steps)
         if spec.replicas.count > self.replicas:
@@ -32,4 +37,4 @@ class Bounds:
 
 
 def too_many(what: str, count: int, most: int) -> str:
-    return f"this service takes at most {most:,} {what} in a job, got {count:,}"
+    return f"this service accepts at most {most:,} {what} per job, got {count:,}"

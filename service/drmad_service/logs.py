@@ -1,10 +1,15 @@
-"""Log records as text or as JSON, with the ids of the request, the job and the tenant."""
+"""Log records as text or JSON, with the ids of the request, the job and the tenant."""
 
 from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from drmad_service.errors import ServiceStartError
 
 LogFormat = Literal["text", "json"]
 
@@ -16,16 +21,47 @@ _IDS = {"request_id": request_id, "job_id": job_id, "tenant": tenant}
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def configure(log_format: LogFormat, level: str) -> None:
-    """Write to stderr what is at least as important as `level`."""
+class LogSettings(BaseSettings):
+    """Settings of the log, which every command reads from the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="DRMAD_LOG_", env_ignore_empty=True, frozen=True)
+
+    format: LogFormat = Field(
+        default="text",
+        description="Format of the log on stderr: text, or json for one object a line.",
+    )
+    level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)
+    ] = Field(
+        default="INFO",
+        description="Minimum level of a log record: DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+    )
+
+
+def from_environment() -> LogSettings:
+    """
+    Raises:
+        ServiceStartError: a variable has a value that is not among the allowed ones.
+    """
+    try:
+        return LogSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{LogSettings.model_config['env_prefix']}{first['loc'][0]}".upper()
+        expected = first["ctx"]["expected"]
+        raise ServiceStartError(f"{name} must be {expected}, got {first['input']!r}") from error
+
+
+def configure(settings: LogSettings) -> None:
+    """Writes records of this process to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(log_format))
+    handler.setFormatter(formatter(settings.format))
     handler.addFilter(_with_ids)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.basicConfig(level=settings.level, handlers=[handler])
 
 
 def formatter(log_format: LogFormat) -> logging.Formatter:
-    """One line a record; JSON has what stands in `extra` as fields of its own."""
+    """Writes one line per record; JSON has the values in `extra` as fields of their own."""
     if log_format == "text":
         return _Text(_TEXT)
     from pythonjsonlogger.core import RESERVED_ATTRS
@@ -34,7 +70,7 @@ def formatter(log_format: LogFormat) -> logging.Formatter:
     return JsonFormatter(
         "%(asctime)s %(levelname)s %(name)s %(message)s",
         rename_fields={"asctime": "at", "levelname": "level", "name": "logger"},
-        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn repeats the message in colour
     )
 
 
@@ -47,7 +83,7 @@ class _Text(logging.Formatter):
 
 
 def _with_ids(record: logging.LogRecord) -> bool:
-    """What the record does not say of itself, the request or the job that is worked on says."""
+    """Adds the ids of the current request, job and tenant, unless the record has its own."""
     for name, current in _IDS.items():
         if not hasattr(record, name) and current.get():
             setattr(record, name, current.get())

@@ -1,128 +1,227 @@
-"""Every setting of the service, as typed objects.
+"""Every setting of the service, as typed objects that pydantic validates.
 
-A field made by `setting` is a flag and a DRMAD_... variable too; the others the commands fill.
+A field that `setting` declares is a flag and a DRMAD_... variable too. The commands fill the other
+fields from their own options, because these need more than their text: a home, a file, a host.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
 
 from drmad_service.flags import setting
-from drmad_service.job_limits import Bounds
+from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.store import StoreSettings
+from drmad_service.store.types import UNLIMITED
+
+
+def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(folder.expanduser().resolve() for folder in folders)
+
+
+Folders = Annotated[tuple[Path, ...], AfterValidator(_absolute)]
+
+
+DATA_ROOTS = setting(
+    (),
+    "Folder on the workers below which jobs may read data; may be repeated.",
+    name="data_roots",
+    flag="data_root",
+)
+RAY_ADDRESS = setting("local", "Address of the Ray cluster; local starts Ray on this machine.")
+_CPUS = setting(
+    None, "CPUs of this machine that its local Ray offers to jobs; all of them by default.", 0.1
+)
+_ALLOW_REQUIREMENTS = setting(
+    False,
+    "Allow jobs to install packages from PyPI on the workers, each job in its own environment.",
+)
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Of every process that uses the store."""
+    """Settings of every process that uses the store."""
 
-    redis_url: str = field(repr=False)
-    store: StoreSettings = field(default_factory=StoreSettings)
-    webhooks: Webhooks = field(default_factory=Webhooks)
+    redis_url: str = Field(repr=False)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    webhooks: Webhooks = Field(default_factory=Webhooks)
     data_dir: Path = Path("data")
-    """Where the API keeps uploaded data sets: a folder that the workers have too."""
+    """Folder of uploaded data sets, which the API and the workers share."""
 
 
 @dataclass(frozen=True)
 class ApiSettings(_Settings):
-    """Of one API process."""
+    """Settings of one API process."""
 
-    local_key: str | None = field(default=None, repr=False)
-    """What `drmad up` keeps in its home, or the operator's own."""
+    local_key: str | None = Field(default=None, repr=False)
+    """Key of the home of `drmad up`, or the one in the operator's key file."""
     open_without_keys: bool = True
-    """While there is no key at all, whoever reaches the service may do all: on loopback alone."""
-    bounds: Bounds = field(default_factory=Bounds)
-    """Of a job."""
-    hosts: tuple[str, ...] = ()
-    """Names under which the service is reached, besides loopback's; "*" for any."""
-    max_body_bytes: int = setting(1 << 20, "Of a request.", 1024)
-    max_upload_bytes: int = setting(50 << 20, "Of an archive of user code.", 0)
-    max_data_bytes: int = setting(1 << 30, "Of an uploaded data set.", 0)
-    requests_per_s: float = setting(100.0, "Of a key, in the long run; 0: any number.", 0)
-    request_burst: int = setting(1000, "Of a key, at once.", 1)
+    """Allows every request as long as no key exists; only for a service on loopback."""
+    job_limits: JobLimits = Field(default_factory=JobLimits)
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        "Host name by which clients reach the service, besides localhost; may be repeated, * "
+        "allows any name.",
+        flag="allowed_host",
+    )
+    allow_requirements: bool = _ALLOW_REQUIREMENTS
+    max_body_bytes: int = setting(1 << 20, "Maximum size of a request body, in bytes.", 1024)
+    max_upload_bytes: int = setting(
+        50 << 20, "Maximum size of an uploaded code archive, in bytes.", 0
+    )
+    max_data_bytes: int = setting(1 << 30, "Maximum size of an uploaded data set, in bytes.", 0)
+    requests_per_s: float = setting(
+        100.0, "Sustained request rate per key, in requests per second; 0 sets no limit.", 0
+    )
+    request_burst: int = setting(
+        1000, "Maximum burst of requests per key, above its sustained rate.", 1
+    )
     most_queued: int = setting(
-        10_000, "Jobs that a tenant may have queued and paused; 0: any number.", 0
+        10_000, "Maximum queued and paused jobs per tenant; 0 sets no limit.", 0
     )
-    most_connections: int = setting(4000, "Held at once; others are answered 503.", 1)
+    most_connections: int = setting(
+        4000, "Maximum open connections per process; the service answers further ones with 503.", 1
+    )
     most_streams_of_a_key: int = setting(
-        500, "Event streams and waiting requests of a key at once.", 1
+        500, "Maximum open event streams and waiting requests per key and process.", 1
     )
-    patience_s: float = setting(
-        20.0, "Seconds for a request's headers, and for whoever reads an answer.", 0.1
+    slow_client_timeout_s: float = setting(
+        20.0,
+        "Maximum time for a client to send a request's headers, and maximum time without progress "
+        "while it reads a response, in seconds; the service then closes the connection.",
+        0.1,
+        name="patience_s",
     )
     keep_alive_s: float = setting(
-        15.0, "Seconds between comments on an idle event stream, at which Redis is asked again.", 1
+        15.0,
+        "Interval between keep-alive comments on an idle event stream, and between reads of its "
+        "job, in seconds.",
+        0.1,
     )
-    longest_wait_s: float = setting(60.0, "Seconds that Prefer: wait=N grants at most.", 0)
-    check_wait_s: float = setting(200.0, "Seconds that a check may wait for a worker's answer.", 1)
-    session_s: int = setting(30 * 24 * 3600, "Seconds that a browser stays signed in.", 60)
-    allow_requirements: bool = False
-    """Whether jobs may have packages installed on the workers."""
+    longest_wait_s: float = setting(
+        60.0, "Maximum time that a request with Prefer: wait=N may wait, in seconds.", 0
+    )
+    check_wait_s: float = setting(
+        200.0, "Maximum time that a preflight request waits for a worker's report, in seconds.", 0
+    )
+    session_s: int = setting(
+        30 * 24 * 3600, "Time after which a browser's session expires, in seconds.", 60
+    )
 
 
 @dataclass(frozen=True)
 class SchedulerSettings(_Settings):
-    """Of one scheduler process."""
+    """Settings of one scheduler process."""
 
-    ray_address: str = "local"
-    cpus: float | None = None
-    """CPUs of the local Ray; None takes all of this machine's."""
+    ray_address: str = RAY_ADDRESS
+    cpus: float | None = _CPUS
     lease_s: float = setting(
-        10.0, "Seconds after which a lost scheduler's jobs are taken over.", 0.5
+        10.0,
+        "Lifetime of a lease without renewal, in seconds; another scheduler then takes over the "
+        "job.",
+        0.5,
     )
     poll_s: float = setting(
-        0.2, "Seconds between two looks at the queue, and at the progress of a running job.", 0.01
+        0.2,
+        "Interval between polls of the queue and of a running job's progress, in seconds.",
+        0.01,
     )
     start_timeout_s: float = setting(
-        120.0, "Seconds that replicas may take to be placed and to build the problem.", 1
+        120.0, "Maximum time to place a job's replicas and build its problem, in seconds.", 1
     )
     install_timeout_s: float = setting(
-        900.0, "Seconds that a job's requirements may take to be installed, beside that.", 1
+        900.0,
+        "Maximum time to install a job's requirements, in seconds, in addition to the start "
+        "timeout.",
+        1,
     )
     check_timeout_s: float = setting(
-        180.0, "Seconds that the check of a job that is not created may take.", 1
+        180.0, "Maximum duration of a preflight that `drmad check` requests, in seconds.", 1
     )
     retry_s: float = setting(
-        1.0, "Seconds before a lost replica is replaced; doubles with each loss in a row.", 0
+        1.0,
+        "Delay before a lost replica is replaced, in seconds; it doubles with each consecutive "
+        "loss.",
+        0,
     )
-    longest_retry_s: float = setting(60.0, "Seconds before a lost replica is replaced, at most.", 0)
+    longest_retry_s: float = setting(
+        60.0, "Maximum delay before a lost replica is replaced, in seconds.", 0
+    )
     last_lines_s: float = setting(
-        0.5, "Seconds that a job's replicas have at its end to tell what they printed.", 0
+        0.5, "Maximum time to collect a job's trailing log lines when it ends, in seconds.", 0
     )
     ray_timeout_s: float = setting(
-        10.0, "Seconds that Ray may stay silent before the scheduler starts anew.", 1
+        10.0,
+        "Time without an answer from Ray, in seconds, after which the scheduler exits to be "
+        "restarted.",
+        1,
     )
-    nodes_s: float = setting(5.0, "Seconds between two tellings of the cluster's nodes.", 0.1)
-    tenant_jobs: float = setting(1e9, "Jobs that a tenant may have running.", 1)
-    tenant_gpus: float = setting(1e9, "GPUs that a tenant may have in use.", 0)
+    nodes_s: float = setting(
+        5.0, "Interval between reports of the cluster's nodes, in seconds.", 0.1
+    )
+    tenant_jobs: float = setting(UNLIMITED, "Maximum running jobs per tenant.", 1)
+    tenant_gpus: float = setting(UNLIMITED, "Maximum GPUs in use per tenant.", 0)
     max_hyperparameters: int = setting(
-        Bounds.hyperparameters, "Values that a job tunes, together, once a worker has counted.", 1
+        MAX_HYPERPARAMETERS,
+        "Maximum hyperparameter values per job, as counted by its worker.",
+        1,
     )
-    max_model_bytes: int = setting(64 << 20, "Larger models are not kept.", 0)
+    max_model_bytes: int = setting(
+        64 << 20, "Maximum size of a stored model, in bytes; larger models are not stored.", 0
+    )
     keep_ended_s: float = setting(
-        30 * 24 * 3600.0, "Seconds that ended jobs, and uploads that no job names, are kept.", 0
+        30 * 24 * 3600.0,
+        "Time that the service keeps ended jobs, and uploads that no job names, in seconds.",
+        0,
     )
     sweep_s: float = setting(
-        60.0, "Seconds between two looks for what is kept too long, and how full Redis is.", 1
+        60.0,
+        "Interval between deletions of expired jobs and uploads, and between checks of Redis's "
+        "memory, in seconds.",
+        1,
     )
-    replica_memory_bytes: int = 0
-    """What a replica without a GPU may allocate where its job says nothing; 0 for all there is."""
-    data_roots: tuple[Path, ...] = ()
-    """Folders of the workers below which jobs may read data."""
-    heartbeat_file: Path | None = None
-    """Touched whenever the scheduler has looked at the queue."""
+    replica_memory_mib: int = setting(
+        0,
+        "Maximum memory of a replica without a GPU whose job sets none, in MiB; 0 sets no limit.",
+        0,
+        name="replica_memory",
+    )
+    data_roots: Folders = DATA_ROOTS
+    heartbeat_file: Path | None = setting(
+        None, "File that the scheduler touches after each poll of the queue, for liveness probes."
+    )
+
+    @property
+    def replica_memory_bytes(self) -> int:
+        return self.replica_memory_mib << 20
 
 
 @dataclass(frozen=True)
 class SupervisorSettings:
-    """Of `drmad up`."""
+    """Settings of `drmad up`; it passes some of them on to the API and the scheduler."""
 
-    stop_s: float = setting(8.0, "Seconds that its processes have to stop.", 0)
+    data_roots: Folders = DATA_ROOTS
+    cpus: float | None = _CPUS
+    allow_requirements: bool = _ALLOW_REQUIREMENTS
+    max_memory_mib: int = setting(
+        2048,
+        "Maximum memory of the Redis that `drmad up` runs, in MiB; the service refuses new jobs "
+        "above 80 % of it; 0 sets no limit.",
+        0,
+        name="max_memory",
+    )
+    stop_s: float = setting(
+        8.0, "Maximum time for the processes to stop, in seconds; they are then killed.", 0
+    )
     settled_s: float = setting(
-        10.0, "A process that ran so many seconds is started again at once when it exits.", 0
+        10.0,
+        "Uptime in seconds after which a process that exits is restarted without a growing delay.",
+        0,
     )
     longest_restart_s: float = setting(
-        30.0, "Seconds before a process that keeps exiting is started again, at most.", 0.5
+        30.0, "Maximum delay before a process that keeps exiting is restarted, in seconds.", 0.5
     )

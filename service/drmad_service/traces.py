@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, where an address to send them to is set; nothing is loaded without one."""
+"""OpenTelemetry traces, if an exporter's address is set; otherwise nothing of it is imported."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
 ADDRESSES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""OpenTelemetry's own variables, which its exporter reads."""
+"""Variables of OpenTelemetry, which its exporter reads."""
 
 _tracer: Tracer | None = None
 
 
 def configure(service: str, environment: Mapping[str, str]) -> None:
-    """Send traces under this name, if the environment says where.
+    """Sends traces under this service name, if the environment has an exporter's address.
 
     Raises:
-        ServiceStartError: it does, and the extra `otel` is not installed.
+        ServiceStartError: an address is set, but the extra `otel` is not installed.
     """
     if not any(environment.get(name) for name in ADDRESSES):
         return
@@ -33,7 +33,8 @@ def configure(service: str, environment: Mapping[str, str]) -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise ServiceStartError(
-            f'{ADDRESSES[0]} is set, traces need: pip install "drmad[otel]" ({error})'
+            f"{ADDRESSES[0]} is set, but a package for traces is missing ({error}); install "
+            'it with: pip install "drmad[otel]"'
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -41,7 +42,7 @@ def configure(service: str, environment: Mapping[str, str]) -> None:
 
 
 def use(tracer: Tracer | None) -> None:
-    """Trace with this tracer from now on; None traces nothing."""
+    """Traces with this tracer from now on; None turns traces off."""
     global _tracer
     _tracer = tracer
 
@@ -54,9 +55,11 @@ def is_on() -> bool:
 def span(
     name: str, attributes: Mapping[str, Any] = {}, carrier: Mapping[str, str] | None = None
 ) -> Iterator[Any]:
-    """A span around the block, below the one in `carrier` (HTTP headers) or the current one.
+    """A span around the block.
 
-    Yields the span, or None where nothing is traced.
+    Its parent is the span in `carrier` (HTTP headers), or the current span without a carrier.
+
+    Yields the span, or None if traces are off.
     """
     if _tracer is None:
         yield None
@@ -69,7 +72,7 @@ def span(
 
 
 def record(name: str, began_ns: int, attributes: Mapping[str, Any] = {}) -> None:
-    """A span that began at `began_ns` (as of time.time_ns) and ends now."""
+    """Records a span that began at `began_ns`, as time.time_ns counts, and ends now."""
     if _tracer is not None:
         _tracer.start_span(name, start_time=began_ns, attributes=dict(attributes)).end(
             time.time_ns()

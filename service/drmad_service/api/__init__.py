@@ -1,1 +1,1 @@
-"""The REST API."""
+"""The REST API: routes, authentication, limits and error responses."""

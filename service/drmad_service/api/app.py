@@ -1,4 +1,4 @@
-"""The API, as a FastAPI application. It talks to Redis alone and never imports Ray."""
+"""The API as a FastAPI application. It uses Redis only and never imports Ray."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import drmad_client
 from drmad_service.api import problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
-from drmad_service.api.job_changes import Changes
+from drmad_service.api.job_changes import JobChanges
+from drmad_service.api.known_hosts import KnownHosts
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
-from drmad_service.api.request_guard import Guard, KnownHosts
+from drmad_service.api.request_guard import RequestGuard
 from drmad_service.api.request_log import RequestLog
 from drmad_service.api.routes import (
     catalog,
@@ -35,7 +36,7 @@ from drmad_service.api.routes import (
 )
 from drmad_service.api.routes import metrics as metrics_route
 from drmad_service.api.routes.dependencies import PROBLEM
-from drmad_service.api.stream_limits import Streams
+from drmad_service.api.stream_limits import StreamLimits
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -48,8 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
-    """The application for these settings; it connects when it starts up."""
-
+    """The application for these settings; it connects to Redis at startup."""
     metrics = Metrics(settings.store.scheduler_silent_s)
 
     @contextlib.asynccontextmanager
@@ -58,7 +58,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connect(settings.redis_url, metrics.redis.observe, timeout_s) as redis:
             try:
                 await agree(redis)
-            except RedisError as error:  # the scripts refuse what does not fit, once it is back
+            except RedisError as error:  # once Redis is back, its scripts refuse another schema
                 logger.warning("Redis does not answer yet: %s", error)
             app.state.settings = settings
             app.state.redis = redis
@@ -74,12 +74,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.open_without_keys,
                 settings.session_s,
             )
-            app.state.streams = Streams(
+            app.state.stream_limits = StreamLimits(
                 max(1, settings.most_connections // 2),
                 settings.most_streams_of_a_key,
                 metrics.streams,
             )
-            app.state.changes = Changes(app.state.store, settings.store.redis_pause_s)
+            app.state.changes = JobChanges(app.state.store, settings.store.redis_pause_s)
             listening = asyncio.create_task(app.state.changes.run())
             try:
                 yield
@@ -91,7 +91,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         version=drmad_client.__version__,
         summary="Tune thousands of hyperparameters of a PyTorch model by gradient.",
         lifespan=lifespan,
-        docs_url=None,  # the dashboard has a page for it
+        docs_url=None,  # the dashboard has its own page
         redoc_url=None,
     )
     problem_details.install(app)
@@ -111,11 +111,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
     app.include_router(pages.actions)
-    app.add_middleware(KnownHosts, hosts=settings.hosts)
+    app.add_middleware(KnownHosts, hosts=settings.allowed_hosts)
     app.add_middleware(
-        Guard,
+        RequestGuard,
         max_body_bytes=settings.max_body_bytes,
-        patience_s=settings.patience_s,
+        slow_client_timeout_s=settings.slow_client_timeout_s,
         larger={"/v1/code/": settings.max_upload_bytes, "/v1/data/": settings.max_data_bytes},
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)

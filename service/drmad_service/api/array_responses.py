@@ -1,4 +1,4 @@
-"""Hyperparameters and hypergradients on their way out: picked, described, encoded."""
+"""Encodes hyperparameters and hypergradients as JSON or safetensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from safetensors import numpy as safetensors
 from drmad_client.records.job import HyperparameterInfo, Record
 from drmad_client.spec.transforms import to_user_units
 
-MOST_VALUES = 10_000
-"""Arrays with more entries are only summarised in JSON."""
+MAX_JSON_VALUES = 10_000
+"""JSON holds only a summary of an array with more entries."""
 
 
 class Array(Record):
-    """One array: what it is, and its values where they are few."""
+    """One array: its name, shape and summary, and its values unless there are too many."""
 
     name: str
     shape: list[int]
@@ -28,7 +28,8 @@ class Array(Record):
     maximum: float
     values: Any = Field(
         default=None,
-        description=f"Nested lists; null above {MOST_VALUES} entries: ask for safetensors.",
+        description=f"Values as nested lists; null for more than {MAX_JSON_VALUES} entries, which "
+        "only safetensors holds.",
     )
 
 
@@ -42,7 +43,7 @@ class Arrays(Record):
 def select(
     blob: bytes, infos: Sequence[HyperparameterInfo]
 ) -> dict[str, NDArray[np.floating[Any]]]:
-    """The hyperparameters' own tensors of a state or a hypergradient, by name."""
+    """The tensor of each hyperparameter in a state or a hypergradient, by name."""
     tensors = safetensors.load(blob)
     return {info.name: tensors[f"hyperparameters/{info.name}"] for info in infos}
 
@@ -75,7 +76,7 @@ def as_json(
                 minimum=float(values.min()),
                 median=float(np.median(values)),
                 maximum=float(values.max()),
-                values=values.tolist() if values.size <= MOST_VALUES else None,
+                values=values.tolist() if values.size <= MAX_JSON_VALUES else None,
             )
         )
     return Arrays(iteration=iteration, arrays=arrays)

@@ -1,4 +1,4 @@
-"""Tells waiting requests that a job changed: one Redis subscription a process, for all of them."""
+"""Notifies waiting requests that a job changed, through one Redis subscription per process."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ logger = logging.getLogger(__name__)
 _PAUSE_S = 0.1
 
 
-class Changes:
-    """Wakes whoever watches a job. A wake-up says "look again" and never what changed.
+class JobChanges:
+    """Wakes the watchers of a job. A notification means "read again"; it never says what changed.
 
-    The store's logs are the truth; a message that Redis loses costs one keep-alive interval.
+    The store is the truth: a notification that Redis loses delays a watcher by one keep-alive
+    interval.
     """
 
     def __init__(self, store: Store, pause_s: float) -> None:
-        """`pause_s` at most between two tries to reach Redis again."""
+        """`pause_s` is the maximum delay between two attempts to reconnect to Redis."""
         self._store = store
         self._pause_s = pause_s
         self._watchers: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self.over = False
-        """Nobody need wait any more."""
+        self.closed = False
+        """Set when the process ends; waiting requests then return at once."""
 
     def close(self) -> None:
-        """Wake everybody for the last time: this process ends."""
-        self.over = True
+        """Wakes all watchers for the last time, because the process ends."""
+        self.closed = True
         for watcher in self._watchers_of(""):
             watcher.set()
 
     async def run(self) -> None:
-        """Listen until cancelled; reconnects when Redis goes away."""
+        """Listens until cancelled; reconnects when Redis goes away."""
         pause_s = _PAUSE_S
         while True:
             try:
@@ -47,13 +48,13 @@ class Changes:
                     for watcher in self._watchers_of(job_id):
                         watcher.set()
             except RedisError as error:
-                logger.warning("lost the change channel: %s", error)
+                logger.warning("lost the subscription to job changes, will reconnect: %s", error)
             await asyncio.sleep(pause_s)
             pause_s = min(2.0 * pause_s, self._pause_s)
 
     @contextlib.asynccontextmanager
     async def watch(self, job_id: str) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever the job changed since it was last cleared; "": any job."""
+        """An event that is set when the job changes; the job id "" stands for every job."""
         changed = asyncio.Event()
         self._watchers[job_id].add(changed)
         try:

@@ -1,4 +1,4 @@
-"""Every error of the API as problem+json (RFC 9457): the one map from exceptions to statuses."""
+"""Answers every error as problem+json (RFC 9457); the only map from exceptions to statuses."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def problem_response(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of the app as a problem."""
+    """Adds handlers that answer the app's exceptions as problems."""
     for kind, (status, code) in _STATUSES.items():
         app.add_exception_handler(kind, _known(status, code))
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -88,7 +88,7 @@ def _known(status: int, code: str) -> Any:
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
 
     async def handler(request: Request, error: Exception) -> Response:
-        # Whole seconds, as the header has them: rounded up, so that who waits is not refused again.
+        # The header counts whole seconds: rounded up, so that the retry is not refused again.
         wait_s = getattr(error, "retry_after_s", None)
         retry = {} if wait_s is None else {"Retry-After": str(max(1, math.ceil(wait_s)))}
         return problem_response(
@@ -103,7 +103,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     raw = error.errors()
     if raw and raw[0]["type"] == "json_invalid":
         where = raw[0]["loc"][-1]
-        detail = f"the body is not JSON: {raw[0]['ctx']['error']} at character {where}"
+        detail = f"the body must be JSON: {raw[0]['ctx']['error']} at character {where}"
         return problem_response(400, "invalid_json", detail, instance=request.url.path)
     in_body = [e | {"loc": e["loc"][1:]} for e in raw if e["loc"][0] == "body"]
     elsewhere = [
@@ -112,8 +112,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         if e["loc"][0] != "body"
     ]
     errors = [*elsewhere, *field_errors(in_body, error.body)]
-    count = "1 field does" if len(errors) == 1 else f"{len(errors)} fields do"
-    detail = f"{count} not fit; nothing was created or changed"
+    count = "1 field is" if len(errors) == 1 else f"{len(errors)} fields are"
+    detail = f"{count} invalid; nothing was created or changed"
     return problem_response(422, "invalid_fields", detail, errors, request.url.path)
 
 
@@ -122,11 +122,11 @@ async def _http(request: Request, error: Exception) -> Response:
     status = error.status_code
     code, detail = HTTPStatus(status).name.lower(), str(error.detail)
     if status == 400 and detail == "There was an error parsing the body":
-        code, detail = "invalid_json", "the body is not JSON in UTF-8"
+        code, detail = "invalid_json", "the body must be JSON in UTF-8"
     elif status == 404:
-        detail = f"there is nothing at {request.url.path}; /docs lists what there is"
+        detail = f"there is no resource at {request.url.path}; /docs lists the paths"
     elif status == 405:
-        detail = f"{request.url.path} does not answer {request.method}"
+        detail = f"{request.url.path} does not support the method {request.method}"
     headers = dict(error.headers or {})
     return problem_response(status, code, detail, instance=request.url.path, headers=headers)
 
@@ -136,7 +136,7 @@ async def _store_down(request: Request, error: Exception) -> Response:
     return problem_response(
         503,
         "store_unavailable",
-        "Redis does not answer; try again in a moment",
+        "Redis does not answer; retry in a moment",
         instance=request.url.path,
         headers={"Retry-After": "1"},
     )

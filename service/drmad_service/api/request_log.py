@@ -1,4 +1,4 @@
-"""Tells of every request: a log record, and a span where traces are on."""
+"""Logs every request, and records a span for it if traces are on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """Stands before everything else. Requests that change nothing are told at the level DEBUG."""
+    """The outermost middleware. It logs successful requests that only read at the level DEBUG."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,7 +25,7 @@ class RequestLog:
             return
         began, status = time.perf_counter(), 0
 
-        async def seen(message: Message) -> None:
+        async def recorded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -35,7 +35,7 @@ class RequestLog:
         carrier = dict(Headers(scope=scope)) if traces.is_on() else None
         with traces.span(method, {"http.request.method": method}, carrier) as span:
             try:
-                await self._app(scope, receive, seen)
+                await self._app(scope, receive, recorded)
             finally:
                 route = getattr(scope.get("route"), "path", "")
                 if span is not None:
@@ -54,12 +54,12 @@ class RequestLog:
         fields = {
             "action": "request",
             "method": scope["method"],
-            # The route, not the path: what callers write there belongs to them.
+            # The route, not the path: a path may hold what a caller wants to keep private.
             "route": getattr(scope.get("route"), "path", ""),
             "status": status,
             "seconds": round(seconds, 6),
         }
         if job_id := scope.get("path_params", {}).get("job_id"):
             fields["job_id"] = job_id
-        told = f"{fields['method']} {fields['route'] or 'nowhere'} {status}"
-        logger.log(level, "%s", told, extra=fields)
+        route = fields["route"] or "(no route)"
+        logger.log(level, "%s %s %d", fields["method"], route, status, extra=fields)

@@ -1,4 +1,4 @@
-"""uvicorn as the API runs it: patient with nobody, and with an answer for all when it ends."""
+"""uvicorn with the API's limits: it closes slow connections and shuts down in order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from drmad_service.api.slow_clients import patient
+from drmad_service.api.slow_clients import slow_client_protocol
 from drmad_service.settings import ApiSettings
 
 
 class Server(uvicorn.Server):
-    """A server that ends what waits for changes before it closes."""
+    """A server that ends event streams and waiting requests before it closes connections."""
 
     def __init__(self, app: FastAPI, settings: ApiSettings, host: str, port: int) -> None:
         self._app = app
@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
-                http=patient(settings.patience_s),
+                http=slow_client_protocol(settings.slow_client_timeout_s),
                 limit_concurrency=settings.most_connections,
                 timeout_graceful_shutdown=3,
             )
@@ -35,8 +35,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(server: Server) -> None:
-    """Until SIGINT or SIGTERM; exits with 3 where it could not start."""
+def run(server: Server) -> None:
+    """Serves until SIGINT or SIGTERM; exits with status 3 if the server cannot start."""
     server.run()
     if not server.started:
         sys.exit(3)

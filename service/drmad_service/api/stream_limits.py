@@ -1,4 +1,4 @@
-"""How many requests may wait for changes at once, all together and of one key."""
+"""Limits the event streams and waiting requests of a process, in total and per key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.errors import TooManyStreams
 
 
-class Streams:
-    """Event streams and long polls of one API process."""
+class StreamLimits:
+    """Counts the open event streams and waiting requests of one API process."""
 
     def __init__(self, most: int, most_of_a_key: int, gauge: Gauge) -> None:
         self._most, self._most_of_a_key = most, most_of_a_key
@@ -23,17 +23,17 @@ class Streams:
         self._gauge = gauge
 
     @contextlib.contextmanager
-    def place(self, principal: Principal) -> Iterator[None]:
-        """Hold one place.
+    def hold(self, principal: Principal) -> Iterator[None]:
+        """Counts one stream of the principal's key until the block ends.
 
         Raises:
-            TooManyStreams: all are taken.
+            TooManyStreams: the limit of the key or of the process is reached.
         """
         key = principal.key_id
         if self._open[key] >= self._most_of_a_key:
             raise TooManyStreams("of this key", self._most_of_a_key)
         if self._open.total() >= self._most:
-            raise TooManyStreams("of this service", self._most)
+            raise TooManyStreams("of this process", self._most)
         self._open[key] += 1
         self._gauge.inc()
         try:
@@ -45,12 +45,12 @@ class Streams:
                 del self._open[key]
 
 
-async def _place(request: Request, principal: PrincipalDependency) -> AsyncIterator[None]:
-    """Held until the answer has ended, however it ends."""
-    streams: Streams = request.app.state.streams
-    with streams.place(principal):
+async def _held(request: Request, principal: PrincipalDependency) -> AsyncIterator[None]:
+    """Holds until the response has ended, however it ends."""
+    limits: StreamLimits = request.app.state.stream_limits
+    with limits.hold(principal):
         yield
 
 
-in_its_place = Depends(_place, scope="request")
-"""For the routes that stream."""
+counts_as_stream = Depends(_held, scope="request")
+"""Dependency of the routes that stream."""

@@ -1,14 +1,16 @@
-"""Jobs in a file and back: a zip of JSON and of the chunks as they are, named by their content.
+"""Reads backups of jobs and restores from them; backup_writer.py writes them.
+
+A backup is a zip file:
 
     manifest.json                   format, schema, version, time, the jobs
     jobs/<id>/job.json              the fields of the job
-    jobs/<id>/<part>.json           a part of it: {"string": ...}, {"hash": ...}, {"list": ...} or
+    jobs/<id>/<part>.json           one part of it: {"string": ...}, {"hash": ...}, {"list": ...} or
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
-    jobs/<id>/chunks/<sha256>       likewise model_chunks
+    jobs/<id>/chunks/<sha256>       one chunk of its vectors; model_chunks are stored alike
     code/<sha256>                   archives of user code that the jobs name
     data/<sha256>                   data sets that their users uploaded
 
-Nothing in it is executed or unpickled. Keys that open the service and sessions are not in it.
+Reading executes and unpickles nothing. A backup holds no keys and no sessions.
 """
 
 from __future__ import annotations
@@ -20,21 +22,18 @@ import re
 import zipfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from drmad_client import __version__
 from drmad_client.errors import DrmadError
 from drmad_client.files.array_file import DataError
 from drmad_client.files.zip_errors import ZIP_ERRORS
 from drmad_client.records.job import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_data
-from drmad_service.errors import JobNotFound
 from drmad_service.store import Store, keys
 from drmad_service.store.data_folder import DataFolder, WrongDigest
 from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
@@ -43,14 +42,12 @@ from drmad_service.store.schema import REWRITINGS, SCHEMA
 FORMAT = 1
 LARGEST_JSON = 256 << 20
 LARGEST_CODE = 64 << 20
-_BINARY = ("chunks", "model_chunks")
-_PARTS = tuple(part for part in keys.PARTS if part not in _BINARY)
-_TRIES = 10
-"""Of a job whose vectors are thinned while they are read."""
+BINARY_PARTS = ("chunks", "model_chunks")
+JSON_PARTS = tuple(part for part in keys.PARTS if part not in BINARY_PARTS)
 _JOB_ID = r"job_[0-9A-Z]{26}"
 _NAMES = re.compile(
-    rf"manifest\.json|jobs/{_JOB_ID}/(?:job|{'|'.join(_PARTS)})\.json"
-    rf"|jobs/{_JOB_ID}/(?:{'|'.join(_BINARY)})/[0-9a-f]{{64}}|(?:code|data)/[0-9a-f]{{64}}"
+    rf"manifest\.json|jobs/{_JOB_ID}/(?:job|{'|'.join(JSON_PARTS)})\.json"
+    rf"|jobs/{_JOB_ID}/(?:{'|'.join(BINARY_PARTS)})/[0-9a-f]{{64}}|(?:code|data)/[0-9a-f]{{64}}"
 )
 _AFTER = {
     JobStatus.STARTING: JobStatus.QUEUED,
@@ -58,169 +55,37 @@ _AFTER = {
     JobStatus.PAUSING: JobStatus.PAUSED,
     JobStatus.CANCELLING: JobStatus.CANCELLED,
 }
-"""Nobody drives a job that is restored."""
+"""State of a job after restoring, where it differs: no scheduler holds its lease."""
 
 
 class BackupError(DrmadError):
-    """The file is no backup, is damaged, or does not fit this service."""
+    """The file is no backup, is damaged, or is of another version."""
 
 
 @dataclass(frozen=True)
 class BackupSummary:
-    """What became of one job."""
+    """Outcome of restoring one job."""
 
     job_id: str
     restored: bool
     detail: str
 
 
-async def write(
-    redis: Redis, data: DataFolder, path: Path, job_ids: Sequence[str] = ()
-) -> list[str]:
-    """Write the jobs, or all, to a new file; each as it is at one moment. Returns their ids.
+@dataclass(frozen=True)
+class JobEntry:
+    """One job of a backup: the fields of its hash, and its other parts except the chunks."""
 
-    Raises:
-        BackupError: the file exists.
-        JobNotFound: a job that was asked for does not exist.
-    """
-    if path.exists():
-        raise BackupError(f"{path} exists; choose another name")
-    client: Any = redis
-    ids = [*job_ids] or [raw.decode() for raw in await client.zrange(keys.JOBS, 0, -1)]
-    written: list[str] = []
-    specs: list[JobSpec] = []
-    draft = path.with_name(path.name + ".part")
-    try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            for job_id in ids:
-                try:
-                    specs.append(await _write_job(client, archive, job_id))
-                    written.append(job_id)
-                except JobNotFound:
-                    if job_ids:
-                        raise  # else it was deleted meanwhile
-            for sha256 in sorted(set(filter(None, map(_code_of, specs)))):
-                parts = await client.hgetall(keys.code(sha256))
-                if parts:
-                    content = b"".join(parts[number] for number in sorted(parts, key=int))
-                    archive.writestr(f"code/{sha256}", content, zipfile.ZIP_STORED)
-            for sha256 in sorted(set(filter(None, map(_data_of, specs)))):
-                if data.holds(sha256):
-                    name = f"data/{sha256}"
-                    await asyncio.to_thread(
-                        archive.write, data.path(sha256), name, zipfile.ZIP_STORED
-                    )
-            _put(
-                archive,
-                "manifest.json",
-                {
-                    "format": FORMAT,
-                    "schema": SCHEMA,
-                    "drmad": __version__,
-                    "at": datetime.now(UTC).isoformat(),
-                    "jobs": written,
-                },
-            )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return written
-
-
-async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> JobSpec:
-    """Returns what the job is."""
-    for _ in range(_TRIES):
-        fields, parts, chunks = await _snapshot(client, job_id)
-        if fields is None:
-            raise JobNotFound(job_id)
-        contents = {
-            (part, name): await client.hget(keys.job(job_id, part), name) for part, name in chunks
-        }
-        if None not in contents.values():
-            break
-    else:
-        raise BackupError(f"job {job_id} changes faster than it can be read; pause it first")
-    _put(archive, f"jobs/{job_id}/job.json", fields)
-    for part, value in parts.items():
-        _put(archive, f"jobs/{job_id}/{part}.json", value)
-    for (part, name), content in contents.items():
-        archive.writestr(f"jobs/{job_id}/{part}/{name}", content, zipfile.ZIP_STORED)
-    return JobSpec.model_validate_json(fields["spec"])
-
-
-def _code_of(spec: JobSpec) -> str | None:
-    return spec.problem.code.removeprefix("sha256:") if spec.problem.kind == "code" else None
-
-
-def _data_of(spec: JobSpec) -> str | None:
-    named = uploaded_data(spec.problem)
-    return named[0].removeprefix("sha256:") if named else None
-
-
-async def _snapshot(
-    client: Any, job_id: str
-) -> tuple[dict[str, str] | None, dict[str, Any], list[tuple[str, str]]]:
-    """Fields, parts and names of chunks of a job, all of one moment."""
-    kinds = [(await client.type(keys.job(job_id, part))).decode() for part in _PARTS]
-    pipe = client.pipeline(transaction=True)
-    pipe.hgetall(keys.job(job_id))
-    for part in _BINARY:
-        pipe.hkeys(keys.job(job_id, part))
-    for part, kind in zip(_PARTS, kinds, strict=True):
-        key = keys.job(job_id, part)
-        if kind == "string":
-            pipe.get(key)
-        elif kind == "hash":
-            pipe.hgetall(key)
-        elif kind == "list":
-            pipe.lrange(key, 0, -1)
-        elif kind == "stream":
-            pipe.xrange(key)
-            pipe.xinfo_stream(key)
-    fields, *answers = await pipe.execute()
-    if not fields:
-        return None, {}, []
-    following = iter(answers)
-    chunks = [(part, name.decode()) for part in _BINARY for name in next(following)]
-    parts = {
-        part: _described(kind, following)
-        for part, kind in zip(_PARTS, kinds, strict=True)
-        if kind != "none"
-    }
-    return _texts(fields), parts, chunks
-
-
-def _described(kind: str, answers: Iterator[Any]) -> dict[str, Any]:
-    value = next(answers)
-    if kind == "stream":
-        info = next(answers)
-        return {
-            "stream": [[entry.decode(), _texts(fields)] for entry, fields in value],
-            "last": info["last-generated-id"].decode(),
-            "added": info["entries-added"],
-        }
-    if kind == "hash":
-        return {"hash": _texts(value)}
-    if kind == "list":
-        return {"list": [item.decode() for item in value]}
-    return {"string": (value or b"").decode()}
-
-
-def _texts(fields: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in fields.items()}
-
-
-def _put(archive: zipfile.ZipFile, name: str, value: Any) -> None:
-    archive.writestr(name, json.dumps(value))
+    fields: dict[str, str]
+    parts: dict[str, dict[str, Any]]
 
 
 class Backup:
-    """A backup that was opened, and looked over before anything of it is used."""
+    """An open backup; every file name in it is verified before any content is read."""
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            BackupError: it is no backup, is damaged, or holds what does not belong into one.
+            BackupError: the file is no backup, is damaged, or holds unexpected files.
         """
         try:
             self._archive = zipfile.ZipFile(path)
@@ -230,11 +95,13 @@ class Backup:
         for info in self._archive.infolist():
             if not _NAMES.fullmatch(info.filename) or info.filename in self._sizes:
                 self._archive.close()
-                raise BackupError(f"{path} holds {info.filename!r}, which is no part of a backup")
+                raise BackupError(f"{path} holds the unexpected file {info.filename!r}")
             self._sizes[info.filename] = info.file_size
         manifest = self._json("manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise BackupError(f"the format must be {FORMAT}; a newer drmad may read this file")
+            raise BackupError(
+                f"the backup's format must be {FORMAT}; restore it with the version that wrote it"
+            )
         schema = manifest.get("schema")
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise BackupError(
@@ -250,9 +117,17 @@ class Backup:
     def __exit__(self, *_: object) -> None:
         self._archive.close()
 
-    def fields(self, job_id: str) -> dict[str, str]:
-        """The fields of a job's hash, in the current schema."""
+    def read_job(self, job_id: str) -> JobEntry:
+        """
+        Raises:
+            BackupError: the entry is damaged, or is not one that this version reads.
+        """
         fields = self._json(f"jobs/{job_id}/job.json")
+        parts = {
+            part: self._json(name)
+            for part in JSON_PARTS
+            if (name := f"jobs/{job_id}/{part}.json") in self._sizes
+        }
         try:
             for rewriting in self._rewritings:
                 fields = rewriting.fields(fields)
@@ -261,28 +136,18 @@ class Backup:
             int(fields["iteration"]), float(fields["rank"])
             if not re.fullmatch(r"\S{1,128}", fields["tenant"]):
                 raise ValueError(f"tenant {fields['tenant']!r}")
+            for rewriting in self._rewritings:
+                parts = {part: rewriting.exported(part, value) for part, value in parts.items()}
         except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
-            raise BackupError(f"job {job_id} is not one that this drmad knows: {error}") from error
-        return {str(name): str(value) for name, value in fields.items()}
-
-    def parts(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The other parts of a job, in the current schema."""
-        for part in _PARTS:
-            if (name := f"jobs/{job_id}/{part}.json") in self._sizes:
-                value = self._json(name)
-                try:
-                    for rewriting in self._rewritings:
-                        value = rewriting.exported(part, value)
-                except (AttributeError, KeyError, TypeError, ValueError) as error:
-                    raise BackupError(f"{name} is damaged: {error!r}") from error
-                yield part, value
+            raise BackupError(f"job {job_id} cannot be read: {error}") from error
+        return JobEntry({str(name): str(value) for name, value in fields.items()}, parts)
 
     def chunks(self, job_id: str) -> Iterator[tuple[str, str, bytes]]:
         """Part, name and content of every chunk."""
         for name in self._sizes:
             of, _, rest = name.removeprefix("jobs/").partition("/")
             part, _, sha256 = rest.partition("/")
-            if of == job_id and part in _BINARY:
+            if of == job_id and part in BINARY_PARTS:
                 yield part, sha256, self._content(name, CHUNK_BYTES)
 
     def code(self, sha256: str) -> bytes | None:
@@ -290,12 +155,14 @@ class Backup:
         return self._content(name, LARGEST_CODE) if name in self._sizes else None
 
     async def data(self, sha256: str) -> AsyncIterator[bytes]:
-        """The bytes of an uploaded data set piece by piece, none where it is not in the file."""
+        """The bytes of an uploaded data set in pieces; none if the backup lacks it."""
         name = f"data/{sha256}"
         if name not in self._sizes:
             return
         if self._archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-            raise BackupError(f"{name} is compressed, which no backup does")
+            raise BackupError(
+                f"{name} is damaged: it is compressed, and a backup stores data as they are"
+            )
         with self._archive.open(name) as file:
             while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield piece
@@ -316,14 +183,14 @@ class Backup:
             raise BackupError(f"{name} is damaged: {error}") from error
 
     def _read(self, name: str, most_bytes: int) -> bytes:
-        """Not more than is allowed, whatever the archive says of its sizes."""
+        """Reads at most `most_bytes`, whatever size the archive declares."""
         try:
             with self._archive.open(name) as file:
                 content = file.read(most_bytes + 1)
         except (KeyError, *ZIP_ERRORS) as error:
             raise BackupError(f"{name} cannot be read: {error}") from error
         if len(content) > most_bytes:
-            raise BackupError(f"{name} is larger than {most_bytes} bytes")
+            raise BackupError(f"{name} must not exceed {most_bytes} bytes")
         return content
 
 
@@ -335,20 +202,20 @@ async def restore(
     job_ids: Sequence[str] = (),
     replace: bool = False,
 ) -> AsyncIterator[BackupSummary]:
-    """Bring jobs back under their ids; those that were running are queued.
+    """Restores jobs under their ids; jobs that were running are queued.
 
     Args:
-        job_ids: which of them; none for all.
-        replace: also those that exist, where they have ended.
+        job_ids: the jobs to restore; all if empty.
+        replace: replaces existing jobs that have ended; else existing jobs are skipped.
     Raises:
-        BackupError: the file lacks a job that was asked for, or is damaged.
+        BackupError: the backup lacks a requested job, or is damaged.
         StoreFull: too little of the memory budget is left.
     """
     if missing := set(job_ids) - set(backup.job_ids):
-        raise BackupError(f"the file does not hold {', '.join(sorted(missing))}")
+        raise BackupError(f"the backup holds no {', '.join(sorted(missing))}")
     for job_id in job_ids or backup.job_ids:
         await store.must_have_room()
-        fields = backup.fields(job_id)
+        entry = backup.read_job(job_id)
         if await store.tenant_of(job_id) is not None:
             if not replace:
                 yield BackupSummary(job_id, False, "exists already")
@@ -357,20 +224,29 @@ async def restore(
                 yield BackupSummary(job_id, False, "exists and has not ended; cancel it first")
                 continue
             await store.delete(job_id)
-        await _restore_uploads(store, data, backup, fields)
-        yield await _restore_job(store, redis, backup, job_id, fields)
+        await _restore_uploads(store, data, backup, entry.fields)
+        yield await _restore_job(store, redis, backup, job_id, entry)
+
+
+def code_digest(spec: JobSpec) -> str | None:
+    return spec.problem.code.removeprefix("sha256:") if spec.problem.kind == "code" else None
+
+
+def data_digest(spec: JobSpec) -> str | None:
+    named = uploaded_data(spec.problem)
+    return named[0].removeprefix("sha256:") if named else None
 
 
 async def _restore_uploads(
     store: Store, data: DataFolder, backup: Backup, fields: dict[str, str]
 ) -> None:
-    """The code and the data that a job names, for its tenant."""
+    """Restores the code and the data that a job names, for its tenant."""
     spec = JobSpec.model_validate_json(fields["spec"])
-    if code := _code_of(spec):
+    if code := code_digest(spec):
         content = await asyncio.to_thread(backup.code, code)
         if content is not None:
             await store.put_code(code, content, fields["tenant"])
-    sha256 = _data_of(spec)
+    sha256 = data_digest(spec)
     if sha256 is None or not (data.holds(sha256) or backup.holds_data(sha256)):
         return
     if not data.holds(sha256):
@@ -382,19 +258,18 @@ async def _restore_uploads(
 
 
 async def _restore_job(
-    store: Store, redis: Any, backup: Backup, job_id: str, fields: dict[str, str]
+    store: Store, redis: Any, backup: Backup, job_id: str, entry: JobEntry
 ) -> BackupSummary:
-    names: set[str] = set()
-    for part, value in backup.parts(job_id):
-        names.add(part)
+    names = set(entry.parts)
+    for part, value in entry.parts.items():
         await _write_part(redis, keys.job(job_id, part), value)
     for part, sha256, content in backup.chunks(job_id):
         names.add(part)
         await redis.hset(keys.job(job_id, part), sha256, content)
         await redis.expire(keys.job(job_id, part), COPY_S)
-    before = JobStatus(fields["status"])
+    before = JobStatus(entry.fields["status"])
     after = _AFTER.get(before, before)
-    if not await store.put_restored(job_id, fields, before, after, sorted(names)):
+    if not await store.put_restored(job_id, entry.fields, before, after, sorted(names)):
         return BackupSummary(job_id, False, "exists already")
     return BackupSummary(
         job_id, True, f"{after}" if after is before else f"was {before}, is {after}"
@@ -416,7 +291,7 @@ async def _write_part(redis: Any, key: str, value: dict[str, Any]) -> None:
         case {"stream": list(entries), "last": str(last), "added": int(added)}:
             for entry, fields in entries:
                 pipe.xadd(key, fields, id=entry)
-            if entries:  # so that readers whose place was trimmed are told so
+            if entries:  # readers whose last event was trimmed learn it from the counts
                 pipe.execute_command("XSETID", key, last, "ENTRIESADDED", added)
         case _:
             raise BackupError(f"{key} is damaged")

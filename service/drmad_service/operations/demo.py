@@ -1,4 +1,4 @@
-"""`drmad demo`: finds the wrong labels of a real data set, with everything on this machine."""
+"""`drmad demo`: finds the wrong labels of a real data set, on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_client.records.job import MetaIteration
 from drmad_service.errors import ServiceStartError
-from drmad_service.operations.commands import DEFAULT_HOME, Home, Port
+from drmad_service.operations.options import DEFAULT_HOME, Home, Port
 
 _START_S = 60.0
 
@@ -54,19 +54,19 @@ def demo(
     home: Home = DEFAULT_HOME,
     port: Port = 8080,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the service running at the end, until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep the service running afterwards, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Clean a data set with wrong labels: about a minute on two cores, no download.
+    """Find wrong labels in a data set: about a minute on two cores, without a download.
 
-    Half of the labels of 1,000 real handwritten digits are replaced at random. One weight per
-    training example is tuned by gradient; the lowest weights point at the wrong labels.
+    The demo replaces half of the labels of 1,000 real handwritten digits at random and tunes one
+    weight per training example by gradient. The lowest weights identify the wrong labels.
     """
     console = Console()
     url = f"http://127.0.0.1:{port}"
     with _service(home, port, console) as process, Client(url, local_key.read(home)) as client:
         console.print(
-            f"[bold]{TRAIN:,} handwritten digits, {NOISE:.0%} of their labels drawn at random; "
+            f"[bold]{TRAIN:,} handwritten digits, {NOISE:.0%} of their labels replaced at random; "
             f"tuning {TRAIN:,} sample weights"
         )
         tuned = client.jobs.create(JOB)
@@ -77,40 +77,40 @@ def demo(
             raise DrmadError(f"the demo's job did not succeed; see: drmad show {tuned.id}")
         untuned = client.jobs.history(tuned.id)[0]
         console.print(_table(untuned, tuned, truth))
-        console.print(f"Look at the job:     {url}/v1/jobs/{tuned.id}", soft_wrap=True)
-        console.print(f"Take the results:    drmad fetch {tuned.id} --to demo", soft_wrap=True)
+        console.print(f"Job record:      {url}/v1/jobs/{tuned.id}", soft_wrap=True)
+        console.print(f"Fetch results:   drmad fetch {tuned.id} --to demo", soft_wrap=True)
         if process is not None and keep:
-            console.print("The service runs on; Ctrl-C stops it.")
+            console.print("The service keeps running; Ctrl-C stops it.")
             with contextlib.suppress(KeyboardInterrupt):
                 process.wait()
         elif process is not None:
-            console.print(f"The service stops now; start it again with: {_up(home, port)}")
+            console.print(f"The service stops now; restart it with: {_up(home, port)}")
 
 
 def _table(untuned: MetaIteration, tuned: Job, truth: Job) -> Table:
     assert tuned.best is not None
     assert truth.best is not None
     table = Table(show_header=True, header_style="bold")
-    table.add_column("trained on")
+    table.add_column("training set")
     table.add_column("test error", justify="right")
     rows = [
         ("all examples, each with the same weight (untuned)", untuned.metrics),
         ("all examples, tuned weights", tuned.best.metrics),
-        ("the correctly labelled ones alone (the truth)", truth.best.metrics),
+        ("the correctly labelled examples only (the truth)", truth.best.metrics),
     ]
     for name, metrics in rows:
         table.add_row(name, f"{metrics['test_error']:.1%}")
     precision = tuned.best.metrics["label_noise_precision"]
     table.add_section()
-    table.add_row("wrong labels that the lowest weights found", f"{precision:.0%}")
+    table.add_row("wrong labels among the lowest weights", f"{precision:.0%}")
     return table
 
 
 @contextlib.contextmanager
 def _service(home: Path, port: int, console: Console) -> Iterator[subprocess.Popen[bytes] | None]:
-    """The service at `port`: the one that runs there already, or our own."""
+    """The service at `port`: the one that runs there already, or one started for the demo."""
     if _is_ready(port):
-        console.print(f"using the drmad service at port {port}")
+        console.print(f"using the drmad service that runs on port {port}")
         yield None
         return
     console.print("starting Redis, Ray, the API and the scheduler on this machine ...")
@@ -123,7 +123,7 @@ def _service(home: Path, port: int, console: Console) -> Iterator[subprocess.Pop
         while not _is_ready(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceStartError(
-                    f"the service did not start; see {home}/logs, and try another --port"
+                    f"the service did not start; see {home}/logs, or try another --port"
                 )
             time.sleep(0.1)
         yield process

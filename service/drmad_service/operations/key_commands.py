@@ -1,69 +1,66 @@
-"""`drmad keys`: who may use a service, told to its Redis directly. The API hands out no keys."""
+"""`drmad keys`: creates, lists and revokes keys in Redis; the API offers no route for it."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
+from redis.asyncio import Redis
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from drmad_client.errors import DrmadError
+from drmad_service.api.auth.api_keys import Access, Scope
 from drmad_service.errors import ServiceStartError
-
-if TYPE_CHECKING:  # `drmad --help` loads no Redis
-    from drmad_service.api.auth.api_keys import Access
+from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
+from drmad_service.operations.redis_access import with_redis
 
 keys_app = typer.Typer(
-    name="keys", help="Keys that open the service to others.", no_args_is_help=True
+    name="keys", help="Manage the keys with which others use the service.", no_args_is_help=True
 )
 
 _T = TypeVar("_T")
 
 
 class ScopeName(StrEnum):
-    """What a key allows; each includes those before it."""
+    """What a key allows; each scope includes those before it."""
 
     READ = "read"
     SUBMIT = "submit"
     ADMIN = "admin"
 
 
-RedisUrl = Annotated[
-    str,
-    typer.Option(envvar="DRMAD_REDIS_URL", help="Default: the Redis of `drmad up` in the home."),
-]
-Home = Annotated[Path, typer.Option(envvar="DRMAD_HOME", help="Of `drmad up`.")]
-_HOME = Path.home() / ".drmad"
-
-
 @keys_app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose jobs the key sees: a team, a person.")],
+    tenant: Annotated[
+        str, typer.Option(help="Tenant whose jobs the key gives access to, such as a team.")
+    ],
     scope: Annotated[
         ScopeName,
         typer.Option(
-            help="read looks at the tenant's jobs, submit changes them too, admin does both with "
-            "everybody's."
+            help="read allows reading the tenant's jobs, submit also submitting and changing them, "
+            "admin both for the jobs of every tenant."
         ),
     ] = ScopeName.SUBMIT,
-    note: Annotated[str, typer.Option(help="What it is for, shown by `keys list`.")] = "",
-    redis_url: RedisUrl = "",
-    home: Home = _HOME,
+    note: Annotated[
+        str, typer.Option(help="Purpose of the key, which `drmad keys list` shows.")
+    ] = "",
+    redis_url: HomeRedisUrl = "",
+    home: Home = DEFAULT_HOME,
 ) -> None:
-    """Make a key and print it. It is kept nowhere: who loses it gets a new one."""
-
-    from drmad_service.api.auth.api_keys import Scope
+    """Create a key and print it. The service stores no copy: a lost key needs a new one."""
 
     async def run(access: Access) -> str:
         made, text = await access.create(tenant, Scope[scope.name], note)
         typer.echo(
-            f"Key {made.id} lets {tenant} {scope}. Set DRMAD_API_KEY to the next line, which is "
-            "shown only now:",
+            f"Created key {made.id} with scope {scope} for tenant {tenant}. Set DRMAD_API_KEY to "
+            "the next line, which is shown only once:",
             err=True,
         )
         return text
@@ -72,12 +69,8 @@ def create(
 
 
 @keys_app.command("list")
-def list_keys(redis_url: RedisUrl = "", home: Home = _HOME) -> None:
-    """Show the keys: all of each but its secret."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
+def list_keys(redis_url: HomeRedisUrl = "", home: Home = DEFAULT_HOME) -> None:
+    """List the keys, without their secrets."""
     table = Table("id", "tenant", "scope", "created", "last used", "note", box=None)
     for key in _with_access(redis_url, home, lambda access: access.keys()):
         table.add_row(
@@ -93,30 +86,31 @@ def list_keys(redis_url: RedisUrl = "", home: Home = _HOME) -> None:
 
 @keys_app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="As `drmad keys list` shows it.")],
-    redis_url: RedisUrl = "",
-    home: Home = _HOME,
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `drmad keys list` shows it.")],
+    redis_url: HomeRedisUrl = "",
+    home: Home = DEFAULT_HOME,
 ) -> None:
-    """Close the service to a key, and to the browsers that signed in with it, at once."""
+    """Revoke a key, and end the browser sessions that it opened, at once."""
     _with_access(redis_url, home, lambda access: access.revoke(key_id))
-    typer.echo(f"Key {key_id} opens nothing any more.")
+    typer.echo(f"Revoked key {key_id}.")
 
 
 def refuse_unguarded(host: str, redis_url: str, has_key: bool) -> None:
-    """Let nobody from elsewhere reach a service that knows no keys.
+    """Refuses to listen beyond loopback as long as the service has no keys.
 
     Args:
         host: the address to listen on.
-        has_key: the operator gave a key by --key-file.
+        has_key: the operator passed a key by --key-file.
     Raises:
-        ServiceStartError: the address is not loopback, and no key was made yet.
+        ServiceStartError: the address is not loopback, and no key exists.
     """
     if has_key or is_loopback(host):
         return
-    if not _with_access(redis_url, _HOME, lambda access: access.keys()):
+    if not _with_access(redis_url, DEFAULT_HOME, lambda access: access.keys()):
         raise ServiceStartError(
-            f"--host {host} lets others in, and there is no key yet; make one first: drmad keys "
-            "create --tenant NAME --scope submit. Or listen on a loopback address such as 127.0.0.1"
+            f"--host {host} is reachable from other machines, and no key exists yet; create one "
+            "first: drmad keys create --tenant NAME --scope submit. Or listen on a loopback "
+            "address such as 127.0.0.1"
         )
 
 
@@ -128,35 +122,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _with_access(redis_url: str, home: Path, use: Callable[[Access], Awaitable[_T]]) -> _T:
-    from redis.exceptions import RedisError
-
-    from drmad_service.api.auth.api_keys import Access
-    from drmad_service.store.connection import connect
-
-    url = redis_url or _redis_of(home)
-
-    async def main() -> _T:
-        async with connect(url) as redis:
-            return await use(Access(redis))
+    async def run(redis: Redis) -> _T:
+        return await use(Access(redis))
 
     try:
-        return asyncio.run(main())
-    except RedisError as error:
-        raise ServiceStartError(f"Redis does not answer: {error}") from error
+        return with_redis(redis_url, home, run)
     except ValueError as error:
         raise DrmadError(str(error)) from error
-
-
-def _redis_of(home: Path) -> str:
-    from drmad_service.operations.embedded import EmbeddedRedis
-
-    home = home.expanduser().resolve()
-    redis = EmbeddedRedis(home)
-    if not (home / "redis").is_dir() or not redis.is_running():
-        raise ServiceStartError(
-            f"no Redis runs in {home}; start `drmad up` first, or give --redis-url"
-        )
-    return redis.url
 
 
 def _shown(moment: datetime) -> str:

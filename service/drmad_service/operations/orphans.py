@@ -1,4 +1,4 @@
-"""Finds what in Redis belongs to nothing: keys and entries of indices that nobody would delete."""
+"""Finds orphans in Redis: keys and index entries without an owner, which nothing would delete."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from drmad_service.store.state_machine import DRIVEN
 
 _LISTED = re.compile(r"^ {4}(drmad:\S+) ", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"<[^>]+>")
-_SCAN = 1000
+_SCAN_COUNT = 1000
 
 
 @dataclass(frozen=True, order=True)
 class Orphan:
-    """A key, or an entry of one, and why nothing owns it."""
+    """A key or an index entry, and the reason why it has no owner."""
 
     key: str
     reason: str
 
 
 async def orphans(redis: Redis) -> list[Orphan]:
-    """What belongs to nothing, seen twice: what was on its way at the first look is not told."""
-    first = await _look(redis)
-    return sorted(first & await _look(redis)) if first else []
+    """The orphans that two scans find; a change in progress shows in one of them only."""
+    first = await _scan(redis)
+    return sorted(first & await _scan(redis)) if first else []
 
 
 def known_key() -> re.Pattern[str]:
-    """Matches the keys that the docstring of keys.py lists."""
+    """A pattern of the keys that the docstring of keys.py lists."""
     patterns = [
         "".join(
             ".+" if _PLACEHOLDER.fullmatch(part) else re.escape(part)
@@ -42,36 +42,36 @@ def known_key() -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
-async def _look(redis: Any) -> set[Orphan]:
-    names = [raw.decode() async for raw in redis.scan_iter("drmad:*", count=_SCAN)]
+async def _scan(redis: Any) -> set[Orphan]:
+    names = [raw.decode() async for raw in redis.scan_iter("drmad:*", count=_SCAN_COUNT)]
     jobs = {raw.decode() for raw in await redis.zrange(keys.JOBS, 0, -1)}
     found = await _indices(redis, jobs)
     known, prefix = known_key(), keys.job("")
     owners = {prefix: jobs}
-    for listed, of in _LISTS.items():
-        owners[of] = {raw.decode() for raw in await redis.zrange(listed, 0, -1)}
+    for listed, key_prefix in _LISTS.items():
+        owners[key_prefix] = {raw.decode() for raw in await redis.zrange(listed, 0, -1)}
     for name in names:
         if not known.fullmatch(name):
-            found.add(Orphan(name, "no key of this version of drmad"))
+            found.add(Orphan(name, "not a key of this version of drmad"))
         elif await redis.ttl(name) != -1:
-            continue  # goes by itself
-        elif name.startswith(_PASSING):
-            found.add(Orphan(name, "should expire and does not"))
+            continue  # expires
+        elif name.startswith(_EXPIRING):
+            found.add(Orphan(name, "has no expiry, although keys of its kind expire"))
         else:
-            for of, ids in owners.items():
-                owner = name.removeprefix(of).partition(":")[0]
-                if name.startswith(of) and owner not in ids:
+            for key_prefix, ids in owners.items():
+                owner = name.removeprefix(key_prefix).partition(":")[0]
+                if name.startswith(key_prefix) and owner not in ids:
                     found.add(Orphan(name, f"{owner} does not exist"))
     return found
 
 
 _LISTS = {keys.CODES: keys.code(""), keys.DATA: "drmad:data:", keys.KEYS: keys.key("")}
-"""What is listed in a set of its own, and how the keys of each begin."""
-_PASSING = tuple(f"drmad:{kind}:" for kind in ("idempotency", "bucket", "session", "ticket"))
+"""Sets that list the objects of one kind, and the prefix of the keys of these objects."""
+_EXPIRING = tuple(f"drmad:{kind}:" for kind in ("idempotency", "bucket", "session", "ticket"))
 
 
 async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
-    """Entries that name no job, or one whose state does not put it there."""
+    """Index entries that name no job, or a job whose state does not belong in the index."""
     found: set[Orphan] = set()
     statuses = await _statuses(redis, jobs)
     for job_id, status in statuses.items():
@@ -84,7 +84,7 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
         keys.RESERVATIONS: await redis.hkeys(keys.RESERVATIONS),
     }
     for pattern in (keys.jobs_with("*"), "drmad:tenant:*"):
-        async for raw in redis.scan_iter(pattern, count=_SCAN):
+        async for raw in redis.scan_iter(pattern, count=_SCAN_COUNT):
             members[raw.decode()] = await redis.zrange(raw, 0, -1)
     for index, ids in members.items():
         for job_id in (raw.decode() for raw in ids):

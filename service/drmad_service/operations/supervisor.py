@@ -1,4 +1,4 @@
-"""`drmad up`: one embedded Redis, one API and one scheduler, kept running and stopped together."""
+"""Supervises the processes of `drmad up`: Redis, one API and one scheduler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from drmad_client.http import local_key
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.operations.local_key import ensure_webhook_secret
+from drmad_service.operations.home_secrets import ensure_webhook_secret
 from drmad_service.settings import SupervisorSettings
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ class _Child:
             self.process = subprocess.Popen(
                 self.command,
                 env=self.environment,
-                stdin=subprocess.PIPE,  # closes when we die, see exit_with_parent
+                stdin=subprocess.PIPE,  # closes when this process dies, see exit_with_parent
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches us alone; we stop them in order
+                start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops them
             )
 
 
@@ -54,30 +54,28 @@ def supervise(
     serve: Sequence[str],
     schedule: Sequence[str],
     settings: SupervisorSettings,
-    max_memory_bytes: int = 0,
 ) -> None:
-    """Run everything until SIGINT or SIGTERM.
+    """Runs the service until SIGINT, SIGTERM or SIGHUP, and restarts processes that exit.
 
     Args:
         home: holds the state, the logs and a lock.
-        redis_url: of a Redis that is there already; None runs our own under `home`.
-        serve, schedule: arguments of `drmad serve` and `drmad schedule`, but for the Redis.
-        max_memory_bytes: of our own Redis; 0 for no limit.
+        redis_url: URL of an existing Redis; None runs one under `home`.
+        serve, schedule: arguments of `drmad serve` and `drmad schedule`, without Redis's URL.
     Raises:
-        ServiceStartError: another `drmad up` has this home, or Redis did not start.
+        ServiceStartError: another `drmad up` uses this home, or Redis did not start.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     with _locked(home), contextlib.ExitStack() as exits:
-        redis = None if redis_url else EmbeddedRedis(home, max_memory_bytes)
+        redis = None if redis_url else EmbeddedRedis(home, settings.max_memory_mib << 20)
         if redis is not None:
             redis.start()
             exits.callback(redis.stop)
             exits.enter_context(_synced(redis))
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
-        # Not arguments: those are read by everybody on the machine.
+        # Secrets are not passed as arguments, which every user of the machine can read.
         environment = {
             "DRMAD_WEBHOOK_SECRET_FILE": str(ensure_webhook_secret(home)),
             **os.environ,
@@ -96,7 +94,7 @@ def supervise(
         try:
             while not stopping.is_set():
                 if redis is not None and not redis.is_running():
-                    logger.warning("Redis is gone, starts again from its append-only file")
+                    logger.warning("Redis exited; it restarts from its append-only file")
                     redis.start()
                 for child in children:
                     _keep_running(child, settings)
@@ -107,27 +105,27 @@ def supervise(
 
 @contextmanager
 def _synced(redis: EmbeddedRedis) -> Iterator[None]:
-    """Bring what Redis answered to the disk, every second."""
-    over = threading.Event()
+    """Flushes Redis's acknowledged writes to the disk every second."""
+    ending = threading.Event()
 
     def sync() -> None:
-        while not over.wait(1.0):
+        while not ending.wait(1.0):
             try:
                 redis.sync()
             except OSError:
-                logger.exception("the disk does not take what Redis wrote")
+                logger.exception("cannot flush Redis's append-only file to the disk")
 
     thread = threading.Thread(target=sync, daemon=True, name="sync")
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ending.set()
         thread.join()
 
 
 def exit_with_parent() -> None:
-    """Send this process SIGTERM when the parent that holds our standard input is gone."""
+    """Sends this process SIGTERM when its parent dies, which closes the standard input."""
 
     def watch() -> None:
         while os.read(0, 1):
@@ -150,7 +148,7 @@ def _keep_running(child: _Child, settings: SupervisorSettings) -> None:
         delay_s = min(0.5 * 2 ** (child.failures - 1), settings.longest_restart_s)
         child.restart_at = now + delay_s
         logger.warning(
-            "%s exited with %s, starts again in %.1f s; see %s",
+            "%s exited with status %s; it restarts in %.1f s; see %s",
             child.name,
             code,
             delay_s,
@@ -158,11 +156,11 @@ def _keep_running(child: _Child, settings: SupervisorSettings) -> None:
         )
 
 
-def _stop(children: Sequence[_Child], patience_s: float) -> None:
+def _stop(children: Sequence[_Child], timeout_s: float) -> None:
     running = [child.process for child in children if child.process is not None]
     for process in running:
         process.terminate()
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     for process in running:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
@@ -179,6 +177,6 @@ def _locked(home: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ServiceStartError(
-                f"another drmad up runs with {home}; stop it, or choose another --home"
+                f"another drmad up uses the home {home}; stop it, or choose another --home"
             ) from error
         yield

@@ -21,10 +21,12 @@ import socket
 import ssl
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from redis.exceptions import RedisError
 
 from drmad_client.records.job import JobRecord
@@ -39,21 +41,32 @@ ATTEMPTS = 4
 _SENDERS = 4
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True)
 class Webhooks:
     """The hosts to which notices are sent, and the secret that signs them."""
 
-    hosts: tuple[str, ...] = ()
-    """Allowed host names, none by default; "*.example.com" allows every name below example.com."""
-    private: bool = False
-    """Allows private addresses and plain http, for a receiver in the same network."""
-    secret: str = field(default="", repr=False)
-    """The key of the HMAC that signs each notice."""
-    timeout_s: float = setting(10.0, "Timeout of one attempt to notify a webhook, in seconds.", 0.1)
+    hosts: tuple[str, ...] = setting(
+        (),
+        "Host that jobs may notify when they end, *.example.com for every host below it; may be "
+        "repeated.",
+        flag="host",
+    )
+    private: bool = setting(
+        False, "Allow webhooks to reach private addresses, and to use plain http."
+    )
+    secret: str = Field(default="", repr=False)
+    """Signs each notice."""
+    timeout_s: float = setting(
+        10.0, "Maximum duration of one attempt to notify a webhook, in seconds.", 0.1
+    )
     retry_s: float = setting(
         5.0,
-        "Seconds before the second attempt to notify; six times longer before each later one.",
+        "Delay before the second attempt to notify a webhook, in seconds; each further delay is "
+        "six times as long.",
         0,
+    )
+    look_s: float = setting(
+        1.0, "Interval between polls for webhook notices to send, in seconds.", 0.05
     )
 
     def refusal(self, url: str) -> str | None:
@@ -68,8 +81,6 @@ class Webhooks:
             allowed = ", ".join(self.hosts) or "none"
             return f"must name an allowed host ({allowed}), got {parts.hostname}; ask the operator"
         return None
-
-    look_s: float = setting(1.0, "Seconds between two polls for notices to send.", 0.05)
 
 
 @dataclass(frozen=True)

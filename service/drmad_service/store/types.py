@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
 from drmad_client.records.job import Best, Progress
 from drmad_service.flags import setting
 
@@ -61,32 +63,37 @@ class MetaIterationCommit:
     best: Best | None
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True)
 class StoreSettings:
     """Settings that must be equal in every process of a service."""
 
-    redis_timeout_s: float = setting(5.0, "Timeout of a connection to Redis, in seconds.", 0.1)
-    redis_pause_s: float = setting(
-        2.0, "Maximum pause between two attempts to reach Redis, in seconds.", 0.1
+    redis_timeout_s: float = setting(
+        5.0, "Maximum time to open a connection to Redis, in seconds.", 0.1
     )
-    events_kept: int = setting(10_000, "Number of last events kept of each job.", 100)
+    redis_pause_s: float = setting(
+        2.0, "Maximum delay between two attempts to reconnect to Redis, in seconds.", 0.1
+    )
+    events_kept: int = setting(
+        10_000, "Maximum events kept per job; the oldest are dropped first.", 1
+    )
     vector_bytes: int = setting(
         256 << 20,
-        "Maximum size of a job's states and hypergradients, in bytes; the middle ones are dropped "
-        "first.",
+        "Maximum size of a job's stored states and hypergradients, in bytes; those of "
+        "intermediate meta-iterations are dropped first.",
         0,
     )
     point_s: float = setting(
-        60.0, "Time in the queue that equals one point of priority, in seconds.", 0.001
+        60.0, "Waiting time that equals one point of a job's priority, in seconds.", 0.001
     )
     share_s: float = setting(
         300.0,
-        "Delay of a tenant's queued jobs for each of its running jobs, in seconds of queue time.",
+        "Waiting time that each running job of a tenant costs the tenant's queued jobs, in "
+        "seconds.",
         0,
     )
     scheduler_silent_s: float = setting(
-        30.0, "Time after which a silent scheduler is no longer counted, in seconds.", 1
+        30.0, "Time after which a scheduler that sends no report counts as gone, in seconds.", 1
     )
     repeat_s: float = setting(
-        24 * 3600.0, "Time for which an Idempotency-Key is kept with its job, in seconds.", 1
+        24 * 3600.0, "Time that the service remembers an Idempotency-Key, in seconds.", 1
     )

@@ -304,4 +304,4 @@ async def test_a_check_that_no_scheduler_takes_says_so_and_is_withdrawn(
         assert await store.next_preflight() is None
         await store.claim("scheduler_1", 10.0, Capacity(1.0, 0.0))
         response = await api.post("/v1/jobs?validate_only=true", json=body)
-        assert "try again later" in problem(response, 503, "not_checked").detail
+        assert "retry later" in problem(response, 503, "not_checked").detail

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from drmad_client.errors import DrmadError
 from drmad_service.api.app import create_app
 from drmad_service.api.auth import api_keys
-from drmad_service.operations import local_key
+from drmad_service.operations.home_secrets import ensure_local_key, read_secret
 from drmad_service.settings import ApiSettings
 from tests.service.api.test_api import problem
 
@@ -26,7 +26,9 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 @pytest.fixture
 async def locked(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
     """The application with a local key."""
-    app = create_app(ApiSettings(redis_url=redis_url, local_key=KEY, hosts=("drmad.example",)))
+    app = create_app(
+        ApiSettings(redis_url=redis_url, local_key=KEY, allowed_hosts=("drmad.example",))
+    )
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=URL) as client,
@@ -170,23 +172,23 @@ async def test_the_key_is_in_no_error_and_no_repr(locked: httpx.AsyncClient) -> 
 
 def test_the_local_key_is_made_once_and_only_its_user_reads_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    key = local_key.ensure(home)
+    key = ensure_local_key(home)
     path = home / "key"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in home.iterdir()] == ["key"]
     path.chmod(0o644)
-    assert local_key.ensure(home) == key == local_key.from_file(path)
+    assert ensure_local_key(home) == key == read_secret(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert local_key.ensure(tmp_path / "other") != key
+    assert ensure_local_key(tmp_path / "other") != key
 
 
 def test_an_unusable_key_file_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    with pytest.raises(DrmadError, match="cannot read a key"):
-        local_key.from_file(path)
+    with pytest.raises(DrmadError, match="cannot read a secret"):
+        read_secret(path)
     path.write_text("short")
-    with pytest.raises(DrmadError, match="32 characters"):
-        local_key.from_file(path)
+    with pytest.raises(DrmadError, match="32 printable characters"):
+        read_secret(path)
     path.write_text("")
-    with pytest.raises(DrmadError, match="remove it"):
-        local_key.ensure(tmp_path)
+    with pytest.raises(DrmadError, match="remove the file"):
+        ensure_local_key(tmp_path)

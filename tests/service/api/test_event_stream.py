@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from drmad_client.records.job import Event, Progress
 from drmad_client.spec.job import JobSpec
-from drmad_service.api.job_changes import Changes
+from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.event_stream import _stream
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.store import Lease, Store, StoreSettings
@@ -28,8 +28,8 @@ LOOK_AGAIN_S = 30.0
 
 
 @asynccontextmanager
-async def listening(store: Store) -> AsyncIterator[Changes]:
-    changes = Changes(store, pause_s=0.5)
+async def listening(store: Store) -> AsyncIterator[JobChanges]:
+    changes = JobChanges(store, pause_s=0.5)
     task = asyncio.create_task(changes.run())
     try:
         yield changes
@@ -38,7 +38,7 @@ async def listening(store: Store) -> AsyncIterator[Changes]:
 
 
 async def read(
-    store: Store, changes: Changes, job_id: str, after: str | None, most: int
+    store: Store, changes: JobChanges, job_id: str, after: str | None, most: int
 ) -> tuple[list[str], bool]:
     """Ids of up to `most` events after one, and whether the stream ended by itself."""
     seen: list[str] = []

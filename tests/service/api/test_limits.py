@@ -16,9 +16,9 @@ from redis.asyncio import Redis
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Access, Scope
-from drmad_service.api.slow_clients import MOST_HEADER_BYTES
+from drmad_service.api.slow_clients import MAX_HEADER_BYTES
 from drmad_service.dashboard import assets
-from drmad_service.job_limits import Bounds
+from drmad_service.job_limits import JobLimits
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from tests.service.api.serving import serving
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "drmad_" + "k" * 43
 BEARER = {"Authorization": f"Bearer {KEY}"}
-PATIENCE_S = 1.0
+TIMEOUT_S = 1.0
 LONGEST_S = 120.0
 """A test that waits so long has found something that is not cut."""
 
@@ -40,7 +40,7 @@ async def limited(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClie
         local_key=KEY,
         most_connections=6,
         most_streams_of_a_key=2,
-        bounds=Bounds(steps=500, replicas=4, hyperparameters=1000),
+        job_limits=JobLimits(steps=500, replicas=4, hyperparameters=1000),
         keep_alive_s=0.2,
     )
     app = create_app(settings)
@@ -57,11 +57,11 @@ async def limited(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClie
     ("change", "path", "words"),
     [
         ({"training": {"steps": 501, "batch_size": 10}}, "training.steps", "at most 500 steps"),
-        ({"replicas": {"count": 5}}, "replicas.count", "at most 4 replicas in a job, got 5"),
+        ({"replicas": {"count": 5}}, "replicas.count", "at most 4 replicas per job, got 5"),
         (
             {"hyperparameters": [{"kind": "sample_weight"}, {"kind": "l2", "per": "model"}]},
             "hyperparameters",
-            "at most 1,000 hyperparameters in a job, got 1,001",
+            "at most 1,000 hyperparameters per job, got 1,001",
         ),
     ],
 )
@@ -133,10 +133,10 @@ async def test_a_stream_ends_when_its_key_is_revoked(
 
 @pytest.fixture(scope="module")
 def server(redis_url: str) -> Iterator[tuple[str, int]]:
-    """The service on a port, with little patience."""
+    """The service on a port, with a short timeout for slow clients."""
     with SyncRedis.from_url(redis_url) as redis:
         redis.flushall()
-    settings = ApiSettings(redis_url=redis_url, local_key=KEY, patience_s=PATIENCE_S)
+    settings = ApiSettings(redis_url=redis_url, local_key=KEY, slow_client_timeout_s=TIMEOUT_S)
     with serving(settings) as address:
         yield address
 
@@ -195,7 +195,7 @@ def test_headers_without_end_are_cut(server: tuple[str, int]) -> None:
     with connected(server) as line:
         line.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")
         with contextlib.suppress(ConnectionError):
-            line.sendall(b"X-Long: 1\r\n" * MOST_HEADER_BYTES)
+            line.sendall(b"X-Long: 1\r\n" * MAX_HEADER_BYTES)
         assert b"200 OK" not in last_words(line)
     assert answers(server)
 
@@ -241,7 +241,7 @@ def test_who_does_not_read_the_answer_is_hung_up_on(server: tuple[str, int]) -> 
 
 
 def test_who_reads_and_sends_in_time_is_served(server: tuple[str, int], tmp_path: Path) -> None:
-    """Longer than the patience, but without a pause."""
+    """Longer than the timeout, but without a pause."""
     path = assets.url("plotly.min.js")
     with socket.socket() as line:
         line.settimeout(LONGEST_S)
@@ -252,5 +252,5 @@ def test_who_reads_and_sends_in_time_is_served(server: tuple[str, int], tmp_path
         size = 0
         while part := line.recv(200_000):
             size += len(part)
-            threading.Event().wait(PATIENCE_S / 10)
+            threading.Event().wait(TIMEOUT_S / 10)
     assert size > 4_000_000

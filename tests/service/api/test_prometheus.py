@@ -122,10 +122,10 @@ async def test_every_number_is_in_the_table(api: httpx.AsyncClient, redis: Redis
     assert {name for name in given if not name.endswith("_created")} == named
 
 
-async def test_scrapes_close_to_each_other_share_one_look(
+async def test_scrapes_close_to_each_other_share_one_read(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prometheus, "_FRESH_S", 1000.0)
+    monkeypatch.setattr(prometheus, "_CACHE_S", 1000.0)
     ours = Metrics()
     before = await told(redis, ours)
     await redis.hset(keys.COUNTERS, "meta_iterations", "5")

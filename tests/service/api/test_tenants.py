@@ -243,7 +243,7 @@ async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(
         )
         assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 3
         refused = next(answer for answer in answers if answer.status_code == 429)
-        assert "0.01 times a second" in problem(refused, 429, "too_many_requests").detail
+        assert "0.01 requests per second" in problem(refused, 429, "too_many_requests").detail
         assert 1 <= int(refused.headers["retry-after"]) <= 100
         assert (await client.get("/", headers=headers)).status_code == 429
         # Whoever knows the id alone spends nothing of it, nor does another key of the tenant.
@@ -275,7 +275,7 @@ async def test_who_may_only_read_finds_no_buttons(
         assert "history.csv" in page
     refused = await locked.get("/new", headers=reader)
     assert refused.status_code == 403
-    assert "must be at least submit, it is read" in refused.text
+    assert "must be at least submit, got read" in refused.text
 
 
 @pytest.mark.parametrize("tenant", ["", "A", "a b", "a:b", "-a", "x" * 64, "é"])

@@ -578,7 +578,7 @@ def test_a_key_signs_in_and_a_sign_out_locks(
         page.goto(f"{server.url}/?status=failed")
         page.get_by_label("Key").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
-        expect(page.locator("#wrong")).to_contain_text("not known")
+        expect(page.locator("#wrong")).to_contain_text("is unknown")
         page.get_by_label("Key").fill(key)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"{server.url}/?status=failed")

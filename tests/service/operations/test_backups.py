@@ -20,7 +20,8 @@ from safetensors import numpy as safetensors
 from drmad_client.records.job import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, LeaseLost
-from drmad_service.operations.backups import Backup, BackupError, BackupSummary, restore, write
+from drmad_service.operations.backup_writer import write
+from drmad_service.operations.backups import Backup, BackupError, BackupSummary, restore
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Capacity, Store, keys
 from drmad_service.store.data_folder import DataFolder
@@ -366,7 +367,7 @@ async def test_commands_write_and_bring_back_and_say_what_was_left_out(
     assert (written.returncode, written.stdout[:6]) == (0, "1 jobs"), written.stderr
     left_out = await drmad("restore", path)
     assert left_out.returncode == 1
-    assert f"{job_id} left out: exists already" in left_out.stdout
+    assert f"{job_id} skipped: exists already" in left_out.stdout
     assert "--replace" in left_out.stderr
     await redis.flushall()
     restored = await drmad("restore", path, job_id)

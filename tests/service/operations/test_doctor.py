@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from redis.asyncio import Redis
 
 from drmad_client.cli.main import run
-from drmad_service.operations import doctor
-from drmad_service.operations.doctor import Finding
+from drmad_service.operations.doctor import machine
+from drmad_service.operations.doctor.finding import Finding
+from drmad_service.operations.doctor.ray_cluster import examine_ray
+from drmad_service.operations.doctor.redis_server import examine_redis
 from drmad_service.store import Capacity, Store, keys
 from drmad_service.store.schema import agree
 
@@ -31,7 +33,7 @@ async def test_healthy_redis_gives_no_error(redis: Redis, redis_url: str, store:
     await redis.config_set("maxmemory", 1 << 30)
     try:
         await store.claim("scheduler", 10.0, Capacity(4.0, 2.0))
-        found = by_subject(await doctor.redis(redis_url))
+        found = by_subject(await examine_redis(redis_url))
     finally:
         await redis.config_set("maxmemory", 0)
     assert {f.level for f in found.values() if f.subject != "Redis latency"} == {"ok"}
@@ -44,7 +46,7 @@ async def test_each_fault_of_redis_is_named_with_advice(redis: Redis, redis_url:
     await redis.set(keys.SCHEMA, 99)
     await redis.set("drmad:job:job_gone:state", "{}")
     try:
-        found = by_subject(await doctor.redis(redis_url))
+        found = by_subject(await examine_redis(redis_url))
     finally:
         await redis.config_set("appendonly", "yes")
         await redis.config_set("maxmemory-policy", "noeviction")
@@ -57,7 +59,7 @@ async def test_each_fault_of_redis_is_named_with_advice(redis: Redis, redis_url:
 
 
 async def test_password_stays_secret() -> None:
-    (finding,) = await doctor.redis("redis://drmad:s3cr3t-password@127.0.0.1:1/0")
+    (finding,) = await examine_redis("redis://drmad:s3cr3t-password@127.0.0.1:1/0")
     assert finding.level == "error"
     assert finding.advice
     assert "s3cr3t" not in f"{finding}"
@@ -68,9 +70,9 @@ async def test_wrong_password_is_told_from_no_server(redis: Redis, redis_url: st
         "ACL", "SETUSER", "doctor", "on", ">right", "~drmad:*", "+@all", "-info"
     )
     path = redis_url.removeprefix("unix://")
-    (wrong,) = await doctor.redis(f"unix://doctor:wrong@{path}")
+    (wrong,) = await examine_redis(f"unix://doctor:wrong@{path}")
     assert "DRMAD_REDIS_URL" in wrong.advice
-    (forbidden,) = await doctor.redis(f"unix://doctor:right@{path}")
+    (forbidden,) = await examine_redis(f"unix://doctor:right@{path}")
     assert "+info" in forbidden.advice
     await redis.execute_command("ACL", "DELUSER", "doctor")  # type: ignore[no-untyped-call]
 
@@ -81,19 +83,19 @@ def test_port_is_free_or_taken_by_another() -> None:
         number = other.getsockname()[1]
         other.listen()
         other.settimeout(0)
-        assert doctor.port(number).level == "error"
-    assert doctor.port(number).level == "ok"
+        assert machine.port(number).level == "error"
+    assert machine.port(number).level == "ok"
 
 
 def test_data_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    good, bad = doctor.data_roots([tmp_path, tmp_path / "none"])
+    good, bad = machine.data_roots([tmp_path, tmp_path / "none"])
     assert (good.level, bad.level) == ("ok", "error")
 
 
 def test_key_that_others_can_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("x" * 40)
     (tmp_path / "key").chmod(0o644)
-    found = by_subject(doctor.disk(tmp_path))
+    found = by_subject(machine.disk(tmp_path))
     assert found["local key"].advice == f"chmod 600 {tmp_path / 'key'}"
 
 
@@ -112,16 +114,16 @@ def test_ray_is_asked_in_a_process_of_its_own(
     def answer(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], code, out, err)
 
-    finding = [*doctor.ray("head:6381", answer)][-1]
+    finding = [*examine_ray("head:6381", answer)][-1]
     assert finding.level == level
     assert said in f"{finding.message} {finding.advice}"
 
 
 def test_ray_that_does_not_answer_is_given_up() -> None:
-    def silent(*_: Any, **__: Any) -> None:
+    def silent(*_: Any, **__: Any) -> NoReturn:
         raise subprocess.TimeoutExpired("ray", 1.0)
 
-    assert [*doctor.ray("head:6381", silent)][-1].level == "error"
+    assert [*examine_ray("head:6381", silent)][-1].level == "error"
 
 
 def test_command_prints_json_and_exits_with_1_on_an_error(

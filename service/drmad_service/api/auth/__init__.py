@@ -1,1 +1,1 @@
-"""Keys, sessions and scopes."""
+"""Authentication: keys, sessions and scopes."""

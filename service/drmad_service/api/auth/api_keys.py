@@ -1,8 +1,8 @@
-"""Keys and what they open: scopes, tenants, sessions, and how often a key may ask.
+"""API keys: their scopes, tenants, sessions and request rates.
 
-A key is `drmad_<id>_<secret>`; the secret has 256 random bits. Redis holds digests alone, so what
-it leaks opens nothing. Every request looks its key up, so a revoked one opens nothing from then on,
-nor do the sessions that were opened with it.
+A key is `drmad_<id>_<secret>`; the secret has 256 random bits. Redis holds only digests, so a leak
+of its data discloses no key. Every request reads its key from Redis, so revoking a key also ends
+the sessions that it opened, at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drmad_service.store import decoding, keys
 from drmad_service.store.scripts import Scripts
 
 TICKET_S = 3600
-"""How long the link that `drmad up` prints signs in."""
+"""Lifetime of the sign-in link that `drmad up` prints, in seconds."""
 
 _LOCAL_ID = "local"
 _KEY = re.compile(r"drmad_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
@@ -33,16 +33,16 @@ TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Scope(IntEnum):
-    """What a key allows; each includes those before it."""
+    """What a key allows; each scope includes those before it."""
 
-    READ = 1  # look at the tenant's jobs and results
+    READ = 1  # read the tenant's jobs and results
     SUBMIT = 2  # submit and change the tenant's jobs
-    ADMIN = 3  # the same with the jobs of every tenant
+    ADMIN = 3  # read, submit and change the jobs of every tenant
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks."""
+    """The caller of a request."""
 
     tenant: str
     scope: Scope
@@ -58,17 +58,17 @@ class Principal:
 
     @property
     def only_tenant(self) -> str | None:
-        """Whose jobs alone it sees; None: everybody's."""
+        """The only tenant whose jobs the principal sees; None if it sees those of all tenants."""
         return None if self.sees_all else self.tenant
 
 
 LOCAL = Principal("local", Scope.ADMIN, _LOCAL_ID)
-"""Whoever holds the local key; without one, whoever reaches the loopback address."""
+"""The holder of the local key; without any key, every caller of the loopback address."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as it is kept: all of it but the secret."""
+    """The record of a key, without its secret."""
 
     id: str
     tenant: str
@@ -76,11 +76,11 @@ class Key:
     note: str
     created_at: datetime
     used_at: datetime | None
-    """To the minute."""
+    """Time of the last use, to the minute."""
 
 
 class Access:
-    """The keys that open this service, and the sessions that were opened with them."""
+    """The service's keys, and the sessions that they opened."""
 
     def __init__(
         self,
@@ -93,11 +93,12 @@ class Access:
     ) -> None:
         """
         Args:
-            requests_per_s: of each key in the long run; 0 for any number. The local key is not
-                limited: its holder owns the machine.
-            request_burst: how many at once.
-            open_without_keys: only this machine reaches the service.
-            session_s: how long a browser stays signed in.
+            requests_per_s: sustained request rate per key; 0 sets no limit. The local key has no
+                limit, because its holder owns the machine.
+            request_burst: requests that a key may send at once.
+            open_without_keys: allows every request as long as no key exists; only for a service
+                that listens on loopback.
+            session_s: lifetime of a browser's session, in seconds.
         """
         self.session_s = session_s
         self._redis: Any = redis
@@ -109,7 +110,7 @@ class Access:
         self._open_without_keys = open_without_keys
 
     async def is_open(self) -> bool:
-        """There is no key at all: only this machine reaches the service, and all of it may."""
+        """Whether every request is allowed: the service is on loopback, and no key exists."""
         if self._local_digest is not None or not self._open_without_keys:
             return False
         return not await self._redis.exists(keys.KEYS)
@@ -117,7 +118,7 @@ class Access:
     async def of_key(self, key: str) -> Principal | None:
         """
         Raises:
-            TooManyRequests: the key asks faster than it may.
+            TooManyRequests: the key exceeds its request rate.
         """
         key_digest = digest(key)
         if self._is_local(key_digest):
@@ -128,23 +129,23 @@ class Access:
     async def of_session(self, token: str) -> Principal | None:
         """
         Raises:
-            TooManyRequests: the session's key asks faster than it may.
+            TooManyRequests: the session's key exceeds its request rate.
         """
         return await self._admitted(session=keys.session(digest(token)))
 
     async def still_knows(self, principal: Principal) -> bool:
-        """Whether the key has not been revoked since it was presented."""
+        """Whether the principal's key is still valid."""
         return principal.key_id == _LOCAL_ID or bool(
             await self._redis.exists(keys.key(principal.key_id))
         )
 
     async def open_session(self, key: str) -> str | None:
-        """A token for the holder of `key`; None when no such key exists."""
+        """A session token for the holder of `key`; None if there is no such key."""
         principal = await self.of_key(key)
         return await self._new_session(principal.key_id, digest(key)) if principal else None
 
     async def redeem(self, ticket: str) -> str | None:
-        """A token for a ticket that is signed by the local key, young, and not used before."""
+        """A session token for an unused, unexpired ticket that the local key signed; else None."""
         expires, _, _ = ticket.partition(".")
         if self._local_key is None or not (expires.isascii() and expires.isdigit()):
             return None
@@ -157,14 +158,12 @@ class Access:
     async def close_session(self, token: str) -> None:
         await self._redis.delete(keys.session(digest(token)))
 
-    # Keys
-
     async def create(self, tenant: str, scope: Scope, note: str = "") -> tuple[Key, str]:
-        """A new key, and the text of it, which is kept nowhere."""
+        """Creates a key; returns its record and its text, which is stored nowhere."""
         if not TENANT.fullmatch(tenant):
             raise ValueError(
-                "a tenant's name has lower-case letters, digits, - and _, at most 63 of them; "
-                f"got {tenant!r}"
+                "a tenant's name must have 1 to 63 lower-case letters, digits, - and _, and begin "
+                f"with a letter or digit, got {tenant!r}"
             )
         key_id = secrets.token_hex(6)
         text = f"drmad_{key_id}_{secrets.token_urlsafe(32)}"
@@ -184,7 +183,7 @@ class Access:
         return Key(key_id, tenant, scope, note, decoding.time(now), None), text
 
     async def keys(self) -> list[Key]:
-        """Every key, the oldest first."""
+        """All keys, oldest first."""
         ids = [raw.decode() for raw in await self._redis.zrange(keys.KEYS, 0, -1)]
         pipe = self._redis.pipeline(transaction=False)
         for key_id in ids:
@@ -201,8 +200,6 @@ class Access:
         pipe.zrem(keys.KEYS, key_id)
         if not (await pipe.execute())[1]:
             raise KeyNotFound(key_id)
-
-    # Inside
 
     def _is_local(self, key_digest: str) -> bool:
         return bool(self._local_digest) and hmac.compare_digest(
@@ -234,12 +231,12 @@ class Access:
 
 
 def digest(secret: str) -> str:
-    """Keys and tokens have 256 random bits, so a plain hash cannot be turned back."""
+    """A plain hash suffices: keys and tokens have 256 random bits, too many to guess."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def issue_ticket(local_key: str) -> str:
-    """What a link carries in the place of the key: signs in once, within TICKET_S."""
+    """A ticket that a link carries instead of the key: it signs in once, within TICKET_S."""
     return _signed(local_key, str(int(time.time()) + TICKET_S))
 
 

@@ -1,7 +1,7 @@
-"""Who asks, and what they may do: the dependency of every route.
+"""Authenticates and authorizes requests, as a dependency of the routes.
 
-A key comes as `Authorization: Bearer KEY`. A browser exchanges it once for a session cookie that no
-script can read.
+A program sends its key as `Authorization: Bearer KEY`. A browser exchanges the key once for a
+session cookie that scripts cannot read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def cookie_name(request: Request) -> str:
-    """Cookies know no ports: two services on one machine must not sign each other out."""
+    """Cookies ignore ports, so the name has it: two services on one machine keep their sessions."""
     port = request.url.port
     return f"drmad_session_{port}" if port else "drmad_session"
 
@@ -30,32 +30,32 @@ def session_token(request: Request) -> str | None:
 
 
 def refuse_cross_site(request: Request, origin_needed: bool) -> None:
-    """Let no other site's page change anything in the name of whoever looks at it.
+    """Prevents a page of another site from making changes in the name of its visitor.
 
     Raises:
-        CrossSite: the request comes from another origin than the host it is sent to.
+        CrossSite: the request's origin is not the host that it is sent to.
     """
     origin = request.headers.get("origin")
     if origin is None and not origin_needed:
-        return  # a program; browsers always tell where a changing request comes from
+        return  # a program: browsers send the origin with every request that may change something
     if origin is None or origin.partition("://")[2] != request.headers.get("host"):
         raise CrossSite(origin)
 
 
-_bearer = HTTPBearer(auto_error=False, description="A key, as in DRMAD_API_KEY.")
+_bearer = HTTPBearer(auto_error=False, description="A key of the service, as in DRMAD_API_KEY.")
 
 
 async def _principal(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Principal:
-    """Who asks, and that scopes.py lets them.
+    """The caller of a request, whose scope allows the route.
 
     Raises:
-        NotSignedIn: no key or session, or one that is not known.
-        TooManyRequests: the key asks faster than it may.
-        ScopeTooLow: the key does not allow the route.
-        CrossSite: a page of another site asks, with the browser's cookie.
+        NotSignedIn: the request has no key and no session, or an unknown one.
+        TooManyRequests: the key exceeds its request rate.
+        ScopeTooLow: the key's scope does not allow the route.
+        CrossSite: a page of another site sent the request, with the browser's cookie.
     """
     access: Access = request.app.state.access
     token = session_token(request)
@@ -81,4 +81,4 @@ async def _principal(
 
 PrincipalDependency = Annotated[Principal, Depends(_principal)]
 signed_in = Depends(_principal)
-"""For routers whose routes do not ask who it is."""
+"""Dependency of routers whose routes need authentication but not the principal."""

@@ -1,6 +1,6 @@
-"""What each route needs: the one table of all of them.
+"""The scope that each route needs, in one table.
 
-A route that is not in it needs ADMIN, and a test fails until it is.
+A route that the table lacks needs ADMIN, and a test fails until it is added.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from drmad_service.api.auth.api_keys import Scope
 READ, SUBMIT, ADMIN = Scope
 
 SCOPES: dict[tuple[str, str], Scope | None] = {
-    # Whoever may look
+    # Reading
     ("GET", "/v1/jobs"): READ,
     ("GET", "/v1/jobs/{job_id}"): READ,
     ("GET", "/v1/jobs/{job_id}/logs"): READ,
@@ -25,7 +25,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/catalog"): READ,
     ("GET", "/v1/cluster"): READ,
     ("GET", "/metrics"): READ,
-    # Whoever may submit
+    # Submitting and changing
     ("POST", "/v1/jobs"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/cancel"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/pause"): SUBMIT,
@@ -49,7 +49,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/new/schema"): SUBMIT,
     ("POST", "/new/check"): SUBMIT,
     ("GET", "/jobs/{job_id}/fork"): SUBMIT,
-    # Everybody: nothing of any job is told here
+    # No key needed: these routes reveal nothing about any job
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/sign-in"): None,
@@ -63,5 +63,5 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
 
 
 def needed_for(method: str, path: str) -> Scope:
-    """Of a route that asks who it is."""
+    """The scope that an authenticated route needs."""
     return SCOPES.get((method, path)) or ADMIN

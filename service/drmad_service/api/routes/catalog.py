@@ -1,4 +1,4 @@
-"""What can be asked for without any code of one's own."""
+"""The catalog: what a job can use without code of the user's."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ router = APIRouter(prefix="/v1", tags=["catalog"])
 
 @router.get("/catalog")
 async def retrieve() -> dict[str, Any]:
-    """Models, data sets, hyperparameter kinds and methods, and the JSON schema of a job."""
+    """List models, data sets, hyperparameter kinds and methods, with the JSON schema of a job."""
     return catalog.describe()

@@ -1,4 +1,4 @@
-"""The cluster: its nodes, what runs where, what waits and why."""
+"""The cluster: its nodes, the running jobs and the queue."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ANONYMOUS = {"id": None, "name": "", "tenant": "", "message": ""}
 async def retrieve(
     store: StoreDependency, overview: OverviewDependency, principal: PrincipalDependency
 ) -> Cluster:
-    """Nodes as the schedulers see them, the jobs that run on them, and the queue in its order.
+    """Show the nodes that the schedulers report, the jobs that run on them, and the queue in order.
 
-    Of other tenants' jobs it tells the load alone.
+    Jobs of other tenants appear without id, name, tenant and message.
     """
 
     def shown(job: JobRecord, nodes: list[str]) -> Placement:
@@ -31,7 +31,7 @@ async def retrieve(
 
     schedulers = await overview.schedulers()
     running = [shown(job, await _nodes(store, job)) for job in await overview.driven()]
-    # Several schedulers may share one cluster: a node counts once.
+    # Several schedulers may share one cluster, so each node counts once.
     nodes = {node.id: node for view in schedulers for node in view.nodes if node.alive}
     return Cluster(
         schedulers=schedulers,
@@ -67,5 +67,5 @@ async def _nodes(store: StoreDependency, job: JobRecord) -> list[str]:
     try:
         record = await store.iteration(job.id, "last")
     except ResultNotFound:
-        return []  # deleted meanwhile
+        return []  # the job was deleted meanwhile
     return sorted({replica.node for replica in record.replicas if replica.node})

@@ -1,25 +1,28 @@
-"""The user's code: archives, named by the digest of their bytes."""
+"""Archives of user code, named by the digest of their bytes."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from drmad_client.files import code_archive as archives
 from drmad_client.records.job import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
-from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, body_refused
+from drmad_service.api.routes.dependencies import (
+    PROBLEM,
+    Sha256,
+    StoreDependency,
+    binary_body,
+    body_refused,
+)
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Of the archive's bytes.")]
-
 
 class UploadedCode(Record):
-    """An archive that jobs may name."""
+    """An uploaded archive, which jobs refer to by `code`."""
 
     code: str
     size_bytes: int
@@ -29,12 +32,7 @@ class UploadedCode(Record):
     "/{sha256}",
     status_code=201,
     responses={200: {"model": UploadedCode}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    openapi_extra=binary_body("application/zip"),
 )
 async def upload(
     sha256: Sha256,
@@ -43,11 +41,13 @@ async def upload(
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedCode:
-    """Upload a zip archive; the same bytes again change nothing."""
+    """Upload a zip archive. Uploading the same bytes again changes nothing."""
     content = await request.body()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise body_refused(f"the body's sha256 is {digest}; put it under that name")
+        raise body_refused(
+            f"the path names sha256 {sha256}, but the body has {digest}; PUT it there"
+        )
     try:
         await asyncio.to_thread(archives.check, content)
     except archives.CodeError as error:
@@ -61,5 +61,5 @@ async def upload(
 async def exists(
     sha256: Sha256, store: StoreDependency, principal: PrincipalDependency
 ) -> Response:
-    """Whether the tenant has sent the archive, so that it need not be sent again."""
+    """Check whether the tenant has already uploaded the archive."""
     return Response(status_code=204 if await store.has_code(sha256, principal.tenant) else 404)

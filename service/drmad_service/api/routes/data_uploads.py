@@ -1,10 +1,8 @@
-"""The user's own data sets, named by the digest of their bytes."""
+"""Uploaded data sets, named by the digest of their bytes."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from drmad_client.files.array_file import DataError
 from drmad_client.records.job import Record
@@ -12,18 +10,18 @@ from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     FolderDependency,
+    Sha256,
     StoreDependency,
+    binary_body,
     body_refused,
 )
 from drmad_service.store.data_folder import WrongDigest
 
 router = APIRouter(prefix="/v1/data", tags=["data"])
 
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="Of the file's bytes.")]
-
 
 class UploadedData(Record):
-    """A data set that jobs may name."""
+    """An uploaded data set, which jobs refer to by `data`."""
 
     data: str
     size_bytes: int
@@ -33,14 +31,7 @@ class UploadedData(Record):
     "/{sha256}",
     status_code=201,
     responses={200: {"model": UploadedData}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-            },
-        }
-    },
+    openapi_extra=binary_body("application/octet-stream"),
 )
 async def upload(
     sha256: Sha256,
@@ -50,7 +41,7 @@ async def upload(
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedData:
-    """Upload an npz or safetensors file of numbers; the same bytes again change nothing."""
+    """Upload an npz or safetensors file. Uploading the same bytes again changes nothing."""
     await store.must_have_room()
     try:
         size = await folder.put(sha256, request.stream())
@@ -68,7 +59,7 @@ async def exists(
     folder: FolderDependency,
     principal: PrincipalDependency,
 ) -> Response:
-    """Whether the tenant has sent the file, so that it need not be sent again."""
+    """Check whether the tenant has already uploaded the file."""
     if not folder.holds(sha256) or not await store.has_data(sha256, principal.tenant):
         return Response(status_code=404)
     await store.note_data(sha256, principal.tenant)

@@ -1,8 +1,8 @@
-"""What the routes need of the application."""
+"""Dependencies and parameters that the routes share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,15 +10,15 @@ from fastapi.exceptions import RequestValidationError
 from drmad_client.records.job import ProblemDetails
 from drmad_service.api.auth.api_keys import Access, Principal
 from drmad_service.api.auth.authentication import PrincipalDependency
-from drmad_service.api.job_changes import Changes
-from drmad_service.api.stream_limits import Streams
+from drmad_service.api.job_changes import JobChanges
+from drmad_service.api.stream_limits import StreamLimits
 from drmad_service.errors import JobNotFound
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder
 from drmad_service.store.overview import Overview
 
-# Asynchronous although they wait for nothing: FastAPI sends others through a thread, each time.
+# These are asynchronous because FastAPI runs synchronous dependencies in a thread, each time.
 
 
 async def _store(request: Request) -> Store:
@@ -26,8 +26,8 @@ async def _store(request: Request) -> Store:
     return store
 
 
-async def _changes(request: Request) -> Changes:
-    changes: Changes = request.app.state.changes
+async def _changes(request: Request) -> JobChanges:
+    changes: JobChanges = request.app.state.changes
     return changes
 
 
@@ -51,15 +51,15 @@ async def _access(request: Request) -> Access:
     return access
 
 
-async def _streams(request: Request) -> Streams:
-    streams: Streams = request.app.state.streams
-    return streams
+async def _stream_limits(request: Request) -> StreamLimits:
+    limits: StreamLimits = request.app.state.stream_limits
+    return limits
 
 
 AccessDependency = Annotated[Access, Depends(_access)]
-StreamsDependency = Annotated[Streams, Depends(_streams)]
+StreamLimitsDependency = Annotated[StreamLimits, Depends(_stream_limits)]
 StoreDependency = Annotated[Store, Depends(_store)]
-ChangesDependency = Annotated[Changes, Depends(_changes)]
+ChangesDependency = Annotated[JobChanges, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
 OverviewDependency = Annotated[Overview, Depends(_overview)]
 FolderDependency = Annotated[DataFolder, Depends(_data)]
@@ -68,7 +68,7 @@ FolderDependency = Annotated[DataFolder, Depends(_data)]
 async def must_see(principal: Principal, store: Store, job_id: str) -> None:
     """
     Raises:
-        JobNotFound: there is no such job, or it is another tenant's; nobody learns which.
+        JobNotFound: there is no such job, or it is another tenant's; the error is the same.
     """
     if not principal.sees_all and await store.tenant_of(job_id) != principal.tenant:
         raise JobNotFound(job_id)
@@ -76,7 +76,7 @@ async def must_see(principal: Principal, store: Store, job_id: str) -> None:
 
 async def _visible(
     job_id: Annotated[
-        str, Path(max_length=64, description="As in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")
+        str, Path(max_length=64, description="Id of a job, as in job_01JD7X8Z9T3V5W6Y7A8B9C0D1E.")
     ],
     principal: PrincipalDependency,
     store: StoreDependency,
@@ -85,12 +85,22 @@ async def _visible(
     return job_id
 
 
-JobId = Annotated[str, Depends(_visible)]
-"""Of a job that whoever asks may see."""
+VisibleJobId = Annotated[str, Depends(_visible)]
+"""Id of a job that the caller may see."""
+Sha256 = Annotated[
+    str,
+    Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the uploaded bytes, in hexadecimal."),
+]
+
+
+def binary_body(media_type: str) -> dict[str, Any]:
+    """The OpenAPI description of a request body of bytes."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def body_refused(message: str, *path: str) -> RequestValidationError:
-    """A field of the body, or all of it, that a look beyond the body does not allow."""
+    """The error of a body, or of its field at `path`, that the state of the service rules out."""
     error = {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
     return RequestValidationError([error])
 

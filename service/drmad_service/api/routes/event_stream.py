@@ -1,4 +1,4 @@
-"""A job's events as they happen: server-sent events."""
+"""The events of a job as server-sent events."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.records.job import Event, JobStatus, Progress
 from drmad_service.api.auth.authentication import PrincipalDependency
-from drmad_service.api.job_changes import Changes
+from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     AccessDependency,
     ChangesDependency,
-    JobId,
     SettingsDependency,
     StoreDependency,
+    VisibleJobId,
 )
-from drmad_service.api.stream_limits import in_its_place
+from drmad_service.api.stream_limits import counts_as_stream
 from drmad_service.store import Store
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
 _EVENT = {
     "type": "object",
-    "description": "One event of the stream; its data is an Event as JSON.",
+    "description": "One event of the stream; `data` holds an Event as JSON.",
     "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
 }
 
 
 @router.get(
     "/events",
-    dependencies=[in_its_place],
+    dependencies=[counts_as_stream],
     response_class=EventSourceResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": _EVENT}}},
@@ -45,22 +45,27 @@ _EVENT = {
     },
 )
 async def events(
-    job_id: JobId,
+    job_id: VisibleJobId,
     store: StoreDependency,
     changes: ChangesDependency,
     settings: SettingsDependency,
     access: AccessDependency,
     principal: PrincipalDependency,
     last_event_id: Annotated[
-        str | None, Header(max_length=64, description="Go on after this event.")
+        str | None,
+        Header(max_length=64, description="Id of the last event that the client received."),
     ] = None,
     after: Annotated[
-        str | None, Query(max_length=64, description="Likewise, where no header can be set.")
+        str | None,
+        Query(
+            max_length=64,
+            description="Replaces the header Last-Event-ID where a client cannot set it.",
+        ),
     ] = None,
 ) -> EventSourceResponse:
-    """Every event since the submission, then each as it happens, to the job's end.
+    """Stream every event since the submission, and each new one until the job ends.
 
-    `progress` events carry no id: they are not kept, and only the newest counts.
+    Events of type `progress` have no id: the service does not keep them.
     """
     last_event_id = last_event_id or after
     try:
@@ -69,27 +74,29 @@ async def events(
         raise HTTPException(400, f"Last-Event-ID: {error}") from error
     await store.get(job_id)
 
-    async def may_go_on() -> bool:
+    async def is_authorized() -> bool:
         return await access.still_knows(principal)
 
     stream = _stream(
-        store, changes, job_id, last_event_id or None, settings.keep_alive_s, may_go_on
+        store, changes, job_id, last_event_id or None, settings.keep_alive_s, is_authorized
     )
-    return EventSourceResponse(stream, ping=settings.keep_alive_s, send_timeout=settings.patience_s)
+    return EventSourceResponse(
+        stream, ping=settings.keep_alive_s, send_timeout=settings.slow_client_timeout_s
+    )
 
 
 async def _stream(
     store: Store,
-    changes: Changes,
+    changes: JobChanges,
     job_id: str,
     after: str | None,
-    look_again_s: float,
-    may_go_on: Callable[[], Awaitable[bool]],
+    poll_s: float,
+    is_authorized: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[ServerSentEvent]:
-    """Ends with the job, and when the key is revoked."""
+    """Ends with the job, or when the key is revoked."""
     shown: Progress | None = None
     async with changes.watch(job_id) as changed:
-        while not changes.over and await may_go_on():
+        while not changes.closed and await is_authorized():
             changed.clear()
             batch = await store.events(job_id, after)
             for event in batch:
@@ -99,7 +106,7 @@ async def _stream(
                 continue
             job = await store.get(job_id)
             if job.status.is_terminal:
-                # An event may have come between the two looks: none is written after the last.
+                # The job may have ended between the two reads; no event follows its last one.
                 for event in await store.events(job_id, after):
                     yield _sent(event)
                 return
@@ -107,7 +114,7 @@ async def _stream(
                 shown = job.progress
                 yield _progress(shown)
             try:
-                await asyncio.wait_for(changed.wait(), look_again_s)
+                await asyncio.wait_for(changed.wait(), poll_s)
             except TimeoutError:
                 continue
 

@@ -1,4 +1,4 @@
-"""A job's figures as plotly's JSON, drawn by the same functions that the SDK has."""
+"""A job's figures as plotly's JSON, drawn by the functions of the SDK."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from drmad_service.api import array_responses
 from drmad_service.api.compression import compressible
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
-    JobId,
     OverviewDependency,
     StoreDependency,
+    VisibleJobId,
 )
 from drmad_service.errors import ResultNotFound
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
-FigureName = Annotated[str, Path(max_length=64, description=f"One of {', '.join(FIGURES)}.")]
+FigureName = Annotated[
+    str, Path(max_length=64, description=f"Name of the figure: one of {', '.join(FIGURES)}.")
+]
 
 
 @router.get(
@@ -34,20 +36,20 @@ FigureName = Annotated[str, Path(max_length=64, description=f"One of {', '.join(
     responses={304: {}, 404: PROBLEM, 422: PROBLEM},
 )
 async def figure(
-    job_id: JobId,
+    job_id: VisibleJobId,
     name: FigureName,
     request: Request,
     store: StoreDependency,
     overview: OverviewDependency,
     if_none_match: Annotated[str | None, Header(max_length=255)] = None,
 ) -> Any:
-    """A figure: {"data": [...], "layout": {...}}. Long histories are sampled, evenly."""
+    """Draw a figure: {"data": [...], "layout": {...}}. Long histories are sampled evenly."""
     job = await store.get(job_id)
     if name not in FIGURES:
-        raise ResultNotFound(f"there is no figure {name}; there are {', '.join(FIGURES)}")
+        raise ResultNotFound(f"there is no figure {name}; the figures are {', '.join(FIGURES)}")
     version = f"{name}-{job.progress.iteration}"
     if FIGURES[name].needs_fidelity and await store.fidelity_report(job_id):
-        version += "-reported"  # which may come before the first meta-iteration
+        version += "-reported"  # the report may precede the first meta-iteration
     if FIGURES[name].needs_trials:
         version += f"-{job.progress.trials}"
     headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
@@ -59,8 +61,8 @@ async def figure(
         first = int((job.forked_from or "@0").partition("@")[2])
         before, after = await _raw(store, job, first), await _raw(store, job, last)
     fidelity = await store.fidelity(job_id) if FIGURES[name].needs_fidelity else None
-    tried = (await store.trials(job_id, limit=1000)).data if FIGURES[name].needs_trials else ()
-    material = Material.of(job, await overview.sample(job), before, after, fidelity, tried)
+    trials = (await store.trials(job_id, limit=1000)).data if FIGURES[name].needs_trials else ()
+    material = Material.of(job, await overview.sample(job), before, after, fidelity, trials)
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)
 
@@ -68,7 +70,7 @@ async def figure(
 async def _raw(
     store: StoreDependency, job: JobRecord, iteration: int
 ) -> dict[str, NDArray[np.floating[Any]]]:
-    """The raw hyperparameters of a meta-iteration; none where they are no longer kept."""
+    """The raw hyperparameters of a meta-iteration; empty if they are no longer kept."""
     with contextlib.suppress(ResultNotFound):
         blob = await store.vectors(job.id, iteration, "state")
         return await asyncio.to_thread(array_responses.select, blob, job.hyperparameters)

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can serve."""
+"""Liveness and readiness of the process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Check that the process answers."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={503: PROBLEM})
 async def readyz(store: StoreDependency) -> dict[str, str]:
-    """Redis answers too, with data of this version; `warning`: it is too full for new jobs."""
+    """Check that Redis answers with this version's schema.
+
+    `warning` says that Redis is too full for new jobs.
+    """
     await store.must_agree()
     try:
         await store.must_have_room()

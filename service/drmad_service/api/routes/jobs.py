@@ -1,4 +1,4 @@
-"""Jobs: submit, look, list, and what can be done with them."""
+"""Jobs: submission, records, actions and logs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from drmad_client.records.job import JobRecord, JobStatus, LogLine, Page, Prefli
 from drmad_client.spec.job import ExtendSpec, ForkSpec, JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.api.auth.authentication import PrincipalDependency
-from drmad_service.api.job_changes import Changes
+from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.problem_details import problem_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     ChangesDependency,
     FolderDependency,
-    JobId,
     SettingsDependency,
     StoreDependency,
-    StreamsDependency,
+    StreamLimitsDependency,
+    VisibleJobId,
     body_refused,
 )
 from drmad_service.settings import ApiSettings
@@ -44,7 +44,7 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
     responses={
         200: {
             "model": JobSpec | PreflightReport | JobRecord,
-            "description": "Only validated, or known by its key.",
+            "description": "The job was only validated, or its Idempotency-Key is known.",
         },
         409: PROBLEM,
         503: PROBLEM,
@@ -60,26 +60,29 @@ async def submit(
     response: Response,
     idempotency_key: Annotated[
         str | None,
-        Header(max_length=255, description="The same key and body answer the same job."),
+        Header(
+            max_length=255,
+            description="Submitting the same key and body again returns the same job.",
+        ),
     ] = None,
     validate_only: Annotated[
         bool,
-        Query(description="Create nothing: have a worker try the job, and answer what it found."),
+        Query(description="Create no job: run its preflight on a worker and return the report."),
     ] = False,
     deep: Annotated[
         bool,
         Query(
-            description="false, with validate_only: check the spec alone, at once, and answer it "
-            "with its defaults."
+            description="With validate_only, false validates only the spec and returns it with its "
+            "defaults."
         ),
     ] = True,
 ) -> Any:
-    """Accept a job and answer it."""
-    _must_fit(spec, settings)
+    """Submit a job and return its record."""
+    _require_within_limits(spec, settings)
     await _require_uploads(spec, store, data, principal.tenant)
     _require_allowed(spec, settings)
     if validate_only and deep:
-        return await _checked(spec, store, settings)
+        return await _preflight(spec, store, settings)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
     job, created = await store.create(spec, idempotency_key, principal.tenant)
@@ -95,14 +98,21 @@ async def list_jobs(
     principal: PrincipalDependency,
     status: JobStatus | None = None,
     tag: Annotated[
-        str | None, Query(pattern=r"^[^:]{1,64}:.{0,256}$", description="As in team:vision.")
+        str | None,
+        Query(
+            pattern=r"^[^:]{1,64}:.{0,256}$",
+            description="Return only jobs with this tag, as in team:vision.",
+        ),
     ] = None,
     after: Annotated[
         str | None, Query(max_length=64, description="`next` of the page before.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[JobRecord]:
-    """The tenant's jobs without their transitions, the newest first; an admin's key sees all."""
+    """List the tenant's jobs, newest first and without transitions.
+
+    A key with the scope `admin` lists the jobs of every tenant.
+    """
     name, _, value = (tag or "").partition(":")
     wanted = (name, value) if tag else None
     return await store.jobs(status, wanted, after, limit, principal.only_tenant)
@@ -110,24 +120,25 @@ async def list_jobs(
 
 @router.get("/{job_id}", response_model=JobRecord, responses={304: {}, **_UNKNOWN})
 async def retrieve(
-    job_id: JobId,
+    job_id: VisibleJobId,
     store: StoreDependency,
     changes: ChangesDependency,
     settings: SettingsDependency,
     principal: PrincipalDependency,
-    streams: StreamsDependency,
+    stream_limits: StreamLimitsDependency,
     response: Response,
     if_none_match: Annotated[str | None, Header(max_length=255)] = None,
     prefer: Annotated[
-        str | None, Header(max_length=255, description="wait=30 waits for a change, in seconds.")
+        str | None,
+        Header(max_length=255, description="wait=30 waits up to 30 seconds for a change."),
     ] = None,
 ) -> Any:
-    """A job. With `If-None-Match` it answers 304 while the job is unchanged."""
+    """Return a job. With `If-None-Match`, an unchanged job is answered with 304."""
     job = await store.get(job_id)
     known = if_none_match or (_etag(job) if prefer else None)
     if _etag(job) == known and (wait := _WAIT.search(prefer or "")):
         wait_s = min(float(wait[1]), settings.longest_wait_s)
-        with streams.place(principal):
+        with stream_limits.hold(principal):
             job = await _changed(store, changes, job, wait_s)
     headers = {"ETag": _etag(job)}
     if if_none_match == _etag(job):
@@ -137,26 +148,26 @@ async def retrieve(
 
 
 @router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
-async def cancel(job_id: JobId, store: StoreDependency) -> JobRecord:
-    """End the job now. What it has committed stays."""
+async def cancel(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+    """Cancel the job now. It keeps its committed meta-iterations."""
     return await store.cancel(job_id)
 
 
 @router.post("/{job_id}/pause", responses={409: PROBLEM, **_UNKNOWN})
-async def pause(job_id: JobId, store: StoreDependency) -> JobRecord:
-    """Finish the running meta-iteration and free the cluster, until it is resumed."""
+async def pause(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+    """Pause the job after its current meta-iteration and free its resources."""
     return await store.pause(job_id)
 
 
 @router.post("/{job_id}/resume", responses={409: PROBLEM, **_UNKNOWN})
-async def resume(job_id: JobId, store: StoreDependency) -> JobRecord:
-    """Go on after a pause."""
+async def resume(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+    """Resume a paused job."""
     return await store.resume(job_id)
 
 
 @router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
-async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -> JobRecord:
-    """Go on with a job that has ended, from its last meta-iteration."""
+async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDependency) -> JobRecord:
+    """Continue a job that has ended from its last meta-iteration, for more meta-iterations."""
     job = await store.get(job_id)
     spec = job.spec
     try:
@@ -180,21 +191,24 @@ async def extend(job_id: JobId, extension: ExtendSpec, store: StoreDependency) -
     responses={507: PROBLEM, 404: PROBLEM, **_INVALID},
 )
 async def fork(
-    job_id: JobId,
+    job_id: VisibleJobId,
     request: ForkSpec,
     store: StoreDependency,
     principal: PrincipalDependency,
     settings: SettingsDependency,
     response: Response,
 ) -> JobRecord:
-    """A new job from a kept meta-iteration of this one; without changes it repeats its numbers."""
+    """Create a job that starts from a kept meta-iteration of this one.
+
+    Without changes it reproduces the numbers of this job.
+    """
     try:
         forked = await store.get(job_id)
         begun = forked.spec.started_from(forked.start.values) if forked.start else forked.spec
         spec = request.applied_to(begun)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
-    _must_fit(spec, settings)
+    _require_within_limits(spec, settings)
     job = await store.fork(job_id, request.iteration, spec, principal.tenant)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
@@ -203,15 +217,17 @@ async def fork(
 
 @router.get("/{job_id}/logs", responses={400: PROBLEM, **_UNKNOWN})
 async def logs(
-    job_id: JobId,
+    job_id: VisibleJobId,
     store: StoreDependency,
     after: Annotated[
         str | None, Query(max_length=64, description="`next` of the page before.")
     ] = None,
-    replica: Annotated[int | None, Query(ge=0, lt=2**31, description="Only this one's.")] = None,
+    replica: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="Return only the lines of this replica.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[LogLine]:
-    """What the replicas printed; the last lines are kept."""
+    """List the log lines of the replicas; the service keeps the last ones."""
     try:
         return await store.logs(job_id, after, replica, limit)
     except ValueError as error:
@@ -219,8 +235,8 @@ async def logs(
 
 
 @router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})
-async def delete(job_id: JobId, store: StoreDependency) -> None:
-    """Remove a job that has ended, with everything that belongs to it."""
+async def delete(job_id: VisibleJobId, store: StoreDependency) -> None:
+    """Delete a job that has ended, with all its data."""
     await store.delete(job_id)
 
 
@@ -228,14 +244,14 @@ def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
     asks = spec.problem.kind == "code" and spec.problem.requirements
     if asks and not settings.allow_requirements:
         message = (
-            "this service installs no packages for jobs; put the code of the package into your "
-            "folder, or ask its operator for --allow-requirements"
+            "this service installs no packages for jobs; copy the package's code into your "
+            "folder, or ask the operator to set --allow-requirements"
         )
         raise body_refused(message, "problem", "requirements")
 
 
-async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
-    """What a worker finds of a job that is not created; a scheduler that starts is waited for."""
+async def _preflight(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
+    """Runs a preflight on a worker and returns its report; waits for a scheduler to start."""
     preflight_id = await store.request_preflight(spec)
     try:
         answer = await store.preflight_answer(preflight_id, settings.check_wait_s)
@@ -245,13 +261,13 @@ async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Respon
         return Response(answer.model_dump_json(), media_type="application/json")
     if answer is None and not (await store.cluster()).schedulers:
         message = (
-            f"no scheduler was running within {settings.check_wait_s:g} s that could check the "
-            "job; start one with: drmad schedule"
+            f"no scheduler was running within {settings.check_wait_s:g} s to run the preflight; "
+            "start one with: drmad schedule"
         )
         return problem_response(409, "not_checked", message, instance="/v1/jobs")
     if answer is None:
         message = (
-            f"no scheduler had a hand free within {settings.check_wait_s:g} s; try again later"
+            f"no scheduler completed the preflight within {settings.check_wait_s:g} s; retry later"
         )
         return problem_response(503, "not_checked", message, instance="/v1/jobs")
     detail = f"{answer.message}\n{answer.traceback or ''}".rstrip()
@@ -261,7 +277,7 @@ async def _checked(spec: JobSpec, store: Store, settings: ApiSettings) -> Respon
 async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant: str) -> None:
     if spec.problem.kind == "code" and not await store.has_code(spec.problem.code, tenant):
         message = (
-            "this archive was not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
+            "this archive is not uploaded; PUT it to /v1/code/{sha256} first, or submit with "
             "--code FOLDER"
         )
         raise body_refused(message, "problem", "code")
@@ -271,7 +287,7 @@ async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant
         and await store.has_data(uploaded[0], tenant)
     ):
         message = (
-            "these data were not uploaded; PUT them to /v1/data/{sha256} first, or: drmad data "
+            "this data set is not uploaded; PUT it to /v1/data/{sha256} first, or run: drmad data "
             "upload FILE"
         )
         raise body_refused(message, *uploaded[1])
@@ -280,20 +296,20 @@ async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant
 def _invalid_body(
     error: ValidationError, body: Any, at: tuple[str, ...] | None = None
 ) -> RequestValidationError:
-    """A check that needed more than the body, told like one of the body itself."""
+    """Reports an error that depends on more than the body like an error of the body itself."""
     lines = [{**line, "loc": ("body", *(at or line["loc"]))} for line in error.errors()]
     return RequestValidationError(lines, body=body)
 
 
-def _must_fit(spec: JobSpec, settings: ApiSettings) -> None:
-    """What the operator allows, beside what makes sense."""
-    misfits = list(settings.bounds.misfits(spec))
+def _require_within_limits(spec: JobSpec, settings: ApiSettings) -> None:
+    """Refuses a spec that exceeds the operator's limits."""
+    violations = list(settings.job_limits.violations(spec))
     url = spec.notify.webhook
     if url is not None and (refusal := settings.webhooks.refusal(url)):
-        misfits.append((("notify", "webhook"), refusal))
+        violations.append((("notify", "webhook"), refusal))
     lines = [
         {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
-        for path, message in misfits
+        for path, message in violations
     ]
     if lines:
         raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
@@ -303,10 +319,10 @@ def _etag(job: JobRecord) -> str:
     return f'"{job.version}"'
 
 
-async def _changed(store: Store, changes: Changes, job: JobRecord, wait_s: float) -> JobRecord:
+async def _changed(store: Store, changes: JobChanges, job: JobRecord, wait_s: float) -> JobRecord:
     async with changes.watch(job.id) as changed:
         now = await store.get(job.id)
-        if now.version == job.version and not changes.over:
+        if now.version == job.version and not changes.closed:
             try:
                 await asyncio.wait_for(changed.wait(), wait_s)
             except TimeoutError:

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus; metrics.py lists them."""
+"""Metrics for Prometheus, which prometheus.py lists."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ router = APIRouter(tags=["health"])
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Numbers in Prometheus's text format, of this process and of the whole service.
+    """Export metrics of this process and of the whole service in Prometheus's text format.
 
-    They name no tenant and no job. A scraper needs a key of the scope `read`.
+    They name no tenant and no job. A scraper needs a key with the scope `read`.
     """
     text = await request.app.state.metrics.text(request.app.state.redis)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

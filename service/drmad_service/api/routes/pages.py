@@ -22,18 +22,18 @@ from drmad_client.spec import catalog
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
-from drmad_service.api.job_changes import Changes
+from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes import cluster
 from drmad_service.api.routes.dependencies import (
     AccessDependency,
     ChangesDependency,
-    JobId,
     OverviewDependency,
     SettingsDependency,
     StoreDependency,
+    VisibleJobId,
     must_see,
 )
-from drmad_service.api.stream_limits import in_its_place
+from drmad_service.api.stream_limits import counts_as_stream
 from drmad_service.dashboard import api_reference, comparison, job_editor, job_page, snippets
 from drmad_service.dashboard.rendering import examples, page
 from drmad_service.errors import (
@@ -127,7 +127,7 @@ async def jobs(
 @router.get("/jobs/{job_id}")
 async def job(
     request: Request,
-    job_id: JobId,
+    job_id: VisibleJobId,
     principal: PrincipalDependency,
     store: StoreDependency,
     overview: OverviewDependency,
@@ -162,7 +162,7 @@ async def job(
 
 @router.get("/jobs/{job_id}/download/{file}")
 async def download(
-    job_id: JobId,
+    job_id: VisibleJobId,
     file: Literal["hyperparameters.safetensors", "model.safetensors", "history.csv", "job.yaml"],
     principal: PrincipalDependency,
     store: StoreDependency,
@@ -212,7 +212,7 @@ async def new(
 
 @router.get("/jobs/{job_id}/fork")
 async def fork(
-    request: Request, job_id: JobId, principal: PrincipalDependency, store: StoreDependency
+    request: Request, job_id: VisibleJobId, principal: PrincipalDependency, store: StoreDependency
 ) -> Response:
     """The same editor, for what a fork changes."""
     job = await store.get(job_id)
@@ -301,7 +301,7 @@ async def check(
     return _EditorAnswer(checked=checked.model_copy(update={"findings": fixed}), changes=changes)
 
 
-@actions.get("/live", dependencies=[in_its_place])
+@actions.get("/live", dependencies=[counts_as_stream])
 async def live(
     changes: ChangesDependency,
     access: AccessDependency,
@@ -314,18 +314,18 @@ async def live(
         return await access.still_knows(principal)
 
     return EventSourceResponse(
-        _changes(changes, may_go_on), ping=15, send_timeout=settings.patience_s
+        _changes(changes, may_go_on), ping=15, send_timeout=settings.slow_client_timeout_s
     )
 
 
 async def _changes(
-    changes: Changes, may_go_on: Callable[[], Awaitable[bool]]
+    changes: JobChanges, may_go_on: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[ServerSentEvent]:
     async with changes.watch("") as changed:
         yield ServerSentEvent("", event="open")
         while True:
             await changed.wait()
-            if changes.over or not await may_go_on():
+            if changes.closed or not await may_go_on():
                 return
             changed.clear()
             yield ServerSentEvent("", event="change")

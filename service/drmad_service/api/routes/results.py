@@ -1,4 +1,4 @@
-"""What a job has found: history, hyperparameters, hypergradients, the model."""
+"""Results of a job: history, hyperparameters, hypergradients, the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from drmad_client.records.job import MetaIteration, Page, Record, Trial
 from drmad_service.api import array_responses
-from drmad_service.api.routes.dependencies import PROBLEM, JobId, StoreDependency
+from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -22,77 +22,89 @@ _ARRAYS: dict[int | str, dict[str, Any]] = {
 
 Which = Annotated[
     Literal["best", "last"] | Annotated[int, Query(ge=0, lt=2**31)],
-    Query(description="best (lowest validation loss), last, or a number."),
+    Query(description="best (lowest validation loss), last, or the number of a meta-iteration."),
 ]
-Accept = Annotated[str, Header(description=f"{SAFETENSORS} for the arrays themselves.")]
+Accept = Annotated[str, Header(description=f"{SAFETENSORS} selects safetensors instead of JSON.")]
 
 
 class Fidelity(Record):
-    """How far the job's hypergradients can be trusted."""
+    """Measured fidelity of the job's hypergradients."""
 
     report: dict[str, Any] | None = Field(
-        description="Of the method that the spec names, held against replay before the first "
-        "meta-iteration; null where it is exact, or where auto chooses."
+        description="Fidelity of the spec's method, measured against exact replay before the first "
+        "meta-iteration; null if the method is exact, or if auto chooses the method."
     )
     choices: list[dict[str, Any]] = Field(
-        description="Each look of auto: its meta-iteration, the method chosen, the figures of all."
+        description="Fidelity probes of auto: the meta-iteration, the chosen method, and the "
+        "measured fidelity of every candidate."
     )
 
 
 @router.get("/history", responses=_UNKNOWN)
 async def history(
-    job_id: JobId,
+    job_id: VisibleJobId,
     store: StoreDependency,
-    after: Annotated[int | None, Query(ge=0, lt=2**31, description="Iterations after it.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="Return only meta-iterations after this one.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    every: Annotated[int, Query(ge=1, le=2**31, description="Only multiples of it.")] = 1,
+    every: Annotated[
+        int,
+        Query(
+            ge=1,
+            le=2**31,
+            description="Return only meta-iterations that are multiples of this number.",
+        ),
+    ] = 1,
 ) -> Page[MetaIteration]:
-    """MetaIteration records, in order."""
+    """List the job's meta-iterations in order."""
     return await store.history(job_id, after, limit, every)
 
 
 @router.get("/trials", responses=_UNKNOWN)
 async def trials(
-    job_id: JobId,
+    job_id: VisibleJobId,
     store: StoreDependency,
-    after: Annotated[int | None, Query(ge=0, lt=2**31, description="Trials after it.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, lt=2**31, description="Return only trials after this one.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[Trial]:
-    """The trials of the job's search, in their order; they are no meta-iterations."""
+    """List the trials of the job's search in order. Trials are not meta-iterations."""
     return await store.trials(job_id, after, limit)
 
 
 @router.get("/hyperparameters", response_model=array_responses.Arrays, responses=_ARRAYS)
 async def hyperparameters(
-    job_id: JobId, store: StoreDependency, iteration: Which = "best", accept: Accept = "*/*"
+    job_id: VisibleJobId, store: StoreDependency, iteration: Which = "best", accept: Accept = "*/*"
 ) -> Any:
-    """The hyperparameters with which a meta-iteration trained.
+    """Return the hyperparameters with which a meta-iteration trained.
 
-    JSON has shapes and summaries, and the values in the user's units where they are few;
-    safetensors has all of them, raw, and its metadata the transforms to the user's units.
+    JSON holds shapes, summaries and, for small arrays, the values in the user's units. safetensors
+    holds all raw values; its metadata names the transforms to the user's units.
     """
     return await _arrays(store, job_id, "state", iteration, accept)
 
 
 @router.get("/hypergradients", response_model=array_responses.Arrays, responses=_ARRAYS)
 async def hypergradients(
-    job_id: JobId, store: StoreDependency, iteration: Which = "last", accept: Accept = "*/*"
+    job_id: VisibleJobId, store: StoreDependency, iteration: Which = "last", accept: Accept = "*/*"
 ) -> Any:
-    """The derivative of the validation loss in the raw hyperparameters of a meta-iteration."""
+    """Return the gradient of the validation loss in a meta-iteration's raw hyperparameters."""
     return await _arrays(store, job_id, "hypergradient", iteration, accept)
 
 
 @router.get("/fidelity", responses=_UNKNOWN)
-async def fidelity(job_id: JobId, store: StoreDependency) -> Fidelity:
-    """What was measured of the methods on this job's own problem, and which was chosen."""
+async def fidelity(job_id: VisibleJobId, store: StoreDependency) -> Fidelity:
+    """Return the fidelity that was measured on this job's own problem."""
     return Fidelity(**await store.fidelity(job_id))
 
 
 @router.get("/model", response_class=Response, responses=_ARRAYS)
 async def model(
-    job_id: JobId, store: StoreDependency, iteration: Literal["best", "last"] = "best"
+    job_id: VisibleJobId, store: StoreDependency, iteration: Literal["best", "last"] = "best"
 ) -> Response:
-    """Weights and buffers of the trained model, as safetensors by state_dict name."""
+    """Return weights and buffers of the trained model as safetensors, by state_dict name."""
     number, blob = await store.model(job_id, iteration)
     return Response(blob, media_type=SAFETENSORS, headers={"X-Meta-Iteration": str(number)})
 

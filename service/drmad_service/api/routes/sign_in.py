@@ -1,4 +1,4 @@
-"""A browser exchanges a key, or the ticket in the link of `drmad up`, for a session cookie."""
+"""Sign-in: a browser exchanges a key, or the ticket of a `drmad up` link, for a session cookie."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ router = APIRouter(tags=["sign-in"])
 
 
 class Credentials(BaseModel):
-    """One of the two."""
+    """A key or a ticket."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     key: str = Field(default="", max_length=256)
-    ticket: str = Field(default="", max_length=256, description="From a link; it works once.")
+    ticket: str = Field(
+        default="", max_length=256, description="Ticket of a sign-in link; it works once."
+    )
 
 
 @router.post(
@@ -28,7 +30,7 @@ class Credentials(BaseModel):
     responses={400: PROBLEM, 401: PROBLEM, 403: PROBLEM, 413: PROBLEM, 422: PROBLEM, 429: PROBLEM},
 )
 async def sign_in(credentials: Credentials, request: Request) -> Response:
-    """Open a session: its token comes back as a cookie that no script can read."""
+    """Open a session. The response sets its token as a cookie that scripts cannot read."""
     refuse_cross_site(request, origin_needed=False)
     access: Access = request.app.state.access
     if credentials.ticket:

@@ -1,0 +1,1 @@
+"""`drmad doctor`: examines an installation and advises on what to fix."""

@@ -1,0 +1,82 @@
+"""The command `drmad doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+from rich.markup import escape
+
+from drmad_client.errors import DrmadError
+from drmad_service.flags import filled, with_settings
+from drmad_service.operations.doctor import machine
+from drmad_service.operations.doctor.finding import Finding
+from drmad_service.operations.doctor.ray_cluster import examine_ray
+from drmad_service.operations.doctor.redis_server import examine_redis
+from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
+from drmad_service.operations.redis_access import home_redis_url
+from drmad_service.settings import DATA_ROOTS, RAY_ADDRESS, Folders
+
+_MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What the doctor examines."""
+
+    home: Path
+    redis_url: str
+    port: int | None = None
+    ray_address: str = RAY_ADDRESS
+    data_roots: Folders = DATA_ROOTS
+
+
+@with_settings(Installation)
+def doctor(
+    redis_url: HomeRedisUrl = "",
+    home: Home = DEFAULT_HOME,
+    port: Annotated[
+        int | None,
+        typer.Option(envvar="DRMAD_PORT", help="Port on which the API listens, or will listen."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    **flags: Any,
+) -> None:
+    """Examine versions, disks, the port, Redis and Ray, and advise on what to fix.
+
+    The exit status is 1 if a finding is an error.
+    """
+    home = home.expanduser().resolve()
+    installation = filled(
+        Installation, flags, home=home, redis_url=redis_url or home_redis_url(home), port=port
+    )
+    console, findings = Console(), list[Finding]()
+    for finding in examine(installation):
+        findings.append(finding)
+        if not as_json:
+            console.print(f"{_MARKS[finding.level]} {finding.subject}: {escape(finding.message)}")
+            if finding.advice:
+                console.print(f"        [bold]{escape(finding.advice)}[/]")
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        raise DrmadError(f"{errors} of {len(findings)} findings need to be fixed")
+
+
+def examine(installation: Installation) -> Iterator[Finding]:
+    """All findings, in the order of the time that they take."""
+    yield from machine.versions()
+    yield from machine.disk(installation.home)
+    yield from machine.data_roots(installation.data_roots)
+    if installation.port is not None:
+        yield machine.port(installation.port)
+    yield from asyncio.run(examine_redis(installation.redis_url))
+    yield from examine_ray(installation.ray_address)
