@@ -50,7 +50,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
 from drmad_service.store.connection import connect
 from drmad_workers import spec_adapter
-from drmad_workers.meta.update import initial_state
+from drmad_workers.meta.state import initial_state
 from drmad_workers.preflight import short_run
 from drmad_workers.ray_actor import outer_step
 from drmad_workers.ray_actor.messages import (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
-from drmad_workers.meta.update import initial_state
+from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step
 from drmad_workers.ray_actor.messages import (
     PackedState,

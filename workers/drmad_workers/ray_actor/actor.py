@@ -266,7 +266,7 @@ class Replica:
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
-        from drmad_workers.meta.update import initial_state
+        from drmad_workers.meta.state import initial_state
 
         spec = _spec(self._spec)
         places, device, folder = self._places()

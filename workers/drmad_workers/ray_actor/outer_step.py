@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
     from drmad_workers.hypergradients.auto import Choice
     from drmad_workers.meta.aggregation import Held
-    from drmad_workers.meta.update import MetaState
+    from drmad_workers.meta.state import MetaState
 
 Infos = Sequence[Mapping[str, Any]]
 """Of the hyperparameters: fields of drmad_client.records.HyperparameterInfo."""
@@ -71,7 +71,7 @@ def arrival(
     """
     from drmad_workers import spec_adapter
     from drmad_workers.meta.aggregation import covered
-    from drmad_workers.meta.update import moved
+    from drmad_workers.meta.update import outer_update
 
     state, evaluation = unpacked(packed), result.evaluation
     if not math.isfinite(evaluation.validation_loss):
@@ -79,7 +79,7 @@ def arrival(
     rows = covered(
         [_held(spec, infos, result.replica)], {info["name"]: info["shape"] for info in infos}
     )
-    hyperparameters, memory = moved(
+    hyperparameters, memory = outer_update(
         state, evaluation.hypergradient, spec_adapter.meta(spec), _bounds(infos), rows
     )
     after = replace(
@@ -111,28 +111,28 @@ def arrivals_step(
 
     `packed` is the state that it began with, `packed_moved` that after its last arrival.
     """
-    from drmad_workers.meta.update import judged
+    from drmad_workers.meta.loss_history import record_loss
 
     state = unpacked(packed)
     outcome = _JoinedResults(spec, infos, packed, results, staleness)
     if (why := outcome.rollback_reason(state)) is not None:
         return RollbackRequired(why)
-    after = replace(judged(unpacked(packed_moved), outcome.validation_loss), rollbacks=0)
+    after = replace(record_loss(unpacked(packed_moved), outcome.validation_loss), rollbacks=0)
     return outcome.result(state, after, max_model_bytes)
 
 
 def roll_back(
     spec: JobSpec, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
 ) -> PackedState:
-    """The state that begins a meta-iteration again after a rollback; see meta.update."""
+    """The state that begins a meta-iteration again after a rollback; see meta.rollback."""
     from safetensors.torch import load
 
     from drmad_workers import spec_adapter
-    from drmad_workers.meta import update
+    from drmad_workers.meta.rollback import rolled_back
 
     named = load(hypergradient)
     gradients = {info["name"]: named[f"hyperparameters/{info['name']}"] for info in infos}
-    after = update.rolled_back(
+    after = rolled_back(
         unpacked(state), unpacked(best), gradients, spec_adapter.meta(spec), _bounds(infos)
     )
     return pack(after, gradients)
@@ -166,7 +166,7 @@ class _JoinedResults:
 
     def rollback_reason(self, state: MetaState) -> str | None:
         """Why it should be taken back, or None."""
-        from drmad_workers.meta.update import rollback_reason
+        from drmad_workers.meta.rollback import rollback_reason
 
         why = rollback_reason(state, self.validation_loss, self._config)
         if why is None and not all(bool(g.isfinite().all()) for g in self.hypergradient.values()):
@@ -178,7 +178,7 @@ class _JoinedResults:
         from safetensors.torch import save
 
         from drmad_workers.hypergradients.auto import join_choices
-        from drmad_workers.meta.update import finished
+        from drmad_workers.meta.loss_history import stop_reason
 
         evaluations, hypergradient = self._evaluations, self.hypergradient
         choices = [e.choice for e in evaluations if e.choice is not None]
@@ -193,7 +193,7 @@ class _JoinedResults:
             save({name: t.contiguous() for name, t in model.items()})
             if size <= max_model_bytes
             else None,
-            finished(after, self._config),
+            stop_reason(after, self._config),
         )
 
     def _record(self, state: MetaState, choice: Choice | None) -> dict[str, Any]:
@@ -341,6 +341,6 @@ def pack(state: MetaState, hypergradient: Mapping[str, torch.Tensor] | None = No
 def unpacked(state: PackedState) -> MetaState:
     from safetensors.torch import load
 
-    from drmad_workers.meta.update import MetaState
+    from drmad_workers.meta.state import MetaState
 
     return MetaState.restore(load(state.tensors), state.scalars)
