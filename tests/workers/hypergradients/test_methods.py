@@ -38,14 +38,13 @@ from drmad_workers import (
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
-from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.objective.products import Hvp
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.optimizers import Optimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
-from drmad_workers.trajectory.fixed_point import to_fixed
+from drmad_workers.trajectory.fixed_point import FixedPointMomentum, to_fixed
 from tests.workers.small import (
     as_given,
     finite_difference,

@@ -160,7 +160,7 @@ class Shortcut(Method):
 
     def recorder(self, run: TrainingRun) -> "InterpolatedTrajectory | SegmentedTrajectory":
         if self.preset is not None:
-            return InterpolatedTrajectory([0], run.steps, average=1)
+            return InterpolatedTrajectory([0], run.steps, window=1)
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
@@ -214,7 +214,7 @@ class Shortcut(Method):
         visits = SubsampledRows(run) if thin > 1 and recorder.start < run.steps // 2 else None
         stop = run.steps
         stride = self.max_stride if self.max_adjoint_change is None and not single else 1
-        for path in recorder.back(run):
+        for path in recorder.segments(run):
             while stop > path.start:
                 every = thin if stop <= run.steps // 2 and not single else 1
                 start = max(path.start, stop - every * math.ceil(stride / every))

@@ -36,7 +36,9 @@ def propose(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler_seed = seed_of(SEARCH, seed, number) % 2**32
     optuna_sampler = (
-        optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=min(10, 2 + 2 * len(parameters)))
+        optuna.samplers.TPESampler(
+            seed=sampler_seed, n_startup_trials=min(10, 2 + 2 * len(parameters))
+        )
         if sampler == "tpe"
         else optuna.samplers.RandomSampler(seed=sampler_seed)
     )
