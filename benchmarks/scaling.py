@@ -60,6 +60,7 @@ from drmad_workers.ray_actor.messages import (
     ReplicaResult,
     StepResult,
 )
+from drmad_workers.ray_actor.packed_state import pack
 
 WAIT_S = 3600.0
 
@@ -144,7 +145,7 @@ def record(inner_steps: int, times: int) -> Recording:
         "upper": None,
         "groups": [],
     }
-    state = outer_step.pack(initial_state(tuner.hyperparameters))
+    state = pack(initial_state(tuner.hyperparameters))
     seconds = []
     for number in range(times):
         began = time.process_time()

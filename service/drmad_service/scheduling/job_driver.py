@@ -38,8 +38,8 @@ from drmad_service.scheduling.search_run import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.state_machine import Action
-from drmad_workers.ray_actor.actor import (
-    OUT_OF_MEMORY,
+from drmad_workers.ray_actor.failures import OUT_OF_MEMORY
+from drmad_workers.ray_actor.messages import (
     Failure,
     PackedState,
     Prepared,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
-from drmad_workers.ray_actor.actor import LESS_MEMORY, OUT_OF_MEMORY, Failure
+from drmad_workers.ray_actor.failures import LESS_MEMORY, OUT_OF_MEMORY
+from drmad_workers.ray_actor.messages import Failure
 
 REPLICA_LOST = "replica_lost"
 LOSSES = (REPLICA_LOST, OUT_OF_MEMORY)

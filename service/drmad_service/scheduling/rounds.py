@@ -12,7 +12,7 @@ import ray
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import ResumePoint
-from drmad_workers.ray_actor.actor import Failure, PackedState, RollbackRequired, StepResult
+from drmad_workers.ray_actor.messages import Failure, PackedState, RollbackRequired, StepResult
 
 Future = TypeVar("Future", bound="asyncio.Future[Any]")
 RoundOutcome = StepResult | RollbackRequired | Failure

@@ -19,7 +19,7 @@ from drmad_client.records.job import JobStatus, Progress, Start, Trial
 from drmad_client.spec.job import JobSpec, ReplicasSpec, SearchSpec
 from drmad_client.spec.search import own_values
 from drmad_service.store import Lease, Store
-from drmad_workers.ray_actor.actor import Failure, TrialResult
+from drmad_workers.ray_actor.messages import Failure, TrialResult
 
 
 class SearchFailed(Exception):
