@@ -134,7 +134,7 @@ def record(inner_steps: int, times: int) -> Recording:
     stated = JobSpec.model_validate(spec(inner_steps, 1))
     problem = spec_adapter.problem(stated, None, None)
     tuner = spec_adapter.tuner(stated, built=problem)
-    report = short_run.tried(stated, problem, tuner)
+    report = short_run.report(stated, problem, tuner)
     (bound,) = tuner.hyperparameters.values()
     info = {
         "name": bound.name,

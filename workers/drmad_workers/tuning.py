@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.data.shards import Shards
+from drmad_workers.devices import resolve_device
 from drmad_workers.errors import HypergradientError, TrainingDiverged
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
@@ -31,7 +32,7 @@ from drmad_workers.meta.state import MetaState, initial_state
 from drmad_workers.meta.update import meta_update
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
-from drmad_workers.preflight.derivatives import check_problem, resolve_device
+from drmad_workers.preflight.derivatives import check_problem
 from drmad_workers.problem import Problem
 from drmad_workers.training.progress import Monitor, OnProgress
 from drmad_workers.training.run import TrainingConfig, TrainingRun

@@ -235,7 +235,7 @@ class Replica:
         if not self._tuners:
             self._prepare()
         assert self._problem is not None
-        return short_run.tried(self._spec, self._problem, self._tuners[0], self._device)
+        return short_run.report(self._spec, self._problem, self._tuners[0], self._device)
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import spec_adapter
@@ -341,11 +341,11 @@ class Replica:
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
         from drmad_workers import spec_adapter
-        from drmad_workers.preflight import fidelity
+        from drmad_workers.preflight.fidelity import fidelity_report
         from drmad_workers.ray_actor.packed_state import unpack
 
         spec = self._spec
-        report = fidelity.measure(
+        report = fidelity_report(
             self._tuners[0],
             spec_adapter.training(spec),
             [spec_adapter.method(spec.hypergradient)],
