@@ -115,7 +115,7 @@ class Tangents:
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1
         if step % self._check_every == 0 or last:
-            self._check(step, run.steps)
+            self._check(step, run)
 
     def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:
         """Z <- the directional derivatives of the update along Z, the gradient and the rates.
@@ -151,10 +151,13 @@ class Tangents:
                     out.addcmul_(slope, tangent)
         self.state = pushed
 
-    def _check(self, step: int, steps: int) -> None:
+    def _check(self, step: int, run: TrainingRun) -> None:
         norm = float(torch.linalg.vector_norm(self.state[0]))
         if not norm <= self._bound or not math.isfinite(norm):
-            raise HypergradientDiverged(step, norm, self._bound)
-        if self._bound == math.inf and norm > 0.0:
+            raise HypergradientDiverged(step, norm, self._bound, what="tangent")
+        # A tangent of the size of rounding errors sets no bound: in Adam's first step, which does not
+        # depend on the momentum, the exact tangent is zero.
+        rounding = 1e3 * torch.finfo(run.state.dtype).eps * float(run.state[0].norm())
+        if self._bound == math.inf and norm > rounding:
             # Tangents that do not grow through a step still add up over the steps.
-            self._bound = GROWTH_BOUND * steps * norm
+            self._bound = GROWTH_BOUND * run.steps * norm
