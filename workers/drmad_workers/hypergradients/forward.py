@@ -155,8 +155,8 @@ class Tangents:
         norm = float(torch.linalg.vector_norm(self.state[0]))
         if not norm <= self._bound or not math.isfinite(norm):
             raise HypergradientDiverged(step, norm, self._bound, what="tangent")
-        # A tangent of the size of rounding errors sets no bound: in Adam's first step, which does not
-        # depend on the momentum, the exact tangent is zero.
+        # A tangent of the size of rounding errors sets no bound: the exact tangent is zero in the
+        # first step of Adam, which does not depend on the momentum.
         rounding = 1e3 * torch.finfo(run.state.dtype).eps * float(run.state[0].norm())
         if self._bound == math.inf and norm > rounding:
             # Tangents that do not grow through a step still add up over the steps.
