@@ -43,7 +43,7 @@ from drmad_workers import (
 from drmad_workers.catalog import Places, build_problem
 from drmad_workers.hypergradients import Method, backward_pass
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import MARGIN, PATH_BYTES, candidates, settings_of
+from drmad_workers.hypergradients.auto import MARGIN, STORED_BYTES, candidates, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.kinds import Kind, LearningRate
@@ -243,7 +243,7 @@ def auto_in(
 ) -> dict[str, Any]:
     """The rule of Auto, from the figures at hand; its choice held against the next run."""
     training = cell.training()
-    small = training.steps * tuner.copy_bytes <= PATH_BYTES
+    small = training.steps * tuner.copy_bytes <= STORED_BYTES
     exact: Method = Stored() if small else Replay()
     least = THRESHOLD + MARGIN * (1.0 - THRESHOLD)
     by_settings = {json.dumps(f["settings"]): (name, f) for name, f in found.items()}

@@ -50,7 +50,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
 from drmad_service.store.connection import connect
 from drmad_workers import spec_adapter
-from drmad_workers.meta.update import initial_state
+from drmad_workers.meta.state import initial_state
 from drmad_workers.preflight import short_run
 from drmad_workers.ray_actor import outer_step
 from drmad_workers.ray_actor.messages import (
@@ -60,6 +60,7 @@ from drmad_workers.ray_actor.messages import (
     ReplicaResult,
     StepResult,
 )
+from drmad_workers.ray_actor.packed_state import pack
 
 WAIT_S = 3600.0
 
@@ -133,7 +134,7 @@ def record(inner_steps: int, times: int) -> Recording:
     stated = JobSpec.model_validate(spec(inner_steps, 1))
     problem = spec_adapter.problem(stated, None, None)
     tuner = spec_adapter.tuner(stated, built=problem)
-    report = short_run.tried(stated, problem, tuner)
+    report = short_run.report(stated, problem, tuner)
     (bound,) = tuner.hyperparameters.values()
     info = {
         "name": bound.name,
@@ -144,7 +145,7 @@ def record(inner_steps: int, times: int) -> Recording:
         "upper": None,
         "groups": [],
     }
-    state = outer_step.pack(initial_state(tuner.hyperparameters))
+    state = pack(initial_state(tuner.hyperparameters))
     seconds = []
     for number in range(times):
         began = time.process_time()

@@ -114,7 +114,8 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
     import torch
 
     from drmad_workers import spec_adapter
-    from drmad_workers.meta.update import initial_state, meta_update
+    from drmad_workers.meta.state import initial_state
+    from drmad_workers.meta.update import meta_update
 
     first, last = 3, iterations - 2
     job = client.jobs.create(spec(iterations))

@@ -139,7 +139,7 @@ def test_the_client_knows_how_many_entries_a_hyperparameter_has(
         problem = spec_job.CatalogProblem.model_validate(PROBLEM)
         count = entries(kind, problem, spec_job.TrainingSpec(**TRAININGS[i]))
         assert count == hyperparameter.initial.numel(), KIND_OPTIONS[j]
-    assert ForwardMethod.most == forward.MOST
+    assert ForwardMethod.most == forward.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("training", range(len(TRAININGS)))

@@ -28,9 +28,9 @@ from .hyperparameters import Momentum as Momentum
 from .hyperparameters import SampleWeight as SampleWeight
 from .hyperparameters import TrainingData as TrainingData
 from .meta.aggregation import aggregate as aggregate
-from .meta.update import MetaConfig as MetaConfig
-from .meta.update import MetaState as MetaState
-from .meta.update import initial_state as initial_state
+from .meta.config import MetaConfig as MetaConfig
+from .meta.state import MetaState as MetaState
+from .meta.state import initial_state as initial_state
 from .meta.update import meta_update as meta_update
 from .problem import Batch as Batch
 from .problem import Hyperparameter as Hyperparameter

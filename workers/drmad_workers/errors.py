@@ -4,7 +4,7 @@
     ├── ProblemError            the problem, a setting or the data cannot be used as stated
     ├── TrainingDiverged        the inner loss or the weights are no longer finite
     ├── HypergradientError      the backward pass ended without a direction to trust
-    │   ├── HypergradientDiverged   the adjoint |dw| left its bound on the way back
+    │   ├── HypergradientDiverged   the norm of the adjoint exceeded its bound
     │   ├── HypergradientNotFinite  the derivative by a hyperparameter is not
     │   ├── PathNotRecovered        reversing the training did not lead back to its start
     │   ├── CurvatureIndefinite     a solver met a direction of no positive curvature
@@ -13,6 +13,8 @@
 
 Every class keeps its arguments in `args`, so that it survives pickling between processes.
 """
+
+import math
 
 
 class EngineError(Exception):
@@ -60,33 +62,39 @@ class HypergradientError(EngineError):
 
 
 class HypergradientDiverged(HypergradientError):
-    """The adjoint grew past its bound, so that no direction is left in the hypergradient.
+    """The norm of the adjoint exceeded its bound, so that the hypergradient has no digits left.
 
     Attributes:
-        step: inner step at which the backward pass stood, 0-based.
-        norm: |dw| there (may be nan).
-        bound: what it must not exceed.
-        off_path: whether the method linearises at points beside the path of the training.
+        step: the inner step at which the norm exceeded its bound, 0-based.
+        norm: the norm there; it may be nan.
+        bound: the largest norm allowed; infinite where the norm must only be finite.
+        off_path: whether the method linearizes at points off the training trajectory.
+        what: "adjoint", or "tangent" in forward mode.
     """
 
-    def __init__(self, step: int, norm: float, bound: float, off_path: bool = False) -> None:
-        super().__init__(step, norm, bound, off_path)
+    def __init__(
+        self, step: int, norm: float, bound: float, off_path: bool = False, what: str = "adjoint"
+    ) -> None:
+        super().__init__(step, norm, bound, off_path, what)
         self.step = step
         self.norm = norm
         self.bound = bound
         self.off_path = off_path
+        self.what = what
 
     def __str__(self) -> str:
-        advice = (
-            "use contraction, a shorter horizon, more points (budget), or replay"
+        reason = (
+            "the gradient of the outer loss or a derivative of the training is not finite; lower "
+            "the learning rate, or shorten the horizon"
+            if self.bound == math.inf
+            else "the approximate trajectory amplifies the adjoint; use contraction, a shorter "
+            "horizon, a larger budget, or replay"
             if self.off_path
-            else "the training itself stretches it; lower the learning rate, or take a shorter "
+            else "gradients explode through training; lower the learning rate, or shorten the "
             "horizon"
         )
-        return (
-            f"|dw| must stay below {self.bound:.3g} in the backward pass, got {self.norm:.3g} at "
-            f"step {self.step}: {advice}"
-        )
+        limit = "is not finite" if self.bound == math.inf else f"exceeded {self.bound:.3g}"
+        return f"{self.what} norm {limit} at step {self.step} (got {self.norm:.3g}): {reason}"
 
 
 class HypergradientNotFinite(HypergradientError):

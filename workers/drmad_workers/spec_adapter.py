@@ -12,7 +12,7 @@ from drmad_workers.catalog.sources import tensors_of
 from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters import kinds
-from drmad_workers.meta.update import MetaConfig
+from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.run import TrainingConfig

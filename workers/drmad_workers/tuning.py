@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
 from drmad_workers.data.shards import Shards
+from drmad_workers.devices import resolve_device
 from drmad_workers.errors import HypergradientError, TrainingDiverged
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
@@ -25,10 +26,13 @@ from drmad_workers.hyperparameters.kinds import (
     bind_all,
     slots_of,
 )
-from drmad_workers.meta.update import MetaConfig, MetaState, finished, initial_state, meta_update
+from drmad_workers.meta.config import MetaConfig
+from drmad_workers.meta.loss_history import stop_reason
+from drmad_workers.meta.state import MetaState, initial_state
+from drmad_workers.meta.update import meta_update
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
-from drmad_workers.preflight.derivatives import check_problem, resolve_device
+from drmad_workers.preflight.derivatives import check_problem
 from drmad_workers.problem import Problem
 from drmad_workers.training.progress import Monitor, OnProgress
 from drmad_workers.training.run import TrainingConfig, TrainingRun
@@ -382,7 +386,7 @@ def tune(
     state = state or initial_state(tuner.hyperparameters)
     bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
     result = TuningResult()
-    while finished(state, meta) is None:
+    while stop_reason(state, meta) is None:
         iteration, values = state.iteration, state.hyperparameters
         evaluation = tuner.evaluate(values, iteration, choice=state.choice)
         if on_iteration is not None:

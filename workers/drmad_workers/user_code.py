@@ -1,4 +1,4 @@
-"""The user's own code on a worker: unpacked once, imported, asked for its problem."""
+"""Unpacks a job's code on a worker, imports it, and builds the problem that it defines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drmad_workers.problem import Problem
 
 
 class UserCodeError(Exception):
-    """The user's code raised; `traceback` is trimmed to its own frames."""
+    """The user's code raised an exception; `traceback` contains only the frames of that code."""
 
     def __init__(self, message: str, trimmed: str) -> None:
         super().__init__(message, trimmed)
@@ -30,74 +30,76 @@ class UserCodeError(Exception):
 
 
 def unpacked(content: bytes, base: Path | None = None) -> Path:
-    """A folder of this machine that holds the archive's files, the same for the same archive.
+    """The folder with the files of the archive; the same archive is unpacked only once.
 
     Raises:
-        ProblemError: the archive must not be opened.
+        ProblemError: the archive is damaged, or it is not safe to unpack.
     """
     base = base or Path(tempfile.gettempdir()) / "drmad-code"
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = base / hashlib.sha256(content).hexdigest()
     if folder.is_dir():
         return folder
-    being_made = Path(tempfile.mkdtemp(dir=base))
+    unfinished = Path(tempfile.mkdtemp(dir=base))
     try:
-        archives.unpack(content, being_made)
-        being_made.rename(folder)
+        archives.unpack(content, unfinished)
+        unfinished.rename(folder)
     except archives.CodeError as error:
         raise ProblemError(str(error), "problem.code") from error
     except OSError:
-        if not folder.is_dir():  # else another replica on this machine was first
+        if not folder.is_dir():  # otherwise another replica on this machine unpacked it first
             raise
     finally:
-        shutil.rmtree(being_made, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
 def load_problem(folder: Path, entrypoint: str, options: Mapping[str, Any]) -> Problem:
-    """What `module:function` returns when it is called with the options.
+    """Calls `module:function` with the options and returns the problem that it builds.
 
-    The folder goes to the front of the import path of this process, which therefore must serve no
-    other code.
+    The folder becomes the first entry of this process's import path. The process must therefore not
+    load any other job's code.
 
     Raises:
-        ProblemError: no such module or function, or it returned no Problem.
-        UserCodeError: importing or calling it raised.
+        ProblemError: the module or the function does not exist, or it did not return a Problem.
+        UserCodeError: the import or the call raised an exception.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     module_name, _, function_name = entrypoint.partition(":")
     top = module_name.split(".")[0]
     if not any((folder / name).exists() for name in (f"{top}.py", top)):
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:10])
+        files = ", ".join(sorted(p.name for p in folder.iterdir())[:10])
         raise ProblemError(
-            f"the code has no module {top!r}; it holds: {there}", "problem.entrypoint"
+            f"entrypoint must name a module of the code, got {top!r}; the code contains: {files}",
+            "problem.entrypoint",
         )
     try:
         module = importlib.import_module(module_name)
         build = getattr(module, function_name, None)
         if not callable(build):
             raise ProblemError(
-                f"{module_name} must define a function {function_name!r} that returns a Problem",
+                f"entrypoint must name a function of {module_name}, got {function_name!r}: define "
+                "it, and return a Problem from it",
                 "problem.entrypoint",
             )
         problem = build(**options)
     except ProblemError:
         raise
     except (Exception, SystemExit) as error:
-        if ran_out_of_memory(error):  # no mistake in the code
+        if ran_out_of_memory(error):  # the code itself may be correct
             raise
         raise user_error(error, folder) from error
     if not isinstance(problem, Problem):
         raise ProblemError(
-            f"{entrypoint} must return a drmad_workers Problem, got {type(problem).__name__}",
+            f"{entrypoint} must return a drmad_workers.Problem, got {type(problem).__name__}",
             "problem.entrypoint",
         )
     return problem
 
 
 def user_error(error: BaseException, folder: Path) -> UserCodeError:
-    """The error with the frames of the user's files alone."""
+    """The error as a UserCodeError that contains only the frames of the user's files."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -63,7 +63,7 @@ def schedule(
         data_dir=data_folder(data_dir, home),
     )
     from drmad_service.operations.ray_start import start_ray
-    from drmad_service.scheduling.replica_group import RayLost
+    from drmad_service.scheduling.ray_cluster import RayLost
 
     start_ray(settings.ray_address, settings.cpus)
     try:

@@ -48,7 +48,7 @@ DRMAD = Shortcut(
 
 @pytest.fixture(autouse=True)
 def paths_are_never_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "PATH_BYTES", 0)
+    monkeypatch.setattr(auto, "STORED_BYTES", 0)
 
 
 def run(
@@ -113,7 +113,7 @@ def test_auto_replays_where_nothing_else_is_trusted() -> None:
 def test_a_small_path_is_stored_in_the_place_of_being_replayed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(auto, "PATH_BYTES", 2**20)
+    monkeypatch.setattr(auto, "STORED_BYTES", 2**20)
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     first = tuner.evaluate(tuner.initial_values(), 0)
     assert first.choice is not None

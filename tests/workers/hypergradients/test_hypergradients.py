@@ -271,18 +271,18 @@ def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
     assert 0.0 < float(gradient.norm()) < 10.0
 
 
-@pytest.mark.parametrize("knots", [1, 2, 7, 30])
-def test_knots_stand_apart_and_crowd_towards_the_end(knots: int) -> None:
-    steps = node_steps(10, 40, knots)
+@pytest.mark.parametrize("nodes", [1, 2, 7, 30])
+def test_nodes_are_distinct_and_denser_towards_the_end(nodes: int) -> None:
+    steps = node_steps(10, 40, nodes)
     assert steps[0] == 10
-    assert len(set(steps)) == knots
+    assert len(set(steps)) == nodes
     assert steps == sorted(steps)
     assert steps[-1] < 40
     assert node_steps(0, 5, 100) == [0, 1, 2, 3, 4]
     assert node_steps(0, 1000, 4) == [0, 438, 750, 938]
 
 
-def test_a_knot_is_the_mean_of_its_window() -> None:
+def test_a_node_is_the_mean_of_its_window() -> None:
     """On a path that the polyline of window means passes through: a straight one."""
     training = replace(TRAINING, steps=40, momentum=0.0, learning_rate=1e-6)
     methods = (

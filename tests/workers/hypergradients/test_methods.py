@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import get_args
 
 import pytest
@@ -38,14 +39,13 @@ from drmad_workers import (
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
-from drmad_workers.hypergradients.reversible import FixedPointMomentum
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.objective.products import Hvp
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.optimizers import Optimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
-from drmad_workers.trajectory.fixed_point import to_fixed
+from drmad_workers.trajectory.fixed_point import FixedPointMomentum, to_fixed
 from tests.workers.small import (
     as_given,
     finite_difference,
@@ -94,6 +94,19 @@ def test_exact_methods_agree(training: TrainingConfig, chosen: set[int], seed: i
         for name, gradient in expected.items():
             error = float((found.hypergradient[name] - gradient).abs().max())
             assert error < 1e-10 * max(1e-3, float(gradient.abs().max())), method.name
+
+
+def test_forward_bounds_no_tangent_by_rounding_errors() -> None:
+    """Adam's first step does not depend on its momentum: the first tangent is a rounding error."""
+    for steps, rate in product((3, 12), (0.01, 0.1, 0.3)):
+        training = TrainingConfig("adam", steps, 12, learning_rate=rate, momentum=0.75)
+        tuners = [
+            tuner_of(mixing_problem(), [Momentum(per="layer")], training, method)
+            for method in (Replay(), Forward())
+        ]
+        values = shaken(tuners[0], 0.2)
+        expected, found = (tuner.evaluate(values, 0).hypergradient["momentum"] for tuner in tuners)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", EXACT)

@@ -1,4 +1,4 @@
-"""`fidelity.check`, and the shortcut's own means: Gauss-Newton, strides, growth."""
+"""`compare_with_exact`, and the shortcut's own means: Gauss-Newton, strides, growth."""
 
 import json
 
@@ -18,7 +18,7 @@ from drmad_workers import (
 )
 from drmad_workers.hypergradients.method import CONTRACTION, Adjoint, Curvature
 from drmad_workers.hyperparameters.kinds import Kind, LearningRate, TrainingData
-from drmad_workers.preflight.fidelity import check
+from drmad_workers.preflight.fidelity import compare_with_exact
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
@@ -42,14 +42,16 @@ DRMAD = Shortcut(
 )
 
 
-def test_check_tells_every_method_against_replay() -> None:
+def test_every_method_is_compared_with_replay() -> None:
     methods = [
         Shortcut(horizon=6),
         Shortcut(),
         Replay(horizon=30),
         Shortcut(interpolation_nodes=15),
     ]
-    report = check(small_problem(), [SampleWeight()], TRAINING, methods, 7, dtype=torch.float64)
+    report = compare_with_exact(
+        small_problem(), [SampleWeight()], TRAINING, methods, 7, dtype=torch.float64
+    )
     assert report.exact.figure.cosine == pytest.approx(1.0)
     assert report.exact.figure.cost == 4.0
     assert [p.figure.cost for p in report.predictions] == pytest.approx([1.2, 3.0, 2.5, 3.0])
@@ -61,19 +63,19 @@ def test_check_tells_every_method_against_replay() -> None:
     copy = 8 * (4 * 5 + 5 + 5 * 3 + 3)
     assert report.predictions[1].path_bytes == round((1 + 20 * 2.5 / 32) * copy)
     assert report.predictions[3].path_bytes == 16 * copy
-    told = json.loads(json.dumps(report.as_dict()))
-    assert told["predictions"][0]["figure"]["method"]["horizon"] == 6
-    assert told["predictions"][0]["doubtful"] is report.predictions[0].doubtful
+    fields = json.loads(json.dumps(report.as_dict()))
+    assert fields["predictions"][0]["figure"]["method"]["horizon"] == 6
+    assert fields["predictions"][0]["doubtful"] is report.predictions[0].doubtful
 
 
-def test_check_measures_what_auto_would_try_unless_told_otherwise() -> None:
-    report = check(small_problem(), [SampleWeight()], TRAINING, dtype=torch.float64)
+def test_the_candidates_of_auto_are_compared_by_default() -> None:
+    report = compare_with_exact(small_problem(), [SampleWeight()], TRAINING, dtype=torch.float64)
     horizons = [p.figure.method["horizon"] for p in report.predictions]
     assert horizons == [6, 15, 30, None]
     assert report.predictions[-1].figure.cosine == pytest.approx(1.0, abs=0.05)
 
 
-def test_check_tells_a_method_that_diverges_without_failing() -> None:
+def test_a_method_that_diverges_is_reported_and_does_not_fail_the_comparison() -> None:
     problem = small_problem()
     problem.train = (3.0 * problem.train[0], problem.train[1])
     problem.valid = (3.0 * problem.valid[0], problem.valid[1])
@@ -82,16 +84,18 @@ def test_check_tells_a_method_that_diverges_without_failing() -> None:
         tuner_of(problem, [SampleWeight()], wild, DRMAD).evaluate(
             tuner_of(problem, [SampleWeight()], wild).initial_values(), 0
         )
-    report = check(problem, [SampleWeight()], wild, [DRMAD], dtype=torch.float64)
-    (told,) = report.predictions
-    assert told.doubtful
-    assert told.job_seconds is None
-    assert told.figure.cosine is None
+    report = compare_with_exact(problem, [SampleWeight()], wild, [DRMAD], dtype=torch.float64)
+    (prediction,) = report.predictions
+    assert prediction.doubtful
+    assert prediction.job_seconds is None
+    assert prediction.figure.cosine is None
 
 
-def test_check_refuses_a_method_that_does_not_fit() -> None:
+def test_the_comparison_refuses_a_method_that_does_not_fit() -> None:
     with pytest.raises(ProblemError, match="learning_rate"):
-        check(small_problem(), [LearningRate(per="step")], TRAINING, [Shortcut(horizon=5)])
+        compare_with_exact(
+            small_problem(), [LearningRate(per="step")], TRAINING, [Shortcut(horizon=5)]
+        )
 
 
 def run_of(problem: object = None) -> TrainingRun:

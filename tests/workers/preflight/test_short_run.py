@@ -64,14 +64,14 @@ def digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:12]
 
 
-def tried(folder: Path, code: str, **changes: Any) -> PreflightReport:
+def report_on(folder: Path, code: str, **changes: Any) -> PreflightReport:
     """Each code as a module of its own name, as one process serves them all here."""
     (folder / f"m{digest(code)}.py").write_text(code)
     return PreflightReport.model_validate(preflight(job(code, **changes), code=folder))
 
 
 def test_a_good_job_is_described_and_what_it_takes_predicted(tmp_path: Path) -> None:
-    report = tried(tmp_path, GOOD)
+    report = report_on(tmp_path, GOOD)
     assert report.hyperparameters == {"mixing": [3, 3]}
     assert report.steps == 20
     assert report.method == "shortcut"
@@ -85,10 +85,10 @@ def test_a_good_job_is_described_and_what_it_takes_predicted(tmp_path: Path) -> 
 
 def test_what_a_whole_path_takes_is_added_to_what_was_measured(tmp_path: Path) -> None:
     steps = {"training": {"steps": 1_000_000, "batch_size": 10}}
-    long = tried(tmp_path, GOOD, hypergradient={"method": "stored"}, **steps)
+    long = report_on(tmp_path, GOOD, hypergradient={"method": "stored"}, **steps)
     weights = 4 * 5 + 5 + 5 * 3 + 3
     assert long.memory_bytes > (1_000_000 - 20) * weights * 4
-    assert long.memory_bytes > 1e5 * tried(tmp_path, GOOD).steps
+    assert long.memory_bytes > 1e5 * report_on(tmp_path, GOOD).steps
 
 
 def test_a_preflight_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_preflight_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
     tuner = spec_adapter.tuner(spec, built=problem)
     before = tuner.evaluate(tuner.initial_values(), 0)
     given = {name: value.clone() for name, value in problem.model.state_dict().items()}
-    tried_here = short_run.tried(spec, problem, tuner)
-    assert tried_here["hyperparameters"] == {"mixing": [3, 3]}
+    found = short_run.report(spec, problem, tuner)
+    assert found["hyperparameters"] == {"mixing": [3, 3]}
     for name, value in problem.model.state_dict().items():
         assert torch.equal(value, given[name]), name
     after = tuner.evaluate(tuner.initial_values(), 0)
@@ -113,7 +113,7 @@ def test_a_preflight_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
 
 def test_auto_is_tried_with_what_it_measures(tmp_path: Path) -> None:
     kinds = [{"kind": "tensor", "name": "mixing"}]
-    report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
+    report = report_on(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
     assert report.fidelity
     assert all(cosine is None or -1.001 <= cosine <= 1.001 for cosine in report.fidelity.values())
 
@@ -121,7 +121,7 @@ def test_auto_is_tried_with_what_it_measures(tmp_path: Path) -> None:
 def test_schedules_over_all_steps_are_tried_by_the_exact_method(tmp_path: Path) -> None:
     """A shortcut over all steps would cost as much, so that there is nothing to measure."""
     kinds = [{"kind": "learning_rate", "per": "step"}, {"kind": "tensor", "name": "mixing"}]
-    report = tried(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
+    report = report_on(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})
     assert report.hyperparameters["learning_rate"] == [200]
     assert (report.method, report.fidelity) == ("stored", {})
 
@@ -146,11 +146,11 @@ def test_every_fault_is_found_before_a_gpu_is_asked_for(
 ) -> None:
     assert old in GOOD
     with pytest.raises((UserCodeError, ProblemError)) as caught:
-        tried(tmp_path, GOOD.replace(old, new))
+        report_on(tmp_path, GOOD.replace(old, new))
     assert words in str(caught.value)
     assert isinstance(caught.value, error)
 
 
 def test_a_hyperparameter_that_is_not_connected_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match="'idle'"):
-        tried(tmp_path, GOOD, hyperparameters=[{"kind": "tensor", "name": "idle"}])
+        report_on(tmp_path, GOOD, hyperparameters=[{"kind": "tensor", "name": "idle"}])

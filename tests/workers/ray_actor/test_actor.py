@@ -13,7 +13,8 @@ import torch
 
 from drmad_workers import spec_adapter
 from drmad_workers.errors import ProblemError, TrainingDiverged
-from drmad_workers.ray_actor import actor, failures
+from drmad_workers.ray_actor import failures
+from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure
 
 
@@ -105,6 +106,6 @@ def test_process_at_its_memory_limit_says_so_itself() -> None:
 def test_a_limit_below_what_a_worker_itself_takes_is_refused_by_name() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(ProblemError, match=r"resources\.memory_bytes must be at least") as caught:
-        actor._limit_memory(1 << 20)
+        limit_memory(1 << 20)
     assert caught.value.field == "resources.memory_bytes"
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

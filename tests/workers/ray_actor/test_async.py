@@ -17,9 +17,10 @@ import yaml
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.catalog import Places
-from drmad_workers.meta.update import initial_state
+from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step
 from drmad_workers.ray_actor.messages import ReplicaResult, RollbackRequired, StepResult
+from drmad_workers.ray_actor.packed_state import pack, unpack
 from drmad_workers.tuning import Tuner
 
 JOB = Path(__file__).parents[3] / "examples" / "clean-mnist.yaml"
@@ -46,7 +47,7 @@ def mnist_job(seed: int, mode: str) -> tuple[JobSpec, list[Tuner]]:
 
 
 def result(tuner: Tuner, replica: int, state: Any, iteration: int, draw: int) -> ReplicaResult:
-    values = outer_step.unpacked(state).hyperparameters
+    values = unpack(state).hyperparameters
     evaluation = tuner.evaluate(values, iteration, draw=draw)
     sizes = (tuner.train_examples.rows, tuner.valid_examples.rows)
     return ReplicaResult(replica, evaluation, *sizes, "node", "cpu")
@@ -55,7 +56,7 @@ def result(tuner: Tuner, replica: int, state: Any, iteration: int, draw: int) ->
 def in_rounds(seed: int) -> float:
     """The best validation loss of so many rounds."""
     spec, tuners = mnist_job(seed, "sync")
-    state = outer_step.pack(initial_state(tuners[0].hyperparameters))
+    state = pack(initial_state(tuners[0].hyperparameters))
     losses: list[float] = []
     for iteration in range(ITERATIONS):
         results = [result(t, r, state, iteration, iteration) for r, t in enumerate(tuners)]
@@ -73,7 +74,7 @@ def as_they_arrive(seed: int) -> tuple[float, list[int]]:
     """
     spec, tuners = mnist_job(seed, "async")
     chance = random.Random(seed)
-    state = outer_step.pack(initial_state(tuners[0].hyperparameters))
+    state = pack(initial_state(tuners[0].hyperparameters))
     flights: list[tuple[float, int, int, ReplicaResult]] = []
     updates = 0
     losses: list[float] = []

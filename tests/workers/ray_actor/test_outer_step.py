@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
-from drmad_workers.meta.update import initial_state
+from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step
 from drmad_workers.ray_actor.messages import (
     PackedState,
@@ -19,6 +19,7 @@ from drmad_workers.ray_actor.messages import (
     RollbackRequired,
     StepResult,
 )
+from drmad_workers.ray_actor.packed_state import pack, unpack
 
 ROWS, COUNT = 61, 3
 INFOS = [
@@ -49,7 +50,7 @@ def spec(**replicas: object) -> JobSpec:
 
 @pytest.fixture(scope="module")
 def begun() -> PackedState:
-    return outer_step.pack(initial_state(spec_adapter.tuner(spec()).hyperparameters))
+    return pack(initial_state(spec_adapter.tuner(spec()).hyperparameters))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def results(begun: PackedState) -> list[ReplicaResult]:
     found = []
     for replica in range(COUNT):
         tuner = spec_adapter.tuner(spec(), replica)
-        evaluation = tuner.evaluate(outer_step.unpacked(begun).hyperparameters, 0)
+        evaluation = tuner.evaluate(unpack(begun).hyperparameters, 0)
         sizes = (tuner.train_examples.rows, tuner.valid_examples.rows)
         found.append(ReplicaResult(replica, evaluation, *sizes, "node", "cpu"))
     return found
@@ -70,7 +71,7 @@ def shard(replica: int) -> Tensor:
 
 
 def moved(begun: PackedState, after: PackedState, name: str = "sample_weight") -> Tensor:
-    before, now = outer_step.unpacked(begun), outer_step.unpacked(after)
+    before, now = unpack(begun), unpack(after)
     return now.hyperparameters[name] - before.hyperparameters[name]
 
 
@@ -125,7 +126,7 @@ def test_arrivals_move_what_their_replica_holds_and_are_judged_together(
     step = outer_step.arrivals_step(job, INFOS, begun, state, 0, results, [0, 1, 2])
     assert isinstance(step, StepResult)
     assert torch.equal(moved(begun, step.state), moved(begun, state))
-    assert outer_step.unpacked(step.state).iteration == 1
+    assert unpack(step.state).iteration == 1
     losses = [result.evaluation.validation_loss for result in results]
     assert step.record["validation_loss"] == pytest.approx(sum(losses) / COUNT)
     assert [figures["staleness"] for figures in step.record["replicas"]] == [0, 1, 2]

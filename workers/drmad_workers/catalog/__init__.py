@@ -1,4 +1,4 @@
-"""Built-in data sets and models, and the problems made of them."""
+"""Built-in data sets and models, and the problems built from them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,14 +23,14 @@ def build_problem(
     seed: int = 0,
     places: Places | None = None,
 ) -> Problem:
-    """A catalogued model on a catalogued data set, classified by cross entropy.
+    """Classification with a model and a data set of the catalog, by cross entropy.
 
     Args:
         model, data: {"name": ..., and the options of `build_model` and `load_data`}.
-        seed: of the weights that the model is built with (each training run draws its own).
-        places: where data may be read.
+        seed: the seed of the model's weights; every training run draws weights of its own.
+        places: the folders from which data may be read.
     Raises:
-        ProblemError: an unknown name or option, or files that are not there.
+        ProblemError: an unknown name or option, or missing files.
     """
     data_options = {name: value for name, value in data.items() if name != "name"}
     model_options = {name: value for name, value in model.items() if name != "name"}
@@ -57,12 +57,14 @@ def build_problem(
 def label_noise_diagnostics(
     wrong: Tensor,
 ) -> dict[str, Callable[[Mapping[str, Tensor]], float | None]]:
-    """How well sample weights tell wrong labels from right ones; None where there are no weights.
+    """How well sample weights separate wrong labels from right ones.
 
-    `label_noise_precision`: of the n lowest weights, n the number of wrong labels, the share
-    that is wrong. `label_noise_auc`: the probability that a wrong label weighs less than a right
-    one, ties counting half. `wrong` is a mask of shape (training examples,); the weights are the
-    first hyperparameter of that shape that is not a schedule over as many steps.
+    `label_noise_precision` is the fraction of wrong labels among the n lowest weights, where n is
+    the number of wrong labels. `label_noise_auc` is the probability that a wrong label has a lower
+    weight than a right one; ties count half. Both are None without sample weights.
+
+    `wrong` is a mask of shape (training examples,). The weights are the first hyperparameter of
+    that shape that is not a schedule over equally many steps.
     """
 
     def precision(values: Mapping[str, Tensor]) -> float | None:

@@ -1,4 +1,4 @@
-"""Built-in data sets, their splits, and labels made wrong on purpose."""
+"""Built-in data sets, their splits, and synthetic label noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +16,15 @@ from drmad_workers.errors import ProblemError
 
 @dataclass(frozen=True)
 class Split:
-    """A data set as a problem takes it.
+    """A data set, split into training, validation and test examples.
 
     Attributes:
-        train, valid, test: (inputs, targets); test is None when no examples were asked for.
-        classes: number of classes.
-        input_shape: of one example.
-        wrong: mask of the training examples whose label is wrong on purpose, or None without noise.
-        image: (channels, rows, columns) of one example, where it is a picture.
+        train, valid, test: (inputs, targets); test is None if no test examples were requested.
+        classes: the number of classes.
+        input_shape: the shape of one example.
+        wrong: the mask of the training examples whose label was replaced by a wrong one; None
+            without label noise.
+        image: (channels, rows, columns) of one example, if it is an image.
     """
 
     train: Pair
@@ -36,12 +37,16 @@ class Split:
 
 
 def load_data(name: str, options: Mapping[str, Any], places: Places | None = None) -> Split:
-    """A catalogued data set, split and made noisy as a function of the options alone.
+    """A data set of the catalog with its split and label noise, as a function of the options.
 
-    Options of all: train, valid, test (numbers of examples), seed (of the split and the noise),
-    label_noise (share of the training labels replaced by a random class, which leaves some of them
-    right), drop_noisy (train only on the examples whose labels are right). Some take `folder`,
-    `standardize`, `dataset` and `version`, `data` or `path` too, as spec.data_sets says.
+    Every data set takes train, valid, test (numbers of examples), seed (of the split and the
+    noise), label_noise (the fraction of the training labels that are replaced by a random class,
+    which leaves some of them right), and drop_noisy (train only on examples with right labels).
+    Some take `folder`, `standardize`, `dataset` and `version`, `data` or `path`; see
+    drmad_client.spec.data_sets.
+
+    Raises:
+        ProblemError: an unknown name or option, or data that are missing or damaged.
     """
     if name not in DATA_SETS:
         raise ProblemError(
@@ -59,7 +64,10 @@ def load_data(name: str, options: Mapping[str, Any], places: Places | None = Non
 
 
 def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
-    """Disjoint parts of a seeded shuffle; the test part comes from the data set's own, if any."""
+    """Splits a seeded permutation of the examples into disjoint parts.
+
+    The test examples are drawn from the data set's own test examples, if it has any.
+    """
     sizes = {part: int(options[part]) for part in ("train", "valid", "test")}
     for part, least in (("train", 1), ("valid", 1), ("test", 0)):
         if sizes[part] < least:
@@ -68,14 +76,20 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
             )
     seeds = np.random.SeedSequence(int(options["seed"])).spawn(3)
     draw_split, draw_test, draw_noise = (np.random.default_rng(seed) for seed in seeds)
-    asked = sizes["train"] + sizes["valid"] + (0 if raw.test else sizes["test"])
-    limit("train + valid" + ("" if raw.test else " + test"), asked, len(raw.targets), name)
+    requested = sizes["train"] + sizes["valid"] + (0 if raw.test else sizes["test"])
+    require_available(
+        "train + valid" + ("" if raw.test else " + test"), requested, len(raw.targets), name
+    )
     order = torch.from_numpy(draw_split.permutation(len(raw.targets)))
     known = sizes["train"] + sizes["valid"]
-    train, valid, rest = order[: sizes["train"]], order[sizes["train"] : known], order[known:asked]
+    train, valid, rest = (
+        order[: sizes["train"]],
+        order[sizes["train"] : known],
+        order[known:requested],
+    )
     test: Pair | None = (raw.inputs[rest], raw.targets[rest])
     if raw.test is not None:
-        limit("test", sizes["test"], len(raw.test[1]), name)
+        require_available("test", sizes["test"], len(raw.test[1]), name)
         rows = torch.from_numpy(draw_test.permutation(len(raw.test[1])))[: sizes["test"]]
         test = (raw.test[0][rows], raw.test[1][rows])
     inputs, targets = raw.inputs[train], raw.targets[train]
@@ -102,7 +116,7 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
 
 
 def image_of(shape: Sequence[int]) -> Image | None:
-    """(channels, rows, columns) of examples of this shape, where they are pictures."""
+    """(channels, rows, columns) of examples of this shape; None if they are not images."""
     match tuple(shape):
         case (rows, columns):
             return 1, rows, columns
@@ -114,9 +128,9 @@ def image_of(shape: Sequence[int]) -> Image | None:
 def replace_labels(
     targets: Tensor, share: float, classes: int, draw: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Replaces round(share · rows) labels by a uniformly random class, now and then the same.
+    """Replaces round(share · rows) labels by a uniformly random class, which may be the same.
 
-    Returns the labels and the mask of those that are wrong now, both of shape (rows,).
+    Returns the labels and the mask of the wrong ones, both of shape (rows,).
     """
     rows = len(targets)
     chosen = torch.from_numpy(draw.permutation(rows)[: round(share * rows)])
@@ -125,16 +139,17 @@ def replace_labels(
     return noisy, noisy != targets
 
 
-def limit(what: str, asked: int, there: int, name: str) -> None:
-    if asked > there:
+def require_available(what: str, requested: int, available: int, name: str) -> None:
+    if requested > available:
         raise ProblemError(
-            f"{what} must be at most the {there} examples that {name} has here, got {asked}",
+            f"{what} must be at most {available}, the number of examples of {name}, got "
+            f"{requested}",
             "problem.data.train" if what != "test" else "problem.data.test",
         )
 
 
 def standardized(split: Split) -> Split:
-    """Inputs shifted and scaled to mean 0 and deviation 1 of the training part, each by itself."""
+    """Shifts and scales each input to mean 0 and deviation 1 over the training examples."""
     train = split.train[0]
     mean, deviation = train.mean(dim=0), train.std(dim=0, correction=0)
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -153,14 +168,14 @@ def _sizes(train: int, valid: int, test: int, **more: Any) -> dict[str, Any]:
     return {"train": train, "valid": valid, "test": test, **_COMMON, **more}
 
 
-# Where only a worker knows the size, the parts have no defaults: zero examples are refused.
-_PICTURES = _sizes(50_000, 10_000, 10_000, folder=None)
+# Only a worker knows the size of these data sets: the user must state the numbers of examples.
+_IMAGES = _sizes(50_000, 10_000, 10_000, folder=None)
 _UNKNOWN = _sizes(0, 0, 0)
 
 DATA_SETS: dict[str, tuple[Source, dict[str, Any]]] = {
     "digits": (sources.bundled("load_digits", 16.0, (1, 8, 8)), _sizes(1000, 300, 497)),
-    "mnist": (sources.idx_files("mnist", "mnist_784"), _PICTURES),
-    "fashion_mnist": (sources.idx_files("fashion_mnist", "Fashion-MNIST"), _PICTURES),
+    "mnist": (sources.idx_files("mnist", "mnist_784"), _IMAGES),
+    "fashion_mnist": (sources.idx_files("fashion_mnist", "Fashion-MNIST"), _IMAGES),
     "cifar10": (sources.cifar10, _sizes(40_000, 10_000, 10_000)),
     "breast_cancer": (
         sources.bundled("load_breast_cancer"),

@@ -1,4 +1,4 @@
-"""Files as MNIST has them: IDX format, gzip or plain, from an allowed folder."""
+"""Reads image and label files in the IDX format of MNIST, plain or compressed with gzip."""
 
 import gzip
 import math
@@ -14,56 +14,56 @@ from drmad_workers.errors import ProblemError
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 PREFIXES = ("train", "t10k")
-"""The two pairs of files: 60,000 and 10,000 examples."""
-
+"""The prefixes of the training files (60,000 examples) and the test files (10,000)."""
 
 WANTED = "train-images-idx3-ubyte, train-labels-idx1-ubyte (or the t10k- pair), plain or .gz"
 
 
 def read_pairs(subfolder: str, folder: str | None, places: Places) -> list[Arrays]:
-    """(images, labels) of the training files and of the test files, or of the pair that is there.
+    """(images, labels) of the training files and of the test files, as far as they exist.
 
-    Looks in `folder`, which must lie below a data root, else in <root>/<subfolder> of every root
-    (MNIST also in <root>). Empty when there are none and no folder was named.
+    The function searches `folder`, which must be below a data root. Without a folder it searches
+    <root>/<subfolder> of every data root, for MNIST also <root>, and returns an empty list if it
+    finds no files.
 
     Raises:
-        ProblemError: the folder is not allowed or holds none, or the files are damaged.
+        ProblemError: the folder is not allowed or contains no such files, or a file is damaged.
     """
     field = "problem.data.folder"
     roots = [root.resolve() for root in places.roots]
-    looked = (
-        _looked(subfolder, places) if folder is None else [places.below(folder, "folder", field)]
+    searched = (
+        _searched(subfolder, places) if folder is None else [places.below(folder, "folder", field)]
     )
-    for place in looked:
-        pairs = [pair for prefix in PREFIXES if (pair := find_pair(place, prefix, roots))]
+    for directory in searched:
+        pairs = [pair for prefix in PREFIXES if (pair := find_pair(directory, prefix, roots))]
         if pairs:
             return [read_pair(*pair) for pair in pairs]
     if folder is not None:
-        raise ProblemError(f"folder must hold {WANTED}; found neither in {looked[0]}", field)
+        raise ProblemError(f"folder must contain {WANTED}; found neither in {searched[0]}", field)
     return []
 
 
 def missing(subfolder: str, places: Places) -> str:
-    """What to do where there are no files and nobody to ask for them."""
-    looked = ", ".join(map(str, _looked(subfolder, places)))
+    """The advice to append to an error when the files are missing and cannot be downloaded."""
+    searched = ", ".join(map(str, _searched(subfolder, places)))
     return (
-        f"; or put {WANTED} into a data root (looked in "
-        f"{looked or 'no folder, as no data root is configured'})"
+        f"; or put {WANTED} into a data root (searched: "
+        f"{searched or 'no folder, because no data root is configured'})"
     )
 
 
-def _looked(subfolder: str, places: Places) -> list[Path]:
+def _searched(subfolder: str, places: Places) -> list[Path]:
     roots = [root.resolve() for root in places.roots]
     plain = subfolder == "mnist"
-    return [place for root in roots for place in (root / subfolder, *([root] if plain else []))]
+    return [found for root in roots for found in (root / subfolder, *([root] if plain else []))]
 
 
-def find_pair(place: Path, prefix: str, roots: Sequence[Path]) -> tuple[Path, Path] | None:
-    """The image and the label file of a prefix; links that lead out of the roots do not count."""
+def find_pair(directory: Path, prefix: str, roots: Sequence[Path]) -> tuple[Path, Path] | None:
+    """The image and the label file of a prefix; links to targets outside the roots are ignored."""
     found: list[Path] = []
     for kind in ("images-idx3", "labels-idx1"):
         names = [f"{prefix}-{kind}-ubyte{suffix}" for suffix in ("", ".gz")]
-        files = [(place / name).resolve() for name in names if (place / name).is_file()]
+        files = [(directory / name).resolve() for name in names if (directory / name).is_file()]
         files = [file for file in files if any(file.is_relative_to(root) for root in roots)]
         if not files:
             return None
@@ -75,8 +75,8 @@ def read_pair(images: Path, labels: Path) -> Arrays:
     pictures, classes = read_idx(images), read_idx(labels)
     if pictures.ndim != 3 or classes.shape != pictures.shape[:1]:
         raise ProblemError(
-            f"{images.name} and {labels.name} must hold images and as many labels, got shapes "
-            f"{pictures.shape} and {classes.shape}",
+            f"{images.name} and {labels.name} must contain images and equally many labels, got "
+            f"shapes {pictures.shape} and {classes.shape}",
             "problem.data.folder",
         )
     return pictures, classes.astype(np.int64)
@@ -89,13 +89,16 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError) as error:
-        raise ProblemError(f"{path} cannot be read: {error}", "problem.data.folder") from error
+        raise ProblemError(
+            f"{path} must be readable, got {error}", "problem.data.folder"
+        ) from error
     dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     head = 4 + 4 * dimensions
     sizes = [int(size) for size in np.frombuffer(content[4:head].ljust(4 * dimensions), ">u4")]
     if not dimensions or len(content) != head + math.prod(sizes):
         raise ProblemError(
-            f"{path} must be an IDX file of bytes, plain or gzip: copy it again",
+            f"{path} must be an IDX file of unsigned bytes, plain or gzip, and its size must match "
+            "its header: copy the file again",
             "problem.data.folder",
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(sizes).copy()

@@ -14,7 +14,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [50], "activation": "tanh"},
     "cnn": {"channels": [8, 16], "activation": "relu", "batch_norm": False},
 }
-"""By name, the options and their defaults."""
+"""The options of each model with their defaults, by name of the model."""
 
 
 def build_model(
@@ -24,14 +24,14 @@ def build_model(
     classes: int,
     image: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A catalogued model with fresh weights; torch's own initialisation, uniform in ± 1/√fan_in.
+    """A model of the catalog with fresh weights, by torch's default initialization.
 
-    `mlp`: hidden (list of layer widths), activation ("tanh" or "relu").
-    `cnn`: channels (of each convolution), activation, batch_norm.
+    `mlp` takes hidden (a list of layer widths) and activation ("tanh" or "relu").
+    `cnn` takes channels (of each convolution), activation and batch_norm.
 
     Args:
-        input_shape: of one example.
-        image: (channels, rows, columns) of one example, where it is a picture.
+        input_shape: the shape of one example.
+        image: (channels, rows, columns) of one example, if it is an image.
     Raises:
         ProblemError: an unknown name or option, or one that does not fit the data.
     """
@@ -55,8 +55,8 @@ def build_model(
         return mlp(given["hidden"], given["activation"], input_shape, classes)
     if image is None:
         raise ProblemError(
-            "cnn needs pictures, examples of shape (channels, rows, columns) or (rows, columns), "
-            f"got shape {tuple(input_shape)}; use mlp",
+            "cnn needs images, examples of shape (channels, rows, columns) or (rows, columns), "
+            f"got shape {tuple(input_shape)}: use mlp",
             "problem.model.name",
         )
     network = cnn(given["channels"], given["activation"], given["batch_norm"], image, classes)
@@ -80,7 +80,7 @@ def mlp(
 def cnn(
     channels: Sequence[int], activation: str, batch_norm: bool, image: Sequence[int], classes: int
 ) -> nn.Sequential:
-    """Mean pooling, which is smooth: the derivatives of the derivatives go through it."""
+    """Convolutions with mean pooling, which unlike max pooling has smooth derivatives."""
     _require_sizes(channels, "channels", "numbers of channels")
     before, rows, columns = image
     layers: list[nn.Module] = []
@@ -92,8 +92,8 @@ def cnn(
         before, rows, columns = after, rows // 2, columns // 2
     if not rows or not columns:
         raise ProblemError(
-            f"{len(channels)} convolutions need pictures of at least {2 ** len(channels)} rows and "
-            f"columns, got {tuple(image[1:])}; ask for fewer channels",
+            f"{len(channels)} convolutions need images of at least {2 ** len(channels)} rows and "
+            f"columns, got {tuple(image[1:])}: shorten channels",
             "problem.model.channels",
         )
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * rows * columns, classes))

@@ -1,4 +1,4 @@
-"""Where a worker may look for data, and nowhere else on its disk."""
+"""The folders from which a worker may read data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from drmad_workers.errors import ProblemError
 
 @dataclass(frozen=True)
 class Places:
-    """
+    """The folders from which a worker may read data; it reads nothing else on its disk.
+
     Attributes:
-        roots: folders below which files may be read.
-        uploads: folder of uploaded data sets, each under the digest of its bytes.
-        cache: where downloads are kept; None for scikit-learn's own place.
+        roots: the data roots; files below them may be read.
+        uploads: the folder of uploaded data sets, each named by the digest of its bytes.
+        cache: the folder of downloads; None takes scikit-learn's default.
     """
 
     roots: Sequence[Path] = ()
@@ -21,33 +22,35 @@ class Places:
     cache: Path | None = None
 
     def below(self, path: str, what: str, field: str) -> Path:
-        """The path below a root, links followed; a relative one is looked for in every root.
+        """The resolved path, which must be below a data root.
+
+        A relative path is searched in every root.
 
         Raises:
-            ProblemError: it leads elsewhere.
+            ProblemError: the path, after following links, is outside the data roots.
         """
         roots = [root.resolve() for root in self.roots]
         found = [(root / path).resolve() for root in roots] or [Path(path).resolve()]
-        allowed = [place for place in found if any(place.is_relative_to(root) for root in roots)]
+        allowed = [one for one in found if any(one.is_relative_to(root) for root in roots)]
         if not allowed:
             known = ", ".join(map(str, roots)) or "none is configured"
             raise ProblemError(
                 f"{what} must lie below a data root of the workers ({known}), got {path}", field
             )
-        return next((place for place in allowed if place.exists()), allowed[0])
+        return next((one for one in allowed if one.exists()), allowed[0])
 
     def upload(self, name: str, field: str) -> Path:
-        """The file of what was uploaded as sha256:<digits>.
+        """The file of the upload sha256:<digits>.
 
         Raises:
-            ProblemError: it is not here.
+            ProblemError: this worker has no such file.
         """
-        place = None if self.uploads is None else self.uploads / name.removeprefix("sha256:")
-        if place is None or not place.is_file():
-            where = self.uploads or "no folder, as none is configured (DRMAD_DATA_DIR)"
+        file = None if self.uploads is None else self.uploads / name.removeprefix("sha256:")
+        if file is None or not file.is_file():
+            where = self.uploads or "no folder, because DRMAD_DATA_DIR is not set"
             raise ProblemError(
-                f"the data {name} are not on this worker (looked in {where}); upload them again, "
-                "or give the workers the folder of the API",
+                f"the upload {name} is not on this worker (searched: {where}); upload it again, or "
+                "let the workers share the data folder of the API",
                 field,
             )
-        return place
+        return file

@@ -1,4 +1,4 @@
-"""Where the examples of a data set come from: scikit-learn, files, OpenML."""
+"""The sources of the examples of a data set: scikit-learn, files, OpenML."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,10 +23,14 @@ Image = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Raw:
-    """All examples of a data set; `test` is its own test part, where it has one.
+    """All examples of a data set.
 
-    Inputs float32 of shape (rows, ...), targets int64 of shape (rows,). `image` is the shape of
-    one example (channels, rows, columns), where it is a picture that lies flat.
+    Attributes:
+        inputs: float32, shape (rows, ...).
+        targets: int64, shape (rows,).
+        classes: the number of classes.
+        test: the data set's own test examples, if it has any.
+        image: the shape (channels, rows, columns) of an example, if it is a flattened image.
     """
 
     inputs: Tensor
@@ -40,14 +44,14 @@ Source = Callable[[Mapping[str, Any], Places], Raw]
 
 
 def bundled(function: str, divisor: float = 1.0, image: Image | None = None) -> Source:
-    """What `sklearn.datasets.<function>` returns."""
+    """The data set that `sklearn.datasets.<function>` returns, its inputs divided by `divisor`."""
 
     def load(options: Mapping[str, Any], places: Places) -> Raw:
         try:
             from sklearn import datasets
         except ImportError as error:
             raise ProblemError(
-                "this data set comes with scikit-learn: install it (pip install scikit-learn)",
+                "this data set requires scikit-learn, got none: pip install scikit-learn",
                 "problem.data.name",
             ) from error
         inputs, targets = getattr(datasets, function)(return_X_y=True)
@@ -57,13 +61,13 @@ def bundled(function: str, divisor: float = 1.0, image: Image | None = None) -> 
 
 
 def idx_files(subfolder: str, openml_name: str) -> Source:
-    """Pictures of 28×28 pixels, flat, scaled to [0, 1]; see catalog.idx for the files."""
+    """Flattened images of 28×28 pixels, scaled to [0, 1]; see catalog.idx for the files."""
 
     def load(options: Mapping[str, Any], places: Places) -> Raw:
         parts: list[Pair] = []
         found = idx.read_pairs(subfolder, options["folder"], places)
         if not found:
-            found = [_pictures(idx.missing(subfolder, places), openml_name, places)]
+            found = [_downloaded_images(idx.missing(subfolder, places), openml_name, places)]
         for images, labels in found:
             flat = torch.from_numpy(images).flatten(start_dim=1)
             parts.append((flat.float() / 255.0, torch.from_numpy(labels)))
@@ -73,25 +77,25 @@ def idx_files(subfolder: str, openml_name: str) -> Source:
     return load
 
 
-def _pictures(advice: str, name: str, places: Places) -> idx.Arrays:
+def _downloaded_images(advice: str, name: str, places: Places) -> idx.Arrays:
     inputs, targets = fetched(name, 1, places, advice)
     return inputs.astype(np.uint8).reshape(-1, 28, 28), targets.astype(np.int64)
 
 
 def cifar10(options: Mapping[str, Any], places: Places) -> Raw:
-    """Colour pictures of 3×32×32, flat, scaled to [0, 1]."""
+    """Flattened colour images of 3×32×32 pixels, scaled to [0, 1]."""
     inputs, targets = fetched("CIFAR_10", 1, places)
     return classified(inputs / 255.0, targets, (3, 32, 32))
 
 
 def openml(options: Mapping[str, Any], places: Places) -> Raw:
-    """A data set of OpenML; its categorical inputs as numbers."""
+    """A data set of OpenML; its categorical inputs are numbered."""
     inputs, targets = fetched(options["dataset"], int(options["version"]), places)
     return classified(_numbered(inputs), targets)
 
 
 def _numbered(inputs: NDArray[Any]) -> NDArray[Any]:
-    """Columns of words as the places of the words in their order."""
+    """Replaces every word by its position among the sorted words of its column."""
     if inputs.dtype.kind != "O":
         return inputs
     columns = []
@@ -99,45 +103,45 @@ def _numbered(inputs: NDArray[Any]) -> NDArray[Any]:
         try:
             columns.append(column.astype(np.float32))
         except ValueError:
-            places = np.unique(column.astype(str), return_inverse=True)[1]
-            columns.append(places.astype(np.float32))
+            positions = np.unique(column.astype(str), return_inverse=True)[1]
+            columns.append(positions.astype(np.float32))
     return np.stack(columns, axis=1)
 
 
 def fetched(
     name: str, version: int, places: Places, advice: str = ""
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Inputs and targets from OpenML, or from what was downloaded before.
+    """Inputs and targets from OpenML, or from the cache of an earlier download.
 
     Raises:
-        ProblemError: it cannot be had.
+        ProblemError: the download failed; the message ends with `advice`.
     """
     from sklearn.datasets import fetch_openml
 
-    parser = "pandas" if find_spec("pandas") else "liac-arff"  # the former is ten times as fast
+    parser = "pandas" if find_spec("pandas") else "liac-arff"  # pandas is ten times faster
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an inactive version is the one that was asked for
+            warnings.simplefilter("ignore")  # the requested version may be inactive
             inputs, targets = fetch_openml(
                 name,
                 version=version,
                 return_X_y=True,
                 as_frame=False,
                 parser=parser,
-                # Read as categories, numbered classes are an error of scikit-learn (pandas 3).
+                # scikit-learn fails on numeric classes that pandas 3 reads as categories.
                 read_csv_kwargs={"dtype": None},
                 data_home=None if places.cache is None else str(places.cache),
             )
-    except Exception as error:  # whatever the network, the cache or scikit-learn may raise
+    except Exception as error:  # the network, the cache and scikit-learn raise various errors
         raise ProblemError(
-            f"OpenML's {name} (version {version}) could not be had: {error}{advice}",
+            f"the download of {name} (version {version}) from OpenML failed: {error}{advice}",
             "problem.data",
         ) from error
     return inputs, targets
 
 
 def uploaded(options: Mapping[str, Any], places: Places) -> Raw:
-    """The user's own file, by the digest of its bytes."""
+    """An uploaded file, identified by the digest of its bytes."""
     return from_file(places.upload(options["data"], "problem.data.data"), "problem.data.data")
 
 
@@ -146,13 +150,14 @@ def local_file(options: Mapping[str, Any], places: Places) -> Raw:
     path = places.below(options["path"], "path", "problem.data.path")
     if not path.is_file():
         raise ProblemError(
-            f"path must be an npz or safetensors file, found none at {path}", "problem.data.path"
+            f"path must be an npz or safetensors file, got {path}, which is not a file",
+            "problem.data.path",
         )
     return from_file(path, "problem.data.path")
 
 
 def tensors_of(path: Path, field: str) -> dict[str, Tensor]:
-    """The arrays of a file by name."""
+    """The arrays of a file as tensors, by name."""
     return {name: torch.from_numpy(array) for name, array in _arrays(path, field).items()}
 
 
@@ -164,14 +169,15 @@ def _arrays(path: Path, field: str) -> dict[str, NDArray[Any]]:
 
 
 def from_file(path: Path, field: str) -> Raw:
-    """`inputs` and `targets`, and the data set's own test part as `test_inputs`, `test_targets`."""
+    """The arrays `inputs` and `targets`, and optionally `test_inputs` and `test_targets`."""
     arrays = _arrays(path, field)
     missing = {"inputs", "targets"} - arrays.keys()
     missing |= {"test_inputs", "test_targets"} - arrays.keys() if "test_inputs" in arrays else set()
     if missing:
         raise ProblemError(
-            "the file must hold the arrays inputs and targets (and test_inputs with test_targets); "
-            f"it lacks {', '.join(sorted(missing))} and holds {', '.join(sorted(arrays))}",
+            "the file must contain the arrays inputs and targets, and test_targets if it contains "
+            f"test_inputs; {', '.join(sorted(missing))} is missing, got "
+            f"{', '.join(sorted(arrays)) or 'no array'}",
             field,
         )
     raw = classified(arrays["inputs"], arrays["targets"], field=field)
@@ -180,7 +186,7 @@ def from_file(path: Path, field: str) -> Raw:
     test = classified(arrays["test_inputs"], arrays["test_targets"], field=field)
     if test.inputs.shape[1:] != raw.inputs.shape[1:]:
         raise ProblemError(
-            f"test_inputs must have examples of shape {tuple(raw.inputs.shape[1:])}, as inputs, "
+            f"test_inputs must have examples of shape {tuple(raw.inputs.shape[1:])} like inputs, "
             f"got {tuple(test.inputs.shape[1:])}",
             field,
         )
@@ -194,10 +200,11 @@ def classified(
     image: Image | None = None,
     field: str = "problem.data",
 ) -> Raw:
-    """Inputs and classes; whole numbers are taken as they are, anything else is numbered.
+    """Inputs with class numbers; integer targets are class numbers, all others are numbered.
 
     Raises:
-        ProblemError: not as many targets as inputs, missing values, or too many classes to be any.
+        ProblemError: the numbers of targets and inputs differ, an input is missing or not finite,
+            or a class number exceeds the number of examples.
     """
     if inputs.ndim < 2 or targets.shape != inputs.shape[:1]:
         raise ProblemError(
@@ -208,9 +215,14 @@ def classified(
     try:
         numbers = np.ascontiguousarray(inputs, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ProblemError(f"inputs must be numbers: {error}", field) from error
+        raise ProblemError(f"inputs must be numbers, got {inputs.dtype}: {error}", field) from error
     if not np.isfinite(numbers).all():
-        raise ProblemError("inputs must be finite; some are missing or infinite", field)
+        missing = int((~np.isfinite(numbers)).sum())
+        raise ProblemError(
+            f"inputs must be finite, got {missing} missing or infinite values: replace or remove "
+            "them",
+            field,
+        )
     if targets.dtype.kind in "iu" and targets.size and targets.min() >= 0:
         labels, classes = targets.astype(np.int64), int(targets.max()) + 1
     else:
@@ -218,8 +230,8 @@ def classified(
         labels, classes = labels.astype(np.int64), len(known)
     if classes > max(2, len(targets)):
         raise ProblemError(
-            f"targets must be classes 0, 1, ...: their largest is {classes - 1} among "
-            f"{len(targets)} examples",
+            f"targets must be class numbers 0, 1, ..., got {classes - 1} among {len(targets)} "
+            "examples: number the classes consecutively",
             field,
         )
     return Raw(torch.from_numpy(numbers), torch.from_numpy(labels), classes, image=image)

@@ -1,4 +1,4 @@
-"""Methods to compute a hypergradient, by name; one file each, one signature (base.Method)."""
+"""The methods that compute a hypergradient, by name; each implements method.Method."""
 
 from drmad_workers.hypergradients.auto import Auto, Choice, ProbeResult
 from drmad_workers.hypergradients.forward import Forward

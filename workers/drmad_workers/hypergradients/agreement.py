@@ -1,4 +1,4 @@
-"""How well one hypergradient agrees with another."""
+"""The agreement of two hypergradients."""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of an approximate hypergradient g with the exact one e, by the worst of the hyperparameters.
+    """Agreement of an approximate hypergradient g with the exact one e.
 
-    Tensors of different kinds differ by orders of magnitude: over all of them together the
-    largest would speak for the others.
+    Each measure is computed per hyperparameter tensor, and the worst one is taken. Tensors of
+    different kinds differ by orders of magnitude, so that measures over all of them would only
+    reflect the largest.
 
     Attributes:
-        cosine: <g, e> / |g| |e|; 1 where both are zero, 0 where one is.
-        signs: share of the coordinates with e != 0 where g has the sign of e.
-        length: |g| / |e|, the one furthest from 1.
+        cosine: <g, e> / |g| |e|; 1 if both are zero, 0 if one of them is.
+        signs: the fraction of the coordinates with e != 0 in which g has the sign of e.
+        length: |g| / |e|, the value furthest from 1.
     """
 
     cosine: float
@@ -27,7 +28,7 @@ class Agreement:
 
 
 def agreement(actual: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Agreement:
-    """Both by name, in the same shapes."""
+    """The agreement of two hypergradients, both by name and in the same shapes."""
     each = [_agreement(actual[name], exact[name]) for name in exact]
     return Agreement(
         cosine=min(one.cosine for one in each),
@@ -42,11 +43,11 @@ def _agreement(actual: Tensor, exact: Tensor) -> Agreement:
     if 0.0 in lengths:
         same = float(lengths[0] == lengths[1])
         return Agreement(same, same, same)
-    there = wanted != 0.0
+    nonzero = wanted != 0.0
     return Agreement(
         # Rounding may leave the cosine of two equal vectors a little above 1.
         cosine=max(-1.0, min(1.0, float(given @ wanted) / lengths[0] / lengths[1])),
-        signs=float((given.sign() == wanted.sign())[there].double().mean()),
+        signs=float((given.sign() == wanted.sign())[nonzero].double().mean()),
         length=lengths[0] / lengths[1],
     )
 

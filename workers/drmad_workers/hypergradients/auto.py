@@ -1,14 +1,15 @@
-"""The default: the cheapest method whose hypergradient can be trusted on the problem at hand."""
+"""The default method: selects the cheapest method that agrees with the exact hypergradient."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hypergradients.agreement import agreement
+from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
@@ -16,37 +17,36 @@ from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
-if TYPE_CHECKING:
-    from drmad_workers.hypergradients.backward_pass import BackwardPass
-
-FIRST_INTERVAL, LONGEST_INTERVAL = 5, 40
-"""Meta-iterations to the next look; doubled as often as a look confirms the choice."""
+FIRST_INTERVAL, MAX_INTERVAL = 5, 40
+"""Meta-iterations to the next probe. The interval doubles whenever a probe confirms the choice."""
 
 MARGIN = 0.25
-"""Of the way from the threshold to 1: fresh weights and minibatches move the cosine."""
+"""The fraction of the distance from min_cosine to 1 by which a cosine must exceed min_cosine. Fresh
+weights and minibatches change the cosine from one meta-iteration to the next."""
 
-MOVED = 3.0
-"""So far, in raw units, the mean or the spread of a hyperparameter may move between two looks."""
+MAX_MOVE = 3.0
+"""Bounds the change of a hyperparameter's mean or spread between two probes, in raw units."""
 
-GROWN = 3.0
-"""By such a factor the growth of |dw| may change between two looks."""
+MAX_GROWTH_RATIO = 3.0
+"""Bounds the factor by which the growth of |dw| may change between two probes."""
 
-PATH_BYTES = 2**28
-"""A path up to this size is stored in the place of being replayed."""
+STORED_BYTES = 2**28
+"""Bounds the size of a full trajectory that is stored instead of replayed, in bytes (256 MiB)."""
 
 Reason = Literal["first", "scheduled", "moved", "growth", "diverged"]
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a look found of one method.
+    """What a fidelity probe measured of one method.
 
     Attributes:
-        method: its settings, with its name under "method".
-        cost: in plain training runs, by counting (Method.cost).
-        cosine, signs, length: see Agreement; None where |dw| left its bound.
-        products: Hessian-vector products; fewer than steps where strides joined them.
-        seconds: of its walk back. No decision reads them.
+        method: the settings of the method, with its name under "method".
+        cost: the counted cost of the method in plain training runs (Method.cost).
+        cosine, signs, length: see Agreement; None if the backward pass diverged.
+        products: the number of Hessian-vector products; less than the number of steps if strides
+            joined steps.
+        seconds: the wall-clock time of the backward pass, on which no decision depends.
     """
 
     method: dict[str, Any]
@@ -60,18 +60,19 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class Choice:
-    """What auto decided, when and why, and all that its next decision depends on.
+    """The decision of `auto`, and everything that its next decision depends on.
 
     Attributes:
-        method: settings of the method chosen, with its name under "method".
-        reason: of the last probe or switch: the "first" one; "scheduled"; the hyperparameters
-            "moved"; the "growth" of |dw| changed; the method "diverged".
-        last_probe: meta-iteration of it.
-        next_probe: meta-iteration of the next probe.
-        interval: between the last look and the next.
-        growth: of |dw| at the last look, by the method chosen.
-        moments: (mean, standard deviation) of every hyperparameter at the last look.
-        probes: of the methods that the last look measured, cheapest first.
+        method: the settings of the chosen method, with its name under "method".
+        reason: why the last probe or switch took place: "first", no choice was there before;
+            "scheduled", the interval ended; "moved", the hyperparameters changed by more than
+            MAX_MOVE; "growth", the growth of |dw| changed; "diverged", the chosen method diverged.
+        last_probe: the meta-iteration of the last probe or switch.
+        next_probe: the meta-iteration of the next probe.
+        interval: the number of meta-iterations between the last probe and the next.
+        growth: the growth of |dw| in the last probe, by the chosen method.
+        moments: mean and standard deviation of every hyperparameter at the last probe.
+        probes: the results of the last probe, cheapest method first.
     """
 
     method: dict[str, Any]
@@ -84,12 +85,12 @@ class Choice:
     probes: tuple[ProbeResult, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The fields as JSON values."""
         return asdict(self) | {"probes": [asdict(probe) for probe in self.probes]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Choice":
-        """The choice whose `as_dict` this is, also after JSON."""
+        """The choice whose `as_dict` these fields are, also after a round trip through JSON."""
         moments = {name: (pair[0], pair[1]) for name, pair in fields["moments"].items()}
         probes = tuple(ProbeResult(**probe) for probe in fields["probes"])
         return cls(**{**fields, "moments": moments, "probes": probes})
@@ -97,23 +98,27 @@ class Choice:
 
 @dataclass(frozen=True)
 class Auto(Method):
-    """Measures candidates on the problem itself, at its full T, and takes the cheapest to trust.
+    """Probes candidate methods on the problem itself and selects the cheapest adequate one.
 
-    A look walks one training run back exactly, and then by the candidates, cheapest first, until
-    one has a cosine above the threshold (by a margin, as the next run is another). If none that
-    costs less has, the exact method is the choice: `stored` where the path is small, else
-    `replay`. The first meta-iteration looks; later ones look again after 5, 10, 20, 40, 40, ...
-    meta-iterations, and when the hyperparameters moved far or |dw| grows otherwise than it did. A
-    meta-iteration that looks returns the exact hypergradient. A method that diverges gives way to
-    the exact one.
+    A fidelity probe takes one training run, at its full length T, computes the exact hypergradient,
+    and then that of the candidates, cheapest first, until the cosine of one to the exact
+    hypergradient exceeds min_cosine by a margin (see MARGIN). This candidate is the choice. If no
+    method that costs less than the exact one qualifies, the choice is the exact method: `stored` if
+    the full trajectory is small, else `replay`.
 
-    Costs are counted, not timed, so that a job that resumes takes the same decisions.
+    The first meta-iteration is a probe. Further probes follow after 5, 10, 20, 40, 40, ...
+    meta-iterations as long as they confirm the choice. A probe also follows when a hyperparameter
+    has moved far, or when the growth of |dw| has changed. A meta-iteration with a probe returns the
+    exact hypergradient. When the chosen method diverges, the exact method replaces it.
 
-    Cost: that of the choice; a look in addition the exact walk and those of the candidates tried.
-    Memory: that of the choice; in a look the exact method's and K + 1 copies a candidate.
+    Decisions depend on counted costs and never on time, so that a resumed job repeats them.
+
+    Cost: that of the choice; a probe adds one exact backward pass and those of the candidates.
+    Memory: that of the choice; a probe needs that of the exact method, and K + 1 copies of the
+    weights per candidate.
 
     Attributes:
-        min_cosine: least cosine to the exact hypergradient, in (0, 1].
+        min_cosine: the least cosine to the exact hypergradient, in (0, 1].
     """
 
     min_cosine: float = 0.8
@@ -128,7 +133,7 @@ class Auto(Method):
             )
 
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
-        """That of replay: without its memory of earlier looks, auto is exact."""
+        """The recorder of replay: without a choice from an earlier probe, auto is exact."""
         return Replay(hvp=self.hvp).recorder(run)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
@@ -143,25 +148,25 @@ class Auto(Method):
         bound: Iterable[BoundHyperparameter],
         copy_bytes: int,
     ) -> "Plan":
-        """What this meta-iteration has to do.
+        """Plans one meta-iteration: a probe, or a backward pass by the chosen method.
 
         Args:
-            choice: of the meta-iteration before; None in the first.
-            iteration: number of this one.
+            choice: the choice of the previous meta-iteration; None in the first one.
+            iteration: the number of this meta-iteration.
             values: λ by name.
-            training: whose run is differentiated.
-            bound: what is tuned; a method that refuses one of them is no candidate.
-            copy_bytes: size of one copy of the state's rows that a walk back reads.
+            training: the settings of the training run that is differentiated.
+            bound: the hyperparameters; a method that refuses one of them is not a candidate.
+            copy_bytes: the size of one copy of the state's rows that a backward pass reads.
         """
         moments = {name: _moments(value) for name, value in values.items()}
-        small = training.steps * copy_bytes <= PATH_BYTES
+        small = training.steps * copy_bytes <= STORED_BYTES
         exact: Method = Stored() if small else Replay()
         reason = self._reason(choice, iteration, moments)
         cheaper = [
             m for m in candidates(training, bound) if m.cost(training) < exact.cost(training)
         ]
-        tried = [replace(m, hvp=self.hvp) for m in (exact, *cheaper)]
-        return Plan(self, choice, iteration, moments, training, tried, reason)
+        probed = [replace(m, hvp=self.hvp) for m in (exact, *cheaper)]
+        return Plan(self, choice, iteration, moments, training, probed, reason)
 
     def _reason(
         self, choice: Choice | None, iteration: int, moments: Mapping[str, tuple[float, float]]
@@ -170,7 +175,7 @@ class Auto(Method):
             return "first"
         for name, pair in moments.items():
             before = choice.moments[name]
-            if any(abs(a - b) > MOVED for a, b in zip(pair, before, strict=True)):
+            if any(abs(a - b) > MAX_MOVE for a, b in zip(pair, before, strict=True)):
                 return "moved"
         if iteration >= choice.next_probe:
             return (
@@ -179,70 +184,77 @@ class Auto(Method):
         return None
 
 
+Backward = Callable[[Method], BackwardPass]
+"""Runs the backward pass of a method over the training run at hand."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One meta-iteration of auto: the methods that must see the training run, then `settle`."""
+    """One meta-iteration of auto: `methods` is announced to the forward pass, then `settle` runs.
+
+    Attributes:
+        probed: the exact method, followed by the candidates; the methods of a probe.
+        reason: why this meta-iteration is a probe; None if it uses the choice without a probe.
+    """
 
     auto: Auto
     choice: Choice | None
     iteration: int
     moments: dict[str, tuple[float, float]]
     training: TrainingConfig
-    tried: list[Method]
-    """In a look: the exact method, and then the candidates."""
+    probed: list[Method]
     reason: Reason | None
-    """To look; None to go on with the choice."""
 
     def methods(self) -> list[Method]:
         if self.reason is None and self.choice is not None:
             return [method_of(self.choice.method)]
-        return self.tried
+        return self.probed
 
-    def settle(self, walk: Callable[[Method], "BackwardPass"]) -> tuple["BackwardPass", Choice]:
-        """The walk to take, and the choice to go on with."""
+    def settle(self, backward: Backward) -> tuple[BackwardPass, Choice]:
+        """Runs the backward passes.
+
+        Returns the one that gives the hypergradient, and the choice for the next meta-iteration.
+        """
         if self.reason is None and self.choice is not None:
-            return self._continue(self.choice, walk)
-        return self._probe(walk)
+            return self._continue(self.choice, backward)
+        return self._probe(backward)
 
-    def _continue(
-        self, choice: Choice, walk: Callable[[Method], "BackwardPass"]
-    ) -> tuple["BackwardPass", Choice]:
+    def _continue(self, choice: Choice, backward: Backward) -> tuple[BackwardPass, Choice]:
         try:
-            walked = walk(method_of(choice.method))
+            backward_pass = backward(method_of(choice.method))
         except HypergradientDiverged:
-            walked = walk(self.tried[0])
-            return walked, replace(
+            backward_pass = backward(self.probed[0])
+            return backward_pass, replace(
                 choice,
-                method=settings_of(walked.method),
+                method=settings_of(backward_pass.method),
                 reason="diverged",
                 last_probe=self.iteration,
                 next_probe=self.iteration + FIRST_INTERVAL,
                 interval=FIRST_INTERVAL,
-                growth=walked.growth,
+                growth=backward_pass.growth,
                 moments=self.moments,
             )
-        if abs(math.log(max(walked.growth, 1e-30) / max(choice.growth, 1e-30))) > math.log(GROWN):
+        ratio = max(backward_pass.growth, 1e-30) / max(choice.growth, 1e-30)
+        if abs(math.log(ratio)) > math.log(MAX_GROWTH_RATIO):
             choice = replace(choice, next_probe=self.iteration + 1)
-        return walked, choice
+        return backward_pass, choice
 
-    def _probe(self, walk: Callable[[Method], "BackwardPass"]) -> tuple["BackwardPass", Choice]:
-        exact = walk(self.tried[0])
+    def _probe(self, backward: Backward) -> tuple[BackwardPass, Choice]:
+        exact = backward(self.probed[0])
         chosen, growth = exact.method, exact.growth
         least = self.auto.min_cosine + MARGIN * (1.0 - self.auto.min_cosine)
         probes: list[ProbeResult] = []
-        for candidate in self.tried[1:]:
-            figure = ProbeResult(settings_of(candidate), candidate.cost(self.training))
+        for candidate in self.probed[1:]:
+            cost = candidate.cost(self.training)
             try:
-                walked = walk(candidate)
+                candidate_pass = backward(candidate)
             except HypergradientDiverged:
-                probes.append(figure)
+                probes.append(ProbeResult(settings_of(candidate), cost))
                 continue
-            found = agreement(walked.hypergradient, exact.hypergradient)
-            probes.append(
-                replace(figure, **asdict(found), products=walked.products, seconds=walked.seconds)
-            )
-            if found.cosine >= least:
-                chosen, growth = candidate, walked.growth
+            probe = probe_result(candidate_pass, exact, cost)
+            probes.append(probe)
+            if probe.cosine is not None and probe.cosine >= least:
+                chosen, growth = candidate, candidate_pass.growth
                 break
         settings = settings_of(chosen)
         interval = FIRST_INTERVAL
@@ -251,7 +263,7 @@ class Plan:
             and self.choice.method == settings
             and self.reason == "scheduled"
         ):
-            interval = min(2 * self.choice.interval, LONGEST_INTERVAL)
+            interval = min(2 * self.choice.interval, MAX_INTERVAL)
         assert self.reason is not None
         return exact, Choice(
             method=settings,
@@ -265,8 +277,19 @@ class Plan:
         )
 
 
+def probe_result(approximate: BackwardPass, exact: BackwardPass, cost: float) -> ProbeResult:
+    """Compares the hypergradient of one backward pass with the exact one."""
+    return ProbeResult(
+        settings_of(approximate.method),
+        cost,
+        **asdict(agreement(approximate.hypergradient, exact.hypergradient)),
+        products=approximate.products,
+        seconds=approximate.seconds,
+    )
+
+
 def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -> list[Method]:
-    """The shortcut over the last tenth, quarter, half and all of the steps: cheapest first."""
+    """The shortcut over the last tenth, quarter, half and all of the steps, cheapest first."""
     horizons = {max(1, training.steps // part) for part in (10, 4, 2)} - {training.steps}
     methods = [*(Shortcut(horizon=horizon) for horizon in sorted(horizons)), Shortcut()]
     tuned = list(bound)
@@ -274,26 +297,28 @@ def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -
 
 
 def join_choices(choices: Sequence[Choice]) -> Choice:
-    """One choice of several replicas: the most careful, that is the costliest method.
+    """The most conservative of the replicas' choices: the one whose method costs most.
 
-    The first of equals, so that the order of the replicas decides nothing but ties.
+    Among equal methods the choice of the first replica is taken.
     """
 
-    def care(choice: Choice) -> tuple[bool, int]:
+    def conservatism(choice: Choice) -> tuple[bool, int]:
         method = method_of(choice.method)
         steps = method.horizon if isinstance(method, Shortcut) else None
         return not isinstance(method, Shortcut), steps if steps is not None else 2**62
 
-    return replace(max(choices, key=care), next_probe=min(choice.next_probe for choice in choices))
+    return replace(
+        max(choices, key=conservatism), next_probe=min(choice.next_probe for choice in choices)
+    )
 
 
 def settings_of(method: Method) -> dict[str, Any]:
-    """The fields of a method, and its name under "method"; JSON takes it."""
+    """The settings of a method as JSON values, with its name under "method"."""
     return {"method": method.name, **asdict(method)}
 
 
 def method_of(settings: Mapping[str, Any]) -> Method:
-    """The method whose settings these are."""
+    """The method that has these settings."""
     known: dict[str, type[Method]] = {m.name: m for m in (Shortcut, Stored, Replay)}
     fields = {name: value for name, value in settings.items() if name != "method"}
     return known[settings["method"]](**fields)

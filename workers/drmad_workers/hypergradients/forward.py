@@ -1,4 +1,4 @@
-"""The exact hypergradient in forward mode, for few hyperparameters.
+"""The exact hypergradient in forward mode, for a small number of hyperparameters.
 
 [Franceschi2017] Forward and reverse gradient-based hyperparameter optimization, 1703.01785.
 """
@@ -16,22 +16,22 @@ from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate
 from drmad_workers.training.optimizers import Factor
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
-MOST = 256
-"""Hyperparameters in one tensor: beyond a few dozen replay is faster anyway."""
+MAX_ENTRIES = 256
+"""Bounds the entries of a hyperparameter. Beyond a few dozen, replay is faster anyway."""
 
 
 @dataclass(frozen=True)
 class Forward(Method):
-    """The training run is differentiated as it goes, one tangent for each of D hyperparameters.
+    """Propagates one tangent per hyperparameter entry along with the training [Franceschi2017].
 
         Z_{t+1} = ∂Φ_t/∂(w, v) Z_t + ∂Φ_t/∂λ,    Z_0 = ∂(w_0, v_0)/∂λ,    dλ = ∂f/∂λ + Z_Tᵀ ∇f(w_T)
 
-    with Φ_t the step of the inner optimizer ([Franceschi2017]). Exact; nothing is kept of the
-    path, and the hypergradient is there when the training ends.
+    where Φ_t is step t of the inner optimizer, and D the number of entries of λ. The method is
+    exact. It keeps nothing of the trajectory, and ends together with the training.
 
-    Cost: T D Hessian-vector products, batched over the hyperparameters.
-    Memory: D tangents of the state (2 copies of the weights each, of Adam 3), and about as many
-    again while they take a step; whatever T.
+    Cost: T D Hessian-vector products, batched over the D tangents.
+    Memory: D tangents of the state, each 2 copies of the weights (3 for Adam), and about as much
+    again during a step; independent of T.
     """
 
     name: ClassVar[str] = "forward"
@@ -49,8 +49,10 @@ class Forward(Method):
 
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
         count = bound.initial.numel()
-        if count > MOST:
-            return f"it carries a tangent for each entry, at most {MOST}, and this has {count}"
+        if count > MAX_ENTRIES:
+            return (
+                f"it carries a tangent for each entry, at most {MAX_ENTRIES}, and this has {count}"
+            )
         return None
 
     def recorder(self, run: TrainingRun) -> "Tangents":
@@ -64,16 +66,16 @@ class Forward(Method):
         adjoint.begin(contraction=False)
         weights = recorder.state[0]
         run.objective.add_totals(weights @ adjoint.weights)
-        adjoint.weights.zero_()  # the tangents begin at w_0: nothing is left to walk back
+        adjoint.weights.zero_()  # the tangents already include the dependence of w_0 on λ
         adjoint.products = run.steps * len(weights)
         run.monitor.advance()
 
 
 class Tangents:
-    """∂(w, memory)/∂λ, carried along with the training.
+    """The tangents Z_t = ∂(w_t, v_t)/∂λ, which advance with the training.
 
     Attributes:
-        state: shape (1 + S, D, P).
+        state: Z_t, shape (1 + S, D, P), for S further rows of the optimizer's state.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -97,10 +99,10 @@ class Tangents:
         self.next_step = 0
 
     def visit(self, step: int, run: TrainingRun) -> None:
-        """Takes the tangents through `step`, before the training takes it.
+        """Advances the tangents through `step`, before the training takes the step.
 
         Raises:
-            HypergradientDiverged: they grew past a bound, or are not finite.
+            HypergradientDiverged: the tangents exceed their bound, or are not finite.
         """
         objective = run.objective
         if step == 0:
@@ -113,12 +115,12 @@ class Tangents:
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1
         if step % self._check_every == 0 or last:
-            self._check(step, run.steps)
+            self._check(step, run)
 
     def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:
-        """Z <- the derivative of the update along (Z, that of the gradient, those of the rates).
+        """Z <- the directional derivatives of the update along Z, the gradient and the rates.
 
-        The update is elementwise, so that its Jacobian is a few vectors of shape (P,).
+        The update is elementwise, so that its Jacobian consists of a few vectors of shape (P,).
         """
         dynamics = run.dynamics
         inputs = [row.detach().requires_grad_() for row in (*run.state, gradient)]
@@ -149,10 +151,13 @@ class Tangents:
                     out.addcmul_(slope, tangent)
         self.state = pushed
 
-    def _check(self, step: int, steps: int) -> None:
+    def _check(self, step: int, run: TrainingRun) -> None:
         norm = float(torch.linalg.vector_norm(self.state[0]))
         if not norm <= self._bound or not math.isfinite(norm):
-            raise HypergradientDiverged(step, norm, self._bound)
-        if self._bound == math.inf and norm > 0.0:
-            # Without any stretching the tangents add up over the steps.
-            self._bound = GROWTH_BOUND * steps * norm
+            raise HypergradientDiverged(step, norm, self._bound, what="tangent")
+        # A tangent of the size of rounding errors sets no bound: the exact tangent is zero in the
+        # first step of Adam, which does not depend on the momentum.
+        rounding = 1e3 * torch.finfo(run.state.dtype).eps * float(run.state[0].norm())
+        if self._bound == math.inf and norm > rounding:
+            # Tangents that do not grow through a step still add up over the steps.
+            self._bound = GROWTH_BOUND * run.steps * norm

@@ -1,8 +1,7 @@
-"""The hypergradient of a converged training, by the implicit function theorem.
+"""Implicit differentiation at the minimum of the training loss.
 
 [Lorraine2020] Optimizing millions of hyperparameters by implicit differentiation, 1911.02590.
-[Pedregosa2016] Hyperparameter optimization with approximate gradient, 1602.02355: conjugate
-gradient.
+[Pedregosa2016] Hyperparameter optimization with approximate gradient, 1602.02355.
 """
 
 import math
@@ -26,29 +25,32 @@ Solver = Literal["conjugate_gradient", "neumann"]
 
 @dataclass(frozen=True)
 class Implicit(Method):
-    """λ acts through the minimum w* of the training loss: ∇_w L(w*, λ) = 0.
+    """Applies the implicit function theorem to the stationarity condition ∇_w L(w*, λ) = 0.
 
         dλ = ∂f/∂λ - ∂/∂λ <∇_w L(w, λ), x>,    (H + μ) x = ∇f(w),    H = ∇²_w L(w, λ), at w = w_T
 
-    with L the mean over an epoch of minibatches. `conjugate_gradient` solves for x as
-    [Pedregosa2016]; `neumann` sums x = η Σ_k (I - η (H + μ))^k ∇f over K terms as
-    [Lorraine2020], which is K steps of truncated replay that stand still at w_T. Either stops once
-    |∇f - (H + μ) x| is at most the tolerance times |∇f|.
+    L is the mean training loss over the minibatches of one epoch. `conjugate_gradient` solves for
+    x as [Pedregosa2016]. `neumann` takes the first K terms of x = η Σ_k (I - η (H + μ))^k ∇f as
+    [Lorraine2020], which equals truncated replay of K steps with w fixed at w_T. Both stop once
+    |∇f - (H + μ) x| <= tolerance |∇f|.
 
-    It holds as far as the training has converged, and knows nothing of how it went: neither rates
-    nor first weights. Where the loss is not convex around w_T there is no such x, and
-    a direction of no positive curvature that the solver meets ends it: what it would return is no
-    approximation of anything (a library was seen to return cosine -.86 to the exact one).
+    The result is as accurate as w_T is close to the minimum. It does not depend on how the minimum
+    was reached, so that learning rates, momenta and initial weights have no hypergradient. If H is
+    not positive definite, x does not exist: the solver raises CurvatureIndefinite at the first
+    direction of no positive curvature, instead of returning an uncorrelated direction (cosine -.86
+    to the exact hypergradient was observed in another library).
 
-    Cost: at most K + 1 Hessian-vector products over an epoch.
-    Memory: no copy of the path; four vectors of shape (P,).
+    Cost: at most K + 1 Hessian-vector products, each over one epoch.
+    Memory: four vectors of shape (P,); the trajectory is not kept.
 
     Attributes:
         solver: "conjugate_gradient" or "neumann".
         iterations: K, at least 1.
-        tolerance: in (0, 1]; 1 takes what K iterations give.
-        damping: μ >= 0, which makes a curvature above -μ definite, at the price of a bias.
-        step_size: η of neumann; None for the training's, in torch's convention.
+        tolerance: the relative residual, in (0, 1]; 1 accepts the result of K iterations.
+        damping: μ >= 0. It makes H + μ positive definite where the curvature exceeds -μ, and
+            biases the result.
+        step_size: η of neumann; None takes the learning rate of the training, in torch's
+            convention.
     """
 
     solver: Solver = "conjugate_gradient"
@@ -93,8 +95,8 @@ class Implicit(Method):
     def backward_total(self, training: TrainingConfig) -> int:
         return self.iterations
 
-    def recorder(self, run: TrainingRun) -> "Nothing":
-        return Nothing(run.steps)
+    def recorder(self, run: TrainingRun) -> "NoTrajectory":
+        return NoTrajectory(run.steps)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         adjoint.begin(contraction=False)
@@ -114,7 +116,7 @@ class Implicit(Method):
         square = first = float(residual @ residual)
         for iteration in range(self.iterations):
             product = loss.product(direction)
-            curvature = definite(iteration, direction, product)
+            curvature = positive_curvature(iteration, direction, product)
             length = square / curvature
             solution.add_(direction, alpha=length)
             residual.sub_(product, alpha=length)
@@ -130,11 +132,11 @@ class Implicit(Method):
         norm = first
         for iteration in range(self.iterations):
             product = loss.product(term)
-            definite(iteration, term, product)
+            positive_curvature(iteration, term, product)
             solution.add_(term, alpha=step_size)
             term.sub_(product, alpha=step_size)
             before, norm = norm, float(torch.linalg.vector_norm(term))
-            if norm > before:  # beyond what η allows, the terms grow and sum to nothing
+            if norm > before:  # η is too large: the terms grow, and the series diverges
                 raise SolverNotConverged(iteration + 1, norm / first, self.tolerance)
             if self._reached(norm / first):
                 return solution
@@ -157,8 +159,8 @@ class Implicit(Method):
         return float(rate * dynamics.gain(decay))
 
 
-class Nothing:
-    """Keeps nothing of the path."""
+class NoTrajectory:
+    """A recorder that keeps nothing."""
 
     def __init__(self, steps: int) -> None:
         self.next_step = steps + 1
@@ -168,7 +170,7 @@ class Nothing:
 
 
 class EpochLoss:
-    """The mean training loss over the minibatches of one epoch, at the weights as they stand."""
+    """The mean training loss over the minibatches of one epoch, at the current weights."""
 
     def __init__(self, run: TrainingRun, adjoint: Adjoint, damping: float) -> None:
         self._run = run
@@ -188,9 +190,9 @@ class EpochLoss:
 
     def subtract_mixed(self, vector: Tensor) -> None:
         """dλ -= ∂/∂λ <∇_w L, u>."""
-        left_out = torch.zeros_like(vector)
+        unused = torch.zeros_like(vector)
         for batch, share in self._chunks():
-            self._run.objective.subtract_product(batch, share * vector, left_out)
+            self._run.objective.subtract_product(batch, share * vector, unused)
         self._adjoint.products += 1
 
     def _chunks(self) -> Iterator[tuple[Batch, float]]:
@@ -199,8 +201,8 @@ class EpochLoss:
             yield chunk
 
 
-def definite(iteration: int, vector: Tensor, product: Tensor) -> float:
-    """p·Hp, which must be positive beyond what rounding may give."""
+def positive_curvature(iteration: int, vector: Tensor, product: Tensor) -> float:
+    """p·Hp; raises CurvatureIndefinite unless it is positive beyond rounding errors."""
     curvature = float(vector @ product)
     lengths = torch.linalg.vector_norm(vector) * torch.linalg.vector_norm(product)
     if not curvature > 8.0 * torch.finfo(vector.dtype).eps * float(lengths):

@@ -1,4 +1,4 @@
-"""T1-T2: the last inner step alone.
+"""T1-T2: truncation to the last inner step.
 
 [Luketina2016] Scalable gradient-based tuning of continuous regularization hyperparameters,
 1511.06727. [Shaban2019] Truncated back-propagation for bilevel optimization, 1810.10667.
@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.hypergradients.stored import FullTrajectory
+from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+
+_LAST_STEP = Stored(horizon=1)
 
 
 @dataclass(frozen=True)
 class OneStep(Method):
-    """w_{T-1} counts as given, so that λ acts through the last step alone ([Luketina2016]).
+    """Differentiates the last inner step and treats w_{T-1} as a constant [Luketina2016].
 
         dλ = ∂f/∂λ - α δ ∂/∂λ <∇_w L_{T-1}(w_{T-1}, λ), ∇f(w_T)>
 
-    for momentum (δ as in dynamics.Momentum); for Adam likewise through its update. A horizon of
-    one step: short-sighted, its bias does not vanish as T grows.
+    holds for momentum, with δ as in optimizers.MomentumSGD; for Adam the last update is
+    differentiated likewise. The method equals `stored` with a horizon of one step. Its bias does
+    not vanish as T grows [Shaban2019].
 
     Cost: one Hessian-vector product.
     Memory: one copy of the weights, shape (P,).
@@ -35,13 +38,10 @@ class OneStep(Method):
         pass
 
     def steps(self, training: TrainingConfig) -> range:
-        return range(training.steps - 1, training.steps)
+        return _LAST_STEP.steps(training)
 
-    def recorder(self, run: TrainingRun) -> FullTrajectory:
-        return FullTrajectory(run.steps - 1, run.steps)
+    def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
+        return _LAST_STEP.recorder(run)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
-        assert isinstance(recorder, FullTrajectory)
-        adjoint.begin(contraction=False)
-        recorder.backward(run, adjoint)
-        adjoint.finish(recorder.start)
+        _LAST_STEP.backward(run, recorder, adjoint)

@@ -1,4 +1,4 @@
-"""DrMAD: the backward pass walks a line through kept points in the place of the path.
+"""DrMAD: reverse mode along an approximate trajectory through a few recorded points.
 
 [Fu2016] DrMAD: distilling reverse-mode automatic differentiation for optimizing hyperparameters
 of deep neural networks, 1601.00917.
@@ -29,64 +29,71 @@ from drmad_workers.trajectory.segments import SegmentedTrajectory, segment_start
 Preset = Literal["paper", "paper_tenth"]
 
 NODES_FOR_ADAM = 15
+"""The default number of interpolation nodes for Adam."""
 
 CONVOLUTION_SUBSAMPLING = 6
-"""A product costs 2.7 gradients there, in the place of 2 (on a CPU, of a small net)."""
+"""The default minibatch subsampling of models with convolutions, where a Hessian-vector product
+costs 2.7 gradients instead of 2 (measured on a CPU, on a small network)."""
 
 
 @dataclass(frozen=True)
 class Shortcut(Method):
-    """ŵ_t on a polyline through points of the last N steps, kept in a few copies of the weights.
+    """Linearizes at points ŵ_t of a piecewise linear approximation of the trajectory.
 
-    By default the points are quantized to 2.5 bits a weight (QuantizedTrajectory) and as dense as
-    `budget` allows. Where that leaves fewer than one point in 6 steps (16 copies beyond T = 1,152),
-    the run is split into segments: the earlier ones are trained again during the backward pass,
-    with points of their own, denser the earlier the segment (SegmentedTrajectory).
+    The trajectory of the last N steps is kept in a few copies of the weights, in one of two forms:
 
-    With `interpolation_nodes` = K the points are weights in full precision, or their means. Node
-    j = 0 .. K-1 stands at step T-N + N(1-(1-j/K)²), dense towards the end. It holds the mean over a
-    window around its step, which averages the noise out; by default the window reaches the next
-    node, so that almost every step counts. K = 1 without a mean is DrMAD,
-    ŵ_t = (1-β_t) w_{T-N} + β_t w_T; K = N nodes at stride 1 stand at every step, which is exact.
-    Adam uses 15 nodes by default, because coarse quantization does not keep its second moments
-    positive.
+    - Quantized points (the default) take about 2.5 bits a weight (QuantizedTrajectory) and are as
+      dense as `budget` allows. If that leaves fewer than one point in 6 steps (16 copies beyond
+      T = 1,152), the run is split into segments. The earlier segments are trained again during the
+      backward pass, with points of their own that are denser the earlier the segment
+      (SegmentedTrajectory).
+    - Interpolation nodes hold weights in full precision, or their means (InterpolatedTrajectory).
+      With `interpolation_nodes` = K, node j = 0 .. K-1 is at step T-N + N(1-(1-j/K)²), dense
+      towards the end. A mean covers a window around the node and averages the noise out. By
+      default the window reaches the next node, so that almost every step contributes. K = 1
+      without a mean is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T [Fu2016]. K = N nodes at stride 1
+      are the exact trajectory. Adam uses 15 nodes by default, because coarse quantization does not
+      keep its second moments positive.
 
-    A stride reverses m steps at once: their minibatches are joined, at the middle of the interval,
-    by the map of m steps under a constant gradient. That map holds while the curvature changes dw
-    little, so the next stride is as long as |Δdw| / |dw| <= `max_adjoint_change` allows, judged by
-    the last one: long where the trajectory is calm, single steps where dw would be stretched.
+    A stride reverses m steps at once. It joins their minibatches, linearizes at the middle of the
+    interval, and applies the map of m steps under a constant gradient. The map is accurate while
+    the curvature changes dw little. The length of the next stride is therefore the largest one for
+    which |Δdw| / |dw| <= `max_adjoint_change`, extrapolated from the last stride: long where the
+    trajectory is calm, single steps where dw changes quickly.
 
-    In the first half of the training, every `minibatch_subsampling`-th minibatch may stand for all
-    of them, which costs less and loses some of the direction. A stride shorter than that moves dw
-    by its own share of the curvature, and dλ by all of it. Derivatives by example are scaled to how
-    often each example was drawn (SubsampledRows). A momentum that is tuned per step forces single
-    steps throughout, because its derivatives are products with the velocity of each step.
+    In the first half of the training, minibatch subsampling may use only every
+    `minibatch_subsampling`-th minibatch, which costs less and is less accurate. A stride shorter
+    than that applies its own share of the curvature to dw, and all of it to dλ. Derivatives by
+    example are rescaled to the number of times that each example was drawn (SubsampledRows). A
+    momentum that is tuned per step requires single steps throughout, because its derivatives are
+    products with the velocity of each step.
 
-    Adam's moments are kept and interpolated like the weights. The velocity of SGD, which matters
-    where the rates are tuned, follows from the points: (ŵ_{t+m} - ŵ_t)/Σα.
+    The moments of Adam are kept and interpolated like the weights. The velocity of SGD, which is
+    needed where the rates are tuned, follows from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
-    Cost: N/m Hessian-vector products, each on the rows of m minibatches; N/2 steps of training
-    where segments are trained again.
-    Memory: `budget` copies of the weights, or K + 1 (for Adam three times as many), whatever T.
+    Cost: N/m Hessian-vector products, each on the rows of m minibatches, and N/2 steps of training
+    if segments are trained again.
+    Memory: `budget` copies of the weights, or K + 1 (three times as many for Adam), independent of
+    T.
 
     Attributes:
         horizon: N; None for T.
         budget: copies of the weights for the quantized trajectory and its snapshots, at least 2.
         interpolation_nodes: K, at least 1; None for quantized points.
-        averaging_window: length of a node's window in steps; 1 takes the weights as they are, None
-            reaches the next node.
+        averaging_window: the length of a node's window in steps. 1 keeps the weights themselves;
+            None reaches the next node.
         max_stride: the largest m, at least 1.
-        max_adjoint_change: bound on |Δdw| / |dw| per stride; None takes every stride in full.
-        minibatch_subsampling: 1 visits every minibatch. None is 1, or CONVOLUTION_SUBSAMPLING where
-            the model has convolutions; `cost` counts 1.
-        contraction: |dw| grows by at most 1 % per step on the way back, see Adjoint.begin. It
-            holds a walk far off the path together, and bends one whose true |dw| grows.
-        curvature: "gauss_newton" leaves out the curvature of the model, and keeps that of the loss
-            in the model's outputs: positive where that is convex, so that dw is not stretched;
-            see Objective.gauss_newton_product.
-        preset: the published method, all else left at its default. "paper": N = T points with
-            β from 0.001 to 0.999. "paper_tenth": N = T/10 such points over the whole line, with
-            the first N minibatches and an unscaled learning rate.
+        max_adjoint_change: the bound on |Δdw| / |dw| per stride; None takes every stride in full.
+        minibatch_subsampling: 1 uses every minibatch. None is 1, or CONVOLUTION_SUBSAMPLING if the
+            model has convolutions; `cost` assumes 1.
+        contraction: limits the growth of |dw| to 1 % per step, see Adjoint.begin. It keeps a
+            backward pass far from the trajectory bounded, and biases one whose true |dw| grows.
+        curvature: "gauss_newton" omits the curvature of the model and keeps that of the loss in
+            the model's outputs. It is positive semidefinite if the loss is convex in the outputs,
+            so that dw does not grow; see Objective.gauss_newton_product.
+        preset: the published method; all other settings keep their defaults. "paper" takes N = T
+            points with β from 0.001 to 0.999. "paper_tenth" takes N = T/10 such points over the
+            whole line, with the first N minibatches and an unscaled learning rate.
     """
 
     horizon: int | None = None
@@ -126,7 +133,9 @@ class Shortcut(Method):
                 )
         if self.averaging_window is not None and self.interpolation_nodes is None:
             raise ProblemError(
-                "average is a knot's: say how many nodes", "hypergradient.averaging_window"
+                "averaging_window needs interpolation_nodes, got none: set interpolation_nodes, or "
+                "leave averaging_window out",
+                "hypergradient.averaging_window",
             )
         if self.max_adjoint_change is not None and not self.max_adjoint_change > 0.0:
             raise ProblemError(
@@ -149,7 +158,7 @@ class Shortcut(Method):
             )
         if self.preset and replace(self, hvp="exact") != Shortcut(preset=self.preset):
             raise ProblemError(
-                f"preset {self.preset} fixes all other settings: leave them out, or the preset",
+                f"preset {self.preset} sets every other setting itself: remove them, or the preset",
                 "hypergradient.preset",
             )
 
@@ -160,7 +169,7 @@ class Shortcut(Method):
 
     def recorder(self, run: TrainingRun) -> "InterpolatedTrajectory | SegmentedTrajectory":
         if self.preset is not None:
-            return InterpolatedTrajectory([0], run.steps, average=1)
+            return InterpolatedTrajectory([0], run.steps, window=1)
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
@@ -172,11 +181,11 @@ class Shortcut(Method):
         return SegmentedTrajectory(start, run.steps, self.budget)
 
     def cost(self, training: TrainingConfig) -> float:
-        visited = len(self.steps(training))
+        used = len(self.steps(training))
         if self.preset is None:
             early = max(0, training.steps // 2 - self.steps(training).start)
-            visited -= early - math.ceil(early / (self.minibatch_subsampling or 1))
-        return 1.0 + (self._again(training) + PRODUCT * visited) / training.steps
+            used -= early - math.ceil(early / (self.minibatch_subsampling or 1))
+        return 1.0 + (self._retrained_steps(training) + PRODUCT * used) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
         nodes = 1 if self.preset else self._nodes(training.is_adam)
@@ -192,8 +201,8 @@ class Shortcut(Method):
             else self.interpolation_nodes
         )
 
-    def _again(self, training: TrainingConfig) -> int:
-        """How many steps are trained again."""
+    def _retrained_steps(self, training: TrainingConfig) -> int:
+        """The number of steps that are trained again during the backward pass."""
         if self.preset is not None or self._nodes(training.is_adam) is not None:
             return 0
         steps = self.steps(training)
@@ -206,30 +215,31 @@ class Shortcut(Method):
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
-        watch = self.max_adjoint_change is not None
-        adjoint.begin(self.contraction, self.curvature, watch, off_path=True)
+        adaptive = self.max_adjoint_change is not None
+        adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
         convolves = run.objective.convolves
-        thin = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
-        visits = SubsampledRows(run) if thin > 1 and recorder.start < run.steps // 2 else None
+        subsampling = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
+        subsampled = subsampling > 1 and recorder.start < run.steps // 2
+        rows = SubsampledRows(run) if subsampled else None
         stop = run.steps
         stride = self.max_stride if self.max_adjoint_change is None and not single else 1
-        for path in recorder.back(run):
-            while stop > path.start:
-                every = thin if stop <= run.steps // 2 and not single else 1
-                start = max(path.start, stop - every * math.ceil(stride / every))
+        for segment in recorder.segments(run):
+            while stop > segment.start:
+                every = subsampling if stop <= run.steps // 2 and not single else 1
+                start = max(segment.start, stop - every * math.ceil(stride / every))
                 count = stop - start
-                velocity = stand_on(path, start, stop, run)
+                velocity = place_at_midpoint(segment, start, stop, run)
                 share = min(1.0, stride / count)
                 adjoint.step_back(start, count, velocity, None, every, share)
-                if visits is not None:
-                    visits.add(start, count, every)
+                if rows is not None:
+                    rows.add(start, count, every)
                 if self.max_adjoint_change is not None and not single:
                     allowed = stride * self.max_adjoint_change / max(adjoint.change, 1e-9)
                     stride = max(1, min(self.max_stride, 2 * stride, int(allowed)))
                 stop = start
-        if visits is not None:
-            visits.settle()
+        if rows is not None:
+            rows.rescale()
         adjoint.finish(recorder.start)
 
     def _backward_as_published(
@@ -242,8 +252,8 @@ class Shortcut(Method):
             torch.lerp(first, last, betas[step], out=run.path)
             velocity = None
             if isinstance(run.dynamics, MomentumSGD) and run.dynamics.reads_gradient:
-                # One velocity for both sides of the step, as published; but at step 0, where the
-                # original's index wraps around, the line goes on as it does elsewhere.
+                # As published, one velocity serves both sides of the step. At step 0, where the
+                # index of the original implementation wraps around, the line is extrapolated.
                 share = betas[max(step, 1)] - betas[max(step, 1) - 1] if points > 1 else 1.0
                 velocity = run.dynamics.velocity(step, 1, share * (last - first)[0])
                 run.state[1].copy_(velocity)
@@ -252,53 +262,56 @@ class Shortcut(Method):
 
 
 class SubsampledRows:
-    """How often minibatches drew each example, and for how many draws the walk's visits stand.
+    """Rescales derivatives by example to the number of times that each example was drawn.
 
-    Where λ has an entry per example, chance visits some of them more often than others: their
-    parts of dλ are scaled from the one to the other.
+    Under minibatch subsampling, a minibatch that is used represents several. By chance some
+    examples then count more often than they were drawn. `rescale` multiplies their parts of dλ by
+    the ratio of the two counts.
     """
 
     def __init__(self, run: TrainingRun) -> None:
         self._run = run
-        self._drawn, self._visited = run.objective.rows_visited(), run.objective.rows_visited()
+        self._drawn, self._counted = run.objective.rows_visited(), run.objective.rows_visited()
 
     def add(self, step: int, count: int, every: int) -> None:
-        for counts, thinned in ((self._drawn, 1), (self._visited, every)):
+        """Counts the examples of the steps `step` .. `step + count - 1`; see Minibatches.join."""
+        for counts, subsampling in ((self._drawn, 1), (self._counted, every)):
             if counts is not None:
-                index = self._run.index(step, count, thinned)
-                stands_for = count / math.ceil(count / thinned)
-                each = torch.full_like(index, stands_for, dtype=counts.dtype)
+                index = self._run.index(step, count, subsampling)
+                represented = count / math.ceil(count / subsampling)
+                each = torch.full_like(index, represented, dtype=counts.dtype)
                 counts.scatter_add_(-1, index, each)
 
-    def settle(self) -> None:
-        if self._drawn is not None and self._visited is not None:
-            self._run.objective.multiply_rows(self._drawn / self._visited.clamp_min(1.0))
+    def rescale(self) -> None:
+        if self._drawn is not None and self._counted is not None:
+            self._run.objective.multiply_rows(self._drawn / self._counted.clamp_min(1.0))
 
 
-def stand_on(
-    path: InterpolatedTrajectory | QuantizedTrajectory, start: int, stop: int, run: TrainingRun
+def place_at_midpoint(
+    segment: InterpolatedTrajectory | QuantizedTrajectory, start: int, stop: int, run: TrainingRun
 ) -> Tensor | None:
-    """Puts the run on the middle of the steps `start` .. `stop - 1`.
+    """Places the run at the middle of the steps `start` .. `stop - 1`.
 
-    Returns the velocity on the polyline from `start` to `stop`, shape (P,), where it matters, and
-    writes that of the step before into the state, for a tuned momentum: 0 before the first.
+    Where the rates are tuned, the function returns the velocity between `start` and `stop`, shape
+    (P,). For a tuned momentum it also writes the velocity of the previous step into the state,
+    which is 0 before the first step.
     """
     dynamics, middle = run.dynamics, 0.5 * (start + stop - 1)
     if not (isinstance(dynamics, MomentumSGD) and dynamics.reads_gradient):
-        path.point(middle, run.path)
+        segment.point(middle, run.path)
         return None
-    here, there = torch.empty_like(run.path), torch.empty_like(run.path)
-    path.point(stop, there)
-    path.point(middle, run.path)
-    path.point(start, here)
-    velocity = dynamics.velocity(start, stop - start, (there - here)[0])
+    first, last = torch.empty_like(run.path), torch.empty_like(run.path)
+    segment.point(stop, last)
+    segment.point(middle, run.path)
+    segment.point(start, first)
+    velocity = dynamics.velocity(start, stop - start, (last - first)[0])
     if dynamics.momentum.total is None:
         return velocity
     if start == 0:
         run.state[1].zero_()
-    elif start == path.start:
+    elif start == segment.start:
         run.state[1].copy_(velocity)
     else:
-        path.point(start - 1, there)
-        run.state[1].copy_(dynamics.velocity(start - 1, 1, (here - there)[0]))
+        segment.point(start - 1, last)
+        run.state[1].copy_(dynamics.velocity(start - 1, 1, (first - last)[0]))
     return velocity

@@ -1,4 +1,4 @@
-"""The exact hypergradient, with every point of the path kept.
+"""The exact hypergradient along the stored trajectory.
 
 [Maclaurin2015] Gradient-based hyperparameter optimization through reversible learning, 1502.03492.
 """
@@ -6,22 +6,22 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.trajectory.full import FullTrajectory
 
 
 @dataclass(frozen=True)
 class Stored(Method):
-    """ŵ_t = w_t for the last N steps, as they were: exact for N = T, truncated for N < T.
+    """Linearizes at the stored points ŵ_t = w_t of the last N steps.
 
-    The reverse of hypergradients/base.py at the kept points; nothing is computed a second time.
-    It is the yardstick of the others in speed, and what runs out of memory first.
+    The method runs the adjoint recursion of hypergradients/method.py, which is exact for N = T and
+    truncated for N < T. It recomputes nothing: it is the fastest exact method in reverse mode, and
+    the one whose memory grows fastest with N.
 
     Cost: N Hessian-vector products.
-    Memory: N copies of the weights, shape (P,) each; as many for each row of the state beside
-    them that the reverse reads (of Adam, or where rates are tuned).
+    Memory: N copies of the weights, shape (P,) each, and as many for each further row of the state
+    that the reverse reads (the moments of Adam; the velocity where the rates are tuned).
 
     Attributes:
         horizon: N; None for T.
@@ -44,32 +44,12 @@ class Stored(Method):
     def copies(self, training: TrainingConfig) -> float:
         return float(self.backward_total(training))
 
-    def recorder(self, run: TrainingRun) -> "FullTrajectory":
+    def recorder(self, run: TrainingRun) -> FullTrajectory:
         return FullTrajectory(run.steps - (self.horizon or run.steps), run.steps)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, FullTrajectory)
         adjoint.begin(contraction=False)
-        recorder.backward(run, adjoint)
-        adjoint.finish(recorder.start)
-
-
-class FullTrajectory:
-    """The point before every step from `start` on."""
-
-    def __init__(self, start: int, steps: int) -> None:
-        self.start = start
-        self.next_step = start
-        self._steps = steps
-        self._points: list[Tensor] = []
-
-    def visit(self, step: int, run: TrainingRun) -> None:
-        if step < self._steps:
-            self._points.append(run.point.clone())
-            self.next_step = step + 1
-
-    def backward(self, run: TrainingRun, adjoint: Adjoint) -> None:
-        """Reverses the steps, each point being let go of as it is passed."""
-        for step in range(self._steps - 1, self.start - 1, -1):
-            run.point.copy_(self._points.pop())
+        for step in recorder.backward(run):
             adjoint.step_back(step)
+        adjoint.finish(recorder.start)

@@ -1,4 +1,4 @@
-"""One hypergradient from those of several replicas, each coordinate over those that hold it."""
+"""Combines the hypergradients of several replicas into one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
@@ -11,8 +11,8 @@ from drmad_workers.errors import ProblemError
 Aggregate = Literal["mean", "sign", "median"]
 
 Held = Mapping[str, Tensor]
-"""By name, for hyperparameters with one row per training example: positions of the rows that a
-replica holds, shape (rows held,), int64. Of what is not named it holds all."""
+"""The rows that a replica holds, by the name of a hyperparameter with one row per training example:
+their positions, shape (rows held,), int64. A replica holds every row of a name that is missing."""
 
 
 def aggregate(
@@ -20,23 +20,26 @@ def aggregate(
     how: Aggregate = "mean",
     held: Sequence[Held] | None = None,
 ) -> dict[str, Tensor]:
-    """One hypergradient from those of the replicas, summed in the order given.
+    """Combines the hypergradients g_r of the replicas, coordinate by coordinate.
 
-    "mean" averages; "sign" lets the replicas vote on each coordinate: sign(Σ_r sign(g_r));
-    "median" takes the middle of each coordinate, the mean of both middles where they are even.
-    A coordinate is aggregated over the replicas that hold it, and is zero where none does.
+        "mean": (1/R) Σ_r g_r        "sign": sign(Σ_r sign(g_r))        "median": median_r(g_r)
+
+    The sums run in the order given. The median of an even number of values is the mean of the two
+    middle ones. Each coordinate is aggregated over the R replicas that hold it, and is zero if no
+    replica does.
 
     Args:
-        hypergradients: by name; a name that only some have is taken over those.
-        held: of each replica; None where all hold everything.
+        hypergradients: one per replica, by name; a name is aggregated over the replicas that have
+            it.
+        held: the rows that each replica holds; None if every replica holds every row.
     Raises:
-        ProblemError: `how` is unknown, or there is nothing to aggregate.
+        ProblemError: `how` is unknown, or `hypergradients` is empty.
     """
     if how not in get_args(Aggregate):
         allowed = ", ".join(get_args(Aggregate))
         raise ProblemError(f"aggregate must be one of {allowed}, got {how!r}", "replicas.aggregate")
     if not hypergradients:
-        raise ProblemError("there must be at least one hypergradient to aggregate", "replicas")
+        raise ProblemError("aggregate needs at least one hypergradient, got none", "replicas")
     pairs = list(zip(hypergradients, held or [{}] * len(hypergradients), strict=True))
     names = dict.fromkeys(name for hypergradient in hypergradients for name in hypergradient)
     return {
@@ -46,9 +49,9 @@ def aggregate(
 
 
 def covered(held: Sequence[Held], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """Which rows some replica holds: by name, shape (rows,), bool; no name where it is all.
+    """The rows that at least one replica holds: by name, shape (rows,), bool.
 
-    `shapes` are those of the hyperparameters.
+    A name is missing if every row is held. `shapes` are the shapes of the hyperparameters.
     """
     masks: dict[str, Tensor] = {}
     for name, shape in shapes.items():
@@ -62,7 +65,7 @@ def covered(held: Sequence[Held], shapes: Mapping[str, Sequence[int]]) -> dict[s
 
 
 def _aggregated(parts: Sequence[tuple[Tensor, Tensor | None]], how: Aggregate) -> Tensor:
-    """Of one hyperparameter: gradients with the rows that count, None for all."""
+    """Aggregates one hyperparameter; each part is a gradient and its rows, None for all rows."""
     if all(rows is None for _, rows in parts):
         if how == "median":
             return _median([gradient for gradient, _ in parts], None)
@@ -91,7 +94,10 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _median(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tensor:
-    """Finite gradients; those that do not count are sorted to the end, and left there."""
+    """The median of finite gradients over the entries whose mask is true.
+
+    Masked entries become infinite, so that sorting moves them behind the others.
+    """
     stack = torch.stack(list(gradients))
     counts = torch.full_like(stack[:1], len(gradients), dtype=torch.int64)
     if masks is not None:

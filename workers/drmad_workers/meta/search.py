@@ -1,4 +1,4 @@
-"""What the next trial of a search tries, as a function of the trials before it.
+"""The values of the next trial of a search, as a function of the earlier trials.
 
 [Bergstra2011] Algorithms for hyper-parameter optimization, NeurIPS 2011.
 """
@@ -9,9 +9,10 @@ from typing import Any
 from drmad_workers.data.minibatches import seed_of
 
 SEARCH = 21
+"""The random stream of the sampler; see seed_of."""
 
-Known = tuple[Mapping[str, Any], float | None]
-"""The values of a trial and its validation loss; None where it gave none."""
+KnownTrial = tuple[Mapping[str, Any], float | None]
+"""The values of a trial and its validation loss; None if the trial has no loss."""
 
 
 def propose(
@@ -19,28 +20,32 @@ def propose(
     sampler: str,
     seed: int,
     number: int,
-    known: Sequence[Known],
+    known: Sequence[KnownTrial],
 ) -> dict[str, Any]:
-    """The values of trial `number`: the same after the same trials, whoever asks and when.
+    """The values of trial `number`, a deterministic function of the arguments.
 
     Args:
         parameters: by path, the fields of drmad_client.spec.search.SearchRange or SearchChoices.
-        sampler: "tpe" [Bergstra2011] or "random", Optuna's.
-        known: the trials whose outcome may be used, in their order.
+        sampler: "tpe" [Bergstra2011] or "random", both as implemented by Optuna.
+        seed: the seed of the job.
+        number: the number of the trial, which selects its random stream.
+        known: the trials whose outcome may be used, in ascending order of their numbers.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    drawn = seed_of(SEARCH, seed, number) % 2**32
-    chosen = (
-        optuna.samplers.TPESampler(seed=drawn, n_startup_trials=min(10, 2 + 2 * len(parameters)))
+    sampler_seed = seed_of(SEARCH, seed, number) % 2**32
+    optuna_sampler = (
+        optuna.samplers.TPESampler(
+            seed=sampler_seed, n_startup_trials=min(10, 2 + 2 * len(parameters))
+        )
         if sampler == "tpe"
-        else optuna.samplers.RandomSampler(seed=drawn)
+        else optuna.samplers.RandomSampler(seed=sampler_seed)
     )
     distributions = {path: _distribution(options) for path, options in parameters.items()}
-    study = optuna.create_study(sampler=chosen)
+    study = optuna.create_study(sampler=optuna_sampler)
     for values, loss in known:
-        # What diverged is worse than anything else, and tells where not to look.
+        # A trial that diverged ranks last, so that the sampler avoids its neighbourhood.
         value = float("inf") if loss is None else loss
         trial = optuna.trial.create_trial(
             params=dict(values), distributions=distributions, value=value

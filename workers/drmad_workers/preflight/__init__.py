@@ -1,1 +1,1 @@
-"""Everything that is tried before a job counts."""
+"""Preflight checks, which detect problems of a job before it starts."""

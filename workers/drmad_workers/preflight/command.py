@@ -1,4 +1,4 @@
-"""`drmad check`: what would go wrong with a job, found on this machine and without a service."""
+"""`drmad check`: the preflight of a job on this machine, without a service."""
 
 from __future__ import annotations
 
@@ -12,25 +12,35 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the workers' commands to the command line."""
+    """Adds the commands of the workers to the command line."""
     app.command()(check)
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads YAML.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Job file in YAML or JSON; - reads YAML from standard input."
+        ),
+    ],
     code: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of your own code.")
+        Path | None, typer.Option(metavar="DIR", help="Folder with the job's own code.")
     ] = None,
     data_roots: Annotated[
         list[Path],
-        typer.Option("--data-root", envvar="DRMAD_DATA_ROOTS", help="Where data may be read."),
+        typer.Option(
+            "--data-root",
+            envvar="DRMAD_DATA_ROOTS",
+            help="Folder that data may be read from; repeatable.",
+        ),
     ] = [],  # noqa: B006 (typer reads the default and copies it)
 ) -> None:
-    """Build a job's problem here and run one tiny meta-iteration of it.
+    """Run the preflight of a job on this machine.
 
-    Finds what a worker would find: imports, shapes, a loss that is not finite, hyperparameters
-    that nothing depends on, kernels without second derivatives. Measures how far the method agrees
-    with the exact one over a few steps, and predicts the time and the memory of the job.
+    Builds the job's problem and runs one short meta-iteration. It detects what a worker would
+    detect: failing imports, wrong shapes, a loss that is not finite, hyperparameters that no loss
+    depends on, kernels without second derivatives. It measures the agreement of the method with
+    the exact hypergradient over a few steps, and predicts the duration and the memory of the job.
 
     \b
     Examples:
@@ -48,11 +58,13 @@ def check(
     from drmad_workers.user_code import UserCodeError
 
     spec, folder = _read(file, code)
-    torch.set_num_threads(max(1, int(spec.resources.cpus)))  # as a worker, whose time is predicted
+    torch.set_num_threads(
+        max(1, int(spec.resources.cpus))
+    )  # like a worker, whose speed is predicted
     try:
         report = PreflightReport.model_validate(preflight(spec, Places(data_roots), folder))
     except UserCodeError as error:
-        raise DrmadError(f"your code raised {error}\n{error.traceback}".rstrip()) from error
+        raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
     except EngineError as error:
         raise DrmadError(str(error)) from error
     for line in preflight_lines(report):
@@ -60,7 +72,7 @@ def check(
 
 
 def _read(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
-    """The spec, and the code as a worker would find it: packed and unpacked again."""
+    """The spec, and the folder of the code, packed and unpacked as for a worker."""
     from pydantic import ValidationError
 
     from drmad_client.errors import DrmadError, field_errors
@@ -79,6 +91,6 @@ def _read(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     try:
         return JobSpec.model_validate(fields), folder
     except ValidationError as error:
-        told = field_errors(error.errors(), fields)
-        lines = "".join(f"\n  {line.path}: {line.message}" for line in told)
+        errors = field_errors(error.errors(), fields)
+        lines = "".join(f"\n  {line.path}: {line.message}" for line in errors)
         raise DrmadError(f"{file} is not a valid job{lines}") from error

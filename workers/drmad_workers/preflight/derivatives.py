@@ -1,4 +1,4 @@
-"""What is found out about a problem on one minibatch, before any training starts."""
+"""Preflight of the derivatives: evaluates the losses and their derivatives on one minibatch."""
 
 import torch
 from torch import Tensor
@@ -10,31 +10,18 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ProblemError(f"device must be cpu or cuda, got {device!r}", "device") from error
-    if resolved.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ProblemError("device cuda was asked for, and torch finds none here", "device")
-        index = torch.cuda.current_device() if resolved.index is None else resolved.index
-        return torch.device("cuda", index)
-    return resolved
-
-
 def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
-    """Tries every derivative once and leaves the objective as it was.
+    """Computes every derivative once, and leaves the weights and buffers as they were.
 
-    Also finds out whether the model draws random numbers (`objective.stochastic`).
+    The function also sets `objective.stochastic`: whether the model draws random numbers.
 
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
-            derivative; a hyperparameter to tune changes neither the training nor the outer loss.
+            derivative; or neither the training nor the outer loss depends on a hyperparameter.
     """
     buffers = objective.buffers()
     before = random_state(objective.device)
-    shape_of_losses(objective, batch)
+    require_loss_shapes(objective, batch)
     objective.stochastic = not torch.equal(before, random_state(objective.device))
     objective.begin_products()
     if objective.hvp == "finite_difference":
@@ -56,21 +43,21 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:
             raise ProblemError(
-                f"neither the training of the weights nor the outer loss depends on the "
-                f"hyperparameter {name!r}: use it in inner_loss or outer_loss, or do not tune it",
+                f"inner_loss or outer_loss must depend on the hyperparameter {name!r}, and neither "
+                "does: use it in one of them, or do not tune it",
                 f"hyperparameters.{name}",
             )
 
 
-def shape_of_losses(objective: Objective, batch: Batch) -> None:
-    """Raises ProblemError unless the losses have the shapes that `Problem` asks for."""
+def require_loss_shapes(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError unless the losses have the shapes that `Problem` specifies."""
     problem = objective.problem
     if problem.inner_loss is None or problem.outer_loss is None:
         losses = problem.loss(objective.model(batch.inputs), batch.targets)
         if losses.shape != (len(batch.index),):
             raise ProblemError(
                 f"loss must return one number per example, shape ({len(batch.index)},), got "
-                f"{tuple(losses.shape)}: use reduction='none', and take means over other axes",
+                f"{tuple(losses.shape)}: use reduction='none', and average over all other axes",
                 "problem.loss",
             )
     loss = objective.inner_loss(batch)
@@ -80,27 +67,33 @@ def shape_of_losses(objective: Objective, batch: Batch) -> None:
 
 def require_scalar(loss: Tensor, what: str, field: str) -> None:
     if loss.shape != ():
-        raise ProblemError(f"{what} must return one number, got shape {tuple(loss.shape)}", field)
+        raise ProblemError(
+            f"{what} must return one number, got shape {tuple(loss.shape)}: average or sum it",
+            field,
+        )
     if not loss.requires_grad:
         raise ProblemError(
-            f"{what} must depend on the model's weights by autograd, and does not", field
+            f"{what} must depend on the model's weights through autograd, got a constant: remove "
+            "detach, no_grad, and conversions to NumPy or to Python numbers",
+            field,
         )
 
 
 def require_finite(loss: Tensor, what: str, field: str) -> None:
     if not bool(loss.isfinite()):
         raise ProblemError(
-            f"{what} must be finite at the first weights, got {float(loss.detach())}: look for a "
-            "logarithm, a root or a division by zero, or for inputs that are not finite",
+            f"{what} must be finite at the first weights, got {float(loss.detach())}: check it "
+            "for a logarithm, a root or a division by zero, and the inputs for values that are not "
+            "finite",
             field,
         )
 
 
 def require_second_derivatives(objective: Objective, batch: Batch) -> None:
-    """Raises ProblemError when some kernel's backward pass cannot be differentiated.
+    """Raises ProblemError if the backward pass of some kernel cannot be differentiated.
 
-    Autograd leaves such a kernel out in silence where no wanted derivative lies behind it, so the
-    graph of the gradient is searched for the nodes that would raise if they were reached.
+    Autograd silently omits such a kernel where no requested derivative lies behind it. The function
+    therefore searches the graph of the gradient for nodes that would raise if they were reached.
     """
     loss = objective.inner_loss(batch)
     message: str | None = None
@@ -128,13 +121,14 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     if message is not None:
         raise ProblemError(
             "the training loss must have second derivatives in the weights and in the "
-            f"hyperparameters: {message}; use the model with hvp finite_difference, which takes "
-            "two gradients in the place of each product",
+            f"hyperparameters: {message}; use hvp finite_difference, which replaces each "
+            "Hessian-vector product by two gradients",
             "hypergradient.hvp",
         ) from cause
 
 
 def random_state(device: torch.device) -> Tensor:
+    """The state of torch's random generators on the CPU and on the device."""
     if device.type == "cuda":
         return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
     return torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""How far each method can be trusted on a problem, and what a whole job would cost by it."""
+"""Compares methods with the exact hypergradient on a problem, and predicts the cost of a job."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.hypergradients import Method, Replay
-from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import ProbeResult, candidates, settings_of
+from drmad_workers.hypergradients.auto import ProbeResult, candidates, probe_result, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hyperparameters.kinds import Kind
 from drmad_workers.problem import Problem
@@ -17,19 +16,19 @@ from drmad_workers.training.progress import OnProgress
 from drmad_workers.training.run import TrainingConfig
 from drmad_workers.tuning import Tuner
 
-DOUBTFUL = 0.5
-"""A cosine below this deserves a warning."""
+MIN_COSINE = 0.5
+"""A method whose cosine to the exact hypergradient is lower is reported as doubtful."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A method's figures, and what a job of so many meta-iterations takes by it.
+    """The measured fidelity of a method, and the predicted cost of a job that uses it.
 
     Attributes:
-        figure: its agreement with the exact hypergradient, cost and products; see Figure.
-        job_seconds: training and walking back, on this machine as it is now; None where |dw| left
-            its bound.
-        path_bytes: what is kept of the path, at most.
+        figure: the agreement with the exact hypergradient, the cost and the products.
+        job_seconds: the predicted duration of all meta-iterations, forward and backward, at the
+            present speed of this machine; None if the backward pass diverged.
+        path_bytes: the maximum size of what the method keeps of the trajectory.
     """
 
     figure: ProbeResult
@@ -38,18 +37,20 @@ class Prediction:
 
     @property
     def doubtful(self) -> bool:
-        return self.figure.cosine is None or self.figure.cosine < DOUBTFUL
+        return self.figure.cosine is None or self.figure.cosine < MIN_COSINE
 
 
 @dataclass(frozen=True)
 class FidelityReport:
-    """What `check` found.
+    """The fidelity of several methods on one training run.
 
     Attributes:
-        steps, iterations: T and the meta-iterations of the job.
-        training_seconds: of one training run, keeping what all of these methods need.
-        exact: the figures of `replay`, which the others are held against.
-        predictions: one per method, in the order asked for.
+        steps: T, the number of inner steps.
+        iterations: the number of meta-iterations of the job.
+        training_seconds: the duration of the training run, while it recorded what all of these
+            methods need.
+        exact: the prediction for `replay`, the reference.
+        predictions: one per method, in the order of the argument.
     """
 
     steps: int
@@ -59,18 +60,18 @@ class FidelityReport:
     predictions: tuple[Prediction, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it, with `doubtful` beside every prediction."""
+        """The report as JSON values, with `doubtful` in every prediction."""
 
-        def told(prediction: Prediction) -> dict[str, Any]:
+        def fields(prediction: Prediction) -> dict[str, Any]:
             return asdict(prediction) | {"doubtful": prediction.doubtful}
 
         return asdict(self) | {
-            "exact": told(self.exact),
-            "predictions": [told(prediction) for prediction in self.predictions],
+            "exact": fields(self.exact),
+            "predictions": [fields(prediction) for prediction in self.predictions],
         }
 
 
-def check(
+def compare_with_exact(
     problem: Problem,
     kinds: Sequence[Kind],
     training: TrainingConfig | None = None,
@@ -84,65 +85,60 @@ def check(
     should_stop: Callable[[], bool] | None = None,
     on_progress: OnProgress | None = None,
 ) -> FidelityReport:
-    """Holds methods against `replay` on one training run of the problem, at its full length.
+    """Compares methods with `replay` on one training run of the problem, at its full length.
 
     Args:
         problem, kinds, training, seed, device, dtype: see Tuner.
-        methods: None for the candidates of `auto`.
-        iterations: of the job whose seconds are predicted.
-        values: λ by name; None for the initial ones.
-        iteration: whose first weights and minibatches are taken.
+        methods: the methods to compare; None takes the candidates of `auto`.
+        iterations: the number of meta-iterations of the job whose duration is predicted.
+        values: λ by name; None takes the initial values.
+        iteration: the meta-iteration whose initial weights and minibatches are used.
         should_stop, on_progress: see Tuner.evaluate.
     Raises:
-        TrainingDiverged, Stopped, ProblemError; HypergradientDiverged by `replay` alone.
+        TrainingDiverged, Stopped, ProblemError; HypergradientDiverged if `replay` itself diverges.
     """
     training = training or TrainingConfig()
-    yardstick = Replay()
-    tuner = Tuner(problem, kinds, training, yardstick, seed=seed, device=device, dtype=dtype)
-    tried = candidates(training, tuner.hyperparameters.values()) if methods is None else methods
-    for method in tried:
+    tuner = Tuner(problem, kinds, training, Replay(), seed=seed, device=device, dtype=dtype)
+    if methods is None:
+        methods = candidates(training, tuner.hyperparameters.values())
+    for method in methods:
         tuner.require(method)
     values = tuner.initial_values() if values is None else values
-    return measure(tuner, training, tried, values, iterations, iteration, should_stop, on_progress)
+    return fidelity_report(
+        tuner, training, methods, values, iterations, iteration, should_stop, on_progress
+    )
 
 
-def measure(
+def fidelity_report(
     tuner: Tuner,
     training: TrainingConfig,
-    tried: Sequence[Method],
+    methods: Sequence[Method],
     values: Mapping[str, Tensor],
     iterations: int,
     iteration: int = 0,
     should_stop: Callable[[], bool] | None = None,
     on_progress: OnProgress | None = None,
 ) -> FidelityReport:
-    """What `check` finds, by a tuner that is there already; `training` is the tuner's own."""
-    yardstick = Replay()
-    distinct = list(dict.fromkeys([yardstick, *tried]))
+    """As `compare_with_exact`, by an existing tuner; `training` must be the tuner's own."""
+    reference = Replay()
+    distinct = list(dict.fromkeys([reference, *methods]))
     (exact, *others), seconds = tuner.compare(values, distinct, iteration, should_stop, on_progress)
     if not isinstance(exact, BackwardPass):
         raise exact
-    found = dict(zip(distinct, [exact, *others], strict=True))
+    passes = dict(zip(distinct, [exact, *others], strict=True))
 
     def predict(method: Method) -> Prediction:
-        walk = found[method]
-        kept = round(method.copies(training) * tuner.copy_bytes)
-        figure = ProbeResult(settings_of(method), method.cost(training))
-        if not isinstance(walk, BackwardPass):
-            return Prediction(figure, None, kept)
-        figure = ProbeResult(
-            figure.method,
-            figure.cost,
-            **asdict(agreement(walk.hypergradient, exact.hypergradient)),
-            products=walk.products,
-            seconds=walk.seconds,
-        )
-        return Prediction(figure, iterations * (seconds + walk.seconds), kept)
+        backward_pass, cost = passes[method], method.cost(training)
+        kept_bytes = round(method.copies(training) * tuner.copy_bytes)
+        if not isinstance(backward_pass, BackwardPass):
+            return Prediction(ProbeResult(settings_of(method), cost), None, kept_bytes)
+        job_seconds = iterations * (seconds + backward_pass.seconds)
+        return Prediction(probe_result(backward_pass, exact, cost), job_seconds, kept_bytes)
 
     return FidelityReport(
         steps=training.steps,
         iterations=iterations,
         training_seconds=seconds,
-        exact=predict(yardstick),
-        predictions=tuple(predict(method) for method in tried),
+        exact=predict(reference),
+        predictions=tuple(predict(method) for method in methods),
     )

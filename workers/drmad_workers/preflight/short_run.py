@@ -1,4 +1,4 @@
-"""What would go wrong with a job, found before anything of it counts, and what it will take."""
+"""Preflight by a short run: a meta-iteration of a few steps, and a prediction of the job's cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drmad_workers.catalog import Places
 from drmad_workers.errors import EngineError, ran_out_of_memory
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.preflight import fidelity
+from drmad_workers.preflight.fidelity import fidelity_report
 from drmad_workers.user_code import UserCodeError, user_error
 
 if TYPE_CHECKING:
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from drmad_workers.tuning import Evaluation, Tuner
 
 STEPS = 20
-"""Of the tiny meta-iteration."""
+"""The number of inner steps of the short run; fewer if the job itself has fewer."""
 
 
 def preflight(
     spec: JobSpec, places: Places | None = None, code: Path | None = None
 ) -> dict[str, Any]:
-    """Builds a job's problem, tries its derivatives, runs a meta-iteration of few steps.
+    """Builds a job's problem, checks its derivatives, and runs a meta-iteration of a few steps.
 
     Returns:
         The fields of drmad_client.records.job.PreflightReport.
     Raises:
-        EngineError: imports, shapes, types, a loss that is not finite, a hyperparameter that
-            nothing depends on, kernels without second derivatives, ...
-        UserCodeError: the user's code raised.
+        EngineError: the job has a problem: an import, a shape, a type, a loss that is not finite,
+            a hyperparameter that no loss depends on, a kernel without second derivatives, ...
+        UserCodeError: the user's code raised an exception.
     """
     try:
         problem = spec_adapter.problem(spec, places, code)
-        return tried(spec, problem, spec_adapter.tuner(spec, built=problem))
+        return report(spec, problem, spec_adapter.tuner(spec, built=problem))
     except (EngineError, UserCodeError):
         raise
     except (Exception, SystemExit) as error:
@@ -46,12 +46,12 @@ def preflight(
         raise user_error(error, code) from error
 
 
-def tried(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -> dict[str, Any]:
-    """As `preflight`, of a problem that is built already; `tuner` is the job's own."""
-    short = _short(spec)
+def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -> dict[str, Any]:
+    """As `preflight`, for a problem that is built already; `tuner` is the job's own."""
+    short = _shortened(spec)
     trial = spec_adapter.tuner(short, device=device, built=problem)
     values = trial.initial_values()
-    first = trial.evaluate(values, 0)  # pays for warming up, and where auto chooses, for its look
+    first = trial.evaluate(values, 0)  # warms up and, where auto chooses, includes its probe
     began = time.perf_counter()
     evaluation = trial.evaluate(values, 0, choice=first.choice)
     seconds = time.perf_counter() - began
@@ -66,12 +66,12 @@ def tried(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") ->
         "method": evaluation.method,
         "fidelity": _fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
-        "memory_bytes": evaluation.peak_memory_bytes + _more_path_bytes(spec, short, tuner),
+        "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, tuner),
     }
 
 
-def _short(spec: JobSpec) -> JobSpec:
-    """The same job with few steps."""
+def _shortened(spec: JobSpec) -> JobSpec:
+    """The same job with STEPS inner steps, or its own number if that is smaller."""
     steps = min(STEPS, spec.training.steps)
     changes: dict[str, Any] = {"training": spec.training.model_copy(update={"steps": steps})}
     horizon = getattr(spec.hypergradient, "horizon", None)
@@ -82,41 +82,41 @@ def _short(spec: JobSpec) -> JobSpec:
 
 
 def _fidelity(short: JobSpec, trial: Tuner, first: Evaluation) -> dict[str, float | None]:
-    """Cosines to the exact hypergradient over the few steps, by method; None where it diverged."""
+    """Cosines to the exact hypergradient over the short run, by method; None if it diverged."""
     if first.choice is not None:
-        figures = first.choice.probes
+        probes = first.choice.probes
     else:
         method, training = spec_adapter.method(short.hypergradient), spec_adapter.training(short)
         values = trial.initial_values()
-        report = fidelity.measure(trial, training, [method], values, short.meta.iterations)
-        figures = tuple(prediction.figure for prediction in report.predictions)
-    return {figure.method["method"]: figure.cosine for figure in figures}
+        measured = fidelity_report(trial, training, [method], values, short.meta.iterations)
+        probes = tuple(prediction.figure for prediction in measured.predictions)
+    return {probe.method["method"]: probe.cosine for probe in probes}
 
 
 def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float:
-    """Of all meta-iterations on a machine like this one; a step backward costs what it costs."""
-    steps, few = spec.training.steps, short.training.steps
+    """The predicted duration of all meta-iterations and trials on a machine like this one.
+
+    It scales the measured time per forward step and per backward step to the job's numbers.
+    """
+    steps, short_steps = spec.training.steps, short.training.steps
     backward = getattr(spec.hypergradient, "horizon", None) or steps
-    backward_few = getattr(short.hypergradient, "horizon", None) or few
+    short_backward = getattr(short.hypergradient, "horizon", None) or short_steps
     seconds = evaluation.seconds
     each = (
-        seconds["forward"] / few * steps
-        + seconds["backward"] / backward_few * backward
+        seconds["forward"] / short_steps * steps
+        + seconds["backward"] / short_backward * backward
         + seconds["evaluate"]
     )
     trials = 0 if spec.search is None else spec.search.trials
-    return spec.meta.iterations * each + trials * seconds["forward"] / few * steps
+    return spec.meta.iterations * each + trials * seconds["forward"] / short_steps * steps
 
 
-def _more_path_bytes(spec: JobSpec, short: JobSpec, tuner: Tuner) -> int:
-    """What the whole path takes beyond the short one, at most."""
-    method, method_few = (
-        spec_adapter.method(spec.hypergradient),
-        spec_adapter.method(short.hypergradient),
-    )
-    if isinstance(method, Auto):  # looks by the exact method
-        method = method_few = Replay()
-    copies = method.copies(spec_adapter.training(spec)) - method_few.copies(
-        spec_adapter.training(short)
-    )
+def _additional_bytes(spec: JobSpec, short: JobSpec, tuner: Tuner) -> int:
+    """The maximum size of the whole trajectory beyond that of the short run."""
+    method = spec_adapter.method(spec.hypergradient)
+    short_method = spec_adapter.method(short.hypergradient)
+    if isinstance(method, Auto):  # its probes need the exact method
+        method = short_method = Replay()
+    copies = method.copies(spec_adapter.training(spec))
+    copies -= short_method.copies(spec_adapter.training(short))
     return round(max(0.0, copies) * tuner.copy_bytes)

@@ -1,90 +1,57 @@
-"""What runs on the Ray cluster: the worker's actor. The only file that knows Ray.
+"""The Ray actor that computes replicas of a job; the only module that imports Ray.
 
-Torch and the engine are imported inside the bodies, so that a scheduler imports this file without
-them. What goes in and out stands in messages.py.
+Torch and the engine are imported inside the methods, so that a scheduler can import this module
+without them. messages.py defines what the methods return.
 """
 
 from __future__ import annotations
 
-import io
-import resource
-import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
-from drmad_workers.ray_actor import failures, outer_step
-from drmad_workers.ray_actor.failures import LESS_MEMORY as LESS_MEMORY
-from drmad_workers.ray_actor.failures import OUT_OF_MEMORY as OUT_OF_MEMORY
-from drmad_workers.ray_actor.messages import Failure as Failure
-from drmad_workers.ray_actor.messages import PackedState as PackedState
-from drmad_workers.ray_actor.messages import Prepared as Prepared
-from drmad_workers.ray_actor.messages import ProgressReport as ProgressReport
-from drmad_workers.ray_actor.messages import ReplicaResult as ReplicaResult
-from drmad_workers.ray_actor.messages import RollbackRequired as RollbackRequired
-from drmad_workers.ray_actor.messages import StepResult as StepResult
-from drmad_workers.ray_actor.messages import TrialResult as TrialResult
+from drmad_client.spec.job import JobSpec
+from drmad_workers.ray_actor import failures
+from drmad_workers.ray_actor.memory_limit import limit_memory
+from drmad_workers.ray_actor.messages import (
+    Failure,
+    Infos,
+    PackedState,
+    Prepared,
+    ProgressReport,
+    ReplicaResult,
+    RollbackRequired,
+    StepResult,
+    TrialResult,
+    WorkerResults,
+)
+from drmad_workers.ray_actor.output import captured_output
 
 if TYPE_CHECKING:
-    from drmad_client.spec.job import JobSpec
     from drmad_workers.catalog import Places
-    from drmad_workers.hyperparameters.kinds import Group
     from drmad_workers.problem import Problem
     from drmad_workers.replica_batch import ReplicaBatch
     from drmad_workers.tuning import Evaluation, Tuner
 
 T = TypeVar("T")
 
-LINES_KEPT, LINE_LENGTH = 1000, 2000
-"""Of what a replica prints between two reports."""
-SPARE_BYTES = 64 << 20
-"""Less than this beyond what a worker itself takes is no limit to work within."""
-MOST_GROUPS = 128
-"""A tensor of more parts is told of as a whole."""
 THREADS = 4
-"""Of a worker: one computes, one reports, one waits while a straggler ends, one takes the step."""
-
-WorkerResults = list[ReplicaResult] | Failure
-"""Of one worker."""
-
-
-class _Tee(io.TextIOBase):
-    """Passes on what is written, and keeps its last lines."""
-
-    def __init__(self, stream: TextIO, lines: deque[str]) -> None:
-        self._stream = stream
-        self._lines = lines
-        self._open_line = ""
-
-    def write(self, text: str) -> int:
-        self._stream.write(text)
-        *lines, self._open_line = (self._open_line + text).split("\n")
-        self._lines.extend(line[:LINE_LENGTH] for line in lines)
-        self._open_line = self._open_line[:LINE_LENGTH]
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-
-def captured_output() -> deque[str]:
-    """The last lines that this process prints from now on; whoever reads them takes them out."""
-    lines: deque[str] = deque(maxlen=LINES_KEPT)
-    sys.stdout, sys.stderr = _Tee(sys.stdout, lines), _Tee(sys.stderr, lines)
-    return lines
+"""Threads of a worker: one computes, one reports, one waits while a straggler stops, and one takes
+the outer step."""
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class Replica:
     """Trains and differentiates one or more replicas of a job, on one device.
 
-    Keeps problem and data between meta-iterations. Further threads answer `report` and `abandon`
-    while the first computes. One of a job's workers takes the outer step too: it has loaded torch,
-    which a task of its own would do anew, as Ray ends what was idle for a second.
+    The actor keeps problem and data between meta-iterations. Further threads answer `report` and
+    `abandon` while one computes. One worker of a job also takes the outer step, because it has
+    loaded torch: a separate task would load it again, as Ray stops processes that are idle for a
+    second.
     """
 
     def __init__(
@@ -97,7 +64,7 @@ class Replica:
         code: bytes | None,
         memory_bytes: int = 0,
     ) -> None:
-        self._spec = spec
+        self._spec_json = spec
         self._numbers = list(replicas)
         self._cpus = cpus
         self._data_roots = [Path(root) for root in data_roots]
@@ -113,84 +80,101 @@ class Replica:
         self._computing = Lock()
         self._abandoned = -1
 
+    @cached_property
+    def _spec(self) -> JobSpec:
+        return JobSpec.model_validate_json(self._spec_json)
+
     def prepare(self) -> Prepared | Failure:
-        """Build the problem and check it; it must be prepared before its first iteration."""
+        """Builds the problem and checks it; the first meta-iteration requires this."""
         return self._guarded(self._prepare, None)
 
     @ray.method(num_returns=2)
     def meta_iteration(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None = None
     ) -> tuple[Failure | None, WorkerResults]:
-        """Train at the state's hyperparameters and differentiate the validation loss.
+        """Trains at the state's hyperparameters and differentiates the validation loss.
 
-        Returns twice: in small, whether it failed, and the results, for the meta step alone.
+        Returns two objects: the failure, if any, which the scheduler reads; and the results, which
+        only the worker that takes the outer step reads.
 
         Args:
-            ticket: a number that rises from call to call, for `abandon`.
-            draw: fixes weights and minibatches where it is not the state's own.
+            ticket: a number that increases from call to call, for `abandon`.
+            draw: fixes initial weights and minibatches; None takes the draw of the state.
         """
         results = self._results(state, iteration, ticket, draw)
         return (results if isinstance(results, Failure) else None), results
 
     def whole_meta_iteration(
-        self, state: PackedState, iteration: int, infos: outer_step.Infos, max_model_bytes: int
+        self, state: PackedState, iteration: int, infos: Infos, max_model_bytes: int
     ) -> StepResult | RollbackRequired | Failure:
-        """Of a job with one worker: the meta step too, without another process in between."""
+        """A meta-iteration and its outer step, for a job with one worker."""
         results = self._results(state, iteration, 0, None)
-        return _stepped(self._spec, infos, state, max_model_bytes, [results])
+        return self._outer_step(infos, state, max_model_bytes, [results])
 
     def meta_step(
         self,
-        infos: outer_step.Infos,
+        infos: Infos,
         state: PackedState,
         max_model_bytes: int,
         *results: WorkerResults,
     ) -> StepResult | RollbackRequired | Failure:
-        """Aggregate the replicas in their order and update the hyperparameters once."""
-        return _stepped(self._spec, infos, state, max_model_bytes, results)
+        """Aggregates the replicas in the order of their numbers and takes one outer step."""
+        return self._outer_step(infos, state, max_model_bytes, results)
 
     @ray.method(num_returns=2)
     def arrival(
-        self, infos: outer_step.Infos, state: PackedState, results: WorkerResults
+        self, infos: Infos, state: PackedState, results: WorkerResults
     ) -> tuple[dict[str, Any] | RollbackRequired | Failure, PackedState | None]:
-        """Apply the hypergradient of one replica at once: what to tell of it, the state after."""
+        """Applies the hypergradient of one replica by itself.
+
+        Returns the fields of its record, and the new state; see outer_step.arrival.
+        """
         if isinstance(results, Failure):
             return results, None
         (result,) = results
-        applied = failures.guarded(
-            lambda: outer_step.arrival(_spec(self._spec), infos, state, result),
-            state.scalars["iteration"],
-        )
+
+        def apply() -> tuple[dict[str, Any], PackedState] | RollbackRequired:
+            from drmad_workers.ray_actor import outer_step
+
+            return outer_step.arrival(self._spec, infos, state, result)
+
+        applied = failures.guarded(apply, state.scalars["iteration"])
         if isinstance(applied, RollbackRequired | Failure):
             return applied, None
         return applied
 
     def arrivals_step(
         self,
-        infos: outer_step.Infos,
+        infos: Infos,
         state: PackedState,
-        moved: PackedState,
+        after: PackedState,
         max_model_bytes: int,
         staleness: Sequence[int],
         *results: WorkerResults,
     ) -> StepResult | RollbackRequired | Failure:
-        """Judge the meta-iteration that these arrivals make up."""
-        done = [result for part in results if not isinstance(part, Failure) for result in part]
-        return failures.guarded(
-            lambda: outer_step.arrivals_step(
-                _spec(self._spec), infos, state, moved, max_model_bytes, done, staleness
-            ),
-            state.scalars["iteration"],
-        )
+        """Completes a meta-iteration of arrivals; see outer_step.arrivals_step."""
+        arrived = [result for part in results if not isinstance(part, Failure) for result in part]
+
+        def complete() -> StepResult | RollbackRequired:
+            from drmad_workers.ray_actor import outer_step
+
+            return outer_step.arrivals_step(
+                self._spec, infos, state, after, max_model_bytes, arrived, staleness
+            )
+
+        return failures.guarded(complete, state.scalars["iteration"])
 
     def roll_back(
-        self, infos: outer_step.Infos, state: PackedState, best: PackedState, hypergradient: bytes
+        self, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
     ) -> PackedState | Failure:
-        """The state that begins a meta-iteration again after a rollback; see meta.update."""
-        return failures.guarded(
-            lambda: outer_step.roll_back(_spec(self._spec), infos, state, best, hypergradient),
-            state.scalars["iteration"],
-        )
+        """The state that repeats a meta-iteration after a rollback; see meta.rollback."""
+
+        def restart() -> PackedState:
+            from drmad_workers.ray_actor import outer_step
+
+            return outer_step.roll_back(self._spec, infos, state, best, hypergradient)
+
+        return failures.guarded(restart, state.scalars["iteration"])
 
     def propose(
         self,
@@ -206,28 +190,28 @@ class Replica:
         return search.propose(parameters, sampler, seed, number, known)
 
     def fidelity(self, state: PackedState, iteration: int) -> dict[str, Any] | Failure:
-        """How far the job's method agrees with the exact one, as preflight.fidelity tells."""
+        """The agreement of the job's method with the exact one; see preflight.fidelity."""
         return self._guarded(lambda: self._fidelity(state, iteration), iteration)
 
     def trial(self, spec: str) -> TrialResult | Failure:
-        """One training run of another spec, in the place of the job's own."""
+        """One training run of another spec, instead of the job's own."""
         with self._computing:
             return self._guarded(lambda: self._trial(spec), None)
 
     def abandon(self, ticket: int) -> None:
-        """End what was asked for up to this ticket; nobody waits for it any more."""
+        """Stops the computations up to this ticket, whose results are no longer needed."""
         self._abandoned = max(self._abandoned, ticket)
 
     def preflight(self) -> dict[str, Any] | Failure:
-        """What drmad_workers.preflight.short_run finds of the job, of which nothing counts.
+        """The preflight report of the job; see preflight.short_run.
 
-        Prepares the replica where that is not done.
+        It prepares the replica first if necessary, and changes nothing of the job.
         """
         with self._computing:
             return self._guarded(self._preflight, None)
 
     def report(self) -> ProgressReport:
-        """What runs now, and what was printed since the last report."""
+        """The current progress, and the lines printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         return ProgressReport(*self._progress, lines)
 
@@ -239,8 +223,8 @@ class Replica:
 
         torch.set_num_threads(max(1, int(self._cpus)))
         if self._memory_bytes:
-            _limit_memory(self._memory_bytes)
-            self._memory_bytes = 0  # once
+            limit_memory(self._memory_bytes)
+            self._memory_bytes = 0  # the limit is set once
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
         return Places(self._data_roots, self._uploads), self._device, self._folder
@@ -251,13 +235,14 @@ class Replica:
         if not self._tuners:
             self._prepare()
         assert self._problem is not None
-        return short_run.tried(_spec(self._spec), self._problem, self._tuners[0], self._device)
+        return short_run.report(self._spec, self._problem, self._tuners[0], self._device)
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import spec_adapter
         from drmad_workers.errors import TrainingDiverged
 
-        tuner = spec_adapter.tuner(_spec(spec_json), 0, *self._places())
+        spec = JobSpec.model_validate_json(spec_json)
+        tuner = spec_adapter.tuner(spec, 0, *self._places())
         try:
             figures = tuner.train(tuner.initial_values(), on_progress=self._note)
         except TrainingDiverged as error:
@@ -266,9 +251,11 @@ class Replica:
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
-        from drmad_workers.meta.update import initial_state
+        from drmad_workers.meta.state import initial_state
+        from drmad_workers.ray_actor.hyperparameter_infos import hyperparameter_infos
+        from drmad_workers.ray_actor.packed_state import pack
 
-        spec = _spec(self._spec)
+        spec = self._spec
         places, device, folder = self._places()
         self._problem = problem = spec_adapter.problem(spec, places, folder)
         if len(self._numbers) == 1:
@@ -278,24 +265,12 @@ class Replica:
             self._batched = spec_adapter.batched(spec, self._numbers, device=device, built=problem)
             self._tuners = self._batched.tuners
             if self._batched.reason is not None:
-                print(f"replicas are computed one by one: {self._batched.reason}")
+                print(f"The replicas are computed one by one: {self._batched.reason}")
         bound = self._tuners[0].hyperparameters
-        kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
-        infos = [
-            {
-                "name": name,
-                "kind": kinds[name],
-                "shape": list(hyperparameter.initial.shape),
-                "transform": hyperparameter.transform,
-                "lower": hyperparameter.lower,
-                "upper": hyperparameter.upper,
-                "groups": _groups(hyperparameter.groups),
-            }
-            for name, hyperparameter in bound.items()
-        ]
+        infos = hyperparameter_infos(spec, bound)
         count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
-        print(f"built the problem on {self._device}: {count:,} hyperparameters")
-        return Prepared(infos, outer_step.pack(initial_state(bound)))
+        print(f"The problem is built on {self._device}: {count:,} hyperparameters.")
+        return Prepared(infos, pack(initial_state(bound)))
 
     def _results(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
@@ -326,7 +301,9 @@ class Replica:
     def _evaluations(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
     ) -> Sequence[Evaluation]:
-        begun = outer_step.unpacked(state)
+        from drmad_workers.ray_actor.packed_state import unpack
+
+        begun = unpack(state)
         values = begun.hyperparameters
         draw = begun.draw if draw is None else draw
 
@@ -345,9 +322,9 @@ class Replica:
         ]
 
     def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:
-        """As the function of this name; what the user's code raised is told in its own frames."""
+        """As failures.guarded; an exception of the user's code keeps only the user's frames."""
 
-        def told() -> T:
+        def with_user_frames() -> T:
             from drmad_workers.errors import EngineError, ran_out_of_memory
             from drmad_workers.user_code import UserCodeError, user_error
 
@@ -360,18 +337,19 @@ class Replica:
                     raise
                 raise user_error(error, self._folder) from error
 
-        return failures.guarded(told, iteration)
+        return failures.guarded(with_user_frames, iteration)
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
         from drmad_workers import spec_adapter
-        from drmad_workers.preflight import fidelity
+        from drmad_workers.preflight.fidelity import fidelity_report
+        from drmad_workers.ray_actor.packed_state import unpack
 
-        spec = _spec(self._spec)
-        report = fidelity.measure(
+        spec = self._spec
+        report = fidelity_report(
             self._tuners[0],
             spec_adapter.training(spec),
             [spec_adapter.method(spec.hypergradient)],
-            outer_step.unpacked(state).hyperparameters,
+            unpack(state).hyperparameters,
             spec.meta.iterations,
             iteration,
             on_progress=self._note,
@@ -381,55 +359,23 @@ class Replica:
     def _note(self, phase: str, step: int, steps: int) -> None:
         self._progress = (phase, step, steps)
 
+    def _outer_step(
+        self,
+        infos: Infos,
+        state: PackedState,
+        max_model_bytes: int,
+        results: Sequence[WorkerResults],
+    ) -> StepResult | RollbackRequired | Failure:
+        arrived: list[ReplicaResult] = []
+        for part in results:
+            if isinstance(part, Failure):
+                return part
+            arrived += part
+        arrived.sort(key=lambda result: result.replica)
 
-def _stepped(
-    spec: str,
-    infos: outer_step.Infos,
-    state: PackedState,
-    max_model_bytes: int,
-    results: Sequence[WorkerResults],
-) -> StepResult | RollbackRequired | Failure:
-    done: list[ReplicaResult] = []
-    for part in results:
-        if isinstance(part, Failure):
-            return part
-        done += part
-    done.sort(key=lambda result: result.replica)
-    return failures.guarded(
-        lambda: outer_step.meta_step(_spec(spec), infos, state, max_model_bytes, done),
-        int(state.scalars["iteration"]),
-    )
+        def take() -> StepResult | RollbackRequired:
+            from drmad_workers.ray_actor import outer_step
 
+            return outer_step.meta_step(self._spec, infos, state, max_model_bytes, arrived)
 
-def _limit_memory(most_bytes: int) -> None:
-    """Bounds what this process, which ends with its job, may allocate from now on.
-
-    Raises:
-        ProblemError: it holds as much already.
-    """
-    from drmad_workers.errors import ProblemError
-
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else ["VmData: 0 kB"]
-    (held,) = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:")]
-    if most_bytes < held + SPARE_BYTES:
-        raise ProblemError(
-            f"resources.memory_bytes must be at least {held + SPARE_BYTES:,}, got {most_bytes:,}: "
-            f"torch and Ray alone take {held:,} of a worker (the operator's --replica-memory "
-            "stands in where the job says nothing)",
-            "resources.memory_bytes",
-        )
-    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
-
-
-def _spec(spec: str) -> JobSpec:
-    from drmad_client.spec.job import JobSpec
-
-    return JobSpec.model_validate_json(spec)
-
-
-def _groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Fields of drmad_client.records.HyperparameterGroup, where they tell something and are few."""
-    if not 1 < len(groups) <= MOST_GROUPS:
-        return []
-    return [group._asdict() for group in groups]
+        return failures.guarded(take, int(state.scalars["iteration"]))

@@ -1,4 +1,4 @@
-"""What the engine refuses, and any other exception, as a Failure that names the root cause."""
+"""Turns exceptions of a worker into a Failure that names the root cause."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from drmad_workers.ray_actor.messages import Failure
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "out_of_memory"
+"""The code of a Failure for lack of memory."""
 LESS_MEMORY = "a smaller training.batch_size or hypergradient.budget needs less memory"
+"""The remedy that the message of such a Failure names."""
 
 
 def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
-    """What the engine refuses, and any other exception, as a Failure that names the root cause."""
+    """The result of `body`, or a Failure that names the root cause of its exception."""
     from drmad_workers.errors import (
         HypergradientDiverged,
         HypergradientError,
@@ -49,16 +51,16 @@ def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
 
 
 def _trimmed(error: Exception) -> str:
-    """The traceback without the frames of libraries and of ours around the user's own code.
+    """The traceback without the frames of installed libraries and of this package.
 
-    Where none of the frames are the user's, all below this file are shown: the mistake is ours.
+    Without any other frame the error lies in drmad itself; then all frames below this file remain.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(__file__).parent)
-    theirs = [
-        f for f in frames if not f.filename.startswith(ours) and "-packages" not in f.filename
+    package = str(Path(__file__).parent)
+    user_frames = [
+        f for f in frames if not f.filename.startswith(package) and "-packages" not in f.filename
     ]
-    shown = theirs or [frame for frame in frames if frame.filename != __file__]
+    shown = user_frames or [frame for frame in frames if frame.filename != __file__]
     heading = "Traceback (most recent call last):\n"
     lines = [*traceback.format_list(shown), *traceback.format_exception_only(error)]
     return heading + "".join(lines)

@@ -1,17 +1,21 @@
-"""What goes between the scheduler and the workers: bytes, numbers and these small classes."""
+"""The messages between the scheduler and the workers: bytes, numbers and small dataclasses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drmad_workers.tuning import Evaluation
 
+Infos = Sequence[Mapping[str, Any]]
+"""One entry per hyperparameter: the fields of drmad_client.records.job.HyperparameterInfo."""
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a replica or a meta step gave no result, for the job's user."""
+    """Why a replica or an outer step returned no result, in words for the job's user."""
 
     code: str
     message: str
@@ -22,7 +26,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class PackedState:
-    """A MetaState on its way: safetensors and plain values."""
+    """A MetaState in transit: its tensors as safetensors, its scalars as JSON values."""
 
     tensors: bytes
     scalars: dict[str, Any]
@@ -30,9 +34,11 @@ class PackedState:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a replica found when it built the problem.
+    """What a replica reports after it has built the problem.
 
-    `hyperparameters` has the fields of drmad_client.records.HyperparameterInfo.
+    Attributes:
+        hyperparameters: the infos of the hyperparameters, see Infos.
+        start: the state before the first meta-iteration.
     """
 
     hyperparameters: list[dict[str, Any]]
@@ -41,7 +47,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """Where a replica is, and the lines it has printed."""
+    """The progress of a replica, and the lines that it printed since its last report."""
 
     phase: str
     step: int
@@ -53,7 +59,10 @@ class ProgressReport:
 class ReplicaResult:
     """One replica's part of a meta-iteration.
 
-    `train_examples` and `valid_examples` are those that it holds.
+    Attributes:
+        train_examples, valid_examples: the numbers of examples that the replica holds.
+        node: the id of the Ray node.
+        device: "cpu" or "cuda".
     """
 
     replica: int
@@ -64,33 +73,41 @@ class ReplicaResult:
     device: str
 
 
+WorkerResults = list[ReplicaResult] | Failure
+"""The results of all replicas of one worker."""
+
+
 @dataclass(frozen=True)
 class TrialResult:
-    """What one training run of the search gave."""
+    """The result of one training run of the search.
+
+    Attributes:
+        validation_loss: None if the training diverged.
+        message: why there is no validation loss.
+    """
 
     validation_loss: float | None
     metrics: dict[str, float]
     message: str = ""
-    """Why there is no loss."""
 
 
 @dataclass(frozen=True)
 class RollbackRequired:
-    """A meta-iteration that the guard does not accept."""
+    """A meta-iteration that must be rolled back; see meta.rollback."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a meta-iteration leaves behind.
+    """The result of an accepted meta-iteration.
 
     Attributes:
-        record: fields of drmad_client.records.MetaIteration but its time.
-        state: to go on from.
-        hypergradient: aggregated, safetensors.
-        model: that of the first replica, safetensors; None when larger than asked for.
-        finished: a reason to stop now, or None.
+        record: the fields of drmad_client.records.job.MetaIteration except its time.
+        state: the state for the next meta-iteration.
+        hypergradient: the aggregated hypergradient, as safetensors.
+        model: the model of the first replica, as safetensors; None if it exceeds the size limit.
+        finished: why the outer loop stops now; None if it continues.
     """
 
     record: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A path in few bits: of every so many points the difference to the one before, in four levels.
+"""A quantized trajectory: the difference of consecutive points, at four levels per weight.
 
 [Max1960] Quantizing for minimum distortion. [Cutler1950] Differential quantization (US 2605361).
 """
@@ -8,76 +8,81 @@ from torch import Tensor
 from torch.nn.functional import embedding, pad
 
 BLOCK = 32
-"""Weights that share a scale."""
+"""The number of weights that share a scale."""
 
 LEVELS = (0.4528, 1.5104)
-"""Magnitudes of the best four levels for a normal variable of variance 1 [Max1960]."""
+"""Magnitudes of the optimal four-level quantizer of a standard normal variable [Max1960]."""
 
 BITS = 2 + 16 / BLOCK
-"""That a weight takes in a point: a level, and its part of the block's scale."""
+"""Bits per weight and point: the level, and the weight's share of the scale of its block."""
 
 
 class QuantizedTrajectory:
-    """Points of a path from `first` on, first forwards as they come, then backwards as they went.
+    """Points of a trajectory by differential quantization [Cutler1950], about 2.5 bits a weight.
 
-    A point is kept as its difference to the last one *as that was kept*, so that the errors of
-    rounding do not add up: they stay at about a third of what the path moves from point to point.
-    Its blocks of 32 weights are scaled by their root mean square (bfloat16), and every entry by
-    that is one of four levels. Reading goes backwards only, and between two points along a line.
+    A point ŵ_k is stored as the quantized difference w_k - ŵ_{k-1} to the point before *as
+    reconstructed*, so that quantization errors do not accumulate: an error stays at about a third
+    of the distance between consecutive points. Each block of 32 weights is divided by its root
+    mean square (bfloat16) and rounded to one of four levels. Points are added in ascending order
+    and read in descending order; between two points the state is interpolated linearly.
 
     Attributes:
-        start: step of the first point.
-        every: steps from a point to the next.
-        next_step: whose state `add` wants to see next; -1 when it has seen the last.
+        start: the step of the first point.
+        every: the distance of consecutive points in steps.
+        next_step: the step whose state `add` expects next; -1 after the last one.
     """
 
     def __init__(self, start: int, stop: int, points: int, first: Tensor) -> None:
-        """Of the states `start` .. `stop` at most so many `points`, and the first in full.
-
+        """
         Args:
-            first: the state at `start`, shape (..., P).
+            start, stop: the first and the last step.
+            points: the maximum number of quantized points.
+            first: the state at `start`, shape (..., P), which is kept in full precision.
         """
         self.start = start
         self.every = spacing(stop - start, points)
-        self._marks = [*range(start, stop, self.every), stop]
+        self._point_steps = [*range(start, stop, self.every), stop]
         self._codes: list[tuple[Tensor, Tensor]] = []
-        self._here = first.clone()
-        self._step = torch.zeros_like(first)
+        self._point = first.clone()
+        self._difference = torch.zeros_like(first)
         self._table = levels_of_bytes(first)
-        self._seen = 0
-        self.next_step = self._marks[1]
+        self._index = 0
+        self.next_step = self._point_steps[1]
 
     def add(self, state: Tensor) -> None:
-        """The state at `next_step`, shape (..., P)."""
-        code = encoded(state - self._here)
-        self._here += decoded(code, self._table, self._here)
+        """Appends the state at `next_step`, shape (..., P)."""
+        code = encoded(state - self._point)
+        self._point += decoded(code, self._table, self._point)
         self._codes.append(code)
-        self._seen += 1
-        after = self._seen + 1
-        self.next_step = self._marks[after] if after < len(self._marks) else -1
+        self._index += 1
+        after = self._index + 1
+        self.next_step = self._point_steps[after] if after < len(self._point_steps) else -1
 
     def point(self, time: float, out: Tensor) -> None:
-        """Writes the state at `time` (in steps) into `out`, shape (..., P).
+        """Writes the state interpolated at `time` (in steps) into `out`, shape (..., P).
 
-        Never later than the point after the last time asked for.
+        Times must descend: points later than the one that follows `time` are discarded.
         """
-        while self._codes and self._marks[self._seen] >= time:
-            self._step = decoded(self._codes.pop(), self._table, self._here)
-            self._here -= self._step
-            self._seen -= 1
-        left, right = self._marks[self._seen : self._seen + 2]
-        torch.add(self._here, self._step, alpha=(time - left) / (right - left), out=out)
+        while self._codes and self._point_steps[self._index] >= time:
+            self._difference = decoded(self._codes.pop(), self._table, self._point)
+            self._point -= self._difference
+            self._index -= 1
+        left, right = self._point_steps[self._index : self._index + 2]
+        torch.add(self._point, self._difference, alpha=(time - left) / (right - left), out=out)
 
 
 def spacing(length: int, points: int) -> int:
-    """Steps from point to point: three at least, as neighbouring steps differ by little."""
+    """The distance of consecutive points in steps, for at most `points` of them over `length`.
+
+    It is at least three (or `length`), because consecutive steps differ by little.
+    """
     return min(length, max(3, -(-length // points)))
 
 
 def encoded(difference: Tensor) -> tuple[Tensor, Tensor]:
     """The levels of a difference, shape (..., blocks, 8), and the scales, (..., blocks, 1).
 
-    There are four levels to a byte.
+    A byte holds the levels of four weights.
     """
     missing = -difference.shape[-1] % BLOCK
     padded = pad(difference, (0, missing))
@@ -85,19 +90,19 @@ def encoded(difference: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.linalg.vector_norm(blocks, dim=-1, keepdim=True).div_(BLOCK**0.5)
     scale = scale.to(torch.bfloat16)
     levels = blocks.abs().gt_(scale * (sum(LEVELS) / 2)).add_(blocks.lt_(0.0), alpha=2.0)
-    places = levels.new_tensor([1.0, 4.0, 16.0, 64.0])
-    return (levels.view(*levels.shape[:-1], -1, 4) @ places).to(torch.uint8), scale
+    base_4 = levels.new_tensor([1.0, 4.0, 16.0, 64.0])
+    return (levels.view(*levels.shape[:-1], -1, 4) @ base_4).to(torch.uint8), scale
 
 
 def decoded(code: tuple[Tensor, Tensor], table: Tensor, like: Tensor) -> Tensor:
-    """The difference as it was kept, in the shape of `like`; `table` is `levels_of_bytes`."""
+    """The reconstructed difference, in the shape of `like`; `table` is `levels_of_bytes`."""
     packed, scale = code
     values = embedding(packed.int(), table).flatten(-2).mul_(scale)
     return values.flatten(-2)[..., : like.shape[-1]]
 
 
 def levels_of_bytes(like: Tensor) -> Tensor:
-    """The four levels that a byte stands for, shape (256, 4)."""
+    """The four levels that each byte encodes, shape (256, 4)."""
     inner, outer = LEVELS
     signed = like.new_tensor([inner, outer, -inner, -outer])
     return torch.cartesian_prod(signed, signed, signed, signed).flip(-1)

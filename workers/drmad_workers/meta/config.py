@@ -1,0 +1,53 @@
+"""The settings of the outer loop."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from drmad_workers.errors import ProblemError
+
+OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """How the hyperparameters are updated, and when the outer loop stops.
+
+    Attributes:
+        optimizer: "sign" (λ -= η sign(g), as in the papers), "sgd", "adam" or "rmsprop"
+            (both as in torch.optim, with its defaults).
+        learning_rate: η > 0, in units of λ.
+        iterations: the maximum number of meta-iterations.
+        rollback_tolerance: a meta-iteration is rolled back when its validation loss exceeds the
+            best by more than a tenth and this many standard errors. None accepts every finite
+            loss.
+        max_rollbacks: consecutive rollbacks before the job fails; each halves the outer step.
+        patience: consecutive meta-iterations without a significantly better validation loss before
+            the loop stops; None never stops early.
+    """
+
+    optimizer: OuterOptimizer = "adam"
+    learning_rate: float = 0.3
+    iterations: int = 30
+    rollback_tolerance: float | None = 5.0
+    max_rollbacks: int = 5
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        optimizers = get_args(OuterOptimizer)
+        if self.optimizer not in optimizers:
+            raise ProblemError(
+                f"optimizer must be one of {', '.join(optimizers)}, got {self.optimizer!r}",
+                "meta.optimizer",
+            )
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ProblemError(
+                f"learning_rate must be a positive number, got {self.learning_rate}",
+                "meta.learning_rate",
+            )
+        if self.iterations < 0:
+            raise ProblemError(
+                f"iterations must be at least 0, got {self.iterations}", "meta.iterations"
+            )
+        if self.patience is not None and self.patience < 1:
+            raise ProblemError(f"patience must be at least 1, got {self.patience}", "meta.patience")

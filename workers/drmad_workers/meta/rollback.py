@@ -1,0 +1,61 @@
+"""Rollback: repeats a meta-iteration whose validation loss is too high, with a smaller step."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from drmad_workers.meta.config import MetaConfig
+from drmad_workers.meta.loss_history import standard_error
+from drmad_workers.meta.state import MetaState
+from drmad_workers.meta.update import Bounds, outer_update
+
+
+def rollback_reason(state: MetaState, validation_loss: float, config: MetaConfig) -> str | None:
+    """Why a meta-iteration with this loss must be rolled back, or None.
+
+    The last outer step was too long if the loss is not finite, or if it exceeds the best loss by
+    more than a tenth of it and `rollback_tolerance` standard errors. Fewer than three losses give
+    no estimate of the standard error, and then every finite loss is accepted.
+    """
+    if not math.isfinite(validation_loss):
+        return f"the validation loss is not finite ({validation_loss})"
+    best = state.best_validation_loss
+    if config.rollback_tolerance is None or best is None or len(state.recent_losses) < 3:
+        return None
+    limit = best + 0.1 * abs(best) + config.rollback_tolerance * standard_error(state.recent_losses)
+    if validation_loss <= limit:
+        return None
+    return (
+        f"the validation loss {validation_loss:.6g} exceeds the limit {limit:.6g}; "
+        f"the best is {best:.6g}"
+    )
+
+
+def rolled_back(
+    state: MetaState,
+    best: MetaState,
+    hypergradient: Mapping[str, Tensor],
+    config: MetaConfig,
+    bounds: Mapping[str, Bounds] | None = None,
+) -> MetaState:
+    """The state that repeats the meta-iteration, half an outer step away from the best one.
+
+    Args:
+        state: the state whose meta-iteration is rolled back.
+        best: the state with which the best meta-iteration trained.
+        hypergradient: the hypergradient of the best meta-iteration.
+        config: the outer optimizer.
+        bounds: see `meta_update`.
+    """
+    scale = 0.5 * state.step_scale
+    origin = replace(best, step_scale=scale)
+    hyperparameters, memory = outer_update(origin, hypergradient, config, bounds or {})
+    return replace(
+        state,
+        hyperparameters=hyperparameters,
+        optimizer=memory,
+        step_scale=scale,
+        rollbacks=state.rollbacks + 1,
+    )

@@ -1,0 +1,117 @@
+"""The state of the outer loop: everything that the next meta-iteration depends on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from drmad_client.records.migration import migrate_scalars
+from drmad_workers.errors import EngineError
+from drmad_workers.hypergradients.auto import Choice
+from drmad_workers.hyperparameters.kinds import BoundHyperparameter
+
+STATE_VERSION = 2
+"""The version that `MetaState.scalars` writes; `restore` also reads version 1."""
+
+LOSS_WINDOW = 8
+"""The number of recent validation losses from which their noise is estimated."""
+
+ROLLBACK_DRAWS = 2**32
+"""Distance of the draws of consecutive rollbacks: more than a job has meta-iterations."""
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """Everything that the next meta-iteration depends on.
+
+    Attributes:
+        hyperparameters: λ by name; the next meta-iteration trains with them.
+        iteration: number of committed meta-iterations, which is the index of the next one.
+        version: version of this layout.
+        optimizer: state of the outer optimizer, as "<slot>/<name>".
+        best_iteration: the meta-iteration with the lowest validation loss. It trained with the λ
+            *before* its update.
+        best_validation_loss: the validation loss of `best_iteration`.
+        reference_loss: the loss that a new one must beat to reset the patience.
+        stale: number of meta-iterations since `reference_loss` was beaten.
+        recent_losses: the last LOSS_WINDOW validation losses.
+        step_scale: factor on the outer learning rate; every rollback halves it.
+        rollbacks: consecutive rollbacks since the last accepted meta-iteration.
+        choice: the decision of the method `auto`, from which it continues.
+    """
+
+    hyperparameters: dict[str, Tensor]
+    iteration: int = 0
+    version: int = STATE_VERSION
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    best_iteration: int | None = None
+    best_validation_loss: float | None = None
+    reference_loss: float | None = None
+    stale: int = 0
+    recent_losses: tuple[float, ...] = ()
+    step_scale: float = 1.0
+    rollbacks: int = 0
+    choice: Choice | None = None
+
+    @property
+    def draw(self) -> int:
+        """Fixes initial weights and minibatches; it differs after every rollback.
+
+        An unlucky draw may have caused the rollback, and would cause it again.
+        """
+        return self.iteration + self.rollbacks * ROLLBACK_DRAWS
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under a flat name."""
+        named = {f"hyperparameters/{name}": t for name, t in self.hyperparameters.items()}
+        return named | {f"optimizer/{name}": t for name, t in self.optimizer.items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """Everything except the tensors, serializable as JSON."""
+        return {
+            "version": self.version,
+            "iteration": self.iteration,
+            "best_iteration": self.best_iteration,
+            "best_validation_loss": self.best_validation_loss,
+            "reference_loss": self.reference_loss,
+            "stale": self.stale,
+            "recent_losses": list(self.recent_losses),
+            "step_scale": self.step_scale,
+            "rollbacks": self.rollbacks,
+            "choice": None if self.choice is None else self.choice.as_dict(),
+        }
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> "MetaState":
+        """The state whose `tensors()` and `scalars()` these are; reads versions 1 and 2.
+
+        Raises:
+            EngineError: another release wrote the state, in a version that this one cannot read.
+        """
+        scalars = migrate_scalars(scalars)
+        if scalars["version"] != STATE_VERSION:
+            raise EngineError(
+                f"the version of a state must be at most {STATE_VERSION}, got "
+                f"{scalars['version']}: resume the job with the release that wrote it"
+            )
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+
+        choice = scalars.get("choice")
+        others = {
+            **scalars,
+            "recent_losses": tuple(scalars["recent_losses"]),
+            "choice": None if choice is None else Choice.from_dict(choice),
+        }
+        return cls(under("hyperparameters/"), optimizer=under("optimizer/"), **others)
+
+
+def initial_state(hyperparameters: Mapping[str, BoundHyperparameter]) -> MetaState:
+    """The state before the first meta-iteration, at the initial λ."""
+    return MetaState({name: bound.initial.clone() for name, bound in hyperparameters.items()})

@@ -1,0 +1,54 @@
+"""Packs the state of the outer loop, with the direction of the last hypergradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from drmad_workers.meta.state import MetaState
+from drmad_workers.ray_actor.messages import PackedState
+
+_PREVIOUS = "previous_hypergradient"
+
+
+def pack(state: MetaState, hypergradient: Mapping[str, Tensor] | None = None) -> PackedState:
+    """Packs a state, and the direction of the hypergradient that led to it.
+
+    The next meta-iteration compares its own direction with it; half precision suffices for that.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in state.tensors().items()}
+    if hypergradient:
+        largest = float(flat(hypergradient).abs().max()) or 1.0
+        for name, tensor in hypergradient.items():
+            tensors[f"{_PREVIOUS}/{name}"] = (tensor / largest).half().contiguous()
+    return PackedState(save(tensors), state.scalars())
+
+
+def unpack(packed: PackedState) -> MetaState:
+    return MetaState.restore(load(packed.tensors), packed.scalars)
+
+
+def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor]) -> float | None:
+    """The cosine to the hypergradient that led to the packed state.
+
+    It is None in the first meta-iteration, and if one of the two hypergradients is zero.
+    """
+    kept = load(packed.tensors)
+    before = {
+        name: kept[f"{_PREVIOUS}/{name}"].float()
+        for name in hypergradient
+        if f"{_PREVIOUS}/{name}" in kept
+    }
+    if before.keys() != hypergradient.keys():
+        return None
+    one, other = flat(before).double(), flat(hypergradient).double()
+    lengths = float(one.norm() * other.norm())
+    return float(one @ other) / lengths if lengths > 0.0 else None
+
+
+def flat(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All tensors as one vector, in the order of their names."""
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
