@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from drmad_service.store import keys
@@ -106,9 +107,13 @@ async def _rewrite_hash(redis: Any, marker: str, key: str, rewrite: Callable[[st
         after = {name: rewrite(text) for name, text in before.items()}
         changed = {name: text for name, text in after.items() if text != before[name]}
         if changed:
-            await write(redis, marker, lambda pipe, new=changed: pipe.hset(key, mapping=new))
+            await write(redis, marker, partial(_set_fields, key=key, fields=changed))
         if not cursor:
             return
+
+
+def _set_fields(pipe: Any, key: str, fields: Fields) -> None:
+    pipe.hset(key, mapping=fields)
 
 
 async def _rewrite_fields(
