@@ -220,7 +220,7 @@ async def test_event_stream_tells_the_whole_story_and_ends(
     rest = (await api.get(path, headers={"Last-Event-ID": ids[3]})).text
     assert [line.split(": ")[1] for line in rest.splitlines() if line.startswith("id")] == ids[4:]
     bad = await api.get(path, headers={"Last-Event-ID": "yesterday"})
-    assert "looks like" in problem(bad, 400, "bad_request").detail
+    assert "has the form" in problem(bad, 400, "bad_request").detail
 
 
 async def test_only_ended_jobs_are_deleted(

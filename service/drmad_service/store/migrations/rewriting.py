@@ -107,12 +107,12 @@ async def _rewrite_hash(redis: Any, marker: str, key: str, rewrite: Callable[[st
         after = {name: rewrite(text) for name, text in before.items()}
         changed = {name: text for name, text in after.items() if text != before[name]}
         if changed:
-            await write(redis, marker, partial(_set_fields, key, changed))
+            await write(redis, marker, partial(_set_fields, key=key, fields=changed))
         if not cursor:
             return
 
 
-def _set_fields(key: str, fields: Fields, pipe: Any) -> None:
+def _set_fields(pipe: Any, key: str, fields: Fields) -> None:
     pipe.hset(key, mapping=fields)
 
 
