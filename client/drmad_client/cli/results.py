@@ -12,7 +12,7 @@ from drmad_client.cli import options
 from drmad_client.cli.options import IterationOption, JobId, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.http.arrays import Arrays
+    from drmad_client.http.protocol.array_answer import NamedArrays
 
 
 class HistoryOutput(StrEnum):
@@ -211,7 +211,7 @@ def figure(
         typer.echo(to)
 
 
-def _print_arrays(arrays: Arrays, output: Output) -> None:
+def _print_arrays(arrays: NamedArrays, output: Output) -> None:
     if output is not Output.TABLE:
         options.print_data({name: values.tolist() for name, values in arrays.items()}, output)
         return

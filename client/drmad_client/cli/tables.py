@@ -15,7 +15,7 @@ from drmad_client.records.job import JobRecord, JobStatus, MetaIteration, Prefli
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
-    from drmad_client.http.arrays import Arrays
+    from drmad_client.http.protocol.array_answer import NamedArrays
     from drmad_client.records.cluster import Cluster
 
 _COLOURS = {
@@ -164,7 +164,7 @@ def differences_table(
     return table if table.row_count else Text("no difference")
 
 
-def arrays_table(arrays: Arrays) -> RenderableType:
+def arrays_table(arrays: NamedArrays) -> RenderableType:
     import numpy as np
 
     table = _table("NAME", "SHAPE", "MINIMUM", "MEDIAN", "MAXIMUM")

@@ -434,7 +434,7 @@ def test_fetch_does_without_a_model_that_is_not_kept(service: FakeService, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--url", "http://127.0.0.1:9", "jobs"], "start it with: drmad up"),
+        (["--url", "http://127.0.0.1:9", "jobs"], "start one with: drmad up"),
         (["submit", "missing.yaml"], "cannot read missing.yaml: No such file"),
         (["shw", "x"], "Did you mean 'show'?"),
         (["jobs", "--colour"], "see: drmad jobs --help"),
