@@ -11,7 +11,7 @@ from drmad_client.cli import options
 from drmad_client.cli.options import JobId, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.export.mirrors import Mirror
+    from drmad_client.export.mirror import Mirror
     from drmad_client.http.client import Client
 
 LogToOption = Annotated[
@@ -156,7 +156,7 @@ def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
     """Follow a job to its end, and end the program with its exit code."""
     from drmad_client.cli.live_view import follow as follow_in_terminal
-    from drmad_client.export.mirrors import mirrored
+    from drmad_client.cli.mirroring import mirrored
 
     with mirrored(client, job_id, mirrors) as on_event:
         job = follow_in_terminal(client, job_id, options.console(), on_event)
@@ -166,6 +166,6 @@ def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
 def open_mirrors(targets: Sequence[str] | None) -> list[Mirror]:
     if not targets:
         return []
-    from drmad_client.export.mirrors import open_mirror
+    from drmad_client.cli.mirroring import open_mirror
 
     return [open_mirror(target) for target in targets]

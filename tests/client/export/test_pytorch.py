@@ -43,7 +43,7 @@ def small() -> nn.Module:
     return nn.Linear(2, 1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("per", get_args(pytorch.Per))
+@pytest.mark.parametrize("per", get_args(pytorch.PenaltyScope))
 def test_penalties_are_spread_as_the_engine_spreads_them(per: Any) -> None:
     model = Parts()
     nothing: Any = None  # a penalty looks at the model alone
