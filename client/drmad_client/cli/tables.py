@@ -176,19 +176,19 @@ def arrays_table(arrays: NamedArrays) -> RenderableType:
 
 
 def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
-    from drmad_client.plots.fidelity import last_measured, told_apart
+    from drmad_client.plots.fidelity import cost_label, last_probe, method_labels
 
-    found, chosen = last_measured(measured)
+    found, chosen = last_probe(measured)
     if not found:
         failure = (measured.get("report") or {}).get("failure")
         return Text(failure or "no method was measured: this one is exact")
     table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "")
-    for figure, words in zip(found, told_apart(f["method"] for f in found), strict=True):
+    for figure, words in zip(found, method_labels(f["method"] for f in found), strict=True):
         shares = [figure.get(name) for name in ("cosine", "signs", "length")]
         table.add_row(
             Text(", ".join(words)),
             *("diverged" if share is None else f"{share:.3f}" for share in shares),
-            f"{figure['cost']:.2f} trainings",
+            cost_label(figure["cost"]),
             "chosen" if figure["method"] == chosen else "",
         )
     return Group(

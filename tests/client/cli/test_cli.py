@@ -252,7 +252,7 @@ def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None
     service.on("GET", f"{JOB}/fidelity", Answer(200, json.dumps(samples.MEASURED).encode()))
     _, first, second, *_ = drmad(service, "fidelity", samples.ID).stdout.splitlines()
     assert " ".join(first.split()) == (
-        "shortcut, horizon 50 0.910 0.850 0.700 1.30 trainings chosen"
+        "shortcut, horizon 50 0.910 0.850 0.700 1.30x one training run chosen"
     )
     assert " ".join(second.split()).startswith("shortcut, preset paper diverged diverged")
     shown = drmad(service, "fidelity", samples.ID, "--output", "json").stdout

@@ -161,7 +161,7 @@ def test_examples_come_with_their_weights() -> None:
     inputs, targets, weights = batch
     assert inputs.tolist() == targets.tolist() == [0, 1, 2, 3]
     assert weights.tolist() == [0.5, 0.25, 0.125, 1.0]
-    with pytest.raises(ValueError, match="a weight for each of the 4 examples, got 3"):
+    with pytest.raises(ValueError, match="one entry for each of the 4 examples, got 3"):
         pytorch.WeightedExamples(examples, np.ones(3))
 
 
