@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx
 
 from drmad_client.http.address import client_options, find_base_url
-from drmad_client.http.async_connection import AsyncFlowRunner
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_jobs import AsyncJobs
 from drmad_client.http.async_uploads import AsyncCodeUploads, AsyncDataUploads
 from drmad_client.http.protocol import calls

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from drmad_client.http.async_connection import AsyncFlowRunner
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.job_view import History, JobView
 from drmad_client.http.progress_bar import bar
 from drmad_client.http.protocol import calls

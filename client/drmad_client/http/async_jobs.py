@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drmad_client.http.async_connection import AsyncFlowRunner
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_job_handle import AsyncJob
 from drmad_client.http.async_uploads import AsyncCodeUploads
 from drmad_client.http.job_view import History

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from drmad_client.http import asyncio_runtime
-from drmad_client.http.async_connection import AsyncFlowRunner
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.upload_body import DataSource, digest_and_body
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 
 from drmad_client.http.address import client_options, find_base_url
-from drmad_client.http.connection import FlowRunner
+from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.jobs import Jobs
 from drmad_client.http.protocol import calls
 from drmad_client.http.uploads import CodeUploads, DataUploads

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from drmad_client.http.connection import FlowRunner
+from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_view import History, JobView
 from drmad_client.http.progress_bar import bar
 from drmad_client.http.protocol import calls

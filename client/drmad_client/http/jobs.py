@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drmad_client.http.connection import FlowRunner
+from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_handle import Job
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
