@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full images lint bench experiments lock clean
+.PHONY: install browser demo test test-full images lint unasync bench experiments lock clean
 
 install: .venv/installed
 
@@ -34,6 +34,11 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python client/unasync.py --check
+
+# The synchronous client, written from the asynchronous one.
+unasync: install
+	$(BIN)/python client/unasync.py
 
 bench: install
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script --quick; done

@@ -11,30 +11,38 @@ from typing import Any
 
 from drmad_client import errors
 from drmad_client.export import pytorch
-from drmad_client.http import async_client, client, job_handle, uploads
+from drmad_client.http import (
+    async_client,
+    client,
+    job_handle,
+    job_view,
+    jobs,
+    uploads,
+)
 from drmad_client.plots import figures
 from drmad_client.records import cluster, job
 
 PAGES: list[tuple[str, str, list[Any]]] = [
-    ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, client.Jobs]),
+    ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, jobs.Jobs]),
     (
         "Uploads",
-        "`client.code` and `client.data` upload files, named by the digest of their bytes.",
+        "`client.code`, `client.data`: sent once, named by the digest of their bytes.",
         [uploads.CodeUploads, uploads.DataUploads],
     ),
     (
         "A job",
         "`job = client.jobs.retrieve(job_id)`",
-        [job_handle.Job, job_handle.History, job_handle.JobPage],
+        [job_handle.Job, job_view.History, jobs.JobPage],
     ),
     (
         "asyncio",
-        "The same methods, awaited.",
-        [async_client.AsyncClient, async_client.AsyncJobs, job_handle.AsyncJob],
+        "`AsyncClient`, `AsyncJobs` and `AsyncJob` have the methods of `Client`, `Jobs` and `Job`: "
+        "`await` them, and read iterators and pages with `async for`.",
+        [async_client.AsyncClient],
     ),
     (
         "Records",
-        "`from drmad_client import records`",
+        "`drmad_client.records.job` and `drmad_client.records.cluster`",
         [
             job.JobRecord,
             job.JobStatus,
@@ -55,7 +63,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
     ),
     (
         "Using the result",
-        "`from drmad_client import apply`",
+        "`from drmad_client.export import pytorch`",
         [
             pytorch.state_dict,
             pytorch.penalties,
@@ -70,7 +78,7 @@ PAGES: list[tuple[str, str, list[Any]]] = [
     ),
     (
         "Figures",
-        "`from drmad_client import figures`",
+        "`from drmad_client.plots import figures`",
         [
             figures.losses,
             figures.hyperparameters,
@@ -94,7 +102,6 @@ PAGES: list[tuple[str, str, list[Any]]] = [
 
 
 def page() -> str:
-    """The text of api.md."""
     parts = ["# API reference of the client", "Written by `docs/make_api.py` from the docstrings."]
     for title, note, things in PAGES:
         parts += [f"## {title}", note]
@@ -119,7 +126,7 @@ def _described(thing: Any) -> list[str]:
         return [f"### {thing.__name__}", _text(thing), ", ".join(f"`{m}`" for m in thing)]
     parts = [f"### {thing.__name__}"]
     own = _signature(thing.__init__) if "__init__" in vars(thing) else "()"
-    if not re.match(r"\((jobs|data|client):", own) and own != "()":  # the client creates the others
+    if not re.match(r"\((runner|data):", own) and own != "()":  # else the client makes it
         parts.append(f"`{thing.__name__}{own.partition(' ->')[0]}`")
     lines = [
         f"- `{name}{_signature(member)}`  \n{indent(_text(member), '  ')}"
@@ -131,7 +138,7 @@ def _described(thing: Any) -> list[str]:
 
 def _signature(thing: Any) -> str:
     text = re.sub(r"\(self(, )?", "(", str(inspect.signature(thing)))
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are strings
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)  # annotations are kept as text
     return re.sub(r"<function \S+ at \w+>", "...", text).replace("builtins.", "")
 
 
@@ -141,7 +148,7 @@ def _type(annotation: Any) -> str:
 
 
 def _text(thing: Any) -> str:
-    """The docstring as Markdown, with sections such as `Args:` as lists."""
+    """The docstring as Markdown: `Args:` and the like become lists."""
     lines: list[str] = []
     in_section = False
     for line in inspect.cleandoc(thing.__doc__ or "").splitlines():

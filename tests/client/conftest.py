@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from drmad_client.http import retries
 from drmad_client.http.client import Client
+from drmad_client.http.protocol import retries
 from tests.client.http.both import MakeClient, clients
 from tests.client.http.fake_service import FakeService
 

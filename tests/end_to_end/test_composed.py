@@ -137,7 +137,7 @@ def test_four_replicas_over_three_machines_lose_one_and_end_with_the_right_histo
     fields["training"]["batch_size"] = 20
     assert api.run("tee", "/tmp/job.yaml", stdin=yaml.safe_dump(fields)).returncode == 0
     # The nodes of head and scheduler have no torch: nothing of a job may end up there.
-    assert "no fault was found" in drmad("submit", "/tmp/job.yaml", "--check")
+    assert "no problems found" in drmad("submit", "/tmp/job.yaml", "--check")
     job_id = drmad("submit", "/tmp/job.yaml")
     until(lambda: len(history(job_id)) >= 2, timeout_s=600)
     engine.containers["ray-worker-3"].kill()

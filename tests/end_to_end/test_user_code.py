@@ -127,7 +127,7 @@ def test_own_problem_runs_like_a_built_in_one(
 def test_check_finds_no_fault_in_the_example_and_needs_no_service(service: Service) -> None:
     checked = service.run("check", str(EXAMPLE / "job.yaml"), "--code", str(EXAMPLE))
     assert checked.returncode == 0, checked.stderr
-    assert "no fault was found" in checked.stdout
+    assert "no problems found" in checked.stdout
     assert "mixing: 10 × 10" in checked.stdout
 
 
@@ -139,7 +139,7 @@ def test_a_worker_checks_a_job_that_is_not_created(
     printed = service.run("submit", str(tmp_path / "job.yaml"), "--check", timeout_s=300)
     assert printed.returncode == 0, printed.stderr
     assert "hyperparameter l2: 2" in printed.stdout
-    assert "no fault was found" in printed.stdout
+    assert "no problems found" in printed.stdout
     folder = written(tmp_path / "bad", "def build(**_): return 1 / 0")
     with pytest.raises(UnprocessableEntity) as caught:
         client.jobs.check(spec(client, folder))

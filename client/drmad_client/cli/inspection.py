@@ -1,4 +1,4 @@
-"""Commands that look at jobs: jobs, show, watch, events, logs, cluster."""
+"""Commands that inspect jobs and the cluster: jobs, show, watch, events, logs, cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drmad_client.cli import options
 from drmad_client.cli.options import JobId, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.export.mirrors import Mirror
+    from drmad_client.export.mirror import Mirror
     from drmad_client.http.client import Client
 
 LogToOption = Annotated[
@@ -19,7 +19,7 @@ LogToOption = Annotated[
     typer.Option(
         "--log-to",
         metavar="mlflow:URI|tensorboard:DIR",
-        help="Mirror the history while following; may be repeated.",
+        help="Follow the job and mirror its history in this tool. Repeatable.",
     ),
 ]
 
@@ -32,16 +32,20 @@ def register(app: typer.Typer) -> None:
 def jobs(
     context: typer.Context,
     status: Annotated[
-        str | None, typer.Option(help="Only these: queued, running, succeeded, failed, ...")
+        str | None, typer.Option(help="List jobs in this state: queued, running, succeeded, ...")
     ] = None,
-    tag: Annotated[str | None, typer.Option(metavar="KEY:VALUE", help="Only these.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this one.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All there are.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Their ids alone.")] = False,
+    tag: Annotated[
+        str | None, typer.Option(metavar="KEY:VALUE", help="List jobs with this tag.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs.")] = 20,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue the list after this job.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List all jobs.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List jobs, the newest first.
+    """List jobs, newest first.
 
     \b
     Examples:
@@ -62,11 +66,11 @@ def jobs(
 
     options.print_table(jobs_table(records))
     if page.has_more and not everything:
-        typer.echo(f"there are more: --after {page.next}", err=True)
+        typer.echo(f"more jobs follow; list them with: --after {page.next}", err=True)
 
 
 def show(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
-    """Show one job.
+    """Show the state, progress and result of a job.
 
     \b
     Examples:
@@ -84,9 +88,9 @@ def show(context: typer.Context, job_id: JobId, output: OutputOption = Output.TA
 
 
 def watch(context: typer.Context, job_id: JobId, log_to: LogToOption = None) -> None:
-    """Follow a job to its end; Ctrl-C stops following, not the job.
+    """Follow a job until it ends. Ctrl-C stops following; the job continues.
 
-    Ends with 0 when the job succeeded, 1 when it failed, 2 when it was cancelled, 130 on Ctrl-C.
+    The exit code is 0 if the job succeeded, 1 if it failed, 2 if it was cancelled, 130 on Ctrl-C.
 
     \b
     Examples:
@@ -101,9 +105,11 @@ def watch(context: typer.Context, job_id: JobId, log_to: LogToOption = None) -> 
 def events(
     context: typer.Context,
     job_id: JobId,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this one.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue after this event.")
+    ] = None,
 ) -> None:
-    """Print what happened to a job and what happens, a line of JSON each, to its end.
+    """Print the events of a job as lines of JSON until it ends.
 
     \b
     Examples:
@@ -118,12 +124,16 @@ def logs(
     context: typer.Context,
     job_id: JobId,
     follow_on: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+        bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")
     ] = False,
-    replica: Annotated[int | None, typer.Option(min=0, help="Only of this one.")] = None,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on after this line.")] = None,
+    replica: Annotated[
+        int | None, typer.Option(min=0, help="Print lines of this replica only.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue after this line.")
+    ] = None,
 ) -> None:
-    """Print what the replicas of a job printed.
+    """Print the output of a job's replicas.
 
     \b
     Examples:
@@ -136,7 +146,7 @@ def logs(
 
 
 def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show the nodes, what runs on them, what waits and why.
+    """Show the nodes, the running jobs, and the queued jobs with their reasons.
 
     \b
     Examples:
@@ -154,9 +164,9 @@ def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 
 
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
-    """Follow a job to its end, and end the program with its exit code."""
+    """Follow a job until it ends, and exit with the code of its state."""
     from drmad_client.cli.live_view import follow as follow_in_terminal
-    from drmad_client.export.mirrors import mirrored
+    from drmad_client.cli.mirroring import mirrored
 
     with mirrored(client, job_id, mirrors) as on_event:
         job = follow_in_terminal(client, job_id, options.console(), on_event)
@@ -166,6 +176,6 @@ def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
 def open_mirrors(targets: Sequence[str] | None) -> list[Mirror]:
     if not targets:
         return []
-    from drmad_client.export.mirrors import open_mirror
+    from drmad_client.cli.mirroring import open_mirror
 
     return [open_mirror(target) for target in targets]

@@ -1,4 +1,4 @@
-"""Commands that change what becomes of a job: cancel, pause, resume, extend, fork, delete."""
+"""Commands that control jobs: cancel, pause, resume, extend, fork, delete."""
 
 from __future__ import annotations
 
@@ -18,41 +18,43 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")]
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")]
 
 
 def cancel(context: typer.Context, job_id: JobId) -> None:
-    """End a job now; what it has committed stays."""
+    """Stop a job now; its committed meta-iterations stay."""
     with options.open_client(context) as client:
-        _tell(client.jobs.cancel(job_id))
+        _print_status(client.jobs.cancel(job_id))
 
 
 def pause(context: typer.Context, job_id: JobId) -> None:
-    """Finish the running meta-iteration, then give the job's place back."""
+    """Stop a job after its running meta-iteration and release its resources."""
     with options.open_client(context) as client:
-        _tell(client.jobs.pause(job_id))
+        _print_status(client.jobs.pause(job_id))
 
 
 def resume(context: typer.Context, job_id: JobId) -> None:
-    """Let a paused job go on where it was."""
+    """Continue a paused job from its last committed meta-iteration."""
     with options.open_client(context) as client:
-        _tell(client.jobs.resume(job_id))
+        _print_status(client.jobs.resume(job_id))
 
 
 def extend(
     context: typer.Context,
     job_id: JobId,
-    iterations: Annotated[int, typer.Option("--iterations", "-n", min=1, help="How many more.")],
+    iterations: Annotated[
+        int, typer.Option("--iterations", "-n", min=1, help="Number of meta-iterations to add.")
+    ],
     watch: WatchOption = False,
 ) -> None:
-    """Let a job that has ended go on for more meta-iterations.
+    """Continue a job that has ended for more meta-iterations.
 
     \b
     Examples:
       drmad extend job_01J... --iterations 10 --watch
     """
     with options.open_client(context) as client:
-        _tell(client.jobs.extend(job_id, iterations))
+        _print_status(client.jobs.extend(job_id, iterations))
         if watch:
             inspection.follow(client, job_id)
 
@@ -61,15 +63,16 @@ def fork(
     context: typer.Context,
     job_id: JobId,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Begin with this one; else with the best.")
+        int | None,
+        typer.Option(min=0, help="Start from the state before this one; by default the best."),
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the spec. Repeatable."),
     ] = None,
     watch: WatchOption = False,
 ) -> None:
-    """Begin a new job with the state before a meta-iteration of another; prints its id.
+    """Create a job from the state before a meta-iteration of another job, and print its id.
 
     \b
     Examples:
@@ -90,15 +93,15 @@ def fork(
 def delete(
     context: typer.Context,
     job_id: JobId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Remove a job that has ended, with everything that belongs to it."""
+    """Delete a job that has ended, with its history and its results."""
     if not yes:
-        typer.confirm(f"remove {job_id} with its history and results?", abort=True)
+        typer.confirm(f"Delete {job_id} with its history and its results?", abort=True)
     with options.open_client(context) as client:
         client.jobs.delete(job_id)
-    typer.echo(f"{job_id} is deleted")
+    typer.echo(f"{job_id} was deleted")
 
 
-def _tell(job: Job) -> None:
+def _print_status(job: Job) -> None:
     typer.echo(f"{job.id} is {job.status}")

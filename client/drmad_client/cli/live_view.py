@@ -1,4 +1,4 @@
-"""A job that is followed in a terminal: lines, and a progress bar below them."""
+"""Follows a job in a terminal: a line per event, and a progress bar below the lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from drmad_client.cli.tables import (
     HISTORY_HEADING,
-    best_words,
+    best_result,
     history_line,
     status_text,
     trial_line,
@@ -32,12 +32,12 @@ def follow(
     console: Console,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> Job:
-    """Show what happens to a job until it has ended; `on_event` sees it too.
+    """Print the events of a job until it has ended, and pass each one to `on_event`.
 
-    A terminal gets a live progress bar below the lines; anything else gets the lines alone.
+    Only a terminal shows the progress bar; other outputs receive the lines.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C. The job goes on, and the user is told so.
+        KeyboardInterrupt: The user pressed Ctrl-C. The job continues, and a message says so.
     """
     try:
         with _Screen(client.jobs.retrieve(job_id).record, console) as screen:
@@ -45,15 +45,17 @@ def follow(
                 screen.show(event)
                 on_event(event)
     except KeyboardInterrupt:
-        console.print(f"The job goes on. Look again with: drmad watch {job_id}", soft_wrap=True)
+        console.print(
+            f"The job continues. Follow it again with: drmad watch {job_id}", soft_wrap=True
+        )
         raise
     job = client.jobs.retrieve(job_id)
-    console.print(_verdict(job.record), soft_wrap=True)
+    console.print(_outcome(job.record), soft_wrap=True)
     return job
 
 
 class _Screen:
-    """The lines of a followed job and the bar below them."""
+    """The lines of a followed job and the progress bar below them."""
 
     def __init__(self, job: JobRecord, console: Console) -> None:
         self._console = console
@@ -89,7 +91,7 @@ class _Screen:
             case "trial":
                 self._print(Text(trial_line(Trial.model_validate(event.data))))
             case "start":
-                self._print(Text(f"goes on from trial {event.data['trial']}"))
+                self._print(Text(f"continues from trial {event.data['trial']}"))
             case "iteration":
                 self._iteration(MetaIteration.model_validate(event.data))
             case "progress":
@@ -97,14 +99,14 @@ class _Screen:
             case "warning" | "rollback":
                 self._print(Text(f"{event.type}: {event.data.get('message', '')}", "yellow"))
             case "reset":
-                self._print(Text("(earlier events are no longer kept)", "dim"))
+                self._print(Text("(the service no longer keeps earlier events)", "dim"))
                 self._progress(JobRecord.model_validate(event.data).progress)
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)
 
     def _status(self, change: Transition) -> None:
-        if not change.status.is_terminal:  # the verdict says that one, and more
+        if not change.status.is_terminal:  # the outcome line reports terminal states
             self._print(
                 status_text(change.status).append(f": {change.message or change.reason}", "")
             )
@@ -129,11 +131,11 @@ class _Screen:
         )
 
 
-def _verdict(job: JobRecord) -> Text:
+def _outcome(job: JobRecord) -> Text:
     text = status_text(job.status)
     if job.started_at and job.finished_at:
         text.append(f" after {duration((job.finished_at - job.started_at).total_seconds())}", "")
     if job.status is JobStatus.SUCCEEDED:
-        return text.append(f"; best: {best_words(job, errors_only=True)}" if job.best else "", "")
+        return text.append(f"; best: {best_result(job, errors_only=True)}" if job.best else "", "")
     cause = job.error.message if job.error else job.message or job.reason
     return text.append(f": {cause}", "")

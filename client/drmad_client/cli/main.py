@@ -1,6 +1,6 @@
 """The command line: `drmad ...`.
 
-The heavy imports happen inside the commands, so that help and completion stay quick.
+Commands import slow modules when they run, so help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import typer.core
 import typer.main
 
 from drmad_client.cli import inspection, job_control, results, submission
-from drmad_client.cli.options import Settings
+from drmad_client.cli.options import GlobalOptions
 
-# Commands that live in an extra, and what to install where it is missing.
+# Commands that need an extra, and how to install it.
 _EXTRAS = dict.fromkeys(
     ("up", "open", "demo", "serve", "schedule", "keys", "doctor", "backup", "restore", "check"),
     'pip install "drmad[all]"',
 )
-# The wheel carries every package; what one of them needs tells whether its extra is there.
+# The wheel contains every package, so an extra is installed if the package that it needs is.
 _NEEDS = {"drmad_service": "redis", "drmad_workers": "torch"}
 _INTERRUPTED = 130
 
 
 class _Commands(typer.core.TyperGroup):
-    """The client's own commands and those of installed packages, looked up when they are needed."""
+    """The client's own commands and those of installed packages, which are loaded when needed."""
 
     _has_extras = False
 
@@ -69,12 +69,12 @@ def _add_stand_in(app: typer.Typer, name: str, advice: str, cause: ImportError |
 
         missing = f" ({cause})" if cause else ""
         raise DrmadError(
-            f"drmad {name} is not installed{missing}; get it with: {advice}"
+            f"drmad {name} is not installed{missing}; install it with: {advice}"
         ) from cause
 
     app.command(
         name,
-        help=f"Not installed; get it with: {advice}".replace("[", r"\["),  # rich markup
+        help=f"Not installed; install it with: {advice}".replace("[", r"\["),  # rich markup
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(command)
@@ -96,17 +96,18 @@ for _module in (submission, inspection, job_control, results):
 def _global_options(
     context: typer.Context,
     url: Annotated[
-        str | None, typer.Option(help="Where the service is; else DRMAD_URL, else this machine.")
+        str | None,
+        typer.Option(help="Address of the service; by default DRMAD_URL, else this machine."),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Tune thousands of hyperparameters of a PyTorch model by gradient.
 
     \b
     Examples:
-      drmad up                              start everything on this machine
+      drmad up                              start all services on this machine
       drmad submit job.yaml --watch         submit a job and follow it
-      drmad fetch job_01J... --to tuned     get what it found
+      drmad fetch job_01J... --to tuned     write its results to files
     """
     context.obj.url, context.obj.debug = url, debug
     if context.invoked_subcommand is None:
@@ -128,14 +129,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns its exit code."""
-    settings = Settings()
+    global_options = GlobalOptions()
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="drmad", standalone_mode=False, obj=settings)
+        code = command.main(arguments, prog_name="drmad", standalone_mode=False, obj=global_options)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except Exception as error:
-        if settings.debug:
+        if global_options.debug:
             traceback.print_exc()
         print(f"error: {_explain(error)}", file=sys.stderr)
         return 1
@@ -145,7 +146,7 @@ def run(arguments: list[str]) -> int:
 def _explain(error: Exception) -> str:
     from drmad_client.errors import DrmadError
 
-    # Wrong usage; its class has no public name, and moved from click into typer.
+    # A usage error. Its class has no public name, and it moved from click into typer.
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "drmad"
@@ -158,5 +159,5 @@ def _explain(error: Exception) -> str:
         return str(error)
     return (
         f"unexpected {type(error).__name__}: {error}\n"
-        "this should not happen; see where with: drmad --debug ..."
+        "this is a bug in drmad; show the traceback with: drmad --debug ..."
     )

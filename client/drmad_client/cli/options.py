@@ -1,4 +1,4 @@
-"""What the commands share: their options, the client, and how things are printed."""
+"""Options, the client and printing, which the commands share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
 
 
 @dataclass
-class Settings:
-    """The options before the command; every command finds them as its context's `obj`."""
+class GlobalOptions:
+    """The options before the command, which every command finds in `context.obj`."""
 
     url: str | None = None
     debug: bool = False
@@ -32,7 +32,7 @@ class Output(StrEnum):
 
 
 def complete_job_id(incomplete: str) -> list[tuple[str, str]]:
-    """The newest jobs whose id begins so, for the shell; none when no service answers at once."""
+    """Complete the ids of recent jobs; offer none unless a service answers within a second."""
     from drmad_client.errors import DrmadError
     from drmad_client.http.client import Client
 
@@ -46,12 +46,10 @@ def complete_job_id(incomplete: str) -> list[tuple[str, str]]:
 
 JobId = Annotated[
     str,
-    typer.Argument(metavar="ID", help="The job, as in job_01J...", autocompletion=complete_job_id),
+    typer.Argument(metavar="ID", help="Id of the job.", autocompletion=complete_job_id),
 ]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
-IterationOption = Annotated[
-    str, typer.Option(help="Of which meta-iteration: best, last or a number.")
-]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
+IterationOption = Annotated[str, typer.Option(help="Meta-iteration: best, last or a number.")]
 
 
 def open_client(context: typer.Context) -> Client:
@@ -63,12 +61,12 @@ def open_client(context: typer.Context) -> Client:
 def console() -> Console:
     from rich.console import Console
 
-    # What reads a pipe has no width; a cut table would be of no use to it.
+    # A pipe has no width, and a program that reads from it needs uncut rows.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_data(data: Any, output: Output) -> None:
-    """Records, or lists and dictionaries of them, as JSON or YAML."""
+    """Print records, or lists and dictionaries of records, as JSON or YAML."""
     from pydantic_core import to_json, to_jsonable_python
 
     if output is Output.JSON:

@@ -1,4 +1,4 @@
-"""Commands that get what a job has found: fetch, history, diff, arrays, fidelity, figures."""
+"""Commands that show a job's results: fetch, history, trials, diff, arrays, fidelity, figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drmad_client.cli import options
 from drmad_client.cli.options import IterationOption, JobId, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.http.arrays import Arrays
+    from drmad_client.http.protocol.array_answer import NamedArrays
 
 
 class HistoryOutput(StrEnum):
@@ -41,7 +41,7 @@ def fetch(
     context: typer.Context,
     job_id: JobId,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to write; else ./ID.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default ./ID.")
     ] = None,
     iteration: IterationOption = "best",
 ) -> None:
@@ -61,10 +61,10 @@ def history(
     context: typer.Context,
     job_id: JobId,
     output: Annotated[
-        HistoryOutput, typer.Option("--output", "-o", help="How to print it.")
+        HistoryOutput, typer.Option("--output", "-o", help="Output format.")
     ] = HistoryOutput.TABLE,
 ) -> None:
-    """Print the meta-iterations that a job has committed.
+    """Print the committed meta-iterations of a job.
 
     \b
     Examples:
@@ -86,7 +86,7 @@ def history(
 
 
 def trials(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
-    """Print what a job's search has tried before the gradient took over.
+    """Print the trials of the search that precedes a job's meta-iterations.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def diff(
     second: JobId,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Compare two jobs: where their specs differ, and what came of it.
+    """Compare the specs and the results of two jobs.
 
     \b
     Examples:
@@ -131,10 +131,10 @@ def hyperparameters(
     context: typer.Context,
     job_id: JobId,
     iteration: IterationOption = "best",
-    raw: Annotated[bool, typer.Option("--raw", help="As the outer optimizer has them.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Print raw values, not user units.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Print the tuned hyperparameters: a summary, or every value as JSON or YAML.
+    """Print the tuned hyperparameters: a summary table, or all values as JSON or YAML.
 
     \b
     Examples:
@@ -151,7 +151,7 @@ def hypergradients(
     iteration: IterationOption = "last",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Print a hypergradient: a summary, or every value as JSON or YAML."""
+    """Print a hypergradient: a summary table, or all values as JSON or YAML."""
     with options.open_client(context) as client:
         _print_arrays(client.jobs.hypergradients(job_id, iteration), output)
 
@@ -159,21 +159,21 @@ def hypergradients(
 def model(
     context: typer.Context,
     job_id: JobId,
-    iteration: Annotated[str, typer.Option(help="Of which: best or last.")] = "best",
+    iteration: Annotated[str, typer.Option(help="Meta-iteration: best or last.")] = "best",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Print the trained model's weights and buffers; `fetch` writes them to a file."""
+    """Print the weights and buffers of the trained model; `fetch` writes them to a file."""
     with options.open_client(context) as client:
         _print_arrays(client.jobs.model(job_id, iteration), output)
 
 
 def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
-    """Print what was measured of the methods, and which was chosen.
+    """Print the fidelity probes of the job's methods, and the chosen method.
 
     \b
     Examples:
       drmad fidelity job_01J...
-      drmad fidelity job_01J... --output yaml     with every figure
+      drmad fidelity job_01J... --output yaml     all probes and all values
     """
     with options.open_client(context) as client:
         found = client.jobs.fidelity(job_id)
@@ -188,12 +188,17 @@ def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Outpu
 def figure(
     context: typer.Context,
     job_id: JobId,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as losses.")] = "losses",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Figure: losses, hyperparameters, fidelity, ...")
+    ] = "losses",
     to: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it: .json, or .html with plotly.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write to this file: .json, or .html, which needs plotly."
+        ),
     ] = None,
 ) -> None:
-    """Print a figure as plotly's JSON, or write it to a page.
+    """Print a figure as plotly's JSON, or write it to a file.
 
     \b
     Examples:
@@ -211,7 +216,7 @@ def figure(
         typer.echo(to)
 
 
-def _print_arrays(arrays: Arrays, output: Output) -> None:
+def _print_arrays(arrays: NamedArrays, output: Output) -> None:
     if output is not Output.TABLE:
         options.print_data({name: values.tolist() for name, values in arrays.items()}, output)
         return

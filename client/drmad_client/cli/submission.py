@@ -1,4 +1,4 @@
-"""Commands that begin a job: init, submit, catalog."""
+"""Commands that precede or create a job: init, submit, data upload, catalog."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(submit)
     app.command()(catalog)
-    data = typer.Typer(no_args_is_help=True, help="Your own data sets.")
+    data = typer.Typer(no_args_is_help=True, help="Manage your own data sets.")
     data.command("upload")(upload_data)
     app.add_typer(data, name="data")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write a commented job.yaml and a my_problem.py that run as they are.
+    """Write a commented job.yaml and a my_problem.py, both ready to run.
 
     \b
     Examples:
       drmad init
-      drmad submit job.yaml --watch         the service tunes a model of its catalog
+      drmad submit job.yaml --watch         tune a model of the catalog on the service
       python my_problem.py                  tune your own model in this process
     """
     from drmad_client.spec import job_file
@@ -40,33 +40,43 @@ def init(
 
 def submit(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML or JSON; - reads YAML.")],
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Spec in YAML or JSON; - reads YAML from standard input."
+        ),
+    ],
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")
+    ] = False,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change a field; may be repeated."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the spec. Repeatable."),
     ] = None,
     code: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of your own code; its problem.code is filled in."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of your own code, which is uploaded and set as problem.code.",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check it without creating a job.")
+        bool, typer.Option("--dry-run", help="Validate the spec without creating a job.")
     ] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Have a worker try it without creating a job.")
+        bool, typer.Option("--check", help="Run the preflight on a worker without creating a job.")
     ] = False,
     log_to: inspection.LogToOption = None,
 ) -> None:
-    """Submit a job written in a file.
+    """Submit the job that a file describes, and print its id.
 
     \b
     Examples:
       drmad submit job.yaml --watch
       drmad submit job.yaml --set training.steps=200 --set tags.team=vision
-      drmad submit job.yaml --code .        your own model, from my_problem.py beside the job
+      drmad submit job.yaml --code .        your own model, with my_problem.py next to job.yaml
       drmad submit job.yaml --dry-run
-      drmad submit job.yaml --check         a worker builds it, and predicts what it takes
+      drmad submit job.yaml --check         predict time and memory on a worker
       drmad submit job.yaml --log-to tensorboard:runs
     """
     from drmad_client.spec import job_file
@@ -79,7 +89,7 @@ def submit(
             job_file.assign(spec, f"problem.code={client.code.upload(code)}")
         if dry_run:
             client.jobs.validate(spec)
-            typer.echo(f"{file} is a valid job; nothing was created")
+            typer.echo(f"{file} is a valid job; no job was created")
             return
         if check:
             from drmad_client.cli.tables import preflight_lines
@@ -87,7 +97,7 @@ def submit(
             for line in preflight_lines(client.jobs.check(spec)):
                 typer.echo(line)
             return
-        mirrors = inspection.open_mirrors(log_to)  # before the job: a wrong name costs nothing
+        mirrors = inspection.open_mirrors(log_to)  # a wrong name is reported before the job exists
         job = client.jobs.create(spec)
         typer.echo(job.id)
         if watch or mirrors:
@@ -96,11 +106,12 @@ def submit(
 
 def upload_data(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors file.")],
 ) -> None:
-    """Upload a data set and print how a job names it.
+    """Upload a data set and print its name for the spec of a job.
 
-    The file holds `inputs` (examples, ...) and `targets` (examples,), for your own code any names.
+    A model of the catalog needs the arrays `inputs` (examples, ...) and `targets` (examples,). Your
+    own code may use any names.
 
     \b
     Examples:
@@ -117,7 +128,7 @@ def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     \b
     Examples:
       drmad catalog
-      drmad catalog --output json           with every option, and the schema of a job
+      drmad catalog --output json           all options, and the JSON schema of a job
     """
     with options.open_client(context) as client:
         offered = client.catalog()

@@ -1,8 +1,8 @@
-"""Jobs and what belongs to them as tables of a terminal."""
+"""Jobs, histories, comparisons and the cluster as tables for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from drmad_client.records.job import JobRecord, JobStatus, MetaIteration, Prefli
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
-    from drmad_client.http.arrays import Arrays
+    from drmad_client.http.protocol.array_answer import NamedArrays
     from drmad_client.records.cluster import Cluster
 
 _COLOURS = {
@@ -32,7 +32,7 @@ HISTORY_HEADING = "  ".join(_HISTORY)
 
 
 def job_facts(job: JobRecord) -> RenderableType:
-    """All there is to say about one job."""
+    """The state, progress and result of one job."""
     fields = Table.grid(padding=(0, 2))
     fields.add_column(style="bold", no_wrap=True)
     fields.add_column(overflow="fold")
@@ -46,7 +46,7 @@ def jobs_table(jobs: Iterable[JobRecord]) -> RenderableType:
     table.add_column("ID", no_wrap=True, min_width=30)
     table.add_column("NAME", overflow="ellipsis", no_wrap=True)
     table.add_column("STATUS", no_wrap=True)
-    table.add_column("DONE", no_wrap=True, justify="right")
+    table.add_column("PROGRESS", no_wrap=True, justify="right")
     table.add_column("BEST LOSS", no_wrap=True, justify="right")
     table.add_column("CREATED", no_wrap=True, justify="right")
     for job in jobs:
@@ -58,7 +58,11 @@ def jobs_table(jobs: Iterable[JobRecord]) -> RenderableType:
             f"{job.best.validation_loss:.5g}" if job.best else "–",
             f"{duration((datetime.now(UTC) - job.created_at).total_seconds())} ago",
         )
-    return table if table.row_count else Text("no jobs")
+    return (
+        table
+        if table.row_count
+        else Text("No matching jobs. Submit one with: drmad submit job.yaml")
+    )
 
 
 def history_table(records: Iterable[MetaIteration]) -> RenderableType:
@@ -66,13 +70,17 @@ def history_table(records: Iterable[MetaIteration]) -> RenderableType:
         Text(history_line(record)).append("  best" if record.is_best else "", "green")
         for record in records
     ]
-    return Group(Text(HISTORY_HEADING, "bold"), *lines) if lines else Text("no meta-iterations")
+    return (
+        Group(Text(HISTORY_HEADING, "bold"), *lines)
+        if lines
+        else Text("No meta-iteration is committed yet.")
+    )
 
 
 def preflight_lines(report: PreflightReport) -> Iterable[str]:
-    """What a check found."""
+    """The results of a preflight, line by line."""
     for name, sizes in report.hyperparameters.items():
-        yield f"hyperparameter {name}: {' × '.join(map(str, sizes)) or 'one number'}"
+        yield f"hyperparameter {name}: {_shape(sizes)}"
     yield (
         f"one meta-iteration of {report.steps} steps: {report.seconds:.1f} s, validation loss "
         f"{report.validation_loss:.5g}, training loss {report.training_loss:.5g}"
@@ -81,15 +89,18 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
         f"{method} {'diverged' if cosine is None else f'{cosine:.3f}'}"
         for method, cosine in report.fidelity.items()
     )
-    yield f"cosine to the exact hypergradient over these steps: {cosines or 'exact'}"
-    yield f"the whole job on a machine like this: {predicted_words(report)}"
-    yield "no fault was found"
+    yield (
+        "cosine to the exact hypergradient over these steps: "
+        f"{cosines or '1, because the method is exact'}"
+    )
+    yield f"predicted for the whole job on this hardware: {prediction(report)}"
+    yield "no problems found"
 
 
-def predicted_words(report: PreflightReport) -> str:
-    """What a job will take."""
+def prediction(report: PreflightReport) -> str:
+    """The predicted duration and memory of a job."""
     seconds, megabytes = report.job_seconds, report.memory_bytes / 1e6
-    return f"about {duration(seconds)}, {megabytes:.0f} MB a replica"
+    return f"about {duration(seconds)}, {megabytes:.0f} MB per replica"
 
 
 def trials_table(trials: Iterable[Trial], best: int | None = None) -> RenderableType:
@@ -97,19 +108,19 @@ def trials_table(trials: Iterable[Trial], best: int | None = None) -> Renderable
         Text(trial_line(trial)).append("  best" if trial.number == best else "", "green")
         for trial in trials
     ]
-    return Group(*lines) if lines else Text("no trials")
+    return Group(*lines) if lines else Text("No trials. A job has trials if its spec has a search.")
 
 
 def trial_line(trial: Trial) -> str:
-    """What a trial tried, and what came of it."""
-    values = ", ".join(f"{path} = {_word(value)}" for path, value in trial.values.items())
+    """The number, the loss and the values of a trial."""
+    values = ", ".join(f"{path} = {_value(value)}" for path, value in trial.values.items())
     loss = trial.validation_loss
     outcome = f"{loss:.5f}" if loss is not None else f"{trial.state}, {trial.message}"
     return f"trial {trial.number}: {outcome}  ({values})"
 
 
 def history_line(record: MetaIteration) -> str:
-    """A meta-iteration under HISTORY_HEADING."""
+    """A meta-iteration in the columns of HISTORY_HEADING."""
     cells = (
         str(record.iteration),
         f"{record.validation_loss:.5f}",
@@ -122,7 +133,7 @@ def history_line(record: MetaIteration) -> str:
 
 
 def catalog_table(offered: Mapping[str, Any]) -> RenderableType:
-    table = _table("WHAT", "NAME", "OPTIONS", "DESCRIPTION")
+    table = _table("TYPE", "NAME", "OPTIONS", "DESCRIPTION")
     for what in ("models", "data", "hyperparameters", "methods"):
         for entry in offered.get(what, ()):
             table.add_row(what, entry["name"], ", ".join(entry["options"]), entry["description"])
@@ -130,15 +141,15 @@ def catalog_table(offered: Mapping[str, Any]) -> RenderableType:
 
 
 def cluster_table(cluster: Cluster) -> RenderableType:
-    nodes = _table("NODE", "ADDRESS", "CPUS", "GPUS", "")
+    nodes = _table("NODE", "ADDRESS", "CPUS", "GPUS", "STATE")
     for view in cluster.schedulers:
         for node in view.nodes:
             gpus = f"{node.gpus:g} {node.gpu_kind}".rstrip()
-            state = "" if node.alive else "gone"
+            state = "alive" if node.alive else "lost"
             nodes.add_row(node.name, node.address, f"{node.cpus:g}", gpus, state)
-    places = _table("ID", "NAME", "STATUS", "CPUS", "GPUS", "")
+    jobs = _table("ID", "NAME", "STATUS", "CPUS", "GPUS", "MESSAGE")
     for place in [*cluster.running, *cluster.queue]:
-        places.add_row(
+        jobs.add_row(
             place.id or "",
             Text(place.name if place.id else "another tenant's"),
             status_text(place.status),
@@ -150,7 +161,9 @@ def cluster_table(cluster: Cluster) -> RenderableType:
         f"{cluster.reserved_cpus:g} of {cluster.cpus:g} CPUs and "
         f"{cluster.reserved_gpus:g} of {cluster.gpus:g} GPUs are reserved for jobs"
     )
-    return Group(nodes, "", reserved, "", places if places.row_count else Text("no jobs"))
+    return Group(
+        nodes, "", reserved, "", jobs if jobs.row_count else Text("No running or queued jobs.")
+    )
 
 
 def differences_table(
@@ -159,40 +172,42 @@ def differences_table(
     table = _table("", one.id, other.id)
     for difference in differences:
         table.add_row(
-            difference["what"], *(_word(difference[side]) for side in ("first", "second"))
+            difference["what"], *(_value(difference[side]) for side in ("first", "second"))
         )
-    return table if table.row_count else Text("no difference")
+    return table if table.row_count else Text("The jobs do not differ.")
 
 
-def arrays_table(arrays: Arrays) -> RenderableType:
+def arrays_table(arrays: NamedArrays) -> RenderableType:
     import numpy as np
 
     table = _table("NAME", "SHAPE", "MINIMUM", "MEDIAN", "MAXIMUM")
     for name, values in arrays.items():
         figures = (values.min(), np.median(values), values.max()) if values.size else ()
-        shape = " × ".join(map(str, values.shape)) or "one number"
-        table.add_row(name, shape, *(f"{figure:.5g}" for figure in figures))
+        table.add_row(name, _shape(values.shape), *(f"{figure:.5g}" for figure in figures))
     return table
 
 
 def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
-    from drmad_client.plots.fidelity import last_measured, told_apart
+    from drmad_client.plots.fidelity import cost_label, last_probe, method_labels
 
-    found, chosen = last_measured(measured)
+    found, chosen = last_probe(measured)
     if not found:
         failure = (measured.get("report") or {}).get("failure")
-        return Text(failure or "no method was measured: this one is exact")
-    table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "")
-    for figure, words in zip(found, told_apart(f["method"] for f in found), strict=True):
+        return Text(failure or "No fidelity probe has run yet; an exact method needs none.")
+    table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "CHOICE")
+    for figure, label in zip(found, method_labels(f["method"] for f in found), strict=True):
         shares = [figure.get(name) for name in ("cosine", "signs", "length")]
         table.add_row(
-            Text(", ".join(words)),
+            Text(", ".join(label)),
             *("diverged" if share is None else f"{share:.3f}" for share in shares),
-            f"{figure['cost']:.2f} trainings",
+            cost_label(figure["cost"]),
             "chosen" if figure["method"] == chosen else "",
         )
     return Group(
-        table, "", "Against the exact hypergradient: 1 is perfect. --output yaml has more."
+        table,
+        "",
+        "Each column compares with the exact hypergradient, which has 1. "
+        "--output yaml prints all values.",
     )
 
 
@@ -203,37 +218,36 @@ def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
     yield "created", f"{job.created_at:%Y-%m-%d %H:%M:%S} UTC"
     if job.started_at:
         end = job.finished_at or datetime.now(UTC)
-        yield "took", duration((end - job.started_at).total_seconds())
-    yield "done", f"{job.progress.iteration} of {job.progress.iterations} meta-iterations"
+        yield "duration", duration((end - job.started_at).total_seconds())
+    yield "progress", f"{job.progress.iteration} of {job.progress.iterations} meta-iterations"
     if job.spec.search is not None:
-        yield "search", Text(_search_words(job))
+        yield "search", Text(_search(job))
     if job.preflight:
-        yield "predicted", predicted_words(job.preflight)
+        yield "predicted", prediction(job.preflight)
     if job.best:
-        yield "best", best_words(job)
+        yield "best", best_result(job)
     if job.error:
         yield "error", Text(f"{job.error.message}  [{job.error.code}]", "red")
     if job.hyperparameters:
         lines = [
-            f"{h.name}: {h.kind}, {' × '.join(map(str, h.shape)) or 'one number'}, {h.transform}"
-            for h in job.hyperparameters
+            f"{h.name}: {h.kind}, {_shape(h.shape)}, {h.transform}" for h in job.hyperparameters
         ]
         yield "tuned", Group(*map(Text, lines))
     if job.tags:
         yield "tags", Text(", ".join(f"{key}:{value}" for key, value in job.tags.items()))
 
 
-def _search_words(job: JobRecord) -> str:
+def _search(job: JobRecord) -> str:
     assert job.spec.search is not None
-    words = f"{job.progress.trials} of {job.spec.search.trials} trials"
+    progress = f"{job.progress.trials} of {job.spec.search.trials} trials"
     if job.start is None:
-        return words
-    values = ", ".join(f"{path} = {_word(value)}" for path, value in job.start.values.items())
+        return progress
+    values = ", ".join(f"{path} = {_value(value)}" for path, value in job.start.values.items())
     loss = job.start.validation_loss
-    return f"{words}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
+    return f"{progress}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
 
 
-def best_words(job: JobRecord, *, errors_only: bool = False) -> str:
+def best_result(job: JobRecord, *, errors_only: bool = False) -> str:
     if job.best is None:
         return "–"
     figures = [f"validation loss {job.best.validation_loss:.5g}"]
@@ -246,7 +260,7 @@ def best_words(job: JobRecord, *, errors_only: bool = False) -> str:
 
 
 def status_text(status: JobStatus) -> Text:
-    # The colour is a span of its own, so that what is appended stays plain.
+    # The colour is a span of its own, so text that is appended stays uncoloured.
     return Text().append(status.value, _COLOURS.get(status, ""))
 
 
@@ -257,7 +271,11 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _word(value: Any) -> Text:
+def _shape(sizes: Sequence[int]) -> str:
+    return " × ".join(map(str, sizes)) or "scalar"
+
+
+def _value(value: Any) -> Text:
     return Text(
         "–" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     )

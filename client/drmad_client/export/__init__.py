@@ -1,1 +1,1 @@
-"""Results in other formats: files, plain PyTorch, MLflow, TensorBoard."""
+"""Results in other forms: files, comparisons, plain PyTorch, MLflow and TensorBoard."""

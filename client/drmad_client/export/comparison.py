@@ -1,4 +1,4 @@
-"""Where two jobs differ: in what was asked for, and in what came of it."""
+"""Compares two jobs: their specs and their results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from drmad_client.records.job import JobRecord
 
 
 class Difference(TypedDict):
-    """One line of a comparison; None where a job has no such thing."""
+    """One row of a comparison; None where a job lacks the field."""
 
     what: str
     first: Any
@@ -16,7 +16,7 @@ class Difference(TypedDict):
 
 
 def differences(first: JobRecord, second: JobRecord) -> list[Difference]:
-    """Fields of the spec that differ, then the results of both, equal or not."""
+    """The fields of the specs that differ, followed by all results of both jobs."""
     specs = [flat(job.spec.model_dump(mode="json")) for job in (first, second)]
     outcomes = [_results(job) for job in (first, second)]
     found = [line for line in _side_by_side(*specs) if line["first"] != line["second"]]
@@ -46,7 +46,7 @@ def _results(job: JobRecord) -> dict[str, Any]:
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Leaves by path, as in hyperparameters[0].init."""
+    """The leaves of nested dictionaries and lists by path, such as hyperparameters[0].init."""
     if isinstance(value, dict) and value:
         parts = [(f"{path}.{name}" if path else name, part) for name, part in value.items()]
     elif isinstance(value, list) and any(isinstance(part, dict) for part in value):

@@ -1,4 +1,4 @@
-"""What is kept of a job on the user's disk: enough to use its result and to repeat it."""
+"""The files of a job on the user's disk, which suffice to use its result and to repeat it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 from drmad_client.records.job import MetaIteration
 from drmad_client.spec.job import JobSpec
 
-_MANY: Any = {"replicas": True, "hyperparameters": {"__all__": {"groups"}}}  # no columns of these
+# These fields have a value per replica or per group, so they have no columns.
+_NOT_IN_COLUMNS: Any = {"replicas": True, "hyperparameters": {"__all__": {"groups"}}}
 
 
 def spec_yaml(spec: JobSpec) -> str:
-    """The spec with every default written out; `drmad submit` takes it as it is."""
+    """The spec with every default written out; `drmad submit` accepts it unchanged."""
     import yaml
 
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def history_csv(history: Iterable[MetaIteration]) -> str:
-    """A row for each meta-iteration; what is nested gets a column like metrics.test_error."""
+    """A row per meta-iteration; nested fields have columns such as metrics.test_error."""
     import csv
     import io
 
@@ -34,7 +35,7 @@ def history_csv(history: Iterable[MetaIteration]) -> str:
 
 
 def history_rows(history: Iterable[MetaIteration]) -> list[dict[str, Any]]:
-    return [_flat(record.model_dump(mode="json", exclude=_MANY)) for record in history]
+    return [_flat(record.model_dump(mode="json", exclude=_NOT_IN_COLUMNS)) for record in history]
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Tuned hyperparameters as a plain PyTorch training loop takes them; needs torch.
+"""Uses tuned hyperparameters in a plain PyTorch training loop; torch must be installed.
 
-Every function takes arrays as `job.hyperparameters()` gives them, in the user's own units:
-penalties and learning rates e^λ, weights and momenta σ(λ).
+Every function takes arrays from `job.hyperparameters()`, which are in the user's units: penalties
+and learning rates are e^λ, example weights and momenta are σ(λ), for raw hyperparameters λ.
 
     tuned = job.hyperparameters()
     coefficients = penalties(model, tuned["l2"], per="unit")
@@ -23,24 +23,25 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 from torch.utils.data import Dataset, WeightedRandomSampler
 
-Per = Literal["weight", "unit", "layer", "model"]
-Arrays = Mapping[str, NDArray[Any]]
+PenaltyScope = Literal["weight", "unit", "layer", "model"]
+"""What shares one penalty."""
 
 
-def state_dict(model: Arrays) -> dict[str, Tensor]:
-    """What `job.model()` gives, for `load_state_dict`."""
+def state_dict(model: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """Convert the arrays of `job.model()` to tensors for `load_state_dict`."""
     return {name: torch.from_numpy(np.array(values)) for name, values in model.items()}
 
 
-def penalties(model: nn.Module, values: ArrayLike, per: Per = "unit") -> dict[str, Tensor]:
-    """The penalty of every weight, in the shape of its parameter, by parameter name.
+def penalties(model: nn.Module, values: ArrayLike, per: PenaltyScope = "unit") -> dict[str, Tensor]:
+    """The penalty of every weight, by parameter name and in the shape of the parameter.
 
     Args:
-        model: As it was tuned. Parameters of fewer than two dimensions have no penalty.
-        values: Of a hyperparameter of kind l2 or l1, shape (penalties,).
-        per: As in the job: what shares one penalty.
+        model: The model that the job tuned. Parameters with fewer than two dimensions have no
+            penalty.
+        values: The tuned hyperparameter of kind l2 or l1, shape (penalties,).
+        per: What shares one penalty, as in the spec of the job.
     Raises:
-        ValueError: `values` has another number of penalties than the model has.
+        ValueError: The number of values differs from the number of penalties of the model.
     """
     flat = torch.from_numpy(np.array(values)).flatten()
     coefficients: dict[str, Tensor] = {}
@@ -65,9 +66,12 @@ def penalties(model: nn.Module, values: ArrayLike, per: Per = "unit") -> dict[st
 
 
 def penalty(model: nn.Module, coefficients: Mapping[str, Tensor], power: int = 2) -> Tensor:
-    """Σ_j c_j |w_j|^power, the term that the training loss gains; power 1 for l1.
+    """The term Σ_j c_j |w_j|^power to add to the training loss.
 
-    `coefficients`: from `penalties`.
+    Args:
+        model: The model that is trained.
+        coefficients: The result of `penalties`.
+        power: 2 for l2, 1 for l1.
     """
     parameters = dict(model.named_parameters())
     terms = [(c * parameters[name].abs() ** power).sum() for name, c in coefficients.items()]
@@ -77,10 +81,10 @@ def penalty(model: nn.Module, coefficients: Mapping[str, Tensor], power: int = 2
 def parameter_groups(
     model: nn.Module, values: ArrayLike, per: Literal["layer", "model"] = "layer"
 ) -> list[dict[str, Any]]:
-    """Groups for torch.optim.SGD whose weight decay is the tuned l2 penalty.
+    """Parameter groups for torch.optim.SGD whose weight decay equals the tuned l2 penalty.
 
-    torch's decay d adds d w to the gradient, the penalty e^λ w² adds 2 e^λ w: d = 2 e^λ. Penalties
-    per unit or per weight have no such form: add `penalty` to the loss instead.
+    A weight decay of d adds d w to the gradient, and the penalty e^λ w² adds 2 e^λ w, so d = 2 e^λ.
+    Penalties per unit or per weight have no such form; add `penalty` to the loss instead.
     """
     decays = {
         name: 2.0 * float(own.flatten()[0]) for name, own in penalties(model, values, per).items()
@@ -92,9 +96,9 @@ def parameter_groups(
 
 
 class WeightedExamples(Dataset[tuple[Any, Any, float]]):
-    """A data set with the tuned weight of each example: (input, target, weight).
+    """A data set that adds the tuned weight to each example: (input, target, weight).
 
-    The loss that was tuned is (weights * losses).mean() over a minibatch.
+    The tuned training loss is (weights * losses).mean() over a minibatch.
     """
 
     def __init__(self, examples: Any, weights: ArrayLike) -> None:
@@ -102,7 +106,7 @@ class WeightedExamples(Dataset[tuple[Any, Any, float]]):
         self._examples = examples
         if len(self._weights) != len(examples):
             raise ValueError(
-                f"there must be a weight for each of the {len(examples)} examples, "
+                f"weights must have one entry for each of the {len(examples)} examples, "
                 f"got {len(self._weights)}"
             )
 
@@ -117,11 +121,16 @@ class WeightedExamples(Dataset[tuple[Any, Any, float]]):
 def sampler(
     weights: ArrayLike, examples: int | None = None, generator: torch.Generator | None = None
 ) -> WeightedRandomSampler:
-    """Draws each example as often as its weight says, for a DataLoader.
+    """A sampler for a DataLoader that draws examples in proportion to their weights.
 
-    The expected gradient is that of the weighted loss divided by the mean weight: keep the product
-    of learning rate and mean weight for the same pace. `examples`: of an epoch; else the effective
-    number of examples, the sum of the weights.
+    The expected gradient is that of the weighted loss divided by the mean weight, so multiply the
+    learning rate by the mean weight to keep the size of the steps.
+
+    Args:
+        weights: The tuned weights, shape (examples,).
+        examples: The number of draws per epoch; by default the sum of the weights, which is the
+            effective number of examples.
+        generator: The source of random numbers; by default torch's global one.
     """
     values = np.asarray(weights, dtype=float)
     drawn = examples or max(1, round(float(values.sum())))
@@ -129,18 +138,23 @@ def sampler(
 
 
 def schedule(values: ArrayLike, initial: float | None = None) -> Callable[[int], float]:
-    """The learning rate of a step, as torch's LambdaLR takes it: relative to the optimizer's own.
+    """The function of the step that torch's LambdaLR takes: the rate relative to the initial one.
 
     Args:
-        values: One per step; after the last one it stays.
-        initial: Learning rate that the optimizer was made with; None answers absolute rates.
+        values: The learning rate of each step, shape (steps,); the last one holds afterwards.
+        initial: The learning rate that the optimizer was created with. With None the function
+            returns absolute rates.
     """
     rates = np.asarray(values, dtype=float).ravel()
     return lambda step: float(rates[min(step, len(rates) - 1)]) / (initial or 1.0)
 
 
 def scale_weights(model: nn.Module, values: ArrayLike) -> None:
-    """Multiply the initial weights, in place, by the tuned init_scale: one per parameter tensor."""
+    """Multiply the initial weights in place by the tuned init_scale, one per parameter tensor.
+
+    Raises:
+        ValueError: The number of values differs from the number of parameter tensors.
+    """
     scales = np.asarray(values, dtype=float).ravel()
     parameters = [parameter for _, parameter, _ in _parameters(model)]
     if len(scales) != len(parameters):
@@ -151,14 +165,15 @@ def scale_weights(model: nn.Module, values: ArrayLike) -> None:
 
 
 class TunedSGD(torch.optim.Optimizer):
-    """Gradient descent with tuned learning rates and momenta.
+    """Gradient descent with tuned learning rates and momenta: v' = γ v - g, then w' = w + α v'.
 
     Args:
-        params: Of the model, in the order of `model.parameters()`.
-        learning_rate, momentum: A number; one per step, shape (steps,); or (layers, steps), where
-            a layer is a parameter tensor and either size may be 1. After the last step they stay.
-        damped: The papers' rule v' = γ v - (1 - γ) g (damped_sgd) in place of torch's
-            v' = γ v - g (sgd). Then w' = w + α v'.
+        params: The parameters of the model, in the order of `model.parameters()`.
+        learning_rate, momentum: α and γ as a number, per step with shape (steps,), or per layer and
+            step with shape (layers, steps). A layer is a parameter tensor; either size may be 1.
+            The values of the last step hold afterwards.
+        damped: Use the rule of the inner optimizer damped_sgd, v' = γ v - (1 - γ) g. The default
+            is that of sgd.
     """
 
     def __init__(
@@ -178,7 +193,7 @@ class TunedSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; the number of steps taken chooses the rates."""
+        """Take one step, with the learning rate and momentum of its number."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -220,7 +235,7 @@ def _at(table: NDArray[np.floating[Any]], layer: int, step: int) -> float:
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    """Name, parameter and its module, in the engine's order; shared ones once."""
+    """Name, parameter and its module, in the engine's order; a shared parameter comes once."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
@@ -230,7 +245,7 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module
 
 
 def _units(module: nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A view of the weights, and the broadcastable shape with one entry per input unit."""
+    """The shape to view the weights in, and the shape with one entry per input unit."""
     rest = (1,) * (len(shape) - 2)
     if isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Embedding | nn.EmbeddingBag):
         return shape, (shape[0], 1, *rest)

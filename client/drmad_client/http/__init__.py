@@ -1,1 +1,5 @@
-"""The SDK over HTTP: clients, requests, retries, event streams, uploads and job handles."""
+"""The SDK over HTTP: clients, uploads and job handles.
+
+Each `async_*.py` is the source of the synchronous module of the same name without the prefix;
+`make unasync` writes the latter.
+"""

@@ -1,4 +1,4 @@
-"""The progress bar of a program that waits for a job: in a terminal, in a notebook, else none."""
+"""The progress bar of a program that waits for a job, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from html import escape
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from typing import TYPE_CHECKING, Any
 
 from drmad_client.durations import duration
+from drmad_client.http.job_html import progress_as_html
 from drmad_client.records.job import JobRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Show = Callable[[JobRecord], None]
 
 
 @contextlib.contextmanager
-def bar(job: JobRecord, console: Console | None = None) -> Iterator[Show]:
-    """Shows the job whenever the function that is given is called with it."""
+def bar(job: JobRecord, console: Console | None = None, *, shown: bool = True) -> Iterator[Show]:
+    """Yield a function that updates the bar; it does nothing where no bar can be shown."""
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.console import Console  # Most programs that load the client never show a bar.
+
     console = console or Console(stderr=True, force_jupyter=_in_notebook())
     if console.is_jupyter:
         yield _in_a_notebook(job)
@@ -32,6 +38,8 @@ def bar(job: JobRecord, console: Console | None = None) -> Iterator[Show]:
 
 @contextlib.contextmanager
 def _in_a_terminal(job: JobRecord, console: Console) -> Iterator[Show]:
+    from rich.progress import BarColumn, Progress, TextColumn
+
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -58,12 +66,10 @@ def _in_a_terminal(job: JobRecord, console: Console) -> Iterator[Show]:
 def _in_a_notebook(job: JobRecord) -> Show:
     from IPython.display import HTML, display
 
-    from drmad_client.http.job_handle import progress_as_html
-
     untyped: Any = display
     html: Any = HTML
 
-    def line(job: JobRecord) -> Any:  # the job that wait() gives back shows the rest
+    def line(job: JobRecord) -> Any:
         return html(f"{progress_as_html(job)}, {escape(_detail(job))}")
 
     shown = untyped(line(job), display_id=True)
@@ -71,7 +77,7 @@ def _in_a_notebook(job: JobRecord) -> Show:
 
 
 def _in_notebook() -> bool:
-    """Whether a notebook's kernel runs this; looked for, not loaded."""
+    """Whether a notebook's kernel runs this program; IPython is not loaded to find out."""
     if "IPython" not in sys.modules:
         return False
     from IPython.core.getipython import get_ipython

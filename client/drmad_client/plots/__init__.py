@@ -1,1 +1,1 @@
-"""Figures of a job as plotly's JSON."""
+"""The figures of a job as plotly's JSON."""

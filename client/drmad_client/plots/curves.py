@@ -1,4 +1,4 @@
-"""Figures of a job's course: what each meta-iteration reported, one after the other."""
+"""Figures of a job's history: curves over its meta-iterations."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.plots import traces
-from drmad_client.plots.traces import Figure, Row
+from drmad_client.plots import panels
+from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.job import HyperparameterInfo, HyperparameterSummary, MetaIteration
 
 HistoryRecord = MetaIteration | Mapping[str, Any]
 
-CELLS_OF_A_MAP = 10_000
-_MOST_LINES = 8  # as many as there are colours
+MAX_HEATMAP_CELLS = 10_000
+_MAX_LINES = 8  # the number of distinct colours
+_NO_HISTORY = "no meta-iteration is committed yet"
 
 _BLUE, _PALE, _PALER = "#3f87c9", "rgba(63, 135, 201, 0.35)", "rgba(63, 135, 201, 0.15)"
 _PHASES = ("forward", "evaluate", "backward")
 
 
 def losses(history: Sequence[HistoryRecord]) -> Figure:
-    """Validation, training and test loss over the meta-iterations; below, the errors."""
+    """Validation, training and test loss over the meta-iterations, above a panel of the errors."""
     records = _records(history)
     if not records:
-        return traces.empty("no meta-iteration is committed yet")
+        return panels.empty(_NO_HISTORY)
     columns = {
         "validation": [record.validation_loss for record in records],
         "training": [record.training_loss for record in records],
@@ -38,7 +39,7 @@ def losses(history: Sequence[HistoryRecord]) -> Figure:
             shares[name.removesuffix("_error")] = values
     count = len(columns) + len(shares)
     x = _iterations(records)
-    data = [traces.line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
+    data = [panels.line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
     best = min(
         (record for record in records if math.isfinite(record.validation_loss)),
         key=lambda record: record.validation_loss,
@@ -51,38 +52,38 @@ def losses(history: Sequence[HistoryRecord]) -> Figure:
                 "mode": "markers",
                 "name": "best",
                 "x": [best.iteration],
-                "y": [traces.rounded(best.validation_loss)],
+                "y": [panels.rounded(best.validation_loss)],
                 "marker": {"symbol": "star", "size": 11},
             }
         )
-    rows: list[Row] = [("loss", data, {})]
+    rows: list[Panel] = [("loss", data, {})]
     if shares:
-        errors = [traces.line(x, y, f"{name} error", count) for name, y in shares.items()]
+        errors = [panels.line(x, y, f"{name} error", count) for name, y in shares.items()]
         rows.append(("error", errors, {"tickformat": ".1%", "rangemode": "tozero"}))
-    return traces.stacked(rows, showlegend=True)
+    return panels.stacked(rows, showlegend=True)
 
 
 def hyperparameters(
     history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo] = ()
 ) -> Figure:
-    """Each hyperparameter's median, quartiles and extremes, in the user's own units."""
+    """Median, quartiles and extremes of each hyperparameter, in the user's units."""
     records = _records(history)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     if not names:
-        return traces.empty("no meta-iteration is committed yet")
+        return panels.empty(_NO_HISTORY)
     logarithmic = {info.name for info in infos if info.transform == "exp"}
-    rows: list[Row] = []
+    rows: list[Panel] = []
     for name in names:
         having = [record for record in records if name in record.hyperparameters]
         x = _iterations(having)
         summaries = [record.hyperparameters[name] for record in having]
         axis = {"type": "log"} if name in logarithmic else {}
         rows.append((name, _bands(x, summaries, 5 * len(names)), axis))
-    return traces.stacked(rows, showlegend=False)
+    return panels.stacked(rows, showlegend=False)
 
 
 def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
-    """The median of each layer's hyperparameters, layer by iteration."""
+    """A heatmap of the median of each layer's hyperparameters over the meta-iterations."""
     records = _records(history)
     logarithmic = {info.name for info in infos if info.transform == "exp"}
     cells: dict[str, dict[int, float | None]] = {}
@@ -90,10 +91,10 @@ def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo]
         for name, summary in record.hyperparameters.items():
             for label, value in _medians(name, summary).items():
                 value = math.log10(value) if name in logarithmic and value > 0.0 else value
-                cells.setdefault(label, {})[column] = traces.rounded(value)
+                cells.setdefault(label, {})[column] = panels.rounded(value)
     if not cells:
-        return traces.empty("no meta-iteration is committed yet")
-    kept = traces.evenly(len(records), max(2, CELLS_OF_A_MAP // len(cells)))
+        return panels.empty(_NO_HISTORY)
+    kept = panels.evenly(len(records), max(2, MAX_HEATMAP_CELLS // len(cells)))
     unit = "log₁₀ of the median" if logarithmic else "median"
     x = [records[column].iteration for column in kept]
     trace = {
@@ -106,18 +107,20 @@ def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo]
         "hovertemplate": "meta-iteration %{x}<br>%{y}<br>%{z}<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "meta-iteration"}, **traces.whole_ticks(x)},
+        "xaxis": {"title": {"text": "meta-iteration"}, **panels.whole_ticks(x)},
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
     }
     return {"data": [trace], "layout": layout}
 
 
 def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
-    """Euclidean norm of the hypergradient, of all and by group, in raw units; of many groups those
-    where it is the largest."""
+    """Euclidean norm of the hypergradient, in raw units: in total and by group.
+
+    If there are many groups, those with the largest norms are drawn.
+    """
     records = _records(history)
     if not records:
-        return traces.empty("no meta-iteration is committed yet")
+        return panels.empty(_NO_HISTORY)
     columns: dict[str, dict[int, float]] = {"all": {}}
     for record in records:
         columns["all"][record.iteration] = record.hypergradient_norm
@@ -126,57 +129,54 @@ def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
             for label, norm in (norms or {name: summary.hypergradient_norm}).items():
                 columns.setdefault(label, {})[record.iteration] = norm
     if len(columns) == 2:
-        del columns["all"]  # the same line twice
+        del columns["all"]  # it equals the only group
     largest = sorted(columns, key=lambda label: max(columns[label].values()), reverse=True)
-    columns = {label: columns[label] for label in columns if label in largest[:_MOST_LINES]}
-    data = [
-        traces.line(list(column), list(column.values()), name, len(columns))
-        for name, column in columns.items()
-    ]
-    return traces.stacked([("norm", data, {"type": "log", "exponentformat": "e"})], showlegend=True)
+    columns = {label: columns[label] for label in columns if label in largest[:_MAX_LINES]}
+    data = _lines(columns)
+    return panels.stacked([("norm", data, {"type": "log", "exponentformat": "e"})], showlegend=True)
 
 
 def cosines(history: Sequence[HistoryRecord]) -> Figure:
-    """Cosine of each hypergradient to the one before, and of each replica's to their mean."""
+    """Cosine of each hypergradient to the previous one, and of each replica's to their mean."""
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
     for record in records:
         if record.cosine_to_previous is not None:
-            columns.setdefault("to the one before", {})[record.iteration] = (
+            columns.setdefault("to the previous one", {})[record.iteration] = (
                 record.cosine_to_previous
             )
         for figures in record.replicas if len(record.replicas) > 1 else ():
             name = f"replica {figures.replica} to the mean"
             columns.setdefault(name, {})[record.iteration] = figures.cosine_to_mean
     if not columns:
-        return traces.empty("a cosine needs two meta-iterations or two replicas")
-    data = [
-        traces.line(list(column), list(column.values()), name, len(columns))
-        for name, column in columns.items()
-    ]
-    return traces.stacked([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
+        return panels.empty("a cosine needs two meta-iterations or two replicas")
+    data = _lines(columns)
+    return panels.stacked([("cosine", data, {"range": [-1.05, 1.05]})], showlegend=True)
 
 
 def staleness(history: Sequence[HistoryRecord]) -> Figure:
-    """Updates that others applied while each arrival of an async job was computed: the mean of each
-    meta-iteration, and the largest."""
+    """Staleness of the hypergradients of an asynchronous job: mean and maximum per meta-iteration.
+
+    The staleness of a hypergradient is the number of updates that other replicas applied while it
+    was computed.
+    """
     records = [record for record in _records(history) if record.replicas]
     if not records:
-        return traces.empty("no meta-iteration is committed yet")
+        return panels.empty(_NO_HISTORY)
     x = _iterations(records)
     arrivals = [[float(arrival.staleness) for arrival in record.replicas] for record in records]
     data = [
-        traces.line(x, [max(each) for each in arrivals], "largest", 2),
-        traces.line(x, [traces.mean(each) for each in arrivals], "mean", 2),
+        panels.line(x, [max(each) for each in arrivals], "largest", 2),
+        panels.line(x, [panels.mean(each) for each in arrivals], "mean", 2),
     ]
-    return traces.stacked([("updates", data, {"rangemode": "tozero"})], showlegend=True)
+    return panels.stacked([("updates", data, {"rangemode": "tozero"})], showlegend=True)
 
 
 def seconds(history: Sequence[HistoryRecord]) -> Figure:
-    """Where the time of each meta-iteration goes; what no phase explains is `other`."""
+    """Duration of each meta-iteration by phase, in seconds; `other` is the rest."""
     records = _records(history)
     if not records:
-        return traces.empty("no meta-iteration is committed yet")
+        return panels.empty(_NO_HISTORY)
     names = dict.fromkeys(name for record in records for name in record.seconds if name != "total")
     ordered = [name for name in _PHASES if name in names]
     ordered += [name for name in names if name not in _PHASES]
@@ -186,8 +186,9 @@ def seconds(history: Sequence[HistoryRecord]) -> Figure:
             max(0.0, record.seconds.get("total", 0.0) - sum(column))
             for record, *column in zip(records, *columns.values(), strict=True)
         ]
-    # A stack needs every layer at the same places: means of neighbours, which keep the area.
-    width = math.ceil(len(records) / traces.points_of_each(len(columns)))
+    # A stack needs all its layers at the same x values, so neighbours are averaged, which keeps
+    # the area.
+    width = math.ceil(len(records) / panels.points_per_line(len(columns)))
     x = _iterations(records)[::width]
     data = [
         {
@@ -197,15 +198,15 @@ def seconds(history: Sequence[HistoryRecord]) -> Figure:
             "stackgroup": "seconds",
             "line": {"width": 0.5},
             "x": x,
-            "y": [traces.mean(column[i : i + width]) for i in range(0, len(column), width)],
+            "y": [panels.mean(column[i : i + width]) for i in range(0, len(column), width)],
         }
         for name, column in columns.items()
     ]
-    return traces.stacked([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
+    return panels.stacked([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
 
 
 def memory(history: Sequence[HistoryRecord]) -> Figure:
-    """Peak memory of each replica: of its device, on a CPU of its process."""
+    """Peak memory of each replica, in bytes: of its GPU, or of its process on a CPU."""
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
     for record in records:
@@ -213,13 +214,10 @@ def memory(history: Sequence[HistoryRecord]) -> Figure:
             column = columns.setdefault(f"replica {figures.replica}", {})
             column[record.iteration] = figures.peak_memory_bytes
     if not columns:
-        return traces.empty("no meta-iteration is committed yet")
-    data = [
-        traces.line(list(column), list(column.values()), name, len(columns))
-        for name, column in columns.items()
-    ]
+        return panels.empty(_NO_HISTORY)
+    data = _lines(columns)
     axis = {"rangemode": "tozero", "tickformat": "~s", "ticksuffix": "B"}
-    return traces.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1)
+    return panels.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1)
 
 
 def _bands(
@@ -227,7 +225,7 @@ def _bands(
 ) -> list[dict[str, Any]]:
     def line(name: str, **options: Any) -> dict[str, Any]:
         y = [getattr(summary, name.replace(" ", "_")) for summary in summaries]
-        return traces.line(x, y, name, count, **options)
+        return panels.line(x, y, name, count, **options)
 
     edge = {"width": 0}
     return [
@@ -236,6 +234,14 @@ def _bands(
         line("lower quartile", line=edge),
         line("upper quartile", line=edge, fill="tonexty", fillcolor=_PALE),
         line("median", line={"color": _BLUE}),
+    ]
+
+
+def _lines(columns: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
+    """A line per column, which maps meta-iterations to values."""
+    return [
+        panels.line(list(column), list(column.values()), name, len(columns))
+        for name, column in columns.items()
     ]
 
 

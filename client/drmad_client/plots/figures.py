@@ -1,8 +1,8 @@
-"""Figures of a job as plotly's JSON: plain dictionaries that notebook and dashboard share.
+"""The figures of a job by name, as plotly's JSON: dictionaries that notebook and dashboard share.
 
-Nothing here needs plotly. Colours of text, paper and grid are left to a template, so that the same
-figure reads in light and in dark. Long histories are reduced, so that a figure of thousands of
-meta-iterations stays under 200 kB.
+Drawing needs no plotly. A template sets the colours of text, paper and grid, so the same figure
+suits light and dark pages. Long histories are reduced, so a figure of thousands of meta-iterations
+stays under 200 kB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drmad_client.plots import traces
+from drmad_client.plots import panels
 from drmad_client.plots.curves import (
     HistoryRecord,
     cosines,
@@ -26,9 +26,10 @@ from drmad_client.plots.curves import (
     seconds,
     staleness,
 )
-from drmad_client.plots.fidelity import fidelity, trials
+from drmad_client.plots.fidelity import fidelity
 from drmad_client.plots.learned_values import Values, image_shape, movers, penalty_image, schedules
-from drmad_client.plots.traces import Figure
+from drmad_client.plots.panels import Figure
+from drmad_client.plots.trials import trials
 from drmad_client.records.job import HyperparameterInfo, JobRecord, Trial
 from drmad_client.spec.transforms import to_user_units
 
@@ -57,15 +58,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Material:
-    """What the figures of one job are drawn from.
+    """The data that the figures of one job are drawn from.
 
     Attributes:
-        history: its meta-iterations, in order.
-        hyperparameters: what is tuned; empty before a worker has built the problem.
-        before, after: raw hyperparameters of the first and of the best (or last) meta-iteration.
-        image: rows and columns of an input, where it is an image.
-        fidelity: what GET fidelity answers.
-        trials: of the job's search, in order.
+        history: The meta-iterations of the job, in order.
+        hyperparameters: The tuned hyperparameters; empty before a worker has built the problem.
+        before, after: Raw hyperparameters of the first and of the best (or last) meta-iteration.
+        image: Rows and columns of an input, if it is an image.
+        fidelity: The answer of GET fidelity.
+        trials: The trials of the job's search, in order.
     """
 
     history: Sequence[HistoryRecord]
@@ -94,20 +95,24 @@ class Material:
 
 @dataclass(frozen=True)
 class FigureKind:
-    """One figure that can be asked for by name."""
+    """One figure that can be requested by name."""
 
     title: str
     draw: Callable[[Material], Figure]
-    needs_vectors: bool = False  # draws from `before` and `after`, not from the history
+    needs_vectors: bool = False  # it is drawn from `before` and `after`, not from the history
     needs_fidelity: bool = False
     needs_trials: bool = False
 
 
 def draw(name: str, material: Material, template: str | Mapping[str, Any] | None = None) -> Figure:
-    """The figure of that name. `template`: of plotly, by name or as JSON; else left to the viewer.
+    """Draw the figure called `name`.
 
+    Args:
+        name: A key of FIGURES.
+        material: The data of the job.
+        template: A template of plotly, by name or as JSON; by default the viewer chooses one.
     Raises:
-        KeyError: there is no figure of that name; FIGURES has them all.
+        KeyError: FIGURES has no figure of this name.
     """
     kind = FIGURES[name]
     figure = kind.draw(material)
@@ -118,20 +123,26 @@ def draw(name: str, material: Material, template: str | Mapping[str, Any] | None
 
 
 def to_plotly(figure: Figure) -> Any:
-    """The figure as a plotly.graph_objects.Figure.
+    """Convert a figure to a plotly.graph_objects.Figure.
 
     Raises:
-        ImportError: plotly is not installed; `pip install "drmad[notebook]"` brings it.
+        ImportError: plotly is not installed; `pip install "drmad[notebook]"` installs it.
     """
     try:
         from plotly import graph_objects
     except ImportError as error:
-        raise ImportError('figures are shown by plotly: pip install "drmad[notebook]"') from error
+        raise ImportError(
+            'figures need plotly; install it with: pip install "drmad[notebook]"'
+        ) from error
     return graph_objects.Figure(figure)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure: .html is a page that stands alone (plotly must be installed), else JSON."""
+    """Write a figure as JSON, or as a self-contained page if the path ends in .html.
+
+    Raises:
+        ImportError: A page needs plotly, which is not installed.
+    """
     if path.suffix == ".html":
         to_plotly(figure).write_html(path)
     else:
@@ -141,11 +152,11 @@ def save(figure: Figure, path: Path) -> None:
 def _penalty_image(material: Material) -> Figure:
     l2 = next((h for h in material.hyperparameters if h.kind in ("l2", "l1")), None)
     if l2 is None or l2.name not in material.after:
-        return traces.empty("no penalty is tuned in this job")
+        return panels.empty("this job tunes no penalty")
     values = material.after[l2.name].ravel()
     first = values[l2.groups[0].start : l2.groups[0].stop] if l2.groups else values
     if material.image is None or first.size % math.prod(material.image):
-        return traces.empty("the penalties are not one per pixel of an image")
+        return panels.empty("the penalties of this job are not one per pixel of an image")
     return penalty_image(first, material.image)
 
 
@@ -173,21 +184,21 @@ FIGURES: dict[str, FigureKind] = {
     "layers": FigureKind(
         "Hyperparameters by layer", lambda m: layers(m.history, m.hyperparameters)
     ),
-    "penalty_image": FigureKind("Penalty of each pixel", _penalty_image, needs_vectors=True),
+    "penalty_image": FigureKind("Penalty per pixel", _penalty_image, needs_vectors=True),
     "schedules": FigureKind("Learned schedules", _schedules, needs_vectors=True),
     "hypergradient_norms": FigureKind(
         "Norm of the hypergradient", lambda m: hypergradient_norms(m.history)
     ),
-    "cosines": FigureKind("Agreement of hypergradients", lambda m: cosines(m.history)),
-    "staleness": FigureKind("Staleness of the arrivals", lambda m: staleness(m.history)),
-    "seconds": FigureKind("Where the time goes", lambda m: seconds(m.history)),
+    "cosines": FigureKind("Cosines between hypergradients", lambda m: cosines(m.history)),
+    "staleness": FigureKind("Staleness of hypergradients", lambda m: staleness(m.history)),
+    "seconds": FigureKind("Time per meta-iteration", lambda m: seconds(m.history)),
     "memory": FigureKind("Peak memory", lambda m: memory(m.history)),
     "fidelity": FigureKind(
-        "Fidelity of the hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
+        "Fidelity to the exact hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
     ),
     "trials": FigureKind("Trials of the search", lambda m: trials(m.trials), needs_trials=True),
     "movers": FigureKind(
-        "What moved the furthest",
+        "Largest changes",
         lambda m: movers(m.before, m.after, m.hyperparameters),
         needs_vectors=True,
     ),

@@ -1,4 +1,4 @@
-"""Figures of the tuned values themselves: images, schedules, and which of them moved."""
+"""Figures of the tuned values: images, schedules, and the values that changed most."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drmad_client.plots import traces
-from drmad_client.plots.traces import Figure, Row
+from drmad_client.plots import panels
+from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.job import HyperparameterInfo
 from drmad_client.spec.job import JobSpec
 
 Values = NDArray[np.floating[Any]]
 
-_MOST_LAYERS = 20
+_MAX_LAYERS = 20
 
 
 def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
-    """Log penalties of the inputs' weights as an image; several outputs are averaged.
+    """The log penalties of the first layer as an image, averaged over the outputs.
 
     Args:
-        raw: Log penalties of the first layer, one per pixel, or (outputs, pixels) flattened.
+        raw: Log penalties of the first layer, shape (pixels,), or (outputs, pixels) flattened.
         shape: Rows and columns of the image.
     Raises:
-        ValueError: `raw` is not a whole number of images.
+        ValueError: The size of `raw` is not a multiple of the number of pixels.
     """
     pixels = shape[0] * shape[1]
     if raw.size == 0 or raw.size % pixels:
@@ -34,7 +34,7 @@ def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
     image = raw.reshape(-1, *shape).mean(axis=0)
     trace = {
         "type": "heatmap",
-        "z": [[traces.rounded(value) for value in row] for row in image.tolist()],
+        "z": [[panels.rounded(value) for value in row] for row in image.tolist()],
         "colorscale": "Viridis",
         "colorbar": {"title": {"text": "log penalty"}},
         "hovertemplate": "row %{y}, column %{x}<br>%{z}<extra></extra>",
@@ -51,31 +51,32 @@ def schedules(
     initial: Mapping[str, Values] | None = None,
     layers: Mapping[str, Sequence[str]] | None = None,
 ) -> Figure:
-    """Learned schedules by inner step, in the user's own units.
+    """Tuned schedules over the inner steps, in the user's units.
 
     Args:
-        values: By name, of shape (steps,) or (layers, steps); of many layers the first are drawn.
-        initial: What they started from, drawn dotted.
-        layers: Names of the layers.
+        values: The tuned values by name, shape (steps,) or (layers, steps); the first layers are
+            drawn.
+        initial: The values before tuning, which are drawn as a dotted line.
+        layers: The names of the layers of each schedule.
     """
     if not values:
-        return traces.empty("no schedule is tuned in this job")
-    rows: list[Row] = []
+        return panels.empty("this job tunes no schedule")
+    rows: list[Panel] = []
     for name, value in values.items():
-        table = np.atleast_2d(value)[:_MOST_LAYERS]
+        table = np.atleast_2d(value)[:_MAX_LAYERS]
         x = list(range(table.shape[1]))
         count = len(values) * (len(table) + 1)
         labels = (layers or {}).get(name, [])
         lines = [
-            traces.line(x, line, labels[number] if number < len(labels) else name, count)
+            panels.line(x, line, labels[number] if number < len(labels) else name, count)
             for number, line in enumerate(table.tolist())
         ]
         before = (initial or {}).get(name)
         if before is not None and before.shape == value.shape:
             start = np.atleast_2d(before).mean(axis=0).tolist()
-            lines.append(traces.line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
+            lines.append(panels.line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
         rows.append((name, lines, {}))
-    return traces.stacked(rows, showlegend=True, x_title="inner step")
+    return panels.stacked(rows, showlegend=True, x_title="inner step")
 
 
 def movers(
@@ -84,7 +85,7 @@ def movers(
     infos: Sequence[HyperparameterInfo] = (),
     count: int = 15,
 ) -> Figure:
-    """The hyperparameters that moved the furthest, in raw units."""
+    """The hyperparameters that changed most, in raw units."""
     moves: list[tuple[float, str]] = []
     groups = {info.name: info.groups for info in infos}
     for name, start in before.items():
@@ -99,11 +100,11 @@ def movers(
             moves.append((float(change[index]), label))
     moves = sorted(moves, key=lambda move: -abs(move[0]))[:count]
     if not moves:
-        return traces.empty("no hyperparameter has moved yet")
+        return panels.empty("no hyperparameter has changed yet")
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": [traces.rounded(change) for change, _ in moves],
+        "x": [panels.rounded(change) for change, _ in moves],
         "y": [label for _, label in moves],
         "hovertemplate": "%{y}: %{x}<extra></extra>",
     }
@@ -116,7 +117,7 @@ def movers(
 
 
 def image_shape(spec: JobSpec) -> tuple[int, int] | None:
-    """Rows and columns of an input of the job's data set, where it is a square image."""
+    """Rows and columns of an input of the job's data set, if it is a square image."""
     inputs = getattr(getattr(spec.problem, "data", None), "input_shape", None) or ()
     side = math.isqrt(math.prod(inputs))
     return (side, side) if side > 1 and inputs == (side * side,) else None

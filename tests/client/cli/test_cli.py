@@ -92,7 +92,7 @@ def test_a_dry_run_creates_nothing(service: FakeService) -> None:
     service.on("POST", "/v1/jobs", fake_service.record(JobSpec.model_validate(samples.SPEC)))
     done = drmad(service, "submit", "-", "--dry-run", stdin=yaml.safe_dump(samples.SPEC))
     assert done.returncode == 0
-    assert "nothing was created" in done.stdout
+    assert "no job was created" in done.stdout
     assert [request.query for request in service.requests] == ["validate_only=true&deep=false"]
 
 
@@ -103,7 +103,7 @@ def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:
     table = drmad(service, "jobs", "--status", "running", "--tag", "team:vision", "--limit", "2")
     assert table.returncode == 0
     assert [line.split()[0] for line in table.stdout.splitlines()] == ["ID", samples.ID, samples.ID]
-    assert table.stderr == "there are more: --after job_1\n"
+    assert table.stderr == "more jobs follow; list them with: --after job_1\n"
     assert service.requests[0].query == "status=running&tag=team%3Avision&limit=2"
     listed = drmad(service, "jobs", "--output", "json")
     assert [JobRecord.model_validate(job) for job in json.loads(listed.stdout)] == jobs
@@ -151,7 +151,7 @@ def test_ctrl_c_stops_watching_and_not_the_job(service: FakeService) -> None:
     output, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert output.splitlines()[-1] == (
-        f"The job goes on. Look again with: drmad watch {samples.ID}"
+        f"The job continues. Follow it again with: drmad watch {samples.ID}"
     )
     assert error == ""
     assert not service.heard("POST", f"{JOB}/cancel")
@@ -252,7 +252,7 @@ def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None
     service.on("GET", f"{JOB}/fidelity", Answer(200, json.dumps(samples.MEASURED).encode()))
     _, first, second, *_ = drmad(service, "fidelity", samples.ID).stdout.splitlines()
     assert " ".join(first.split()) == (
-        "shortcut, horizon 50 0.910 0.850 0.700 1.30 trainings chosen"
+        "shortcut, horizon 50 0.910 0.850 0.700 1.30x one training run chosen"
     )
     assert " ".join(second.split()).startswith("shortcut, preset paper diverged diverged")
     shown = drmad(service, "fidelity", samples.ID, "--output", "json").stdout
@@ -263,8 +263,8 @@ def test_the_cluster_is_shown_with_what_waits_and_why(service: FakeService) -> N
     service.on("GET", "/v1/cluster", fake_service.record(samples.CLUSTER))
     table = drmad(service, "cluster").stdout.splitlines()
     assert [line.split() for line in table[1:3]] == [
-        ["big", "10.0.0.1", "16", "1"],
-        ["lost", "10.0.0.2", "8", "0", "gone"],
+        ["big", "10.0.0.1", "16", "1", "alive"],
+        ["lost", "10.0.0.2", "8", "0", "lost"],
     ]
     assert table[4] == "2 of 16 CPUs and 0.5 of 1 GPUs are reserved for jobs"
     assert table[-1].split()[0] == samples.ID
@@ -329,7 +329,7 @@ def test_delete_asks_first(service: FakeService) -> None:
     assert not service.requests
     assert drmad(service, "delete", samples.ID, stdin="y\n").returncode == 0
     done = drmad(service, "delete", samples.ID, "--yes")
-    assert (done.returncode, done.stdout) == (0, f"{samples.ID} is deleted\n")
+    assert (done.returncode, done.stdout) == (0, f"{samples.ID} was deleted\n")
     assert len(service.heard("DELETE", JOB)) == 2
 
 
@@ -434,7 +434,7 @@ def test_fetch_does_without_a_model_that_is_not_kept(service: FakeService, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--url", "http://127.0.0.1:9", "jobs"], "start it with: drmad up"),
+        (["--url", "http://127.0.0.1:9", "jobs"], "start one with: drmad up"),
         (["submit", "missing.yaml"], "cannot read missing.yaml: No such file"),
         (["shw", "x"], "Did you mean 'show'?"),
         (["jobs", "--colour"], "see: drmad jobs --help"),

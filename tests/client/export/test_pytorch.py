@@ -43,7 +43,7 @@ def small() -> nn.Module:
     return nn.Linear(2, 1, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("per", get_args(pytorch.Per))
+@pytest.mark.parametrize("per", get_args(pytorch.PenaltyScope))
 def test_penalties_are_spread_as_the_engine_spreads_them(per: Any) -> None:
     model = Parts()
     nothing: Any = None  # a penalty looks at the model alone
@@ -161,7 +161,7 @@ def test_examples_come_with_their_weights() -> None:
     inputs, targets, weights = batch
     assert inputs.tolist() == targets.tolist() == [0, 1, 2, 3]
     assert weights.tolist() == [0.5, 0.25, 0.125, 1.0]
-    with pytest.raises(ValueError, match="a weight for each of the 4 examples, got 3"):
+    with pytest.raises(ValueError, match="one entry for each of the 4 examples, got 3"):
         pytorch.WeightedExamples(examples, np.ones(3))
 
 

@@ -8,10 +8,11 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from drmad_client.http.async_client import AsyncClient, AsyncJobs
+from drmad_client.http.async_client import AsyncClient
+from drmad_client.http.async_job_handle import AsyncJob
+from drmad_client.http.async_jobs import AsyncJobPage, AsyncJobs
+from drmad_client.http.async_uploads import AsyncCodeUploads, AsyncDataUploads
 from drmad_client.http.client import Client
-from drmad_client.http.job_handle import AsyncJob, AsyncJobPage
-from drmad_client.http.uploads import AsyncCodeUploads, AsyncDataUploads
 
 _WRAPPED = (AsyncClient, AsyncCodeUploads, AsyncDataUploads, AsyncJobs, AsyncJob, AsyncJobPage)
 

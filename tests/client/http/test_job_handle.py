@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from drmad_client import errors
 from drmad_client.http import progress_bar
 from drmad_client.http.client import Client
-from drmad_client.http.job_handle import as_html
+from drmad_client.http.job_html import as_html
 from drmad_client.plots import figures
 from drmad_client.records.job import Best, JobRecord, JobStatus, LogLine, MetaIteration, Page
 from tests.client import samples

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from drmad_client.http.server_sent_events import Message, Reader
+from drmad_client.http.protocol.server_sent_events import EventReader, Message
 
 
 def read(*chunks: bytes) -> list[Message]:
-    reader = Reader()
+    reader = EventReader()
     return [message for chunk in chunks for message in reader.feed(chunk)]
 
 

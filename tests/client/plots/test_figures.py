@@ -11,9 +11,9 @@ import numpy as np
 import plotly.io
 import pytest
 
-from drmad_client.plots import figures, learned_values, traces
+from drmad_client.plots import figures, learned_values, panels
 from drmad_client.plots.figures import FIGURES, Material
-from drmad_client.plots.traces import Figure
+from drmad_client.plots.panels import Figure
 from drmad_client.records.job import (
     GroupSummary,
     HyperparameterGroup,
@@ -236,7 +236,7 @@ def test_cosines_are_those_between_iterations_and_between_replicas() -> None:
         record(1, replicas=[replica(0, 0.7), replica(1, 0.6)], cosine_to_previous=-0.5),
     ]
     assert lines(figures.cosines(history)) == {
-        "to the one before": ([1], [-0.5]),
+        "to the previous one": ([1], [-0.5]),
         "replica 0 to the mean": ([0, 1], [0.9, 0.7]),
         "replica 1 to the mean": ([0, 1], [0.8, 0.6]),
     }
@@ -264,13 +264,13 @@ def test_reduction_keeps_ends_peaks_and_order() -> None:
     random = np.random.default_rng(0)
     y = random.normal(size=10_000)
     y[[0, 1234, 7777, 9999]] = [5.0, 40.0, -40.0, 6.0]
-    xs, ys = traces.reduced(list(range(10_000)), y.tolist(), 100)
+    xs, ys = panels.reduced(list(range(10_000)), y.tolist(), 100)
     assert len(xs) <= 100
     assert xs == sorted(set(xs))
     assert (xs[0], xs[-1]) == (0, 9999)
     assert dict(zip(xs, ys, strict=True)).items() >= {1234: 40.0, 7777: -40.0}.items()
     assert all(ys[i] == y[int(x)] for i, x in enumerate(xs))
-    assert traces.reduced([1, 2], [3.0, None], 100) == ([1, 2], [3.0, None])
+    assert panels.reduced([1, 2], [3.0, None], 100) == ([1, 2], [3.0, None])
 
 
 def test_figures_are_saved_as_a_page_or_as_json(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
         "shortcut<br>preset paper",
     ]
     assert bars["x"] == [0.91, None]
-    assert bars["text"] == ["costs 1.30 trainings", "diverged"]
+    assert bars["text"] == ["1.30x one training run", "diverged"]
     report = {"predictions": [{"figure": {"method": samples.TRUSTED, "cosine": 0.4, "cost": 1.3}}]}
     (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
     assert bars["x"] == [0.4]

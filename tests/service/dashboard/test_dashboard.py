@@ -246,7 +246,7 @@ def test_replicas_show_their_share_of_the_data_and_their_staleness(
     expect(page.locator("#replicas thead")).to_contain_text("ExamplesStaleness")
     expect(second).to_contain_text("500 + 150")
     expect(second.locator("td").nth(4)).to_have_text("2")
-    expect(page.locator("#chart-staleness")).to_contain_text("Staleness of the arrivals")
+    expect(page.locator("#chart-staleness")).to_contain_text("Staleness of hypergradients")
 
 
 def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[Any]) -> None:

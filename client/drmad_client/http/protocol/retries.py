@@ -1,4 +1,4 @@
-"""When a failed request is tried again, and after how long."""
+"""Decides whether a failed request is sent again, and after which pause."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-_PASSING = frozenset({429, 502, 503, 504})
+_TRANSIENT = frozenset({429, 502, 503, 504})
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
-_LONGEST_ASKED_S = 60.0
+_LONGEST_RETRY_AFTER_S = 60.0
 
 
 RequestFailure = httpx.Response | httpx.RequestError
 
 
 class Retries:
-    """A budget of tries: each failure is answered with a pause, or with None: give up.
+    """Bounds the number of retries and spaces them with exponential backoff.
 
-    Pauses double from a quarter of a second, with jitter so that many clients of a service that
-    comes back do not knock at once.
+    Pauses double from a quarter of a second. Jitter spreads the clients of a service that has
+    restarted, so that their requests do not arrive at the same moment.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,23 +29,26 @@ class Retries:
         self._pause_s = _FIRST_PAUSE_S
 
     def pause_s(self, failure: RequestFailure | None) -> float | None:
-        """`failure` is None where an answer came, but not to its end."""
-        asked_s = _retry_after_s(failure) if isinstance(failure, httpx.Response) else 0.0
-        if self._left <= 0 or asked_s > _LONGEST_ASKED_S:
+        """The pause before the next retry, in seconds; None when the request has finally failed.
+
+        `failure` is None where the answer began and broke off.
+        """
+        retry_after_s = _retry_after_s(failure) if isinstance(failure, httpx.Response) else 0.0
+        if self._left <= 0 or retry_after_s > _LONGEST_RETRY_AFTER_S:
             return None
         pause_s = self._pause_s * random.uniform(0.5, 1.0)
         self._left -= 1
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        return max(pause_s, asked_s)
+        return max(pause_s, retry_after_s)
 
 
 def is_final(response: httpx.Response) -> bool:
-    """Whether the service has answered, and would not answer otherwise in a moment."""
-    return response.status_code not in _PASSING
+    """Whether the status is not a transient one, so that a retry would bring the same answer."""
+    return response.status_code not in _TRANSIENT
 
 
 def _retry_after_s(response: httpx.Response) -> float:
-    """Retry-After in seconds, given as a number or as a date; 0 when absent or unreadable."""
+    """The Retry-After header in seconds, from a number or a date; 0 when absent or unreadable."""
     value = response.headers.get("retry-after", "")
     try:
         return max(0.0, float(value))

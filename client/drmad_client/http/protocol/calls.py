@@ -1,6 +1,6 @@
-"""Every call of the API as a value: what is asked, and how the answer is read.
+"""Every call of the API as a value: the request to send and the function that reads its answer.
 
-Nothing here opens a connection or waits, so that a client of any kind can send it.
+Nothing here opens a connection or waits, so the synchronous and the asynchronous client share it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 from urllib.parse import quote
 
+import httpx
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
-from drmad_client.http.arrays import read_arrays
-from drmad_client.http.server_sent_events import Message, Reader
+from drmad_client.http.protocol.array_answer import read_arrays
+from drmad_client.http.protocol.server_sent_events import EventReader, Message
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.job import (
     TERMINAL,
@@ -32,30 +33,38 @@ from drmad_client.records.job import (
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:
-    import httpx
-
-    from drmad_client.http.arrays import Arrays
+    from drmad_client.http.protocol.array_answer import NamedArrays
 
 T = TypeVar("T")
 
 SAFETENSORS = "application/vnd.safetensors"
-CHECK_S = 210.0
-"""A worker may have others to check, and packages to install."""
+PREFLIGHT_S = 210.0
+"""Bounds the wait for a preflight, in seconds: it may be queued, and may install packages first."""
 EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request, and how its answer is read."""
+    """One request and the function that reads its answer."""
 
     method: str
     path: str
     read: Callable[[httpx.Response], T]
     params: Mapping[str, str | int | None] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | Path | None = None  # a file is sent piece by piece
-    repeatable: bool = True  # may be sent again when nobody knows whether it arrived
-    held_s: float = 0.0  # how long the service may keep silent by intent
+    body: bytes | Path | None = None  # the client streams a file
+    repeatable: bool = True  # a retry is safe even if the service received the first request
+    held_s: float = 0.0  # how long the service may delay its answer on purpose
+
+    def request_arguments(self, timeout_s: float) -> dict[str, Any]:
+        """The arguments of `build_request`, except for the body."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "params": {name: value for name, value in self.params.items() if value is not None},
+            "headers": dict(self.headers),
+            "timeout": httpx.Timeout(timeout_s, read=timeout_s + self.held_s),
+        }
 
 
 def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[JobRecord]:
@@ -98,7 +107,7 @@ def put_data(sha256: str, body: bytes | Path) -> Call[None]:
 
 
 def with_code(spec: JobSpec | Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The spec with the archive of that name as its problem's code."""
+    """The spec with `name`, an uploaded archive, as problem.code."""
     plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
     return {**plain, "problem": {**plain.get("problem", {}), "code": name}}
 
@@ -123,7 +132,7 @@ def check(spec: JobSpec | Mapping[str, Any]) -> Call[PreflightReport]:
         headers={"Content-Type": "application/json"},
         body=_body(spec),
         repeatable=False,
-        held_s=CHECK_S,
+        held_s=PREFLIGHT_S,
     )
 
 
@@ -134,7 +143,7 @@ def retrieve(job_id: str) -> Call[JobRecord]:
 def poll(
     job_id: str, seen: str | None = None, held_s: int = 0
 ) -> Call[tuple[JobRecord, str] | None]:
-    """The job and its ETag; None when it is still the one `seen` after `held_s`."""
+    """The job and its ETag; None when after `held_s` seconds the ETag is still `seen`."""
     headers = {"Prefer": f"wait={held_s}"} if held_s else {}
     if seen:
         headers["If-None-Match"] = seen
@@ -149,7 +158,7 @@ def list_jobs(
 
 
 def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call[JobRecord]:
-    """`action`: cancel, pause, resume or extend."""
+    """`action` is cancel, pause, resume, extend or fork."""
     return Call(
         "POST",
         _path(job_id, action),
@@ -173,7 +182,7 @@ def delete(job_id: str) -> Call[None]:
 
 
 def part(job_id: str, name: str) -> Call[dict[str, Any]]:
-    """What is a JSON object: fidelity, or figures/losses."""
+    """A part of the job that is a JSON object, such as fidelity or figures/losses."""
     return dictionary(_path(job_id, name))
 
 
@@ -198,8 +207,8 @@ def trials(job_id: str, after: str | None, limit: int) -> Call[Page[Trial]]:
 
 def arrays(
     job_id: str, part: str, iteration: int | str, *, transformed: bool = False
-) -> Call[Arrays]:
-    """`part`: hyperparameters, hypergradients or model."""
+) -> Call[NamedArrays]:
+    """`part` is hyperparameters, hypergradients or model."""
     return _safetensors(
         job_id,
         part,
@@ -209,11 +218,11 @@ def arrays(
 
 
 def file(job_id: str, part: str, iteration: int | str) -> Call[bytes]:
-    """The same, as the safetensors file that it is."""
+    """The safetensors file of the same arrays, unread."""
     return _safetensors(job_id, part, iteration, lambda response: response.content)
 
 
-def events(job_id: str, after: str | None) -> Call[Reader]:
+def events(job_id: str, after: str | None) -> Call[EventReader]:
     headers = {"Accept": EVENT_STREAM}
     if after:
         headers["Last-Event-ID"] = after
@@ -221,13 +230,15 @@ def events(job_id: str, after: str | None) -> Call[Reader]:
 
 
 def event(message: Message) -> Event | None:
-    """The event of a message; None for a kind that only a newer drmad knows."""
+    """The event of a message; None for a type that only a newer drmad defines."""
     if message.type not in _EVENT_TYPES:
         return None
     try:
         return Event.model_validate_json(message.data)
     except ValueError as error:
-        raise ConnectionFailed(f"the event stream brought {_excerpt(message.data)}") from error
+        raise ConnectionFailed(
+            f"the event stream sent an event that cannot be read: {_excerpt(message.data)}"
+        ) from error
 
 
 def is_last(event: Event) -> bool:
@@ -236,11 +247,11 @@ def is_last(event: Event) -> bool:
 
 
 def answer(call: Call[T], response: httpx.Response) -> T:
-    """What the service answered.
+    """Read the response to `call`.
 
     Raises:
-        ApiError: It refused.
-        ConnectionFailed: Somebody answered, but not as the service would.
+        ApiError: The service refused the request.
+        ConnectionFailed: The response is not one that the service sends.
     """
     if not response.is_success and response.status_code != 304:
         raise _refusal(response)
@@ -248,23 +259,23 @@ def answer(call: Call[T], response: httpx.Response) -> T:
         return call.read(response)
     except ValueError as error:
         raise ConnectionFailed(
-            f"{response.url} does not answer as drmad does: it sent {_excerpt(response.text)}; "
-            f"is the URL right?"
+            f"{response.url} is not a drmad service: it answered {_excerpt(response.text)}; "
+            f"check the URL"
         ) from error
 
 
-_KEEP_ALIVE_S = 30.0  # the service breaks the silence of an event stream more often
+_KEEP_ALIVE_S = 30.0  # the service sends keep-alive comments more often than this
 _EVENT_TYPES = get_args(Event.model_fields["type"].annotation)
 
 
 def _path(job_id: str, part: str = "") -> str:
     if not job_id:
-        raise ValueError("a job id is needed, got an empty string")
+        raise ValueError("the job id must not be empty")
     return f"/v1/jobs/{quote(job_id, safe='')}" + (f"/{part}" if part else "")
 
 
 def _body(spec: JobSpec | Mapping[str, Any]) -> bytes:
-    # A mapping goes as it is: the service knows best what it takes, and names each bad field.
+    # A mapping is sent unchanged: the service validates it and names each bad field.
     return spec.model_dump_json().encode() if isinstance(spec, JobSpec) else to_json(spec)
 
 
@@ -294,23 +305,25 @@ def _safetensors(
     )
 
 
-def _reader(response: httpx.Response) -> Reader:
+def _reader(response: httpx.Response) -> EventReader:
     kind = response.headers.get("content-type", "nothing")
     if not kind.startswith(EVENT_STREAM):
-        raise ConnectionFailed(f"{response.url} sends no events but {kind}; is the URL right?")
-    return Reader()
+        raise ConnectionFailed(
+            f"{response.url} must send {EVENT_STREAM}, got {kind}; check the URL"
+        )
+    return EventReader()
 
 
 def _refusal(response: httpx.Response) -> ApiError:
     try:
         problem = ProblemDetails.model_validate_json(response.content)
     except ValueError:
-        # A proxy, or something that is no drmad at all.
+        # A proxy answered, or another program than drmad.
         request = response.request
         problem = ProblemDetails(
             title=response.reason_phrase,
             status=response.status_code,
-            detail=f"{request.method} {request.url} was answered with {response.status_code} "
+            detail=f"{request.method} {request.url} returned {response.status_code} "
             f"{response.reason_phrase}: {_excerpt(response.text)}",
             code="unexpected_answer",
         )

@@ -1,4 +1,4 @@
-"""Server-sent events out of a stream of bytes (WHATWG HTML, section 9.2)."""
+"""Parses server-sent events from a stream of bytes (WHATWG HTML, section 9.2)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 
 @dataclass(frozen=True)
 class Message:
-    """One event as it came; its data is not read yet and carries its id."""
+    """One event as received; its data is not parsed yet and carries the event's id."""
 
     type: str
     data: str
 
 
-class Reader:
-    """Takes chunks that may break anywhere, also inside a character; gives whole messages.
+class EventReader:
+    """Assembles messages from chunks, which may end anywhere, even inside a character.
 
-    What a broken stream leaves unfinished is dropped: the service sends it again.
+    A message that a broken stream leaves incomplete is dropped; the service sends it again after a
+    reconnect.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Reader:
         *lines, self._rest = _LINE_END.split(self._rest + chunk)
         for line in lines:
             name, _, value = line.decode("utf-8", "replace").partition(":")
-            if line and name:  # a line that starts with a colon is a comment: the keep-alive
+            if line and name:  # a line that starts with a colon is a keep-alive comment
                 self._fields.setdefault(name, []).append(value.removeprefix(" "))
             elif not line:
                 fields, self._fields = self._fields, {}

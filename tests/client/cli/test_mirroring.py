@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from drmad_client.export.mirrors import BadMirror, mirrored, open_mirror
+from drmad_client.cli.mirroring import BadMirror, mirrored, open_mirror
 from drmad_client.http.client import Client
 from drmad_client.records.job import Event, JobStatus, MetaIteration, Page
 from tests.client import samples
@@ -88,7 +88,7 @@ def test_mlflow_has_one_run_for_a_job(
 
 @pytest.mark.parametrize("target", ["wandb:there", "mlflow", "tensorboard:", ""])
 def test_an_unknown_mirror_is_named(target: str) -> None:
-    with pytest.raises(BadMirror, match="takes mlflow:URI or tensorboard:DIR, got"):
+    with pytest.raises(BadMirror, match="must be mlflow:URI or tensorboard:DIR, got"):
         open_mirror(target)
 
 
@@ -98,5 +98,5 @@ def test_a_missing_package_says_what_to_install(tool: str, monkeypatch: pytest.M
 
     for name in [n for n in sys.modules if n.split(".")[0] == tool] + [tool]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BadMirror, match=rf'get it with: pip install "drmad\[{tool}\]"'):
+    with pytest.raises(BadMirror, match=rf'install it with: pip install "drmad\[{tool}\]"'):
         open_mirror(f"{tool}:somewhere")

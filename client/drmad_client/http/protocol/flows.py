@@ -1,5 +1,8 @@
-"""What takes more than one request, as generators: each yields what is to be done next and is sent
-its outcome, so that the synchronous and the asynchronous client run the same text."""
+"""Operations that take more than one request, as generators.
+
+A generator yields the next step and receives its outcome, so the synchronous and the asynchronous
+client run the same code.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ import httpx
 
 from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
 from drmad_client.export import job_folder
-from drmad_client.http import calls
-from drmad_client.http.calls import Call
-from drmad_client.http.retries import RequestFailure, Retries, is_final
+from drmad_client.http.protocol import calls
+from drmad_client.http.protocol.calls import Call
+from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
 from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, MetaIteration, Trial
 
 if TYPE_CHECKING:
@@ -26,11 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_RETRIES = 3  # about a second in all: who typed the wrong URL should not wait for it
-_RECONNECTS = 10  # about forty seconds: the service may be starting again
-_STEADY_S = 10.0  # a connection that held so long was a good one
+_RETRIES = 3  # about a second in total, so that a wrong URL is reported soon
+_RECONNECTS = 10  # about forty seconds in total, enough for a service that restarts
+_STEADY_S = 10.0  # a connection that lasted this long restores the budget of retries
 _LONG_POLL_S = 30
-_POLL_PACE_S = 0.25  # where something between does not know how to hold an answer back
+_POLL_PACE_S = 0.25  # between polls, if a proxy answers at once instead of holding the request
 _LOG_PACE_S = 1.0
 _LOG_TAIL = 20
 _HISTORY_PAGE = 500
@@ -38,9 +41,9 @@ _HISTORY_PAGE = 500
 
 @dataclass(frozen=True)
 class Send:
-    """Send a request; the outcome is its response or what prevented it.
+    """Send a request; the outcome is its response, or the error that prevented one.
 
-    The body of a `stream` is left to be read, unless it is a refusal.
+    With `stream`, the body of a successful response is left unread.
     """
 
     call: Call[Any]
@@ -49,17 +52,19 @@ class Send:
 
 @dataclass(frozen=True)
 class ReadStream:
-    """Read on in the open stream; the outcome is a piece, None at its end, or what broke it."""
+    """Read on in the open stream; the outcome is the next piece, None at the end, or an error."""
 
 
 @dataclass(frozen=True)
 class Pause:
+    """Wait; the outcome is None."""
+
     seconds: float
 
 
 @dataclass(frozen=True)
 class Item(Generic[T]):
-    """Hand this to the caller."""
+    """Yield this value to the caller; the outcome is None."""
 
     value: T
 
@@ -71,13 +76,13 @@ Stream = Generator[FlowStep | Item[T], FlowOutcome, None]
 
 
 class Flows:
-    """The flows of one service."""
+    """The operations of one service."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
     def send(self, call: Call[T], retries: Retries | None = None) -> Flow[T]:
-        """The answer to one call, tried again as often as it may be."""
+        """Send one call and read its answer, with the retries that the call allows."""
         retries = retries or Retries(_RETRIES if call.repeatable else 0)
         while True:
             failure = yield Send(call)
@@ -94,37 +99,37 @@ class Flows:
         timeout_s: float | None,
         on_change: Callable[[JobRecord], None] = lambda _: None,
     ) -> Flow[JobRecord]:
-        """The job when it has succeeded; `on_change` sees it whenever it has changed.
+        """Wait until the job has succeeded; call `on_change` with each version of it.
 
         Raises:
-            JobFailed: It failed or was cancelled.
-            WaitTimeout: It goes on after `timeout_s`.
+            JobFailed: The job failed or was cancelled.
+            WaitTimeout: The job has not ended within `timeout_s` seconds.
         """
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         job, etag = (yield from self.send(calls.poll(job_id))) or _impossible()
         on_change(job)
         while not job.status.is_terminal:
-            asked_at = time.monotonic()
-            if asked_at >= deadline:
+            polled_at = time.monotonic()
+            if polled_at >= deadline:
                 raise WaitTimeout(f"job {job_id} is still {job.status} after {timeout_s:g} s")
-            held_s = math.ceil(min(deadline - asked_at, _LONG_POLL_S))
+            held_s = math.ceil(min(deadline - polled_at, _LONG_POLL_S))
             poll = calls.poll(job_id, etag, held_s)
             changed = yield from self.send(poll, Retries(_RECONNECTS))
             if changed:
                 job, etag = changed
                 on_change(job)
             if not job.status.is_terminal:
-                yield Pause(max(0.0, asked_at + _POLL_PACE_S - time.monotonic()))
+                yield Pause(max(0.0, polled_at + _POLL_PACE_S - time.monotonic()))
         if job.status is JobStatus.SUCCEEDED:
             return job
         tail = (yield from self._log_tail(job_id)) if job.status is JobStatus.FAILED else []
         raise JobFailed(job, tail)
 
     def events(self, job_id: str, after: str | None) -> Stream[Event]:
-        """What happened to a job and what happens, over as many connections as it takes."""
+        """Yield past and future events of a job; reconnect after a broken connection."""
         retries = Retries(_RETRIES)
         is_over = False  # the job had ended before this connection was opened
-        is_last = False  # the last event seen says that the job has ended; it may be extended yet
+        is_last = False  # the newest event says that the job has ended; an extension may follow
         while True:
             call = calls.events(job_id, after)
             opened_at, is_new = time.monotonic(), False
@@ -133,14 +138,16 @@ class Flows:
                 reader = calls.answer(call, outcome)
                 while isinstance(outcome := (yield ReadStream()), bytes):
                     for event in filter(None, map(calls.event, reader.feed(outcome))):
-                        after = event.id or after  # progress has none: only the newest counts
+                        after = (
+                            event.id or after
+                        )  # progress events have no id: only the newest counts
                         is_new, retries = True, Retries(_RECONNECTS)
                         is_last = calls.is_last(event)
                         yield Item(event)
             if outcome is None:
                 if is_last or (is_over and not is_new):
                     return
-                # No last event came: either `after` was the last one, or the service stops.
+                # The stream ended without a final event: `after` was it, or the service stops.
                 job = yield from self.send(calls.retrieve(job_id), retries)
                 is_over = job.status.is_terminal
             if time.monotonic() - opened_at > _STEADY_S:
@@ -155,7 +162,7 @@ class Flows:
     def logs(
         self, job_id: str, replica: int | None, after: str | None, follow: bool
     ) -> Stream[LogLine]:
-        """What the replicas printed; with `follow` until the job has ended."""
+        """Yield the lines that the replicas printed; with `follow`, until the job has ended."""
         is_over = not follow
         while True:
             page = yield from self.send(calls.logs(job_id, replica, after))
@@ -166,7 +173,7 @@ class Flows:
                 continue
             if is_over:
                 return
-            # Looked at before the next page is asked for, so that no last line is missed.
+            # The state is read before the next page, so that the last lines are not missed.
             job = yield from self.send(calls.retrieve(job_id), Retries(_RECONNECTS))
             is_over = job.status.is_terminal
             if not is_over:
@@ -186,7 +193,7 @@ class Flows:
         return page.data
 
     def upload_code(self, archive: Archive) -> Flow[str]:
-        """Send an archive unless it is there already. Returns how a spec names it."""
+        """Upload an archive unless the service has it; return its name in a spec."""
         sha256 = archive.name.removeprefix("sha256:")
         try:
             yield from self.send(calls.has_code(sha256))
@@ -195,7 +202,7 @@ class Flows:
         return archive.name
 
     def upload_data(self, sha256: str, body: bytes | Path) -> Flow[str]:
-        """Send a data set unless it is there already. Returns how a spec names it."""
+        """Upload a data set unless the service has it; return its name in a spec."""
         try:
             yield from self.send(calls.has_data(sha256))
         except NotFound:
@@ -208,7 +215,7 @@ class Flows:
         tuned = yield from self.send(calls.file(job_id, "hyperparameters", iteration))
         files = {"hyperparameters.safetensors": tuned}
         if iteration in ("best", "last"):
-            with contextlib.suppress(NotFound):  # too large to be kept
+            with contextlib.suppress(NotFound):  # the service keeps no model that is too large
                 model = yield from self.send(calls.file(job_id, "model", iteration))
                 files["model.safetensors"] = model
         files["history.csv"] = job_folder.history_csv(records).encode()
@@ -216,7 +223,10 @@ class Flows:
         return job_folder.write(files, folder)
 
     def _log_tail(self, job_id: str) -> Flow[builtins.list[str]]:
-        """The last lines of a failed job; none is no reason to hide the job's own error."""
+        """The trailing log lines of a failed job.
+
+        A failure to read them must not hide the error of the job.
+        """
         lines: builtins.list[str] = []
         after = None
         try:
@@ -236,15 +246,15 @@ class Flows:
 
     def _connection_failed(self, error: httpx.RequestError | None) -> ConnectionFailed:
         if error is None:
-            return ConnectionFailed(f"{self._base_url} breaks its event stream off again and again")
+            return ConnectionFailed(f"the event stream of {self._base_url} broke off repeatedly")
         if isinstance(error, httpx.ReadTimeout):
             return ConnectionFailed(
-                f"{self._base_url} did not answer in time; it may be overloaded"
+                f"{self._base_url} did not answer in time; it may be overloaded, so try again later"
             )
         cause = str(error) or type(error).__name__
         return ConnectionFailed(
-            f"no drmad service was reached at {self._base_url} ({cause}); start it with: drmad up, "
-            f"or set DRMAD_URL to where it is"
+            f"no drmad service was reached at {self._base_url} ({cause}); start one with: "
+            f"drmad up, or set DRMAD_URL to its address"
         )
 
 
@@ -254,4 +264,4 @@ def _failure(outcome: FlowOutcome) -> RequestFailure:
 
 
 def _impossible() -> tuple[JobRecord, str]:
-    raise ConnectionFailed("the service answered 304 to a request without a condition")
+    raise ConnectionFailed("the service answered 304 to a request without If-None-Match")

@@ -1,0 +1,39 @@
+"""The address of the service, the key that it is sent, and the options of the httpx client."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+
+from drmad_client.errors import ConnectionFailed
+from drmad_client.http import local_key
+from drmad_client.version import __version__
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def find_base_url(given: str | None) -> str:
+    """The URL that was given, else the one in DRMAD_URL, else that of this machine."""
+    return (given or os.environ.get("DRMAD_URL") or DEFAULT_URL).rstrip("/")
+
+
+def client_options(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """The arguments that httpx's synchronous and asynchronous client both take.
+
+    Raises:
+        ConnectionFailed: `base_url` is no HTTP URL.
+    """
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
+    headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
+    if key := api_key or os.environ.get("DRMAD_API_KEY") or local_key.find(url.host):
+        headers["Authorization"] = f"Bearer {key.strip()}"
+    # A proxy that the environment names cannot reach the loopback interface of this machine.
+    is_local = url.host in local_key.LOOPBACK
+    return {"base_url": url, "headers": headers, "trust_env": not is_local}

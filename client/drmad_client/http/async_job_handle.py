@@ -1,0 +1,158 @@
+"""A handle of one job: the operations of `client.jobs` without the id."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
+from drmad_client.http.job_view import History, JobView
+from drmad_client.http.progress_bar import bar
+from drmad_client.http.protocol import calls
+from drmad_client.records.job import Event, JobRecord, LogLine, Trial
+
+if TYPE_CHECKING:
+    from drmad_client.http.protocol.array_answer import NamedArrays
+
+
+class AsyncJob(JobView):
+    """A job of a service, from an `AsyncClient`.
+
+    The handle holds the record of the job as of the last request that fetched it: the one that
+    created the handle, `reload`, `wait` or a control request.
+    """
+
+    def __init__(self, runner: AsyncFlowRunner, record: JobRecord) -> None:
+        super().__init__(record)
+        self._runner = runner
+
+    async def reload(self) -> Self:
+        """Fetch the current state of the job."""
+        return await self._update(calls.retrieve(self.id))
+
+    async def wait(self, timeout_s: float | None = None, progress: bool = True) -> Self:
+        """Wait until the job has succeeded.
+
+        Args:
+            timeout_s: Bounds the wait, in seconds, with a resolution of one second.
+            progress: Show a progress bar in a terminal or a notebook.
+        Raises:
+            JobFailed: The job failed or was cancelled; the exception holds its error and the
+                trailing log lines.
+            WaitTimeout: The job has not ended within `timeout_s` seconds.
+        """
+        with bar(self.record, shown=progress) as show:
+
+            def update(record: JobRecord) -> None:
+                self.record = record
+                show(record)
+
+            await self._runner.run(self._runner.flows.wait(self.id, timeout_s, update))
+        return self
+
+    def stream(self, after: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over the past and future events of the job until it has ended.
+
+        See `AsyncJobs.events`.
+        """
+        return self._runner.iterate(self._runner.flows.events(self.id, after))
+
+    def logs(
+        self, replica: int | None = None, *, after: str | None = None, follow: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Iterate over the lines that the replicas printed; with `follow`, until the job has ended.
+
+        See `AsyncJobs.logs`.
+        """
+        return self._runner.iterate(self._runner.flows.logs(self.id, replica, after, follow))
+
+    async def history(self) -> History:
+        """Fetch all committed meta-iterations; `.to_pandas()` turns them into a table."""
+        return History(await self._runner.run(self._runner.flows.history(self.id)))
+
+    async def trials(self) -> list[Trial]:
+        """Fetch the trials of the job's search."""
+        return await self._runner.run(self._runner.flows.trials(self.id))
+
+    async def hyperparameters(
+        self, iteration: int | str = "best", raw: bool = False
+    ) -> NamedArrays:
+        """Fetch the tuned tensors by name.
+
+        Args:
+            iteration: best, last or a number.
+            raw: Return the values that the outer optimizer updates, not those in the user's units.
+        """
+        return await self._runner.send(
+            calls.arrays(self.id, "hyperparameters", iteration, transformed=not raw)
+        )
+
+    async def hypergradients(self, iteration: int | str = "last") -> NamedArrays:
+        """Fetch the derivatives of the validation loss with respect to the raw hyperparameters."""
+        return await self._runner.send(calls.arrays(self.id, "hypergradients", iteration))
+
+    async def model(self, iteration: str = "best") -> NamedArrays:
+        """Fetch the weights and buffers of the best or last model, by `state_dict` name.
+
+        `drmad_client.export.pytorch.state_dict` converts them to torch's tensors.
+        """
+        return await self._runner.send(calls.arrays(self.id, "model", iteration))
+
+    async def fidelity(self) -> dict[str, Any]:
+        """Fetch the fidelity probes of the job's methods, and the chosen method."""
+        return await self._runner.send(calls.part(self.id, "fidelity"))
+
+    async def figure(self, name: str = "losses") -> Any:
+        """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.
+
+        Raises:
+            ImportError: plotly is not installed.
+        """
+        from drmad_client.plots.figures import to_plotly
+
+        return to_plotly(await self._runner.send(calls.part(self.id, f"figures/{name}")))
+
+    async def save(self, folder: Path | str, iteration: int | str = "best") -> list[Path]:
+        """Write hyperparameters, model, history and spec to files; return their paths.
+
+        See `AsyncJobs.save`.
+        """
+        return await self._runner.run(self._runner.flows.save(self.id, Path(folder), iteration))
+
+    async def pause(self) -> Self:
+        """Ask the job to stop after the running meta-iteration and release its resources."""
+        return await self._update(calls.act(self.id, "pause"))
+
+    async def resume(self) -> Self:
+        """Continue the paused job from its last committed meta-iteration."""
+        return await self._update(calls.act(self.id, "resume"))
+
+    async def cancel(self) -> Self:
+        """Ask the job to stop now; its committed meta-iterations stay."""
+        return await self._update(calls.act(self.id, "cancel"))
+
+    async def extend(self, iterations: int) -> Self:
+        """Continue the job, which has ended, for `iterations` more meta-iterations."""
+        return await self._update(calls.act(self.id, "extend", {"iterations": iterations}))
+
+    async def fork(
+        self, iteration: int | None = None, changes: Mapping[str, Any] | None = None
+    ) -> AsyncJob:
+        """Create a job that starts from the state before a meta-iteration of this job.
+
+        Args:
+            iteration: The meta-iteration whose initial state the new job starts from; by default
+                the best one of this record.
+            changes: Parts of the spec to change, as in {"meta": {"learning_rate": 0.1}}.
+        """
+        call = calls.fork(self.id, self._or_best(iteration), changes)
+        return AsyncJob(self._runner, await self._runner.send(call))
+
+    async def delete(self) -> None:
+        """Delete the job, which has ended, with its history and its results."""
+        await self._runner.send(calls.delete(self.id))
+
+    async def _update(self, call: calls.Call[JobRecord]) -> Self:
+        self.record = await self._runner.send(call)
+        return self

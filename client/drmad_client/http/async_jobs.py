@@ -1,0 +1,261 @@
+"""The jobs of a service: `client.jobs`."""
+
+from __future__ import annotations
+
+import builtins
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from drmad_client.http.async_flow_runner import AsyncFlowRunner
+from drmad_client.http.async_job_handle import AsyncJob
+from drmad_client.http.async_uploads import AsyncCodeUploads
+from drmad_client.http.job_view import History
+from drmad_client.http.protocol import calls
+from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, PreflightReport, Trial
+from drmad_client.spec.job import JobSpec
+
+if TYPE_CHECKING:
+    from drmad_client.http.protocol.array_answer import NamedArrays
+
+
+class AsyncJobPage:
+    """A page of jobs; iteration continues through the pages after it.
+
+    Attributes:
+        data: The jobs of this page only.
+        next: The value of `after` that lists the next page; None on the last page.
+    """
+
+    def __init__(
+        self,
+        data: list[AsyncJob],
+        next_: str | None,
+        load_page: Callable[[str], Awaitable[AsyncJobPage]],
+    ) -> None:
+        self.data = data
+        self.next = next_
+        self._load_page = load_page
+
+    @property
+    def has_more(self) -> bool:
+        return self.next is not None
+
+    async def __aiter__(self) -> AsyncIterator[AsyncJob]:
+        page = self
+        for job in page.data:
+            yield job
+        while page.next is not None:
+            page = await self._load_page(page.next)
+            for job in page.data:
+                yield job
+
+
+class AsyncJobs:
+    """The jobs of a service: `client.jobs`."""
+
+    def __init__(self, runner: AsyncFlowRunner, code: AsyncCodeUploads) -> None:
+        self._runner = runner
+        self._code = code
+
+    async def create(
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        *,
+        code: Path | str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncJob:
+        """Submit a job.
+
+        Args:
+            spec: What to tune and how.
+            code: A folder of your own code. It is uploaded, and problem.code is set to it.
+            idempotency_key: The service creates one job per key, however often it receives the
+                request. By default each call generates a key, which its retries share; give your
+                own key to avoid a second job after a restart of your program.
+        """
+        if code is not None:
+            spec = calls.with_code(spec, await self._code.upload(code))
+        return await self._request(calls.create(spec, idempotency_key or uuid.uuid4().hex))
+
+    async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
+        """Validate the spec of a job without running anything; return it with its defaults.
+
+        `check` also runs the preflight of the job on a worker.
+
+        Raises:
+            UnprocessableEntity: The spec is invalid; `errors` names each bad field.
+        """
+        return await self._runner.send(calls.validate(spec))
+
+    async def check(
+        self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
+    ) -> PreflightReport:
+        """Run the preflight of a job on a worker, without creating the job.
+
+        The report predicts the time and the memory that the job takes.
+
+        Raises:
+            UnprocessableEntity: The job would fail; the message is that of the job's error.
+        """
+        if code is not None:
+            spec = calls.with_code(spec, await self._code.upload(code))
+        return await self._runner.send(calls.check(spec))
+
+    async def retrieve(self, job_id: str) -> AsyncJob:
+        """Fetch the current state of a job."""
+        return await self._request(calls.retrieve(job_id))
+
+    async def list(
+        self,
+        status: JobStatus | str | None = None,
+        tag: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+    ) -> AsyncJobPage:
+        """List jobs, newest first. Iterating over the page continues through the following pages.
+
+        Args:
+            status: Only jobs in this state.
+            tag: Only jobs with this tag, written as team:vision.
+            after: The `next` of the previous page.
+            limit: Bounds the number of jobs on a page.
+        """
+        page = await self._runner.send(calls.list_jobs(status, tag, after, limit))
+        return AsyncJobPage(
+            [AsyncJob(self._runner, record) for record in page.data],
+            page.next if page.has_more else None,
+            lambda next_: self.list(status, tag, next_, limit),
+        )
+
+    async def cancel(self, job_id: str) -> AsyncJob:
+        """Ask the job to stop now; its committed meta-iterations stay."""
+        return await self._request(calls.act(job_id, "cancel"))
+
+    async def pause(self, job_id: str) -> AsyncJob:
+        """Ask the job to stop after the running meta-iteration and release its resources."""
+        return await self._request(calls.act(job_id, "pause"))
+
+    async def resume(self, job_id: str) -> AsyncJob:
+        """Continue a paused job from its last committed meta-iteration."""
+        return await self._request(calls.act(job_id, "resume"))
+
+    async def extend(self, job_id: str, iterations: int) -> AsyncJob:
+        """Continue a job that has ended for `iterations` more meta-iterations."""
+        return await self._request(calls.act(job_id, "extend", {"iterations": iterations}))
+
+    async def fork(
+        self, job_id: str, iteration: int, changes: Mapping[str, Any] | None = None
+    ) -> AsyncJob:
+        """Create a job that starts from the state before a kept meta-iteration of this job.
+
+        Args:
+            job_id: The job to fork.
+            iteration: The meta-iteration whose initial state the new job starts from.
+            changes: Parts of the spec to change, as in {"meta": {"learning_rate": 0.1}}. The
+                problem and the hyperparameters cannot change.
+        """
+        return await self._request(calls.fork(job_id, iteration, changes))
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its history and its results."""
+        await self._runner.send(calls.delete(job_id))
+
+    async def wait(
+        self,
+        job_id: str,
+        timeout_s: float | None = None,
+        *,
+        on_change: Callable[[JobRecord], None] = lambda _: None,
+    ) -> AsyncJob:
+        """Wait until the job has succeeded.
+
+        Args:
+            job_id: The job to wait for.
+            timeout_s: Bounds the wait, in seconds, with a resolution of one second.
+            on_change: Is called with the record of the job after every change.
+        Raises:
+            JobFailed: The job failed or was cancelled.
+            WaitTimeout: The job has not ended within `timeout_s` seconds.
+        """
+        record = await self._runner.run(self._runner.flows.wait(job_id, timeout_s, on_change))
+        return AsyncJob(self._runner, record)
+
+    def events(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
+        """Iterate over the past and future events of a job until it has ended.
+
+        The iterator reconnects after a broken connection and yields every event once, except that
+        only the newest progress event counts. `after` is the id of the last event already seen.
+        """
+        return self._runner.iterate(self._runner.flows.events(job_id, after))
+
+    def logs(
+        self,
+        job_id: str,
+        replica: int | None = None,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+    ) -> AsyncIterator[LogLine]:
+        """Iterate over the lines that the replicas printed.
+
+        Args:
+            job_id: The job whose log is read.
+            replica: Only lines of this replica.
+            after: The id of the last line already seen.
+            follow: Continue until the job has ended.
+        """
+        return self._runner.iterate(self._runner.flows.logs(job_id, replica, after, follow))
+
+    async def history(self, job_id: str) -> History:
+        """Fetch all committed meta-iterations of a job."""
+        return History(await self._runner.run(self._runner.flows.history(job_id)))
+
+    async def trials(self, job_id: str) -> builtins.list[Trial]:
+        """Fetch the trials of the job's search."""
+        return await self._runner.run(self._runner.flows.trials(job_id))
+
+    async def hyperparameters(
+        self, job_id: str, iteration: int | str = "best", raw: bool = False
+    ) -> NamedArrays:
+        """Fetch the tuned tensors by name.
+
+        Args:
+            job_id: The job that tuned them.
+            iteration: best, last or a number.
+            raw: Return the values that the outer optimizer updates, not those in the user's units.
+        """
+        return await self._runner.send(
+            calls.arrays(job_id, "hyperparameters", iteration, transformed=not raw)
+        )
+
+    async def hypergradients(self, job_id: str, iteration: int | str) -> NamedArrays:
+        """Fetch the derivatives of the validation loss with respect to the raw hyperparameters."""
+        return await self._runner.send(calls.arrays(job_id, "hypergradients", iteration))
+
+    async def model(self, job_id: str, iteration: str = "best") -> NamedArrays:
+        """Fetch the weights and buffers of the best or last model, by `state_dict` name."""
+        return await self._runner.send(calls.arrays(job_id, "model", iteration))
+
+    async def fidelity(self, job_id: str) -> dict[str, Any]:
+        """Fetch the fidelity probes of the job's methods, and the chosen method."""
+        return await self._runner.send(calls.part(job_id, "fidelity"))
+
+    async def figure(self, job_id: str, name: str) -> dict[str, Any]:
+        """Fetch a figure as plotly's JSON; `figures.FIGURES` lists the names."""
+        return await self._runner.send(calls.part(job_id, f"figures/{name}"))
+
+    async def save(
+        self, job_id: str, folder: Path, iteration: int | str = "best"
+    ) -> builtins.list[Path]:
+        """Write the files that are needed to use and to repeat a job; return their paths.
+
+        The files are hyperparameters.safetensors (raw, with the transforms in its metadata),
+        history.csv, job.yaml, and model.safetensors if the service keeps the model of this
+        meta-iteration.
+        """
+        return await self._runner.run(self._runner.flows.save(job_id, folder, iteration))
+
+    async def _request(self, call: calls.Call[JobRecord]) -> AsyncJob:
+        return AsyncJob(self._runner, await self._runner.send(call))

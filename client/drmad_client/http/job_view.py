@@ -1,0 +1,127 @@
+"""What a handle shows of its job without a request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from drmad_client.http.job_html import as_html
+from drmad_client.records.job import (
+    Best,
+    JobError,
+    JobRecord,
+    JobStatus,
+    MetaIteration,
+    Progress,
+    Transition,
+)
+from drmad_client.spec.job import JobSpec
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class History(list[MetaIteration]):
+    """The meta-iterations of a job, in order."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row per meta-iteration; nested fields have columns such as metrics.test_error.
+
+        Raises:
+            ImportError: pandas is not installed; `pip install pandas` installs it.
+        """
+        import pandas
+
+        from drmad_client.export.job_folder import history_rows
+
+        return pandas.DataFrame(history_rows(self))
+
+
+class JobView:
+    """The fields of a job as of the last request that fetched it."""
+
+    def __init__(self, record: JobRecord) -> None:
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def status(self) -> JobStatus:
+        return self.record.status
+
+    @property
+    def reason(self) -> str:
+        """The reason for the last transition, as a word that programs can compare."""
+        return self.record.reason
+
+    @property
+    def message(self) -> str:
+        """The last transition in words, or why the job is queued."""
+        return self.record.message
+
+    @property
+    def progress(self) -> Progress:
+        return self.record.progress
+
+    @property
+    def best(self) -> Best | None:
+        """The meta-iteration with the lowest validation loss."""
+        return self.record.best
+
+    @property
+    def error(self) -> JobError | None:
+        """The root cause of the failure, if the job failed."""
+        return self.record.error
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return self.record.tags
+
+    @property
+    def spec(self) -> JobSpec:
+        """The spec that was submitted, with its defaults."""
+        return self.record.spec
+
+    @property
+    def transitions(self) -> list[Transition]:
+        return self.record.transitions
+
+    @property
+    def created_at(self) -> datetime:
+        return self.record.created_at
+
+    @property
+    def started_at(self) -> datetime | None:
+        return self.record.started_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        return self.record.finished_at
+
+    def _or_best(self, iteration: int | None) -> int:
+        if iteration is not None:
+            return iteration
+        if self.best is None:
+            raise ValueError(
+                f"{self.id} has no best meta-iteration yet; give `iteration`, or reload the job"
+            )
+        return self.best.iteration
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JobView) and self.record == other.record
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        done = f"{self.progress.iteration}/{self.progress.iterations}"
+        return f"<{type(self).__name__} {self.id} {self.name!r} {self.status} {done}>"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.record)

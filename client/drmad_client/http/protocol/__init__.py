@@ -1,0 +1,1 @@
+"""The service's HTTP API without input or output: calls, their answers, retries, event streams."""

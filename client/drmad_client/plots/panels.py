@@ -1,0 +1,123 @@
+"""The parts of a job's figures: lines with a bounded number of points, and stacked panels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Figure = dict[str, Any]
+"""{"data": [traces], "layout": {...}}"""
+Panel = tuple[str, list[dict[str, Any]], dict[str, Any]]
+"""One plot of a figure: the title of its y axis, its traces, the settings of its y axis."""
+
+MAX_POINTS_PER_TRACE = 1_000
+MAX_POINTS_PER_FIGURE = 8_000
+_DIGITS = 5
+_MAX_WHOLE_TICKS = 7
+_LOG_AXIS_TICKS = 3  # with more, plotly labels every digit of a decade
+
+
+def line(
+    x: Sequence[float], y: Sequence[float | None], name: str, count: int, **options: Any
+) -> dict[str, Any]:
+    """One of `count` lines of a figure, which share its budget of points."""
+    xs, ys = reduced(x, y, points_per_line(count))
+    trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": name}
+    if len(xs) == 1:
+        trace["mode"] = "markers"  # a line of one point is invisible
+    return trace | {"x": xs, "y": [rounded(value) for value in ys]} | options
+
+
+def stacked(
+    panels: Sequence[Panel],
+    showlegend: bool,
+    x_title: str = "meta-iteration",
+) -> Figure:
+    """A figure whose panels lie below each other and share the x axis."""
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"showlegend": showlegend, "hovermode": "x unified"}
+    height = 1.0 / len(panels)
+    gap = 0.12 * height if len(panels) > 1 else 0.0
+    for number, (title, traces, axis) in enumerate(panels, 1):
+        suffix = "" if number == 1 else str(number)
+        top = 1.0 - (number - 1) * height
+        layout[f"yaxis{suffix}"] = {
+            "title": {"text": title},
+            "domain": [max(0.0, top - height + gap), top],
+            **({"nticks": _LOG_AXIS_TICKS} if axis.get("type") == "log" else {}),
+            **axis,
+        }
+        data += [trace | {"xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
+    last = "" if len(panels) == 1 else str(len(panels))
+    layout["xaxis"] = {
+        "title": {"text": x_title},
+        "anchor": f"y{last}",
+        **whole_ticks([x for trace in data for x in trace["x"]]),
+    }
+    if len(panels) > 2:
+        layout["height"] = 180 * len(panels) + 120
+    return {"data": data, "layout": layout}
+
+
+def whole_ticks(x: Sequence[float]) -> dict[str, Any]:
+    """Settings that keep the ticks of a short counting axis at whole numbers."""
+    return {"dtick": 1} if x and max(x) - min(x) < _MAX_WHOLE_TICKS else {}
+
+
+def empty(message: str) -> Figure:
+    """A figure that shows a message in place of data."""
+    note = {
+        "text": message,
+        "showarrow": False,
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0.5,
+        "y": 0.5,
+    }
+    axis = {"visible": False}
+    return {"data": [], "layout": {"annotations": [note], "xaxis": axis, "yaxis": axis}}
+
+
+def reduced(
+    x: Sequence[float], y: Sequence[float | None], limit: int = MAX_POINTS_PER_TRACE
+) -> tuple[list[float], list[float | None]]:
+    """At most `limit` points of a line, in order, for a limit of at least 4.
+
+    The ends are kept, and from each segment between them the lowest and the highest point, so that
+    no peak is lost.
+    """
+    if len(x) <= limit:
+        return list(x), list(y)
+    values = np.array([math.nan if value is None else value for value in y], dtype=float)
+    kept = {0, len(x) - 1}
+    for segment in np.array_split(np.arange(1, len(x) - 1), (limit - 2) // 2):
+        part = values[segment]
+        if not np.isnan(part).all():
+            kept |= {int(segment[np.nanargmin(part)]), int(segment[np.nanargmax(part)])}
+    order = sorted(kept)
+    return [x[i] for i in order], [y[i] for i in order]
+
+
+def points_per_line(count: int) -> int:
+    return max(20, min(MAX_POINTS_PER_TRACE, MAX_POINTS_PER_FIGURE // max(1, count)))
+
+
+def evenly(length: int, limit: int) -> list[int]:
+    """At most `limit` evenly spaced indices of a sequence, including both ends."""
+    if length <= limit:
+        return list(range(length))
+    return sorted({round(index * (length - 1) / (limit - 1)) for index in range(limit)})
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return rounded(math.fsum(values) / len(values))
+
+
+def rounded(value: float | None) -> float | None:
+    """The value with as many digits as a figure shows; None where JSON has no such number."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{_DIGITS}g}")

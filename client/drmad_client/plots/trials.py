@@ -1,0 +1,44 @@
+"""The figure of a search: the validation loss of each trial."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drmad_client.plots import panels
+from drmad_client.plots.panels import Figure
+from drmad_client.records.job import Trial
+
+
+def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
+    """Validation loss of each trial of the search, and the lowest loss so far."""
+    found = [t if isinstance(t, Trial) else Trial.model_validate(t) for t in search]
+    ended = [(t, t.validation_loss) for t in found if t.validation_loss is not None]
+    if not ended:
+        return panels.empty("no trial has ended with a validation loss yet")
+    losses = [loss for _, loss in ended]
+    lowest = list(itertools.accumulate(losses, min))
+    points = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "trial",
+        "x": [trial.number for trial, _ in ended],
+        "y": [panels.rounded(loss) for loss in losses],
+        "text": [
+            "<br>".join(f"{path} = {_text(value)}" for path, value in trial.values.items())
+            for trial, _ in ended
+        ],
+        "hovertemplate": "%{y}<br>%{text}<extra>trial %{x}</extra>",
+    }
+    line = panels.line(
+        [trial.number for trial, _ in ended], lowest, "lowest so far", 2, line={"shape": "hv"}
+    )
+    figure = panels.stacked([("validation loss", [points, line], {})], True, x_title="trial")
+    figure["layout"]["hovermode"] = "closest"
+    return figure
+
+
+def _text(value: Any) -> str:
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return shown.replace("&", "&amp;").replace("<", "&lt;")  # plotly interprets some HTML tags
