@@ -32,9 +32,8 @@ class Asset:
 def _files() -> dict[str, Any]:
     root = resources.files("drmad_service.dashboard") / "static"
     files = {file.name: file for file in root.iterdir() if file.is_file()}
-    fonts = root / "fonts"
-    files |= {f"fonts/{file.name}": file for file in fonts.iterdir()}
-    # plotly's own script comes with its package.
+    for folder in ("fonts", "vendor"):
+        files |= {f"{folder}/{file.name}": file for file in (root / folder).iterdir()}
     files[PLOTLY] = resources.files("plotly") / "package_data" / PLOTLY
     return files
 

@@ -270,6 +270,35 @@ def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[
     do(lambda store: store.cancel(created.id))
 
 
+def test_a_refresh_keeps_what_the_reader_ticked_opened_and_focused(
+    page: Page, server: Server, do: Do[Any]
+) -> None:
+    page.goto(server.url)
+    expect(page.locator("#live")).to_have_text("live")
+    box = page.get_by_label("Compare night shift")
+    box.check()
+    created, _ = do(lambda store: store.create(gallery.spec("on top", priority=-50)))
+    expect(page.locator(f"#row-{created.id}")).to_be_visible()
+    expect(box).to_be_checked()
+    expect(box).to_be_focused()
+    page.goto(f"{server.url}/jobs/{created.id}")
+    expect(page.locator("#live")).to_have_text("live")
+    menu = page.locator("#downloads")
+    menu.locator("summary").click()
+    chart = page.locator("job-chart").first
+    expect(chart).to_have_attribute("data-state", "empty")
+    drawn = chart.inner_html()
+    chart.evaluate("(chart) => { window.kept = chart; }")
+    do(lambda store: store.pause(created.id))
+    expect(page.locator("#facts .chip")).to_have_text("paused")
+    expect(menu).to_have_attribute("open", "")
+    expect(menu.locator("summary")).to_be_focused()
+    expect(chart).to_have_attribute("data-state", "empty")
+    assert chart.inner_html() == drawn
+    assert chart.evaluate("(chart) => chart === window.kept")
+    do(lambda store: store.cancel(created.id))
+
+
 def test_buttons_pause_resume_cancel_extend_and_delete(
     page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:

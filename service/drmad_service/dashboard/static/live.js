@@ -1,11 +1,27 @@
-// Keeps a page true without reloading it: an event stream says that something changed, and the parts
-// marked data-live are drawn again by the service.
-import { morph } from "./morph.js";
+// Keeps a page current without reloading it: an event stream reports that something changed, the
+// service renders the page again, and idiomorph merges its data-live parts into this one.
 import { signIn } from "./service.js";
+import { Idiomorph } from "./vendor/idiomorph.esm.min.js";
 
 const PACE_MS = 1000;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 5000;
+
+// The service renders neither what the reader opened nor what the reader ticked.
+const OF_THE_READER = { DETAILS: "open", INPUT: "checked" };
+
+const MERGE = {
+  callbacks: {
+    beforeAttributeUpdated: (name, element) => OF_THE_READER[element.tagName] !== name,
+    // A custom element draws its own content and keeps its own attributes, such as data-state.
+    beforeNodeMorphed: (old, fresh) => {
+      if (!old.localName?.includes("-")) return true;
+      for (const { name, value } of fresh.attributes)
+        if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      return false;
+    },
+  },
+};
 
 let running = null;
 let again = false;
@@ -40,7 +56,7 @@ async function update() {
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const part of fresh.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
-    if (old) morph(old, part);
+    if (old) Idiomorph.morph(old, part, MERGE);
   }
   document.dispatchEvent(new CustomEvent("drmad:refreshed", { detail: { asked } }));
 }
