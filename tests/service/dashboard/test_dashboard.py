@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, over a store with jobs in every state."""
+"""Tests the dashboard in a real browser, on a store with jobs in every state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.service.dashboard import gallery
 
 T = TypeVar("T")
 
-# A shared machine may be slow: what is waited for is what happens, the times are tested apart.
+# A shared machine may be slow; opens_quickly alone measures times.
 expect.set_options(timeout=60_000)
 Do = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
 
@@ -49,10 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def do(redis_url: str) -> Iterator[Do[Any]]:
-    """Does something with the store, as schedulers and clients do.
-
-    In a thread of its own: Playwright holds this one's event loop.
-    """
+    """Runs a coroutine on the store, in a thread: Playwright holds the event loop of this one."""
 
     async def connected(what: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         async with connect(redis_url) as redis:
@@ -111,7 +108,7 @@ def pages(jobs: dict[str, str]) -> dict[str, str]:
 
 
 def settled(page: Page) -> None:
-    """Every chart in sight is drawn."""
+    """Waits until every chart is drawn or empty."""
     page.wait_for_load_state("load")
     for chart in page.locator("job-chart").all():
         chart.scroll_into_view_if_needed()
@@ -123,7 +120,7 @@ def settled(page: Page) -> None:
 def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
     browser: Browser, server: Server, jobs: dict[str, str]
 ) -> None:
-    images = os.environ.get("DRMAD_IMAGES")  # of the documentation: `make images`
+    images = os.environ.get("DRMAD_IMAGES")  # the screenshots of docs: `make images`
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
     for look, width, dark in (
         ("light", 1280, False),
@@ -140,9 +137,9 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
                 if images and name != "missing":
                     page.screenshot(path=Path(images) / f"{name}-{look}.png")
                 if look == "narrow":
-                    continue  # the same page, its colours those of light
+                    continue  # the rules do not depend on the width
                 page.evaluate(axe)
-                # In dark only the colours are others.
+                # Dark pages differ only in their colours.
                 rules = {"runOnly": ["color-contrast"]} if dark else {}
                 report = page.evaluate("(rules) => axe.run(rules)", rules)
                 serious = [
@@ -210,7 +207,7 @@ def test_curves_and_numbers_follow_the_job_without_a_reload(
     assert page.evaluate("window.mark") == "the same document"
 
 
-def test_a_chart_that_does_not_come_is_asked_for_again(
+def test_a_chart_that_does_not_load_is_requested_again(
     browser: Browser, server: Server, jobs: dict[str, str]
 ) -> None:
     refused = {"losses": 2, "cosines": 1}
@@ -228,9 +225,9 @@ def test_a_chart_that_does_not_come_is_asked_for_again(
         page.goto(f"{server.url}/jobs/{jobs['night shift']}")
         losses = page.locator('job-chart[name="losses"]')
         expect(losses).to_have_attribute("data-state", "failed")
-        expect(losses).to_contain_text("tried again")
+        expect(losses).to_contain_text("Retrying")
         settled(page)
-        # What changes while a chart is drawn is not forgotten.
+        # A change while a chart is being drawn causes another drawing.
         losses.evaluate("(chart) => { chart.stale(); chart.stale(); }")
         expect(losses).to_have_js_property("isBusy", False)
         expect(losses).to_have_js_property("isStale", False)
@@ -266,7 +263,7 @@ def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[
     page.goto(f"{server.url}/?status=failed")
     expect(page.locator("tbody .why")).to_contain_text("NaN from step 37 on")
     page.goto(f"{server.url}/?q=nothing-is-called-so")
-    expect(page.locator("#jobs")).to_contain_text("No job fits")
+    expect(page.locator("#jobs")).to_contain_text("No matching jobs")
     do(lambda store: store.cancel(created.id))
 
 
@@ -310,25 +307,25 @@ def test_buttons_pause_resume_cancel_extend_and_delete(
     page.get_by_role("button", name="Resume").click()
     expect(state).to_have_text("queued")
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name="Keep job").click()
     expect(state).to_have_text("queued")
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("button", name="Cancel job").click()
     expect(state).to_have_text("cancelled")
     page.get_by_role("button", name="Extend").click()
-    page.get_by_label("Further meta-iterations").fill("7")
+    page.get_by_label("Additional meta-iterations").fill("7")
     page.get_by_role("dialog").get_by_role("button", name="Extend").click()
     expect(state).to_have_text("queued")
     expect(page.locator("#tiles")).to_contain_text("of 37 meta-iterations")
     page.get_by_role("button", name="Cancel").click()
-    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("button", name="Cancel job").click()
     page.get_by_role("button", name="Delete").click()
-    page.get_by_role("button", name="Delete the job").click()
+    page.get_by_role("button", name="Delete job").click()
     page.wait_for_url(f"{server.url}/")
     expect(page.locator(f"#row-{created.id}")).to_have_count(0)
 
 
-def test_a_refused_action_says_why(
+def test_a_refused_action_shows_the_reason(
     browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:
     created, _ = do(lambda store: store.create(gallery.spec("fork of nothing", priority=-50)))
@@ -336,7 +333,7 @@ def test_a_refused_action_says_why(
     with browsers.window(browser, trouble) as (_, page):
         page.goto(f"{server.url}/jobs/{jobs['a mistake']}")
         expect(page.get_by_role("button", name="Delete")).to_be_visible()
-        # A button of an older page: the job has gone on since.
+        # A button of an outdated page.
         page.locator("#actions").evaluate(
             "(actions) => actions.insertAdjacentHTML('beforeend',"
             " '<button type=button data-action=pause>Pause</button>')"
@@ -380,7 +377,7 @@ def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[
     page.locator("#submit").click()
     page.wait_for_url(f"{server.url}/jobs/job_*")
     expect(page.locator("h1")).to_have_text("from the form")
-    expect(page.locator("#trials")).to_contain_text("0 of 20 trials by tpe")
+    expect(page.locator("#trials")).to_contain_text("0 of 20 trials, tpe sampler")
     job_id = page.url.rpartition("/")[2]
     job = do(lambda store: store.get(job_id))
     assert job.spec.training.steps == 60
@@ -415,7 +412,7 @@ def test_a_job_is_submitted_paused_and_cancelled_by_the_keyboard_alone(
     page.goto(f"{server.url}/new")
     expect(page.locator("#verdict")).to_contain_text("can be submitted")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     yaml = page.locator("#yaml")
     _tab_to(page, yaml)
     page.keyboard.press("Control+End")
@@ -433,7 +430,7 @@ def test_a_job_is_submitted_paused_and_cancelled_by_the_keyboard_alone(
     expect(state).to_have_text("paused")
     _tab_to(page, page.get_by_role("button", name="Cancel"))
     page.keyboard.press("Enter")
-    _tab_to(page, page.get_by_role("button", name="Cancel the job"))
+    _tab_to(page, page.get_by_role("button", name="Cancel job"))
     page.keyboard.press("Enter")
     expect(state).to_have_text("cancelled")
     assert do(lambda store: store.get(page.url.rpartition("/")[2])).spec.priority == -50
@@ -447,7 +444,7 @@ def _tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
     raise AssertionError(f"{wanted} is not reached by {key}")
 
 
-def test_a_cluster_without_a_scheduler_says_what_to_start(
+def test_a_cluster_without_a_scheduler_shows_the_command_to_start_one(
     page: Page, server: Server, do: Do[Any], redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis:
@@ -460,17 +457,18 @@ def test_a_cluster_without_a_scheduler_says_what_to_start(
     expect(page.locator("#nodes")).to_be_visible()
 
 
-def test_the_timeline_tells_of_webhook_search_and_lost_replicas(
+def test_the_timeline_shows_webhook_search_rollback_and_lost_replicas(
     page: Page, server: Server, jobs: dict[str, str]
 ) -> None:
     page.goto(f"{server.url}/jobs/{jobs['digits, l2 per unit']}")
-    expect(page.locator("#facts")).to_contain_text("tells hooks.example of its end")
+    expect(page.locator("#facts")).to_contain_text("webhook hooks.example")
     first = page.locator("#timeline li").first
     expect(first).to_contain_text("webhook delivered")
     expect(first).to_contain_text("hooks.example: answered 204")
     page.goto(f"{server.url}/jobs/{jobs['mnist, per weight']}")
     timeline = page.locator("#timeline")
-    expect(timeline).to_contain_text("the gradient goes on from trial")
+    expect(timeline).to_contain_text("meta-iterations start from trial")
+    expect(timeline.locator(".chip.rollback")).to_have_text("rollback")
     expect(timeline.locator(".chip.warning")).to_have_count(1)
 
 
@@ -489,7 +487,7 @@ def test_data_of_this_machine_are_uploaded_and_named_in_the_job(page: Page, serv
     expect(page.locator("#verdict")).to_contain_text("problem.data.train")
 
 
-def test_what_a_worker_says_of_a_job_is_shown_until_the_job_changes(
+def test_a_failed_preflight_is_shown_until_the_job_changes(
     browser: Browser, server: Server
 ) -> None:
     detail = "problem_invalid: build() returned None\nmine.py, line 3"
@@ -500,7 +498,7 @@ def test_what_a_worker_says_of_a_job_is_shown_until_the_job_changes(
             "**/v1/jobs?validate_only*", lambda route: route.fulfill(status=422, json=refusal)
         )
         page.goto(f"{server.url}/new")
-        page.get_by_role("button", name="Try on a worker").click()
+        page.get_by_role("button", name="Validate on a worker").click()
         found = page.locator("#found")
         expect(found).to_have_text(detail)
         page.locator("#yaml").press_sequentially("# changed\n")
@@ -508,12 +506,12 @@ def test_what_a_worker_says_of_a_job_is_shown_until_the_job_changes(
     assert trouble.found == []
 
 
-def test_yaml_is_checked_line_by_line_as_one_types(page: Page, server: Server) -> None:
+def test_yaml_is_validated_line_by_line_while_typing(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/new")
     expect(page.locator("#verdict")).to_contain_text("can be submitted")
     for text, said in (
         ("name: [", "Line 2"),
-        ("- a list", "write a job"),
+        ("- a list", "expected the fields of a job"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("problem:\n  data: {name: digitz}\nhyperparameters: [{kind: l2}]", "Line 2"),
         ("[" * 3000, "nested"),
@@ -534,13 +532,13 @@ def test_a_fork_changes_what_its_form_changes(
     expect(page.locator("#verdict")).to_contain_text("changes nothing yet")
     text = page.locator("#yaml").input_value()
     page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
-    expect(page.locator("#verdict")).to_contain_text("Changes name, seed")
+    expect(page.locator("#verdict")).to_contain_text("Changed fields: name, seed")
     page.locator("#yaml").fill(text.replace("init: -6.0", "init: -5.0"))
-    expect(page.locator("#verdict")).to_contain_text("stays as in the job that is forked")
+    expect(page.locator("#verdict")).to_contain_text("cannot change in a fork")
     expect(page.locator("#submit")).to_be_disabled()
     page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
-    expect(page.locator("#verdict")).to_contain_text("Changes name, seed")
-    page.get_by_label("goes on from meta-iteration").fill("7")
+    expect(page.locator("#verdict")).to_contain_text("Changed fields: name, seed")
+    page.get_by_label("Start at meta-iteration").fill("7")
     page.get_by_role("button", name="Fork").click()
     page.wait_for_url(lambda url: not url.endswith("/fork"))
     expect(page.locator("h1")).to_have_text("day shift")
@@ -561,7 +559,7 @@ def test_chosen_jobs_are_compared(page: Page, server: Server, jobs: dict[str, st
     expect(page.locator("h1")).to_have_text("Compare")
     expect(page.locator("job-chart .main-svg").first).to_be_visible()
     assert page.locator("job-chart .scatterlayer .trace").count() == 2
-    fields = page.locator("section", has_text="Where their specs differ").locator("th[scope=row]")
+    fields = page.locator("section", has_text="Spec differences").locator("th[scope=row]")
     expect(fields.first).to_be_visible()
     assert "hyperparameters[0].kind" in fields.all_text_contents()
     assert "training.steps" not in fields.all_text_contents()
@@ -584,7 +582,7 @@ def test_a_lost_connection_is_shown_and_comes_back_by_itself(
         server.stop()
         for tab in (page, overview):
             expect(tab.locator("#live")).to_have_text("reconnecting")
-        do(lambda store: store.pause(job_id))  # nobody hears it
+        do(lambda store: store.pause(job_id))  # while no stream is open
         server.start()
         for tab in (page, overview):
             expect(tab.locator("#live")).to_have_text("live")
@@ -641,8 +639,8 @@ def test_the_theme_is_chosen_and_kept(page: Page, server: Server) -> None:
 
 
 class Opened:
-    """How long a page took until its first chart or last row was drawn, what that cost browser and
-    service in CPU time, and what came over the wire; nothing is kept from an earlier visit."""
+    """Measures one visit with an empty cache: seconds until the first chart or last row is drawn,
+    CPU seconds of browser and service, bytes received, and layout shift."""
 
     def __init__(self, browser: Browser, url: str, until: str) -> None:
         trouble = Trouble()
@@ -685,10 +683,10 @@ class Opened:
 
 
 def opens_quickly(browser: Browser, url: str, until: str) -> None:
-    """By the clock, the best of some openings: the first one warms the service.
+    """Asserts that the fastest of MOST_OPENINGS visits takes less than QUICK_S seconds.
 
-    Where others crowd the machine the clock tells of them. Then the CPU time counts, of which
-    browser and service spend as much as two cores give in that time.
+    On a crowded machine wall time depends on other processes. Then half of the CPU time counts
+    instead, since browser and service use two cores.
     """
     is_crowded = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
     opened: list[Opened] = []
