@@ -110,7 +110,8 @@ def timeline(job: JobRecord, events: Sequence[Event]) -> list[Moment]:
     """Merges the transitions of the job with its other events, newest first."""
     moments = [Moment(t.at, t.status, t.reason, t.message) for t in job.transitions]
     moments += [_moment(event) for event in events]
-    return sorted(moments, key=lambda moment: moment.at, reverse=True)
+    # Reversing an ascending sort also puts the later of two equal times first.
+    return sorted(moments, key=lambda moment: moment.at)[::-1]
 
 
 def _moment(event: Event) -> Moment:

@@ -1,7 +1,7 @@
 // A form made from a JSON schema. An empty field is not set; its placeholder shows the default.
 
 const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-const words = (name) => name.replaceAll("_", " ");
+const words = (name) => name.replace(/_s$/, " (s)").replace(/_bytes$/, " (bytes)").replaceAll("_", " ");
 const spaced = (title) => title.replace(/(?<=[a-z])[A-Z]/g, " $&").toLowerCase();
 const isNull = (schema) => schema.type === "null";
 
