@@ -50,14 +50,16 @@ def test_a_job_is_submitted_watched_paused_resumed_and_cancelled(
         page.get_by_role("button", name="Resume").click()
         expect(state).to_have_text("running", timeout=START_MS)
         page.get_by_role("button", name="Cancel").click()
-        page.get_by_role("button", name="Cancel the job").click()
+        page.get_by_role("button", name="Cancel job").click()
         expect(state).to_have_text("cancelled", timeout=START_MS)
         page.get_by_role("link", name="Cluster").click()
-        expect(page.locator("#cluster")).to_contain_text("alive")
+        expect(page.locator("#cluster")).to_contain_text("online")
         page.get_by_role("link", name="New job").click()
-        page.get_by_role("button", name="Try on a worker").click()
-        expect(page.locator("#found")).to_contain_text("The whole job", timeout=START_MS)
-        expect(page.locator("#found")).to_contain_text("sample_weight (1,000)")
+        page.get_by_role("button", name="Validate on a worker").click()
+        found = page.locator("#found")
+        expect(found).to_contain_text("No problems found", timeout=START_MS)
+        expect(found).to_contain_text("Estimated duration of the job")
+        expect(found).to_contain_text("sample_weight (1,000)")
     assert trouble.found == []
     with service.client() as client:
         assert client.jobs.retrieve(job_id).status is JobStatus.CANCELLED

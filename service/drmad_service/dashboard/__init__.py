@@ -1,1 +1,1 @@
-"""The dashboard: templates, static files, and what fills them. routes/pages.py has its routes."""
+"""The dashboard renders pages and serves static files; api/routes/pages.py has its routes."""

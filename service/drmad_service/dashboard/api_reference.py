@@ -1,4 +1,7 @@
-"""The OpenAPI document as a page: no script of another host runs beside somebody's session."""
+"""Groups the operations of the OpenAPI document for the API page.
+
+We render the page ourselves, so that no third-party script runs in the session of a user.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,30 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReferenceCall:
+    """One operation. `takes_body` names the schema of the request body, or is empty."""
+
     method: str
     path: str
     description: str
     parameters: list[dict[str, Any]]
-    takes_body: str  # a name for it; "" when there is none
-    answers: list[str]
+    takes_body: str
+    statuses: list[str]
 
 
 def calls(document: Mapping[str, Any]) -> dict[str, list[ReferenceCall]]:
-    """Every call, by the resource that it belongs to."""
+    """Returns the operations by tag, in the order of the document."""
     groups: dict[str, list[ReferenceCall]] = {}
     for path, methods in document["paths"].items():
-        for method, told in methods.items():
+        for method, operation in methods.items():
             call = ReferenceCall(
                 method=method.upper(),
                 path=path,
-                description=told.get("description") or told.get("summary", ""),
-                parameters=told.get("parameters", []),
-                takes_body=_body(told.get("requestBody", {}).get("content", {})),
-                answers=list(told["responses"]),
+                description=operation.get("description") or operation.get("summary", ""),
+                parameters=operation.get("parameters", []),
+                takes_body=_body(operation.get("requestBody", {}).get("content", {})),
+                statuses=list(operation["responses"]),
             )
-            groups.setdefault(told.get("tags", ["others"])[0], []).append(call)
+            groups.setdefault(operation.get("tags", ["other"])[0], []).append(call)
     return groups
 
 

@@ -1,4 +1,4 @@
-"""Several jobs side by side: where their specs differ, and what came of it."""
+"""Compares jobs: the differences between their specs, and their metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drmad_client.spec.job import JobSpec
 
 
 def differences(specs: Sequence[JobSpec]) -> dict[str, list[str]]:
-    """The fields that are not the same in all of them; "" where a spec has no such field."""
+    """Returns the values of each field that differs; "" stands for a field that a spec lacks."""
     flat = [_flat(spec.model_dump(mode="json")) for spec in specs]
     paths = dict.fromkeys(path for fields in flat for path in fields)
     rows = {path: [fields.get(path, "") for fields in flat] for path in paths}
@@ -19,7 +19,7 @@ def differences(specs: Sequence[JobSpec]) -> dict[str, list[str]]:
 
 
 def metrics(jobs: Sequence[JobRecord]) -> list[str]:
-    """The names of all metrics that any of them reported."""
+    """Returns the names of the metrics that at least one job reported."""
     return list(dict.fromkeys(name for job in jobs if job.best for name in job.best.metrics))
 
 

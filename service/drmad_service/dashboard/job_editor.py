@@ -1,4 +1,4 @@
-"""A job as somebody types it: YAML with what is wrong, line by line."""
+"""Validates the draft of a job, as YAML or as form fields, and locates each error by line."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from drmad_client.spec.job import JobSpec
 MOST_CHARACTERS = 200_000
 _DEEPEST = 50
 
-# libyaml's where it is there: the Python one takes seconds for what a hostile text asks of it.
+# The C loader of libyaml, if PyYAML has it: the Python loader takes seconds for hostile input.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Draft(BaseModel):
-    """What the editor sends: its text, or what its form holds."""
+    """The request of the editor: its text, or the fields of its form."""
 
     text: str | None = None
     job: dict[str, Any] | None = None
 
 
 class EditorMessage(BaseModel):
-    """One thing that is wrong."""
+    """One error of a draft, with the line of the YAML text where it is known."""
 
     path: str
     message: str
     line: int | None = None
 
 
-class Checked(BaseModel):
-    """What the editor shows."""
+class ValidatedDraft(BaseModel):
+    """The answer to the editor: the YAML text, the job it describes and its errors."""
 
     text: str
     job: dict[str, Any] | None
     findings: list[EditorMessage]
 
 
-def check(draft: Draft) -> Checked:
-    """Read a draft and say what is wrong with it. Of a form, also the YAML."""
+def validate(draft: Draft) -> ValidatedDraft:
+    """Validates a draft; form fields are also rendered as YAML."""
     if draft.job is not None:
-        text = dump(draft.job)
-        return Checked(text=text, job=draft.job, findings=_findings(draft.job, text))
+        text = to_yaml(draft.job)
+        return ValidatedDraft(text=text, job=draft.job, findings=_findings(draft.job, text))
     text = draft.text or ""
     try:
         job = _load(text)
@@ -54,23 +54,27 @@ def check(draft: Draft) -> Checked:
         mark = getattr(error, "problem_mark", None)
         message = getattr(error, "problem", None) or str(error)
         line = mark.line + 1 if mark else None
-        return Checked(
+        return ValidatedDraft(
             text=text, job=None, findings=[EditorMessage(path="", message=message, line=line)]
         )
     except ValueError as error:
-        return Checked(text=text, job=None, findings=[EditorMessage(path="", message=str(error))])
+        return ValidatedDraft(
+            text=text, job=None, findings=[EditorMessage(path="", message=str(error))]
+        )
     if not isinstance(job, dict):
-        message = "write a job: fields such as `problem:` and `hyperparameters:`"
-        return Checked(text=text, job=None, findings=[EditorMessage(path="", message=message)])
-    return Checked(text=text, job=job, findings=_findings(job, text))
+        message = "expected the fields of a job, such as `problem:` and `hyperparameters:`"
+        return ValidatedDraft(
+            text=text, job=None, findings=[EditorMessage(path="", message=message)]
+        )
+    return ValidatedDraft(text=text, job=job, findings=_findings(job, text))
 
 
-def dump(job: Mapping[str, Any]) -> str:
+def to_yaml(job: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True, width=100)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What `after` sets otherwise, nested like a job; lists are taken as a whole."""
+    """Returns the fields of `after` that differ from `before`, nested; a list is one value."""
     changed: dict[str, Any] = {}
     for name, value in after.items():
         old = before.get(name)
@@ -84,17 +88,17 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 
 def _load(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"at most {MOST_CHARACTERS:,} characters, got {len(text):,}")
+        raise ValueError(f"expected at most {MOST_CHARACTERS:,} characters, got {len(text):,}")
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        # A few aliases of aliases stand for more than fits in memory once they are written out.
+        # A few nested aliases expand to more than fits in memory.
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("aliases (*name) are not taken here; write the value again")
+            raise ValueError("aliases (*name) are not supported; repeat the value")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise ValueError(f"is nested too deeply: at most {_DEEPEST} levels")
-    # YAML has dates, bytes and keys of any kind; a job has what JSON has.
+            raise ValueError(f"nested too deeply: expected at most {_DEEPEST} levels")
+    # YAML allows dates, bytes and keys of any type; a job allows the values of JSON.
     return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str, skipkeys=True))
 
 
@@ -111,7 +115,7 @@ def _findings(job: Mapping[str, Any], text: str) -> list[EditorMessage]:
 
 
 def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
-    """The line at which each field stands."""
+    """Yields the path of each field with the line that it starts on."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = f"{path}.{key.value}" if path else str(key.value)
@@ -125,15 +129,15 @@ def _lines(node: yaml.Node | None, path: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _line(path: str, lines: Mapping[str, int]) -> int | None:
-    """Of the field, or of the nearest one around it that was written."""
+    """Returns the line of the field, or of the nearest enclosing field in the text."""
     while path and path not in lines:
         cut = max(path.rfind("."), path.rfind("["))
         path = path[:cut] if cut > 0 else ""
     return lines.get(path)
 
 
-def essential(spec: BaseModel) -> dict[str, Any]:
-    """What of a job is not a default anyway, and what kind each part is."""
+def without_defaults(spec: BaseModel) -> dict[str, Any]:
+    """Returns the fields that differ from their defaults, and each discriminator such as `kind`."""
     kept: dict[str, Any] = {}
     fields = type(spec).model_fields
     kinds = [
@@ -151,7 +155,7 @@ def essential(spec: BaseModel) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return essential(value)
+        return without_defaults(value)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

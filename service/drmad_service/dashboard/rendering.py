@@ -1,4 +1,4 @@
-"""Fills the templates. Every value is escaped; what a user wrote is never HTML."""
+"""Renders the templates. Every value is escaped, so no text of a user becomes HTML."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from drmad_service.api.compression import compressible
 from drmad_service.dashboard import assets
 
-# Plotly sets the `style` attribute of elements that it draws; style sheets and scripts come from us
-# alone, and none stands in a page.
+# Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
+# attributes, but no inline style sheet, no inline script and nothing from another origin.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -46,16 +44,13 @@ _environment = Environment(
 )
 
 
-async def page(request: Request, template: str, status_code: int = 200, **values: Any) -> Response:
-    """A whole page."""
-    html = _environment.get_template(template).render(path=request.url.path, **values)
-    response = await compressible(request, html.encode(), "text/html", HEADERS)
-    response.status_code = status_code
-    return response
+def render(template: str, path: str, **values: Any) -> str:
+    """Returns a whole page as HTML. `path` is the address that the page is served at."""
+    return _environment.get_template(template).render(path=path, **values)
 
 
 def examples() -> dict[str, str]:
-    """Jobs to start from, as YAML with comments, by name."""
+    """Returns the example jobs by name, as YAML with comments."""
     folder = resources.files("drmad_service.dashboard") / "examples"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {
@@ -65,7 +60,7 @@ def examples() -> dict[str, str]:
 
 
 def _duration(seconds: float | None) -> str:
-    """A length of time in its two largest units, as in 2 h 5 min."""
+    """Formats a duration in its two largest units, such as 2 h 5 min."""
     if seconds is None:
         return ""
     if seconds < 9.95:
@@ -85,7 +80,7 @@ def _duration(seconds: float | None) -> str:
 
 
 def _ago(moment: datetime) -> str:
-    """How long ago, in its largest unit; the page's script writes the same way."""
+    """Formats the time since `moment` in its largest unit; elements.js formats it the same way."""
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
     for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
@@ -94,21 +89,21 @@ def _ago(moment: datetime) -> str:
 
 
 def _figure(value: float | None, digits: int = 4) -> str:
-    """A number as people read it; a dash where there is none."""
+    """Formats a number to `digits` significant digits, and a missing one as a dash."""
     if value is None:
         return "–"
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _metric(value: float | None, name: str) -> str:
-    """A figure of a model: errors and accuracies as shares, all else as numbers."""
+    """Formats errors and accuracies as percentages and any other metric as a number."""
     if value is not None and name.endswith(("error", "accuracy")):
         return f"{value:.2%}"
     return _figure(value)
 
 
 def _value(value: Any) -> str:
-    """A value of a spec's field."""
+    """Formats the value of a spec field."""
     return _figure(value) if isinstance(value, float) or value is None else str(value)
 
 
@@ -121,7 +116,7 @@ def _size(count: float) -> str:
 
 
 def _problem(spec: Any) -> str:
-    """The problem of a job in a few words."""
+    """Names the problem of a job: its entrypoint, or its model and data set."""
     problem = spec.problem
     entrypoint = getattr(problem, "entrypoint", None)
     if entrypoint:
@@ -130,7 +125,7 @@ def _problem(spec: Any) -> str:
 
 
 def _data(data: Any) -> str:
-    """A data set; of the user's own what tells it from others."""
+    """Names a data set; a data set of the user by its file name or the start of its digest."""
     if path := getattr(data, "path", None):
         return str(path).rpartition("/")[2]
     digest = getattr(data, "data", None)
@@ -147,7 +142,7 @@ _environment.globals |= {
 }
 _environment.filters |= {
     "ago": _ago,
-    "host": lambda url: urlsplit(url).hostname,  # the rest of an address may hold a token
+    "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
     "duration": _duration,
     "figure": _figure,
     "metric": _metric,

@@ -1,4 +1,4 @@
-"""The same job for a program and for a shell."""
+"""Renders a job as a Python program and as a curl command."""
 
 from __future__ import annotations
 

@@ -145,14 +145,14 @@ def jobs(draw: st.DrawFn) -> str:
 
 def read_safely(text: str, folder: Path) -> None:
     """The editor tells what is wrong; the command line has an error of ours; both agree."""
-    checked = job_editor.check(job_editor.Draft(text=text))
+    validated = job_editor.validate(job_editor.Draft(text=text))
     file = folder / "job.yaml"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
         spec = JobSpec.model_validate(read(file))
     except (DrmadError, ValidationError):
         return
-    if not checked.findings:
+    if not validated.findings:
         assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 

@@ -1,9 +1,10 @@
-"""Jobs in every state, written straight into a real store: something for the dashboard to show."""
+"""Fills a real store with jobs in every state, which the dashboard shows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,13 +12,31 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from drmad_client.records.cluster import Node, SchedulerView
-from drmad_client.records.job import Best, HyperparameterInfo, JobError, Progress, Start
+from drmad_client.records.job import (
+    Best,
+    HyperparameterInfo,
+    JobError,
+    PreflightReport,
+    Progress,
+    Start,
+)
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.state_machine import Action
 
 CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
-ASYNC = {"count": 2, "mode": "async", "data": "disjoint"}
+ASYNC = {"count": 2, "mode": "async", "data": "disjoint", "max_staleness": 3}
+AUTO = {"method": "auto", "min_cosine": 0.9}
+SHORTCUT = {
+    "method": "shortcut",
+    "horizon": 100,
+    "interpolation_nodes": 8,
+    "averaging_window": 10,
+    "max_stride": 5,
+    "max_adjoint_change": 0.1,
+    "minibatch_subsampling": 4,
+}
+META = {"iterations": 60, "rollback_tolerance": 4.0, "max_rollbacks": 3}
 SEARCH = {
     "trials": 16,
     "parameters": {
@@ -26,6 +45,28 @@ SEARCH = {
     },
 }
 LAYERS = ("layer 0", "layer 1", "layer 2")
+CHOICE = {
+    "method": {"method": "shortcut", "horizon": None},
+    "reason": "first",
+    "last_probe": 0,
+    "next_probe": 5,
+    "interval": 5,
+    "probes": [
+        {"method": {"method": "one_step"}, "cosine": 0.41, "cost": 1.0},
+        {"method": {"method": "shortcut", "horizon": None}, "cosine": 0.97, "cost": 1.2},
+    ],
+}
+PREFLIGHT = PreflightReport(
+    hyperparameters={"l2": [164]},
+    validation_loss=2.21,
+    training_loss=2.19,
+    steps=20,
+    seconds=0.4,
+    method="shortcut",
+    fidelity={"shortcut": 0.98},
+    job_seconds=61.0,
+    memory_bytes=231_000_000,
+)
 
 
 def spec(name: str, iterations: int = 30, kind: str = "l2", **changes: Any) -> JobSpec:
@@ -45,7 +86,7 @@ def spec(name: str, iterations: int = 30, kind: str = "l2", **changes: Any) -> J
 
 
 async def running(store: Store, wanted: JobSpec, size: int = 164) -> Lease:
-    """A job that a scheduler has just begun to drive, with so many hyperparameters."""
+    """Creates a job with `size` hyperparameters and claims it as a scheduler does."""
     job, _ = await store.create(wanted)
     lease = await store.claim("scheduler_gallery", 3600.0, CAPACITY)
     assert lease is not None
@@ -74,8 +115,9 @@ async def commit(
     kind: str = "l2",
     size: int = 164,
     floor: float = 0.32,
+    method: str = "shortcut",
 ) -> None:
-    """Meta-iterations whose losses fall as they do in real ones."""
+    """Commits meta-iterations with falling losses."""
     best = math.inf
     for iteration in iterations:
         loss = (
@@ -94,6 +136,8 @@ async def commit(
             "seconds": {"forward": 0.61, "backward": 0.24, "evaluate": 0.05, "total": 0.98},
             "replicas": [_replica(number, loss) for number in range(2)],
             "method": "shortcut",
+            "cost": 1.2,
+            "choice": CHOICE if method == "auto" and iteration == 0 else None,
             "is_best": loss < best,
         }
         is_best, best = loss < best, min(loss, best)
@@ -118,26 +162,32 @@ async def commit(
 
 
 async def gallery(store: Store) -> dict[str, str]:
-    """One job in each state that people meet. Returns their ids by name."""
+    """Creates one job in each state and returns the ids by name."""
     ids: dict[str, str] = {}
 
     async def driven(wanted: JobSpec, done: int) -> Lease:
         kind = wanted.hyperparameters[0].kind
         lease = await running(store, wanted)
         floor = 0.36 - 0.07 * len(ids) % 0.2
-        await commit(store, lease, range(done), wanted.meta.iterations, kind, floor=floor)
+        total, method = wanted.meta.iterations, wanted.hypergradient.method
+        await commit(store, lease, range(done), total, kind, floor=floor, method=method)
         ids[wanted.name] = lease.job_id
         return lease
 
-    told = {"webhook": "https://hooks.example/drmad"}
-    good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}, notify=told), 30)
-    await store.act(good, Action.SUCCEED, "iterations", "every meta-iteration asked for is done")
+    notify = {"webhook": "https://hooks.example/drmad"}
+    good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}, notify=notify), 30)
+    await store.act(good, Action.SUCCEED, "iterations", "completed all 30 meta-iterations")
     notice = await store.next_notice(60.0)
     assert notice is not None
     outcome = {"outcome": "delivered", "attempts": notice.attempt, "message": "answered 204"}
     await store.settle(notice, {"host": "hooks.example"} | outcome)
-    weights = await driven(spec("clean digits", kind="sample_weight"), 30)
-    await store.act(weights, Action.SUCCEED, "patience", "the validation loss no longer improves")
+    weights = await driven(spec("clean digits", kind="sample_weight", hypergradient=AUTO), 30)
+    await store.act(
+        weights,
+        Action.SUCCEED,
+        "patience",
+        "no lower validation loss in 8 meta-iterations",
+    )
     bad = await driven(
         spec(
             "rate too high",
@@ -147,7 +197,7 @@ async def gallery(store: Store) -> dict[str, str]:
     )
     error = JobError(
         code="training_diverged",
-        message="the training loss is NaN from step 37 on; a smaller training.learning_rate helps",
+        message="the training loss is NaN from step 37 on; lower training.learning_rate",
         iteration=3,
         step=37,
         traceback='Traceback (most recent call last):\n  File "training.py", line 81, in forward\n',
@@ -159,9 +209,24 @@ async def gallery(store: Store) -> dict[str, str]:
     held = await driven(spec("night shift", replicas=ASYNC), 12)
     await store.pause(held.job_id)
     await store.act(held, Action.YIELD, "paused", "paused by its user")
-    live = await driven(spec("mnist, per weight", 60, replicas={"count": 2}, search=SEARCH), 24)
+    live = await driven(
+        spec(
+            "mnist, per weight",
+            hypergradient=SHORTCUT,
+            meta=META,
+            replicas={"count": 2},
+            search=SEARCH,
+        ),
+        24,
+    )
     await _search(store, live)
-    await store.warn(live, "replica_lost", "begins the meta-iteration again: its node went away")
+    await store.keep_preflight(live, PREFLIGHT, Progress(iteration=24, iterations=60))
+    await store.warn(live, "replica_lost", "restarted the meta-iteration: a node failed")
+    await store.roll_back(
+        live,
+        replace(_point(24, "l2", _values(24, 164)), scalars={"iteration": 24, "rollbacks": 1}),
+        "the validation loss rose from 0.32 to 0.71; meta-iteration 23 restored, step halved",
+    )
     await store.log(live, 0, ["epoch 1: loss 0.7123", "epoch 2: loss 0.5011"])
     await store.log(live, 1, ["epoch 1: loss 0.7201"])
     await store.progress(
@@ -186,7 +251,7 @@ async def gallery(store: Store) -> dict[str, str]:
 
 
 def nodes() -> str:
-    """What a scheduler would tell of a small cluster."""
+    """The node report of a scheduler with a small cluster."""
     machines = [
         Node(
             id=f"node-{number}",
@@ -200,12 +265,12 @@ def nodes() -> str:
         )
         for number in (1, 2, 3)
     ]
-    later = datetime.now(UTC) + timedelta(hours=1)  # nobody is there to tell it again
+    later = datetime.now(UTC) + timedelta(hours=1)  # no scheduler renews the report
     return SchedulerView(scheduler="scheduler_1", at=later, nodes=machines).model_dump_json()
 
 
 async def _search(store: Store, lease: Lease) -> None:
-    """Trials over two scalars; one of them diverged."""
+    """Adds the trials of a search over two scalars; one of them diverged."""
     trials = SEARCH["trials"]
     assert isinstance(trials, int)
     best, best_loss = 0, math.inf

@@ -7,7 +7,7 @@ import yaml
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.dashboard import comparison, job_editor
-from drmad_service.dashboard.job_editor import Draft, check
+from drmad_service.dashboard.job_editor import Draft, validate
 from drmad_service.dashboard.rendering import examples
 
 JOB: dict[str, Any] = {
@@ -19,20 +19,20 @@ JOB: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", examples())
 def test_every_example_is_a_job(name: str) -> None:
-    checked = check(Draft(text=examples()[name]))
-    assert checked.findings == []
-    assert checked.job is not None
+    validated = validate(Draft(text=examples()[name]))
+    assert validated.findings == []
+    assert validated.job is not None
 
 
 def test_findings_name_field_line_and_advice() -> None:
     text = "name: x\nproblem:\n  data: {name: digitz}\nhyperparameters:\n- kind: l2\n  inti: 3\n"
-    found = {f.path: (f.line, f.message) for f in check(Draft(text=text)).findings}
+    found = {f.path: (f.line, f.message) for f in validate(Draft(text=text)).findings}
     assert found["problem.data.name"][0] == 3
     assert found["hyperparameters[0].inti"] == (
         6,
         "is not a known field; remove it or correct its spelling",
     )
-    (missing,) = check(Draft(text="problem: {data: {name: digits}}")).findings
+    (missing,) = validate(Draft(text="problem: {data: {name: digits}}")).findings
     assert (missing.path, missing.line) == ("hyperparameters", None)
 
 
@@ -40,39 +40,38 @@ def test_findings_name_field_line_and_advice() -> None:
     ("text", "words"),
     [
         ("a: [1", "expected"),
-        ("- 1", "write a job"),
-        ("", "write a job"),
+        ("- 1", "expected the fields of a job"),
+        ("", "expected the fields of a job"),
         ("a: &x [1, 2]\nb: *x", "aliases"),
         ("[" * 199_000, "nested too deeply"),
         ("- " * 3000, "nested too deeply"),
-        ("x" * 300_000, "at most 200,000 characters"),
+        ("x" * 300_000, "expected at most 200,000 characters"),
         ("a: !!python/object:os.system x", "constructor"),
         ("a: \x01", "unacceptable character"),
     ],
 )
-def test_what_is_no_job_is_told_and_never_run(text: str, words: str) -> None:
-    checked = check(Draft(text=text))
-    assert checked.job is None
-    assert words in checked.findings[0].message
+def test_text_that_is_no_job_is_a_finding_and_is_never_executed(text: str, words: str) -> None:
+    validated = validate(Draft(text=text))
+    assert validated.job is None
+    assert words in validated.findings[0].message
 
 
 @pytest.mark.parametrize(
     "text", ["1: 2", "a: 2026-11-23", "a: .inf", "? [1, 2]\n: 3", "a: !!binary YQ=="]
 )
-def test_values_that_only_yaml_has_become_findings(text: str) -> None:
-    assert check(Draft(text=text)).findings != []
+def test_yaml_values_outside_json_are_findings(text: str) -> None:
+    assert validate(Draft(text=text)).findings != []
 
 
 SEARCH = {"parameters": {"training.learning_rate": {"low": 0.01, "high": 1.0}}}
 
 
 @pytest.mark.parametrize("more", [{}, {"search": SEARCH}])
-def test_essential_is_the_same_job_without_its_defaults(more: dict[str, Any]) -> None:
+def test_a_job_without_its_defaults_is_the_same_job(more: dict[str, Any]) -> None:
     spec = JobSpec.model_validate(JOB | more)
-    assert job_editor.essential(spec) == JOB | more
-    assert (
-        JobSpec.model_validate(yaml.safe_load(job_editor.dump(job_editor.essential(spec)))) == spec
-    )
+    fields = job_editor.without_defaults(spec)
+    assert fields == JOB | more
+    assert JobSpec.model_validate(yaml.safe_load(job_editor.to_yaml(fields))) == spec
 
 
 def test_changes_are_nested_like_a_job() -> None:
@@ -85,6 +84,6 @@ def test_changes_are_nested_like_a_job() -> None:
     }
 
 
-def test_comparison_tells_only_what_differs() -> None:
+def test_a_comparison_holds_only_the_fields_that_differ() -> None:
     specs = [JobSpec.model_validate(JOB), JobSpec.model_validate(JOB | {"tags": {"a": "<b>"}})]
     assert comparison.differences(specs) == {"tags.a": ["", "<b>"]}

@@ -1,4 +1,4 @@
-"""The dashboard's pages. What they show is read through the same store as the API's answers."""
+"""Routes of the dashboard. Pages read the same store as the JSON routes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from drmad_client.spec import catalog
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
+from drmad_service.api.compression import compressible
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes import cluster
 from drmad_service.api.routes.dependencies import (
@@ -34,8 +35,14 @@ from drmad_service.api.routes.dependencies import (
     must_see,
 )
 from drmad_service.api.stream_limits import counts_as_stream
-from drmad_service.dashboard import api_reference, comparison, job_editor, job_page, snippets
-from drmad_service.dashboard.rendering import examples, page
+from drmad_service.dashboard import (
+    api_reference,
+    comparison,
+    job_editor,
+    job_page,
+    rendering,
+    snippets,
+)
 from drmad_service.errors import (
     JobNotFound,
     NotSignedIn,
@@ -44,13 +51,13 @@ from drmad_service.errors import (
     TooManyRequests,
 )
 
-JOBS_OF_A_PAGE = 50
-MOST_COMPARED = 8
-_LIVE_PACE_S = 0.5
+JOBS_PER_PAGE = 50
+MAX_COMPARED_JOBS = 8
+_CHANGE_INTERVAL_S = 0.5
 
 
 class _PageRoute(APIRoute):
-    """Answers what goes wrong as a page."""
+    """Renders errors as pages, and redirects to the sign-in page where a key is missing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -66,15 +73,26 @@ class _PageRoute(APIRoute):
             except ScopeTooLow as error:
                 return await page(request, "trouble.html", 403, title="Not allowed", message=error)
             except TooManyRequests as error:
-                return await page(request, "trouble.html", 429, title="One moment", message=error)
+                return await page(
+                    request, "trouble.html", 429, title="Too many requests", message=error
+                )
             except RequestValidationError:
-                message = "this address asks for something that does not exist"
+                message = "The address names no page, or one of its parameters is invalid."
                 return await page(request, "trouble.html", 404, title="Not found", message=message)
             except RedisError:
-                message = "the store does not answer; this page tries again"
-                return await page(request, "trouble.html", 503, title="One moment", message=message)
+                message = "The store does not respond. Reload this page in a few seconds."
+                return await page(
+                    request, "trouble.html", 503, title="Service unavailable", message=message
+                )
 
         return handle
+
+
+async def page(request: Request, template: str, status_code: int = 200, **values: Any) -> Response:
+    html = rendering.render(template, request.url.path, **values)
+    response = await compressible(request, html.encode(), "text/html", rendering.HEADERS)
+    response.status_code = status_code
+    return response
 
 
 router = APIRouter(route_class=_PageRoute, include_in_schema=False)
@@ -98,14 +116,14 @@ async def jobs(
         (name, value) if colon else None,
         q,
         after or None,
-        JOBS_OF_A_PAGE,
+        JOBS_PER_PAGE,
         principal.only_tenant,
     )
     counts = await overview.counts(principal.only_tenant)
 
     def address(**other: str | None) -> str:
-        asked = {"status": chosen, "tag": tag, "q": q} | other
-        return "/?" + urlencode({name: value for name, value in asked.items() if value})
+        query = {"status": chosen, "tag": tag, "q": q} | other
+        return "/?" + urlencode({name: value for name, value in query.items() if value})
 
     return await page(
         request,
@@ -132,14 +150,16 @@ async def job(
     store: StoreDependency,
     overview: OverviewDependency,
 ) -> Response:
-    # The event first: what happens between the two looks is shown twice rather than never.
+    # The event id is read first: a change between the two reads is shown twice, never missed.
     last_event = await overview.last_event(job_id)
     job = await store.get(job_id)
     last: MetaIteration | None = None
-    with contextlib.suppress(ResultNotFound):  # nothing is committed, or by the forked job alone
+    with contextlib.suppress(
+        ResultNotFound
+    ):  # no meta-iteration is committed, or only those of the forked job
         last = await store.iteration(job_id, "last")
     trials = (await store.trials(job_id, limit=1000)).data if job.spec.search else []
-    essential = job_editor.essential(job.spec)
+    fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
     return await page(
         request,
@@ -153,9 +173,9 @@ async def job(
         trials=job_page.best_trials(trials),
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={
-            "YAML": job_editor.dump(essential),
-            "Python": snippets.python(essential, url),
-            "curl": snippets.curl(essential, url),
+            "YAML": job_editor.to_yaml(fields),
+            "Python": snippets.python(fields, url),
+            "curl": snippets.curl(fields, url),
         },
     )
 
@@ -167,7 +187,7 @@ async def download(
     principal: PrincipalDependency,
     store: StoreDependency,
 ) -> Response:
-    """A file to keep: the best hyperparameters (raw), the best model, the figures, the spec."""
+    """Downloads the best hyperparameters (raw units), the best model, the history or the spec."""
     job = await store.get(job_id)
     media_type = "application/octet-stream"
     if file == "job.yaml":
@@ -199,12 +219,12 @@ async def new(
     store: StoreDependency,
     like: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
-    """An editor with an example, or with a job to start from."""
-    given = examples()
+    """The editor, filled with an example or with the spec of the job `like`."""
+    given = rendering.examples()
     text = next(iter(given.values()))
     if like:
         await must_see(principal, store, like)
-        text = job_editor.dump(job_editor.essential((await store.get(like)).spec))
+        text = job_editor.to_yaml(job_editor.without_defaults((await store.get(like)).spec))
     return await page(
         request, "new.html", principal=principal, fork=None, text=text, examples=given
     )
@@ -214,9 +234,9 @@ async def new(
 async def fork(
     request: Request, job_id: VisibleJobId, principal: PrincipalDependency, store: StoreDependency
 ) -> Response:
-    """The same editor, for what a fork changes."""
+    """The editor, filled with the spec of the job that is forked."""
     job = await store.get(job_id)
-    text = job_editor.dump(job_editor.essential(job.spec))
+    text = job_editor.to_yaml(job_editor.without_defaults(job.spec))
     return await page(request, "new.html", principal=principal, fork=job, text=text, examples={})
 
 
@@ -225,7 +245,7 @@ async def compare(
     request: Request,
     principal: PrincipalDependency,
     store: StoreDependency,
-    job: Annotated[list[str], Query(max_length=MOST_COMPARED)] = [],  # noqa: B006
+    job: Annotated[list[str], Query(max_length=MAX_COMPARED_JOBS)] = [],  # noqa: B006
 ) -> Response:
     for job_id in job:
         await must_see(principal, store, job_id)
@@ -253,7 +273,7 @@ async def cluster_page(
 
 @router.get("/docs")
 async def api(request: Request, principal: PrincipalDependency) -> Response:
-    """What the API offers, as the OpenAPI document has it."""
+    """The API reference, made from the OpenAPI document."""
     document = request.app.openapi()
     groups = api_reference.calls(document)
     return await page(request, "api.html", principal=principal, api=document, groups=groups)
@@ -266,39 +286,41 @@ async def sign_in(request: Request) -> Response:
 
 @actions.get("/new/schema")
 async def schema() -> dict[str, Any]:
-    """What the form is made from."""
+    """The JSON schema from which form.js makes the form."""
     schema: dict[str, Any] = catalog.describe()["schema"]
     return schema
 
 
-class _Edited(job_editor.Draft):
+class _EditorDraft(job_editor.Draft):
     fork_of: str | None = None
 
 
 class _EditorAnswer(BaseModel):
-    checked: job_editor.Checked
+    draft: job_editor.ValidatedDraft
     changes: dict[str, Any] | None = None
 
 
 @actions.post("/new/check")
-async def check(
-    draft: _Edited, store: StoreDependency, principal: PrincipalDependency
+async def validate(
+    draft: _EditorDraft, store: StoreDependency, principal: PrincipalDependency
 ) -> _EditorAnswer:
-    """Read what somebody types; of a fork also tell what it changes."""
+    """Validates a draft; for a fork, also returns the fields that it changes."""
     if draft.fork_of is not None:
         await must_see(principal, store, draft.fork_of)
-    checked = await asyncio.to_thread(job_editor.check, draft)
-    if draft.fork_of is None or checked.findings or checked.job is None:
-        return _EditorAnswer(checked=checked)
+    validated = await asyncio.to_thread(job_editor.validate, draft)
+    if draft.fork_of is None or validated.findings or validated.job is None:
+        return _EditorAnswer(draft=validated)
     before = (await store.get(draft.fork_of)).spec.model_dump(mode="json")
-    after = JobSpec.model_validate(checked.job).model_dump(mode="json")
+    after = JobSpec.model_validate(validated.job).model_dump(mode="json")
     changes = job_editor.changes(before, after)
     fixed = [
-        job_editor.EditorMessage(path=part, message="stays as in the job that is forked")
+        job_editor.EditorMessage(
+            path=part, message="cannot change in a fork; restore the value of the forked job"
+        )
         for part in ("problem", "hyperparameters")
         if part in changes
     ]
-    return _EditorAnswer(checked=checked.model_copy(update={"findings": fixed}), changes=changes)
+    return _EditorAnswer(draft=validated.model_copy(update={"findings": fixed}), changes=changes)
 
 
 @actions.get("/live", dependencies=[counts_as_stream])
@@ -308,7 +330,7 @@ async def live(
     principal: PrincipalDependency,
     settings: SettingsDependency,
 ) -> EventSourceResponse:
-    """A word whenever any job has changed, not more often than a page can follow."""
+    """Streams an event when a job has changed, at most two per second."""
 
     async def may_go_on() -> bool:
         return await access.still_knows(principal)
@@ -329,4 +351,4 @@ async def _changes(
                 return
             changed.clear()
             yield ServerSentEvent("", event="change")
-            await asyncio.sleep(_LIVE_PACE_S)
+            await asyncio.sleep(_CHANGE_INTERVAL_S)

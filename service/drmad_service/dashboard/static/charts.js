@@ -1,18 +1,18 @@
-// <job-chart src="...">: a figure of the service, drawn by plotly in the page's colours. Its data-state
-// says how it stands: waiting, drawn, empty (there is nothing to show, and why) or failed.
+// <job-chart src="..."> draws a figure of the service with plotly, in the colours of the page. Its
+// data-state is waiting, drawn, empty (the figure has no data) or failed.
 import { Refused, request } from "./service.js";
 
-const HEIGHT_OF_TALL = 480;
-const LONGEST_DRAWING_MS = 10_000;
-const FIRST_PAUSE_MS = 1000;
-const LONGEST_PAUSE_MS = 30_000;
+const TALL_HEIGHT = 480;
+const MAX_DRAW_MS = 10_000;
+const FIRST_RETRY_MS = 1000;
+const MAX_RETRY_MS = 30_000;
 const COLOURS = ["#3f87c9", "#d9822b", "#2f9e6e", "#b05cc4", "#c94f4f", "#8a7a3a", "#4a5bc4", "#6e7b86"];
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
 const plotlyAddress = document.querySelector("script[data-plotly]").dataset.plotly;
 let loading;
 
-/** plotly's script is large: it comes when the first chart is about to be seen. */
+/** Loads plotly when the first chart scrolls into view, because its script is large. */
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -21,7 +21,7 @@ function plotly() {
     script.onerror = () => {
       loading = undefined;
       script.remove();
-      reject(new Error("plotly's script did not come"));
+      reject(new Error("The plotly script did not load"));
     };
     document.head.append(script);
   });
@@ -30,12 +30,12 @@ function plotly() {
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// One chart at a time, with a pause to paint between: the first is seen while others are drawn, and
-// one that does not end holds up the others for a while only.
+// Draws one chart at a time and lets the browser paint between two charts. A chart that takes longer
+// than MAX_DRAW_MS does not block the others.
 let last = Promise.resolve();
 function inTurn(draw) {
   const mine = last.then(() => pause(0)).then(draw);
-  last = Promise.race([mine.catch(() => {}), last.then(() => pause(LONGEST_DRAWING_MS))]);
+  last = Promise.race([mine.catch(() => {}), last.then(() => pause(MAX_DRAW_MS))]);
   return mine;
 }
 
@@ -87,19 +87,19 @@ export class JobChart extends HTMLElement {
     document.removeEventListener("drmad:theme", this.onTheme);
   }
 
-  /** Its data has changed: it is drawn anew as soon as it is seen. */
+  /** Marks the data as changed; the chart is redrawn when it is in view. */
   stale() {
     this.isStale = true;
     this.catchUp();
   }
 
   async catchUp() {
-    if (this.isBusy) return; // the loop below sees what has come meanwhile
+    if (this.isBusy) return; // the loop below repeats while the chart is stale
     this.isBusy = true;
     while (this.isSeen && this.isStale) {
       this.isStale = false;
       try {
-        plotly().catch(() => {}); // on its way while the figure is; show() tells when it does not come
+        plotly().catch(() => {}); // loads in parallel with the figure; show() reports a failure
         await this.show(await this.fetch());
         this.failures = 0;
       } catch (error) {
@@ -110,13 +110,13 @@ export class JobChart extends HTMLElement {
     this.isBusy = false;
   }
 
-  /** Keeps what it shows; what may go well another time is tried again, after longer and longer pauses. */
+  /** Keeps the last figure. Retries temporary errors with exponential backoff. */
   fail(error) {
     const isFinal = error instanceof Refused && error.status < 500 && error.status !== 429;
-    if (!this.figure) this.say("failed", isFinal ? error.message : "This chart did not come; it is tried again");
+    if (!this.figure) this.say("failed", isFinal ? error.message : "This chart did not load. Retrying.");
     if (isFinal) return;
     this.isStale = true;
-    pause(Math.min(FIRST_PAUSE_MS * 2 ** this.failures++, LONGEST_PAUSE_MS)).then(() => this.catchUp());
+    pause(Math.min(FIRST_RETRY_MS * 2 ** this.failures++, MAX_RETRY_MS)).then(() => this.catchUp());
   }
 
   fetch() {
@@ -132,7 +132,7 @@ export class JobChart extends HTMLElement {
   }
 
   async show(figure) {
-    const why = figure.data.length ? null : (figure.layout.annotations?.[0]?.text ?? "nothing to show yet");
+    const why = figure.data.length ? null : (figure.layout.annotations?.[0]?.text ?? "No data yet");
     if (why && !this.plot) return this.say("empty", why);
     const Plotly = await plotly();
     if (!this.plot) {
@@ -140,8 +140,8 @@ export class JobChart extends HTMLElement {
       this.plot.style.height = "100%";
       this.replaceChildren(this.plot);
     }
-    if ((figure.layout.height ?? 0) > HEIGHT_OF_TALL) this.dataset.height = "tall";
-    const { title, height, ...layout } = figure.layout; // the page has a heading and a place for it
+    if ((figure.layout.height ?? 0) > TALL_HEIGHT) this.dataset.height = "tall";
+    const { title, height, ...layout } = figure.layout; // the page sets the heading and the height
     const shown = { ...layout, template: template(), uirevision: "kept", autosize: true };
     await inTurn(() => Plotly.react(this.plot, figure.data, shown, CONFIG));
     this.figure = figure;

@@ -1,4 +1,4 @@
-// The cluster, as it changes; a look every few seconds shows what makes no event, such as a lost node.
+// Keeps the cluster page current. Polling shows changes that cause no event, such as a lost node.
 import { Follower, refresh } from "./live.js";
 
 new Follower(() => "/live", { change: refresh, back: refresh });

@@ -1,4 +1,4 @@
-// The chosen jobs' validation losses in one chart.
+// Draws the validation losses of the selected jobs in one chart.
 import { JobChart } from "./charts.js";
 import { request } from "./service.js";
 
@@ -10,7 +10,7 @@ JobChart.prototype.fetch = async function () {
   const data = figures.flatMap((figure, index) => {
     const trace = figure.data.find((trace) => trace.name === "validation");
     if (!trace) return [];
-    // plotly reads a few tags in names; a user's are shown as they are written.
+    // plotly interprets some tags in names; escaping shows the name of a job as text.
     const name = links[index].textContent.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
     return [{ ...trace, name, xaxis: "x", yaxis: "y", line: { color: COLOURS[index], width: 2 } }];
   });

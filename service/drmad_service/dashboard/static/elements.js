@@ -1,4 +1,4 @@
-// Elements that draw themselves from their attributes.
+// Custom elements that draw themselves from their attributes.
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
@@ -30,7 +30,7 @@ class RelativeTime extends HTMLElement {
 setInterval(() => RelativeTime.shown.forEach((element) => element.show()), 1000);
 customElements.define("relative-time", RelativeTime);
 
-/** The reader's own time of day, with the date unless it is today's. */
+/** Shows a time in the time zone of the browser, with the date unless it is today. */
 class LocalTime extends HTMLElement {
   static observedAttributes = ["datetime"];
 

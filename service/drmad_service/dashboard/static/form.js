@@ -1,14 +1,14 @@
-// A form made from a JSON schema. What is left empty is not set, and its default is shown in grey.
+// A form made from a JSON schema. An empty field is not set; its placeholder shows the default.
 
 const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-const words = (name) => name.replaceAll("_", " ");
+const words = (name) => name.replace(/_s$/, " (s)").replace(/_bytes$/, " (bytes)").replaceAll("_", " ");
 const spaced = (title) => title.replace(/(?<=[a-z])[A-Z]/g, " $&").toLowerCase();
 const isNull = (schema) => schema.type === "null";
 
 export class Form {
   /**
    * @param onChange called with the whole job after each change
-   * @param fixed names of the parts that stay as they are
+   * @param fixed names of the parts that the form leaves out
    */
   constructor(root, schema, onChange, fixed = []) {
     this.fixed = fixed;
@@ -61,7 +61,7 @@ export class Form {
     return details;
   }
 
-  // What a schema asks for
+  // The kind of field for a schema
 
   resolve(schema) {
     if (!schema.$ref) return schema;
@@ -90,7 +90,7 @@ export class Form {
     return { kind: schema.type ?? "json", schema };
   }
 
-  // Values at their places
+  // Values by path
 
   get(path) {
     return path.reduce((here, part) => here?.[part], this.job);
@@ -135,7 +135,7 @@ export class Form {
     const group = this.group(words(String(Number.isInteger(path.at(-1)) ? tag : path.at(-1))), path);
     const select = element("select");
     select.id = id([...path, "?"]);
-    if (!chosen) select.append(new Option("choose", ""));
+    if (!chosen) select.append(new Option("Select", ""));
     for (const variant of variants) select.append(new Option(nameOf(variant), nameOf(variant), false, variant === chosen));
     select.addEventListener("change", () => {
       const variant = variants.find((variant) => nameOf(variant) === select.value);
@@ -154,6 +154,7 @@ export class Form {
       const remove = element("button", "plain");
       remove.type = "button";
       remove.textContent = "Remove";
+      remove.setAttribute("aria-label", `Remove ${words(String(path.at(-1)))} ${index + 1}`);
       remove.addEventListener("click", () => this.set(path, items.filter((_, other) => other !== index)));
       entry.append(remove);
       group.append(entry);
@@ -190,7 +191,7 @@ export class Form {
     if (kind === "map") {
       const area = element("textarea");
       area.rows = 2;
-      area.placeholder = item.variants ? `name: {"${Object.keys(item.variants[0].properties)[0]}": value, ...}, one a line` : "name: value, one a line";
+      area.placeholder = item.variants ? `name: {"${Object.keys(item.variants[0].properties)[0]}": value, ...}, one per line` : "name: value, one per line";
       area.value = Object.entries(value ?? {}).map(([name, inner]) => `${name}: ${typeof inner === "string" ? inner : JSON.stringify(inner)}`).join("\n");
       return area;
     }

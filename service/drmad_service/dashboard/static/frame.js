@@ -1,6 +1,6 @@
-// What every page has: the theme, signing out, copying, tables of time and small curves.
+// Behaviour of every page: colour theme, sign-out, copy buttons, menus and custom elements.
 import "./elements.js";
-import { complain, request, tell } from "./service.js";
+import { complain, notify, request } from "./service.js";
 
 const THEMES = ["system", "light", "dark"];
 
@@ -10,7 +10,7 @@ document.querySelector("#theme").addEventListener("click", () => {
   if (next === "system") localStorage.removeItem("drmad-theme");
   else localStorage.setItem("drmad-theme", next);
   document.dispatchEvent(new Event("drmad:theme-chosen"));
-  tell(next === "system" ? "Colours as the system has them" : `Colours: ${next}`);
+  notify(`Colour theme: ${next}`);
 });
 
 document.querySelector("#sign-out")?.addEventListener("click", async () => {
@@ -28,13 +28,13 @@ document.addEventListener("click", async (event) => {
   const text = button.dataset.copy ?? document.querySelector(button.dataset.copyOf).textContent;
   try {
     await navigator.clipboard.writeText(text);
-    tell("Copied");
+    notify("Copied");
   } catch {
-    complain(new Error("The browser did not allow to copy; select the text instead"));
+    complain(new Error("The browser blocked copying. Select the text and copy it."));
   }
 });
 
-// A menu closes when one looks elsewhere.
+// A click outside a menu closes it.
 document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details.menu[open]"))
     if (!menu.contains(event.target)) menu.open = false;

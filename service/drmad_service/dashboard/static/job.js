@@ -1,8 +1,8 @@
-// One job: follows its events, acts on it, shows its logs.
+// The page of a job: follows its events, sends actions and shows its logs.
 import "./charts.js";
 import { Follower, refresh } from "./live.js";
 import { duration } from "./numbers.js";
-import { complain, request, tell } from "./service.js";
+import { complain, notify, request } from "./service.js";
 
 const page = document.querySelector("#job");
 const api = `/v1/jobs/${page.dataset.job}`;
@@ -64,7 +64,7 @@ function follow() {
 
 const isOver = () => document.querySelector("#facts").dataset.terminal === "true";
 document.addEventListener("drmad:refreshed", ({ detail }) => {
-  if (newest?.at > detail.asked) show(newest.progress); // what came may be older than what was told
+  if (newest?.at > detail.asked) show(newest.progress); // the page may be older than the last progress event
   if (isOver() && !follower.over) follower.end("ended");
   else if (!isOver() && follower.over) follow(); // extended
 });
@@ -81,7 +81,7 @@ async function act(action, body) {
       return;
     }
     await request("POST", `${api}/${action}`, body);
-    tell({ pause: "Pauses", resume: "Goes on", cancel: "Is being cancelled", extend: "Goes on" }[action]);
+    notify({ pause: "Pause requested", resume: "Resumed", cancel: "Cancellation requested", extend: "Extended" }[action]);
     changed();
   } catch (error) {
     complain(error);
@@ -103,7 +103,7 @@ for (const form of document.querySelectorAll("dialog form")) {
   });
 }
 
-// The spec's forms
+// Formats of the spec
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];
 function choose(tab) {
@@ -128,7 +128,7 @@ tabs.forEach((tab, index) => {
 
 const logs = document.querySelector("#logs");
 const replica = document.querySelector("#replica");
-const MOST_LINES = 5000;
+const MAX_LOG_LINES = 5000;
 let lastLine = null;
 let reading = false;
 
@@ -146,9 +146,9 @@ async function readLogs() {
       lastLine = part.data.at(-1)?.id ?? lastLine;
       more = part.has_more;
     }
-    if (!logs.childElementCount) logs.textContent = "Nothing was printed.";
+    if (!logs.childElementCount) logs.textContent = "No log lines. Lines that the replicas print appear here.";
   } catch {
-    if (!logs.childElementCount) logs.textContent = "The logs did not come; the next event tries again.";
+    if (!logs.childElementCount) logs.textContent = "The logs did not load. The page retries at the next event.";
   }
   reading = false;
 }
@@ -164,7 +164,7 @@ function append(lines) {
     row.append(who, line.text);
     logs.append(row);
   }
-  while (logs.childElementCount > MOST_LINES) logs.firstChild.remove();
+  while (logs.childElementCount > MAX_LOG_LINES) logs.firstChild.remove();
   if (isAtEnd) logs.scrollTop = logs.scrollHeight;
 }
 

@@ -1,4 +1,4 @@
-// The list of jobs: live, filtered as one types, and jobs chosen to compare.
+// The list of jobs: live updates, filters applied while typing, and the selection to compare.
 import { Follower, refresh } from "./live.js";
 
 new Follower(() => "/live", { change: refresh, back: refresh });

@@ -1,16 +1,32 @@
-// Keeps a page true without reloading it: an event stream says that something changed, and the parts
-// marked data-live are drawn again by the service.
-import { morph } from "./morph.js";
+// Keeps a page current without reloading it: an event stream reports that something changed, the
+// service renders the page again, and idiomorph merges its data-live parts into this one.
 import { signIn } from "./service.js";
+import { Idiomorph } from "./vendor/idiomorph.esm.min.js";
 
-const PACE_MS = 1000;
-const FIRST_PAUSE_MS = 500;
-const LONGEST_PAUSE_MS = 5000;
+const INTERVAL_MS = 1000;
+const FIRST_RETRY_MS = 500;
+const MAX_RETRY_MS = 5000;
+
+// The service renders neither what the reader opened nor what the reader ticked.
+const OF_THE_READER = { DETAILS: "open", INPUT: "checked" };
+
+const MERGE = {
+  callbacks: {
+    beforeAttributeUpdated: (name, element) => OF_THE_READER[element.tagName] !== name,
+    // A custom element draws its own content and keeps its own attributes, such as data-state.
+    beforeNodeMorphed: (old, fresh) => {
+      if (!old.localName?.includes("-")) return true;
+      for (const { name, value } of fresh.attributes)
+        if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      return false;
+    },
+  },
+};
 
 let running = null;
 let again = false;
 
-/** Fetch this page and update what is live in it; calls during a fetch are joined into one more. */
+/** Fetches this page and merges its live parts; calls during a fetch cause one more fetch. */
 export async function refresh() {
   if (running) {
     again = true;
@@ -20,7 +36,7 @@ export async function refresh() {
     do {
       again = false;
       await update();
-      await new Promise((resolve) => setTimeout(resolve, PACE_MS));
+      await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
     } while (again && !document.hidden);
     running = null;
   })();
@@ -33,28 +49,28 @@ async function update() {
   try {
     response = await fetch(location.href, { headers: { Accept: "text/html" } });
   } catch {
-    return; // the event stream notices too, and comes back
+    return; // the event stream fails too, reconnects and calls refresh
   }
   if (response.redirected && new URL(response.url).pathname === "/sign-in") location.assign(signIn());
   if (!response.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
   for (const part of fresh.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
-    if (old) morph(old, part);
+    if (old) Idiomorph.morph(old, part, MERGE);
   }
   document.dispatchEvent(new CustomEvent("drmad:refreshed", { detail: { asked } }));
 }
 
 /**
- * Follow an event stream for as long as the page is looked at.
+ * Follows an event stream while the page is visible.
  *
- * A browser opens only six connections to a service: a tab in the background gives its own back.
+ * A browser opens at most six connections to a service, so a tab in the background closes its stream.
  */
 export class Follower {
   constructor(address, handlers) {
-    this.address = address; // a function: it may name the last event seen
+    this.address = address; // a function: the address may name the last event received
     this.handlers = handlers;
-    this.pause = FIRST_PAUSE_MS;
+    this.pause = FIRST_RETRY_MS;
     this.over = false;
     this.wasLost = false;
     document.addEventListener("visibilitychange", () => (document.hidden ? this.close() : this.open()));
@@ -65,7 +81,7 @@ export class Follower {
     if (this.source || this.over || document.hidden) return;
     this.source = new EventSource(this.address());
     this.source.onopen = () => {
-      this.pause = FIRST_PAUSE_MS;
+      this.pause = FIRST_RETRY_MS;
       show("on", "live");
       if (this.wasLost) this.handlers.back?.();
       this.wasLost = false;
@@ -75,7 +91,7 @@ export class Follower {
       if (this.over) return;
       show("lost", "reconnecting");
       setTimeout(() => this.open(), this.pause);
-      this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+      this.pause = Math.min(2 * this.pause, MAX_RETRY_MS);
     };
     for (const [type, handle] of Object.entries(this.handlers))
       if (type !== "back") this.source.addEventListener(type, handle);
@@ -87,7 +103,7 @@ export class Follower {
     this.wasLost = true;
   }
 
-  /** Nothing more will come. */
+  /** Closes the stream for good and shows `word`. */
   end(word) {
     this.over = true;
     this.close();

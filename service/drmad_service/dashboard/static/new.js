@@ -1,6 +1,6 @@
-// A new job, or a fork: YAML and form show the same job, and the service checks it as one types.
+// The editor of a new job or a fork. YAML and form show the same job; the service validates each edit.
 import { Form } from "./form.js";
-import { complain, request, tell } from "./service.js";
+import { complain, notify, request } from "./service.js";
 import { upload, withData } from "./upload.js";
 import { Preflight } from "./preflight.js";
 
@@ -8,33 +8,33 @@ const editor = document.querySelector("#editor");
 const yaml = document.querySelector("#yaml");
 const verdict = document.querySelector("#verdict");
 const submit = document.querySelector("#submit");
-const checkButton = document.querySelector("#check");
-const workerCheck = new Preflight(document.querySelector("#found"));
+const preflightButton = document.querySelector("#check");
+const preflight = new Preflight(document.querySelector("#found"));
 const forkOf = editor.dataset.fork ?? null;
 
 let form = null;
 let answer = null;
 let turn = 0;
 let waiting = null;
-let checking = Promise.resolve();
+let validating = Promise.resolve();
 
-/** Ask the service about the text, or about a job that the form made; a newer question wins. */
-function check(draft) {
+/** Validates the text or the fields of the form; a later call supersedes an earlier one. */
+function validate(draft) {
   clearTimeout(waiting);
   waiting = null;
-  checking = ask(draft);
-  return checking;
+  validating = ask(draft);
+  return validating;
 }
 
-/** Wait until what is typed now is checked. */
+/** Waits until the current text is validated. */
 async function settled() {
-  if (waiting) check({ text: yaml.value });
-  await checking;
+  if (waiting) validate({ text: yaml.value });
+  await validating;
 }
 
 async function ask(draft) {
   const mine = ++turn;
-  workerCheck.forget();
+  preflight.forget();
   let fresh;
   try {
     fresh = await request("POST", "/new/check", { ...draft, fork_of: forkOf });
@@ -44,26 +44,26 @@ async function ask(draft) {
     allow(false);
     return;
   }
-  if (mine !== turn) return checking;
+  if (mine !== turn) return validating;
   answer = fresh;
-  const { text, job, findings } = answer.checked;
+  const { text, job, findings } = answer.draft;
   if (draft.job) yaml.value = text;
   if (job && form && (draft.job || !form.root.contains(document.activeElement))) form.show(job, findings);
   say(findings);
   const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
   allow(!findings.length);
-  if (changesNothing) verdict.textContent = "A fork that changes nothing yet: it would repeat the job from there.";
+  if (changesNothing) verdict.textContent = "This fork changes nothing yet. It would repeat the job from that meta-iteration.";
 }
 
 function allow(good) {
   submit.disabled = !good;
-  if (checkButton) checkButton.disabled = !good;
+  if (preflightButton) preflightButton.disabled = !good;
 }
 
 function say(findings) {
   verdict.classList.toggle("good", !findings.length);
   if (!findings.length) {
-    verdict.textContent = forkOf ? `Changes ${paths(answer.changes).join(", ")}` : "This job is complete and can be submitted.";
+    verdict.textContent = forkOf ? `Changed fields: ${paths(answer.changes).join(", ")}` : "This job is valid and can be submitted.";
     return;
   }
   const list = document.createElement("ul");
@@ -93,10 +93,10 @@ function goTo(line) {
 
 yaml.addEventListener("input", () => {
   clearTimeout(waiting);
-  waiting = setTimeout(() => check({ text: yaml.value }), 200);
+  waiting = setTimeout(() => validate({ text: yaml.value }), 200);
 });
 
-// Tab indents as in an editor; Escape first leaves the field to the keyboard.
+// Tab indents; Escape, then Tab moves the focus to the next field.
 let leaves = false;
 yaml.addEventListener("keydown", (event) => {
   if (event.key === "Escape") leaves = true;
@@ -109,43 +109,43 @@ yaml.addEventListener("keydown", (event) => {
 
 document.querySelector("#example")?.addEventListener("change", (event) => {
   yaml.value = document.getElementById(`example-${event.target.value}`).content.textContent;
-  check({ text: yaml.value });
+  validate({ text: yaml.value });
 });
 
-checkButton?.addEventListener("click", async () => {
+preflightButton?.addEventListener("click", async () => {
   await settled();
-  if (checkButton.disabled) return;
-  checkButton.disabled = true;
-  await workerCheck.run(answer.checked.job);
-  checkButton.disabled = submit.disabled;
+  if (preflightButton.disabled) return;
+  preflightButton.disabled = true;
+  await preflight.run(answer.draft.job);
+  preflightButton.disabled = submit.disabled;
 });
 
 document.querySelector("#data")?.addEventListener("change", async ({ target }) => {
   const [file] = target.files;
-  target.value = ""; // the same file may be chosen again
+  target.value = ""; // allows the user to select the same file again
   if (!file) return;
   try {
     const data = await upload(file);
-    tell(`${file.name} is uploaded`);
-    await check({ job: withData(answer?.checked.job, data) });
+    notify(`Uploaded ${file.name}`);
+    await validate({ job: withData(answer?.draft.job, data) });
   } catch (error) {
     complain(error);
   }
 });
 
-// One key for all attempts of one text: pressed twice, or answered too late, it is one job.
+// All attempts to submit one text share a key, so that a repeated request creates one job.
 let idempotency = null;
 
 submit.addEventListener("click", async () => {
   await settled();
   if (submit.disabled) return;
   submit.disabled = true;
-  const body = JSON.stringify(answer.checked.job);
+  const body = JSON.stringify(answer.draft.job);
   if (idempotency?.body !== body) idempotency = { body, key: crypto.randomUUID?.() ?? String(Math.random()) };
   try {
     const job = forkOf
       ? await request("POST", `/v1/jobs/${forkOf}/fork`, { iteration: document.querySelector("#from").valueAsNumber, changes: answer.changes })
-      : await request("POST", "/v1/jobs", answer.checked.job, { "Idempotency-Key": idempotency.key });
+      : await request("POST", "/v1/jobs", answer.draft.job, { "Idempotency-Key": idempotency.key });
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
     complain(error);
@@ -153,5 +153,5 @@ submit.addEventListener("click", async () => {
   }
 });
 
-form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => check({ job }), forkOf ? ["problem", "hyperparameters"] : []);
-check({ text: yaml.value });
+form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => validate({ job }), forkOf ? ["problem", "hyperparameters"] : []);
+validate({ text: yaml.value });

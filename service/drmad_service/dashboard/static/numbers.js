@@ -1,6 +1,6 @@
-// Numbers as people read them; the service's templates write them the same way.
+// Formats numbers; rendering.py formats them the same way.
 
-/** A length of time in its two largest units, as in 2 h 5 min. */
+/** Formats a duration in its two largest units, such as 2 h 5 min. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;

@@ -1,17 +1,17 @@
-// Has a worker try a job that is not submitted, and shows what it found.
+// Requests the preflight of a job that is not submitted and shows the report.
 import { duration, figure, size } from "./numbers.js";
 import { request } from "./service.js";
 
-const LONGEST_CHECK_MS = 300_000; // the service says so itself when no worker comes
+const MAX_PREFLIGHT_MS = 300_000; // the service reports earlier that no worker is free
 
 export class Preflight {
-  /** @param place where what was found is shown */
+  /** @param place the element that shows the report */
   constructor(place) {
     this.place = place;
     this.turn = 0;
   }
 
-  /** What was found belongs to a job that has changed since. */
+  /** Hides the report, because the job has changed. */
   forget() {
     this.turn += 1;
     this.place.hidden = true;
@@ -19,10 +19,10 @@ export class Preflight {
 
   async run(job) {
     const mine = ++this.turn;
-    this.show("wait", "A worker trains a few steps of this job …");
+    this.show("wait", "A worker is running the preflight of this job …");
     let kind = "good", content;
     try {
-      content = table(await request("POST", "/v1/jobs?validate_only=true&deep=true", job, {}, LONGEST_CHECK_MS));
+      content = table(await request("POST", "/v1/jobs?validate_only=true&deep=true", job, {}, MAX_PREFLIGHT_MS));
     } catch (error) {
       [kind, content] = ["failed", [error.message, ...(error.problem?.errors ?? []).map((e) => `${e.path}: ${e.message}`)].join("\n")];
     }
@@ -38,22 +38,23 @@ export class Preflight {
 
 const shape = (sizes) => (sizes.length ? sizes.map((count) => count.toLocaleString("en")).join(" × ") : "1");
 
-function table(found) {
-  const cosines = Object.entries(found.fidelity).map(([method, cosine]) => `${method} ${cosine === null ? "diverged" : figure(cosine, 3)}`);
+function table(report) {
+  const cosines = Object.entries(report.fidelity).map(([method, cosine]) => `${method} ${cosine === null ? "diverged" : figure(cosine, 3)}`);
   const rows = [
-    ["The whole job", `about ${duration(found.job_seconds)} on a worker like that one`],
-    ["Memory of a replica", `at most ${size(found.memory_bytes)}`],
-    ["Tuned", Object.entries(found.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`).join(", ")],
-    ["Tried", `${found.steps} steps by ${found.method} in ${duration(found.seconds)}, validation loss ${figure(found.validation_loss)}`],
-    ["Cosine to the exact", cosines.join(", ") || "not measured: the method is exact"],
+    ["Result", "No problems found"],
+    ["Estimated duration of the job", `about ${duration(report.job_seconds)} on this worker`],
+    ["Memory per replica", `at most ${size(report.memory_bytes)}`],
+    ["Hyperparameters", Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`).join(", ")],
+    ["Preflight run", `${report.steps} steps with ${report.method} in ${duration(report.seconds)}, validation loss ${figure(report.validation_loss)}`],
+    ["Cosine to the exact hypergradient", cosines.join(", ") || "not measured: the method is exact"],
   ];
   const list = document.createElement("dl");
   for (const [name, text] of rows) {
     const term = document.createElement("dt");
-    const told = document.createElement("dd");
+    const value = document.createElement("dd");
     term.textContent = name;
-    told.textContent = text;
-    list.append(term, told);
+    value.textContent = text;
+    list.append(term, value);
   }
   return list;
 }

@@ -1,18 +1,18 @@
-// Requests to the service, and what is told to the reader.
+// Sends requests to the service and shows notifications.
 
-const LONGEST_WAIT_MS = 60_000;
+const DEFAULT_TIMEOUT_MS = 60_000;
 
 export class Refused extends Error {
   constructor(problem, status) {
-    super(problem.detail ?? `the service answered ${status}`);
+    super(problem.detail ?? `The service responded with status ${status}`);
     this.problem = problem;
     this.status = status;
   }
 }
 
-/** Ask the service; `body` is sent as JSON, or as it is when it is a file. */
-export async function request(method, path, body, headers = {}, longestWait = LONGEST_WAIT_MS) {
-  const signal = AbortSignal.timeout(longestWait);
+/** Sends a request; a `body` that is a file is sent unchanged, any other as JSON. */
+export async function request(method, path, body, headers = {}, timeoutMs = DEFAULT_TIMEOUT_MS) {
+  const signal = AbortSignal.timeout(timeoutMs);
   const options = { method, signal, headers: { Accept: "application/json", ...headers } };
   if (body instanceof Blob) options.body = body;
   else if (body !== undefined) {
@@ -24,13 +24,13 @@ export async function request(method, path, body, headers = {}, longestWait = LO
     response = await fetch(path, options);
     text = await response.text();
   } catch {
-    throw new Error("The service does not answer");
+    throw new Error("The service does not respond. Check that it is running.");
   }
   let answer = {};
   try {
     answer = text ? JSON.parse(text) : {};
   } catch {
-    if (response.ok) throw new Error("The service answered something that is not JSON");
+    if (response.ok) throw new Error("The service sent a response that is not JSON.");
   }
   if (response.status === 401 && path !== "/sign-in") location.assign(signIn());
   if (!response.ok) throw new Refused(answer, response.status);
@@ -41,7 +41,7 @@ export function signIn() {
   return `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
 }
 
-export function tell(text, kind = "") {
+export function notify(text, kind = "") {
   const toast = document.createElement("div");
   toast.textContent = text;
   toast.className = kind;
@@ -51,5 +51,5 @@ export function tell(text, kind = "") {
 
 export function complain(error) {
   const fields = error.problem?.errors?.map((e) => `${e.path}: ${e.message}`) ?? [];
-  tell([error.message, ...fields].join("; "), "bad");
+  notify([error.message, ...fields].join("; "), "bad");
 }

@@ -1,4 +1,4 @@
-// Exchanges the key that is typed, or the ticket of a link, for a session cookie.
+// Exchanges a typed API key, or the ticket of a link, for a session cookie.
 import { request } from "./service.js";
 
 const wrong = document.querySelector("#wrong");
@@ -11,7 +11,7 @@ async function open(credentials) {
     wrong.textContent = error.message;
     return;
   }
-  // Only a path of our own: a link must not lead elsewhere after the sign-in.
+  // Only same-origin paths: a link must not redirect to another site after the sign-in.
   const next = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
   location.replace(next.origin === location.origin ? next.pathname + next.search : "/");
 }
@@ -23,7 +23,7 @@ document.querySelector("#sign-in").addEventListener("submit", (event) => {
 
 const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
 if (ticket) {
-  history.replaceState(null, "", location.pathname + location.search); // used up, and out of sight
+  history.replaceState(null, "", location.pathname + location.search); // removes the used ticket from the address bar
   open({ ticket });
 } else {
   document.querySelector("#key").focus();

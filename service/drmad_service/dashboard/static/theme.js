@@ -1,4 +1,4 @@
-// Runs before anything is painted, so that no page flashes in the other colours.
+// Runs before the first paint, so that no page flashes in the wrong colours.
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const apply = () => {
@@ -7,7 +7,7 @@
     document.dispatchEvent(new Event("drmad:theme"));
   };
   dark.addEventListener("change", apply);
-  addEventListener("storage", apply); // another tab has chosen
+  addEventListener("storage", apply); // another tab changed the theme
   document.addEventListener("drmad:theme-chosen", apply);
   apply();
 })();

@@ -1,17 +1,17 @@
-// A data set of the reader's machine: sent under the digest of its bytes, by which jobs name it.
+// Uploads a data set under the digest of its bytes; jobs refer to it by that digest.
 import { request } from "./service.js";
 
-const LONGEST_UPLOAD_MS = 600_000;
+const MAX_UPLOAD_MS = 600_000;
 
-/** Returns the name that a job gives it. */
+/** Returns the digest that a job refers to. */
 export async function upload(file) {
-  if (!crypto.subtle) throw new Error("Without TLS the browser makes no digest; use: drmad data upload FILE");
+  if (!crypto.subtle) throw new Error("The browser computes digests only over HTTPS or on localhost. Upload the file with: drmad data upload FILE");
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
   const name = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return (await request("PUT", `/v1/data/${name}`, file, {}, LONGEST_UPLOAD_MS)).data;
+  return (await request("PUT", `/v1/data/${name}`, file, {}, MAX_UPLOAD_MS)).data;
 }
 
-/** The job with these data in the place of its own. */
+/** Returns the job with `data` as its data set. */
 export function withData(job, data) {
   const problem = job?.problem ?? {};
   const named = problem.entrypoint ? data : { name: "upload", data };
