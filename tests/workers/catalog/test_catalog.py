@@ -380,7 +380,7 @@ def test_files_are_read_below_the_data_roots_and_nowhere_else(tmp_path: Path) ->
     for path in ("below/none.npz", "below", "."):
         with pytest.raises(ProblemError, match="which is not a file"):
             load_data("file", {"path": path, **OWN}, places)
-    with pytest.raises(ProblemError, match="DRMAD_DATA_DIR is not set"):
+    with pytest.raises(ProblemError, match="none is configured"):
         load_data("file", {"path": str(root / "below" / "mine.npz"), **OWN})
 
 

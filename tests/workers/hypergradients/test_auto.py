@@ -91,11 +91,11 @@ def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
 
 def test_the_cost_of_a_look_counts_all_that_it_tried() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
-    look = tuner.evaluate(tuner.initial_values(), 0)
-    assert look.choice is not None
-    tried = sum(figure.cost - 1.0 for figure in look.choice.probes)
-    assert look.cost == pytest.approx(Replay().cost(CALM) + tried)
-    after = tuner.evaluate(tuner.initial_values(), 1, choice=look.choice)
+    probe = tuner.evaluate(tuner.initial_values(), 0)
+    assert probe.choice is not None
+    tried = sum(figure.cost - 1.0 for figure in probe.choice.probes)
+    assert probe.cost == pytest.approx(Replay().cost(CALM) + tried)
+    after = tuner.evaluate(tuner.initial_values(), 1, choice=probe.choice)
     assert after.cost == Replay().cost(CALM)
 
 
@@ -121,25 +121,25 @@ def test_a_small_path_is_stored_in_the_place_of_being_replayed(
 
 
 def test_a_look_returns_the_exact_hypergradient() -> None:
-    looking, exact = (
+    probing, exact = (
         tuner_of(small_problem(), [SampleWeight()], CALM, method) for method in (Auto(), Replay())
     )
     values = exact.initial_values()
-    looked = looking.evaluate(values, 0)
-    assert looked.method == "replay"
-    assert looked.backward_steps == CALM.steps
-    assert largest_difference(looked, exact.evaluate(values, 0).hypergradient) == 0.0
+    probed = probing.evaluate(values, 0)
+    assert probed.method == "replay"
+    assert probed.backward_steps == CALM.steps
+    assert largest_difference(probed, exact.evaluate(values, 0).hypergradient) == 0.0
 
 
 def test_figures_are_those_of_the_methods_on_their_own() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     values = tuner.initial_values()
-    looked = tuner.evaluate(values, 0)
-    assert looked.choice is not None
-    for figure in looked.choice.probes:
+    probed = tuner.evaluate(values, 0)
+    assert probed.choice is not None
+    for figure in probed.choice.probes:
         method = method_of(figure.method)
         alone = tuner_of(small_problem(), [SampleWeight()], CALM, method).evaluate(values, 0)
-        found = agreement(alone.hypergradient, looked.hypergradient)
+        found = agreement(alone.hypergradient, probed.hypergradient)
         assert (figure.cosine, figure.signs, figure.length) == (
             found.cosine,
             found.signs,
@@ -150,9 +150,9 @@ def test_figures_are_those_of_the_methods_on_their_own() -> None:
 
 def test_auto_looks_again_at_growing_distances_while_it_is_confirmed() -> None:
     found = choices(run(17))
-    looks = [n for n, choice in enumerate(found) if choice.last_probe == n]
-    assert looks == [0, 5, 15]
-    assert [found[n].reason for n in looks] == ["first", "scheduled", "scheduled"]
+    probes = [n for n, choice in enumerate(found) if choice.last_probe == n]
+    assert probes == [0, 5, 15]
+    assert [found[n].reason for n in probes] == ["first", "scheduled", "scheduled"]
 
 
 def test_a_resumed_job_takes_the_same_decisions() -> None:
@@ -181,11 +181,11 @@ def test_auto_looks_again_when_the_hyperparameters_moved_far() -> None:
     first = tuner.evaluate(values, 0)
     near, far = ({name: value + shift for name, value in values.items()} for shift in (1.0, 4.0))
     stays = tuner.evaluate(near, 1, choice=first.choice).choice
-    looks = tuner.evaluate(far, 1, choice=first.choice).choice
+    probes = tuner.evaluate(far, 1, choice=first.choice).choice
     assert stays is not None
-    assert looks is not None
+    assert probes is not None
     assert stays.last_probe == 0
-    assert (looks.last_probe, looks.reason) == (1, "moved")
+    assert (probes.last_probe, probes.reason) == (1, "moved")
 
 
 def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> None:
@@ -197,9 +197,9 @@ def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> N
     warned = tuner.evaluate(values, 1, choice=other).choice
     assert warned is not None
     assert warned.next_probe == 2
-    looked = tuner.evaluate(values, 2, choice=warned).choice
-    assert looked is not None
-    assert (looked.last_probe, looked.reason) == (2, "growth")
+    probed = tuner.evaluate(values, 2, choice=warned).choice
+    assert probed is not None
+    assert (probed.last_probe, probed.reason) == (2, "growth")
 
 
 def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:

@@ -85,10 +85,10 @@ def test_shortcut_with_a_knot_at_every_step_is_replay(training: TrainingConfig) 
     everywhere = Shortcut(
         interpolation_nodes=training.steps, max_stride=1, minibatch_subsampling=1, contraction=False
     )
-    walked = tuner_of(small_problem(), kinds, training, everywhere)
+    differentiated = tuner_of(small_problem(), kinds, training, everywhere)
     values = shaken(exact)
     expected = exact.evaluate(values, 3).hypergradient
-    assert largest_difference(walked.evaluate(values, 3), expected) < 1e-10
+    assert largest_difference(differentiated.evaluate(values, 3), expected) < 1e-10
 
 
 def test_one_step_needs_no_path_at_all() -> None:
@@ -115,13 +115,13 @@ def test_horizon_of_shortcut_is_that_of_truncated_replay(horizon: int) -> None:
             contraction=False,
         ),
     ]
-    replayed, walked = (
+    replayed, shortcut = (
         tuner_of(small_problem(), [SampleWeight()], TRAINING, method) for method in methods
     )
     values = shaken(replayed)
     expected = replayed.evaluate(values, 0)
     assert expected.backward_steps == horizon
-    assert largest_difference(walked.evaluate(values, 0), expected.hypergradient) < 1e-10
+    assert largest_difference(shortcut.evaluate(values, 0), expected.hypergradient) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
             small_problem(),
             kinds,
             training,
-            Shortcut(max_stride=4, max_adjoint_change=None, minibatch_subsampling=thin),
+            Shortcut(max_stride=4, max_adjoint_change=None, minibatch_subsampling=subsampling),
         )
-        for thin in (1, 2)
+        for subsampling in (1, 2)
     )
     values = shaken(full)
     expected, actual = full.evaluate(values, 0), thinned.evaluate(values, 0)
@@ -177,9 +177,12 @@ def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
     )
     training = replace(TRAINING, steps=36)
 
-    def found(thin: int | None) -> Tensor:
+    def found(subsampling: int | None) -> Tensor:
         tuner = tuner_of(
-            small_problem(model), [SampleWeight()], training, Shortcut(minibatch_subsampling=thin)
+            small_problem(model),
+            [SampleWeight()],
+            training,
+            Shortcut(minibatch_subsampling=subsampling),
         )
         values = tuner.initial_values()
         return tuner.evaluate(values, 0).hypergradient["sample_weight"]
@@ -204,25 +207,25 @@ def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
 
 def test_cost_of_the_shortcut_counts_the_minibatches_it_visits() -> None:
     training = replace(TRAINING, steps=100)
-    walks = (
+    shortcuts = (
         Shortcut(),
         Shortcut(minibatch_subsampling=2),
         Shortcut(horizon=50),
         Shortcut(horizon=60, minibatch_subsampling=2),
     )
-    assert [walk.cost(training) for walk in walks] == [3.0, 2.5, 2.0, 2.1]
+    assert [shortcut.cost(training) for shortcut in shortcuts] == [3.0, 2.5, 2.0, 2.1]
 
 
 def test_cost_of_the_shortcut_counts_the_half_that_it_trains_again() -> None:
     training = replace(TRAINING, steps=2000)
-    walks = (
+    shortcuts = (
         Shortcut(),
         Shortcut(budget=40),
         Shortcut(horizon=1000),
         Shortcut(interpolation_nodes=15),
     )
-    assert [walk.cost(training) for walk in walks] == [3.5, 3.0, 2.0, 3.0]
-    assert [walk.copies(training) for walk in walks] == [16.0, 40.0, 16.0, 16.0]
+    assert [shortcut.cost(training) for shortcut in shortcuts] == [3.5, 3.0, 2.0, 3.0]
+    assert [shortcut.copies(training) for shortcut in shortcuts] == [16.0, 40.0, 16.0, 16.0]
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -230,7 +233,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def test_a_half_trained_again_points_the_way_of_the_exact_hypergradient() -> None:
-    """Few copies, so that of 480 steps the first half is trained again, in two stretches."""
+    """Few copies, so that of 480 steps the first half is trained again, in two segments."""
     training = replace(TRAINING, steps=480, learning_rate=0.2, batch_size=6)
     kinds: list[Kind] = [L2(per="unit", init=-4.0), SampleWeight(), LearningRate(per="layer")]
     methods = (Replay(), Shortcut(budget=4), Shortcut(interpolation_nodes=1, averaging_window=1))

@@ -441,13 +441,13 @@ def test_all_methods_walk_back_from_one_training_run() -> None:
     values = shaken(tuner)
     together = tuner.compare(values, methods)[0]
     reverse = tuner.compare(values, methods[::-1])[0]
-    for method, walked, again in zip(methods, together, reversed(reverse), strict=True):
-        assert isinstance(walked, BackwardPass)
+    for method, backward_pass, again in zip(methods, together, reversed(reverse), strict=True):
+        assert isinstance(backward_pass, BackwardPass)
         assert isinstance(again, BackwardPass)
         alone = tuner_of(mixing_problem(), kinds, training, method).evaluate(values, 0)
-        assert alone.backward_steps == walked.products
-        assert largest_difference(alone, walked.hypergradient) < 1e-9
-        assert torch.equal(walked.hypergradient["l2"], again.hypergradient["l2"])
+        assert alone.backward_steps == backward_pass.products
+        assert largest_difference(alone, backward_pass.hypergradient) < 1e-9
+        assert torch.equal(backward_pass.hypergradient["l2"], again.hypergradient["l2"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Replay with and without the graphs of its stretches, on models that carry more than weights."""
+"""Replay with and without the graphs of its segments, on models that carry more than weights."""
 
 import pytest
 import torch
