@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
+from drmad_workers.hypergradients.method import Adjoint
+from drmad_workers.hypergradients.truncation import TruncatedMethod
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.snapshots import Snapshots
 
@@ -16,7 +17,7 @@ GRAPH_BYTES = 2**28
 
 
 @dataclass(frozen=True)
-class Replay(Method):
+class Replay(TruncatedMethod):
     """Linearizes at ŵ_t = w_t of the last N steps, recomputed from snapshots [Griewank2000].
 
     The forward pass keeps the state (w, v) at equal distances. The backward pass trains each
@@ -36,19 +37,7 @@ class Replay(Method):
         horizon: N; None for T.
     """
 
-    horizon: int | None = None
-
     name: ClassVar[str] = "replay"
-
-    @property
-    def lockstep(self) -> bool:
-        return self.hvp == "exact"
-
-    def check(self, training: TrainingConfig) -> None:
-        check_horizon(self.horizon, training.steps)
-
-    def steps(self, training: TrainingConfig) -> range:
-        return last_steps(self.horizon, training)
 
     def cost(self, training: TrainingConfig) -> float:
         return super().cost(training) + self.backward_total(training) / training.steps

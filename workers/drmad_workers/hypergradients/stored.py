@@ -6,13 +6,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
+from drmad_workers.hypergradients.method import Adjoint
+from drmad_workers.hypergradients.truncation import TruncatedMethod
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.full import FullTrajectory
 
 
 @dataclass(frozen=True)
-class Stored(Method):
+class Stored(TruncatedMethod):
     """Linearizes at the stored points ŵ_t = w_t of the last N steps.
 
     The method runs the adjoint recursion of hypergradients/method.py, which is exact for N = T and
@@ -27,19 +28,7 @@ class Stored(Method):
         horizon: N; None for T.
     """
 
-    horizon: int | None = None
-
     name: ClassVar[str] = "stored"
-
-    @property
-    def lockstep(self) -> bool:
-        return self.hvp == "exact"
-
-    def check(self, training: TrainingConfig) -> None:
-        check_horizon(self.horizon, training.steps)
-
-    def steps(self, training: TrainingConfig) -> range:
-        return last_steps(self.horizon, training)
 
     def copies(self, training: TrainingConfig) -> float:
         return float(self.backward_total(training))
