@@ -17,7 +17,6 @@ KNOWN = frozenset(
     {
         ("drmad_client.spec.entries", "drmad_client.spec.job"),
         ("drmad_client.spec.methods", "drmad_client.spec.job"),
-        ("drmad_service.operations.demo", "drmad_service.operations.commands"),
         ("drmad_workers.training.cuda_graph", "drmad_workers.training.run"),
     }
 )

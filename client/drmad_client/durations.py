@@ -1,4 +1,4 @@
-"""Spans of time in words."""
+"""Formats durations for people."""
 
 from __future__ import annotations
 

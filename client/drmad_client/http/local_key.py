@@ -1,4 +1,4 @@
-"""The key that `drmad up` keeps in its home, so that programs of the same user need no sign-in."""
+"""The key that `drmad up` keeps in its home folder, so the user's own programs need no sign-in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def path(home: Path) -> Path:
 
 
 def find(host: str) -> str | None:
-    """The local key, for a service on this machine; None for any other, or without a key."""
+    """The local key if `host` is this machine and a key exists, else None."""
     if host not in LOOPBACK:
         return None
     home = os.environ.get("DRMAD_HOME")
