@@ -126,7 +126,7 @@ async def test_a_tenant_sees_its_own_jobs_alone_and_an_admin_all(
     ]
     assert cluster[1]["cpus"] == 1.0  # the load of others is seen, and no more
     page = (await locked.get("/cluster", headers=of_a)).text
-    assert "another tenant&#39;s" in page or "another tenant's" in page
+    assert "job of another tenant" in page
     assert "secret" not in page
     assert "secret" in (await locked.get("/cluster", headers=admin)).text
 

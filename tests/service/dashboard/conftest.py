@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from drmad_service.store import Store
+from drmad_service.store import Store, keys
 from drmad_service.store.connection import connect
 from tests import browser as browsers
 from tests.browser import Server, Trouble
@@ -48,6 +49,11 @@ def jobs(redis_url: str, do: Do[Any]) -> dict[str, str]:
         redis.flushall()
     ids: dict[str, str] = do(gallery.gallery)
     do(lambda store: store.report_nodes("scheduler_1", gallery.nodes()))
+    # No scheduler renews its announcement during the tests, so it is dated one hour ahead.
+    with Redis.from_url(redis_url) as redis:
+        announced = json.loads(redis.hget(keys.CLUSTER, "scheduler_gallery") or b"{}")
+        announced["at"] += 3_600_000
+        redis.hset(keys.CLUSTER, "scheduler_gallery", json.dumps(announced))
     return ids
 
 

@@ -17,8 +17,11 @@ Do = Callable[[Callable[[Store], Coroutine[Any, Any, T]]], T]
 
 
 def settled(page: Page) -> None:
-    """Waits until every chart is drawn or empty."""
+    """Waits until every chart is drawn or empty, and until the form of an editor is there."""
     page.wait_for_load_state("load")
+    if page.locator("#form").count():
+        expect(page.locator("#form details").first).to_be_visible()
+        expect(page.locator("#verdict")).not_to_be_empty()
     for chart in page.locator("job-chart").all():
         chart.scroll_into_view_if_needed()
         expect(chart).to_have_attribute("data-state", re.compile("^(drawn|empty)$"))
