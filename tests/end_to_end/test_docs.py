@@ -60,7 +60,7 @@ def run(page: Path, folder: Path, environment: dict[str, str]) -> Iterator[tuple
 
 
 def test_the_quickstart_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
-    page = ROOT / "docs" / "quickstart.md"
+    page = ROOT / "docs" / "getting-started" / "quickstart.md"
     assert len(page.read_text().splitlines()) <= 50  # fits a screen
     (_, _), (_, shell), (_, program) = run(page, tmp_path, environment)
     assert "succeeded" in shell
@@ -80,7 +80,7 @@ def test_the_readme_runs_as_it_is_printed(environment: dict[str, str], tmp_path:
 
 @pytest.mark.full
 def test_the_tutorial_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
-    page = ROOT / "docs" / "tutorial.md"
+    page = ROOT / "docs" / "getting-started" / "tutorial.md"
     blocks = run(page, tmp_path, environment)
     printed = {text.splitlines()[0]: shown for text, shown in blocks}
     losses = re.findall(r"validation loss (\S+)", printed["python tune_here.py"])
@@ -147,5 +147,5 @@ def test_the_api_reference_is_that_of_the_docstrings() -> None:
         text=True,
         check=True,
     )
-    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     assert written == done.stdout, "write it again with: python docs/make_api.py"
