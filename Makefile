@@ -27,7 +27,7 @@ test-full: install browser
 
 # The site, in build/site. A broken link or a name that cannot be documented fails it.
 docs: install
-	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 # One wheel with the three packages, in dist/.
 dist: install

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+
+from reference_pages import PAGES  # noqa: E402
 OUTSIDE = (
     "README.md",
     "CHANGELOG.md",
@@ -29,6 +33,8 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
 
 def on_files(files: Files, config: Any, **_: object) -> Files:
     """Gives each page outside docs/ its path in the repository; README is the home page."""
+    for name, written in PAGES.items():
+        files.append(File.generated(config, name, content=written()))
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = site_path(path.relative_to(ROOT).as_posix())

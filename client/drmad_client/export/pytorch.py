@@ -155,8 +155,9 @@ class TunedSGD(torch.optim.Optimizer):
 
     Args:
         params: Of the model, in the order of `model.parameters()`.
-        learning_rate, momentum: A number; one per step, shape (steps,); or (layers, steps), where
-            a layer is a parameter tensor and either size may be 1. After the last step they stay.
+        learning_rate: A number; one per step, shape (steps,); or (layers, steps), where a layer is
+            a parameter tensor and either size may be 1. After the last step the last rate stays.
+        momentum: Likewise.
         damped: The papers' rule v' = γ v - (1 - γ) g (damped_sgd) in place of torch's
             v' = γ v - g (sgd). Then w' = w + α v'.
     """
