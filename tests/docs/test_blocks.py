@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import typing
+from pathlib import Path
 
 import pytest
 import typer.main
-import yaml
+
 
 from drmad_client import JobSpec
 from drmad_client.cli.main import app
+from drmad_client.spec import job_file
 from tests.docs.pages import ROOT, Block, blocks, pages
 
 ALL = [block for page in pages() for block in blocks(page)]
@@ -89,7 +91,7 @@ def commands() -> list[tuple[Block, list[str]]]:
         if block.language == "sh":
             for line in block.text.splitlines():
                 for words in re.findall(r"(?:^|\(|\s)(drmad [^|)#]*)", line.partition(" #")[0]):
-                    found.append((block, shlex.split(words)))
+                    found.append((block, shlex.split(words.rstrip("\\ "))))
     return found
 
 
@@ -113,12 +115,13 @@ def test_every_command_and_option_exists() -> None:
     assert not wrong
 
 
-def test_every_part_of_a_job_is_valid() -> None:
+def test_every_part_of_a_job_is_valid(tmp_path: Path) -> None:
     checked = 0
     for block in ALL:
         if block.language != "yaml" or "..." in block.text:
             continue
-        fields = yaml.safe_load(block.text)
+        (tmp_path / "job.yaml").write_text(block.text)
+        fields = job_file.read(tmp_path / "job.yaml")
         assert set(fields) <= set(JobSpec.model_fields), f"{block.page}: {block.first_line}"
         JobSpec.model_validate(JOB | fields)
         checked += 1
