@@ -30,8 +30,8 @@ docs: install
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
 
 # One wheel with the three packages, in dist/.
-dist: install
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+dist:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 # The pictures of the documentation, from the dashboard's own tests.
 images: install browser
