@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full images lint unasync bench experiments lock clean
+.PHONY: install browser demo test test-full docs dist images lint unasync bench experiments lock clean
 
 install: .venv/installed
 
@@ -24,6 +24,14 @@ test: install browser
 
 test-full: install browser
 	$(BIN)/python -m pytest
+
+# The site, in build/site. A broken link or a name that cannot be documented fails it.
+docs: install
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict
+
+# One wheel with the three packages, in dist/.
+dist:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 # The pictures of the documentation, from the dashboard's own tests.
 images: install browser

@@ -489,7 +489,7 @@ def mb(count: float) -> str:
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """The section of docs/benchmarks.md."""
+    """The section of docs/reference/benchmarks.md."""
     lines = [
         "## The engine",
         "",

@@ -511,8 +511,10 @@ def run() -> None:
     parser.add_argument("--quick", action="store_true", help="seven cells, two minutes")
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--json", type=Path, help="where all figures go")
-    parser.add_argument("--again", type=Path, nargs="+", help="tell the figures of earlier --json")
-    parser.add_argument("--docs", type=Path, help="folder for fidelity-results.md and the plot")
+    parser.add_argument(
+        "--again", type=Path, nargs="+", help="report the figures of earlier --json files"
+    )
+    parser.add_argument("--docs", type=Path, help="docs/: where the results page and the plot go")
     options = parser.parse_args()
     torch.set_num_threads(1)
     roots = [Path(r) for r in os.environ.get("DRMAD_DATA_ROOTS", "").split(os.pathsep) if r]
@@ -534,7 +536,8 @@ def run() -> None:
     print(report(results))
     if options.docs:
         (options.docs / "images").mkdir(parents=True, exist_ok=True)
-        (options.docs / "fidelity-results.md").write_text(
+        (options.docs / "concepts").mkdir(exist_ok=True)
+        (options.docs / "concepts" / "fidelity-results.md").write_text(
             "# Fidelity: results\n\n" + report(results)
         )
         (options.docs / "images" / "fidelity-pareto.svg").write_text(pareto(results))

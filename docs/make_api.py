@@ -166,4 +166,4 @@ def _text(thing: Any) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("api.md").write_text(page(), encoding="utf-8")
+    Path(__file__).with_name("reference").joinpath("api.md").write_text(page(), encoding="utf-8")

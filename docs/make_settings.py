@@ -76,4 +76,6 @@ def _alone(command: Any) -> typer.Typer:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("settings.md").write_text(page(), encoding="utf-8")
+    Path(__file__).with_name("reference").joinpath("settings.md").write_text(
+        page(), encoding="utf-8"
+    )

@@ -1,4 +1,4 @@
-"""The table of the project's README, from what the experiments left behind."""
+"""The table of the project's README, made from the results of the experiments."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from experiments.results import Results
 
 @dataclass(frozen=True)
 class Row:
-    """A task, and which arms of which experiment stand in its columns.
+    """A task, and the arms of its experiment that fill the columns.
 
     Attributes:
-        searches: of which the one with the lowest mean validation loss is shown.
-        before: training runs that a search took before `drmad`.
+        searches: the table shows the one with the lowest mean validation loss.
+        before: training runs that a search spent before `drmad`.
     """
 
     experiment: str
@@ -91,7 +91,7 @@ ROWS = (
 
 
 def block(root: Path) -> str:
-    """Markdown; rows of experiments that have run."""
+    """The table in Markdown, with a row for each experiment that has results."""
     rows, missing = [], []
     for row in ROWS:
         results = Results(root / row.experiment)
@@ -109,13 +109,13 @@ def block(root: Path) -> str:
         spent = [seconds_and_mib(results, row, row.drmad), seconds_and_mib(results, row, row.exact)]
         cells = [*found, gain(results, row, search or row.untuned), *spent]
         rows.append([link, *(cell if cell == "–" else f"[{cell}]({page})" for cell in cells)])
-    head = ["test error of", "untuned", "best of Optuna", "drmad", "exact", "gained over Optuna"]
+    head = ["test error of", "untuned", "best search", "drmad", "exact", "gain over search"]
     text = table([*head, "drmad: CPU s, MiB", "exact: CPU s, MiB"], rows)
-    return text + (f"\nNot run to the end yet: {', '.join(missing)}.\n" if missing else "")
+    return text + (f"\nNot complete yet: {', '.join(missing)}.\n" if missing else "")
 
 
 def best_search(results: Results, row: Row) -> str | None:
-    """Judged by validation, as its user would."""
+    """The search that its user would choose: the one with the lowest validation loss."""
     there = [arm for arm in row.searches if results.of(row.case, arm)]
 
     def loss(arm: str) -> float:
@@ -125,7 +125,7 @@ def best_search(results: Results, row: Row) -> str | None:
 
 
 def gain(results: Results, row: Row, other: str) -> str:
-    """By how much drmad is better than the other arm, seed by seed; says where it is not."""
+    """The gain of drmad over the other arm, paired by seed, and whether it is significant."""
     gained = differences(results, row.case, other, row.drmad, row.metric)
     if not gained:
         return "–"
@@ -138,7 +138,7 @@ def gain(results: Results, row: Row, other: str) -> str:
         return f"{shown} (one seed)" if mean > 0.0 else f"**loses**: {shown} (one seed)"
     if mean < -half:
         return f"**loses**: {shown}"
-    return shown if mean > half else f"**none that can be told**: {shown}"
+    return shown if mean > half else f"not significant: {shown}"
 
 
 def seconds_and_mib(results: Results, row: Row, name: str) -> str:

@@ -2,7 +2,7 @@
 
 `make test` disturbs one job by each fault in turn. `make test-full` runs a job for each of many;
 where DRMAD_FAULTS_LOG names a file, rounds that stand in it are not run again, and the table of
-docs/faults.md is written beside it.
+docs/development/faults.md is written beside it.
 """
 
 from __future__ import annotations

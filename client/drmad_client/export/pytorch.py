@@ -169,9 +169,10 @@ class TunedSGD(torch.optim.Optimizer):
 
     Args:
         params: The parameters of the model, in the order of `model.parameters()`.
-        learning_rate, momentum: α and γ as a number, per step with shape (steps,), or per layer and
-            step with shape (layers, steps). A layer is a parameter tensor; either size may be 1.
-            The values of the last step hold afterwards.
+        learning_rate: α as a number, per step with shape (steps,), or per layer and step with
+            shape (layers, steps). A layer is a parameter tensor; either size may be 1. The values
+            of the last step hold afterwards.
+        momentum: γ, in the same shapes.
         damped: Use the rule of the inner optimizer damped_sgd, v' = γ v - (1 - γ) g. The default
             is that of sgd.
     """

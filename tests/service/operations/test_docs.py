@@ -1,4 +1,4 @@
-"""What docs/reliability.md and docs/settings.md say is what the service does."""
+"""What docs/concepts/reliability.md and docs/reference/settings.md say is what the service does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drmad_client.records.job import JobStatus
 from drmad_service.store.state_machine import TRANSITIONS
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGE = (DOCS / "reliability.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "concepts" / "reliability.md").read_text(encoding="utf-8")
 
 
 def transitions_table() -> str:
@@ -29,6 +29,6 @@ def test_transitions_are_those_of_the_table() -> None:
 
 def test_every_setting_is_on_its_page() -> None:
     written = runpy.run_path(str(DOCS / "make_settings.py"))["page"]()
-    assert (DOCS / "settings.md").read_text(encoding="utf-8") == written, (
+    assert (DOCS / "reference" / "settings.md").read_text(encoding="utf-8") == written, (
         "write it again with: python docs/make_settings.py"
     )
