@@ -1,4 +1,4 @@
-"""The reference pages that are generated when the site is built: commands, REST, the job's fields."""
+"""Generates the reference pages of the site: commands, REST, the fields of a job."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from drmad_service.settings import ApiSettings
 
 JOB = """# The fields of a job
 
-A job is one `JobSpec`: the same fields in YAML, as JSON over REST and as keyword arguments in Python.
-Every field has a default unless this page says *required*.
+A job is one `JobSpec`: the same fields in YAML, as JSON over REST and as keyword arguments in
+Python. Every field has a default unless this page says *required*.
 """
 COMMANDS = """# Command line
 
@@ -26,9 +26,9 @@ COMMANDS = """# Command line
 """
 REST = """# REST
 
-Requests and answers are JSON; arrays are safetensors. Errors are `application/problem+json` and name
-the path of each invalid field. A service shows its own OpenAPI document at `/openapi.json` and as a page
-at `/docs`.
+Requests and answers are JSON; arrays are safetensors. Errors are `application/problem+json` and
+name the path of each invalid field. A service shows its own OpenAPI document at `/openapi.json` and
+as a page at `/docs`.
 
 | method | path | answer |
 |---|---|---|
