@@ -7,7 +7,6 @@ without them. messages.py defines what the methods return.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,14 +74,18 @@ class Replica:
         self._problem: Problem | None = None
         self._tuners: Sequence[Tuner] = ()
         self._batched: ReplicaBatch | None = None
+        self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
         self._computing = Lock()
         self._abandoned = -1
 
-    @cached_property
+    @property
     def _spec(self) -> JobSpec:
-        return JobSpec.model_validate_json(self._spec_json)
+        # Not a functools.cached_property: it holds a lock on Python 3.11, which Ray cannot pickle.
+        if self._parsed_spec is None:
+            self._parsed_spec = JobSpec.model_validate_json(self._spec_json)
+        return self._parsed_spec
 
     def prepare(self) -> Prepared | Failure:
         """Builds the problem and checks it; the first meta-iteration requires this."""
