@@ -94,7 +94,7 @@ async def test_every_series_and_label_is_told(redis: Redis, store: Store, spec: 
 
 
 def test_every_alert_is_explained() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
     for rule in RULES:
         assert f"`{rule['alert']}`" in page
         assert rule["labels"]["severity"] in ("warning", "critical")
