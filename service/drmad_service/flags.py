@@ -1,7 +1,7 @@
 """Settings as command-line flags.
 
 A field that `setting` declares is the only declaration of that setting: its type, default, limit
-and description serve the code, the flag, the DRMAD_... variable and docs/reference/settings.md alike. typer
+and description serve the code, the flag, the DRMAD_... variable and the settings page alike. typer
 reads the variable, so that `--help` shows it and its errors name it like those of the flag.
 """
 
