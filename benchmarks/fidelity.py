@@ -6,10 +6,10 @@ Cells that stand in the --json file already are not measured again.
 
 A cell is one training problem. Its hypergradient by `replay` is exact; every other method is held
 against it on the same run: cosine, agreement of signs, relative length (the worst where several
-kinds are tuned). The cost of a meta-iteration is told twice, in plain training runs: counted in
+kinds are tuned). The cost of a meta-iteration is reported twice, in plain training runs: counted in
 matrix products (the floor), and as CPU seconds on one thread against a loop over torch.optim.SGD.
 Then `auto`'s rule is applied to the cell, and what it chose is held against `replay` on the *next*
-meta-iteration's run. MNIST's files are looked for in the folders of DRMAD_DATA_ROOTS.
+meta-iteration's run. MNIST's files are found in the folders of DRMAD_DATA_ROOTS.
 """
 
 import argparse
@@ -50,8 +50,8 @@ from drmad_workers.hyperparameters.kinds import Kind, LearningRate
 
 THRESHOLD = 0.8
 ITERATIONS = 20
-LOOKS = (0, 5, 15)
-"""Of `auto` in so many meta-iterations, where every look confirms the choice."""
+PROBES = (0, 5, 15)
+"""Where `auto` probes in the first ITERATIONS, if every probe confirms the choice."""
 
 MILD, HARSH = 0.05, 0.5
 
@@ -140,16 +140,16 @@ def methods_of(cell: Cell) -> dict[str, Method]:
     methods |= {f"shortcut {name}": Shortcut(horizon=n) for name, n in part.items()}
     methods["replay T/2"] = Replay(horizon=part["T/2"])
     methods["paper T/10"] = Shortcut(preset="paper_tenth")
-    methods["15 knots"] = Shortcut(interpolation_nodes=15)
+    methods["15 nodes"] = Shortcut(interpolation_nodes=15)
     if cell.steps < 500:
         methods |= {
             "8 copies": Shortcut(budget=8),
             "half of the early minibatches": Shortcut(minibatch_subsampling=2),
             "single steps": Shortcut(max_stride=1, max_adjoint_change=None),
             "strides of 5": Shortcut(max_stride=5, max_adjoint_change=None),
-            "4 knots": Shortcut(interpolation_nodes=4),
-            "15 plain knots": Shortcut(interpolation_nodes=15, averaging_window=1),
-            "15 knots, window of 20": Shortcut(interpolation_nodes=15, averaging_window=20),
+            "4 nodes": Shortcut(interpolation_nodes=4),
+            "15 nodes without averaging": Shortcut(interpolation_nodes=15, averaging_window=1),
+            "15 nodes, window of 20": Shortcut(interpolation_nodes=15, averaging_window=20),
             "contraction": Shortcut(contraction=True),
             "gauss-newton": Shortcut(curvature="gauss_newton"),
             "line, contraction": Shortcut(
@@ -172,15 +172,15 @@ def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
     methods = methods_of(cell)
     plain_chunks = plain_seconds(cell, roots)
     started = time.process_time()
-    exact, exact_seconds = walked(cell, tuner, values, Replay())
+    exact, exact_seconds = differentiated(cell, tuner, values, Replay())
     assert isinstance(exact, BackwardPass)
-    runs = {name: walked(cell, tuner, values, method) for name, method in methods.items()}
+    runs = {name: differentiated(cell, tuner, values, method) for name, method in methods.items()}
     spent = time.process_time() - started
     plain = median(plain_chunks + plain_seconds(cell, roots))
     found = {"replay": row(Replay(), exact, exact_seconds / plain, exact, training)}
     for name, method in methods.items():
-        walk, seconds = runs[name]
-        found[name] = row(method, walk, seconds / plain, exact, training)
+        backward, seconds = runs[name]
+        found[name] = row(method, backward, seconds / plain, exact, training)
     return {
         "cell": cell.name,
         "harsh": cell.harsh,
@@ -192,27 +192,27 @@ def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def walked(
+def differentiated(
     cell: Cell, tuner: Tuner, values: Mapping[str, Tensor], method: Method
 ) -> tuple[BackwardPass | None, float]:
     """What the method makes of the cell's run, and the CPU seconds of both passes.
 
-    The median of several where they are short: what is walked is the same each time.
+    The median of several where they are short: every repeat computes the same.
     """
     repeats = 5 if cell.steps <= 200 else 3 if cell.steps <= 1000 else 1
-    walk, seconds = None, []
+    backward, seconds = None, []
     for _ in range(repeats):
         (found,), forward = tuner.compare(values, [method])
         if not isinstance(found, BackwardPass):
             return None, 0.0
-        walk = found
+        backward = found
         seconds.append(forward + found.seconds)
-    return walk, median(seconds)
+    return backward, median(seconds)
 
 
 def row(
     method: Method,
-    walk: BackwardPass | None,
+    backward: BackwardPass | None,
     measured: float,
     exact: BackwardPass,
     training: TrainingConfig,
@@ -229,9 +229,13 @@ def row(
         "seconds": None,
         "measured": None,
     }
-    if walk is not None:
-        figures |= asdict(agreement(walk.hypergradient, exact.hypergradient))
-        figures |= {"products": walk.products, "seconds": walk.seconds, "measured": measured}
+    if backward is not None:
+        figures |= asdict(agreement(backward.hypergradient, exact.hypergradient))
+        figures |= {
+            "products": backward.products,
+            "seconds": backward.seconds,
+            "measured": measured,
+        }
     return figures
 
 
@@ -256,16 +260,16 @@ def auto_in(
         if figures["cosine"] is not None and figures["cosine"] >= least:
             chosen, name = candidate, label
             break
-    look = exact.cost(training) + tried
-    cost = (len(LOOKS) * look + (ITERATIONS - len(LOOKS)) * chosen.cost(training)) / ITERATIONS
+    probe = exact.cost(training) + tried
+    cost = (len(PROBES) * probe + (ITERATIONS - len(PROBES)) * chosen.cost(training)) / ITERATIONS
     cosine = 1.0
     if chosen is not exact:
-        (reference, walk), _ = tuner.compare(values, [Replay(), chosen], iteration=1)
+        (reference, backward), _ = tuner.compare(values, [Replay(), chosen], iteration=1)
         assert isinstance(reference, BackwardPass)
         cosine = 0.0
-        if isinstance(walk, BackwardPass):
-            cosine = agreement(walk.hypergradient, reference.hypergradient).cosine
-    return {"choice": name, "cosine_next": cosine, "counted": cost, "look": look}
+        if isinstance(backward, BackwardPass):
+            cosine = agreement(backward.hypergradient, reference.hypergradient).cosine
+    return {"choice": name, "cosine_next": cosine, "counted": cost, "probe": probe}
 
 
 def tuned_values(cell: Cell, roots: Sequence[Path]) -> dict[str, Tensor]:
@@ -308,7 +312,7 @@ def plain_seconds(cell: Cell, roots: Sequence[Path]) -> list[float]:
     return found
 
 
-# ---------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------- the report
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -330,7 +334,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         methods, auto = result["methods"], result["auto"]
         main = methods["shortcut"]
-        told = ", ".join(
+        shown = ", ".join(
             (
                 number(main["signs"]),
                 number(main["length"]),
@@ -340,7 +344,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         )
         cells = [number(methods[name]["cosine"], ".3f") for name in shown]
         choice = f"{auto['choice']}: {auto['cosine_next']:.2f} at {auto['counted']:.1f}×"
-        lines.append("| " + " | ".join([result["cell"], *cells, told, choice]) + " |")
+        lines.append("| " + " | ".join([result["cell"], *cells, shown, choice]) + " |")
     return "\n".join(lines)
 
 
@@ -353,16 +357,16 @@ def variants(results: Sequence[Mapping[str, Any]]) -> str:
     ]
     for name in names:
         rows = [(r, r["methods"][name]) for r in results if name in r["methods"]]
-        told = []
+        shown = []
         for harsh in (False, True):
             cosines = [m["cosine"] or 0.0 for r, m in rows if r["harsh"] == harsh]
-            told.append(f"{median(cosines):.2f}, {min(cosines):.2f}" if cosines else "–")
+            shown.append(f"{median(cosines):.2f}, {min(cosines):.2f}" if cosines else "–")
         measured = [m["measured"] for _, m in rows if m["measured"] is not None]
         price = f"{median(measured):.1f}×" if measured else "–"
         counted = median(m["counted"] for _, m in rows)
         copies = max(m["copies"] for _, m in rows)
         lines.append(
-            f"| {name} | {told[0]} | {told[1]} | {counted:.1f}× | {price} | ≤ {copies:.0f} |"
+            f"| {name} | {shown[0]} | {shown[1]} | {counted:.1f}× | {price} | ≤ {copies:.0f} |"
         )
     return "\n".join(lines)
 
@@ -412,7 +416,7 @@ def verdicts(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool, str]
         ("auto's choice ≥ .80 on the next run in 95 % of the cells", share >= 0.95,
          f"{share:.0%}" + "".join(f"; not {r['cell']} ({r['auto']['cosine_next']:.2f})"
                                   for r in results if r not in trusted)),
-        ("auto's median cost, looks included, at most 2.5 times", cost <= 2.5,
+        ("auto's median cost, fidelity probes included, at most 2.5 times", cost <= 2.5,
          f"{cost:.2f} times, counted"),
     ]  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""Retrain with plain PyTorch on what a job has found, and reach the service's figures.
+"""Retrain with plain PyTorch and the tuned weights of a job, and reach the service's figures.
 
     drmad submit examples/clean-digits.yaml --watch
     python examples/retrain.py job_01J...
 
-The data set has wrong labels, the job has tuned a weight for every training example. Here these
-weights go into an ordinary training loop: no drmad in it, and no derivative of any hyperparameter.
+The data set has wrong labels, and the job has tuned a weight for every training example. An
+ordinary training loop uses these weights here, without drmad and without hypergradients.
 """
 
 import sys
@@ -30,7 +30,7 @@ def main(job_id: str) -> None:
 
 
 def retrain(job: Job, weights: object, runs: int = 3) -> float:
-    """Mean test error of a few training runs, each from first weights of its own."""
+    """Mean test error of a few training runs, each from its own initial weights."""
     data = load_data("digits", job.spec.problem.data.model_dump(exclude={"name"}))
     assert data.test is not None
     training, errors = job.spec.training, []

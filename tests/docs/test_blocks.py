@@ -79,7 +79,7 @@ def test_the_readme_states_eight_lines_that_find_wrong_labels(
     lines = [line for line in block.text.splitlines() if line and "import" not in line]
     assert len(lines) == 8
     exec(compile(block.text, "README.md", "exec"), {"__name__": "page"})
-    found = re.match(r"(\d+) of the 200 examples", capsys.readouterr().out)
+    found = re.match(r"(\d+) of the 200 lowest", capsys.readouterr().out)
     assert found is not None
     assert int(found[1]) > 140
 

@@ -76,7 +76,7 @@ def test_the_readme_runs_as_it_is_printed(environment: dict[str, str], tmp_path:
         text.splitlines()[0]: shown
         for text, shown in run(ROOT / "README.md", tmp_path, environment)
     }
-    assert "of the 200 examples" in printed["import torch"]
+    assert "of the 200 lowest" in printed["import torch"]
     assert "succeeded" in printed["drmad submit examples/clean-digits.yaml --watch"]
     assert "of the examples lost weight" in printed["import yaml"]
     own = printed["drmad check examples/own-model/job.yaml --code examples/own-model"]
