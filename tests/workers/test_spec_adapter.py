@@ -19,7 +19,8 @@ from drmad_workers.catalog import build_problem
 from drmad_workers.data.minibatches import Examples
 from drmad_workers.hypergradients import forward
 from drmad_workers.hypergradients.method import require_derivatives
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, Setting, bind_all, slots_of
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting, slots_of
+from drmad_workers.hyperparameters.binding import bind_all
 
 
 def names(spec: type[spec_job.Spec], *left_out: str) -> set[str]:

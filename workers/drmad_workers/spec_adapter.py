@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drmad_workers import hypergradients
+from drmad_workers import hyperparameters as kinds
 from drmad_workers.catalog import Places, build_problem
 from drmad_workers.catalog.sources import tensors_of
 from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters import kinds
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
 from drmad_workers.replica_batch import ReplicaBatch
@@ -22,7 +23,7 @@ from drmad_workers.user_code import load_problem
 if TYPE_CHECKING:
     from drmad_client.spec.job import HypergradientSpec, HyperparameterSpec, JobSpec
 
-_KINDS: dict[str, Callable[..., kinds.Kind]] = {
+_KINDS: dict[str, Callable[..., Kind]] = {
     "l2": kinds.L2,
     "l1": kinds.L1,
     "learning_rate": kinds.LearningRate,
@@ -108,9 +109,9 @@ def training(spec: JobSpec) -> TrainingConfig:
     return TrainingConfig(**spec.training.model_dump())
 
 
-def kind(spec: HyperparameterSpec) -> kinds.Kind:
+def kind(spec: HyperparameterSpec) -> Kind:
     options = spec.model_dump(exclude={"kind"})
-    bound: kinds.Kind = _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
+    bound: Kind = _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
     return bound
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.training.optimizers import Factor
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
@@ -88,8 +89,8 @@ class Tangents:
             name: part.reshape(len(basis), *bound[name].shape)
             for name, part in zip(bound, columns, strict=True)
         }
-        self._rates = {
-            hyperparameter.role: self._values[name].view(len(basis), *hyperparameter.layout)
+        self._rates: dict[str, Tensor] = {
+            hyperparameter.role: hyperparameter.directions(self._values[name])
             for name, hyperparameter in bound.items()
             if isinstance(hyperparameter, BoundRate)
         }
@@ -126,11 +127,8 @@ class Tangents:
         inputs = [row.detach().requires_grad_() for row in (*run.state, gradient)]
         tangents = [*self.state, along]
         factors: list[Factor] = []
-        for rate, directions in (
-            (dynamics.learning_rate, self._rates.get("learning_rate")),
-            (dynamics.momentum, self._rates.get("momentum")),
-        ):
-            factor = rate.factor(step)
+        for role, rate in dynamics.rates.items():
+            factor, directions = rate.factor(step), self._rates.get(role)
             if directions is not None:
                 factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
                 inputs.append(factor)

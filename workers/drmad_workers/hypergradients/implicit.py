@@ -14,7 +14,9 @@ from torch import Tensor
 
 from drmad_workers.errors import CurvatureIndefinite, ProblemError, SolverNotConverged
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.init_scale import BoundInitScale
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
 from drmad_workers.training.optimizers import MomentumSGD
@@ -76,7 +78,7 @@ class Implicit(Method):
         require(not given or 0.0 < (self.step_size or 0.0) < math.inf, "step_size", "positive")
         if self.solver == "neumann":
             what = f"stated for neumann under {training.optimizer}"
-            require(given or not training.is_adam, "step_size", what)
+            require(given or training.traits.fixed_step, "step_size", what)
         if training.weight_decay:
             raise ProblemError(
                 "implicit needs the minimum of the training loss, from which weight_decay leads "

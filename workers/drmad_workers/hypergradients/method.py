@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.init_scale import BoundInitScale
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.products import Hvp, Linearization
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 

@@ -48,7 +48,7 @@ class Reversible(Method):
         return True
 
     def check(self, training: TrainingConfig) -> None:
-        if training.is_adam:
+        if not training.traits.reversible:
             raise ProblemError(
                 f"reversible undoes sgd and damped_sgd, not {training.optimizer}: use replay",
                 "training.optimizer",

@@ -20,7 +20,7 @@ from drmad_workers.hypergradients.method import (
     check_horizon,
     last_steps,
 )
-from drmad_workers.training.optimizers import Adam, MomentumSGD
+from drmad_workers.training.optimizers import MomentumSGD
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
 from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory
@@ -173,7 +173,7 @@ class Shortcut(Method):
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
-        nodes = self._nodes(isinstance(run.dynamics, Adam))
+        nodes = self._nodes(run.dynamics.path_rows)
         if nodes is not None:
             return InterpolatedTrajectory(
                 node_steps(start, run.steps, nodes), run.steps, self.averaging_window
@@ -188,22 +188,22 @@ class Shortcut(Method):
         return 1.0 + (self._retrained_steps(training) + PRODUCT * used) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        nodes = 1 if self.preset else self._nodes(training.is_adam)
+        nodes = 1 if self.preset else self._nodes(training.path_rows)
         steps = self.backward_total(training)
         if nodes is not None:
             return min(nodes, steps) + 1.0
         return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
-    def _nodes(self, is_adam: bool) -> int | None:
+    def _nodes(self, path_rows: int) -> int | None:
         return (
             NODES_FOR_ADAM
-            if is_adam and self.interpolation_nodes is None
+            if path_rows > 1 and self.interpolation_nodes is None
             else self.interpolation_nodes
         )
 
     def _retrained_steps(self, training: TrainingConfig) -> int:
         """The number of steps that are trained again during the backward pass."""
-        if self.preset is not None or self._nodes(training.is_adam) is not None:
+        if self.preset is not None or self._nodes(training.path_rows) is not None:
             return 0
         steps = self.steps(training)
         return segment_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
