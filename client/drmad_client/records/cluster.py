@@ -6,7 +6,8 @@ from datetime import datetime
 
 from pydantic import Field
 
-from drmad_client.records.job import JobStatus, Record
+from drmad_client.records.base import Record
+from drmad_client.records.status import JobStatus
 
 
 class Node(Record):

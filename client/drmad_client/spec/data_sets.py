@@ -175,19 +175,6 @@ class FileData(_ArraysData):
     )
 
 
-DATA_SETS: tuple[type[DataSet], ...] = (
-    DigitsData,
-    MnistData,
-    FashionMnistData,
-    Cifar10Data,
-    BreastCancerData,
-    WineData,
-    IrisData,
-    OpenmlData,
-    UploadData,
-    FileData,
-)
-
 DataSpec = Annotated[
     DigitsData
     | MnistData

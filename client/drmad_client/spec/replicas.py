@@ -7,10 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from drmad_client.spec.base import Spec
-
-Misfit = tuple[tuple[str, ...], Any, str]
-"""Path, value and message of a field that does not fit."""
+from drmad_client.spec.aggregations import AggregationName
+from drmad_client.spec.base import Misfit, Spec
 
 
 class ReplicasSpec(Spec):
@@ -36,7 +34,7 @@ class ReplicasSpec(Spec):
         le=1.0,
         description="The same of the validation examples; null takes train_share, 1 is all.",
     )
-    aggregate: Literal["mean", "sign", "median"] = Field(
+    aggregate: AggregationName = Field(
         default="mean",
         description="Mean of their hypergradients, a majority vote of signs, or the median; each "
         "coordinate over the replicas that hold it.",

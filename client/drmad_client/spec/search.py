@@ -130,7 +130,9 @@ def own_values(fields: Mapping[str, Any], search: SearchSpec) -> dict[str, Any] 
     return found
 
 
-def misfits(fields: Mapping[str, Any], search: SearchSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+def range_ends(
+    fields: Mapping[str, Any], search: SearchSpec
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each path with the job's fields at an end of its range, for somebody to check.
 
     Raises:

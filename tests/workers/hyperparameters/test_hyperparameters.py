@@ -5,9 +5,11 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from drmad_client.spec.catalog import HYPERPARAMETERS
+from drmad_client.spec.capabilities import HYPERPARAMETERS
+from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L1,
@@ -270,8 +272,8 @@ def test_the_shortcut_takes_single_steps_for_a_momentum_per_step() -> None:
 
 
 def test_the_wire_knows_every_kind_and_option() -> None:
-    for spec in HYPERPARAMETERS:
-        stated = spec(name="own")
+    for name, spec in HYPERPARAMETERS.items():
+        stated = TypeAdapter(HyperparameterSpec).validate_python({"kind": name, "name": "own"})
         kind = spec_adapter.kind(stated)
         assert kind.name == "own"
         options = {field.name for field in fields(kind)}  # type: ignore[arg-type]

@@ -10,15 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method
+from drmad_client.spec import refusals
+from drmad_workers.errors import HypergradientDiverged
+from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.training.optimizers import Factor
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
-
-MAX_ENTRIES = 256
-"""Bounds the entries of a hyperparameter. Beyond a few dozen, replay is faster anyway."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,10 @@ class Forward(Method):
         return True
 
     def check(self, training: TrainingConfig) -> None:
-        if self.hvp != "exact":
-            raise ProblemError(
-                f"forward differentiates twice, and hvp {self.hvp} does not: use replay with it",
-                "hypergradient.hvp",
-            )
+        require_none(refusals.forward_refusals(self.hvp))
 
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
-        count = bound.initial.numel()
-        if count > MAX_ENTRIES:
-            return (
-                f"it carries a tangent for each entry, at most {MAX_ENTRIES}, and this has {count}"
-            )
-        return None
+        return refusals.too_many_tangents(bound.initial.numel())
 
     def recorder(self, run: TrainingRun) -> "Tangents":
         return Tangents(run)

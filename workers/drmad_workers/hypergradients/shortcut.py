@@ -5,12 +5,13 @@ of deep neural networks, 1601.00917.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from drmad_client.spec import refusals
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import (
     PRODUCT,
@@ -19,6 +20,7 @@ from drmad_workers.hypergradients.method import (
     Method,
     check_horizon,
     last_steps,
+    require_none,
 )
 from drmad_workers.training.optimizers import MomentumSGD
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
@@ -131,12 +133,6 @@ class Shortcut(Method):
                 raise ProblemError(
                     f"{field} must be at least {at_least}, got {value}", f"hypergradient.{field}"
                 )
-        if self.averaging_window is not None and self.interpolation_nodes is None:
-            raise ProblemError(
-                "averaging_window needs interpolation_nodes, got none: set interpolation_nodes, or "
-                "leave averaging_window out",
-                "hypergradient.averaging_window",
-            )
         if self.max_adjoint_change is not None and not self.max_adjoint_change > 0.0:
             raise ProblemError(
                 f"max_adjoint_change must be a positive number, got {self.max_adjoint_change}",
@@ -151,16 +147,13 @@ class Shortcut(Method):
             raise ProblemError(
                 f"preset must be paper or paper_tenth, got {self.preset!r}", "hypergradient.preset"
             )
-        if self.curvature == "gauss_newton" and self.hvp == "finite_difference":
-            raise ProblemError(
-                "curvature gauss_newton is a product of its own: use it with hvp exact",
-                "hypergradient.hvp",
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        require_none(refusals.preset_refusals(self.preset, changed))
+        require_none(
+            refusals.shortcut_refusals(
+                self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
             )
-        if self.preset and replace(self, hvp="exact") != Shortcut(preset=self.preset):
-            raise ProblemError(
-                f"preset {self.preset} sets every other setting itself: remove them, or the preset",
-                "hypergradient.preset",
-            )
+        )
 
     def steps(self, training: TrainingConfig) -> range:
         if self.preset == "paper_tenth":
