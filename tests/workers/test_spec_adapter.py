@@ -111,6 +111,8 @@ KIND_OPTIONS: list[dict[str, Any]] = [
         for kind in ("learning_rate", "momentum")
         for per in ("model", "layer", "step", "step_and_layer")
     ),
+    *({"kind": "weight_decay", "per": per} for per in ("model", "layer")),
+    {"kind": "weight_decay", "per": "group", "groups": ["*.bias", "0.*"]},
     {"kind": "l1", "per": "unit"},
     {"kind": "init_scale"},
     {"kind": "sample_weight"},

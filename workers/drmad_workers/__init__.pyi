@@ -27,6 +27,7 @@ from .hyperparameters.penalty import L1 as L1
 from .hyperparameters.penalty import L2 as L2
 from .hyperparameters.sample_weight import SampleWeight as SampleWeight
 from .hyperparameters.training_data import TrainingData as TrainingData
+from .hyperparameters.weight_decay import WeightDecay as WeightDecay
 from .meta.aggregation import aggregate as aggregate
 from .meta.config import MetaConfig as MetaConfig
 from .meta.state import MetaState as MetaState

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Spec
 from drmad_client.spec.sizes import ProblemSizes
@@ -154,6 +155,46 @@ class MomentumHyperparameter(_Rate):
     )
 
 
+class WeightDecayHyperparameter(_Bounded):
+    """The weight decay exp(λ): coupled with the gradient in SGD and Adam, decoupled in AdamW."""
+
+    engine: ClassVar[str] = "weight_decay:WeightDecay"
+    is_rate: ClassVar[bool] = True
+
+    kind: Literal["weight_decay"] = "weight_decay"
+    per: Literal["model", "layer", "group"] = Field(
+        default="model",
+        description="What has a value of its own: the model, each parameter tensor, or each group "
+        "of parameter tensors.",
+    )
+    groups: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        max_length=256,
+        description="Patterns over parameter names with per: group, such as *.bias; the first "
+        "match wins, and a parameter that none matches keeps training.weight_decay.",
+    )
+    init: float | None = Field(
+        default=None,
+        ge=-50.0,
+        le=5.0,
+        description="Initial log weight decay (natural logarithm); null takes "
+        "training.weight_decay, but at least 1e-4.",
+    )
+
+    @model_validator(mode="after")
+    def _groups_have_patterns(self) -> Self:
+        if (self.per == "group") != bool(self.groups):
+            raise PydanticCustomError(
+                "groups_without_patterns",
+                "groups must be given with per: group, and only there, got per: {per}",
+                {"per": self.per},
+            )
+        return self
+
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        return {"model": 1, "layer": sizes.tensors, "group": len(self.groups)}[self.per]
+
+
 class InitScaleHyperparameter(_Bounded):
     """A factor exp(λ) on the initial weights of each parameter tensor."""
 
@@ -241,6 +282,7 @@ HyperparameterSpec = Annotated[
     | L1Hyperparameter
     | LearningRateHyperparameter
     | MomentumHyperparameter
+    | WeightDecayHyperparameter
     | InitScaleHyperparameter
     | SampleWeightHyperparameter
     | TrainingDataHyperparameter
