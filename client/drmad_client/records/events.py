@@ -11,9 +11,9 @@ from drmad_client.records.base import Record
 
 
 class LogLine(Record):
-    """A line that a replica printed."""
+    """A log line of a replica."""
 
-    id: str = Field(description="Give it back as `after` for the lines that follow.")
+    id: str = Field(description="Id of the line; pass it as `after` for the lines that follow.")
     at: datetime
     replica: int
     text: str
@@ -22,7 +22,7 @@ class LogLine(Record):
 class Event(Record):
     """Something that happened to a job, in the order in which it happened."""
 
-    id: str = Field(description="Give it back as Last-Event-ID to go on after it.")
+    id: str = Field(description="Id of the event; pass it as Last-Event-ID to continue after it.")
     at: datetime
     type: Literal[
         "status",

@@ -10,7 +10,7 @@ from drmad_client.records.base import Record
 
 
 class HyperparameterGroup(Record):
-    """A labelled stretch of a flattened tensor, such as a layer's part."""
+    """A labelled segment of a flattened tensor, such as the part of a layer."""
 
     label: str
     start: int
@@ -29,7 +29,7 @@ class HyperparameterInfo(Record):
     lower: float | None = None
     upper: float | None = None
     groups: list[HyperparameterGroup] = Field(
-        default=[], description="Its parts, where it has several."
+        default=[], description="Labelled segments, if there are several."
     )
 
 
@@ -37,17 +37,21 @@ class GroupSummary(Record):
     """One part of a hyperparameter tensor, such as a layer."""
 
     label: str
-    median: float = Field(description="In the user's units.")
-    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
+    median: float = Field(description="Median of its values, in the user's units.")
+    hypergradient_norm: float = Field(
+        description="Euclidean norm of the hypergradient, in raw units."
+    )
 
 
 class HyperparameterSummary(Record):
-    """Five numbers of a vector in the user's units, and of its hypergradient."""
+    """Five quantiles of a vector in the user's units, and the norm of its hypergradient."""
 
     minimum: float
     lower_quartile: float
     median: float
     upper_quartile: float
     maximum: float
-    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
-    groups: list[GroupSummary] = Field(default=[], description="Of its parts, where it has some.")
+    hypergradient_norm: float = Field(
+        description="Euclidean norm of the hypergradient, in raw units."
+    )
+    groups: list[GroupSummary] = Field(default=[], description="Summaries of its segments.")

@@ -17,13 +17,13 @@ class Progress(Record):
     """How far a job is. Step and phase are those of the running meta-iteration."""
 
     iteration: int = Field(default=0, description="Committed meta-iterations.")
-    iterations: int = Field(description="Meta-iterations asked for.")
-    phase: str = Field(default="", description="What replica 0 does: prepare, forward, backward.")
+    iterations: int = Field(description="Requested meta-iterations.")
+    phase: str = Field(default="", description="Phase of replica 0: prepare, forward, backward.")
     step: int = Field(default=0, description="Step within the phase.")
     steps: int = Field(default=0, description="Steps of the phase.")
     remaining_s: float | None = Field(
         default=None,
-        description="Estimated seconds to the end: by the check of its start, then by its pace.",
+        description="Estimated seconds to the end: from the preflight, then from the pace.",
     )
     trials: int = Field(default=0, description="Trials of the search that have ended.")
     spent_s: float = Field(
@@ -32,14 +32,14 @@ class Progress(Record):
 
 
 class Waiting(Record):
-    """What a queued job waits for."""
+    """The resources that a queued job needs, against those that are free."""
 
     cpus: float = Field(description="CPU cores that the job needs at once.")
     gpus: float = Field(description="GPUs that the job needs at once.")
-    free_cpus: float = Field(description="Not reserved for any job now.")
-    free_gpus: float = Field(description="Not reserved for any job now.")
-    cluster_cpus: float = Field(description="Of the whole cluster.")
-    cluster_gpus: float = Field(description="Of the whole cluster.")
+    free_cpus: float = Field(description="Capacity that no job reserves now.")
+    free_gpus: float = Field(description="Capacity that no job reserves now.")
+    cluster_cpus: float = Field(description="Capacity of the whole cluster.")
+    cluster_gpus: float = Field(description="Capacity of the whole cluster.")
 
 
 class Best(Record):
@@ -47,34 +47,42 @@ class Best(Record):
 
     iteration: int
     validation_loss: float
-    metrics: dict[str, float] = Field(default={}, description="Reported, never used to choose.")
+    metrics: dict[str, float] = Field(
+        default={}, description="Metrics by name; reported, never used to choose."
+    )
 
 
 class PreflightReport(Record):
-    """What a look at a job on a worker found, where it found no fault."""
+    """What the preflight measured on a worker; it found no problems."""
 
-    hyperparameters: dict[str, list[int]] = Field(description="Shapes by name.")
-    validation_loss: float = Field(description="After the few steps that were trained.")
+    hyperparameters: dict[str, list[int]] = Field(
+        description="Shapes of the hyperparameters, by name."
+    )
+    validation_loss: float = Field(description="Validation loss after the few training steps.")
     training_loss: float
-    steps: int = Field(description="Inner steps of the tiny meta-iteration.")
-    seconds: float = Field(description="Of the tiny meta-iteration.")
-    method: str = Field(description="That computed its hypergradient.")
+    steps: int = Field(description="Inner steps of the short meta-iteration.")
+    seconds: float = Field(description="Seconds that the short meta-iteration took.")
+    method: str = Field(description="Method that computed its hypergradient.")
     fidelity: dict[str, float | None] = Field(
         description="Cosine to the exact hypergradient over the few steps, by method; null where "
         "it diverged. Over many steps it may be lower."
     )
-    job_seconds: float = Field(description="Predicted of the whole job, on a worker like that one.")
-    memory_bytes: int = Field(description="Predicted of a replica, at most.")
+    job_seconds: float = Field(
+        description="Predicted seconds of the whole job, on a worker like this one."
+    )
+    memory_bytes: int = Field(description="Predicted peak memory of a replica.")
 
 
 class JobError(Record):
     """Why a job failed: the root cause, not a wrapper."""
 
-    code: str = Field(description="A word for programs: training_diverged, problem_invalid, ...")
+    code: str = Field(description="Code for programs: training_diverged, problem_invalid, ...")
     message: str = Field(description="What was expected, what came, what to do.")
     iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
     step: int | None = Field(default=None, description="Inner step at which it failed.")
-    traceback: str | None = Field(default=None, description="Of the worker, where it helps.")
+    traceback: str | None = Field(
+        default=None, description="Traceback of the worker, for errors of the user's code."
+    )
 
 
 class JobRecord(Record):
@@ -83,23 +91,25 @@ class JobRecord(Record):
     id: str
     name: str
     status: JobStatus
-    reason: str = Field(description="Of the last transition.")
-    message: str = Field(default="", description="Of the last transition, or why the job waits.")
-    tenant: str = Field(default="local", description="Whose job it is.")
+    reason: str = Field(description="Reason of the last transition.")
+    message: str = Field(
+        default="", description="Message of the last transition, or why the job waits."
+    )
+    tenant: str = Field(default="local", description="Tenant that owns the job.")
     waiting: Waiting | None = Field(
-        default=None, description="While it is queued: requested against available."
+        default=None, description="Requested and available resources, while the job is queued."
     )
     forked_from: str | None = Field(
-        default=None, description="Job and meta-iteration that it goes on from, as in job_...@7."
+        default=None, description="Job and meta-iteration from which it continues, as in job_...@7."
     )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
     preflight: PreflightReport | None = Field(
-        default=None, description="What its first worker found in a few steps, and predicted."
+        default=None, description="What the preflight on its first worker measured and predicted."
     )
-    start: Start | None = Field(default=None, description="What the job's search found.")
+    start: Start | None = Field(default=None, description="Where the search lets the job start.")
     best: Best | None = None
     error: JobError | None = None
     hyperparameters: list[HyperparameterInfo] = Field(
@@ -110,4 +120,4 @@ class JobRecord(Record):
     )
     tags: dict[str, str] = Field(default={}, description="Labels of its user, by key.")
     spec: JobSpec
-    version: int = Field(description="Rises with every change; the ETag.")
+    version: int = Field(description="Version, which rises with every change; also the ETag.")

@@ -18,15 +18,19 @@ class ReplicaFigures(Record):
     validation_loss: float
     hypergradient_norm: float
     cosine_to_mean: float = Field(
-        description="Of its hypergradient to the aggregated one, over what the replica holds."
+        description="Cosine of its hypergradient to the aggregated one, over the entries it holds."
     )
     staleness: int = Field(
         default=0, description="Updates applied while it was computed; 0 in sync rounds."
     )
-    seconds: dict[str, float] = Field(description="By phase: forward, backward, evaluate.")
+    seconds: dict[str, float] = Field(description="Seconds by phase: forward, backward, evaluate.")
     peak_memory_bytes: int
-    train_examples: int | None = Field(default=None, description="That the replica holds.")
-    valid_examples: int | None = Field(default=None, description="Likewise.")
+    train_examples: int | None = Field(
+        default=None, description="Training examples that the replica holds."
+    )
+    valid_examples: int | None = Field(
+        default=None, description="Validation examples that the replica holds."
+    )
     node: str = ""
     device: str = ""
 
@@ -34,34 +38,41 @@ class ReplicaFigures(Record):
 class MetaIteration(Record):
     """One hypergradient and one update. Its figures belong to the hyperparameters it began with."""
 
-    iteration: int = Field(description="0, 1, ... without gap or repeat.")
-    at: datetime = Field(description="When it was committed, UTC.")
+    iteration: int = Field(
+        description="Number of the meta-iteration: 0, 1, ..., without gap or repeat."
+    )
+    at: datetime = Field(description="Time of the commit, UTC.")
     validation_loss: float
-    training_loss: float = Field(description="Mean over the last inner steps.")
-    metrics: dict[str, float] = Field(default={}, description="validation_error, test_error, ...")
+    training_loss: float = Field(description="Mean training loss over the last inner steps.")
+    metrics: dict[str, float] = Field(
+        default={}, description="Metrics by name: validation_error, test_error, ..."
+    )
     hypergradient_norm: float
     cosine_to_previous: float | None = Field(
-        default=None, description="Of the hypergradient to that of the meta-iteration before."
+        default=None,
+        description="Cosine of the hypergradient to that of the previous meta-iteration.",
     )
     hyperparameters: dict[str, HyperparameterSummary] = Field(
         default={}, description="A summary of each tensor, by name."
     )
-    seconds: dict[str, float] = Field(default={}, description="By phase; total is wall time.")
+    seconds: dict[str, float] = Field(
+        default={}, description="Seconds by phase; total is wall time."
+    )
     replicas: list[ReplicaFigures] = Field(
         default=[],
-        description="Those that answered, by number; async: its arrivals, in the order applied.",
+        description="Replicas that answered, by number; async: its arrivals in the order applied.",
     )
     method: str = Field(description="The method that computed the hypergradient.")
     cost: float | None = Field(
         default=None,
-        description="Of the mean replica's work in plain training runs, by counting gradients and "
-        "Hessian-vector products; where auto looked, with all that it tried.",
+        description="Cost of the mean replica in plain training runs, by counting gradients and "
+        "Hessian-vector products; it includes the fidelity probes of auto.",
     )
     choice: dict[str, Any] | None = Field(
         default=None,
-        description="Where the method is auto and looked: what it measured, decided, and why.",
+        description="Result of a fidelity probe of auto: what it measured and chose, and why.",
     )
-    is_best: bool = Field(description="Lowest validation loss so far.")
+    is_best: bool = Field(description="Whether its validation loss is the lowest so far.")
     has_vectors: bool = Field(
         default=True, description="Whether its hyperparameters and hypergradient are still kept."
     )
@@ -70,12 +81,12 @@ class MetaIteration(Record):
 class Arrival(Record):
     """One replica's hypergradient, applied by itself (replicas.mode: async).
 
-    Those of a meta-iteration that was not committed are computed again.
+    Arrivals of a meta-iteration that was not committed are computed again.
     """
 
-    iteration: int = Field(description="The meta-iteration that it is a part of.")
+    iteration: int = Field(description="Meta-iteration to which it belongs.")
     replica: int
     staleness: int = Field(description="Updates applied while it was computed.")
     validation_loss: float
     hypergradient_norm: float = Field(description="Euclidean, in raw units.")
-    seconds: dict[str, float] = Field(description="By phase: forward, backward, evaluate.")
+    seconds: dict[str, float] = Field(description="Seconds by phase: forward, backward, evaluate.")

@@ -16,4 +16,6 @@ class Page(Record, Generic[T]):
 
     data: list[T]
     has_more: bool
-    next: str | None = Field(default=None, description="Give it back as `after` for more.")
+    next: str | None = Field(
+        default=None, description="Cursor of the next page; pass it as `after`."
+    )

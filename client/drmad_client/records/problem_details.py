@@ -10,7 +10,9 @@ from drmad_client.records.base import Record
 class FieldError(Record):
     """One bad field of a request."""
 
-    path: str = Field(description="As in training.steps or hyperparameters[0].kind.")
+    path: str = Field(
+        description="Path of the field, such as training.steps or hyperparameters[0].kind."
+    )
     message: str = Field(description="What was expected, what came, what to do.")
 
 

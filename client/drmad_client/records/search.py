@@ -11,23 +11,27 @@ from drmad_client.records.base import Record
 
 
 class Trial(Record):
-    """A training run of the search, at other values of a few scalars; no meta-iteration."""
+    """A training run of the search at some values of a few scalars; it is no meta-iteration."""
 
-    number: int = Field(description="0, 1, ...; they end in any order.")
-    at: datetime = Field(description="When it was recorded, UTC.")
+    number: int = Field(description="Number of the trial: 0, 1, ...; trials end in any order.")
+    at: datetime = Field(description="Time at which it was recorded, UTC.")
     state: Literal["done", "diverged", "refused"] = Field(
-        description="refused: its values together make no job."
+        description="refused: its values together make no valid job."
     )
-    values: dict[str, Any] = Field(description="By path in the job.")
-    validation_loss: float | None = Field(default=None, description="null unless it is done.")
-    metrics: dict[str, float] = Field(default={}, description="Reported, never used to choose.")
+    values: dict[str, Any] = Field(description="Values by their paths in the job.")
+    validation_loss: float | None = Field(
+        default=None, description="Validation loss; null unless the state is done."
+    )
+    metrics: dict[str, float] = Field(
+        default={}, description="Metrics by name; reported, never used to choose."
+    )
     seconds: float = 0.0
-    message: str = Field(default="", description="Why it gave no loss.")
+    message: str = Field(default="", description="Reason for a missing loss.")
 
 
 class Start(Record):
-    """Where the search lets the job start."""
+    """The values at which the job starts after its search."""
 
-    trial: int = Field(description="The number of the best.")
-    values: dict[str, Any] = Field(description="By path in the job.")
+    trial: int = Field(description="Number of the best trial.")
+    values: dict[str, Any] = Field(description="Values by their paths in the job.")
     validation_loss: float

@@ -13,13 +13,13 @@ from drmad_client.records.base import Record
 class JobStatus(StrEnum):
     """Where a job is in its life."""
 
-    QUEUED = "queued"  # accepted, waits for a scheduler and for capacity
+    QUEUED = "queued"  # accepted; it waits for a scheduler and for capacity
     STARTING = "starting"  # claimed by a scheduler; replicas are placed and the problem is built
     RUNNING = "running"  # meta-iterations are being computed
-    PAUSING = "pausing"  # asked to pause; the running meta-iteration is finished first
+    PAUSING = "pausing"  # a pause is requested; the running meta-iteration ends first
     PAUSED = "paused"  # holds nothing on the cluster until it is resumed
-    CANCELLING = "cancelling"  # asked to end now; its replicas are being stopped
-    SUCCEEDED = "succeeded"  # budget spent, or patience over
+    CANCELLING = "cancelling"  # a cancellation is requested; its replicas are being stopped
+    SUCCEEDED = "succeeded"  # it committed all meta-iterations, or patience ended it
     FAILED = "failed"  # ended by an error; see `error`
     CANCELLED = "cancelled"  # ended by its user
 
@@ -35,6 +35,6 @@ class Transition(Record):
     """One change of a job's state."""
 
     status: JobStatus = Field(description="The state entered.")
-    at: datetime = Field(description="When, UTC.")
-    reason: str = Field(description="A word for programs: submitted, claimed, diverged, ...")
-    message: str = Field(default="", description="A sentence for people.")
+    at: datetime = Field(description="Time of the change, UTC.")
+    reason: str = Field(description="Code for programs: submitted, claimed, diverged, ...")
+    message: str = Field(default="", description="Explanation for people.")
