@@ -32,7 +32,7 @@ class ReplicasSpec(Spec):
         default=None,
         gt=0.0,
         le=1.0,
-        description="Share of the validation examples that a replica holds; null takes train_share, "
+        description="Share of the validation examples of a replica; null takes train_share, "
         "1 is all.",
     )
     aggregate: AggregationName = Field(
