@@ -46,7 +46,8 @@ from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.auto import MARGIN, STORED_BYTES, candidates, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.hyperparameters.kinds import Kind, LearningRate
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.learning_rate import LearningRate
 
 THRESHOLD = 0.8
 ITERATIONS = 20

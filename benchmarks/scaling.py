@@ -40,7 +40,7 @@ from service import free_port, serving
 
 from drmad_client.http import local_key
 from drmad_client.http.client import Client
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.scheduling import rounds as service_rounds

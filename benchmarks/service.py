@@ -36,7 +36,7 @@ import httpx
 
 from drmad_client.http import local_key
 from drmad_client.http.client import Client
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 
 CONNECTIONS = 8

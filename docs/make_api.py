@@ -20,7 +20,15 @@ from drmad_client.http import (
     uploads,
 )
 from drmad_client.plots import figures
-from drmad_client.records import cluster, job
+from drmad_client.records import (
+    cluster,
+    events,
+    hyperparameters,
+    job,
+    meta_iteration,
+    search,
+    status,
+)
 
 PAGES: list[tuple[str, str, list[Any]]] = [
     ("Clients", "`from drmad_client import Client, AsyncClient`", [client.Client, jobs.Jobs]),
@@ -42,22 +50,22 @@ PAGES: list[tuple[str, str, list[Any]]] = [
     ),
     (
         "Records",
-        "`drmad_client.records.job` and `drmad_client.records.cluster`",
+        "The modules of `drmad_client.records`",
         [
             job.JobRecord,
-            job.JobStatus,
+            status.JobStatus,
             job.Progress,
             job.Best,
             job.JobError,
-            job.MetaIteration,
-            job.HyperparameterSummary,
-            job.ReplicaFigures,
-            job.Arrival,
-            job.Trial,
-            job.Start,
+            meta_iteration.MetaIteration,
+            hyperparameters.HyperparameterSummary,
+            meta_iteration.ReplicaFigures,
+            meta_iteration.Arrival,
+            search.Trial,
+            search.Start,
             job.PreflightReport,
-            job.Event,
-            job.LogLine,
+            events.Event,
+            events.LogLine,
             cluster.Cluster,
         ],
     ),

@@ -10,8 +10,9 @@ from pydantic.json_schema import models_json_schema
 from typer.main import get_command
 
 from drmad_client.cli.main import app as command_line
-from drmad_client.records.job import Event
-from drmad_client.spec.job import ExtendSpec, ForkSpec, JobSpec
+from drmad_client.records.events import Event
+from drmad_client.spec.fork import ExtendSpec, ForkSpec
+from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import JobStatus, MetaIteration
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from experiments.tasks import Task
 

@@ -15,8 +15,6 @@ PACKAGES = {
 # Each entry is one import to remove from the code and then from this list.
 KNOWN = frozenset(
     {
-        ("drmad_client.spec.entries", "drmad_client.spec.job"),
-        ("drmad_client.spec.methods", "drmad_client.spec.job"),
         ("drmad_workers.training.cuda_graph", "drmad_workers.training.run"),
     }
 )

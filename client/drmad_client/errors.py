@@ -1,9 +1,9 @@
-"""What goes wrong, as exceptions.
+"""The exceptions of drmad.
 
 DrmadError
-  ├─ ConnectionFailed         the service was not reached, or the answer broke off
-  ├─ JobFailed                the job that was waited for failed or was cancelled
-  ├─ WaitTimeout              the job did not end in the time given
+  ├─ ConnectionFailed         the service cannot be reached, or its answer ended early
+  ├─ JobFailed                the awaited job failed or was cancelled
+  ├─ WaitTimeout              the job did not end within the given time
   └─ ApiError                 the service answered with a problem (status, code, field errors)
        ├─ BadRequest            400, 413
        ├─ AuthenticationFailed  401
@@ -17,11 +17,12 @@ DrmadError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # pydantic takes its time, and every command of the CLI knows the errors
-    from drmad_client.records.job import FieldError, JobRecord, ProblemDetails
+if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic loads slowly
+    from drmad_client.records.job import JobRecord
+    from drmad_client.records.problem_details import FieldError, ProblemDetails
 
 
 class DrmadError(Exception):
@@ -29,15 +30,15 @@ class DrmadError(Exception):
 
 
 class ConnectionFailed(DrmadError):
-    """The service was not reached, or its answer broke off."""
+    """The service cannot be reached, or its answer ended early."""
 
 
 class JobFailed(DrmadError):
-    """The job that was waited for did not succeed.
+    """The awaited job failed or was cancelled.
 
     Attributes:
-        job: as it ended; its `error` is the root cause.
-        log_tail: the last lines that its replicas printed.
+        job: the job in its terminal state; its `error` is the root cause.
+        log_tail: the trailing log lines of its replicas.
     """
 
     def __init__(self, job: JobRecord, log_tail: Sequence[str] = ()) -> None:
@@ -48,7 +49,7 @@ class JobFailed(DrmadError):
 
 
 class WaitTimeout(DrmadError):
-    """The job did not end in the time given."""
+    """The job did not end within the given time."""
 
 
 class ApiError(DrmadError):
@@ -74,35 +75,35 @@ class ApiError(DrmadError):
 
 
 class BadRequest(ApiError):
-    """The request could not be read."""
+    """The service cannot parse the request."""
 
 
 class AuthenticationFailed(ApiError):
-    """No key, or one that the service does not know."""
+    """The request carries no API key, or an unknown one."""
 
 
 class PermissionDenied(ApiError):
-    """The key does not allow this."""
+    """The API key does not permit the request."""
 
 
 class NotFound(ApiError):
-    """There is no such job or resource."""
+    """The job or resource does not exist."""
 
 
 class Conflict(ApiError):
-    """The job's state does not allow this."""
+    """The state of the job does not permit the request."""
 
 
 class UnprocessableEntity(ApiError):
-    """The request was read, but its fields do not fit; see `errors`."""
+    """Some fields of the request are invalid; see `errors`."""
 
 
 class RateLimited(ApiError):
-    """Too many requests."""
+    """The client exceeded its request rate."""
 
 
 class ServerError(ApiError):
-    """The service failed."""
+    """The service failed to answer the request."""
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {
@@ -121,56 +122,3 @@ def from_problem(problem: ProblemDetails, request_id: str | None = None) -> ApiE
     """The exception for a problem+json answer."""
     fallback = ServerError if problem.status >= 500 else ApiError
     return _BY_STATUS.get(problem.status, fallback)(problem, request_id)
-
-
-def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:
-    """pydantic's errors about `body`, each with the path and words that a user can act on.
-
-    pydantic's `loc` names the members of unions too; what is not in the body is left out. The
-    `loc` of a misfit is our own, and may name a field that was left at its default.
-    """
-    from drmad_client.records.job import FieldError
-
-    return [FieldError(path=_path(error, body), message=_message(error)) for error in errors]
-
-
-def _path(error: Mapping[str, Any], body: Any) -> str:
-    path, here = "", body
-    last = len(error["loc"]) - 1
-    for depth, part in enumerate(error["loc"]):
-        inside = (isinstance(here, dict) and part in here) or (
-            isinstance(here, list) and isinstance(part, int) and part < len(here)
-        )
-        if inside:
-            here = here[part]
-        elif error["type"] != "misfit" and (error["type"] != "missing" or depth != last):
-            continue
-        path = _join(path, part)
-    return _join(path, _discriminator(error)) if error["type"] in _UNION_ERRORS else path
-
-
-_UNION_ERRORS = ("union_tag_invalid", "union_tag_not_found")
-
-
-def _discriminator(error: Mapping[str, Any]) -> str:
-    return str(error["ctx"]["discriminator"]).strip("'")
-
-
-def _join(path: str, part: int | str) -> str:
-    if isinstance(part, int):
-        return f"{path}[{part}]"
-    return f"{path}.{part}" if path else part
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
-    if kind == "union_tag_invalid":
-        return f"must be one of {context['expected_tags']}, got {context['tag']!r}"
-    if kind == "extra_forbidden":
-        return "is not a known field; remove it or correct its spelling"
-    if kind in ("missing", "union_tag_not_found"):
-        return "is required"
-    message = str(error["msg"]).replace("Input should be", "must be")
-    if isinstance(value, str | int | float | bool) and len(str(value)) <= 80 and kind != "misfit":
-        message += f", got {value!r}"
-    return message

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from pydantic.dataclasses import dataclass
 
-from drmad_client.spec.entries import entries
 from drmad_client.spec.job import JobSpec
 from drmad_service.flags import setting
 
@@ -30,7 +29,8 @@ class JobLimits:
         if spec.replicas.count > self.replicas:
             count = spec.replicas.count
             yield ("replicas", "count"), too_many("replicas", count, self.replicas)
-        counted = [entries(h, spec.problem, spec.training) or 0 for h in spec.hyperparameters]
+        sizes = spec.problem.sizes(spec.training.steps)
+        counted = [h.entries(sizes) or 0 for h in spec.hyperparameters]
         if sum(counted) > self.hyperparameters:
             message = too_many("hyperparameters", sum(counted), self.hyperparameters)
             yield ("hyperparameters",), message

@@ -6,18 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from drmad_client.records.cluster import Cluster, Node, Placement, SchedulerView
-from drmad_client.records.job import (
-    Best,
-    Event,
-    HyperparameterInfo,
-    JobError,
-    JobRecord,
-    JobStatus,
-    MetaIteration,
-    Progress,
-    ReplicaFigures,
-    Transition,
-)
+from drmad_client.records.events import Event
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import Best, JobError, JobRecord, Progress
+from drmad_client.records.meta_iteration import MetaIteration, ReplicaFigures
+from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 import drmad_client as drmad
 from drmad_client.errors import JobFailed, UnprocessableEntity
 from drmad_client.plots import figures
-from drmad_client.records.job import Best, Event, JobStatus, MetaIteration
+from drmad_client.records.events import Event
+from drmad_client.records.job import Best
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
 
 SPEC = drmad.JobSpec.model_validate({"problem": {"data": {"name": "digits"}}})
 

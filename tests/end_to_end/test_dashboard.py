@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from tests import browser as browsers
 from tests.browser import Trouble
 from tests.end_to_end.running import Service

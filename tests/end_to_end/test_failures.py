@@ -10,7 +10,8 @@ import pytest
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import JobError, JobStatus
+from drmad_client.records.job import JobError
+from drmad_client.records.status import JobStatus
 from tests.end_to_end.test_tuning import example
 
 

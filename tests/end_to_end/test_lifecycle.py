@@ -12,7 +12,9 @@ import pytest
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import Arrival, Event, JobStatus
+from drmad_client.records.events import Event
+from drmad_client.records.meta_iteration import Arrival
+from drmad_client.records.status import JobStatus
 from tests.end_to_end.running import Service
 
 ITERATIONS = 8

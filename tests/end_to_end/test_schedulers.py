@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from drmad_client.records.job import JobStatus, MetaIteration
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store import Store

@@ -16,7 +16,8 @@ from drmad_client.export import pytorch
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_client.plots import figures
-from drmad_client.records.job import Event, JobStatus
+from drmad_client.records.events import Event
+from drmad_client.records.status import JobStatus
 from tests.client.http.both import clients
 from tests.end_to_end.running import Service
 from tests.end_to_end.test_tuning import example

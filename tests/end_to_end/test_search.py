@@ -14,7 +14,8 @@ import pytest
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import JobStatus, Trial
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus
 from tests.end_to_end.running import Service, descendants
 
 JOB: dict[str, Any] = {

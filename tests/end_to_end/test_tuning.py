@@ -12,7 +12,7 @@ from safetensors import numpy as safetensors
 
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_workers.catalog import Places, load_data
 from tests.end_to_end.running import Service
 

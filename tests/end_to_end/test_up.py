@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from tests.end_to_end.collector import collector
 from tests.end_to_end.running import Service, alive, descendants, free_port
 from tests.end_to_end.test_tuning import example

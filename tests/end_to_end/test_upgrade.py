@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drmad_client.http.client import Client
-from drmad_client.records.job import MetaIteration
+from drmad_client.records.meta_iteration import MetaIteration
 from tests.end_to_end.running import Service
 from tests.service.homes import SCHEMA_2, unpack
 

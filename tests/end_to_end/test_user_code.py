@@ -12,7 +12,8 @@ import yaml
 
 from drmad_client.errors import JobFailed, UnprocessableEntity
 from drmad_client.http.client import Client
-from drmad_client.records.job import JobError, JobStatus
+from drmad_client.records.job import JobError
+from drmad_client.records.status import JobStatus
 from tests.end_to_end.running import Service, descendants
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"

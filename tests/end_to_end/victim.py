@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from drmad_client.errors import ConnectionFailed, ServerError
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.operations.embedded import EmbeddedRedis
 from tests.end_to_end.running import Service, alive, descendants
 from tests.end_to_end.test_lifecycle import committed, numbers, spec, until, vector

@@ -15,7 +15,7 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.data.minibatches import Examples, Minibatches
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.problem import Batch
 
 CLASSES = 3

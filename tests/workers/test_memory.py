@@ -24,7 +24,7 @@ from drmad_workers import (
 )
 from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.method import Adjoint
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.training.run import TrainingRun
 from tests.workers.small import small_problem
 

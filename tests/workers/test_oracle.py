@@ -25,7 +25,7 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.data.minibatches import Examples, Minibatches
-from drmad_workers.hyperparameters.kinds import PerStep
+from drmad_workers.hyperparameters.rates import PerStep
 from drmad_workers.problem import Batch
 from tests.workers.small import as_given, relative
 

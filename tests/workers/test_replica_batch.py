@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,
@@ -25,9 +26,8 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.hypergradients import replay
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.replica_batch import ReplicaBatch
-from drmad_workers.training.optimizers import Optimizer
 from tests.workers.small import CLASSES, largest_difference, mixing_problem, relative, small_problem
 
 TRAINING = TrainingConfig("damped_sgd", steps=19, batch_size=5, learning_rate=0.4, momentum=0.8)
@@ -139,7 +139,7 @@ def test_losses_of_the_users_own_are_batched() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_every_inner_optimizer_is_batched(optimizer: Optimizer) -> None:
+def test_every_inner_optimizer_is_batched(optimizer: OptimizerName) -> None:
     training = replace(TRAINING, optimizer=optimizer, learning_rate=0.05)
     assert_as_single(small_problem(), [L2(per="unit", init=-2.0)], training, Replay())
 

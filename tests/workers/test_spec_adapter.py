@@ -3,26 +3,33 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from drmad_client.errors import field_errors
-from drmad_client.spec import catalog
-from drmad_client.spec import job as spec_job
-from drmad_client.spec.entries import entries
-from drmad_client.spec.methods import ForwardMethod
-from drmad_workers import METHODS, MetaConfig, ProblemError, TrainingConfig, spec_adapter
-from drmad_workers.catalog import build_problem
+from drmad_client.records.field_errors import field_errors
+from drmad_client.spec import capabilities
+from drmad_client.spec.base import Spec
+from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.meta import MetaSpec
+from drmad_client.spec.methods import HypergradientSpec
+from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.problem import CatalogProblem
+from drmad_client.spec.training import TrainingSpec
+from drmad_workers import MetaConfig, ProblemError, TrainingConfig, spec_adapter
+from drmad_workers.catalog import build_problem, data, models
 from drmad_workers.data.minibatches import Examples
-from drmad_workers.hypergradients import forward
 from drmad_workers.hypergradients.method import require_derivatives
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, Setting, bind_all, slots_of
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting, slots_of
+from drmad_workers.hyperparameters.binding import bind_all
+from drmad_workers.meta import aggregation
+from drmad_workers.training.optimizers.registry import optimizer_class
 
 
-def names(spec: type[spec_job.Spec], *left_out: str) -> set[str]:
+def names(spec: type[Spec], *left_out: str) -> set[str]:
     return set(spec.model_fields) - set(left_out)
 
 
@@ -30,9 +37,9 @@ def settings_of(engine: Any) -> set[str]:
     return {field.name for field in fields(engine)}
 
 
-@pytest.mark.parametrize("spec", catalog.METHODS, ids=lambda spec: spec.__name__)
-def test_every_option_of_a_method_reaches_the_engine(spec: type[spec_job.Spec]) -> None:
-    stated = TypeAdapter(spec_job.HypergradientSpec).validate_python(
+@pytest.mark.parametrize("spec", capabilities.METHODS.values(), ids=lambda spec: spec.__name__)
+def test_every_option_of_a_method_reaches_the_engine(spec: type[Spec]) -> None:
+    stated = TypeAdapter(HypergradientSpec).validate_python(
         {"method": spec.model_fields["method"].default}
     )
     made = spec_adapter.method(stated)
@@ -42,14 +49,27 @@ def test_every_option_of_a_method_reaches_the_engine(spec: type[spec_job.Spec]) 
     }
 
 
-def test_client_and_engine_know_the_same_methods() -> None:
-    assert {spec.model_fields["method"].default for spec in catalog.METHODS} == set(METHODS)
+def test_every_row_of_the_table_has_its_counterpart_in_the_engine() -> None:
+    for name, method in capabilities.METHODS.items():
+        assert spec_adapter.engine_class("hypergradients", method.engine).name == name  # type: ignore[attr-defined]
+    for kind in capabilities.HYPERPARAMETERS.values():
+        spec_adapter.engine_class("hyperparameters", kind.engine)
+    for name, traits in capabilities.OPTIMIZERS.items():
+        config = TrainingConfig(optimizer=name)  # type: ignore[arg-type]
+        assert optimizer_class(name).__name__ == traits.engine.partition(":")[2]
+        assert config.memory_rows >= 1
+    assert set(get_args(OptimizerName)) == set(capabilities.OPTIMIZERS)
+    assert set(capabilities.AGGREGATIONS) == set(aggregation.AGGREGATIONS)
+    assert set(capabilities.MODELS) == set(models.MODELS)
+    assert set(capabilities.DATA_SETS) == set(data.DATA_SETS)
 
 
-@pytest.mark.parametrize("spec", catalog.HYPERPARAMETERS, ids=lambda spec: spec.__name__)
-def test_every_option_of_a_kind_reaches_the_engine(spec: type[spec_job.Spec]) -> None:
+@pytest.mark.parametrize(
+    "spec", capabilities.HYPERPARAMETERS.values(), ids=lambda spec: spec.__name__
+)
+def test_every_option_of_a_kind_reaches_the_engine(spec: type[Spec]) -> None:
     kind = spec.model_fields["kind"].default
-    stated = TypeAdapter(spec_job.HyperparameterSpec).validate_python({"kind": kind, "name": "own"})
+    stated = TypeAdapter(HyperparameterSpec).validate_python({"kind": kind, "name": "own"})
     made = spec_adapter.kind(stated)
     assert names(spec, "kind") == settings_of(made)
     for name, value in stated.model_dump(exclude={"kind"}).items():
@@ -57,10 +77,10 @@ def test_every_option_of_a_kind_reaches_the_engine(spec: type[spec_job.Spec]) ->
 
 
 def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
-    assert names(spec_job.TrainingSpec) == settings_of(TrainingConfig)
-    assert TrainingConfig(**spec_job.TrainingSpec().model_dump()) == TrainingConfig()
-    assert names(spec_job.MetaSpec) == settings_of(MetaConfig)
-    assert MetaConfig(**spec_job.MetaSpec().model_dump()) == MetaConfig()
+    assert names(TrainingSpec) == settings_of(TrainingConfig)
+    assert TrainingConfig(**TrainingSpec().model_dump()) == TrainingConfig()
+    assert names(MetaSpec) == settings_of(MetaConfig)
+    assert MetaConfig(**MetaSpec().model_dump()) == MetaConfig()
 
 
 METHOD_OPTIONS: list[dict[str, Any]] = [
@@ -91,6 +111,8 @@ KIND_OPTIONS: list[dict[str, Any]] = [
         for kind in ("learning_rate", "momentum")
         for per in ("model", "layer", "step", "step_and_layer")
     ),
+    *({"kind": "weight_decay", "per": per} for per in ("model", "layer")),
+    {"kind": "weight_decay", "per": "group", "groups": ["*.bias", "0.*"]},
     {"kind": "l1", "per": "unit"},
     {"kind": "init_scale"},
     {"kind": "sample_weight"},
@@ -117,7 +139,7 @@ def bound() -> dict[tuple[int, int], BoundHyperparameter]:
     made = {}
     for (i, options), (j, stated) in product(enumerate(TRAININGS), enumerate(KIND_OPTIONS)):
         training = TrainingConfig(**options)
-        kind = spec_adapter.kind(TypeAdapter(spec_job.HyperparameterSpec).validate_python(stated))
+        kind = spec_adapter.kind(TypeAdapter(HyperparameterSpec).validate_python(stated))
         setting = Setting(
             problem,
             slots_of(problem.model),
@@ -135,11 +157,10 @@ def test_the_client_knows_how_many_entries_a_hyperparameter_has(
     bound: dict[tuple[int, int], BoundHyperparameter],
 ) -> None:
     for (i, j), hyperparameter in bound.items():
-        kind = TypeAdapter(spec_job.HyperparameterSpec).validate_python(KIND_OPTIONS[j])
-        problem = spec_job.CatalogProblem.model_validate(PROBLEM)
-        count = entries(kind, problem, spec_job.TrainingSpec(**TRAININGS[i]))
+        kind = TypeAdapter(HyperparameterSpec).validate_python(KIND_OPTIONS[j])
+        problem = CatalogProblem.model_validate(PROBLEM)
+        count = kind.entries(problem.sizes(TRAININGS[i]["steps"]))
         assert count == hyperparameter.initial.numel(), KIND_OPTIONS[j]
-    assert ForwardMethod.most == forward.MAX_ENTRIES
 
 
 @pytest.mark.parametrize("training", range(len(TRAININGS)))
@@ -172,7 +193,7 @@ def test_client_and_engine_refuse_the_same(
 
 def refused_by_client(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     try:
-        spec_job.JobSpec.model_validate(job)
+        JobSpec.model_validate(job)
     except ValidationError as error:
         for line in field_errors(error.errors(), job):
             yield line.path, line.message
@@ -183,8 +204,9 @@ def refused_by_engine(
 ) -> ProblemError | None:
     rest = {name: value for name, value in options.items() if name != "method"}
     try:
+        row = capabilities.METHODS[options["method"]]
         config = TrainingConfig(**TRAININGS[training])
-        method = METHODS[options["method"]](**rest)
+        method = spec_adapter.engine_class("hypergradients", row.engine)(**rest)
         method.check(config)
         require_derivatives(method, [hyperparameter], config)
     except ProblemError as error:

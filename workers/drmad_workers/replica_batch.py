@@ -19,7 +19,8 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.hyperparameters.kinds import BoundRate, Kind
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch, Problem

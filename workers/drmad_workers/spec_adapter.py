@@ -1,17 +1,18 @@
-"""Translates a JobSpec (drmad_client.spec.job) into the settings of the engine."""
+"""Translates a JobSpec (drmad_client.spec) into the settings of the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from drmad_workers import hypergradients
 from drmad_workers.catalog import Places, build_problem
 from drmad_workers.catalog.sources import tensors_of
 from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters import kinds
+from drmad_workers.hypergradients.method import Method
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
 from drmad_workers.replica_batch import ReplicaBatch
@@ -20,19 +21,9 @@ from drmad_workers.tuning import Tuner
 from drmad_workers.user_code import load_problem
 
 if TYPE_CHECKING:
-    from drmad_client.spec.job import HypergradientSpec, HyperparameterSpec, JobSpec
-
-_KINDS: dict[str, Callable[..., kinds.Kind]] = {
-    "l2": kinds.L2,
-    "l1": kinds.L1,
-    "learning_rate": kinds.LearningRate,
-    "momentum": kinds.Momentum,
-    "init_scale": kinds.InitScale,
-    "sample_weight": kinds.SampleWeight,
-    "training_data": kinds.TrainingData,
-    "loss_weight": kinds.LossWeight,
-    "tensor": kinds.CustomTensor,
-}
+    from drmad_client.spec.hyperparameters import HyperparameterSpec
+    from drmad_client.spec.job import JobSpec
+    from drmad_client.spec.methods import HypergradientSpec
 
 
 def tuner(
@@ -45,11 +36,11 @@ def tuner(
 ) -> Tuner:
     """The tuner of one replica: problem, kinds, training and method as the spec asks.
 
-    `places` is where data may be read; `code` the folder of the user's own code, for a problem that
-    names an entrypoint in it; `built` the problem, where it is there already.
+    `places` limits where data may be read. `code` is the folder of the user's own code, for a
+    problem that names an entrypoint. `built` is the problem, if it has been built before.
 
     Raises:
-        EngineError: what only a worker finds: missing files, too large a batch, ...
+        EngineError: only a worker can find the fault, such as a missing file or too large a batch.
         UserCodeError: the user's code raised.
     """
     return Tuner(
@@ -96,7 +87,9 @@ def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
         model, data = stated.model.model_dump(), stated.data.model_dump()
         return build_problem(model, data, seed=spec.seed, places=places)
     if code is None:
-        raise ProblemError("the job's code is not here; submit it with --code", "problem.code")
+        raise ProblemError(
+            "the job's code is missing on the worker; submit it with --code", "problem.code"
+        )
     options = dict(stated.options)
     if stated.data is not None:
         path = (places or Places()).upload(stated.data, "problem.data")
@@ -108,14 +101,24 @@ def training(spec: JobSpec) -> TrainingConfig:
     return TrainingConfig(**spec.training.model_dump())
 
 
-def kind(spec: HyperparameterSpec) -> kinds.Kind:
-    options = spec.model_dump(exclude={"kind"})
-    bound: kinds.Kind = _KINDS[spec.kind](**options | {"name": spec.name or spec.kind})
-    return bound
+def kind(spec: HyperparameterSpec) -> Kind:
+    options = spec.model_dump(exclude={"kind"}) | {"name": spec.name or spec.kind}
+    made: Kind = engine_class("hyperparameters", spec.engine)(**options)
+    return made
 
 
-def method(spec: HypergradientSpec) -> hypergradients.Method:
-    return hypergradients.METHODS[spec.method](**spec.model_dump(exclude={"method"}))
+def method(spec: HypergradientSpec) -> Method:
+    made: Method = engine_class("hypergradients", spec.engine)(
+        **spec.model_dump(exclude={"method"})
+    )
+    return made
+
+
+def engine_class(package: str, place: str) -> Callable[..., Any]:
+    """The class that a row of the table names as "module:class", below a package of the engine."""
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"drmad_workers.{package}.{module}"), name)
+    return found
 
 
 def meta(spec: JobSpec) -> MetaConfig:

@@ -19,13 +19,8 @@ from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
 from drmad_workers.hypergradients.method import require_derivatives
-from drmad_workers.hyperparameters.kinds import (
-    BoundHyperparameter,
-    Kind,
-    Setting,
-    bind_all,
-    slots_of,
-)
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
+from drmad_workers.hyperparameters.binding import bind_all
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.loss_history import stop_reason
 from drmad_workers.meta.state import MetaState, initial_state
@@ -120,6 +115,7 @@ class Tuner:
             steps=training.steps,
             learning_rate=training.learning_rate,
             momentum=training.first_decay,
+            weight_decay=training.weight_decay,
             dtype=dtype,
             seed=seed,
         )
@@ -156,9 +152,8 @@ class Tuner:
 
     @property
     def copy_bytes(self) -> int:
-        """Of the weights, or of all of Adam's state: what a point of the path takes."""
-        rows = 1 + self._training.memory_rows if self._training.is_adam else 1
-        return rows * self._objective.weights.numel() * self._objective.weights.element_size()
+        """The size of one point of the trajectory: the weights, or all of Adam's state."""
+        return self._training.path_rows * self._objective.weights.nbytes
 
     def evaluate(
         self,

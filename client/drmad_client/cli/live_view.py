@@ -18,8 +18,12 @@ from drmad_client.cli.tables import (
     trial_line,
 )
 from drmad_client.durations import duration
-from drmad_client.records.job import Event, JobRecord, JobStatus, MetaIteration, Transition, Trial
+from drmad_client.records.events import Event
+from drmad_client.records.job import JobRecord
 from drmad_client.records.job import Progress as JobProgress
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus, Transition
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client

@@ -16,7 +16,8 @@ from drmad_client.export.mirror import Mirror
 from drmad_client.export.mlflow import MlflowMirror
 from drmad_client.export.tensorboard import TensorboardMirror
 from drmad_client.http.client import Client
-from drmad_client.records.job import Event, MetaIteration
+from drmad_client.records.events import Event
+from drmad_client.records.meta_iteration import MetaIteration
 
 _TOOLS: dict[str, Callable[[str], Mirror]] = {
     "mlflow": MlflowMirror,

@@ -11,7 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from drmad_client.durations import duration
-from drmad_client.records.job import JobRecord, JobStatus, MetaIteration, PreflightReport, Trial
+from drmad_client.records.job import JobRecord, PreflightReport
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference

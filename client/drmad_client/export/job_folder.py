@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drmad_client.records.job import MetaIteration
+from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.spec.job import JobSpec
 
 # These fields have a value per replica or per group, so they have no columns.

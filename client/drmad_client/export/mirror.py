@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from drmad_client.export.job_folder import history_rows
-from drmad_client.records.job import JobRecord, MetaIteration
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
 
 
 class Mirror(Protocol):

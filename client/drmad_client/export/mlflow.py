@@ -8,7 +8,8 @@ from typing import Any
 
 from drmad_client.export.comparison import flat
 from drmad_client.export.mirror import scalars
-from drmad_client.records.job import JobRecord, MetaIteration
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
 
 _TAG = "drmad.job_id"
 _STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}

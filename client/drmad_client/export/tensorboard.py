@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from drmad_client.export.mirror import scalars
-from drmad_client.records.job import JobRecord, MetaIteration
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
 
 
 class TensorboardMirror:

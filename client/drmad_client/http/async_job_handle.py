@@ -10,7 +10,9 @@ from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.job_view import History, JobView
 from drmad_client.http.progress_bar import bar
 from drmad_client.http.protocol import calls
-from drmad_client.records.job import Event, JobRecord, LogLine, Trial
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord
+from drmad_client.records.search import Trial
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays

@@ -13,7 +13,10 @@ from drmad_client.http.async_job_handle import AsyncJob
 from drmad_client.http.async_uploads import AsyncCodeUploads
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
-from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, PreflightReport, Trial
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord, PreflightReport
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:

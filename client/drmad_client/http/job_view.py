@@ -6,15 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from drmad_client.http.job_html import as_html
-from drmad_client.records.job import (
-    Best,
-    JobError,
-    JobRecord,
-    JobStatus,
-    MetaIteration,
-    Progress,
-    Transition,
-)
+from drmad_client.records.job import Best, JobError, JobRecord, Progress
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:

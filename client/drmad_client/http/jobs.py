@@ -14,7 +14,10 @@ from drmad_client.http.job_handle import Job
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
 from drmad_client.http.uploads import CodeUploads
-from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, PreflightReport, Trial
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord, PreflightReport
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 
 from drmad_client.plots import panels
 from drmad_client.plots.panels import Figure, Panel
-from drmad_client.records.job import HyperparameterInfo, HyperparameterSummary, MetaIteration
+from drmad_client.records.hyperparameters import HyperparameterInfo, HyperparameterSummary
+from drmad_client.records.meta_iteration import MetaIteration
 
 HistoryRecord = MetaIteration | Mapping[str, Any]
 

@@ -30,7 +30,10 @@ from drmad_client.plots.fidelity import fidelity
 from drmad_client.plots.learned_values import Values, image_shape, movers, penalty_image, schedules
 from drmad_client.plots.panels import Figure
 from drmad_client.plots.trials import trials
-from drmad_client.records.job import HyperparameterInfo, JobRecord, Trial
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import JobRecord
+from drmad_client.records.search import Trial
+from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_client.spec.transforms import to_user_units
 
 __all__ = [
@@ -150,7 +153,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _penalty_image(material: Material) -> Figure:
-    l2 = next((h for h in material.hyperparameters if h.kind in ("l2", "l1")), None)
+    l2 = next((h for h in material.hyperparameters if h.kind in PENALTIES), None)
     if l2 is None or l2.name not in material.after:
         return panels.empty("this job tunes no penalty")
     values = material.after[l2.name].ravel()
@@ -164,7 +167,7 @@ def _schedules(material: Material) -> Figure:
     infos = [
         info
         for info in material.hyperparameters
-        if info.kind in ("learning_rate", "momentum")
+        if info.kind in SCHEDULES
         and info.name in material.after
         and any(group.stop - group.start > 1 for group in info.groups)  # else one per layer
     ]

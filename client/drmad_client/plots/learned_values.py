@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from drmad_client.plots import panels
 from drmad_client.plots.panels import Figure, Panel
-from drmad_client.records.job import HyperparameterInfo
+from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.spec.job import JobSpec
 
 Values = NDArray[np.floating[Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from drmad_client.plots import panels
 from drmad_client.plots.panels import Figure
-from drmad_client.records.job import Trial
+from drmad_client.records.search import Trial
 
 
 def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:

@@ -1,4 +1,4 @@
-"""On which data: the built-in data sets, those of OpenML, and the user's own."""
+"""The data sets: the built-in ones, those of OpenML, and the user's own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field
 from drmad_client.spec.base import Spec
 
 UPLOAD = r"^sha256:[0-9a-f]{64}$"
-"""How a spec names what was uploaded."""
+"""The pattern of the name of an upload."""
 
 
 class DataSet(Spec):
-    """What every data set takes. Of some the sizes are known before a worker has read them."""
+    """Base of the data sets; the sizes are None where only a worker can read them."""
 
     examples: ClassVar[int | None] = None
     classes: ClassVar[int | None] = None
@@ -27,11 +27,11 @@ class DataSet(Spec):
         ge=0.0,
         lt=1.0,
         description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
-        "with ten classes a tenth of the replaced ones stays right.",
+        "with ten classes a tenth of the replaced labels is correct by chance.",
     )
     drop_noisy: bool = Field(
         default=False,
-        description="Train on the correctly labelled examples only: the yardstick of a cleaning.",
+        description="Whether only the correctly labelled examples are trained on, as a reference.",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
@@ -143,9 +143,9 @@ class OpenmlData(_Table):
 
     name: Literal["openml"] = "openml"
     dataset: str = Field(
-        pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Its name at OpenML, as in credit-g."
+        pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Name at OpenML, such as credit-g."
     )
-    version: int = Field(default=1, ge=1, le=1000, description="Its version at OpenML.")
+    version: int = Field(default=1, ge=1, le=1000, description="Version at OpenML.")
 
 
 class _ArraysData(DataSet):
@@ -160,7 +160,7 @@ class UploadData(_ArraysData):
 
     name: Literal["upload"] = "upload"
     data: str = Field(
-        pattern=UPLOAD, description="What the upload answered: PUT /v1/data/{sha256}."
+        pattern=UPLOAD, description="Name of the upload, as PUT /v1/data/{sha256} answers it."
     )
 
 
@@ -171,22 +171,9 @@ class FileData(_ArraysData):
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="Below a data root that the operator allows; relative to any of them.",
+        description="Path below a data root that the operator allows; relative to any of them.",
     )
 
-
-DATA_SETS: tuple[type[DataSet], ...] = (
-    DigitsData,
-    MnistData,
-    FashionMnistData,
-    Cifar10Data,
-    BreastCancerData,
-    WineData,
-    IrisData,
-    OpenmlData,
-    UploadData,
-    FileData,
-)
 
 DataSpec = Annotated[
     DigitsData

@@ -1,37 +1,100 @@
-"""What is tuned: the kinds of hyperparameters."""
+"""The kinds of hyperparameters: one class each, with all that the client knows, and their list."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Spec
+from drmad_client.spec.sizes import ProblemSizes
+
+_NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
-class _Hyperparameter(Spec):
+class Hyperparameter(Spec):
+    """Base of the kinds: their facts, which validation, engine, form and figures read.
+
+    Attributes:
+        engine: module and class below `drmad_workers.hyperparameters`.
+        is_rate: whether it tunes a coefficient of the inner optimizer's update.
+        is_schedule: whether its values are drawn over the inner steps.
+        is_penalty: whether it penalises the weights, one entry for a group of them.
+        per_example: whether it has a row for each training example.
+        scales_start: whether it acts on the initial weights.
+        from_code: whether the user's own problem must state it.
+    """
+
+    engine: ClassVar[str]
+    is_rate: ClassVar[bool] = False
+    is_schedule: ClassVar[bool] = False
+    is_penalty: ClassVar[bool] = False
+    per_example: ClassVar[bool] = False
+    scales_start: ClassVar[bool] = False
+    from_code: ClassVar[bool] = False
+
+    @property
+    def per_step(self) -> bool:
+        """Whether every inner step has an entry of its own."""
+        return False
+
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        """The number of entries; None where only a worker knows it."""
+        return None
+
+    def initial_misfit(self) -> str | None:
+        """What is wrong with `init` where it lies outside the bounds."""
+        return None
+
+
+class _Bounded(Hyperparameter):
     name: str | None = Field(
         default=None,
-        pattern=r"^[a-z][a-z0-9_]{0,63}$",
+        pattern=_NAME,
         description="Name in histories and results; null takes the kind's name.",
     )
     lower: float | None = Field(default=None, description="Lower bound of the raw value.")
     upper: float | None = Field(default=None, description="Upper bound of the raw value.")
 
+    def initial_misfit(self) -> str | None:
+        low = -float("inf") if self.lower is None else self.lower
+        high = float("inf") if self.upper is None else self.upper
+        init = getattr(self, "init", None)
+        if isinstance(init, float) and not low <= init <= high:
+            return f"must lie between lower and upper, [{low}, {high}], got {init}"
+        return None
 
-class _Penalty(_Hyperparameter):
+
+class _Penalty(_Bounded):
+    is_penalty: ClassVar[bool] = True
+
     per: Literal["weight", "unit", "layer", "model"] = Field(
         default="unit",
-        description="What shares one penalty: a weight, the weights out of an input unit, a layer "
-        "or the model.",
+        description="What shares one penalty: a single weight, the weights that leave an input "
+        "unit, a layer, or the model.",
     )
     init: float = Field(
         default=-9.0, ge=-50.0, le=20.0, description="Initial log penalty (natural logarithm)."
     )
 
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        if self.per == "model":
+            return 1
+        if sizes.matrices is None:
+            return None
+        counts = {
+            "weight": sum(before * after for before, after in sizes.matrices),
+            "unit": sum(before for before, _ in sizes.matrices),
+            "layer": len(sizes.matrices),
+        }
+        return counts[self.per]
+
 
 class L2Hyperparameter(_Penalty):
     """Penalties Σ exp(λ_u) w² on the weights; biases are not penalised."""
+
+    engine: ClassVar[str] = "penalty:L2"
 
     kind: Literal["l2"] = "l2"
 
@@ -39,92 +102,178 @@ class L2Hyperparameter(_Penalty):
 class L1Hyperparameter(_Penalty):
     """Penalties Σ exp(λ_u) |w| on the weights; biases are not penalised."""
 
+    engine: ClassVar[str] = "penalty:L1"
+
     kind: Literal["l1"] = "l1"
 
 
-class _Rate(_Hyperparameter):
+class _Rate(_Bounded):
+    is_rate: ClassVar[bool] = True
+    is_schedule: ClassVar[bool] = True
+
     per: Literal["model", "layer", "step", "step_and_layer"] = Field(
         default="step",
-        description="One for the whole training, per parameter tensor (a matrix and its bias are "
-        "two), per inner step, or per step of each parameter tensor.",
+        description="What has a value of its own: the model, each parameter tensor (a matrix and "
+        "its bias are two), each inner step, or each step of each parameter tensor.",
     )
+
+    @property
+    def per_step(self) -> bool:
+        return "step" in self.per
+
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        layers = sizes.tensors if "layer" in self.per else 1
+        return None if layers is None else layers * (sizes.steps if self.per_step else 1)
 
 
 class LearningRateHyperparameter(_Rate):
     """The learning rate exp(λ) of the inner optimizer."""
+
+    engine: ClassVar[str] = "learning_rate:LearningRate"
 
     kind: Literal["learning_rate"] = "learning_rate"
     init: float | None = Field(
         default=None,
         ge=-50.0,
         le=7.0,
-        description="Initial log learning rate (natural logarithm); null takes training's.",
+        description="Initial log learning rate (natural logarithm); null takes "
+        "training.learning_rate.",
     )
 
 
 class MomentumHyperparameter(_Rate):
-    """The momentum σ(λ) of the inner optimizer; of Adam its first beta."""
+    """The momentum σ(λ) of the inner optimizer; for Adam its first beta."""
+
+    engine: ClassVar[str] = "momentum:Momentum"
 
     kind: Literal["momentum"] = "momentum"
     init: float | None = Field(
         default=None,
         ge=-50.0,
         le=50.0,
-        description="Initial logit; null takes training's own, but at least a momentum of 0.01.",
+        description="Initial logit; null takes the momentum of training, but at least 0.01.",
     )
 
 
-class InitScaleHyperparameter(_Hyperparameter):
+class WeightDecayHyperparameter(_Bounded):
+    """The weight decay exp(λ): coupled with the gradient in SGD and Adam, decoupled in AdamW."""
+
+    engine: ClassVar[str] = "weight_decay:WeightDecay"
+    is_rate: ClassVar[bool] = True
+
+    kind: Literal["weight_decay"] = "weight_decay"
+    per: Literal["model", "layer", "group"] = Field(
+        default="model",
+        description="What has a value of its own: the model, each parameter tensor, or each group "
+        "of parameter tensors.",
+    )
+    groups: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        max_length=256,
+        description="Patterns over parameter names with per: group, such as *.bias; the first "
+        "match wins, and a parameter that none matches keeps training.weight_decay.",
+    )
+    init: float | None = Field(
+        default=None,
+        ge=-50.0,
+        le=5.0,
+        description="Initial log weight decay (natural logarithm); null takes "
+        "training.weight_decay, but at least 1e-4.",
+    )
+
+    @model_validator(mode="after")
+    def _groups_have_patterns(self) -> Self:
+        if (self.per == "group") != bool(self.groups):
+            raise PydanticCustomError(
+                "groups_without_patterns",
+                "groups must be given with per: group, and only there, got per: {per}",
+                {"per": self.per},
+            )
+        return self
+
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        return {"model": 1, "layer": sizes.tensors, "group": len(self.groups)}[self.per]
+
+
+class InitScaleHyperparameter(_Bounded):
     """A factor exp(λ) on the initial weights of each parameter tensor."""
+
+    engine: ClassVar[str] = "init_scale:InitScale"
+    scales_start: ClassVar[bool] = True
 
     kind: Literal["init_scale"] = "init_scale"
     init: float = Field(
         default=0.0, ge=-20.0, le=20.0, description="Initial log factor; 0 is a factor of one."
     )
 
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        return sizes.tensors
 
-class TrainingDataHyperparameter(_Hyperparameter):
-    """The inputs of the training examples themselves; their targets stay."""
+
+class TrainingDataHyperparameter(_Bounded):
+    """The inputs of the training examples themselves; their targets stay as they are."""
+
+    engine: ClassVar[str] = "training_data:TrainingData"
+    per_example: ClassVar[bool] = True
 
     kind: Literal["training_data"] = "training_data"
     init: Literal["data", "noise"] = Field(
         default="data",
-        description="Start from the training inputs, or from normal noise with their mean and "
-        "standard deviation.",
+        description="What tuning starts from: the training inputs, or normal noise with their "
+        "mean and standard deviation.",
     )
 
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        if sizes.train is None or sizes.inputs is None:
+            return None
+        return sizes.train * sizes.inputs
 
-class LossWeightHyperparameter(_Hyperparameter):
-    """A weight exp(λ) for each class, or for each term of the training loss of one's own code."""
+
+class LossWeightHyperparameter(_Bounded):
+    """A weight exp(λ) for each class, or for each term of your own code's training loss."""
+
+    engine: ClassVar[str] = "loss_weight:LossWeight"
 
     kind: Literal["loss_weight"] = "loss_weight"
     terms: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Terms of the inner_loss of one's own code, which is handed the weights; null "
-        "is one weight per class.",
+        description="Number of terms of your own code's inner_loss, which takes the weights; null "
+        "gives each class a weight.",
     )
     init: float = Field(
         default=0.0, ge=-50.0, le=50.0, description="Initial log weight; 0 is a weight of one."
     )
 
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        return sizes.classes if self.terms is None else self.terms
 
-class SampleWeightHyperparameter(_Hyperparameter):
+
+class SampleWeightHyperparameter(_Bounded):
     """A weight σ(λ_i) in (0, 1) for each training example."""
+
+    engine: ClassVar[str] = "sample_weight:SampleWeight"
+    per_example: ClassVar[bool] = True
 
     kind: Literal["sample_weight"] = "sample_weight"
     init: float = Field(
         default=0.0, ge=-50.0, le=50.0, description="Initial logit; 0 is a weight of one half."
     )
 
+    def entries(self, sizes: ProblemSizes) -> int | None:
+        return sizes.train
 
-class TensorHyperparameter(Spec):
-    """A tensor that the user's own problem states; its start and bounds stand in the code."""
+
+class TensorHyperparameter(Hyperparameter):
+    """A tensor that your own problem states; your code gives its start and its bounds."""
+
+    engine: ClassVar[str] = "custom_tensor:CustomTensor"
+    from_code: ClassVar[bool] = True
 
     kind: Literal["tensor"] = "tensor"
     name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]{0,63}$", description="As in the problem's `hyperparameters`."
+        pattern=_NAME, description="Name of the tensor in the problem's `hyperparameters`."
     )
 
 
@@ -133,6 +282,7 @@ HyperparameterSpec = Annotated[
     | L1Hyperparameter
     | LearningRateHyperparameter
     | MomentumHyperparameter
+    | WeightDecayHyperparameter
     | InitScaleHyperparameter
     | SampleWeightHyperparameter
     | TrainingDataHyperparameter

@@ -1,30 +1,34 @@
-"""How the hypergradient is computed: each method's options, and what it has no derivative by.
-
-The engine holds the same rules (drmad_workers.hypergradients); a test holds them together.
-"""
+"""The methods for the hypergradient: one class each, with all that the client knows, and a list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from drmad_client.spec.base import Spec
-
-if TYPE_CHECKING:
-    from drmad_client.spec.job import HyperparameterSpec, TrainingSpec
-
-Misfit = tuple[tuple[int | str, ...], Any, str]
-"""The path of a field, its value, and what is wrong with it."""
+from drmad_client.spec import refusals
+from drmad_client.spec.base import Misfit, Spec
+from drmad_client.spec.hyperparameters import Hyperparameter
+from drmad_client.spec.training import TrainingSpec
 
 
-class _Method(Spec):
+class MethodSpec(Spec):
+    """Base of the methods: their facts and rules, which validation, engine and form read.
+
+    Attributes:
+        engine: module and class below `drmad_workers.hypergradients`.
+        is_exact: whether its hypergradient is exact over the steps that it differentiates, or
+            the method measures its own fidelity.
+    """
+
+    engine: ClassVar[str]
+    is_exact: ClassVar[bool] = False
+
     hvp: Literal["exact", "finite_difference"] = Field(
         default="exact",
-        description="Products with the Hessian: by differentiating twice, or by two gradients, "
-        "for models with kernels that cannot be differentiated twice.",
+        description="How Hessian-vector products are computed: by differentiating twice, or from "
+        "two gradients, for models with kernels that cannot be differentiated twice.",
     )
 
     def steps(self, total: int) -> range:
@@ -32,170 +36,170 @@ class _Method(Spec):
         return range(total)
 
     def refuses(
-        self, hyperparameter: HyperparameterSpec, total: int, entries: int | None
+        self, hyperparameter: Hyperparameter, total: int, entries: int | None
     ) -> str | None:
         """Why it has no derivative by this hyperparameter, or not by all of it; None if it has."""
         steps = self.steps(total)
-        kind = hyperparameter.kind
-        if kind == "init_scale" and 0 not in steps:
-            return f"step 0 lies before the last {len(steps)} steps, which alone it differentiates"
-        rate = kind in ("learning_rate", "momentum")
-        if rate and "step" in getattr(hyperparameter, "per", "") and len(steps) < total:
-            return f"it differentiates {len(steps)} of the {total} steps only"
+        if hyperparameter.scales_start:
+            return refusals.first_step_missing(steps)
+        if hyperparameter.is_rate and hyperparameter.per_step:
+            return refusals.steps_missing(steps, total)
         return None
 
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        """Settings that do not fit together, or do not fit the training."""
+        return ()
+
     def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        """Settings that do not fit the training."""
-        yield from ()
+        """The refusals as misfits of the job."""
+        for field, message in self.setting_refusals(training):
+            section, _, name = field.partition(".")
+            value: Any = getattr(training if section == "training" else self, name)
+            yield (section, name), value, message
 
 
-class _Horizon(_Method):
+class _Horizon(MethodSpec):
     horizon: int | None = Field(
         default=None,
         ge=1,
-        description="How many of the last inner steps are differentiated; null: all of them.",
+        description="How many of the last inner steps are differentiated; null takes all of them.",
     )
 
     def steps(self, total: int) -> range:
-        return range(total - (self.horizon or total), total)
+        return refusals.last_steps(self.horizon, total)
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        if self.horizon is not None and self.horizon > training.steps:
-            message = f"must be at most training.steps, {training.steps}, got {self.horizon}"
-            yield ("hypergradient", "horizon"), self.horizon, message
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        return refusals.horizon_refusals(self.horizon, training.steps)
 
 
-class AutoMethod(_Method):
-    """The cheapest method whose hypergradient can be trusted, measured on the job itself."""
+class AutoMethod(MethodSpec):
+    """Chooses the cheapest method whose cosine to the exact hypergradient, measured on the job,
+    exceeds `min_cosine`."""
+
+    engine: ClassVar[str] = "auto:Auto"
+    is_exact: ClassVar[bool] = True
 
     method: Literal["auto"] = "auto"
     min_cosine: float = Field(
         default=0.8,
         gt=0.0,
         le=1.0,
-        description="Least cosine to the exact hypergradient that a method must show.",
+        description="Minimum cosine to the exact hypergradient at which a cheaper method is "
+        "chosen.",
     )
 
 
 class ShortcutMethod(_Horizon):
-    """DrMAD: backwards along a cheap path distilled from the forward pass (arXiv 1601.00917)."""
+    """DrMAD: a backward pass along an approximate trajectory (arXiv 1601.00917)."""
+
+    engine: ClassVar[str] = "shortcut:Shortcut"
 
     method: Literal["shortcut"] = "shortcut"
     budget: int = Field(
         default=16,
         ge=2,
         le=1024,
-        description="Copies of the weights that the path may take: as many points as fit, in 2.5 "
-        "bits a weight.",
+        description="Memory budget of the quantized trajectory, in copies of the weights; points "
+        "take 2.5 bits a weight.",
     )
     interpolation_nodes: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="So many averaged copies of the weights carry the path; null: points in few "
-        "bits do.",
+        description="Number of interpolation nodes, each an average of the weights; null takes the "
+        "quantized trajectory, or 15 nodes under Adam.",
     )
     averaging_window: int | None = Field(
         default=None,
         ge=1,
         le=10_000,
-        description="Window of a knot's average, in inner steps; null: up to the next knot.",
+        description="Window of a node's average, in inner steps; null reaches the next node.",
     )
     max_stride: int = Field(
         default=10,
         ge=1,
         le=1000,
-        description="Inner steps that one backward step stands for at most, their minibatches "
-        "joined.",
+        description="Maximum number of inner steps that one backward step reverses at once, with "
+        "their minibatches joined.",
     )
     max_adjoint_change: float | None = Field(
         default=0.12,
         gt=0.0,
         le=1.0,
-        description="How far the curvature may move the adjoint in one stride, relative to its "
-        "length; null takes every stride in full.",
+        description="Maximum change of the adjoint by the curvature in one stride, relative to the "
+        "adjoint's norm; null takes every stride in full.",
     )
     minibatch_subsampling: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="In the first half of the training one minibatch in so many stands for all; "
-        "null: every one is visited, or one in six where the model has convolutions.",
+        description="Uses the first of every so many minibatches in the first half of training; "
+        "null uses every minibatch, or one in six for models with convolutions.",
     )
     contraction: bool = Field(
-        default=False, description="Let the adjoint grow by at most 1 % per inner step."
+        default=False,
+        description="Whether the growth of the adjoint's norm is limited to 1 % per inner step.",
     )
     curvature: Literal["hessian", "gauss_newton"] = Field(
         default="hessian",
-        description="gauss_newton keeps the curvature of the loss and leaves out the model's.",
+        description="hessian takes the full curvature; gauss_newton keeps that of the loss and "
+        "omits that of the model.",
     )
     preset: Literal["paper", "paper_tenth"] | None = Field(
         default=None,
-        description="The published forms: paper takes T backward steps on the line from the first "
-        "to the last weights, paper_tenth T/10. It stands alone: no other option beside it.",
+        description="The published method: paper takes T backward steps on the line from the first "
+        "to the last weights, paper_tenth takes T/10. It excludes every other option but hvp.",
     )
-
-    @model_validator(mode="after")
-    def _average_needs_knots(self) -> Self:
-        if self.averaging_window is not None and self.interpolation_nodes is None:
-            raise PydanticCustomError(
-                "average_without_knots", "average is a knot's window: state knots too, or leave it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _preset_stands_alone(self) -> Self:
-        fields = type(self).model_fields
-        beside = [
-            name
-            for name, value in self
-            if name not in ("method", "preset", "hvp") and value != fields[name].default
-        ]
-        if self.preset is not None and beside:
-            raise PydanticCustomError(
-                "preset_not_alone",
-                "preset {preset} sets every option itself; remove {beside}",
-                {"preset": self.preset, "beside": ", ".join(beside)},
-            )
-        return self
 
     def steps(self, total: int) -> range:
         if self.preset == "paper_tenth":
             return range(max(1, total // 10))
-        return super().steps(total)
+        return refusals.last_steps(self.horizon, total)
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        yield from super().misfits(training)
-        if self.curvature == "gauss_newton" and self.hvp == "finite_difference":
-            message = "curvature gauss_newton is a product of its own: use it with hvp exact"
-            yield ("hypergradient", "hvp"), self.hvp, message
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        yield from super().setting_refusals(training)
+        defaults = type(self).model_fields
+        changed = [name for name, value in self if value != defaults[name].default]
+        yield from refusals.preset_refusals(self.preset, changed)
+        yield from refusals.shortcut_refusals(
+            self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
+        )
 
 
 class ReplayMethod(_Horizon):
-    """Exact: the weights are recomputed between about √T kept snapshots."""
+    """Exact: recomputes the trajectory between about √T snapshots."""
+
+    engine: ClassVar[str] = "replay:Replay"
+    is_exact: ClassVar[bool] = True
 
     method: Literal["replay"] = "replay"
 
 
 class StoredMethod(_Horizon):
-    """Exact, with the weights of every step kept: fast, and the first to run out of memory."""
+    """Exact: keeps the weights of every step; the fastest, and the first to run out of memory."""
+
+    engine: ClassVar[str] = "stored:Stored"
+    is_exact: ClassVar[bool] = True
 
     method: Literal["stored"] = "stored"
 
 
-class ReversibleMethod(_Method):
-    """Exact, with the path recovered backwards bit for bit in fixed point (arXiv 1502.03492)."""
+class ReversibleMethod(MethodSpec):
+    """Exact: undoes each training step bit for bit in fixed point (arXiv 1502.03492)."""
+
+    engine: ClassVar[str] = "reversible:Reversible"
+    is_exact: ClassVar[bool] = True
 
     method: Literal["reversible"] = "reversible"
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        if training.optimizer in ("adam", "adamw"):
-            message = f"reversible undoes sgd and damped_sgd, not {training.optimizer}: use replay"
-            yield ("training", "optimizer"), training.optimizer, message
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        return refusals.reversible_refusals(training.optimizer)
 
 
-class OneStepMethod(_Method):
-    """The last inner step alone (T1-T2, arXiv 1511.06727): cheap, and short-sighted."""
+class OneStepMethod(MethodSpec):
+    """Differentiates only the last inner step (T1-T2, arXiv 1511.06727): cheap and biased."""
+
+    engine: ClassVar[str] = "one_step:OneStep"
 
     method: Literal["one_step"] = "one_step"
 
@@ -203,74 +207,63 @@ class OneStepMethod(_Method):
         return range(total - 1, total)
 
 
-class ImplicitMethod(_Method):
-    """The implicit function theorem at the end of a training that has converged."""
+class ImplicitMethod(MethodSpec):
+    """Implicit differentiation at the end of a training run that has converged."""
+
+    engine: ClassVar[str] = "implicit:Implicit"
 
     method: Literal["implicit"] = "implicit"
     solver: Literal["conjugate_gradient", "neumann"] = Field(
         default="conjugate_gradient",
-        description="Of the linear system with the Hessian; neumann sums a series.",
+        description="Solver of the linear system with the Hessian; neumann sums a series.",
     )
     iterations: int = Field(
-        default=100, ge=1, le=100_000, description="Products with the Hessian, at most."
+        default=100, ge=1, le=100_000, description="Maximum number of Hessian-vector products."
     )
     tolerance: float = Field(
         default=0.01,
         gt=0.0,
         le=1.0,
-        description="Relative residual to be reached, or the job fails; 1 takes what is reached.",
+        description="Relative residual above which the job fails; 1 accepts every residual.",
     )
     damping: float = Field(
-        default=0.0, ge=0.0, le=1e6, description="Added to the Hessian's curvature."
+        default=0.0, ge=0.0, le=1e6, description="Number added to the eigenvalues of the Hessian."
     )
     step_size: float | None = Field(
         default=None,
         gt=0.0,
         le=1000.0,
-        description="Of neumann; null takes the training's learning rate.",
+        description="Step size of the Neumann series; null takes that of the training.",
     )
 
     def refuses(
-        self, hyperparameter: HyperparameterSpec, total: int, entries: int | None
+        self, hyperparameter: Hyperparameter, total: int, entries: int | None
     ) -> str | None:
-        if hyperparameter.kind in ("learning_rate", "momentum", "init_scale"):
-            return "the minimum of the training loss does not depend on how it was reached"
+        if hyperparameter.is_rate or hyperparameter.scales_start:
+            return refusals.NOT_IN_THE_MINIMUM
         return None
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        adam = training.optimizer in ("adam", "adamw")
-        if adam and self.solver == "neumann" and self.step_size is None:
-            message = f"must be stated for neumann under {training.optimizer}, got null"
-            yield ("hypergradient", "step_size"), None, message
-        if adam and training.weight_decay:
-            message = (
-                "implicit needs the minimum of the training loss, from which weight_decay leads "
-                "away: set it to 0, and penalise the weights by an l2 hyperparameter"
-            )
-            yield ("training", "weight_decay"), training.weight_decay, message
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        return refusals.implicit_refusals(
+            training.optimizer, training.weight_decay, self.solver, self.step_size
+        )
 
 
-class ForwardMethod(_Method):
-    """Exact, in forward mode: one tangent per hyperparameter, for a few of them."""
+class ForwardMethod(MethodSpec):
+    """Exact, in forward mode: carries one tangent for each entry of a hyperparameter."""
 
-    most: ClassVar[int] = 256
+    engine: ClassVar[str] = "forward:Forward"
+    is_exact: ClassVar[bool] = True
 
     method: Literal["forward"] = "forward"
 
     def refuses(
-        self, hyperparameter: HyperparameterSpec, total: int, entries: int | None
+        self, hyperparameter: Hyperparameter, total: int, entries: int | None
     ) -> str | None:
-        if entries is not None and entries > self.most:
-            most = self.most
-            return f"it carries a tangent for each entry, at most {most}, and this has {entries}"
-        return None
+        return None if entries is None else refusals.too_many_tangents(entries)
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
-        if self.hvp != "exact":
-            message = (
-                f"forward differentiates twice, and hvp {self.hvp} does not: use replay with it"
-            )
-            yield ("hypergradient", "hvp"), self.hvp, message
+    def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
+        return refusals.forward_refusals(self.hvp)
 
 
 HypergradientSpec = Annotated[

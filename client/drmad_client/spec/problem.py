@@ -1,8 +1,9 @@
-"""What is trained, on which data: the built-in problems, and the user's own."""
+"""The problem: a built-in model and data set, or the user's own code."""
 
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
@@ -10,44 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Spec
 from drmad_client.spec.data_sets import UPLOAD, DataSpec
+from drmad_client.spec.models import MlpModel, ModelSpec
+from drmad_client.spec.sizes import ProblemSizes
 
 # A name, extras and versions: no address, no path, no option of pip.
 _REQUIREMENT = (
     r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9._, -]+\])?"
     r"( *(===|[<>=!~]=|[<>]) *[A-Za-z0-9.*+!_-]+( *, *(===|[<>=!~]=|[<>]) *[A-Za-z0-9.*+!_-]+)*)?$"
 )
-
-
-class MlpModel(Spec):
-    """A fully connected network with a linear output layer."""
-
-    name: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
-        default=[50], description="Units of each hidden layer, from the input to the output."
-    )
-    activation: Literal["tanh", "relu"] = Field(
-        default="tanh", description="Nonlinearity after each hidden layer."
-    )
-
-
-class CnnModel(Spec):
-    """Convolutions of 3 x 3, each followed by pooling over 2 x 2, and a linear output layer."""
-
-    name: Literal["cnn"] = "cnn"
-    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = Field(
-        default=[8, 16],
-        min_length=1,
-        description="Of each convolution; pictures must be twice as large for each.",
-    )
-    activation: Literal["tanh", "relu"] = Field(
-        default="relu", description="Nonlinearity after each convolution."
-    )
-    batch_norm: bool = Field(
-        default=False, description="Normalise the batch before each nonlinearity."
-    )
-
-
-ModelSpec = Annotated[MlpModel | CnnModel, Field(discriminator="name")]
 
 
 class CatalogProblem(Spec):
@@ -57,6 +28,21 @@ class CatalogProblem(Spec):
 
     model: ModelSpec = Field(default=MlpModel(), description="The model to train.")
     data: DataSpec = Field(description="The data set, and how it is split.")
+
+    def sizes(self, steps: int) -> ProblemSizes:
+        """The sizes, as far as the spec determines them; `steps` are the inner steps."""
+        data, inputs = self.data, self.data.input_shape
+        matrices = None
+        if inputs is not None and data.classes is not None:
+            matrices = self.model.matrices(inputs, data.classes)
+        return ProblemSizes(
+            steps,
+            train=data.train,
+            inputs=None if inputs is None else prod(inputs),
+            classes=data.classes,
+            matrices=matrices,
+            tensors=None if matrices is None else 2 * len(matrices),  # each has a bias
+        )
 
 
 class CodeProblem(Spec):
@@ -79,30 +65,34 @@ class CodeProblem(Spec):
     requirements: list[Annotated[str, Field(pattern=_REQUIREMENT, max_length=256)]] = Field(
         default=[],
         max_length=32,
-        description="Packages of PyPI that the code needs beside what workers have, as in "
-        "einops==0.8.1; where the operator allows it.",
+        description="PyPI packages that the code needs beyond those of the workers, such as "
+        "einops==0.8.1; the operator must allow them.",
     )
     data: str | None = Field(
         default=None,
         pattern=UPLOAD,
-        description="An uploaded data set, handed to the function as `data`: tensors by name.",
+        description="An uploaded data set, which the function receives as `data`: tensors by name.",
     )
+
+    def sizes(self, steps: int) -> ProblemSizes:
+        """Only the steps: the code states the data and the model."""
+        return ProblemSizes(steps)
 
     @field_validator("options")
     @classmethod
     def _are_json(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """They are stored and sent as JSON, which has no infinities and no half characters."""
+        """Options are stored as JSON, which has no infinities and no lone surrogates."""
         try:
             json.dumps(options, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            message = "must hold what JSON in UTF-8 can: {reason}"
+            message = "must be representable as JSON in UTF-8: {reason}"
             raise PydanticCustomError("misfit", message, {"reason": reason}) from error
         return options
 
 
 def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str, ...]] | None:
-    """The uploaded data set that a problem names, and where; None when it names none."""
+    """The uploaded data set that a problem names, and the path of the field; else None."""
     if problem.kind == "code":
         return (problem.data, ("problem", "data")) if problem.data else None
     if problem.data.name == "upload":

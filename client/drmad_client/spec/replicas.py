@@ -1,4 +1,4 @@
-"""The workers of a job: how many, what each holds, how they are joined, and where they run."""
+"""The replicas of a job: their number, their data, their aggregation and their resources."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from drmad_client.spec.base import Spec
-
-Misfit = tuple[tuple[str, ...], Any, str]
-"""Path, value and message of a field that does not fit."""
+from drmad_client.spec.aggregations import AggregationName
+from drmad_client.spec.base import Misfit, Spec
 
 
 class ReplicasSpec(Spec):
-    """The hyperparameter server: workers that compute each meta-iteration, and how they join."""
+    """The replicas that compute each meta-iteration, and how their hypergradients join."""
 
     count: int = Field(
-        default=1, ge=1, le=1024, description="Replicas K, each with seeds of its own."
+        default=1, ge=1, le=1024, description="Number of replicas K, each with seeds of its own."
     )
     data: Literal["shared", "overlapping", "disjoint"] = Field(
         default="shared",
@@ -34,9 +32,10 @@ class ReplicasSpec(Spec):
         default=None,
         gt=0.0,
         le=1.0,
-        description="The same of the validation examples; null takes train_share, 1 is all.",
+        description="Share of the validation examples of a replica; null takes train_share, "
+        "1 is all.",
     )
-    aggregate: Literal["mean", "sign", "median"] = Field(
+    aggregate: AggregationName = Field(
         default="mean",
         description="Mean of their hypergradients, a majority vote of signs, or the median; each "
         "coordinate over the replicas that hold it.",
@@ -50,19 +49,19 @@ class ReplicasSpec(Spec):
         default=None,
         ge=1,
         le=1024,
-        description="Straggler cut of sync rounds: go on when so many replicas have answered; "
+        description="Number of answers after which a sync round ends without the stragglers; "
         "null waits for all.",
     )
     max_staleness: int | None = Field(
         default=None,
         ge=0,
         le=1_000_000,
-        description="async: updates that others may apply while a replica computes, at least "
-        "K - 1; who is further ahead waits. null is 2 K.",
+        description="async: number of updates that others may apply while a replica computes, "
+        "at least K - 1; a replica further ahead waits. null is 2 K.",
     )
     placement: Literal["pack", "spread"] = Field(
         default="pack",
-        description="Replicas on as few nodes as will hold them, or on as many as there are.",
+        description="pack places replicas on as few nodes as possible, spread on as many.",
     )
     batched: Literal["off", "auto"] = Field(
         default="off",
@@ -72,16 +71,16 @@ class ReplicasSpec(Spec):
 
     @property
     def bound(self) -> int:
-        """How many updates others may apply while a replica computes."""
+        """The number of updates that others may apply while a replica computes."""
         return 2 * self.count if self.max_staleness is None else self.max_staleness
 
     def shares(self) -> tuple[float | None, float | None]:
-        """Of the training and of the validation examples; None is 1/K."""
+        """The shares of training and validation examples that a replica holds; None is 1/K."""
         valid = self.train_share if self.valid_share is None else self.valid_share
         return self.train_share, valid
 
     def smallest(self, rows: int) -> int:
-        """Training examples of the smallest shard, of so many in all."""
+        """The number of training examples in the smallest shard of `rows` examples."""
         if self.data == "shared" or self.count == 1:
             return rows
         return (
@@ -89,7 +88,7 @@ class ReplicasSpec(Spec):
         )
 
     def misfits(self) -> Iterator[Misfit]:
-        """What does not fit together."""
+        """Settings that do not fit together."""
         yield from self._shares_that_misfit()
         if self.wait_for is not None and self.mode == "async":
             yield _at("wait_for", self.wait_for, "must be null in async mode, which never waits")
@@ -164,7 +163,7 @@ class ResourcesSpec(Spec):
     )
 
     def misfits(self) -> Iterator[Misfit]:
-        """What Ray could never place."""
+        """Resources that Ray can never place."""
         if self.gpus > 1.0 and not self.gpus.is_integer():
             message = f"must be a whole number above 1, or a fraction of one GPU, got {self.gpus:g}"
             yield ("resources", "gpus"), self.gpus, message

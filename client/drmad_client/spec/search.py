@@ -1,4 +1,4 @@
-"""Global before local: the search over the few scalars that a job starts from."""
+"""The search over a few scalars that precedes the first meta-iteration."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SearchRange(Spec):
     low: float = Field(ge=-1e12, le=1e12, description="The smallest value tried.")
     high: float = Field(ge=-1e12, le=1e12, description="The largest value tried.")
     log: bool = Field(
-        default=False, description="Even in the logarithm: as many tries below 0.1 as above."
+        default=False, description="Whether trials are spread evenly in the logarithm of the value."
     )
-    integer: bool = Field(default=False, description="Whole numbers alone.")
+    integer: bool = Field(default=False, description="Whether only whole numbers are tried.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -36,7 +36,7 @@ class SearchRange(Spec):
         return self
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that show whether all between them fit."""
+        """The extreme values; if they fit, so do all values between them."""
         return (int(self.low), int(self.high)) if self.integer else (self.low, self.high)
 
     def holds(self, value: Any) -> bool:
@@ -74,16 +74,19 @@ SearchParameter = Annotated[
 
 
 class SearchSpec(Spec):
-    """Training runs at other values of a few scalars; the gradient goes on from the best."""
+    """Training runs at other values of a few scalars; the gradient continues from the best."""
 
-    trials: int = Field(default=20, ge=1, le=1000, description="Training runs of the search.")
+    trials: int = Field(
+        default=20, ge=1, le=1000, description="Number of training runs of the search."
+    )
     sampler: Literal["tpe", "random"] = Field(
-        default="tpe", description="Optuna's: tpe learns from the trials before, random does not."
+        default="tpe",
+        description="Sampler of Optuna: tpe learns from earlier trials, random does not.",
     )
     parameters: dict[Word, SearchParameter] = Field(
         min_length=1,
         max_length=16,
-        description="What is searched, by its path in the job, as in training.learning_rate, "
+        description="Ranges or choices by path in the job, such as training.learning_rate, "
         "hyperparameters[0].init, problem.model.activation or problem.options.width.",
     )
 
@@ -102,7 +105,7 @@ def changed(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     """A job's fields with these values at their paths.
 
     Raises:
-        LookupError: there is no such place.
+        LookupError: the job has no such path.
     """
     result = copy.deepcopy(dict(fields))
     for path, value in values.items():
@@ -115,7 +118,7 @@ def changed(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
 
 
 def own_values(fields: Mapping[str, Any], search: SearchSpec) -> dict[str, Any] | None:
-    """What the job itself says at the searched paths; None where that lies outside of a range."""
+    """The job's own values at the searched paths; None if one lies outside its range."""
     found: dict[str, Any] = {}
     for path, parameter in search.parameters.items():
         here: Any = fields
@@ -130,8 +133,10 @@ def own_values(fields: Mapping[str, Any], search: SearchSpec) -> dict[str, Any] 
     return found
 
 
-def misfits(fields: Mapping[str, Any], search: SearchSpec) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each path with the job's fields at an end of its range, for somebody to check.
+def range_ends(
+    fields: Mapping[str, Any], search: SearchSpec
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each path with the job's fields at an end of its range, to be validated.
 
     Raises:
         LookupError: as `changed`.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import numpy as safetensors
 
-from drmad_client.records.job import HyperparameterInfo, Record
+from drmad_client.records.base import Record
+from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.spec.transforms import to_user_units
 
 MAX_JSON_VALUES = 10_000

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from drmad_client.errors import field_errors
-from drmad_client.records.job import FieldError, ProblemDetails
+from drmad_client.records.field_errors import field_errors
+from drmad_client.records.problem_details import FieldError, ProblemDetails
 from drmad_service.errors import (
     ActionRefused,
     CrossSite,

@@ -49,7 +49,7 @@ from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.store import StoreSettings, decoding, keys
 
 MAX_QUEUED_READ = 100_000

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from drmad_client.errors import field_errors
+from drmad_client.records.field_errors import field_errors
 from drmad_client.spec.job import JobSpec
 
 MOST_CHARACTERS = 200_000

@@ -9,7 +9,10 @@ from datetime import datetime
 
 from drmad_client.plots.figures import FIGURES
 from drmad_client.plots.learned_values import image_shape
-from drmad_client.records.job import Event, JobRecord, Trial
+from drmad_client.records.events import Event
+from drmad_client.records.job import JobRecord
+from drmad_client.records.search import Trial
+from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_service.store.state_machine import TRANSITIONS, Action
 
 # The first charts of the page, in order; the other figures follow.
@@ -74,7 +77,7 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
         without_data.add("trials")
     if job.spec.replicas.mode == "sync":
         without_data.add("staleness")
-    if not kinds & {"learning_rate", "momentum"}:
+    if not kinds & SCHEDULES:
         without_data.add("schedules")
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
         without_data.add("layers")
@@ -131,9 +134,9 @@ def _moment(event: Event) -> Moment:
 def _has_penalty_image(job: JobRecord) -> bool:
     """Whether the first layer has one or more penalties per pixel."""
     shape = image_shape(job.spec)
-    if shape is None or not any(h.kind in ("l1", "l2") for h in job.spec.hyperparameters):
+    if shape is None or not any(h.is_penalty for h in job.spec.hyperparameters):
         return False
-    first = next((info for info in job.hyperparameters if info.kind in ("l1", "l2")), None)
+    first = next((info for info in job.hyperparameters if info.kind in PENALTIES), None)
     if first is None:
         return True  # unknown until a worker has built the problem
     size = first.groups[0].stop - first.groups[0].start if first.groups else math.prod(first.shape)

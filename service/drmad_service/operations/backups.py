@@ -31,7 +31,7 @@ from redis.asyncio import Redis
 from drmad_client.errors import DrmadError
 from drmad_client.files.array_file import DataError
 from drmad_client.files.zip_errors import ZIP_ERRORS
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.store import Store, keys

@@ -20,7 +20,7 @@ from drmad_client.errors import DrmadError
 from drmad_client.http import local_key
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
-from drmad_client.records.job import MetaIteration
+from drmad_client.records.meta_iteration import MetaIteration
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.options import DEFAULT_HOME, Home, Port
 

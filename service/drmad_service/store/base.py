@@ -8,7 +8,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_client.records.job import JobRecord, JobStatus
+from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
 from drmad_service.errors import (
     ActionRefused,
     JobNotFound,

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.job import HyperparameterInfo, JobStatus
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base

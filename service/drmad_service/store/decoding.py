@@ -7,21 +7,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from drmad_client.records.job import (
-    Best,
-    Event,
-    JobError,
-    JobRecord,
-    JobStatus,
-    LogLine,
-    MetaIteration,
-    PreflightReport,
-    Progress,
-    Start,
-    Transition,
-    Trial,
-    Waiting,
-)
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport, Progress, Waiting
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.search import Start, Trial
+from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 
 Fields = Mapping[bytes, bytes]

@@ -6,7 +6,8 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from drmad_client.records.job import Event, LogLine, Page
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.pages import Page
 from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
 

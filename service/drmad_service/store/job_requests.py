@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from drmad_client.records.job import JobRecord, JobStatus, Page, Progress
+from drmad_client.records.job import JobRecord, Progress
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.errors import (

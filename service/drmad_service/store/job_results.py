@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from drmad_client.records.job import MetaIteration, Page
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
 from drmad_service.errors import ResultNotFound
 from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.job import JobError, JobStatus, PreflightReport, Progress
+from drmad_client.records.job import JobError, PreflightReport, Progress
+from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base, states

@@ -13,7 +13,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from drmad_client.records.cluster import SchedulerView
-from drmad_client.records.job import Event, JobRecord, JobStatus, MetaIteration, Page
+from drmad_client.records.events import Event
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
 from drmad_service.errors import JobNotFound
 from drmad_service.store import Store, keys
 

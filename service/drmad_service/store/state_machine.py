@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 
 _S = JobStatus
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from drmad_client.records.job import Page, Progress, Start, Trial
+from drmad_client.records.job import Progress
+from drmad_client.records.pages import Page
+from drmad_client.records.search import Start, Trial
 from drmad_service.errors import LeaseLost
 from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base

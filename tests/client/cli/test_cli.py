@@ -19,8 +19,12 @@ from safetensors.numpy import load_file, save
 
 from drmad_client import __version__
 from drmad_client.records.cluster import Cluster
-from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, MetaIteration, Page
-from drmad_client.spec import catalog
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
+from drmad_client.spec import capabilities
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 from tests.client.http import fake_service
@@ -244,11 +248,11 @@ def test_arrays_are_summed_up_or_printed_whole(service: FakeService) -> None:
 
 
 def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None:
-    service.on("GET", "/v1/catalog", Answer(200, json.dumps(catalog.describe()).encode()))
+    service.on("GET", "/v1/catalog", Answer(200, json.dumps(capabilities.describe()).encode()))
     table = drmad(service, "catalog").stdout
     for word in ("mlp", "digits", "sample_weight", "shortcut", "label_noise"):
         assert word in table
-    assert json.loads(drmad(service, "catalog", "-o", "json").stdout) == catalog.describe()
+    assert json.loads(drmad(service, "catalog", "-o", "json").stdout) == capabilities.describe()
     service.on("GET", f"{JOB}/fidelity", Answer(200, json.dumps(samples.MEASURED).encode()))
     _, first, second, *_ = drmad(service, "fidelity", samples.ID).stdout.splitlines()
     assert " ".join(first.split()) == (

@@ -9,7 +9,7 @@ from drmad_client.cli.live_view import follow
 from drmad_client.cli.tables import job_facts, jobs_table
 from drmad_client.durations import duration
 from drmad_client.http.client import Client
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from tests.client import samples
 from tests.client.http import fake_service
 from tests.client.http.fake_service import FakeService

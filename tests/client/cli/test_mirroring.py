@@ -11,7 +11,10 @@ from safetensors.numpy import save
 
 from drmad_client.cli.mirroring import BadMirror, mirrored, open_mirror
 from drmad_client.http.client import Client
-from drmad_client.records.job import Event, JobStatus, MetaIteration, Page
+from drmad_client.records.events import Event
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
 from tests.client import samples
 from tests.client.http import fake_service
 from tests.client.http.fake_service import Answer, FakeService

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from drmad_client.export import pytorch
-from drmad_workers.hyperparameters.kinds import L2, BoundPenalty, Setting, slots_of
+from drmad_workers.hyperparameters.base import Setting, slots_of
+from drmad_workers.hyperparameters.penalty import L2, BoundPenalty
 from drmad_workers.training.optimizers import MomentumSGD, Rate
 
 

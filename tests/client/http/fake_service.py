@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from drmad_client.records.job import Event
+from drmad_client.records.events import Event
 
 
 @dataclass(frozen=True)

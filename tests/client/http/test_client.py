@@ -19,7 +19,11 @@ from drmad_client.files import array_file
 from drmad_client.files.code_archive import pack
 from drmad_client.http.client import Client
 from drmad_client.http.protocol import flows
-from drmad_client.records.job import JobRecord, JobStatus, LogLine, MetaIteration, Page
+from drmad_client.records.events import LogLine
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 from tests.client.http import fake_service

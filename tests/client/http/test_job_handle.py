@@ -17,7 +17,11 @@ from drmad_client.http import progress_bar
 from drmad_client.http.client import Client
 from drmad_client.http.job_html import as_html
 from drmad_client.plots import figures
-from drmad_client.records.job import Best, JobRecord, JobStatus, LogLine, MetaIteration, Page
+from drmad_client.records.events import LogLine
+from drmad_client.records.job import Best, JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
 from tests.client import samples
 from tests.client.http import fake_service
 from tests.client.http.fake_service import Answer, FakeService

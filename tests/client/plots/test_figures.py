@@ -14,15 +14,14 @@ import pytest
 from drmad_client.plots import figures, learned_values, panels
 from drmad_client.plots.figures import FIGURES, Material
 from drmad_client.plots.panels import Figure
-from drmad_client.records.job import (
+from drmad_client.records.hyperparameters import (
     GroupSummary,
     HyperparameterGroup,
     HyperparameterInfo,
     HyperparameterSummary,
-    MetaIteration,
-    ReplicaFigures,
-    Trial,
 )
+from drmad_client.records.meta_iteration import MetaIteration, ReplicaFigures
+from drmad_client.records.search import Trial
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 

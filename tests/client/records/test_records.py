@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 
-from drmad_client.records.job import JobRecord, JobStatus, MetaIteration
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
 from tests.client import samples
 
 

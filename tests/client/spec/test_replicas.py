@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from drmad_client.errors import field_errors
-from drmad_client.spec.job import JobSpec, ReplicasSpec
+from drmad_client.records.field_errors import field_errors
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.replicas import ReplicasSpec
 
 JOB: dict[str, Any] = {
     "problem": {"data": {"name": "digits", "train": 1000, "valid": 100, "test": 0}},

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from drmad_client.records.job import (
-    HyperparameterInfo,
-    JobError,
-    JobRecord,
-    PreflightReport,
-    ProblemDetails,
-)
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import JobError, JobRecord, PreflightReport
+from drmad_client.records.problem_details import ProblemDetails
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings

@@ -35,7 +35,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.job import Event, JobError
+from drmad_client.records.events import Event
+from drmad_client.records.job import JobError
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Access, Scope

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.job import Event, Progress
+from drmad_client.records.events import Event
+from drmad_client.records.job import Progress
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.event_stream import _stream

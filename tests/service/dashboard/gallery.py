@@ -12,14 +12,9 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from drmad_client.records.cluster import Node, SchedulerView
-from drmad_client.records.job import (
-    Best,
-    HyperparameterInfo,
-    JobError,
-    PreflightReport,
-    Progress,
-    Start,
-)
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import Best, JobError, PreflightReport, Progress
+from drmad_client.records.search import Start
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.state_machine import Action

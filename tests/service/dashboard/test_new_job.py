@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from drmad_client.spec import catalog
+from drmad_client.spec import capabilities
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.dashboard.page_checks import Do
@@ -65,7 +65,7 @@ def test_every_model_data_set_kind_and_method_is_reached_by_the_form(
     closed = page.locator("#form details:not([open]) > summary")
     while closed.count():
         closed.first.click()
-    offered = catalog.describe()
+    offered = capabilities.describe()
     for field, part, key in (
         ("problem.model", "models", "name"),
         ("problem.data", "data", "name"),

@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 from safetensors import numpy as safetensors
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, LeaseLost
 from drmad_service.operations.backup_writer import write

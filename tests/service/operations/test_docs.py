@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.store.state_machine import TRANSITIONS
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from redis.asyncio import Redis
 
-from drmad_client.records.job import Event
-from drmad_client.spec.job import JobSpec, NotifySpec
+from drmad_client.records.events import Event
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.operation import NotifySpec
 from drmad_service.api.app import create_app
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.scheduling import webhooks

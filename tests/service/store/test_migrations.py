@@ -10,7 +10,7 @@ import pytest
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Store, keys

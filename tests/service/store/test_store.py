@@ -8,7 +8,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from drmad_client.records.job import Best, HyperparameterInfo, JobError, JobStatus, Progress
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import Best, JobError, Progress
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import (
     ActionRefused,

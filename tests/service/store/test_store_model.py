@@ -30,7 +30,9 @@ from hypothesis.stateful import (
 )
 from redis.asyncio import Redis
 
-from drmad_client.records.job import TERMINAL, HyperparameterInfo, JobStatus, Progress
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import Progress
+from drmad_client.records.status import TERMINAL, JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ResultNotFound
 from drmad_service.store import (

@@ -20,7 +20,7 @@ from drmad_workers import (
     Tuner,
     aggregate,
 )
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from tests.workers.small import small_problem
 
 TRAINING = TrainingConfig("damped_sgd", steps=12, batch_size=3, learning_rate=0.4, momentum=0.8)

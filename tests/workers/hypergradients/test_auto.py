@@ -32,7 +32,8 @@ from drmad_workers.hypergradients.auto import (
     method_of,
     settings_of,
 )
-from drmad_workers.hyperparameters.kinds import InitScale, LearningRate
+from drmad_workers.hyperparameters.init_scale import InitScale
+from drmad_workers.hyperparameters.learning_rate import LearningRate
 from tests.workers.small import largest_difference, small_problem, tuner_of
 
 CALM = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2, momentum=0.9)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     METHODS,
@@ -21,8 +22,8 @@ from drmad_workers import (
     Shortcut,
     TrainingConfig,
 )
-from drmad_workers.hyperparameters.kinds import Kind, Per
-from drmad_workers.training.optimizers import Optimizer
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.penalty import Per
 from drmad_workers.trajectory.interpolation import node_steps
 from tests.workers.small import (
     finite_difference,
@@ -64,7 +65,7 @@ def test_replay_is_autograd_through_the_unrolled_training(
 @pytest.mark.parametrize("optimizer", ["sgd", "damped_sgd"])
 @pytest.mark.parametrize("per", ["weight", "unit", "layer", "model"])
 def test_replay_is_the_finite_difference_of_whole_training_runs(
-    optimizer: Optimizer, per: Per
+    optimizer: OptimizerName, per: Per
 ) -> None:
     training = replace(TRAINING, optimizer=optimizer, learning_rate=0.3)
     kinds: list[Kind] = [L2(per=per, init=-2.0), SampleWeight(), CustomTensor("mixing")]

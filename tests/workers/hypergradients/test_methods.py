@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,
@@ -39,10 +40,9 @@ from drmad_workers import (
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.products import Hvp
 from drmad_workers.replica_batch import ReplicaBatch
-from drmad_workers.training.optimizers import Optimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.trajectory.fixed_point import FixedPointMomentum, to_fixed
@@ -88,7 +88,7 @@ def test_exact_methods_agree(training: TrainingConfig, chosen: set[int], seed: i
         values["momentum"] = (values["momentum"].sigmoid() * 65536).round().div(65536).logit()
     expected = exact.evaluate(values, 0).hypergradient
     for method in EXACT:
-        if isinstance(method, Reversible) and training.is_adam:
+        if isinstance(method, Reversible) and not training.traits.reversible:
             continue
         found = tuner_of(mixing_problem(seed=seed), kinds, training, method).evaluate(values, 0)
         for name, gradient in expected.items():
@@ -144,7 +144,7 @@ def test_stored_takes_a_horizon_as_replay_does() -> None:
     st.sampled_from([torch.float32, torch.float64]),
 )
 def test_reversible_returns_the_initial_weights_bit_for_bit(
-    optimizer: Optimizer, momentum: float, learning_rate: float, steps: int, dtype: torch.dtype
+    optimizer: OptimizerName, momentum: float, learning_rate: float, steps: int, dtype: torch.dtype
 ) -> None:
     training = TrainingConfig(optimizer, steps, 4, learning_rate, momentum)
     run = run_of(training, dtype)
@@ -383,7 +383,7 @@ def test_forward_tells_tangents_that_outgrow_their_digits() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("method", [Replay(), Stored(), Shortcut(), Reversible(), OneStep()])
 def test_finite_differences_stand_in_for_second_derivatives(
-    method: Method, optimizer: Optimizer
+    method: Method, optimizer: OptimizerName
 ) -> None:
     if isinstance(method, Reversible) and optimizer == "adam":
         return

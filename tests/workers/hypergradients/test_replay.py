@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from drmad_workers import L2, LearningRate, Replay, SampleWeight, Stored, TrainingConfig
 from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.replay import graphs_fit
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.objective import Objective
 from tests.workers.small import CLASSES, largest_difference, shaken, small_problem, tuner_of
 

@@ -5,9 +5,12 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from drmad_client.spec.catalog import HYPERPARAMETERS
+from drmad_client.spec.capabilities import HYPERPARAMETERS
+from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,
@@ -30,9 +33,9 @@ from drmad_workers import (
     tune,
 )
 from drmad_workers.catalog import build_problem
-from drmad_workers.hyperparameters.kinds import Kind, PerStep
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.rates import PerStep
 from drmad_workers.problem import Batch
-from drmad_workers.training.optimizers import Optimizer
 from tests.workers.objective.test_objective import MODELS, with_fresh_weights
 from tests.workers.small import (
     CLASSES,
@@ -46,7 +49,7 @@ from tests.workers.small import (
 
 STEPS = 9
 DAMPED = TrainingConfig("damped_sgd", steps=STEPS, batch_size=4, learning_rate=0.3, momentum=0.7)
-TRAININGS: dict[Optimizer, TrainingConfig] = {
+TRAININGS: dict[OptimizerName, TrainingConfig] = {
     "damped_sgd": DAMPED,
     "sgd": replace(DAMPED, optimizer="sgd", learning_rate=0.1),
     "adam": replace(DAMPED, optimizer="adam", learning_rate=0.05, weight_decay=0.1),
@@ -99,18 +102,20 @@ def assert_exact(
 @pytest.mark.parametrize("optimizer", TRAININGS)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_is_the_finite_difference_of_whole_training_runs(
-    name: str, optimizer: Optimizer
+    name: str, optimizer: OptimizerName
 ) -> None:
     assert_exact(small_problem(), [KINDS[name]], TRAININGS[optimizer])
 
 
 @pytest.mark.parametrize("optimizer", TRAININGS)
-def test_kinds_are_exact_together(optimizer: Optimizer) -> None:
+def test_kinds_are_exact_together(optimizer: OptimizerName) -> None:
     assert_exact(small_problem(), ALL, TRAININGS[optimizer], share=3)
 
 
 @pytest.mark.parametrize("optimizer", TRAININGS)
-def test_shortcut_with_a_knot_at_every_step_is_exact_in_every_kind(optimizer: Optimizer) -> None:
+def test_shortcut_with_a_node_at_every_step_is_exact_in_every_kind(
+    optimizer: OptimizerName,
+) -> None:
     training = TRAININGS[optimizer]
     exact, walked = (
         tuner_of(small_problem(), ALL, training, method) for method in (Replay(), EVERYWHERE)
@@ -121,7 +126,7 @@ def test_shortcut_with_a_knot_at_every_step_is_exact_in_every_kind(optimizer: Op
 
 
 @pytest.mark.parametrize("optimizer", ["damped_sgd", "adam"])
-def test_kinds_are_exact_beside_the_users_own(optimizer: Optimizer) -> None:
+def test_kinds_are_exact_beside_the_users_own(optimizer: OptimizerName) -> None:
     problem = mixing_problem()
     given = problem.inner_loss
     assert given is not None
@@ -139,13 +144,13 @@ def test_kinds_are_exact_beside_the_users_own(optimizer: Optimizer) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("name", MODELS)
-def test_kinds_and_optimizers_are_exact_on_every_model(name: str, optimizer: Optimizer) -> None:
+def test_kinds_and_optimizers_are_exact_on_every_model(name: str, optimizer: OptimizerName) -> None:
     training = replace(TRAININGS[optimizer], steps=5)
     assert_exact(with_fresh_weights(MODELS[name]()), ALL, training, share=1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_running_statistics_go_with_every_kind(optimizer: Optimizer) -> None:
+def test_running_statistics_go_with_every_kind(optimizer: OptimizerName) -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
     tuner = tuner_of(with_fresh_weights(model), ALL, TRAININGS[optimizer])
     first, again = (tuner.evaluate(tuner.initial_values(), 0) for _ in range(2))
@@ -267,8 +272,8 @@ def test_the_shortcut_takes_single_steps_for_a_momentum_per_step() -> None:
 
 
 def test_the_wire_knows_every_kind_and_option() -> None:
-    for spec in HYPERPARAMETERS:
-        stated = spec(name="own")
+    for name, spec in HYPERPARAMETERS.items():
+        stated = TypeAdapter(HyperparameterSpec).validate_python({"kind": name, "name": "own"})
         kind = spec_adapter.kind(stated)
         assert kind.name == "own"
         options = {field.name for field in fields(kind)}  # type: ignore[arg-type]
@@ -278,7 +283,7 @@ def test_the_wire_knows_every_kind_and_option() -> None:
 
 
 @pytest.mark.parametrize("optimizer", TRAININGS)
-def test_losses_in_half_precision_point_the_same_way(optimizer: Optimizer) -> None:
+def test_losses_in_half_precision_point_the_same_way(optimizer: OptimizerName) -> None:
     training = replace(TRAININGS[optimizer], precision="bfloat16")
     kinds: list[Kind] = [L2(per="unit", init=-3.0), SampleWeight(), LossWeight(), LearningRate()]
     full, half = (

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from drmad_client.spec.aggregations import AggregationName
 from drmad_workers import ProblemError, aggregate
-from drmad_workers.meta.aggregation import Aggregate, covered
+from drmad_workers.meta.aggregation import covered
 
 HELD = [torch.tensor(rows) for rows in ([0, 1, 2], [1, 2, 3], [2, 3, 4], [2])]
 ROWS = 6
@@ -30,7 +31,7 @@ def test_mean_vote_and_median_over_replicas() -> None:
 
 
 @pytest.mark.parametrize("how", ["mean", "sign", "median"])
-def test_each_row_is_aggregated_over_the_replicas_that_hold_it(how: Aggregate) -> None:
+def test_each_row_is_aggregated_over_the_replicas_that_hold_it(how: AggregationName) -> None:
     found = gradients()
     joined = aggregate(found, how, [{"pixels": rows} for rows in HELD])
     for row in range(ROWS):

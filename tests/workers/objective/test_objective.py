@@ -15,7 +15,8 @@ from drmad_workers import (
     Stored,
     TrainingConfig,
 )
-from drmad_workers.hyperparameters.kinds import Slot, unit_shapes
+from drmad_workers.hyperparameters.base import Slot
+from drmad_workers.hyperparameters.penalty import unit_shapes
 from tests.workers.small import (
     CLASSES,
     finite_difference,

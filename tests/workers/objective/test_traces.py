@@ -27,7 +27,7 @@ from drmad_workers import (
     TrainingConfig,
     TrainingData,
 )
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective import traces
 from drmad_workers.objective.traces import Tensors, Traced
 from drmad_workers.replica_batch import ReplicaBatch

@@ -17,7 +17,9 @@ from drmad_workers import (
     TrainingConfig,
 )
 from drmad_workers.hypergradients.method import CONTRACTION, Adjoint, Curvature
-from drmad_workers.hyperparameters.kinds import Kind, LearningRate, TrainingData
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.learning_rate import LearningRate
+from drmad_workers.hyperparameters.training_data import TrainingData
 from drmad_workers.preflight.fidelity import compare_with_exact
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun

@@ -96,7 +96,7 @@ def test_adam_is_that_of_torch_step_by_step(
     targets[0] = weights[0]  # a weight whose first gradient is 0
     parameter = torch.nn.Parameter(weights.clone())
     reference = TORCH_ADAM[decoupled]([parameter], 0.1, betas, 1e-8, weight_decay)
-    dynamics = Adam(Rate(0.1), Rate(betas[0]), betas[1], 1e-8, weight_decay, decoupled)
+    dynamics = Adam(Rate(0.1), Rate(betas[0]), betas[1], 1e-8, Rate(weight_decay), decoupled)
     state = torch.stack([weights, *torch.zeros(2, 7).double()])
     for step in range(12):
         parameter.grad = 4.0 * (parameter.detach() - targets) ** 3
@@ -127,7 +127,7 @@ def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None
         reference: torch.optim.Optimizer = torch.optim.SGD(groups, 1.0, momentum=0.5)
     else:
         reference = TORCH_ADAM[kind == "adamw"](groups, 1.0, weight_decay=0.1)
-    decay = {"weight_decay": 0.1, "decoupled": kind == "adamw"}
+    decay = {"weight_decay": Rate(0.1), "decoupled": kind == "adamw"}
     dynamics: InnerOptimizer = (
         MomentumSGD(scheduled(learning_rate), scheduled(momentum), damped=False)
         if kind == "sgd"
@@ -160,7 +160,7 @@ def test_reverse_of_a_stride_is_autograd_through_its_steps(
     dynamics: InnerOptimizer = (
         MomentumSGD(learning_rate, momentum, damped=True)
         if decoupled is None
-        else Adam(learning_rate, momentum, weight_decay=0.1, decoupled=decoupled)
+        else Adam(learning_rate, momentum, weight_decay=Rate(0.1), decoupled=decoupled)
     )
     state, adjoint = (
         normal(1 + dynamics.memory_rows, 7),

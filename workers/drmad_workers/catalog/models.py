@@ -1,20 +1,18 @@
 """Built-in models."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from drmad_client.spec.defaults import CNN, MLP
 from drmad_workers.errors import ProblemError
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+Shape = tuple[int, ...]
+Builder = Callable[[Mapping[str, Any], Shape, int, Shape | None], nn.Module]
 
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": [50], "activation": "tanh"},
-    "cnn": {"channels": [8, 16], "activation": "relu", "batch_norm": False},
-}
-"""The options of each model with their defaults, by name of the model."""
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 def build_model(
@@ -31,7 +29,7 @@ def build_model(
 
     Args:
         input_shape: the shape of one example.
-        image: (channels, rows, columns) of one example, if it is an image.
+        image: (channels, rows, columns) of one example that is an image.
     Raises:
         ProblemError: an unknown name or option, or one that does not fit the data.
     """
@@ -39,64 +37,69 @@ def build_model(
         raise ProblemError(
             f"model must be one of {', '.join(MODELS)}, got {name!r}", "problem.model.name"
         )
-    given = MODELS[name] | dict(options)
-    unknown = given.keys() - MODELS[name].keys()
-    if unknown:
+    builder, defaults = MODELS[name]
+    given = defaults | dict(options)
+    if unknown := given.keys() - defaults.keys():
         raise ProblemError(
-            f"{name} takes {', '.join(MODELS[name])}, got {', '.join(sorted(unknown))}",
+            f"{name} takes {', '.join(defaults)}, got {', '.join(sorted(unknown))}",
             "problem.model",
         )
     if given["activation"] not in ACTIVATIONS:
         raise ProblemError(
-            f"activation must be tanh or relu, got {given['activation']!r}",
+            f"activation must be one of {', '.join(ACTIVATIONS)}, got {given['activation']!r}",
             "problem.model.activation",
         )
-    if name == "mlp":
-        return mlp(given["hidden"], given["activation"], input_shape, classes)
-    if image is None:
-        raise ProblemError(
-            "cnn needs images, examples of shape (channels, rows, columns) or (rows, columns), "
-            f"got shape {tuple(input_shape)}: use mlp",
-            "problem.model.name",
-        )
-    network = cnn(given["channels"], given["activation"], given["batch_norm"], image, classes)
-    if tuple(input_shape) == tuple(image):
-        return network
-    flatten = [nn.Flatten()] if len(input_shape) > 1 else []
-    return nn.Sequential(*flatten, nn.Unflatten(1, tuple(image)), *network)
+    return builder(given, tuple(input_shape), classes, None if image is None else tuple(image))
 
 
 def mlp(
-    hidden: Sequence[int], activation: str, input_shape: Sequence[int], classes: int
+    options: Mapping[str, Any], input_shape: Shape, classes: int, image: Shape | None
 ) -> nn.Module:
+    """Fully connected layers of widths `hidden`, each followed by the activation."""
+    hidden = options["hidden"]
     _require_sizes(hidden, "hidden", "layer widths")
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
     for width, following in zip(widths, hidden, strict=False):
-        layers += [nn.Linear(width, following), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(width, following), ACTIVATIONS[options["activation"]]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
 def cnn(
-    channels: Sequence[int], activation: str, batch_norm: bool, image: Sequence[int], classes: int
-) -> nn.Sequential:
-    """Convolutions with mean pooling, which unlike max pooling has smooth derivatives."""
+    options: Mapping[str, Any], input_shape: Shape, classes: int, image: Shape | None
+) -> nn.Module:
+    """Convolutions with mean pooling, which is smooth: second derivatives pass through it."""
+    if image is None:
+        raise ProblemError(
+            "cnn needs images, examples of shape (channels, rows, columns) or (rows, columns), "
+            f"got shape {input_shape}; use mlp",
+            "problem.model.name",
+        )
+    channels = options["channels"]
     _require_sizes(channels, "channels", "numbers of channels")
     before, rows, columns = image
     layers: list[nn.Module] = []
     for after in channels:
         layers.append(nn.Conv2d(before, after, 3, padding=1))
-        if batch_norm:
+        if options["batch_norm"]:
             layers.append(nn.BatchNorm2d(after))
-        layers += [ACTIVATIONS[activation](), nn.AvgPool2d(2)]
+        layers += [ACTIVATIONS[options["activation"]](), nn.AvgPool2d(2)]
         before, rows, columns = after, rows // 2, columns // 2
     if not rows or not columns:
         raise ProblemError(
             f"{len(channels)} convolutions need images of at least {2 ** len(channels)} rows and "
-            f"columns, got {tuple(image[1:])}: shorten channels",
+            f"columns, got {image[1:]}; ask for fewer channels",
             "problem.model.channels",
         )
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * rows * columns, classes))
+    layers += [nn.Flatten(), nn.Linear(before * rows * columns, classes)]
+    if input_shape == image:
+        return nn.Sequential(*layers)
+    flatten = [nn.Flatten()] if len(input_shape) > 1 else []
+    return nn.Sequential(*flatten, nn.Unflatten(1, image), *layers)
+
+
+MODELS: dict[str, tuple[Builder, dict[str, Any]]] = {"mlp": (mlp, MLP), "cnn": (cnn, CNN)}
+"""By name, what builds the model, and the options with their defaults."""
 
 
 def _require_sizes(sizes: Sequence[int], name: str, what: str) -> None:

@@ -14,7 +14,7 @@ from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter
+from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
 FIRST_INTERVAL, MAX_INTERVAL = 5, 40

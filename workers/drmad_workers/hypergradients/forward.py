@@ -10,14 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate
+from drmad_client.spec import refusals
+from drmad_workers.errors import HypergradientDiverged
+from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method, require_none
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.training.optimizers import Factor
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
-
-MAX_ENTRIES = 256
-"""Bounds the entries of a hyperparameter. Beyond a few dozen, replay is faster anyway."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,10 @@ class Forward(Method):
         return True
 
     def check(self, training: TrainingConfig) -> None:
-        if self.hvp != "exact":
-            raise ProblemError(
-                f"forward differentiates twice, and hvp {self.hvp} does not: use replay with it",
-                "hypergradient.hvp",
-            )
+        require_none(refusals.forward_refusals(self.hvp))
 
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
-        count = bound.initial.numel()
-        if count > MAX_ENTRIES:
-            return (
-                f"it carries a tangent for each entry, at most {MAX_ENTRIES}, and this has {count}"
-            )
-        return None
+        return refusals.too_many_tangents(bound.initial.numel())
 
     def recorder(self, run: TrainingRun) -> "Tangents":
         return Tangents(run)
@@ -88,8 +78,8 @@ class Tangents:
             name: part.reshape(len(basis), *bound[name].shape)
             for name, part in zip(bound, columns, strict=True)
         }
-        self._rates = {
-            hyperparameter.role: self._values[name].view(len(basis), *hyperparameter.layout)
+        self._rates: dict[str, Tensor] = {
+            hyperparameter.role: hyperparameter.directions(self._values[name])
             for name, hyperparameter in bound.items()
             if isinstance(hyperparameter, BoundRate)
         }
@@ -126,11 +116,8 @@ class Tangents:
         inputs = [row.detach().requires_grad_() for row in (*run.state, gradient)]
         tangents = [*self.state, along]
         factors: list[Factor] = []
-        for rate, directions in (
-            (dynamics.learning_rate, self._rates.get("learning_rate")),
-            (dynamics.momentum, self._rates.get("momentum")),
-        ):
-            factor = rate.factor(step)
+        for role, rate in dynamics.rates.items():
+            factor, directions = rate.factor(step), self._rates.get(role)
             if directions is not None:
                 factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
                 inputs.append(factor)

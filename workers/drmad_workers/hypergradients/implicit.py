@@ -12,9 +12,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from drmad_client.spec import refusals
 from drmad_workers.errors import CurvatureIndefinite, ProblemError, SolverNotConverged
-from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.hypergradients.method import Adjoint, Method, require_none
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.init_scale import BoundInitScale
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
 from drmad_workers.training.optimizers import MomentumSGD
@@ -74,19 +77,15 @@ class Implicit(Method):
         require(0.0 <= self.damping < math.inf, "damping", "at least 0")
         given = self.step_size is not None
         require(not given or 0.0 < (self.step_size or 0.0) < math.inf, "step_size", "positive")
-        if self.solver == "neumann":
-            what = f"stated for neumann under {training.optimizer}"
-            require(given or not training.is_adam, "step_size", what)
-        if training.weight_decay:
-            raise ProblemError(
-                "implicit needs the minimum of the training loss, from which weight_decay leads "
-                "away: set it to 0, and penalise the weights by an l2 hyperparameter",
-                "training.weight_decay",
+        require_none(
+            refusals.implicit_refusals(
+                training.optimizer, training.weight_decay, self.solver, self.step_size
             )
+        )
 
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
         if isinstance(bound, BoundRate | BoundInitScale):
-            return "the minimum of the training loss does not depend on how it was reached"
+            return refusals.NOT_IN_THE_MINIMUM
         return None
 
     def copies(self, training: TrainingConfig) -> float:

@@ -18,8 +18,11 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from drmad_client.spec import refusals
 from drmad_workers.errors import HypergradientDiverged, ProblemError
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundInitScale, BoundRate
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.init_scale import BoundInitScale
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.products import Hvp, Linearization
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 
@@ -65,13 +68,13 @@ class Method(ABC):
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
         """Why it has no derivative by this hyperparameter, or not by all of it; None if it has.
 
-        The client knows the same rules, see drmad_client.spec.job.
+        The rules are those of the client, see drmad_client.spec.refusals.
         """
         steps = self.steps(training)
-        if isinstance(bound, BoundInitScale) and 0 not in steps:
-            return f"step 0 lies before the last {len(steps)} steps, which alone it differentiates"
-        if isinstance(bound, BoundRate) and bound.layout[1] > 1 and len(steps) < training.steps:
-            return f"it differentiates {len(steps)} of the {training.steps} steps only"
+        if isinstance(bound, BoundInitScale):
+            return refusals.first_step_missing(steps)
+        if isinstance(bound, BoundRate) and bound.layout[1] > 1:
+            return refusals.steps_missing(steps, training.steps)
         return None
 
     @property
@@ -254,14 +257,16 @@ def require_derivatives(
             )
 
 
+def require_none(found: Iterable[refusals.Refusal]) -> None:
+    """Raises ProblemError for the first refusal."""
+    for refusal in found:
+        raise ProblemError(refusal.message, refusal.field)
+
+
 def check_horizon(horizon: int | None, steps: int) -> None:
-    if horizon is not None and not 1 <= horizon <= steps:
-        raise ProblemError(
-            f"horizon must be between 1 and the number of training steps ({steps}), got {horizon}",
-            "hypergradient.horizon",
-        )
+    require_none(refusals.horizon_refusals(horizon, steps))
 
 
 def last_steps(horizon: int | None, training: TrainingConfig) -> range:
     """The last `horizon` inner steps; all of them for None."""
-    return range(training.steps - (horizon or training.steps), training.steps)
+    return refusals.last_steps(horizon, training.steps)

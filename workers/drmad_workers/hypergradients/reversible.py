@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drmad_workers.errors import PathNotRecovered, ProblemError
-from drmad_workers.hypergradients.method import Adjoint, Method
+from drmad_client.spec import refusals
+from drmad_workers.errors import PathNotRecovered
+from drmad_workers.hypergradients.method import Adjoint, Method, require_none
 from drmad_workers.training.optimizers import MomentumSGD
 from drmad_workers.training.run import CHECK_EVERY, TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.fixed_point import (
@@ -48,11 +49,7 @@ class Reversible(Method):
         return True
 
     def check(self, training: TrainingConfig) -> None:
-        if training.is_adam:
-            raise ProblemError(
-                f"reversible undoes sgd and damped_sgd, not {training.optimizer}: use replay",
-                "training.optimizer",
-            )
+        require_none(refusals.reversible_refusals(training.optimizer))
 
     def cost(self, training: TrainingConfig) -> float:
         return super().cost(training) + 1.0

@@ -5,12 +5,13 @@ of deep neural networks, 1601.00917.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from drmad_client.spec import refusals
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import (
     PRODUCT,
@@ -19,8 +20,9 @@ from drmad_workers.hypergradients.method import (
     Method,
     check_horizon,
     last_steps,
+    require_none,
 )
-from drmad_workers.training.optimizers import Adam, MomentumSGD
+from drmad_workers.training.optimizers import MomentumSGD
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
 from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory
@@ -131,12 +133,6 @@ class Shortcut(Method):
                 raise ProblemError(
                     f"{field} must be at least {at_least}, got {value}", f"hypergradient.{field}"
                 )
-        if self.averaging_window is not None and self.interpolation_nodes is None:
-            raise ProblemError(
-                "averaging_window needs interpolation_nodes, got none: set interpolation_nodes, or "
-                "leave averaging_window out",
-                "hypergradient.averaging_window",
-            )
         if self.max_adjoint_change is not None and not self.max_adjoint_change > 0.0:
             raise ProblemError(
                 f"max_adjoint_change must be a positive number, got {self.max_adjoint_change}",
@@ -151,16 +147,13 @@ class Shortcut(Method):
             raise ProblemError(
                 f"preset must be paper or paper_tenth, got {self.preset!r}", "hypergradient.preset"
             )
-        if self.curvature == "gauss_newton" and self.hvp == "finite_difference":
-            raise ProblemError(
-                "curvature gauss_newton is a product of its own: use it with hvp exact",
-                "hypergradient.hvp",
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        require_none(refusals.preset_refusals(self.preset, changed))
+        require_none(
+            refusals.shortcut_refusals(
+                self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
             )
-        if self.preset and replace(self, hvp="exact") != Shortcut(preset=self.preset):
-            raise ProblemError(
-                f"preset {self.preset} sets every other setting itself: remove them, or the preset",
-                "hypergradient.preset",
-            )
+        )
 
     def steps(self, training: TrainingConfig) -> range:
         if self.preset == "paper_tenth":
@@ -173,7 +166,7 @@ class Shortcut(Method):
         if self.curvature == "gauss_newton":
             run.objective.require_outputs()
         start = run.steps - (self.horizon or run.steps)
-        nodes = self._nodes(isinstance(run.dynamics, Adam))
+        nodes = self._nodes(run.dynamics.path_rows)
         if nodes is not None:
             return InterpolatedTrajectory(
                 node_steps(start, run.steps, nodes), run.steps, self.averaging_window
@@ -188,22 +181,22 @@ class Shortcut(Method):
         return 1.0 + (self._retrained_steps(training) + PRODUCT * used) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        nodes = 1 if self.preset else self._nodes(training.is_adam)
+        nodes = 1 if self.preset else self._nodes(training.path_rows)
         steps = self.backward_total(training)
         if nodes is not None:
             return min(nodes, steps) + 1.0
         return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
-    def _nodes(self, is_adam: bool) -> int | None:
+    def _nodes(self, path_rows: int) -> int | None:
         return (
             NODES_FOR_ADAM
-            if is_adam and self.interpolation_nodes is None
+            if path_rows > 1 and self.interpolation_nodes is None
             else self.interpolation_nodes
         )
 
     def _retrained_steps(self, training: TrainingConfig) -> int:
         """The number of steps that are trained again during the backward pass."""
-        if self.preset is not None or self._nodes(training.is_adam) is not None:
+        if self.preset is not None or self._nodes(training.path_rows) is not None:
             return 0
         steps = self.steps(training)
         return segment_starts(steps.start, steps.stop, self.budget)[-1] - steps.start

@@ -1,14 +1,12 @@
 """Combines the hypergradients of several replicas into one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from drmad_client.spec.aggregations import AggregationName
 from drmad_workers.errors import ProblemError
-
-Aggregate = Literal["mean", "sign", "median"]
 
 Held = Mapping[str, Tensor]
 """The rows that a replica holds, by the name of a hyperparameter with one row per training example:
@@ -17,33 +15,33 @@ their positions, shape (rows held,), int64. A replica holds every row of a name 
 
 def aggregate(
     hypergradients: Sequence[Mapping[str, Tensor]],
-    how: Aggregate = "mean",
+    how: AggregationName = "mean",
     held: Sequence[Held] | None = None,
 ) -> dict[str, Tensor]:
     """Combines the hypergradients g_r of the replicas, coordinate by coordinate.
 
         "mean": (1/R) Σ_r g_r        "sign": sign(Σ_r sign(g_r))        "median": median_r(g_r)
 
-    The sums run in the order given. The median of an even number of values is the mean of the two
-    middle ones. Each coordinate is aggregated over the R replicas that hold it, and is zero if no
-    replica does.
+    The sums run in the order given. Each coordinate is aggregated over the R replicas that hold
+    it, and is zero if no replica does. AGGREGATIONS lists the functions by name.
 
     Args:
-        hypergradients: one per replica, by name; a name is aggregated over the replicas that have
-            it.
-        held: the rows that each replica holds; None if every replica holds every row.
+        hypergradients: by name; a name that only some replicas have is aggregated over those.
+        held: the rows that each replica holds; None where all hold everything.
     Raises:
         ProblemError: `how` is unknown, or `hypergradients` is empty.
     """
-    if how not in get_args(Aggregate):
-        allowed = ", ".join(get_args(Aggregate))
+    if how not in AGGREGATIONS:
+        allowed = ", ".join(AGGREGATIONS)
         raise ProblemError(f"aggregate must be one of {allowed}, got {how!r}", "replicas.aggregate")
     if not hypergradients:
         raise ProblemError("aggregate needs at least one hypergradient, got none", "replicas")
     pairs = list(zip(hypergradients, held or [{}] * len(hypergradients), strict=True))
     names = dict.fromkeys(name for hypergradient in hypergradients for name in hypergradient)
     return {
-        name: _aggregated([(g[name], rows.get(name)) for g, rows in pairs if name in g], how)
+        name: AGGREGATIONS[how](
+            *_masked([(g[name], rows.get(name)) for g, rows in pairs if name in g])
+        )
         for name in names
     }
 
@@ -64,13 +62,15 @@ def covered(held: Sequence[Held], shapes: Mapping[str, Sequence[int]]) -> dict[s
     return masks
 
 
-def _aggregated(parts: Sequence[tuple[Tensor, Tensor | None]], how: Aggregate) -> Tensor:
-    """Aggregates one hyperparameter; each part is a gradient and its rows, None for all rows."""
+def _masked(
+    parts: Sequence[tuple[Tensor, Tensor | None]],
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """The gradients of one hyperparameter, and where each counts; None where all count.
+
+    Gradients are 0 where they do not count; a mask has shape (rows, 1, ...), bool.
+    """
     if all(rows is None for _, rows in parts):
-        if how == "median":
-            return _median([gradient for gradient, _ in parts], None)
-        total = _sum([gradient.sign() if how == "sign" else gradient for gradient, _ in parts])
-        return total.sign() if how == "sign" else total / len(parts)
+        return [gradient for gradient, _ in parts], None
     gradients, masks = [], []
     for gradient, rows in parts:
         mask = torch.ones(len(gradient), dtype=torch.bool)
@@ -78,25 +78,26 @@ def _aggregated(parts: Sequence[tuple[Tensor, Tensor | None]], how: Aggregate) -
             mask.zero_()[rows] = True
         masks.append(mask.view(-1, *(1,) * (gradient.ndim - 1)))
         gradients.append(torch.where(masks[-1], gradient, 0.0))
-    if how == "median":
-        return _median(gradients, masks)
-    if how == "sign":
-        return _sum([gradient.sign() for gradient in gradients]).sign()
+    return gradients, masks
+
+
+def mean(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tensor:
+    """The mean of each coordinate."""
+    if masks is None:
+        return _sum(gradients) / len(gradients)
     holders = _sum([mask.to(gradients[0].dtype) for mask in masks])
     return _sum(gradients) / holders.clamp_min(1.0)
 
 
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0].clone()
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+def sign(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tensor:
+    """A vote of the replicas on each coordinate: sign(Σ_r sign(g_r))."""
+    return _sum([gradient.sign() for gradient in gradients]).sign()
 
 
-def _median(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tensor:
-    """The median of finite gradients over the entries whose mask is true.
+def median(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tensor:
+    """The middle of each coordinate; the mean of both middles where their number is even.
 
-    Masked entries become infinite, so that sorting moves them behind the others.
+    Gradients are finite: those that do not count are sorted to the end as infinities.
     """
     stack = torch.stack(list(gradients))
     counts = torch.full_like(stack[:1], len(gradients), dtype=torch.int64)
@@ -108,3 +109,17 @@ def _median(gradients: Sequence[Tensor], masks: Sequence[Tensor] | None) -> Tens
     middles = [ordered.gather(0, at.clamp_min(0)) for at in ((counts - 1) // 2, counts // 2)]
     median = (middles[0] + middles[1]) / 2.0
     return torch.where(counts > 0, median, 0.0).squeeze(0)
+
+
+AGGREGATIONS: dict[str, Callable[[Sequence[Tensor], Sequence[Tensor] | None], Tensor]] = {
+    "mean": mean,
+    "sign": sign,
+    "median": median,
+}
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

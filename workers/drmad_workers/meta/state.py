@@ -9,7 +9,7 @@ from torch import Tensor
 from drmad_client.records.migration import migrate_scalars
 from drmad_workers.errors import EngineError
 from drmad_workers.hypergradients.auto import Choice
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter
+from drmad_workers.hyperparameters.base import BoundHyperparameter
 
 STATE_VERSION = 2
 """The version that `MetaState.scalars` writes; `restore` also reads version 1."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters.kinds import Slot
+from drmad_workers.hyperparameters.base import Slot
 
 
 class FlatModel:

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters.kinds import (
-    BoundClassWeight,
-    BoundHyperparameter,
-    BoundInitScale,
-    BoundPenalty,
-    BoundSampleWeight,
-    BoundTensor,
-    BoundTrainingData,
-    Slot,
-)
+from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Slot
+from drmad_workers.hyperparameters.init_scale import BoundInitScale
+from drmad_workers.hyperparameters.loss_weight import BoundClassWeight
+from drmad_workers.hyperparameters.penalty import BoundPenalty
+from drmad_workers.hyperparameters.sample_weight import BoundSampleWeight
+from drmad_workers.hyperparameters.training_data import BoundTrainingData
 from drmad_workers.objective.flat_parameters import FlatModel
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.traces import Traced

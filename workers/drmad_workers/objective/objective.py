@@ -7,7 +7,8 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import Examples
 from drmad_workers.errors import HypergradientNotFinite
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate, RateRole, Slot
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
+from drmad_workers.hyperparameters.rates import BoundRate, RateRole
 from drmad_workers.objective.losses import Parts
 from drmad_workers.objective.products import Linearization, Products
 from drmad_workers.problem import Batch, Problem
@@ -126,7 +127,8 @@ class Objective(Products):
             if isinstance(bound, BoundRate) and bound.role == role:
                 values = self.values[name]
                 total = self._rate_totals.setdefault(name, torch.zeros_like(values))
-                return Rate(values.view(bound.layout), sizes, total.view(bound.layout))
+                table, rows = bound.table(values, constant), bound.rows
+                return Rate(table, sizes, total.view(bound.layout), rows)
         return Rate(constant, sizes)
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from drmad_workers.hyperparameters.kinds import BoundPenalty
+from drmad_workers.hyperparameters.penalty import BoundPenalty
 
 
 class Penalties:

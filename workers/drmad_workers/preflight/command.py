@@ -75,8 +75,9 @@ def _read(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     """The spec, and the folder of the code, packed and unpacked as for a worker."""
     from pydantic import ValidationError
 
-    from drmad_client.errors import DrmadError, field_errors
+    from drmad_client.errors import DrmadError
     from drmad_client.files.code_archive import pack
+    from drmad_client.records.field_errors import field_errors
     from drmad_client.spec import job_file
     from drmad_client.spec.job import JobSpec
     from drmad_workers.user_code import unpacked

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import Examples
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters.kinds import BoundTensor
+from drmad_workers.hyperparameters.base import BoundTensor
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 

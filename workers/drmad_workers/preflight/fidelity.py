@@ -10,7 +10,7 @@ from torch import Tensor
 from drmad_workers.hypergradients import Method, Replay
 from drmad_workers.hypergradients.auto import ProbeResult, candidates, probe_result, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.problem import Problem
 from drmad_workers.training.progress import OnProgress
 from drmad_workers.training.run import TrainingConfig

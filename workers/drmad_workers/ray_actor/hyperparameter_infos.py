@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drmad_client.spec.job import JobSpec
-from drmad_workers.hyperparameters.kinds import BoundHyperparameter, Group
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Group
 
 MAX_GROUPS = 128
 """Bounds the groups of a hyperparameter that are reported one by one."""

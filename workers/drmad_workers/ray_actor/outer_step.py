@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from drmad_client.spec.capabilities import HYPERPARAMETERS
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.hypergradients.auto import Choice, join_choices
@@ -32,9 +33,6 @@ from drmad_workers.ray_actor.messages import (
     StepResult,
 )
 from drmad_workers.ray_actor.packed_state import cosine_to_previous, flat, pack, unpack
-
-PER_EXAMPLE = ("sample_weight", "training_data")
-"""The kinds with one row per training example; a row belongs to the shard of its example."""
 
 
 def meta_step(
@@ -202,7 +200,7 @@ def _held(spec: JobSpec, infos: Infos, replica: int) -> Held:
     shards = spec_adapter.shards(spec)
     held: dict[str, Tensor] = {}
     for info in infos:
-        if info["kind"] in PER_EXAMPLE:
+        if HYPERPARAMETERS[info["kind"]].per_example:
             rows = shards.positions("train", info["shape"][0], replica)
             if rows is not None:
                 held[info["name"]] = rows

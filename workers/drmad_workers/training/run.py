@@ -8,6 +8,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.objective.losses import total
@@ -15,7 +16,8 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products import Linearization
 from drmad_workers.problem import Batch
 from drmad_workers.training.cuda_graph import training_step
-from drmad_workers.training.optimizers import Adam, InnerOptimizer, MomentumSGD, Optimizer
+from drmad_workers.training.optimizers import InnerOptimizer
+from drmad_workers.training.optimizers.registry import optimizer_class
 from drmad_workers.training.progress import Monitor
 
 Precision = Literal["float32", "bfloat16"]
@@ -37,14 +39,15 @@ class TrainingConfig:
         momentum: γ in [0, 1); the two of SGD.
         betas: β₁ and β₂ in [0, 1); this and the rest of the two of Adam.
         eps: ε > 0.
-        weight_decay: ω >= 0; to tune a decay, or for SGD, use the hyperparameter l2.
+        weight_decay: ω >= 0: added to the gradient as ω w, as torch's SGD and Adam do; for adamw
+            decoupled from it.
         precision: "bfloat16" takes the losses under autocast; weights, memory and hypergradient
             stay in float32.
         resample: fresh first weights and minibatches in every meta-iteration; otherwise those of
             the first one come again. (How w_0 is drawn is `Problem.initialize`'s to say.)
     """
 
-    optimizer: Optimizer = "sgd"
+    optimizer: OptimizerName = "sgd"
     steps: int = 1000
     batch_size: int = 100
     learning_rate: float = 0.05
@@ -62,8 +65,7 @@ class TrainingConfig:
                     f"{field} must be {what}, got {getattr(self, field)!r}", f"training.{field}"
                 )
 
-        for field, values in (("optimizer", Optimizer), ("precision", Precision)):
-            allowed = get_args(values)
+        for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
             require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
         require(self.steps >= 1, "steps", "at least 1")
         for field in ("learning_rate", "eps"):
@@ -72,35 +74,35 @@ class TrainingConfig:
         pair = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
         require(pair, "betas", "two numbers, each at least 0 and below 1")
         require(0.0 <= self.weight_decay < math.inf, "weight_decay", "at least 0")
-        require(
-            self.is_adam or self.weight_decay == 0.0,
-            "weight_decay",
-            f"0 for {self.optimizer} (use an l2 hyperparameter)",
-        )
 
     @property
-    def is_adam(self) -> bool:
-        return self.optimizer in ("adam", "adamw")
+    def traits(self) -> OptimizerTraits:
+        """The optimizer's row in the table."""
+        return OPTIMIZERS[self.optimizer]
 
     @property
     def first_decay(self) -> float:
-        """γ, of Adam β₁: what the hyperparameter `momentum` stands for."""
-        return self.betas[0] if self.is_adam else self.momentum
+        """γ, of Adam β₁: what the hyperparameter `momentum` tunes."""
+        return self.betas[0] if self.traits.first_decay == "betas" else self.momentum
 
     @property
     def memory_rows(self) -> int:
-        """Copies of the weights that the optimizer remembers."""
-        return Adam.memory_rows if self.is_adam else MomentumSGD.memory_rows
+        """Rows of the state, shape (P,) each, that the optimizer keeps beside the weights."""
+        return optimizer_class(self.optimizer).memory_rows
+
+    @property
+    def path_rows(self) -> int:
+        """Rows of the state that an approximate trajectory carries; see InnerOptimizer."""
+        return optimizer_class(self.optimizer).path_rows
 
     def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The update rule, at the rates that the objective's hyperparameters state."""
-        learning_rate = objective.rate("learning_rate", self.learning_rate)
-        momentum = objective.rate("momentum", self.first_decay)
-        if self.is_adam:
-            decoupled = self.optimizer == "adamw"
-            rest = (self.betas[1], self.eps, self.weight_decay, decoupled)
-            return Adam(learning_rate, momentum, *rest)
-        return MomentumSGD(learning_rate, momentum, self.optimizer == "damped_sgd")
+        return optimizer_class(self.optimizer).configured(
+            self,
+            learning_rate=objective.rate("learning_rate", self.learning_rate),
+            momentum=objective.rate("momentum", self.first_decay),
+            weight_decay=objective.rate("weight_decay", self.weight_decay),
+        )
 
 
 class TrajectoryRecorder(Protocol):

@@ -25,10 +25,10 @@ _LOW_BITS = DENOMINATOR - 1
 class FixedPointMomentum(MomentumSGD):
     """Momentum SGD on 64-bit integers, at γ = n / 65536; `state` holds the values as floats.
 
-        v <- v n / 65536        v <- v - δ ∇_w L_t(w, λ)        w <- w + α v
+        v <- v n / 65536        v <- v - δ g_t        w <- w + α v
 
-    The first line moves the digits that v loses into an information buffer; the other lines add
-    integers. Each line therefore has an exact inverse.
+    with g_t as in MomentumSGD. The first line moves the digits that v loses into an information
+    buffer; the other lines add integers. Each line therefore has an exact inverse.
 
     Attributes:
         integer_weights, integer_velocity: w 2^52 and v 2^55, int64, shape (P,).
@@ -36,7 +36,8 @@ class FixedPointMomentum(MomentumSGD):
     """
 
     def __init__(self, rule: MomentumSGD, state: Tensor) -> None:
-        super().__init__(rule.learning_rate, rule.momentum.rounded(DENOMINATOR), rule.damped)
+        momentum = rule.momentum.rounded(DENOMINATOR)
+        super().__init__(rule.learning_rate, momentum, rule.damped, rule.weight_decay)
         self._buffer = InformationBuffer()
         self.integer_weights = to_fixed(state[0], WEIGHT_BITS)
         self.integer_velocity = torch.zeros_like(self.integer_weights)
@@ -51,7 +52,7 @@ class FixedPointMomentum(MomentumSGD):
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
         decay = self.momentum.factor(step)
         self._buffer.multiply(self.integer_velocity, numerator(decay))
-        self.integer_velocity.sub_(self._gradient_term(decay, gradient))
+        self.integer_velocity.sub_(self._gradient_term(step, state[0], gradient))
         self.integer_weights.add_(self._weight_change(step))
         self._write(state)
 
@@ -63,16 +64,18 @@ class FixedPointMomentum(MomentumSGD):
     def undo_velocity(self, step: int, state: Tensor, gradient: Tensor) -> None:
         """Reverses the velocity likewise; `gradient` is taken at the weights before the step."""
         decay = self.momentum.factor(step)
-        self.integer_velocity.add_(self._gradient_term(decay, gradient))
+        self.integer_velocity.add_(self._gradient_term(step, state[0], gradient))
         self._buffer.divide(self.integer_velocity, numerator(decay))
         self._write(state)
 
     def in_floats(self) -> MomentumSGD:
         """The same update rule in floating point."""
-        return MomentumSGD(self.learning_rate, self.momentum, self.damped)
+        return MomentumSGD(self.learning_rate, self.momentum, self.damped, self.weight_decay)
 
-    def _gradient_term(self, decay: Factor, gradient: Tensor) -> Tensor:
-        return to_fixed(self.gain(decay) * gradient.double(), VELOCITY_BITS)
+    def _gradient_term(self, step: int, weights: Tensor, gradient: Tensor) -> Tensor:
+        """δ g_t, from the weights and ∇_w L_t before the step."""
+        total = self.decayed(step, weights, gradient)
+        return to_fixed(self.gain(self.momentum.factor(step)) * total.double(), VELOCITY_BITS)
 
     def _weight_change(self, step: int) -> Tensor:
         velocity = to_float(self.integer_velocity, VELOCITY_BITS)

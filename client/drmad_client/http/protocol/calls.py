@@ -19,17 +19,13 @@ from drmad_client.errors import ApiError, ConnectionFailed, from_problem
 from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
 from drmad_client.records.cluster import Cluster
-from drmad_client.records.job import (
-    TERMINAL,
-    Event,
-    JobRecord,
-    LogLine,
-    MetaIteration,
-    Page,
-    PreflightReport,
-    ProblemDetails,
-    Trial,
-)
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord, PreflightReport
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.problem_details import ProblemDetails
+from drmad_client.records.search import Trial
+from drmad_client.records.status import TERMINAL
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:

@@ -22,7 +22,11 @@ from drmad_client.export import job_folder
 from drmad_client.http.protocol import calls
 from drmad_client.http.protocol.calls import Call
 from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
-from drmad_client.records.job import Event, JobRecord, JobStatus, LogLine, MetaIteration, Trial
+from drmad_client.records.events import Event, LogLine
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.search import Trial
+from drmad_client.records.status import JobStatus
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive

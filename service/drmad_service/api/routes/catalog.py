@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from drmad_client.spec import catalog
+from drmad_client.spec import capabilities
 
 router = APIRouter(prefix="/v1", tags=["catalog"])
 
@@ -14,4 +14,4 @@ router = APIRouter(prefix="/v1", tags=["catalog"])
 @router.get("/catalog")
 async def retrieve() -> dict[str, Any]:
     """List models, data sets, hyperparameter kinds and methods, with the JSON schema of a job."""
-    return catalog.describe()
+    return capabilities.describe()

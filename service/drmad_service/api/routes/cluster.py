@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from drmad_client.records.cluster import Cluster, Placement
-from drmad_client.records.job import JobRecord, JobStatus
+from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.routes.dependencies import OverviewDependency, StoreDependency
 from drmad_service.errors import ResultNotFound

@@ -8,7 +8,7 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 
 from drmad_client.files import code_archive as archives
-from drmad_client.records.job import Record
+from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.routes.dependencies import (
     PROBLEM,

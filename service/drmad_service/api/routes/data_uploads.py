@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from drmad_client.files.array_file import DataError
-from drmad_client.records.job import Record
+from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.routes.dependencies import (
     PROBLEM,

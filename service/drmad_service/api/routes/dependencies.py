@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Path, Request
 from fastapi.exceptions import RequestValidationError
 
-from drmad_client.records.job import ProblemDetails
+from drmad_client.records.problem_details import ProblemDetails
 from drmad_service.api.auth.api_keys import Access, Principal
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges

@@ -10,7 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from drmad_client.records.job import Event, JobStatus, Progress
+from drmad_client.records.events import Event
+from drmad_client.records.job import Progress
+from drmad_client.records.status import JobStatus
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.dependencies import (

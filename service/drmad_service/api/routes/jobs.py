@@ -10,8 +10,12 @@ from fastapi import APIRouter, Header, HTTPException, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from drmad_client.records.job import JobRecord, JobStatus, LogLine, Page, PreflightReport
-from drmad_client.spec.job import ExtendSpec, ForkSpec, JobSpec
+from drmad_client.records.events import LogLine
+from drmad_client.records.job import JobRecord, PreflightReport
+from drmad_client.records.pages import Page
+from drmad_client.records.status import JobStatus
+from drmad_client.spec.fork import ExtendSpec, ForkSpec
+from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_data
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges

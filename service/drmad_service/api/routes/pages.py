@@ -17,8 +17,10 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.export import job_folder
-from drmad_client.records.job import JobRecord, JobStatus, MetaIteration
-from drmad_client.spec import catalog
+from drmad_client.records.job import JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
+from drmad_client.spec import capabilities
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
@@ -287,7 +289,7 @@ async def sign_in(request: Request) -> Response:
 @actions.get("/new/schema")
 async def schema() -> dict[str, Any]:
     """The JSON schema from which form.js makes the form."""
-    schema: dict[str, Any] = catalog.describe()["schema"]
+    schema: dict[str, Any] = capabilities.describe()["schema"]
     return schema
 
 

@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
-from drmad_client.records.job import MetaIteration, Page, Record, Trial
+from drmad_client.records.base import Record
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.pages import Page
+from drmad_client.records.search import Trial
 from drmad_service.api import array_responses
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from drmad_client.records.job import HyperparameterInfo, JobRecord
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import JobRecord
 from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Lease, Store

@@ -12,7 +12,8 @@ import time
 
 from ray.exceptions import RayError
 
-from drmad_client.records.job import HyperparameterInfo, JobStatus
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
 from drmad_service.job_limits import too_many

@@ -14,8 +14,6 @@ from drmad_workers.ray_actor.messages import Failure, PackedState
 
 _MISTAKES = ("user_code", "problem_invalid")
 """Failures that do not depend on the hyperparameters' values."""
-_TRUSTED = ("auto", "replay", "stored", "reversible", "forward")
-"""Methods that are exact over the whole run, or compare themselves with an exact one."""
 
 
 class JobPreflight:
@@ -52,7 +50,7 @@ class JobPreflight:
         """Compare an approximate method with the exact one; warn when its fidelity is low."""
         job = self._job
         method = job.spec.hypergradient
-        is_exact = method.method in _TRUSTED and getattr(method, "horizon", None) is None
+        is_exact = method.is_exact and getattr(method, "horizon", None) is None
         if is_exact or await job.store.fidelity_report(job.lease.job_id):
             return
         state = PackedState(point.tensors, point.scalars)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import (

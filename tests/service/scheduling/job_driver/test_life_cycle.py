@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store
 from drmad_workers.ray_actor.messages import Failure, Prepared

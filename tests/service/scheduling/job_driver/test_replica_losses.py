@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.store import Store
 from drmad_workers.ray_actor.messages import Failure
 from tests.service.scheduling.conftest import Drive

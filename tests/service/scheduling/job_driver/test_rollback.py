@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.store import Store
 from drmad_workers.ray_actor.messages import Failure, PackedState, RollbackRequired
 from tests.service.scheduling.conftest import Drive

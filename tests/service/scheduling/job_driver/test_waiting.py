@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from drmad_client.records.job import JobStatus
+from drmad_client.records.status import JobStatus
 from drmad_service.store import Store
 from drmad_workers.ray_actor.messages import ProgressReport
 from tests.service.scheduling.conftest import Drive

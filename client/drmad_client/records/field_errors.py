@@ -1,0 +1,69 @@
+"""From the errors of pydantic to the bad fields of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from drmad_client.records.problem_details import FieldError
+from drmad_client.spec.renamed import new_name
+
+
+def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:
+    """The errors that pydantic found in `body`, with paths and messages that a user can act on.
+
+    The `loc` of pydantic also names the members of unions; a part that is not in the body is left
+    out of the path. The `loc` of a misfit is our own, and may name a field at its default.
+    """
+    return [FieldError(path=_path(error, body), message=_message(error, body)) for error in errors]
+
+
+def _path(error: Mapping[str, Any], body: Any) -> str:
+    path, here = "", body
+    last = len(error["loc"]) - 1
+    for depth, part in enumerate(error["loc"]):
+        inside = (isinstance(here, dict) and part in here) or (
+            isinstance(here, list) and isinstance(part, int) and part < len(here)
+        )
+        if inside:
+            here = here[part]
+        elif error["type"] != "misfit" and (error["type"] != "missing" or depth != last):
+            continue
+        path = _join(path, part)
+    return _join(path, _discriminator(error)) if error["type"] in _UNION_ERRORS else path
+
+
+_UNION_ERRORS = ("union_tag_invalid", "union_tag_not_found")
+
+
+def _discriminator(error: Mapping[str, Any]) -> str:
+    return str(error["ctx"]["discriminator"]).strip("'")
+
+
+def _join(path: str, part: int | str) -> str:
+    if isinstance(part, int):
+        return f"{path}[{part}]"
+    return f"{path}.{part}" if path else part
+
+
+def _message(error: Mapping[str, Any], body: Any) -> str:
+    kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
+    if kind == "union_tag_invalid":
+        return f"must be one of {context['expected_tags']}, got {context['tag']!r}"
+    if kind == "extra_forbidden":
+        if (name := _present_name(error, body)) is not None:
+            return f"is called {name} now"
+        return "is not a known field; remove it or correct its spelling"
+    if kind in ("missing", "union_tag_not_found"):
+        return "is required"
+    message = str(error["msg"]).replace("Input should be", "must be")
+    if isinstance(value, str | int | float | bool) and len(str(value)) <= 80 and kind != "misfit":
+        message += f", got {value!r}"
+    return message
+
+
+def _present_name(error: Mapping[str, Any], body: Any) -> str | None:
+    """The present name of a field that was renamed."""
+    section, field = str(error["loc"][0]), str(error["loc"][-1])
+    fields = body.get(section) if isinstance(body, dict) else None
+    return new_name(section, field, fields) if isinstance(fields, dict) else None

@@ -1,0 +1,21 @@
+"""A part of a list."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from pydantic import Field
+
+from drmad_client.records.base import Record
+
+T = TypeVar("T")
+
+
+class Page(Record, Generic[T]):
+    """A part of a list."""
+
+    data: list[T]
+    has_more: bool
+    next: str | None = Field(
+        default=None, description="Cursor of the next page; pass it as `after`."
+    )

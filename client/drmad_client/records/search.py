@@ -1,0 +1,37 @@
+"""The trials of a search, and where it lets the job start."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from drmad_client.records.base import Record
+
+
+class Trial(Record):
+    """A training run of the search at some values of a few scalars; it is no meta-iteration."""
+
+    number: int = Field(description="Number of the trial: 0, 1, ...; trials end in any order.")
+    at: datetime = Field(description="Time at which it was recorded, UTC.")
+    state: Literal["done", "diverged", "refused"] = Field(
+        description="refused: its values together make no valid job."
+    )
+    values: dict[str, Any] = Field(description="Values by their paths in the job.")
+    validation_loss: float | None = Field(
+        default=None, description="Validation loss; null unless the state is done."
+    )
+    metrics: dict[str, float] = Field(
+        default={}, description="Metrics by name; reported, never used to choose."
+    )
+    seconds: float = 0.0
+    message: str = Field(default="", description="Reason for a missing loss.")
+
+
+class Start(Record):
+    """The values at which the job starts after its search."""
+
+    trial: int = Field(description="Number of the best trial.")
+    values: dict[str, Any] = Field(description="Values by their paths in the job.")
+    validation_loss: float

@@ -1,0 +1,62 @@
+"""The built-in models: one class each, and the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from drmad_client.spec.base import Spec
+from drmad_client.spec.defaults import CNN, MLP
+
+
+class Model(Spec):
+    """Base of the built-in models."""
+
+    def matrices(self, inputs: Sequence[int], classes: int) -> list[tuple[int, int]] | None:
+        """Inputs and outputs of each weight matrix; None where only a worker knows them.
+
+        `inputs` is the shape of one example.
+        """
+        return None
+
+
+class MlpModel(Model):
+    """A fully connected network with a linear output layer."""
+
+    name: Literal["mlp"] = "mlp"
+    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
+        default=MLP["hidden"],
+        description="Units of each hidden layer, from the input to the output.",
+    )
+    activation: Literal["tanh", "relu"] = Field(
+        default=MLP["activation"], description="Nonlinearity after each hidden layer."
+    )
+
+    def matrices(self, inputs: Sequence[int], classes: int) -> list[tuple[int, int]] | None:
+        widths = [prod(inputs), *self.hidden, classes]
+        return list(pairwise(widths))
+
+
+class CnnModel(Model):
+    """Convolutions of 3 x 3, each followed by pooling over 2 x 2, and a linear output layer."""
+
+    name: Literal["cnn"] = "cnn"
+    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = Field(
+        default=CNN["channels"],
+        min_length=1,
+        description="Channels of each convolution; each halves the height and width of a picture.",
+    )
+    activation: Literal["tanh", "relu"] = Field(
+        default=CNN["activation"], description="Nonlinearity after each convolution."
+    )
+    batch_norm: bool = Field(
+        default=CNN["batch_norm"],
+        description="Whether each batch is normalised before each nonlinearity.",
+    )
+
+
+ModelSpec = Annotated[MlpModel | CnnModel, Field(discriminator="name")]

@@ -1,0 +1,119 @@
+"""What each method refuses, as rules on plain values; validation and engine apply the same rule.
+
+This module needs no pydantic, so that the engine can import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from drmad_client.spec.optimizers import OPTIMIZERS
+
+FORWARD_MAX_ENTRIES = 256
+"""Entries of one hyperparameter in forward mode: beyond a few dozen, replay is faster anyway."""
+
+NOT_IN_THE_MINIMUM = "the minimum of the training loss does not depend on how it was reached"
+
+
+class Refusal(NamedTuple):
+    """A setting that a method does not take: the path of its field, and the message."""
+
+    field: str
+    message: str
+
+
+def last_steps(horizon: int | None, total: int) -> range:
+    """The last `horizon` of `total` inner steps; all of them for None."""
+    return range(total - (horizon or total), total)
+
+
+def first_step_missing(steps: range) -> str | None:
+    """Why a method has no derivative by the initial weights; None if it reaches step 0."""
+    if 0 in steps:
+        return None
+    return f"it differentiates only the last {len(steps)} steps, and step 0 lies before them"
+
+
+def steps_missing(steps: range, total: int) -> str | None:
+    """Why a method has no derivative by the rate of every step; None if it reaches all steps."""
+    if len(steps) == total:
+        return None
+    return f"it differentiates only {len(steps)} of the {total} steps"
+
+
+def too_many_tangents(entries: int) -> str | None:
+    """Why forward mode does not take a hyperparameter of so many entries; None if it does."""
+    if entries <= FORWARD_MAX_ENTRIES:
+        return None
+    return (
+        f"it carries a tangent for each entry, at most {FORWARD_MAX_ENTRIES}, and this has "
+        f"{entries}"
+    )
+
+
+def horizon_refusals(horizon: int | None, total: int) -> Iterator[Refusal]:
+    if horizon is not None and not 1 <= horizon <= total:
+        yield Refusal(
+            "hypergradient.horizon",
+            f"horizon must be between 1 and training.steps, {total}, got {horizon}",
+        )
+
+
+def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refusal]:
+    """`changed` names all settings that are not at their defaults."""
+    beside = [name for name in changed if name not in ("method", "preset", "hvp")]
+    if preset is not None and beside:
+        yield Refusal(
+            "hypergradient.preset",
+            f"preset {preset} fixes all other settings: remove {', '.join(beside)}, or the preset",
+        )
+
+
+def shortcut_refusals(
+    hvp: str, curvature: str, averaging_window: int | None, interpolation_nodes: int | None
+) -> Iterator[Refusal]:
+    if averaging_window is not None and interpolation_nodes is None:
+        yield Refusal(
+            "hypergradient.averaging_window",
+            "averaging_window is the window of an interpolation node: set interpolation_nodes "
+            "too, or leave averaging_window out",
+        )
+    if curvature == "gauss_newton" and hvp == "finite_difference":
+        yield Refusal(
+            "hypergradient.hvp",
+            "curvature gauss_newton computes its own product: use it with hvp exact",
+        )
+
+
+def reversible_refusals(optimizer: str) -> Iterator[Refusal]:
+    if not OPTIMIZERS[optimizer].reversible:
+        allowed = " and ".join(name for name, row in OPTIMIZERS.items() if row.reversible)
+        yield Refusal(
+            "training.optimizer",
+            f"reversible undoes {allowed}, not {optimizer}: use replay",
+        )
+
+
+def implicit_refusals(
+    optimizer: str, weight_decay: float, solver: str, step_size: float | None
+) -> Iterator[Refusal]:
+    if solver == "neumann" and step_size is None and not OPTIMIZERS[optimizer].fixed_step:
+        yield Refusal(
+            "hypergradient.step_size",
+            f"step_size must be stated for neumann under {optimizer}, got null",
+        )
+    if weight_decay:
+        yield Refusal(
+            "training.weight_decay",
+            "implicit needs the minimum of the training loss, from which weight_decay leads "
+            "away: set it to 0, and penalise the weights by an l2 hyperparameter",
+        )
+
+
+def forward_refusals(hvp: str) -> Iterator[Refusal]:
+    if hvp != "exact":
+        yield Refusal(
+            "hypergradient.hvp",
+            f"forward differentiates twice, and hvp {hvp} does not: use replay with it",
+        )

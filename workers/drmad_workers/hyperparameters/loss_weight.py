@@ -1,0 +1,64 @@
+"""A weight for each class, or for each term of the training loss."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from drmad_workers.data.minibatches import Examples
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
+
+
+@dataclass(frozen=True)
+class BoundClassWeight(BoundTensor):
+    """(1/|B|) Σ_{i in B} e^{λ_c} ℓ_i with c the class of i; shape (classes,)."""
+
+    what: ClassVar[str] = "weight of a class"
+
+
+@dataclass(frozen=True)
+class LossWeight:
+    """Weights e^λ of the parts of the training loss.
+
+    Without an `inner_loss` of the problem's own, one per class of the integer targets: the loss
+    of an example counts e^{λ_c} times, c its class. With one, the engine weighs nothing: the loss
+    is handed all e^λ under this name, one per `terms`, and applies them to its own terms.
+
+    Attributes:
+        terms: how many terms the problem's own `inner_loss` has; None for one per class.
+        init: the log weight to start from; 0 is a weight of one.
+        lower, upper: bounds of λ.
+    """
+
+    name: str = "loss_weight"
+    terms: int | None = None
+    init: float = 0.0
+    lower: float | None = None
+    upper: float | None = None
+
+    def bind(self, setting: Setting) -> BoundHyperparameter:
+        own_loss = setting.problem.inner_loss is not None
+        if self.terms is not None and (not own_loss or self.terms < 1):
+            raise ProblemError(
+                f"{self.name}: terms must be at least 1 and needs an inner_loss that has them, got "
+                f"{self.terms}: leave it out for one weight per class",
+                f"hyperparameters.{self.name}.terms",
+            )
+        label, count = "term", self.terms or 0
+        if self.terms is None:
+            label, count = "class", self._classes(setting.train)
+        groups = [Group(f"{label} {i}", i, i + 1) for i in range(count)]
+        initial = torch.full((count,), self.init, dtype=setting.dtype)
+        bound = BoundTensor if own_loss else BoundClassWeight
+        return bound(self.name, initial, "exp", self.lower, self.upper, groups)
+
+    def _classes(self, train: Examples) -> int:
+        targets = train.all_targets()
+        if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+            raise ProblemError(
+                f"{self.name} per class needs training targets that are class numbers (int64) and "
+                "fit into memory",
+                f"hyperparameters.{self.name}",
+            )
+        return int(targets.max()) + 1
