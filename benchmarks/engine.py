@@ -39,11 +39,13 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import L2, Launch, LearningRate, Problem, Shortcut, Stored, TrainingConfig, Tuner
+from drmad_workers import L2, LearningRate, Problem, Replay, Shortcut, Stored, TrainingConfig, Tuner
 from drmad_workers.catalog import build_problem
 from drmad_workers.catalog.places import Places
-from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hypergradients import Method
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training import cuda_graph
 
@@ -67,7 +69,7 @@ def methods_at(steps: int) -> dict[str, Method]:
     return {
         "shortcut T/10": Shortcut(horizon=max(1, steps // 10)),
         "shortcut": Shortcut(),
-        "replay": Launch(),
+        "replay": Replay(),
         "stored": Stored(),
         "DrMAD as published, T/10": Shortcut(preset="paper_tenth"),
     }
@@ -85,7 +87,7 @@ class Plain:
     def __init__(self, steps: int, device: torch.device) -> None:
         problem = problem_of()
         self.steps, self.device = steps, device
-        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Launch())
+        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Replay())
         tuner.objective.attach()
         tuner.objective.set_hyperparameters(tuner.initial_values())
         with torch.random.fork_rng(devices=[]):
@@ -365,7 +367,7 @@ def replicas(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for name, method in {
         "shortcut T/10": Shortcut(horizon=steps // 10, max_adjoint_change=None),
-        "replay": Launch(),
+        "replay": Replay(),
     }.items():
         single = tuner_of(steps, method, device)
         kinds = [L2(per="unit", init=PENALTY)]
@@ -428,7 +430,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     loss = nn.CrossEntropyLoss(reduction="none")
     problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss)
     training = TrainingConfig("sgd", steps, rows, 0.01, GAMMA)
-    tuner = Tuner(problem, [LearningRate()], training, Launch(), device=device)
+    tuner = Tuner(problem, [LearningRate()], training, Replay(), device=device)
     values = tuner.initial_values()
     model = resnet18().to(device)
     minibatches = Minibatches(tuner.train_examples, rows, (0, 0, 0))

@@ -16,7 +16,7 @@ from drmad_client.spec.entries import entries
 from drmad_client.spec.methods import ForwardMethod
 from drmad_workers import METHODS, MetaConfig, ProblemError, TrainingConfig, spec_adapter
 from drmad_workers.catalog import build_problem
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.hypergradients import forward
 from drmad_workers.hypergradients.method import require_derivatives
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter, Setting, bind_all, slots_of

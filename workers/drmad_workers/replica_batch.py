@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
 from drmad_workers.hypergradients.auto import Auto, Choice
@@ -23,6 +24,7 @@ from drmad_workers.hyperparameters.kinds import BoundRate, Kind
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch, Problem
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.progress import Monitor, OnProgress
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
 from drmad_workers.tuning import Clock, Evaluation, Tuner, peak_memory_bytes

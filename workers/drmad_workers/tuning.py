@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
 from drmad_workers.errors import HypergradientError, TrainingDiverged
@@ -34,6 +35,7 @@ from drmad_workers.objective.held_out import diagnostic_figures, held_out_figure
 from drmad_workers.objective.objective import Objective
 from drmad_workers.preflight.derivatives import check_problem
 from drmad_workers.problem import Problem
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.progress import Monitor, OnProgress
 from drmad_workers.training.run import TrainingConfig, TrainingRun
 

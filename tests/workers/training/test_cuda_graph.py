@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from drmad_workers import L2, LearningRate, Problem, SampleWeight, Shortcut, TrainingConfig
-from drmad_workers.data.minibatches import WEIGHTS, Minibatches, seed_of
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training import cuda_graph as capture_module
 from drmad_workers.training.cuda_graph import RecordedStep, recordable, training_step
 from drmad_workers.training.progress import Monitor

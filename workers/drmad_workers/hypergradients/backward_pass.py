@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import HypergradientError, HypergradientNotFinite
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder

@@ -12,9 +12,10 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.data.minibatches import Examples, seed_of
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Problem, Transform
+from drmad_workers.random_streams import Purpose, seed_of
 
 Per = Literal["weight", "unit", "layer", "model"]
 PerStep = Literal["model", "layer", "step", "step_and_layer"]
@@ -22,9 +23,6 @@ RateRole = Literal["learning_rate", "momentum"]
 
 STRETCHES = 10
 """A schedule is labelled in so many stretches of steps."""
-
-NOISE_PIXELS = 4
-"""Purpose of the random stream that training data begins with, see batches.seed_of."""
 
 
 class Group(NamedTuple):
@@ -451,7 +449,7 @@ class TrainingData:
         require_one_of(("data", "noise"), self.init, self.name, "init")
         initial = inputs.detach().to(device="cpu", dtype=setting.dtype, copy=True)
         if self.init == "noise":
-            draw = torch.Generator().manual_seed(seed_of(NOISE_PIXELS, setting.seed))
+            draw = torch.Generator().manual_seed(seed_of(Purpose.TRAINING_DATA, setting.seed))
             noise = torch.randn(initial.shape, generator=draw, dtype=setting.dtype)
             initial = (initial.mean() + initial.std(correction=0) * noise).clamp(
                 self.lower if self.lower is not None else -math.inf, self.upper

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import HypergradientNotFinite
 from drmad_workers.hyperparameters.kinds import BoundHyperparameter, BoundRate, RateRole, Slot
 from drmad_workers.objective.losses import Parts

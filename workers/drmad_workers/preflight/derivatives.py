@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.kinds import BoundTensor
 from drmad_workers.objective.objective import Objective
