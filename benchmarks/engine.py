@@ -45,6 +45,7 @@ from drmad_workers.catalog.places import Places
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hypergradients import Method
+from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training import cuda_graph
@@ -88,11 +89,12 @@ class Plain:
         problem = problem_of()
         self.steps, self.device = steps, device
         tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Replay())
-        tuner.objective.attach()
+        tuner.objective.parameters.attach()
         tuner.objective.set_hyperparameters(tuner.initial_values())
         with torch.random.fork_rng(devices=[]):
-            tuner.objective.initialize(seed_of(WEIGHTS, 0, 0, 0))
-        first = tuner.objective.parts(tuner.objective.weights.clone())
+            initialize(tuner.objective, seed_of(WEIGHTS, 0, 0, 0))
+        parameters = tuner.objective.parameters
+        first = parameters.parts(parameters.weights.clone())
         self.model = build_problem(
             {"name": "mlp", "hidden": [50, 50, 50]}, {"name": "digits"}
         ).model

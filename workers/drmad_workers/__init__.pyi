@@ -36,7 +36,7 @@ from .problem import Batch as Batch
 from .problem import Hyperparameter as Hyperparameter
 from .problem import Problem as Problem
 from .problem import error_rate as error_rate
-from .training.run import TrainingConfig as TrainingConfig
+from .training.config import TrainingConfig as TrainingConfig
 from .tuning import Evaluation as Evaluation
 from .tuning import Tuner as Tuner
 from .tuning import TuningResult as TuningResult

@@ -64,7 +64,7 @@ def hypergradient(
         values = shaken(tuner)
         found = [tuner.evaluate(values, i).hypergradient for i in range(2)]
     both = {name: torch.stack([each[name] for each in found]) for name in found[0]}
-    return both, {key[0] for key in tuner.objective.traced.traces}  # type: ignore[index]
+    return both, {key[0] for key in tuner.objective.inner.traced.traces}  # type: ignore[index]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

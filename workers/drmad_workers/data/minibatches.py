@@ -4,6 +4,8 @@ Minibatch t of replica r in meta-iteration n is a function of (seed, n, r, t) al
 backward pass regenerates what the forward pass saw, and a job that resumes sees the same.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -71,3 +73,29 @@ class Minibatches:
             self._orders[epoch] = order
         start = position * self.batch_size
         return order[start : start + self.batch_size]
+
+
+class StackedMinibatches:
+    """The minibatches of R replicas side by side: tensors of shape (R, rows, ...)."""
+
+    def __init__(self, singles: Sequence[Minibatches], examples: Examples) -> None:
+        """`examples` reads the positions of every replica."""
+        self._singles = singles
+        self._examples = examples
+        self.batch_size = singles[0].batch_size
+        self.per_epoch = singles[0].per_epoch
+
+    def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
+        return torch.stack([single.index(step, count, every) for single in self._singles])
+
+    def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
+        index = self.index(step, count, every)
+        batch = self._examples.take(index.reshape(-1))
+        inputs, targets = (
+            part.view(index.shape + part.shape[1:]) for part in (batch.inputs, batch.targets)
+        )
+        return Batch(inputs, targets, index)
+
+    def step_seed(self, step: int) -> int:
+        """The seed of the first replica: models that draw random numbers are not stacked."""
+        return self._singles[0].step_seed(step)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint, Method, check_horizon, last_steps
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.full import FullTrajectory
 
 
