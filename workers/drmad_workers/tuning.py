@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from drmad_workers.data.examples import Examples
 from drmad_workers.data.shards import Shards
 from drmad_workers.errors import HypergradientError, TrainingDiverged
 from drmad_workers.evaluation import (
@@ -77,6 +78,16 @@ class Tuner:
     def hyperparameters(self) -> dict[str, BoundHyperparameter]:
         """The tuned hyperparameters by name, bound to the problem."""
         return self.replica.hyperparameters
+
+    @property
+    def train_examples(self) -> Examples:
+        """The training examples that this replica holds."""
+        return self.replica.train_examples
+
+    @property
+    def valid_examples(self) -> Examples:
+        """The validation examples that this replica holds."""
+        return self.replica.valid_examples
 
     @property
     def copy_bytes(self) -> int:

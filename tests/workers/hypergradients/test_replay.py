@@ -10,6 +10,7 @@ from drmad_workers import L2, LearningRate, Replay, SampleWeight, Stored, Traini
 from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.replay import graphs_fit
 from drmad_workers.hyperparameters.kinds import Kind
+from drmad_workers.objective.graph_memory import graph_bytes
 from drmad_workers.objective.inner import InnerObjective
 from drmad_workers.problem import Batch
 from tests.workers.small import CLASSES, largest_difference, shaken, small_problem, tuner_of
@@ -80,7 +81,7 @@ def test_graphs_are_kept_only_where_the_model_can_be_moved(
     monkeypatch: pytest.MonkeyPatch, name: str, movable: bool
 ) -> None:
     sizes: list[int | None] = []
-    measure = replay.graph_bytes
+    measure = graph_bytes
 
     def noted(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
         sizes.append(measure(inner, draw))

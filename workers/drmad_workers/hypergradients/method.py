@@ -245,7 +245,8 @@ class Adjoint:
 
 def norms(weights: Tensor) -> Tensor:
     """|dw|, shape () for one replica and (R,) for R replicas."""
-    return torch.linalg.vector_norm(weights, dim=-1)
+    found: Tensor = torch.linalg.vector_norm(weights, dim=-1)
+    return found
 
 
 def ratio(norm: Tensor, reference: Tensor) -> Tensor:

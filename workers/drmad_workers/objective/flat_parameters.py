@@ -65,8 +65,8 @@ class FlatParameters:
         self.tensors: Sequence[Tensor] = own
         if replicas is not None:
             self.tensors = [part.requires_grad_() for part in self.parts(self.weights.detach())]
-        self.current = self.tensors
-        self._own = own
+        self.current: Sequence[Tensor] = self.tensors
+        self._own: Sequence[Tensor] = own
         self._places = places_of(self.model, own)
         self._given = given.cpu().clone()
         self.buffers = Buffers(self.model)
