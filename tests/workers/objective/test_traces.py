@@ -80,7 +80,7 @@ def test_hypergradients_are_the_same_to_the_bit(kinds: str, method: Method) -> N
         assert torch.equal(found[name], each)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.integers(1, 6), max_size=3),
     st.sampled_from([nn.Tanh, nn.ReLU, nn.Softplus, nn.GELU]),
