@@ -14,6 +14,8 @@ log penalty per input unit (934), one thread on a CPU. Parts:
 - replicas: eight on one device in one batched computation, beside one.
 - resnet: training alone of a ResNet-18-sized net on random 32 x 32 images, beside a plain loop.
 - graph: a small model's steps per second, recorded as a CUDA graph, beside the eager loop.
+- traces: one gradient and one Hessian-vector product, eager, by the engine's own trace, by make_fx
+  and compiled by Inductor.
 
 Figures that need a GPU are left out without one.
 """
@@ -38,6 +40,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from traces import trace_lines, traces
 
 from drmad_workers import L2, LearningRate, Problem, Replay, Shortcut, Stored, TrainingConfig, Tuner
 from drmad_workers.catalog import build_problem
@@ -483,6 +486,7 @@ PARTS = {
     "replicas": replicas,
     "resnet": resnet,
     "graph": graph,
+    "traces": traces,
 }
 
 # ---------------------------------------------------------------------- what is told
@@ -575,6 +579,8 @@ def report(found: Mapping[str, Any]) -> str:
             f"of them: training by drmad, held-out figures included, takes {part['ratio']:.2f} "
             f"times a plain loop ({part['plain_seconds']:.1f} s).",
         ]
+    if part := found.get("traces"):
+        lines += trace_lines(part)
     if part := found.get("graph"):
         lines += ["", "### A step recorded as a CUDA graph", ""]
         if "needs" in part:

@@ -46,7 +46,8 @@ EVERY_METHOD: list[Method] = [
 
 def hinge(forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Every example is past a margin that no output reaches."""
-    return (forward(batch.inputs).abs().sum(dim=1) - 1e6).clamp_min(0.0).mean()
+    losses: Tensor = (forward(batch.inputs).abs().sum(dim=1) - 1e6).clamp_min(0.0)
+    return losses.mean()
 
 
 @pytest.mark.parametrize("method", EVERY_METHOD, ids=str)
@@ -93,8 +94,10 @@ def test_a_replica_without_gradient_bounds_no_other(method: Method) -> None:
     def of_class_one(
         forward: nn.Module, hyperparameters: Mapping[str, Tensor], batch: Batch
     ) -> Tensor:
-        losses = nn.functional.cross_entropy(forward(batch.inputs), batch.targets, reduction="none")
-        return (losses * batch.targets).mean()
+        outputs = forward(batch.inputs)
+        losses = nn.functional.cross_entropy(outputs, batch.targets, reduction="none")
+        weighted: Tensor = losses * batch.targets
+        return weighted.mean()
 
     problem.outer_loss = of_class_one
     together = ReplicaBatch(
