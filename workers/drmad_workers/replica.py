@@ -19,9 +19,9 @@ from drmad_workers.hyperparameters.kinds import (
     bind_all,
     slots_of,
 )
+from drmad_workers.objective.derivative_checks import check_problem
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.product import PRODUCTS
-from drmad_workers.preflight.derivatives import check_problem
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.config import TrainingConfig

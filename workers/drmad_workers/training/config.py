@@ -14,22 +14,22 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the model is trained in every meta-iteration.
+    """The settings of the training run of every meta-iteration.
 
     Attributes:
-        optimizer: "sgd" (torch's momentum), "damped_sgd" (the papers': learning rate α is
-            worth α(1-γ) of torch's), "adam" or "adamw" (both torch's).
-        steps: T, at least 1.
-        batch_size: rows of a minibatch.
+        optimizer: "sgd" (torch's momentum), "damped_sgd" (the momentum of the papers, where α
+            corresponds to α(1-γ) in torch), "adam" or "adamw" (both as in torch).
+        steps: the number of inner steps T, at least 1.
+        batch_size: the rows of a minibatch.
         learning_rate: α > 0.
-        momentum: γ in [0, 1); the two of SGD.
-        betas: β₁ and β₂ in [0, 1); this and the rest of the two of Adam.
-        eps: ε > 0.
-        weight_decay: ω >= 0; to tune a decay, or for SGD, use the hyperparameter l2.
-        precision: "bfloat16" takes the losses under autocast; weights, memory and hypergradient
-            stay in float32.
-        resample: fresh first weights and minibatches in every meta-iteration; otherwise those of
-            the first one come again. (How w_0 is drawn is `Problem.initialize`'s to say.)
+        momentum: γ in [0, 1), of both kinds of SGD.
+        betas: β₁ and β₂ in [0, 1), of Adam and AdamW.
+        eps: ε > 0, of Adam and AdamW.
+        weight_decay: ω >= 0, of Adam and AdamW; SGD uses the hyperparameter l2 instead.
+        precision: "bfloat16" evaluates the losses under autocast; weights, optimizer memory and
+            hypergradient are float32.
+        resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
+            all of them use those of the first (`Problem.initialize` draws w_0).
     """
 
     optimizer: Optimizer = "sgd"
@@ -72,16 +72,16 @@ class TrainingConfig:
 
     @property
     def first_decay(self) -> float:
-        """γ, of Adam β₁: what the hyperparameter `momentum` stands for."""
+        """The value that the hyperparameter `momentum` replaces: γ, or β₁ of Adam."""
         return self.betas[0] if self.is_adam else self.momentum
 
     @property
     def memory_rows(self) -> int:
-        """Copies of the weights that the optimizer remembers."""
+        """The copies of the weights in the optimizer's memory."""
         return Adam.memory_rows if self.is_adam else MomentumSGD.memory_rows
 
     def dynamics(self, objective: Objective) -> InnerOptimizer:
-        """The update rule, at the rates that the objective's hyperparameters state."""
+        """The inner optimizer, at the rates that the objective's hyperparameters state."""
         learning_rate = rate(objective, "learning_rate", self.learning_rate)
         momentum = rate(objective, "momentum", self.first_decay)
         if self.is_adam:

@@ -1,4 +1,4 @@
-"""Preflight of the derivatives: evaluates the losses and their derivatives on one minibatch."""
+"""Checks of the derivatives of an objective, on one minibatch before any training."""
 
 import torch
 from torch import Tensor
