@@ -14,6 +14,8 @@ log penalty per input unit (934), one thread on a CPU. Parts:
 - replicas: eight on one device in one batched computation, beside one.
 - resnet: training alone of a ResNet-18-sized net on random 32 x 32 images, beside a plain loop.
 - graph: a small model's steps per second, recorded as a CUDA graph, beside the eager loop.
+- traces: one gradient and one Hessian-vector product, eager, by the engine's own trace, by make_fx
+  and compiled by Inductor.
 
 Figures that need a GPU are left out without one.
 """
@@ -38,12 +40,16 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from traces import trace_lines, traces
 
-from drmad_workers import L2, Launch, LearningRate, Problem, Shortcut, Stored, TrainingConfig, Tuner
+from drmad_workers import L2, LearningRate, Problem, Replay, Shortcut, Stored, TrainingConfig, Tuner
 from drmad_workers.catalog import build_problem
 from drmad_workers.catalog.places import Places
-from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hypergradients import Method
+from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training import cuda_graph
 
@@ -67,7 +73,7 @@ def methods_at(steps: int) -> dict[str, Method]:
     return {
         "shortcut T/10": Shortcut(horizon=max(1, steps // 10)),
         "shortcut": Shortcut(),
-        "replay": Launch(),
+        "replay": Replay(),
         "stored": Stored(),
         "DrMAD as published, T/10": Shortcut(preset="paper_tenth"),
     }
@@ -85,12 +91,13 @@ class Plain:
     def __init__(self, steps: int, device: torch.device) -> None:
         problem = problem_of()
         self.steps, self.device = steps, device
-        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Launch())
-        tuner.objective.attach()
+        tuner = Tuner(problem, [L2(per="unit", init=PENALTY)], training_of(steps), Replay())
+        tuner.objective.parameters.attach()
         tuner.objective.set_hyperparameters(tuner.initial_values())
         with torch.random.fork_rng(devices=[]):
-            tuner.objective.initialize(seed_of(WEIGHTS, 0, 0, 0))
-        first = tuner.objective.parts(tuner.objective.weights.clone())
+            initialize(tuner.objective, seed_of(WEIGHTS, 0, 0, 0))
+        parameters = tuner.objective.parameters
+        first = parameters.parts(parameters.weights.clone())
         self.model = build_problem(
             {"name": "mlp", "hidden": [50, 50, 50]}, {"name": "digits"}
         ).model
@@ -365,7 +372,7 @@ def replicas(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for name, method in {
         "shortcut T/10": Shortcut(horizon=steps // 10, max_adjoint_change=None),
-        "replay": Launch(),
+        "replay": Replay(),
     }.items():
         single = tuner_of(steps, method, device)
         kinds = [L2(per="unit", init=PENALTY)]
@@ -428,7 +435,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
     loss = nn.CrossEntropyLoss(reduction="none")
     problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss)
     training = TrainingConfig("sgd", steps, rows, 0.01, GAMMA)
-    tuner = Tuner(problem, [LearningRate()], training, Launch(), device=device)
+    tuner = Tuner(problem, [LearningRate()], training, Replay(), device=device)
     values = tuner.initial_values()
     model = resnet18().to(device)
     minibatches = Minibatches(tuner.train_examples, rows, (0, 0, 0))
@@ -479,6 +486,7 @@ PARTS = {
     "replicas": replicas,
     "resnet": resnet,
     "graph": graph,
+    "traces": traces,
 }
 
 # ---------------------------------------------------------------------- the report
@@ -571,6 +579,8 @@ def report(found: Mapping[str, Any]) -> str:
             f"of them: training by drmad, held-out figures included, takes {part['ratio']:.2f} "
             f"times a plain loop ({part['plain_seconds']:.1f} s).",
         ]
+    if part := found.get("traces"):
+        lines += trace_lines(part)
     if part := found.get("graph"):
         lines += ["", "### A step recorded as a CUDA graph", ""]
         if "needs" in part:

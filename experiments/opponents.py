@@ -15,7 +15,7 @@ from torch import Tensor
 from drmad_client.spec.job import JobSpec
 from drmad_workers import EngineError, TrainingDiverged, Tuner, spec_adapter
 from drmad_workers.catalog import Places
-from drmad_workers.tuning import peak_memory_bytes
+from drmad_workers.evaluation import peak_memory_bytes
 from experiments.results import Result
 from experiments.tasks import Measured, Retrained, Search, Task
 

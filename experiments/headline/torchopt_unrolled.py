@@ -23,7 +23,7 @@ from experiments.tasks import read_spec
 from torch import nn
 
 from drmad_workers.catalog import Places, build_problem
-from drmad_workers.tuning import peak_memory_bytes
+from drmad_workers.evaluation import peak_memory_bytes
 
 ARM = "torchopt"
 CPU = torch.device("cpu")

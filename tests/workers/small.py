@@ -14,7 +14,8 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.data.minibatches import Examples, Minibatches
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.problem import Batch
 

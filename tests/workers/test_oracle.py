@@ -24,7 +24,8 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.data.minibatches import Examples, Minibatches
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.rates import PerStep
 from drmad_workers.problem import Batch
 from tests.workers.small import as_given, relative

@@ -21,7 +21,7 @@ from drmad_client.spec.problem import CatalogProblem
 from drmad_client.spec.training import TrainingSpec
 from drmad_workers import MetaConfig, ProblemError, TrainingConfig, spec_adapter
 from drmad_workers.catalog import build_problem, data, models
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.hypergradients.method import require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all

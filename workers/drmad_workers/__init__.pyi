@@ -9,6 +9,7 @@ from .errors import ProblemError as ProblemError
 from .errors import SolverNotConverged as SolverNotConverged
 from .errors import Stopped as Stopped
 from .errors import TrainingDiverged as TrainingDiverged
+from .evaluation import Evaluation as Evaluation
 from .hypergradients import METHODS as METHODS
 from .hypergradients import Forward as Forward
 from .hypergradients import Implicit as Implicit
@@ -37,8 +38,7 @@ from .problem import Batch as Batch
 from .problem import Hyperparameter as Hyperparameter
 from .problem import Problem as Problem
 from .problem import error_rate as error_rate
-from .training.run import TrainingConfig as TrainingConfig
-from .tuning import Evaluation as Evaluation
+from .training.config import TrainingConfig as TrainingConfig
 from .tuning import Tuner as Tuner
 from .tuning import TuningResult as TuningResult
 from .tuning import tune as tune

@@ -1,9 +1,9 @@
-"""What can go wrong in the engine.
+"""The errors of the engine.
 
     EngineError
     ├── ProblemError            the problem, a setting or the data cannot be used as stated
     ├── TrainingDiverged        the inner loss or the weights are no longer finite
-    ├── HypergradientError      the backward pass ended without a direction to trust
+    ├── HypergradientError      the backward pass ended without a reliable direction
     │   ├── HypergradientDiverged   the norm of the adjoint exceeded its bound
     │   ├── HypergradientNotFinite  the derivative by a hyperparameter is not
     │   ├── PathNotRecovered        reversing the training did not lead back to its start
@@ -18,7 +18,7 @@ import math
 
 
 class EngineError(Exception):
-    """Base of everything that the engine raises on purpose."""
+    """The base of all errors that the engine raises."""
 
 
 class ProblemError(EngineError):
@@ -34,13 +34,13 @@ class ProblemError(EngineError):
 
 
 class TrainingDiverged(EngineError):
-    """The inner training run met a loss or weights that are not finite.
+    """A loss or the weights of the inner training run are not finite.
 
     Attributes:
-        step: first bad inner step, 0-based; equal to `steps` when only the last weights are bad.
-        steps: length of the training run.
-        value: what was found there, nan or infinite.
-        what: "loss" or "weights".
+        step: the first inner step with such a value, 0-based; `steps` for the last weights.
+        steps: the length of the training run.
+        value: the value, nan or infinite.
+        what: "loss", "weights" or "validation loss".
     """
 
     def __init__(self, step: int, steps: int, value: float, what: str) -> None:
@@ -58,7 +58,7 @@ class TrainingDiverged(EngineError):
 
 
 class HypergradientError(EngineError):
-    """The backward pass ended without a direction to trust; none is returned."""
+    """The backward pass ended without a reliable direction, and returned none."""
 
 
 class HypergradientDiverged(HypergradientError):
@@ -98,14 +98,14 @@ class HypergradientDiverged(HypergradientError):
 
 
 class HypergradientNotFinite(HypergradientError):
-    """The adjoint stayed finite, and the derivative by a hyperparameter did not.
+    """The adjoint is finite, and the derivative by a hyperparameter is not.
 
     Attributes:
-        name: of the hyperparameter.
-        wrong: entries that are nan or infinite.
-        entries: of how many.
-        step: inner step at which the backward pass met the first of them, 0-based; None where it
-            was no single step.
+        name: the name of the hyperparameter.
+        wrong: the number of entries that are nan or infinite.
+        entries: the number of entries.
+        step: the inner step at which the backward pass met the first of them, 0-based; None if no
+            single step caused it.
     """
 
     def __init__(self, name: str, wrong: int, entries: int, step: int | None = None) -> None:
@@ -128,8 +128,8 @@ class PathNotRecovered(HypergradientError):
     """Reversing the training did not lead back to a velocity of 0.
 
     Attributes:
-        wrong: weights whose velocity was not 0.
-        weights: of how many.
+        wrong: the number of weights whose velocity is not 0.
+        weights: the number of weights.
     """
 
     def __init__(self, wrong: int, weights: int) -> None:
@@ -146,11 +146,11 @@ class PathNotRecovered(HypergradientError):
 
 
 class CurvatureIndefinite(HypergradientError):
-    """The Hessian of the training loss has a direction of no or negative curvature.
+    """The Hessian of the training loss has a direction of zero or negative curvature.
 
     Attributes:
-        iteration: of the solver, 0-based.
-        curvature: p·Hp / p·p along the direction p that it met.
+        iteration: the iteration of the solver, 0-based.
+        curvature: p·Hp / p·p along that direction p.
     """
 
     def __init__(self, iteration: int, curvature: float) -> None:
@@ -167,12 +167,12 @@ class CurvatureIndefinite(HypergradientError):
 
 
 class SolverNotConverged(HypergradientError):
-    """A linear solver spent its iterations and is not at its tolerance.
+    """A linear solver used all its iterations without reaching its tolerance.
 
     Attributes:
-        iterations: how many it took.
+        iterations: the number of iterations.
         residual: |b - Hx| / |b| after them.
-        tolerance: what it must not exceed.
+        tolerance: the bound on the residual.
     """
 
     def __init__(self, iterations: int, residual: float, tolerance: float) -> None:
@@ -190,11 +190,11 @@ class SolverNotConverged(HypergradientError):
 
 
 class Stopped(EngineError):
-    """`should_stop` was true: the work was given up on the caller's wish.
+    """`should_stop` returned True, and the engine stopped.
 
     Attributes:
         phase: "forward", "backward" or "evaluate".
-        step: how many steps of it were done.
+        step: the number of steps of the phase that were done.
     """
 
     def __init__(self, phase: str, step: int) -> None:
@@ -203,17 +203,19 @@ class Stopped(EngineError):
         self.step = step
 
     def __str__(self) -> str:
-        return f"stopped as asked, in the {self.phase} pass after {self.step} steps"
+        return f"stopped on request in the {self.phase} phase after {self.step} steps"
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: of Python, of NumPy, or of torch on any device."""
+    """Whether an allocation failed, of Python, NumPy or torch, on any device."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On the CPU, and in some calls of CUDA, torch raises what everything else raises too.
-    told = str(error)
+    # On the CPU, and in some CUDA calls, torch raises a plain RuntimeError.
+    message = str(error)
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in told or "out of memory" in told or "ALLOC_FAILED" in told
+        "can't allocate memory" in message
+        or "out of memory" in message
+        or "ALLOC_FAILED" in message
     )

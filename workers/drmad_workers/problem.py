@@ -1,4 +1,4 @@
-"""What a user states: the model, its data, its losses and its own hyperparameters."""
+"""The statement of a problem: a model, its data, its losses and its own hyperparameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ Transform = Literal["identity", "exp", "sigmoid"]
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A tensor of continuous hyperparameters that the user's own loss takes.
+    """A tensor of continuous hyperparameters that the user's own losses take.
 
     Attributes:
         init: λ before the first meta-iteration, any shape.
-        transform: the loss is given transform(λ); the outer optimizer moves λ.
+        transform: the map from λ to the value that the losses take; the outer optimizer moves λ.
         lower, upper: bounds of λ itself (before the transform), or None.
     """
 
@@ -30,12 +30,12 @@ class Hyperparameter:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some examples, and where they stand in their data set.
+    """Some examples with their positions in the data set.
 
     Attributes:
         inputs: shape (rows, ...).
         targets: shape (rows, ...).
-        index: shape (rows,), int64: positions in the data set.
+        index: the positions in the data set, shape (rows,), int64.
     """
 
     inputs: Tensor
@@ -44,8 +44,8 @@ class Batch:
 
 
 Data = Any
-"""A pair (inputs, targets) of tensors, or a map-style data set of (input, target). An item must
-be the same whenever it is read, or the backward pass would see other data than the training."""
+"""A pair (inputs, targets) of tensors, or a map-style data set of (input, target). Every read of an
+item must return the same values, because the backward pass reads the items again."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> (rows,)"""
@@ -57,28 +57,28 @@ FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 
 @dataclass
 class Problem:
-    """A model to train and an objective to tune its hyperparameters by.
+    """A model to train, and an objective by which its hyperparameters are tuned.
 
-    The engine trains `model` in place, its trainable parameters being views into one vector, and
-    leaves it with the weights that it was given; trained weights come back with the results.
-    Parameters with `requires_grad=False` stay as they are. Buffers (running statistics) are
-    carried through training and held constant by the derivative.
+    The engine trains `model` in place, with its trainable parameters as views into one vector.
+    Afterwards the model has the weights that it was given; the results contain the trained
+    weights. Parameters with `requires_grad=False` do not change. Training updates buffers (running
+    statistics), and derivatives treat them as constants.
 
     Attributes:
-        model: the elementary parameters are those of `model.parameters()` that require a gradient.
-        train, valid, test: see `Data`; `test` is only reported, never used to choose.
-        loss: loss of every example, (outputs, targets) -> (rows,).
-        inner_loss: full control of the training loss in the place of the mean of `loss`. It must
-            be a mean over the rows of the batch (a joined minibatch stands for several).
-        outer_loss: the held-out objective where it is not the mean of `loss`; likewise a mean.
-        hyperparameters: the user's own tensors, by name, given to both full losses.
+        model: the model, whose elementary parameters are those that require a gradient.
+        train, valid, test: see `Data`; `test` is reported, and never used to choose.
+        loss: the loss of every example, (outputs, targets) -> (rows,).
+        inner_loss: the training loss, if it is not the mean of `loss`. It must be a mean over the
+            rows of the batch, because minibatches may be joined.
+        outer_loss: the held-out objective, if it is not the mean of `loss`; likewise a mean.
+        hyperparameters: the user's own tensors by name, which both full losses take.
         metrics: name -> (outputs, targets) -> (), a mean over the rows; reported for the
             validation and the test data as `validation_<name>` and `test_<name>`.
-        diagnostics: name -> function of the transformed values of all hyperparameters by name;
-            None leaves the figure out.
-        initialize: draws fresh weights w_0, in place. By default every module's
-            `reset_parameters` is called; parameters that nothing resets keep the values given.
-            For a pretrained model hand over a function that does nothing.
+        diagnostics: name -> function of the transformed values of all hyperparameters by name; a
+            result of None is not reported.
+        initialize: draws new weights w_0, in place. By default every module's
+            `reset_parameters` is called, and parameters that no module resets keep their values.
+            A pretrained model needs a function that does nothing.
     """
 
     model: nn.Module
@@ -110,5 +110,5 @@ class Problem:
 
 
 def error_rate(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of rows whose largest output is not the target; (rows, classes) and (rows,)."""
+    """The share of rows whose largest output is not the target; (rows, classes) and (rows,)."""
     return (outputs.argmax(dim=1) != targets).to(torch.float64).mean()

@@ -16,7 +16,7 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
 from drmad_workers.replica_batch import ReplicaBatch
-from drmad_workers.training.run import TrainingConfig
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.tuning import Tuner
 from drmad_workers.user_code import load_problem
 

@@ -1,78 +1,42 @@
-"""The engine's front door: a tuner that evaluates hyperparameters, and a loop around it."""
+"""The engine's front door: a tuner that evaluates hyperparameters, and the outer loop."""
 
 import math
-import resource
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import WEIGHTS, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
 from drmad_workers.data.shards import Shards
-from drmad_workers.devices import resolve_device
 from drmad_workers.errors import HypergradientError, TrainingDiverged
-from drmad_workers.hypergradients import Method
+from drmad_workers.evaluation import (
+    Clock,
+    Evaluation,
+    differentiated_run,
+    evaluate,
+    held_out_metrics,
+)
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
-from drmad_workers.hypergradients.method import require_derivatives
-from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
-from drmad_workers.hyperparameters.binding import bind_all
+from drmad_workers.hypergradients.method import Method
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.loss_history import stop_reason
 from drmad_workers.meta.state import MetaState, initial_state
 from drmad_workers.meta.update import meta_update
-from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
-from drmad_workers.preflight.derivatives import check_problem
 from drmad_workers.problem import Problem
+from drmad_workers.replica import Replica
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.progress import Monitor, OnProgress
-from drmad_workers.training.run import TrainingConfig, TrainingRun
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one training run and its backward pass gave.
-
-    Attributes:
-        validation_loss: the outer loss at w_T.
-        training_loss: mean inner loss over the last epoch (at most T steps), penalties at w_T.
-        metrics: figures on held-out data, such as validation_error, test_error, test_loss.
-        diagnostics: the problem's own figures of the hyperparameters.
-        hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
-        model: weights and buffers at w_T by state_dict name, on the CPU.
-        seconds: of the phases "forward", "evaluate" and "backward".
-        peak_memory_bytes: of the device; on the CPU of the whole process so far.
-        method: the one that was used.
-        backward_steps: Hessian-vector products that it took.
-        cost: of all training runs and walks, those of a look included, in plain training runs, by
-            counting gradients and products (see Method.cost).
-        choice: of `auto`, for the next meta-iteration: what it decided and measured.
-    """
-
-    validation_loss: float
-    training_loss: float
-    metrics: dict[str, float]
-    diagnostics: dict[str, float]
-    hypergradient: dict[str, Tensor]
-    model: dict[str, Tensor]
-    seconds: dict[str, float]
-    peak_memory_bytes: int
-    method: str
-    backward_steps: int
-    cost: float
-    choice: Choice | None = None
 
 
 class Tuner:
-    """Trains a problem's model at given hyperparameters and differentiates the outcome.
+    """Trains a problem's model at given hyperparameters and differentiates the outer loss.
 
     Attributes:
-        hyperparameters: what is tuned, by name, as bound to the problem.
-        train_examples, valid_examples: those that this replica holds.
+        replica: the problem with the examples and the random streams of this replica.
     """
 
     def __init__(
@@ -87,73 +51,56 @@ class Tuner:
         dtype: torch.dtype = torch.float32,
         shards: Shards | None = None,
     ) -> None:
-        """`shards` says which of the examples this replica trains and validates with.
-
-        Raises:
-            ProblemError: the problem cannot be tuned as stated, such as a hyperparameter that no
-                loss depends on, or a loss without second derivatives.
         """
-        self._device = resolve_device(device)
-        self._training = training
+        Args:
+            problem: the model, its data and its losses.
+            kinds: the hyperparameters to tune.
+            training: the settings of the training run.
+            method: the method that computes hypergradients.
+            seed: the seed of all random streams.
+            replica: the number of the replica, which has its own w_0 and minibatches.
+            device, dtype: those of all tensors.
+            shards: the distribution of the examples among replicas; None gives all of them.
+        Raises:
+            ProblemError: the problem cannot be tuned as stated; for example, no loss depends on a
+                hyperparameter, or a loss has no second derivatives.
+        """
+        self.replica = Replica(
+            problem, kinds, training, method, seed, replica, device, dtype, shards
+        )
         self._method = method
-        self._seed = seed
-        self._replica = replica
-        train = Examples(problem.train, "train", self._device, dtype)
-        valid = Examples(problem.valid, "valid", self._device, dtype)
-        shards = shards or Shards()
-        held = shards.positions("train", train.rows, replica)
-        self.train_examples = train.part(held)
-        self.valid_examples = valid.part(shards.positions("valid", valid.rows, replica))
-        self._test = (
-            None if problem.test is None else Examples(problem.test, "test", self._device, dtype)
-        )
-        slots = slots_of(problem.model)
-        setting = Setting(
-            problem,
-            slots,
-            train,
-            steps=training.steps,
-            learning_rate=training.learning_rate,
-            momentum=training.first_decay,
-            weight_decay=training.weight_decay,
-            dtype=dtype,
-            seed=seed,
-        )
-        self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
-        self.require(method)
-        self._objective = Objective(
-            problem,
-            self.hyperparameters,
-            slots,
-            self._device,
-            dtype,
-            memory_rows=training.memory_rows,
-            autocast=training.precision == "bfloat16",
-        )
-        self._objective.hvp = method.hvp
-        self._epoch = self.train_examples.rows // max(1, training.batch_size)
-        with self._own_randomness():
-            self._objective.attach()
-            self._objective.set_hyperparameters(self.initial_values())
-            check_problem(self._objective, self._minibatches(0).join(0), self.valid_examples)
 
     @property
     def objective(self) -> Objective:
-        return self._objective
+        return self.replica.objective
 
-    def initial_values(self) -> dict[str, Tensor]:
-        """λ to start from, by name."""
-        return {name: bound.initial.clone() for name, bound in self.hyperparameters.items()}
+    @property
+    def hyperparameters(self) -> dict[str, BoundHyperparameter]:
+        """The tuned hyperparameters by name, bound to the problem."""
+        return self.replica.hyperparameters
 
-    def require(self, method: Method) -> None:
-        """Raises ProblemError when the method does not fit the training or what is tuned."""
-        method.check(self._training)
-        require_derivatives(method, self.hyperparameters.values(), self._training)
+    @property
+    def train_examples(self) -> Examples:
+        """The training examples that this replica holds."""
+        return self.replica.train_examples
+
+    @property
+    def valid_examples(self) -> Examples:
+        """The validation examples that this replica holds."""
+        return self.replica.valid_examples
 
     @property
     def copy_bytes(self) -> int:
-        """The size of one point of the trajectory: the weights, or all of Adam's state."""
-        return self._training.path_rows * self._objective.weights.nbytes
+        """The bytes of a point of the trajectory; see Replica."""
+        return self.replica.copy_bytes
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """The initial λ by name."""
+        return self.replica.initial_values()
+
+    def require(self, method: Method) -> None:
+        """Raises ProblemError unless the method fits the training and the hyperparameters."""
+        self.replica.require(method)
 
     def evaluate(
         self,
@@ -164,27 +111,27 @@ class Tuner:
         choice: Choice | None = None,
         draw: int | None = None,
     ) -> Evaluation:
-        """One meta-iteration's work: train at λ, measure, and differentiate by λ.
+        """Does the work of one meta-iteration: trains at λ, measures, and differentiates by λ.
 
         Args:
-            values: λ by name (before the transform).
-            iteration: n, number of the meta-iteration.
-            draw: with the seed and the replica it fixes w_0 and every minibatch; None takes n.
-            should_stop: polled every 20 ms or step, whichever is longer.
-            on_progress: told (phase, step, total) as often.
-            choice: that of the evaluation before, for `auto` to go on from.
+            values: λ by name, before the transform.
+            iteration: the number n of the meta-iteration.
+            should_stop: polled every 20 ms or every step, whichever is longer.
+            on_progress: called with (phase, step, total) as often.
+            choice: the choice of the previous evaluation, from which `auto` continues.
+            draw: with the seed and the replica it determines w_0 and every minibatch; None
+                stands for n.
         Raises:
             TrainingDiverged, HypergradientError, Stopped, ProblemError.
         """
+        if self.replica.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.replica.device)
+        draw = iteration if draw is None else draw
         monitor = Monitor(should_stop, on_progress)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        with self._own_randomness():
-            try:
-                draw = iteration if draw is None else draw
-                return self._evaluate(values, iteration, draw, monitor, choice)
-            finally:
-                self._objective.restore_given()
+        (evaluation,) = evaluate(
+            [self.replica], self._method, values, iteration, draw, monitor, choice
+        )
+        return evaluation
 
     def train(
         self,
@@ -192,28 +139,24 @@ class Tuner:
         iteration: int = 0,
         on_progress: OnProgress | None = None,
     ) -> dict[str, float]:
-        """One training run at λ and its held-out figures, without any derivative.
+        """Trains once at λ and returns the held-out metrics, without any derivative.
 
-        `iteration` fixes w_0 and every minibatch, as in `evaluate`.
+        `iteration` determines w_0 and every minibatch, as in `evaluate`.
 
         Raises:
-            TrainingDiverged: the validation loss is not finite either.
+            TrainingDiverged: a loss, the weights or the validation loss are not finite.
         """
         monitor = Monitor(None, on_progress)
-        with self._own_randomness():
+        with self.replica.own_randomness():
             try:
-                passes = self._passes(values, iteration, monitor)
-                passes.forward([])
-                objective, poll = self._objective, monitor.poll
-                figures = held_out_figures(objective, self.valid_examples, "validation", poll)
-                if self._test is not None:
-                    figures |= held_out_figures(objective, self._test, "test", poll)
+                self._run(values, iteration, monitor).forward([])
+                metrics = held_out_metrics(self.replica, monitor)
             finally:
-                self._objective.restore_given()
-        loss, steps = figures["validation_loss"], self._training.steps
+                self.objective.parameters.restore_given()
+        loss, steps = metrics["validation_loss"], self.replica.training.steps
         if not math.isfinite(loss):
             raise TrainingDiverged(steps, steps, loss, "validation loss")
-        return figures
+        return metrics
 
     def compare(
         self,
@@ -223,128 +166,41 @@ class Tuner:
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
     ) -> tuple[list[BackwardPass | HypergradientError], float]:
-        """What each of the methods makes of one and the same training run; see `evaluate`.
+        """Differentiates one training run by each of the methods; see `evaluate`.
 
-        A method that ended without a direction is told by its error. Also the seconds of training.
+        Returns:
+            The backward pass of each method, or the error with which it ended, and the seconds of
+            training.
         """
         monitor = Monitor(should_stop, on_progress)
         found: list[BackwardPass | HypergradientError] = []
-        with self._own_randomness():
+        with self.replica.own_randomness():
             try:
-                passes = self._passes(values, iteration, monitor)
-                clock = Clock(self._device)
-                passes.forward(methods)
+                run = self._run(values, iteration, monitor)
+                clock = Clock(self.replica.device)
+                run.forward(methods)
                 clock.lap("forward")
                 for method in methods:
                     try:
-                        found.append(passes.backward(method))
+                        found += run.backward(method)
                     except HypergradientError as error:
                         found.append(error)
                 return found, clock.seconds["forward"]
             finally:
-                self._objective.restore_given()
+                self.objective.parameters.restore_given()
 
-    def _passes(
-        self, values: Mapping[str, Tensor], draw: int, monitor: Monitor
-    ) -> DifferentiatedRun:
-        objective = self._objective
-        objective.attach()
-        objective.set_hyperparameters(values)
-        draw = draw if self._training.resample else 0
-        run = TrainingRun(objective, self._training, self._minibatches(draw), monitor)
-        weights_seed = seed_of(WEIGHTS, self._seed, draw, self._replica)
-        return DifferentiatedRun(run, self._training, weights_seed, self.valid_examples)
-
-    def _evaluate(
-        self,
-        values: Mapping[str, Tensor],
-        iteration: int,
-        draw: int,
-        monitor: Monitor,
-        choice: Choice | None,
-    ) -> Evaluation:
-        objective = self._objective
-        clock = Clock(self._device)
-        passes = self._passes(values, draw, monitor)
-        run, method = passes.run, self._method
-        plan = None
-        if isinstance(method, Auto):
-            bound = self.hyperparameters.values()
-            plan = method.plan(choice, iteration, values, self._training, bound, self.copy_bytes)
-        passes.forward([method] if plan is None else plan.methods())
-        clock.lap("forward")
-
-        training_loss = run.training_loss(min(self._training.steps, max(1, self._epoch)))
-        monitor.begin("evaluate", 1)
-        metrics = held_out_figures(objective, self.valid_examples, "validation", monitor.poll)
-        metrics.pop("validation_loss")
-        if self._test is not None:
-            metrics |= held_out_figures(objective, self._test, "test", monitor.poll)
-        diagnostics = diagnostic_figures(objective)
-        model = model_state(objective)
-        clock.lap("evaluate")
-
-        if plan is None:
-            walk, choice = passes.backward(method), None
-        else:
-            walk, choice = plan.settle(passes.backward)
-        clock.lap("backward")
-        return Evaluation(
-            validation_loss=walk.validation_loss,
-            training_loss=training_loss,
-            metrics=metrics,
-            diagnostics=diagnostics,
-            hypergradient=walk.hypergradient,
-            model=model,
-            seconds=clock.seconds,
-            peak_memory_bytes=peak_memory_bytes(self._device),
-            method=walk.method.name,
-            backward_steps=walk.products,
-            cost=passes.cost,
-            choice=choice,
-        )
-
-    def _minibatches(self, iteration: int) -> Minibatches:
-        stream = (self._seed, iteration, self._replica)
-        return Minibatches(self.train_examples, self._training.batch_size, stream)
-
-    def _own_randomness(self) -> AbstractContextManager[None]:
-        devices = [self._device] if self._device.type == "cuda" else []
-        return torch.random.fork_rng(devices)
-
-
-class Clock:
-    """Wall-clock seconds by phase; waits for the device at every lap."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    def _run(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> DifferentiatedRun:
+        return differentiated_run([self.replica], values, draw, monitor)
 
 
 @dataclass
 class TuningResult:
-    """What `tune` gave.
+    """The result of `tune`.
 
     Attributes:
-        evaluations: one per meta-iteration, at the hyperparameters before its update; only the
-            best and the last one keep their model and their hypergradient.
-        best: hyperparameters of the meta-iteration with the lowest validation loss.
-        state: to go on from, see `tune`.
+        evaluations: one per meta-iteration, at the hyperparameters before its update.
+        best: the hyperparameters of the meta-iteration with the lowest validation loss.
+        state: the state from which `tune` continues.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -364,9 +220,9 @@ def tune(
     on_iteration: Callable[[int, Evaluation], None] | None = None,
     state: MetaState | None = None,
 ) -> TuningResult:
-    """Tunes in this process: evaluate, update, repeat, until the budget or the patience is over.
+    """Tunes in this process: evaluates and updates λ until the budget or the patience ends.
 
-    `state` goes on from an earlier result, bit for bit as if it had never stopped.
+    `state` continues an earlier result, bit for bit as if it had not been interrupted.
     """
     meta = meta or MetaConfig()
     tuner = Tuner(

@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from drmad_workers import ProblemError
-from drmad_workers.data.minibatches import NOISE, Examples, Minibatches, seed_of
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
+from drmad_workers.random_streams import Purpose, seed_of
 
 CPU = torch.device("cpu")
 
@@ -68,7 +70,7 @@ def test_map_style_data_is_the_same_as_tensors(data: Dataset[object]) -> None:
 
 
 def test_large_map_style_data_is_read_as_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drmad_workers.data.minibatches.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("drmad_workers.data.examples.IN_MEMORY_BYTES", 10)
     read = Examples(Squares(), "train", CPU, torch.float32)
     batch = Minibatches(read, 4, (0, 0, 0)).join(0)
     assert torch.equal(batch.targets, batch.index**2)
@@ -93,6 +95,6 @@ def test_data_of_another_kind_is_refused_by_name(data: object) -> None:
 
 
 def test_streams_of_different_purposes_share_nothing() -> None:
-    assert seed_of(NOISE, 0, 0, 0, 0) != seed_of(NOISE, 0, 0, 0, 1)
-    assert seed_of(1, 2) != seed_of(2, 2)
-    assert 0 <= seed_of(1, 2**62) < 2**63
+    assert seed_of(Purpose.NOISE, 0, 0, 0, 0) != seed_of(Purpose.NOISE, 0, 0, 0, 1)
+    assert seed_of(Purpose.MINIBATCHES, 2) != seed_of(Purpose.WEIGHTS, 2)
+    assert 0 <= seed_of(Purpose.MINIBATCHES, 2**62) < 2**63

@@ -64,7 +64,7 @@ def test_shares_differ_by_seed_and_by_part_and_are_drawn_again() -> None:
 def test_replica_without_an_example_or_with_less_than_a_minibatch_is_refused() -> None:
     with pytest.raises(ProblemError, match="each of 5 replicas must hold at least one of the 3"):
         Shards("disjoint", 5).positions("train", 3, 0)
-    with pytest.raises(ProblemError, match=r"examples \(2 that a replica holds\), got 3"):
+    with pytest.raises(ProblemError, match=r"examples \(2 of this replica\), got 3"):
         tuner(small_problem(), 0, Shards("disjoint", 6, valid=1.0))
 
 

@@ -41,7 +41,8 @@ from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.products import Hvp
+from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.products.product import Hvp
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
@@ -152,7 +153,7 @@ def test_reversible_returns_the_initial_weights_bit_for_bit(
     first: list[Tensor] = []
     watched = keeping(recorder.dynamics, first)
     recorder.dynamics.begin = watched  # type: ignore[method-assign,assignment]
-    drawn = run.objective.weights.clone()
+    drawn = run.state[0].clone()
     run.forward(recorder)
     assert not torch.equal(run.state, first[0])
     run.objective.begin_products()
@@ -177,11 +178,9 @@ def keeping(dynamics: FixedPointMomentum, states: list[Tensor]) -> Callable[[Ten
 
 def run_of(training: TrainingConfig, dtype: torch.dtype) -> TrainingRun:
     tuner = Tuner(small_problem(), [SampleWeight()], training, Replay(), dtype=dtype)
-    objective = tuner._objective
-    objective.attach()
-    objective.set_hyperparameters(tuner.initial_values())
-    objective.initialize(0)
-    return TrainingRun(objective, training, tuner._minibatches(0), Monitor())
+    run = tuner.replica.training_run(tuner.initial_values(), 0, Monitor()).run
+    initialize(run.objective, 0)
+    return run
 
 
 def test_reversible_is_replay_at_the_momentum_that_it_rounds_to() -> None:
@@ -243,7 +242,7 @@ def test_one_step_is_its_formula() -> None:
         return torch.nn.functional.cross_entropy(made, targets, reduction="none")
 
     outer = torch.autograd.grad(losses(after, *problem.valid).mean(), after)
-    batch = tuner._minibatches(0).join(TRAINING.steps - 1)
+    batch = tuner.replica.minibatches(0).join(TRAINING.steps - 1)
     inner = (losses(weights, batch.inputs, batch.targets) * raw[batch.index].sigmoid()).mean()
     gradient = torch.autograd.grad(inner, weights, create_graph=True)
     product = sum((g * o).sum() for g, o in zip(gradient, outer, strict=True))

@@ -1,5 +1,7 @@
 """Replay with and without the graphs of its segments, on models that carry more than weights."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,9 @@ from drmad_workers import L2, LearningRate, Replay, SampleWeight, Stored, Traini
 from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.replay import graphs_fit
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.graph_memory import graph_bytes
+from drmad_workers.objective.inner import InnerObjective
+from drmad_workers.problem import Batch
 from tests.workers.small import CLASSES, largest_difference, shaken, small_problem, tuner_of
 
 TRAINING = TrainingConfig("damped_sgd", steps=23, batch_size=6, learning_rate=0.4, momentum=0.8)
@@ -77,13 +81,13 @@ def test_graphs_are_kept_only_where_the_model_can_be_moved(
     monkeypatch: pytest.MonkeyPatch, name: str, movable: bool
 ) -> None:
     sizes: list[int | None] = []
-    measure = Objective.graph_bytes
+    measure = graph_bytes
 
-    def noted(objective: Objective, draw: object) -> int | None:
-        sizes.append(measure(objective, draw))  # type: ignore[arg-type]
+    def noted(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
+        sizes.append(measure(inner, draw))
         return sizes[-1]
 
-    monkeypatch.setattr(Objective, "graph_bytes", noted)
+    monkeypatch.setattr(replay, "graph_bytes", noted)
     tuner = tuner_of(small_problem(model_named(name)), [L2(init=-2.0)], TRAINING, Replay())
     tuner.evaluate(tuner.initial_values(), 0)
     assert [size is not None for size in sizes] == [movable]

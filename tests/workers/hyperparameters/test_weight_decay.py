@@ -86,7 +86,7 @@ def test_training_takes_the_steps_of_torch_with_that_weight_decay(
         # torch does not damp its first step: a zero gradient first leaves a velocity of 0.
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    minibatches = tuner._minibatches(0)
+    minibatches = tuner.replica.minibatches(0)
     for step in range(config.steps):
         batch = minibatches.join(step)
         optimizer.zero_grad()

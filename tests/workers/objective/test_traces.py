@@ -64,7 +64,7 @@ def hypergradient(
         values = shaken(tuner)
         found = [tuner.evaluate(values, i).hypergradient for i in range(2)]
     both = {name: torch.stack([each[name] for each in found]) for name in found[0]}
-    return both, {key[0] for key in tuner.objective.traced.traces}  # type: ignore[index]
+    return both, {key[0] for key in tuner.objective.inner.traced.traces}  # type: ignore[index]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -80,7 +80,7 @@ def test_hypergradients_are_the_same_to_the_bit(kinds: str, method: Method) -> N
         assert torch.equal(found[name], each)
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.integers(1, 6), max_size=3),
     st.sampled_from([nn.Tanh, nn.ReLU, nn.Softplus, nn.GELU]),

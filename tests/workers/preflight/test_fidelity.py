@@ -20,6 +20,8 @@ from drmad_workers.hypergradients.method import CONTRACTION, Adjoint, Curvature
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.hyperparameters.learning_rate import LearningRate
 from drmad_workers.hyperparameters.training_data import TrainingData
+from drmad_workers.objective.products.exact import exact_product
+from drmad_workers.objective.products.gauss_newton import gauss_newton_product
 from drmad_workers.preflight.fidelity import compare_with_exact
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
@@ -102,21 +104,20 @@ def test_the_comparison_refuses_a_method_that_does_not_fit() -> None:
 
 def run_of(problem: object = None) -> TrainingRun:
     tuner = tuner_of(small_problem(), [L2(per="unit", init=-3.0), SampleWeight()], TRAINING)
-    objective = tuner._objective
-    objective.attach()
-    objective.set_hyperparameters(shaken(tuner))
-    return TrainingRun(objective, TRAINING, tuner._minibatches(0), Monitor())
+    return tuner.replica.training_run(shaken(tuner), 0, Monitor()).run
 
 
 def test_gauss_newton_product_is_j_transposed_h_j() -> None:
     """Against J and H as dense matrices, built by autograd from the outputs."""
     run = run_of()
     objective, batch = run.objective, run.batch(3, 2)
-    model, sample = objective.model, objective.values["sample_weight"][batch.index]
+    parameters = objective.parameters
+    model = parameters.model
+    sample = objective.values.by_name["sample_weight"][batch.index]
 
     def outputs(weights: Tensor) -> Tensor:
         named = {
-            slot.name: weights[slot.start : slot.stop].view(slot.shape) for slot in objective.slots
+            slot.name: weights[slot.start : slot.stop].view(slot.shape) for slot in parameters.slots
         }
         z: Tensor = torch.func.functional_call(model, named, (batch.inputs,))
         return z.flatten()
@@ -127,15 +128,15 @@ def test_gauss_newton_product_is_j_transposed_h_j() -> None:
         )
         return torch.dot(losses, sample) / len(losses)
 
-    weights = objective.weights.clone()
+    weights = parameters.weights.clone()
     jacobian = torch.func.jacrev(outputs)(weights)
     hessian = torch.func.jacrev(torch.func.jacrev(loss))(outputs(weights).detach())
     direction = torch.randn(len(weights), generator=torch.Generator().manual_seed(1)).double()
     expected = jacobian.T @ (hessian @ (jacobian @ direction))
-    by_weights, _, (by_sample,) = objective.gauss_newton_product(batch, direction)
+    by_weights, _, (by_sample,) = gauss_newton_product(objective.inner, batch, direction)
     actual = torch.cat([p.flatten() for p in by_weights if p is not None])
     assert relative(actual, expected) < 1e-10
-    _, _, (exact,) = objective.second_derivatives(batch, direction)
+    _, _, (exact,) = exact_product(objective.inner, batch, direction)
     assert by_sample is not None
     assert exact is not None
     assert relative(by_sample, exact) < 1e-10

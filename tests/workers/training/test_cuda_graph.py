@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from drmad_workers import L2, LearningRate, Problem, SampleWeight, Shortcut, TrainingConfig
-from drmad_workers.data.minibatches import WEIGHTS, Minibatches, seed_of
+from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training import cuda_graph as capture_module
 from drmad_workers.training.cuda_graph import RecordedStep, recordable, training_step
 from drmad_workers.training.progress import Monitor
@@ -21,11 +23,11 @@ SGD = TrainingConfig("sgd", steps=12, batch_size=4, learning_rate=0.2)
 def run_of(problem: Problem, kinds: list[Kind], training: TrainingConfig = SGD) -> TrainingRun:
     tuner = tuner_of(problem, kinds, training, Shortcut())
     objective = tuner.objective
-    objective.attach()
+    objective.parameters.attach()
     objective.set_hyperparameters(tuner.initial_values())
     minibatches = Minibatches(tuner.train_examples, training.batch_size, (0, 0, 0))
     run = TrainingRun(objective, training, minibatches, Monitor())
-    objective.initialize(seed_of(WEIGHTS, 0, 0, 0))
+    initialize(objective, seed_of(WEIGHTS, 0, 0, 0))
     return run
 
 
@@ -50,7 +52,11 @@ def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
     losses = [float(plain.take(step)) for step in range(SGD.steps)]
     assert [float(take(step)) for step in range(SGD.steps)] == losses
     assert torch.equal(run.state, plain.state)
-    for one, other in zip(run.objective.buffers(), plain.objective.buffers(), strict=True):
+    for one, other in zip(
+        run.objective.parameters.buffers.save(),
+        plain.objective.parameters.buffers.save(),
+        strict=True,
+    ):
         assert torch.equal(one, other)
 
 
@@ -79,6 +85,6 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(monkeypatch: pytest.Mo
 
     before = run.state.clone()
     monkeypatch.setattr(capture_module, "cuda_graph", refuse)
-    monkeypatch.setattr(run.objective, "device", torch.device("cuda"))
+    monkeypatch.setattr(run.objective.parameters, "device", torch.device("cuda"))
     assert training_step(run) == run.take
     assert torch.equal(run.state, before)

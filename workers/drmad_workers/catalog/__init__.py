@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from drmad_workers.catalog.data import DATA_SETS, Split, load_data
 from drmad_workers.catalog.models import MODELS, build_model
 from drmad_workers.catalog.places import Places
-from drmad_workers.data.minibatches import seed_of
 from drmad_workers.problem import Problem, error_rate
+from drmad_workers.random_streams import Purpose, seed_of
 
 __all__ = ["DATA_SETS", "MODELS", "Places", "Split", "build_model", "build_problem", "load_data"]
-
-MODEL_WEIGHTS = 11
 
 
 def build_problem(
@@ -36,7 +34,7 @@ def build_problem(
     model_options = {name: value for name, value in model.items() if name != "name"}
     split = load_data(data.get("name", ""), data_options, places)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(MODEL_WEIGHTS, seed))
+        torch.manual_seed(seed_of(Purpose.MODEL_WEIGHTS, seed))
         network = build_model(
             model.get("name", ""), model_options, split.input_shape, split.classes, split.image
         )

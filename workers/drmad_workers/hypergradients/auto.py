@@ -15,7 +15,8 @@ from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.base import BoundHyperparameter
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 FIRST_INTERVAL, MAX_INTERVAL = 5, 40
 """Meta-iterations to the next probe. The interval doubles whenever a probe confirms the choice."""

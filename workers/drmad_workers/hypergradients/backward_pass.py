@@ -1,28 +1,33 @@
-"""One training run, and walks back from its end by as many methods as are wanted."""
+"""One training run, and backward passes from its end by as many methods as are wanted."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import HypergradientError, HypergradientNotFinite
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.objective.initial_weights import add_initial, initialize, scales_of
+from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.products.product import PRODUCTS
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
 class BackwardPass:
-    """What one method made of a training run.
+    """The result of one method on a training run.
 
     Attributes:
-        method: that walked.
+        method: the method.
         validation_loss: the outer loss at w_T.
         hypergradient: d validation_loss / dλ by name, on the CPU.
-        products: Hessian-vector products taken.
-        growth: the largest |dw| on the way, relative to the first.
-        seconds: wall clock.
+        products: the number of Hessian-vector products.
+        growth: the largest |dw| of the pass, relative to the first; of all replicas.
+        seconds: the wall-clock seconds, of all replicas together.
     """
 
     method: Method
@@ -33,46 +38,64 @@ class BackwardPass:
     seconds: float
 
 
-class DifferentiatedRun:
-    """A training run from w_0, drawn under a seed, and the walks back from w_T.
+@dataclass(frozen=True)
+class ReplicaRun:
+    """The training run of one replica, the seed of its w_0 and its validation examples."""
 
-    The objective is attached and holds the hyperparameters. Every method is given one walk by the
-    forward pass in which it was announced; for another the training is done again.
+    run: TrainingRun
+    weights_seed: int
+    valid: Examples
+
+    @property
+    def objective(self) -> Objective:
+        return self.run.objective
+
+
+class DifferentiatedRun:
+    """A training run from w_0, drawn under a seed, and the backward passes from w_T.
+
+    R replicas train side by side in one run; one replica trains in its own. The objectives hold
+    the hyperparameters. The forward pass serves one backward pass of every method that it was
+    given; another method trains again.
 
     Attributes:
-        cost: of all of it so far, in plain training runs, by counting (see Method.cost).
+        replicas: the run of each replica, which holds the replica's w_T after `forward`.
+        cost: the cost so far in plain training runs, by counting (see Method.cost).
     """
 
     def __init__(
-        self,
-        run: TrainingRun,
-        training: TrainingConfig,
-        weights_seed: int,
-        valid: Examples,
+        self, run: TrainingRun, replicas: Sequence[ReplicaRun], training: TrainingConfig
     ) -> None:
-        self.run = run
+        """`run` trains all replicas; it is the run of the replica if there is one."""
+        self.replicas = replicas
+        self._run = run
+        self._is_stacked = run is not replicas[0].run
         self._training = training
-        self._seed = weights_seed
-        self._valid = valid
         self._recorders: dict[Method, TrajectoryRecorder] = {}
         self._end: Tensor | None = None
         self._buffers: list[Tensor] = []
         self.cost = 0.0
 
     def forward(self, methods: Sequence[Method]) -> None:
-        """Trains, keeping of the path what these methods need."""
-        run = self.run
+        """Trains, and keeps of the trajectory what these methods need."""
+        run = self._run
         self.cost += 1.0
-        run.objective.initialize(self._seed)
+        for number, replica in enumerate(self.replicas):
+            if self._is_stacked:
+                replica.objective.parameters.attach()
+            initialize(replica.objective, replica.weights_seed)
+            if self._is_stacked:
+                run.state[0, number].copy_(replica.run.state[0])
         run.state[1:].zero_()
-        self._recorders = {method: method.recorder(run) for method in methods}
+        self._recorders = {method: self._recorder(method) for method in methods}
         run.forward(Together(list(self._recorders.values())))
-        # A single walk may leave the end behind, and needs no copy of it.
+        # A single backward pass may overwrite the end state, and needs no copy of it.
         self._end = run.state.clone() if len(methods) > 1 else None
-        self._buffers = run.objective.buffers()
+        self._buffers = run.objective.parameters.buffers.save()
+        self._scatter()
 
-    def backward(self, method: Method) -> BackwardPass:
-        """The hypergradient by this method.
+    def backward(self, method: Method) -> list[BackwardPass]:
+        """The hypergradient of every replica by this method.
 
         Raises:
             HypergradientError, Stopped.
@@ -82,48 +105,119 @@ class DifferentiatedRun:
         except HypergradientNotFinite as error:
             if error.step is None:
                 self.forward([method])
-                self._backward(method, strict=True)  # raises, and knows the step
+                self._backward(method, strict=True)  # raises an error that names the step
             raise
 
-    def _backward(self, method: Method, strict: bool = False) -> BackwardPass:
-        run, objective = self.run, self.run.objective
+    def _recorder(self, method: Method) -> TrajectoryRecorder:
+        if self._is_stacked and not method.lockstep:
+            return RecorderPerReplica(method, [replica.run for replica in self.replicas])
+        return method.recorder(self._run)
+
+    def _backward(self, method: Method, strict: bool = False) -> list[BackwardPass]:
+        run, monitor = self._run, self._run.monitor
         if method not in self._recorders:
             self.forward([method])
         elif self._end is not None:
             run.state.copy_(self._end)
+            self._scatter()
         recorder = self._recorders.pop(method)
         self.cost += method.cost(self._training) - 1.0
-        objective.hvp = method.hvp
+        objectives = [replica.objective for replica in self.replicas]
         started = time.perf_counter()
-        objective.begin_products()
         try:
-            adjoint = Adjoint(run, strict)
-            poll = run.monitor.poll
-            loss = objective.outer_gradient(self._valid, adjoint.weights, poll)
-            run.monitor.begin("backward", method.backward_total(self._training))
-            method.backward(run, recorder, adjoint)
-            if objective.scales_initial_weights:
-                objective.initialize(self._seed)
-                objective.add_initial(adjoint.weights)
-            hypergradient = objective.hypergradient()
+            losses, adjoints = [], []
+            for replica in self.replicas:
+                if self._is_stacked:
+                    replica.objective.parameters.attach()
+                replica.objective.product = PRODUCTS[method.hvp]
+                replica.objective.begin_products()
+                adjoint = Adjoint(replica.run, strict)
+                losses.append(
+                    replica.objective.outer_gradient(replica.valid, adjoint.weights, monitor.poll)
+                )
+                adjoints.append(adjoint)
+            if self._is_stacked and method.lockstep:
+                passed = self._backward_stacked(method, recorder, adjoints, strict)
+            else:
+                passed = self._backward_in_turn(method, recorder, adjoints)
+            hypergradients = []
+            for replica, adjoint in zip(self.replicas, adjoints, strict=True):
+                if scales_of(replica.objective):
+                    if self._is_stacked:
+                        replica.objective.parameters.attach()
+                    initialize(replica.objective, replica.weights_seed)
+                    add_initial(replica.objective, adjoint.weights)
+                hypergradients.append(replica.objective.hypergradient())
         except HypergradientError:
-            objective.end_products()
+            for objective in objectives:
+                objective.end_products()
             raise
         finally:
-            objective.restore_buffers(self._buffers)
-        run.monitor.end()
-        return BackwardPass(
-            method=method,
-            validation_loss=float(loss),
-            hypergradient=hypergradient,
-            products=adjoint.products,
-            growth=adjoint.growth,
-            seconds=time.perf_counter() - started,
-        )
+            run.objective.parameters.buffers.restore(self._buffers)
+        monitor.end()
+        seconds = time.perf_counter() - started
+        return [
+            BackwardPass(
+                method=method,
+                validation_loss=float(loss),
+                hypergradient=hypergradient,
+                products=adjoint.products,
+                growth=adjoint.growth,
+                seconds=seconds,
+            )
+            for loss, hypergradient, adjoint in zip(losses, hypergradients, passed, strict=True)
+        ]
+
+    def _backward_in_turn(
+        self, method: Method, recorder: TrajectoryRecorder, adjoints: Sequence[Adjoint]
+    ) -> Sequence[Adjoint]:
+        """The backward pass of one replica after another; returns the adjoints that they moved."""
+        recorders = recorder.recorders if isinstance(recorder, RecorderPerReplica) else [recorder]
+        total = method.backward_total(self._training)
+        self._run.monitor.begin("backward", total * len(self.replicas))
+        for replica, own, adjoint in zip(self.replicas, recorders, adjoints, strict=True):
+            if self._is_stacked:
+                replica.objective.parameters.attach()
+            method.backward(replica.run, own, adjoint)
+        return adjoints
+
+    def _backward_stacked(
+        self,
+        method: Method,
+        recorder: TrajectoryRecorder,
+        adjoints: Sequence[Adjoint],
+        strict: bool,
+    ) -> Sequence[Adjoint]:
+        """One backward pass of all replicas side by side; returns its adjoint for each of them.
+
+        The derivatives are added to those of each replica.
+        """
+        run = self._run
+        run.objective.product = PRODUCTS[method.hvp]
+        run.monitor.begin("backward", method.backward_total(self._training))
+        run.objective.begin_products()
+        try:
+            together = Adjoint(run, strict)
+            together.weights.copy_(torch.stack([adjoint.weights for adjoint in adjoints]))
+            method.backward(run, recorder, together)
+            for number, (replica, adjoint) in enumerate(zip(self.replicas, adjoints, strict=True)):
+                replica.objective.add_replica(number, run.objective)
+                adjoint.weights.copy_(together.weights[number])
+        finally:
+            run.objective.end_products()
+        return [together] * len(adjoints)
+
+    def _scatter(self) -> None:
+        """Copies the state and the losses of the stacked run to the run of each replica."""
+        if not self._is_stacked:
+            return
+        for number, replica in enumerate(self.replicas):
+            replica.run.state.copy_(self._run.state[:, number])
+            replica.run.losses.copy_(self._run.losses[:, number])
 
 
 class Together:
-    """Shows the path to several recorders."""
+    """Shows the trajectory to several recorders."""
 
     def __init__(self, recorders: Sequence[TrajectoryRecorder]) -> None:
         self._recorders = recorders
@@ -137,3 +231,18 @@ class Together:
             if recorder.next_step > step:
                 ahead.append(recorder.next_step)
         self.next_step = min(ahead, default=-1)
+
+
+class RecorderPerReplica:
+    """Shows each replica's part of the stacked trajectory to a recorder of its own."""
+
+    def __init__(self, method: Method, runs: Sequence[TrainingRun]) -> None:
+        self.recorders = [method.recorder(run) for run in runs]
+        self._runs = runs
+        self.next_step = self.recorders[0].next_step
+
+    def visit(self, step: int, run: TrainingRun) -> None:
+        for number, (recorder, own) in enumerate(zip(self.recorders, self._runs, strict=True)):
+            own.state.copy_(run.state[:, number])
+            recorder.visit(step, own)
+        self.next_step = self.recorders[0].next_step

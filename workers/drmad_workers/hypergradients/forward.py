@@ -15,8 +15,11 @@ from drmad_workers.errors import HypergradientDiverged
 from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.objective.initial_weights import initial_along
+from drmad_workers.objective.products.tangents import gradient_along
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import Factor
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Forward(Method):
         assert isinstance(recorder, Tangents)
         adjoint.begin(contraction=False)
         weights = recorder.state[0]
-        run.objective.add_totals(weights @ adjoint.weights)
+        run.objective.sums.add_flat(weights @ adjoint.weights)
         adjoint.weights.zero_()  # the tangents already include the dependence of w_0 on λ
         adjoint.products = run.steps * len(weights)
         run.monitor.advance()
@@ -70,9 +73,9 @@ class Tangents:
 
     def __init__(self, run: TrainingRun) -> None:
         objective = run.objective
-        bound = objective.bound
+        bound = objective.values.bound
         sizes = [hyperparameter.initial.numel() for hyperparameter in bound.values()]
-        basis = torch.eye(sum(sizes), dtype=objective.dtype, device=objective.device)
+        basis = torch.eye(sum(sizes), dtype=run.state.dtype, device=run.state.device)
         columns = torch.split(basis, sizes, dim=1)
         self._values = {
             name: part.reshape(len(basis), *bound[name].shape)
@@ -85,7 +88,7 @@ class Tangents:
         }
         self.state = run.state.new_zeros(len(run.state), len(basis), run.state.shape[1])
         self._bound = math.inf
-        self._check_every = 1 if objective.device.type == "cpu" else 50
+        self._check_every = 1 if run.state.device.type == "cpu" else 50
         self.next_step = 0
 
     def visit(self, step: int, run: TrainingRun) -> None:
@@ -97,10 +100,12 @@ class Tangents:
         objective = run.objective
         if step == 0:
             objective.begin_products()
-            self.state[0].copy_(objective.initial_along(self._values))
-        buffers = objective.buffers()
-        gradient, along = objective.gradient_along(run.batch(step), self.state[0], self._values)
-        objective.restore_buffers(buffers)
+            self.state[0].copy_(initial_along(objective, self._values))
+        buffers = objective.parameters.buffers.save()
+        gradient, along = gradient_along(
+            objective.inner, run.batch(step), self.state[0], self._values
+        )
+        objective.parameters.buffers.restore(buffers)
         self._push(step, run, gradient, along)
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1

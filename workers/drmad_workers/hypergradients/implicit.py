@@ -20,8 +20,9 @@ from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 Solver = Literal["conjugate_gradient", "neumann"]
 
@@ -99,7 +100,7 @@ class Implicit(Method):
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         adjoint.begin(contraction=False)
-        if not adjoint.weights.any():
+        if float(adjoint.weights @ adjoint.weights) == 0.0:  # the solvers divide by this square
             return
         loss = EpochLoss(run, adjoint, self.damping)
         if self.solver == "neumann":

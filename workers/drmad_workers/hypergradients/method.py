@@ -1,12 +1,12 @@
-"""What every method shares: its signature, and the exact reverse of one inner step.
+"""The signature of a hypergradient method, and the exact reverse of one inner step.
 
 With dw = ∇f(w_T), dv = 0 and dλ = ∂f/∂λ, for t = T-1 .. 0 ([Maclaurin2015], 1502.03492):
 
     dv += α dw        (dw, dλ) -= δ ∂/∂(w, λ) <∇_w L_t(ŵ_t, λ), dv>        dv *= γ
 
-for momentum; dynamics.py writes out the reverse of every optimizer.
+for momentum SGD; training/optimizers writes out the reverse of every optimizer.
 
-Methods differ in ŵ_t, the point where step t is linearised, and in which steps they visit.
+Methods differ in ŵ_t, the point where step t is linearised, and in the steps that they visit.
 """
 
 import math
@@ -23,34 +23,37 @@ from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
-from drmad_workers.objective.products import Hvp, Linearization
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.objective.inner import Linearization
+from drmad_workers.objective.products.gauss_newton import gauss_newton_product
+from drmad_workers.objective.products.product import Hvp, Product
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 GROWTH_BOUND = 1e8
-"""How far |dw| may grow beyond its first value: a direction that has passed through such a
-stretching keeps few digits in float32, and the published method's went to 10^21."""
+"""Bounds |dw| relative to its first value. In float32 a direction that has grown that far keeps few
+correct digits; with the published method |dw| grew by a factor of 10^21."""
 
 CONTRACTION = 0.01
-"""Under contraction |dw| grows by at most this share per inner step."""
+"""Bounds the growth of |dw| per inner step under contraction, as a share of |dw|."""
 
 PRODUCT = 2.0
-"""Cost of a Hessian-vector product in gradients on the same rows, by counting matrix products: of
-a layer whose inputs need no derivative 4 (forward, gradient, its two reverses) against 2."""
+"""The cost of a Hessian-vector product in gradients on the same rows, in matrix products: a layer
+whose inputs need no derivative takes 4 (forward, gradient, two reverses) against 2."""
 
 Curvature = Literal["hessian", "gauss_newton"]
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way to the hypergradient; its fields are its settings.
+    """A method to compute a hypergradient; its fields are its settings.
 
-    A method is used in this order: `check` and `refuses`, `recorder` (given to the forward pass),
-    and after the outer gradient stands in the adjoint, `backward`.
+    The engine calls `check` and `refuses` first, passes the `recorder` to the forward pass, and
+    calls `backward` once the adjoint holds the outer gradient.
 
     Attributes:
-        hvp: products with the Hessian are "exact", by differentiating twice, or a
-            "finite_difference" of two gradients, for models whose kernels cannot be
-            differentiated twice; see Objective.difference_product.
+        hvp: the product with the Hessian: "exact" differentiates twice; "finite_difference" takes
+            the difference of two gradients, for models whose kernels cannot be differentiated
+            twice (see objective/products).
     """
 
     hvp: Hvp = field(default="exact", kw_only=True)
@@ -59,14 +62,14 @@ class Method(ABC):
 
     @abstractmethod
     def check(self, training: TrainingConfig) -> None:
-        """Raises ProblemError when the settings do not fit the training run."""
+        """Raises ProblemError unless the settings fit the training run."""
 
     def steps(self, training: TrainingConfig) -> range:
-        """The inner steps that it differentiates."""
+        """The inner steps that the method differentiates."""
         return range(training.steps)
 
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
-        """Why it has no derivative by this hyperparameter, or not by all of it; None if it has.
+        """Why the method has no derivative by all of this hyperparameter; None if it has one.
 
         The rules are those of the client, see drmad_client.spec.refusals.
         """
@@ -79,55 +82,54 @@ class Method(ABC):
 
     @property
     def lockstep(self) -> bool:
-        """Whether its way does not depend on what it meets, so that replicas walk it together."""
+        """Whether its steps do not depend on the values met, so that replicas can be batched."""
         return False
 
     @property
     def takes_part(self) -> bool:
-        """Whether it changes or differentiates the training's own steps, beyond looking on."""
+        """Whether the method changes or differentiates the training steps themselves."""
         return False
 
     @abstractmethod
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
-        """What the forward pass has to keep for `backward`."""
+        """Keeps in the forward pass what `backward` needs of the trajectory."""
 
     @abstractmethod
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: "Adjoint") -> None:
-        """Walks back from w_T, which stands in the objective; dλ gathers in the objective.
+        """The backward pass from w_T, the run's state; dλ accumulates in the objective.
 
         Raises:
-            HypergradientError: there is no direction to trust, such as HypergradientDiverged,
-                where |dw| left its bound.
-            Stopped: the monitor was told to stop.
+            HypergradientError: no reliable direction exists, for example HypergradientDiverged,
+                where |dw| exceeds its bound.
+            Stopped: the caller asked to stop.
         """
 
     def backward_total(self, training: TrainingConfig) -> int:
-        """How many steps `backward` goes through, for the progress it reports."""
+        """The number of steps of `backward`, for the progress that it reports."""
         return len(self.steps(training))
 
     def cost(self, training: TrainingConfig) -> float:
-        """Of a meta-iteration, in plain training runs, by counting gradients and products."""
+        """The cost of a meta-iteration in plain training runs, from its gradients and products."""
         return 1.0 + PRODUCT * self.backward_total(training) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        """Of the weights (of Adam, of its state): what is kept of the path, at most."""
+        """Bounds the memory of the trajectory, in copies of the weights (of Adam's state)."""
         return 1.0
 
 
 class Adjoint:
-    """dw and dv on their way back through the training run.
+    """The adjoint of the state, dw and dv, which a backward pass moves from w_T to w_0.
 
-    Where the run stacks R replicas, there is a norm for each of them.
+    If the run holds R replicas, every norm and every bound has one entry per replica.
 
     Attributes:
-        state: the derivative by the state, shape (1 + S, P): dw, and below it that by the memory
-            of the optimizer (dv).
+        state: the derivative by the state, shape (1 + S, P) or (1 + S, R, P): dw, and below it the
+            derivative by the optimizer's memory (dv).
         weights: dw, its first row.
-        products: Hessian-vector products taken so far.
-        growth: the largest |dw| so far, relative to the first.
-        strict: whether every step back looks at dλ, too, which costs a pass over it.
-        change: how far the curvature moved dw in the last step back, relative to |dw|; only
-            where `begin` was told to watch it.
+        products: the number of Hessian-vector products so far.
+        strict: whether every step checks that dλ is finite, which costs one pass over it.
+        change: the relative change |Δdw| / |dw| that the curvature caused in the last step, the
+            largest of all replicas; measured only if `begin` asks for it.
     """
 
     def __init__(self, run: TrainingRun, strict: bool = False) -> None:
@@ -138,18 +140,19 @@ class Adjoint:
         self._run = run
         self._cotangent = torch.empty_like(self.weights)
         self.change = 0.0
-        self._bound = math.inf
         self._contraction = False
         self._watch = False
         self._off_path = False
-        self._curvature: Curvature = "hessian"
-        self._first = self._last = self._largest = torch.linalg.vector_norm(self.weights, dim=-1)
-        self._check_every = 1 if run.objective.device.type == "cpu" else 50
+        self._product: Product | None = None
+        self._first = self._last = self._largest = norms(self.weights)
+        self._bounds = [math.inf] * self._first.numel()
+        self._check_every = 1 if run.state.device.type == "cpu" else 50
 
     @property
     def growth(self) -> float:
-        growth = self._largest / self._first.clamp_min(torch.finfo(self._first.dtype).tiny)
-        return float(growth.max())
+        """The largest |dw| so far relative to the first, of all replicas; 1 if dw is 0."""
+        growth = ratio(self._largest, self._first)
+        return float(growth.masked_fill(self._largest == 0.0, 1.0).max())
 
     def begin(
         self,
@@ -158,26 +161,26 @@ class Adjoint:
         watch: bool = False,
         off_path: bool = False,
     ) -> None:
-        """Starts the walk: dw is the outer gradient now.
-
-        With contraction |dw| grows by at most 1 % per inner step: beyond that the state is scaled
-        back. A Hessian met off the true path can stretch without end; the training itself, where
-        it converged, does not.
+        """Starts the backward pass, with the outer gradient in dw.
 
         Args:
-            curvature: "gauss_newton" takes Objective's product of that name.
-            watch: whether to measure `change`, which waits for the device.
+            contraction: bounds the growth of |dw| by 1 % per inner step, by scaling the state. A
+                Hessian at a point off the trajectory can make |dw| grow without limit; the
+                training itself, where it converged, does not.
+            curvature: "gauss_newton" replaces the product by the Gauss-Newton product.
+            watch: measures `change`, which waits for the device.
             off_path: see HypergradientDiverged.
         """
-        norm = torch.linalg.vector_norm(self.weights, dim=-1)
-        self._first = self._last = self._largest = norm
-        self._contraction, self._curvature, self._watch = contraction, curvature, watch
+        first = norms(self.weights)
+        self._first = self._last = self._largest = first
+        self._contraction, self._watch = contraction, watch
+        self._product = gauss_newton_product if curvature == "gauss_newton" else None
         self._off_path = off_path
         if watch:
             self._check_every = 1
-        self._bound = math.inf
-        self._check(self._run.steps, norm)
-        self._bound = GROWTH_BOUND * float(norm.min())
+        self._bounds = [math.inf] * first.numel()
+        self._check(self._run.steps, first)
+        self._bounds = growth_bounds(first)
 
     def step_back(
         self,
@@ -190,10 +193,15 @@ class Adjoint:
     ) -> None:
         """Reverses the steps `step` .. `step + count - 1`, linearised at the run's `point`.
 
-        Their minibatches are joined, and the map is the one of `count` steps under a constant
-        gradient (Dynamics.pull_back, which also says what `velocity_after` is). `at` is the
-        gradient there with its graph, where it is known already. Of `every` so many minibatches
-        the first stands for all; `share` of the curvature moves dw; see subtract_product.
+        The minibatches of the steps are joined, and the map is that of `count` steps under a
+        constant gradient (InnerOptimizer.pull_back, which also explains `velocity_after`).
+
+        Args:
+            step, count: the steps.
+            velocity_after: see InnerOptimizer.pull_back.
+            at: the gradient at the point with its graph, if it is known.
+            every: uses the first of every `every` minibatches.
+            share: the share of the curvature that moves dw; see Objective.subtract_product.
         """
         run = self._run
         dynamics, cotangent = run.dynamics, self._cotangent
@@ -205,44 +213,64 @@ class Adjoint:
 
         batch = run.batch(step, count, every) if at is None else at.batch
         before = self.weights.clone() if self._watch else None
-        gauss_newton = self._curvature == "gauss_newton"
-        product = run.objective.subtract_product
+        subtract = run.objective.subtract_product
         if dynamics.reads_gradient_at(velocity_after):
-            product(batch, cotangent, self.weights, prepare, gauss_newton, at, share)
+            subtract(batch, cotangent, self.weights, prepare, at, share, self._product)
         else:
             prepare()
-            product(batch, cotangent, self.weights, None, gauss_newton, at, share)
+            subtract(batch, cotangent, self.weights, None, at, share, self._product)
         self.products += 1
         if self.strict:
-            run.objective.require_finite(step)
-        norm = torch.linalg.vector_norm(self.weights, dim=-1)
+            run.objective.sums.require_finite(step)
+        norm = norms(self.weights)
         if self.products % self._check_every == 0:
             self._check(step, norm)
         if before is not None:
-            moved = torch.linalg.vector_norm(before.sub_(self.weights), dim=-1)
-            self.change = float((moved / self._last).max())
+            self.change = float(ratio(norms(before.sub_(self.weights)), self._last).max())
         if self._contraction:
             limit = self._last * math.exp(CONTRACTION * count)
-            scale = (limit / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+            limit.masked_fill_(limit == 0.0, math.inf)
+            scale = ratio(limit, norm).clamp_max(1.0)
             self.state.mul_(scale[..., None])
             norm = torch.minimum(limit, norm)
         self._last, self._largest = norm, torch.maximum(self._largest, norm)
         run.monitor.advance(count)
 
     def finish(self, step: int) -> None:
-        """Raises HypergradientDiverged when dw did not stay within its bound to the end."""
-        self._check(step, torch.linalg.vector_norm(self.weights, dim=-1))
+        """Raises HypergradientDiverged unless |dw| is within its bound at the end."""
+        self._check(step, norms(self.weights))
 
-    def _check(self, step: int, norms: Tensor) -> None:
-        norm = float(norms.max())
-        if not norm <= self._bound or not math.isfinite(norm):
-            raise HypergradientDiverged(step, norm, self._bound, self._off_path)
+    def _check(self, step: int, norm: Tensor) -> None:
+        for each, bound in zip(norm.reshape(-1).tolist(), self._bounds, strict=True):
+            if not each <= bound or not math.isfinite(each):
+                raise HypergradientDiverged(step, each, bound, self._off_path)
+
+
+def norms(weights: Tensor) -> Tensor:
+    """|dw|, shape () for one replica and (R,) for R replicas."""
+    found: Tensor = torch.linalg.vector_norm(weights, dim=-1)
+    return found
+
+
+def ratio(norm: Tensor, reference: Tensor) -> Tensor:
+    """norm / reference, and 0 where both are 0."""
+    return norm / reference.clamp_min(torch.finfo(reference.dtype).tiny)
+
+
+def growth_bounds(first: Tensor) -> list[float]:
+    """GROWTH_BOUND times each first norm, but at least times the smallest reliable norm.
+
+    Below the root of the smallest normal number the squares in a norm underflow: such a norm, and
+    0 with it, says nothing about the growth that follows.
+    """
+    least = math.sqrt(torch.finfo(first.dtype).tiny)
+    return [GROWTH_BOUND * max(norm, least) for norm in first.reshape(-1).tolist()]
 
 
 def require_derivatives(
     method: Method, bound: Iterable[BoundHyperparameter], training: TrainingConfig
 ) -> None:
-    """Raises ProblemError naming the first hyperparameter that the method refuses."""
+    """Raises ProblemError that names the first hyperparameter without a derivative."""
     if method.hvp not in get_args(Hvp):
         raise ProblemError(
             f"hvp must be exact or finite_difference, got {method.hvp!r}", "hypergradient.hvp"
@@ -268,5 +296,5 @@ def check_horizon(horizon: int | None, steps: int) -> None:
 
 
 def last_steps(horizon: int | None, training: TrainingConfig) -> range:
-    """The last `horizon` inner steps; all of them for None."""
+    """The last `horizon` inner steps; all steps for None."""
     return refusals.last_steps(horizon, training.steps)

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 _LAST_STEP = Stored(horizon=1)
 

@@ -9,7 +9,9 @@ from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.truncation import TruncatedMethod
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.objective.graph_memory import graph_bytes
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.snapshots import Snapshots
 
 GRAPH_BYTES = 2**28
@@ -50,7 +52,7 @@ class Replay(TruncatedMethod):
         length = run.steps - start
         state, point = run.state.nbytes, run.point.nbytes
         exact = self.hvp == "exact"
-        graph = run.objective.graph_bytes(lambda: run.batch(0)) if exact else None
+        graph = graph_bytes(run.objective.inner, lambda: run.batch(0)) if exact else None
         graphs = graph is not None and graphs_fit(length, state, point, graph)
         held = point + graph if graph is not None and graphs else point
         return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / held))), graphs)
@@ -63,7 +65,7 @@ class Replay(TruncatedMethod):
         while recorder.kept:
             start, state, buffers = recorder.kept.pop()
             run.state.copy_(state)
-            run.objective.restore_buffers(buffers)
+            run.objective.parameters.buffers.restore(buffers)
             if recorder.graphs:
                 linearized = run.linearize(start, stop)
                 for step in range(stop - 1, start - 1, -1):

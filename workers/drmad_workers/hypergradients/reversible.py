@@ -11,8 +11,9 @@ from typing import ClassVar
 from drmad_client.spec import refusals
 from drmad_workers.errors import PathNotRecovered
 from drmad_workers.hypergradients.method import Adjoint, Method, require_none
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
-from drmad_workers.training.run import CHECK_EVERY, TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.run import CHECK_EVERY, TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.fixed_point import (
     DENOMINATOR,
     FixedPointMomentum,
@@ -62,7 +63,7 @@ class Reversible(Method):
         """Switches the run to fixed point up to its last step."""
         assert isinstance(run.dynamics, MomentumSGD)
         run.dynamics = FixedPointMomentum(run.dynamics, run.state)
-        on_cpu = run.objective.device.type == "cpu"
+        on_cpu = run.state.device.type == "cpu"
         return FixedPointTrajectory(run.dynamics, 1 if on_cpu else CHECK_EVERY)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
@@ -71,7 +72,7 @@ class Reversible(Method):
         objective, dynamics = run.objective, recorder.dynamics
         for step in range(run.steps - 1, -1, -1):
             dynamics.undo_weights(step, run.state)
-            objective.inner_gradient(run.batch(step), run.gradient)
+            objective.inner.gradient(run.batch(step), run.gradient)
             dynamics.undo_velocity(step, run.state, run.gradient)
             adjoint.step_back(step)
         adjoint.finish(0)

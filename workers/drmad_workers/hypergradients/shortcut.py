@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from drmad_client.spec import refusals
 from drmad_workers.errors import ProblemError
@@ -22,8 +23,10 @@ from drmad_workers.hypergradients.method import (
     last_steps,
     require_none,
 )
+from drmad_workers.objective.products.gauss_newton import require_outputs
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.interpolation import InterpolatedTrajectory, node_steps
 from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory
 from drmad_workers.trajectory.segments import SegmentedTrajectory, segment_starts
@@ -92,7 +95,7 @@ class Shortcut(Method):
             backward pass far from the trajectory bounded, and biases one whose true |dw| grows.
         curvature: "gauss_newton" omits the curvature of the model and keeps that of the loss in
             the model's outputs. It is positive semidefinite if the loss is convex in the outputs,
-            so that dw does not grow; see Objective.gauss_newton_product.
+            so that dw does not grow; see gauss_newton_product.
         preset: the published method; all other settings keep their defaults. "paper" takes N = T
             points with β from 0.001 to 0.999. "paper_tenth" takes N = T/10 such points over the
             whole line, with the first N minibatches and an unscaled learning rate.
@@ -164,7 +167,7 @@ class Shortcut(Method):
         if self.preset is not None:
             return InterpolatedTrajectory([0], run.steps, window=1)
         if self.curvature == "gauss_newton":
-            run.objective.require_outputs()
+            require_outputs(run.objective.problem)
         start = run.steps - (self.horizon or run.steps)
         nodes = self._nodes(run.dynamics.path_rows)
         if nodes is not None:
@@ -211,7 +214,7 @@ class Shortcut(Method):
         adaptive = self.max_adjoint_change is not None
         adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
-        convolves = run.objective.convolves
+        convolves = has_convolutions(run.objective.parameters.model)
         subsampling = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
         subsampled = subsampling > 1 and recorder.start < run.steps // 2
         rows = SubsampledRows(run) if subsampled else None
@@ -264,7 +267,8 @@ class SubsampledRows:
 
     def __init__(self, run: TrainingRun) -> None:
         self._run = run
-        self._drawn, self._counted = run.objective.rows_visited(), run.objective.rows_visited()
+        sums = run.objective.sums
+        self._drawn, self._counted = sums.zeros_per_row(), sums.zeros_per_row()
 
     def add(self, step: int, count: int, every: int) -> None:
         """Counts the examples of the steps `step` .. `step + count - 1`; see Minibatches.join."""
@@ -277,7 +281,11 @@ class SubsampledRows:
 
     def rescale(self) -> None:
         if self._drawn is not None and self._counted is not None:
-            self._run.objective.multiply_rows(self._drawn / self._counted.clamp_min(1.0))
+            self._run.objective.sums.multiply_rows(self._drawn / self._counted.clamp_min(1.0))
+
+
+def has_convolutions(model: nn.Module) -> bool:
+    return any(isinstance(module, _ConvNd) for module in model.modules())
 
 
 def place_at_midpoint(

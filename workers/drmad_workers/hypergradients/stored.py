@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.truncation import TruncatedMethod
-from drmad_workers.training.run import TrainingConfig, TrainingRun, TrajectoryRecorder
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.full import FullTrajectory
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from drmad_workers.hypergradients.method import Method, check_horizon, last_steps
-from drmad_workers.training.run import TrainingConfig
+from drmad_workers.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Problem, Transform
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
 

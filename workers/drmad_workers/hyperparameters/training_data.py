@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import torch
 
-from drmad_workers.data.minibatches import seed_of
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import (
     BoundHyperparameter,
@@ -14,9 +13,7 @@ from drmad_workers.hyperparameters.base import (
     Setting,
     require_one_of,
 )
-
-NOISE_PIXELS = 4
-"""Purpose of the random stream from which the initial noise is drawn; see seed_of."""
+from drmad_workers.random_streams import Purpose, seed_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class TrainingData:
         require_one_of(("data", "noise"), self.init, self.name, "init")
         initial = inputs.detach().to(device="cpu", dtype=setting.dtype, copy=True)
         if self.init == "noise":
-            draw = torch.Generator().manual_seed(seed_of(NOISE_PIXELS, setting.seed))
+            draw = torch.Generator().manual_seed(seed_of(Purpose.TRAINING_DATA, setting.seed))
             noise = torch.randn(initial.shape, generator=draw, dtype=setting.dtype)
             initial = (initial.mean() + initial.std(correction=0) * noise).clamp(
                 self.lower if self.lower is not None else -math.inf, self.upper

@@ -6,10 +6,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_workers.data.minibatches import seed_of
-
-SEARCH = 21
-"""The random stream of the sampler; see seed_of."""
+from drmad_workers.random_streams import Purpose, seed_of
 
 KnownTrial = tuple[Mapping[str, Any], float | None]
 """The values of a trial and its validation loss; None if the trial has no loss."""
@@ -34,7 +31,7 @@ def propose(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler_seed = seed_of(SEARCH, seed, number) % 2**32
+    sampler_seed = seed_of(Purpose.SEARCH, seed, number) % 2**32
     optuna_sampler = (
         optuna.samplers.TPESampler(
             seed=sampler_seed, n_startup_trials=min(10, 2 + 2 * len(parameters))

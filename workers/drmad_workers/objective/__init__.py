@@ -1,1 +1,1 @@
-"""Losses of a problem and their derivatives in flat weights and hyperparameters."""
+"""The inner and the outer objective of a problem and their derivatives."""

@@ -1,7 +1,7 @@
-"""A model seen as a function of one flat weight vector.
+"""The trainable parameters of a model as one flat vector, shape (P,), and its buffers.
 
-The trainable parameters are views into `FlatModel.weights`, shape (P,): writing there moves the
-model, and a step of training is a few fused operations on one vector.
+A parameter is a view into the vector. Writing to the vector changes the model, and a training step
+is a few fused operations on one vector.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +12,26 @@ from torch import Tensor, nn
 
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import Slot
+from drmad_workers.objective.buffers import Buffers
+
+Parts = Sequence[Tensor | None]
+"""One tensor per parameter, leaf or row-wise λ; None where nothing depends on it."""
 
 
-class FlatModel:
-    """A model, its weights in one vector, and beneath them the memory of the optimizer.
+class FlatParameters:
+    """The weights of one replica, or of R replicas side by side, and the optimizer's memory.
+
+    With one replica the model's parameters are views into `weights`. With R replicas the model
+    keeps its own parameters, `weights` has shape (R, P), and a loss is called with `current`.
 
     Attributes:
-        state: w and the memory, shape (1 + S, P).
-        weights: w, its first row.
-        parameters: the trainable ones, views into `weights`.
-        slots: where each of them lies.
+        model: the user's model.
+        state: w and the optimizer's memory, shape (1 + S, P) or (1 + S, R, P).
+        weights: w, the first row of `state`.
+        tensors: the leaves of autograd, one per parameter, which share memory with `weights`.
+        current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
+        slots: the position of each parameter in the flat vector.
+        buffers: the model's buffers.
         stochastic: whether the model draws random numbers in training (dropout).
     """
 
@@ -32,66 +42,72 @@ class FlatModel:
         device: torch.device,
         dtype: torch.dtype,
         memory_rows: int,
+        replicas: int | None = None,
     ) -> None:
-        """`memory_rows` of the state are the optimizer's."""
+        """`memory_rows` is S; `replicas` is R, None for one replica."""
         self.device = device
         self.dtype = dtype
+        self.replicas = replicas
         self.stochastic = False
         self.model: nn.Module = model.to(device=device, dtype=dtype)
-        self.parameters: Sequence[Tensor] = trainable(self.model)
-        if not self.parameters:
+        own = trainable(self.model)
+        if not own:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
-        given = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        self.state = given.new_zeros(1 + memory_rows, len(given))
+        given = torch.cat([p.detach().reshape(-1) for p in own])
+        lead = () if replicas is None else (replicas,)
+        self.state = given.new_zeros(1 + memory_rows, *lead, len(given))
         self.weights = self.state[0]
         self.weights.copy_(given)
         self.slots = slots
-        self._views = [self.weights[slot.start : slot.stop].view(slot.shape) for slot in slots]
         self._sizes = [slot.stop - slot.start for slot in slots]
         self._shapes = [slot.shape for slot in slots]
-        self._places = places_of(self.model, self.parameters)
-        self._given = self.weights.cpu().clone()
-        self._given_buffers = self.buffers()
+        self._views = self.parts(self.weights)
+        self.tensors: Sequence[Tensor] = own
+        if replicas is not None:
+            self.tensors = [part.requires_grad_() for part in self.parts(self.weights.detach())]
+        self.current: Sequence[Tensor] = self.tensors
+        self._own: Sequence[Tensor] = own
+        self._places = places_of(self.model, own)
+        self._given = given.cpu().clone()
+        self.buffers = Buffers(self.model)
+        self._given_buffers = self.buffers.save()
         trains = self.model.training
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
 
     def attach(self) -> None:
-        """Makes the model's parameters views into `weights` (again), in training mode."""
-        self.model.to(device=self.device, dtype=self.dtype)
-        for parameter, view in zip(self.parameters, self._views, strict=True):
-            parameter.data = view
+        """Makes the model's parameters views into `weights` (again), in training mode.
+
+        With R replicas the model keeps its parameters.
+        """
+        if self.replicas is None:
+            self.model.to(device=self.device, dtype=self.dtype)
+            for parameter, view in zip(self._own, self._views, strict=True):
+                parameter.data = view
         self.train()
 
     def restore_given(self) -> None:
-        """Weights and buffers as the user handed the model over."""
+        """Restores the weights and the buffers that the user's model came with."""
         with torch.no_grad():
             self.weights.copy_(self._given)
-            self.restore_buffers(self._given_buffers)
+            self.buffers.restore(self._given_buffers)
 
     def draw(self, seed: int, initialize: Callable[[nn.Module], None] | None) -> None:
-        """The model as it was given, and then w_0 drawn on top of that under the seed.
+        """Restores the model as given and draws the w_0 of one replica under the seed.
 
-        Draws from torch's global generator: the caller forks it.
+        `initialize` draws in place; None calls `reset_parameters`. The draw uses torch's global
+        generator, which the caller forks.
         """
         self.restore_given()
         with torch.no_grad():
             torch.manual_seed(seed)
             (initialize or reset_parameters)(self.model)
-            for parameter, view in zip(self.parameters, self._views, strict=True):
+            for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
                     parameter.data = view
 
-    def buffers(self) -> list[Tensor]:
-        """Copies of the model's buffers (running statistics)."""
-        return [buffer.detach().clone() for buffer in self.model.buffers()]
-
-    def restore_buffers(self, copies: Sequence[Tensor]) -> None:
-        for buffer, copy in zip(self.model.buffers(), copies, strict=True):
-            buffer.copy_(copy)
-
     def train(self) -> None:
-        """Every module in the mode in which the user handed it over (the model in training)."""
+        """Puts every module into the mode that the user gave it, with the model in training."""
         for module, training in self._modes:
             module.training = training
 
@@ -108,24 +124,50 @@ class FlatModel:
             )
         ]
 
+    def join(self, parts: Parts, out: Tensor) -> None:
+        """Writes one tensor per parameter into `out`, shape (..., P); None stands for zeros."""
+        if self.replicas is None:
+            flat = [
+                self.weights.new_zeros(size) if part is None else part.reshape(-1)
+                for part, size in zip(parts, self._sizes, strict=True)
+            ]
+            torch.cat(flat, out=out)
+            return
+        # vmap returns the gradient of a matrix transposed: copying to a view takes one pass.
+        for view, part in zip(self.parts(out), parts, strict=True):
+            if part is None:
+                view.zero_()
+            else:
+                view.copy_(part)
+
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
-        """Inside, `linearize` may be given other weights than the current ones."""
+        """Restores the current weights on exit; inside, `move` may set others."""
         try:
             yield
         finally:
-            for module, name, number in self._places:
-                module._parameters[name] = self.parameters[number]  # type: ignore[assignment]
+            self.current = self.tensors
+            if self.replicas is None:
+                self.put(self.tensors)
 
-    def _move(self, weights: Tensor) -> Sequence[Tensor]:
-        """Leaves of autograd's at these weights, put in the place of the model's parameters."""
-        leaves = [part.requires_grad_() for part in self.parts(weights.detach())]
+    def move(self, weights: Tensor) -> Sequence[Tensor]:
+        """New leaves of autograd at `weights`, which losses use until `elsewhere` exits."""
+        self.current = [part.requires_grad_() for part in self.parts(weights.detach())]
+        if self.replicas is None:
+            self.put(self.current)
+        return self.current
+
+    def put(self, tensors: Sequence[Tensor]) -> None:
+        """Puts the tensors in the place of the model's parameters."""
         for module, name, number in self._places:
-            module._parameters[name] = leaves[number]  # type: ignore[assignment]
-        return leaves
+            module._parameters[name] = tensors[number]  # type: ignore[assignment]
 
-    def _same_noise(self) -> AbstractContextManager[None]:
-        """What the model draws inside is drawn again after it."""
+    def put_back(self) -> None:
+        """Puts the model's own parameters in their place."""
+        self.put(self._own)
+
+    def same_noise(self) -> AbstractContextManager[None]:
+        """Restores the random state on exit, so that the model draws the same numbers again."""
         devices = [self.device] if self.device.type == "cuda" else []
         return torch.random.fork_rng(devices, enabled=self.stochastic)
 
@@ -136,7 +178,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def places_of(model: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[nn.Module, str, int]]:
-    """Every module and attribute that holds one of the parameters, and its number."""
+    """Each module and attribute that holds one of the parameters, and the parameter's number."""
     numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
     return [
         (module, name, numbers[id(parameter)])
@@ -147,7 +189,7 @@ def places_of(model: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[nn.M
 
 
 def reset_parameters(model: nn.Module) -> None:
-    """Draws fresh weights by every module's own `reset_parameters`; frozen ones stay."""
+    """Draws new weights with each module's own `reset_parameters`; frozen weights stay."""
 
     def reset(module: nn.Module) -> None:
         own = getattr(module, "reset_parameters", None) or getattr(

@@ -1,11 +1,11 @@
-"""Figures of a trained model on held-out data, and the model itself."""
+"""Metrics of a trained model on held-out data, and the trained model itself."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import EVALUATION_ROWS, Objective
 
@@ -13,17 +13,17 @@ from drmad_workers.objective.objective import EVALUATION_ROWS, Objective
 def held_out_figures(
     objective: Objective, examples: Examples, prefix: str, poll: Callable[[], None]
 ) -> dict[str, float]:
-    """`<prefix>_loss` and `<prefix>_<metric>` of every metric, means over all rows."""
+    """`<prefix>_loss` and `<prefix>_<metric>` of every metric, as means over all rows."""
     problem = objective.problem
     totals: dict[str, Tensor] = {}
-    objective.eval()
+    objective.parameters.eval()
     with torch.no_grad():
         for batch in examples.chunks(EVALUATION_ROWS):
             poll()
             share = len(batch.index) / examples.rows
-            figures = {"loss": objective.outer_loss(batch)}
+            figures = {"loss": objective.losses.outer(batch)}
             if problem.metrics:
-                outputs = objective.model(batch.inputs)
+                outputs = objective.parameters.model(batch.inputs)
                 for name, metric in problem.metrics.items():
                     figures[name] = torch.as_tensor(metric(outputs, batch.targets))
             for name, figure in figures.items():
@@ -34,20 +34,20 @@ def held_out_figures(
                     )
                 total = totals.get(name, torch.zeros((), device=figure.device))
                 totals[name] = total + figure.reshape(()).to(torch.float64) * share
-    objective.train()
+    objective.parameters.train()
     return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
 
 
 def diagnostic_figures(objective: Objective) -> dict[str, float]:
-    """The problem's diagnostics of the transformed hyperparameters; None is left out."""
-    values: Mapping[str, Tensor] = objective.all_values()
+    """The problem's diagnostics of the transformed hyperparameters, without those that are None."""
+    values: Mapping[str, Tensor] = objective.values.all_on_cpu()
     figures = {name: measure(values) for name, measure in objective.problem.diagnostics.items()}
     return {name: float(figure) for name, figure in figures.items() if figure is not None}
 
 
 def model_state(objective: Objective) -> dict[str, Tensor]:
     """Weights and buffers by state_dict name, copied to the CPU."""
-    state = objective.model.state_dict()
+    state = objective.parameters.model.state_dict()
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in state.items()

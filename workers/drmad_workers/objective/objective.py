@@ -1,27 +1,42 @@
-"""The derivatives of the outer loss by the hyperparameters, as a walk back gathers them."""
+"""The two objectives of a bilevel problem with the accumulated hypergradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
-from drmad_workers.errors import HypergradientNotFinite
+from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
-from drmad_workers.hyperparameters.rates import BoundRate, RateRole
-from drmad_workers.objective.losses import Parts
-from drmad_workers.objective.products import Linearization, Products
+from drmad_workers.objective.flat_parameters import FlatParameters
+from drmad_workers.objective.gradient_sums import GradientSums, require_finite
+from drmad_workers.objective.inner import InnerObjective, Linearization
+from drmad_workers.objective.losses import Losses, StackedLoss
+from drmad_workers.objective.penalties import Penalties
+from drmad_workers.objective.products.exact import exact_product
+from drmad_workers.objective.products.product import Product
+from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
-from drmad_workers.training.optimizers import Rate
 
 EVALUATION_ROWS = 4096
-"""Rows of held-out data that go through the model at a time."""
+"""Bounds the rows of held-out data that one forward pass of the model takes."""
 
 
-class Objective(Products):
-    """Losses of a problem, products with their derivatives, and dλ.
+class Objective:
+    """The inner and the outer objective of one replica, or of R replicas side by side.
 
-    dλ gathers between `begin_products` and `hypergradient`.
+    Between `begin_products` and `hypergradient` (or `end_products`) dλ accumulates in `sums`. With
+    R replicas only the inner objective and its products exist; each replica has an objective of
+    its own for the rest, see `add_replica`.
+
+    Attributes:
+        problem: what the user stated.
+        parameters: the weights, the optimizer's memory and the buffers.
+        values: the hyperparameters λ.
+        losses: the losses of one replica.
+        penalties: the penalties on the weights.
+        inner: the inner objective L(w, λ).
+        product: the product with second derivatives of L.
+        sums: dλ.
     """
 
     def __init__(
@@ -33,20 +48,64 @@ class Objective(Products):
         dtype: torch.dtype,
         memory_rows: int = 1,
         autocast: bool = False,
+        replicas: int | None = None,
     ) -> None:
-        super().__init__(problem, bound, slots, device, dtype, memory_rows, autocast)
-        self._totals: dict[str, Tensor] = {}
-        self._rate_totals: dict[str, Tensor] = {}
+        """
+        Args:
+            problem: the model, its data and its losses.
+            bound: the tuned hyperparameters by name.
+            slots: the positions of the parameters in the flat vector.
+            device, dtype: those of all tensors.
+            memory_rows: the rows of the optimizer's memory.
+            autocast: whether losses are evaluated in bfloat16.
+            replicas: R; None for one replica.
+        """
+        self.problem = problem
+        self.parameters = FlatParameters(problem.model, slots, device, dtype, memory_rows, replicas)
+        self.values = HyperparameterValues(problem, bound, device, dtype, replicas)
+        self.losses = Losses(problem, self.parameters, self.values, autocast)
+        self.penalties = Penalties(bound.values())
+        self.inner = InnerObjective(
+            self.losses,
+            self.losses.inner
+            if replicas is None
+            else StackedLoss(self.losses, self.parameters, self.values),
+            self.parameters,
+            self.values,
+            self.penalties,
+        )
+        self.product: Product = exact_product
+        self.sums = GradientSums(self.values)
+
+    def stacked(self, replicas: int) -> "Objective":
+        """The objective of R replicas of the same problem side by side."""
+        parameters = self.parameters
+        return Objective(
+            self.problem,
+            self.values.bound,
+            parameters.slots,
+            parameters.device,
+            parameters.dtype,
+            len(parameters.state) - 1,
+            self.losses.autocast,
+            replicas,
+        )
+
+    def set_hyperparameters(self, raw: Mapping[str, Tensor]) -> None:
+        """Takes λ by name; requires every bound hyperparameter in its shape."""
+        self.values.set(raw)
+        self.penalties.set(self.values.by_name, self.parameters.weights)
 
     def begin_products(self) -> None:
-        """Empties the sums that `subtract_product` and `outer_gradient` add to."""
-        self._totals = {name: torch.zeros_like(value) for name, value in self.values.items()}
-        for name in self._leaf_names:
-            self._named[name] = self.values[name].detach().requires_grad_()
-        for name, total in self._rate_totals.items():
-            self._totals[name] = total.zero_()
-        for penalty in self._penalties:
-            penalty.begin_products(self.weights)
+        """Sets dλ to zero and makes the leaves differentiable."""
+        self.sums.begin()
+        self.values.differentiate()
+        self.penalties.begin_products(self.parameters.weights)
+
+    def end_products(self) -> None:
+        """Frees dλ."""
+        self.sums.end()
+        self.values.release()
 
     def subtract_product(
         self,
@@ -54,163 +113,71 @@ class Objective(Products):
         cotangent: Tensor,
         out: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
-        gauss_newton: bool = False,
         at: Linearization | None = None,
         share: float = 1.0,
+        product: Product | None = None,
     ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
         Args:
-            batch: on which L is taken.
-            cotangent: u, shape (P,).
-            out: shape (P,); dλ is kept here, see `hypergradient`.
-            prepare: given ∇_w L, shape (P,), it writes u into `cotangent` before that is read.
-            gauss_newton: takes `gauss_newton_product` in its place.
-            at: the gradient there with its graph, where it is known already.
-            share: of ∂/∂w that is taken; dλ takes all of ∂/∂λ.
+            batch, cotangent, prepare, at: see Product.
+            out: shape (..., P).
+            share: the share of ∂/∂w that is subtracted; dλ takes all of ∂/∂λ.
+            product: replaces `self.product`.
         """
-        if gauss_newton:
-            found = self.gauss_newton_product(batch, cotangent, prepare)
-        else:
-            found = self.product(batch, cotangent, prepare, at)
-        by_weights, by_leaves, by_rows = found
-        self._subtract(by_weights, out, share)
-        for name, part in zip(self._leaf_names, by_leaves, strict=True):
+        found = (product or self.product)(self.inner, batch, cotangent, prepare, at)
+        for view, part in zip(self.parameters.parts(out), found.by_parameters, strict=True):
             if part is not None:
-                self._totals[name].sub_(part)
-        for name, part in zip(self._row_names, by_rows, strict=True):
-            if part is not None:
-                self._subtract_rows(name, batch.index, part)
-        for penalty in self._penalties:
-            penalty.subtract_product(self.weights, cotangent, out, share)
+                view.sub_(part, alpha=share)
+        self.sums.subtract(batch.index, found.by_leaves, found.by_rows)
+        self.penalties.subtract_product(self.parameters.weights, cotangent, out, share)
 
     def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
         """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
-        self._subtract(self.product(batch, cotangent)[0], out)
-        for penalty in self._penalties:
-            penalty.subtract_curvature(cotangent, out)
-
-    def rows_visited(self) -> Tensor | None:
-        """Zeros to count examples in, shape (training examples,); None where no λ has such rows."""
-        if not self._row_names:
-            return None
-        total = self._totals[self._row_names[0]]
-        rows = self.bound[self._row_names[0]].shape[0]
-        return total.new_zeros(*self.weights.shape[:-1], rows)
-
-    def multiply_rows(self, factor: Tensor) -> None:
-        """dλ_i *= factor_i for the λ with one entry per example; shape (training examples,)."""
-        for name in self._row_names:
-            total = self._totals[name]
-            total.mul_(factor.view(factor.shape + (1,) * (total.ndim - factor.ndim)))
-
-    def add_products(self, totals: Mapping[str, Tensor], by_penalty: Sequence[Tensor]) -> None:
-        """Adds what another objective of the same kind has gathered since `begin_products`."""
-        for name, part in totals.items():
-            self._totals[name].add_(part)
-        for penalty, part in zip(self._penalties, by_penalty, strict=True):
-            penalty.products.add_(part)
-
-    def end_products(self) -> None:
-        """Lets go of the sums; the values no longer ask for a derivative."""
-        self._totals = {}
-        for name in self._leaf_names:
-            self._named[name] = self.values[name]
-
-    def rate(self, role: RateRole, constant: float) -> Rate:
-        """The learning rate or the momentum of every step: `constant` where nobody tunes it.
-
-        Its derivative gathers in dλ from `begin_products` on.
-        """
-        sizes = [slot.stop - slot.start for slot in self.slots]
-        for name, bound in self.bound.items():
-            if isinstance(bound, BoundRate) and bound.role == role:
-                values = self.values[name]
-                total = self._rate_totals.setdefault(name, torch.zeros_like(values))
-                table, rows = bound.table(values, constant), bound.rows
-                return Rate(table, sizes, total.view(bound.layout), rows)
-        return Rate(constant, sizes)
-
-    @property
-    def scales_initial_weights(self) -> bool:
-        return bool(self._scales())
-
-    def add_initial(self, d_weights: Tensor) -> None:
-        """dλ += (∂w_0/∂λ)ᵀ dw, where w_0 stands in `weights` and dw has shape (P,)."""
-        for scale in self._scales():
-            value = self.values[scale.name]
-            self._totals[scale.name].add_(scale.gather(self.weights * d_weights) / value)
-
-    def initial_along(self, values: Mapping[str, Tensor]) -> Tensor:
-        """∂w_0 along directions e of the values, shape (D, P), where w_0 stands in `weights`."""
-        directions = next(iter(values.values()))
-        out = self.weights.new_zeros(len(directions), len(self.weights))
-        for scale in self._scales():
-            relative = values[scale.name] / self.values[scale.name]
-            scale.spread(relative, self.weights, out)
-        return out
-
-    def add_totals(self, along: Tensor) -> None:
-        """dλ += the derivatives by every value, joined in the order of `bound`, shape (D,)."""
-        parts = torch.split(along, [bound.initial.numel() for bound in self.bound.values()])
-        for (name, bound), part in zip(self.bound.items(), parts, strict=True):
-            self._totals[name].add_(part.view(bound.shape))
+        found = self.product(self.inner, batch, cotangent)
+        for view, part in zip(self.parameters.parts(out), found.by_parameters, strict=True):
+            if part is not None:
+                view.sub_(part)
+        self.penalties.subtract_curvature(cotangent, out)
 
     def outer_gradient(self, examples: Examples, out: Tensor, poll: Callable[[], None]) -> Tensor:
-        """Writes ∇_w of the held-out objective into `out`; its ∂/∂λ joins dλ. Returns its value.
+        """Writes ∇_w of the outer objective into `out`, adds its ∂/∂λ to dλ, returns its value.
 
-        The model is in evaluation mode: running statistics stand for those of the batch.
+        The model is in evaluation mode: running statistics replace those of the batch.
         """
-        self.eval()
+        parameters = self.parameters
+        parameters.eval()
         out.zero_()
-        value = torch.zeros((), dtype=self.dtype, device=self.device)
-        leaves = self.leaves()
+        value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
+        inputs = [*parameters.tensors, *self.values.leaves()]
         for batch in examples.chunks(EVALUATION_ROWS):
             poll()
             share = len(batch.index) / examples.rows
-            loss = self.outer_loss(batch)
-            parts = torch.autograd.grad(
-                loss, [*self.parameters, *leaves], allow_unused=True, materialize_grads=True
-            )
-            count = len(self.parameters)
+            loss = self.losses.outer(batch)
+            parts = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            count = len(parameters.tensors)
             out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
-            for name, part in zip(self._leaf_names, parts[count:], strict=True):
-                self._totals[name].add_(part, alpha=share)
+            self.sums.add_leaves(parts[count:], share)
             value.add_(loss.detach(), alpha=share)
-        self.train()
+        parameters.train()
         return value
 
+    def add_replica(self, replica: int, stacked: "Objective") -> None:
+        """dλ += what R replicas side by side accumulated for this replica."""
+        self.sums.add_replica(replica, stacked.sums)
+        self.penalties.add_products(replica, stacked.penalties)
+
     def hypergradient(self) -> dict[str, Tensor]:
-        """dλ by name, through the transforms, as gathered since `begin_products`; on the CPU.
+        """dλ by name, through the transforms, on the CPU; frees dλ.
 
         Raises:
-            HypergradientNotFinite: some of it is nan or infinite.
+            HypergradientNotFinite: an entry is nan or infinite.
         """
-        for penalty in self._penalties:
-            penalty.subtract_totals(self._totals)
+        self.penalties.subtract_totals(self.sums.totals)
         gradient = {
-            name: bound.chain(self.values[name], self._totals[name]).cpu()
-            for name, bound in self.bound.items()
+            name: bound.chain(self.values.by_name[name], self.sums.totals[name]).cpu()
+            for name, bound in self.values.bound.items()
         }
         self.end_products()
-        for name, part in gradient.items():
-            wrong = int((~part.isfinite()).sum())
-            if wrong:
-                raise HypergradientNotFinite(name, wrong, part.numel())
+        require_finite(gradient)
         return gradient
-
-    def require_finite(self, step: int) -> None:
-        """Raises HypergradientNotFinite when what has gathered up to this step is not finite."""
-        for name, part in self._totals.items():
-            wrong = int((~part.isfinite()).sum())
-            if wrong:
-                raise HypergradientNotFinite(name, wrong, part.numel(), step)
-
-    def _subtract(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
-        for view, part in zip(self.parts(out), parts, strict=True):
-            if part is not None:
-                view.sub_(part, alpha=share)
-
-    def _subtract_rows(self, name: str, index: Tensor, part: Tensor) -> None:
-        """Derivatives by what a batch took of a row-wise λ, to their places in its total."""
-        self._totals[name].index_add_(0, index, part, alpha=-1)

@@ -12,8 +12,8 @@ from drmad_workers.hypergradients.auto import ProbeResult, candidates, probe_res
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.problem import Problem
+from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.progress import OnProgress
-from drmad_workers.training.run import TrainingConfig
 from drmad_workers.tuning import Tuner
 
 MIN_COSINE = 0.5

@@ -16,8 +16,9 @@ from drmad_workers.user_code import UserCodeError, user_error
 
 if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
+    from drmad_workers.evaluation import Evaluation
     from drmad_workers.problem import Problem
-    from drmad_workers.tuning import Evaluation, Tuner
+    from drmad_workers.tuning import Tuner
 
 STEPS = 20
 """The number of inner steps of the short run; fewer if the job itself has fewer."""

@@ -32,9 +32,10 @@ from drmad_workers.ray_actor.output import captured_output
 
 if TYPE_CHECKING:
     from drmad_workers.catalog import Places
+    from drmad_workers.evaluation import Evaluation
     from drmad_workers.problem import Problem
     from drmad_workers.replica_batch import ReplicaBatch
-    from drmad_workers.tuning import Evaluation, Tuner
+    from drmad_workers.tuning import Tuner
 
 T = TypeVar("T")
 

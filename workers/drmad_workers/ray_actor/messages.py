@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drmad_workers.tuning import Evaluation
+    from drmad_workers.evaluation import Evaluation
 
 Infos = Sequence[Mapping[str, Any]]
 """One entry per hyperparameter: the fields of drmad_client.records.job.HyperparameterInfo."""

@@ -1,64 +1,74 @@
-"""A training step recorded once as a CUDA graph and replayed.
+"""A training step that is recorded once as a CUDA graph and replayed.
 
-The kernels of a small model take less time than Python needs to launch them; a replay launches all
-of a step at once.
+The kernels of a small model take less time than Python needs to launch them. A replay launches all
+kernels of a step at once.
 """
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
-from drmad_workers.training.optimizers import MomentumSGD
-
-if TYPE_CHECKING:
-    from drmad_workers.training.run import TrainingRun
+from drmad_workers.training.optimizers import InnerOptimizer, MomentumSGD
 
 logger = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""Steps before a recording, in which libraries choose their kernels and allocate."""
+"""The number of steps before a recording, in which libraries choose kernels and allocate."""
 
 Launch = Callable[[], None]
 
 
-def training_step(run: "TrainingRun") -> Callable[[int], Tensor]:
-    """`run.take`, or the same recorded, where that can be done."""
-    if not (run.objective.device.type == "cuda" and recordable(run)):
+class StepwiseRun(Protocol):
+    """A training run whose steps can be recorded; see TrainingRun."""
+
+    objective: Objective
+    dynamics: InnerOptimizer
+    state: Tensor
+    gradient: Tensor
+    losses: Tensor
+
+    def batch(self, step: int) -> Batch: ...
+
+    def take(self, step: int) -> Tensor: ...
+
+
+def training_step(run: StepwiseRun) -> Callable[[int], Tensor]:
+    """`run.take`, or a recorded step if the run can be recorded."""
+    if not (run.objective.parameters.device.type == "cuda" and recordable(run)):
         return run.take
     try:
         return RecordedStep(run)
-    except RuntimeError as error:  # such as a model that waits for the device
+    except RuntimeError as error:  # for example a model that waits for the device
         logger.info("a training step is not recorded: %s", error)
         return run.take
 
 
-def recordable(run: "TrainingRun") -> bool:
+def recordable(run: StepwiseRun) -> bool:
     """Whether every step launches the same kernels with the same numbers, minibatches aside.
 
-    Not so where rates change from step to step (Adam's do), where each step draws random numbers
-    under a seed of its own, and for several replicas side by side.
+    Steps differ if rates change from step to step (as Adam's do) or if each step draws random
+    numbers under its own seed. Replicas side by side are not recorded either.
     """
     objective, dynamics = run.objective, run.dynamics
     return (
         isinstance(dynamics, MomentumSGD)
         and dynamics.constant
-        and not objective.stochastic
-        and not objective.autocast
-        and objective.weights.ndim == 1
+        and not objective.parameters.stochastic
+        and not objective.losses.autocast
+        and objective.parameters.weights.ndim == 1
     )
 
 
 class RecordedStep:
-    """Takes a step of the run as `run.take` does, from buffers that stay where they are."""
+    """Takes a step of the run as `run.take` does, with all tensors at fixed addresses."""
 
-    def __init__(
-        self, run: "TrainingRun", record: Callable[[Launch], Launch] | None = None
-    ) -> None:
-        """`record` may run the step as often as it likes: the state is put back afterwards.
+    def __init__(self, run: StepwiseRun, record: Callable[[Launch], Launch] | None = None) -> None:
+        """`record` may run the step any number of times; the state is restored afterwards.
 
         Raises:
             RuntimeError: the step cannot be recorded.
@@ -67,15 +77,15 @@ class RecordedStep:
         first = run.batch(0)
         self._batch = Batch(first.inputs.clone(), first.targets.clone(), first.index.clone())
         self._loss = run.losses.new_zeros(())
-        state, buffers = run.state.clone(), run.objective.buffers()
+        state, buffers = run.state.clone(), run.objective.parameters.buffers.save()
         try:
             self._replay = (record or cuda_graph)(self._take)
         finally:
             run.state.copy_(state)
-            run.objective.restore_buffers(buffers)
+            run.objective.parameters.buffers.restore(buffers)
 
     def __call__(self, step: int) -> Tensor:
-        """The loss stands in one place: it is good until the next step."""
+        """The returned loss is overwritten by the next step."""
         batch, here = self._run.batch(step), self._batch
         here.inputs.copy_(batch.inputs)
         here.targets.copy_(batch.targets)
@@ -85,12 +95,12 @@ class RecordedStep:
 
     def _take(self) -> None:
         run = self._run
-        self._loss.copy_(run.objective.inner_gradient(self._batch, run.gradient))
+        self._loss.copy_(run.objective.inner.gradient(self._batch, run.gradient))
         run.dynamics.step(0, run.state, run.gradient)
 
 
 def cuda_graph(work: Launch) -> Launch:
-    """What replays the kernels that `work` launches."""
+    """Records the kernels that `work` launches; the result replays them."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""Progress and the wish to stop, heard between steps."""
+"""Progress reports and requests to stop, handled between steps."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from drmad_workers.errors import Stopped
 
 POLL_S = 0.02
+"""The least time between two reports, in seconds."""
 
 OnProgress = Callable[[str, int, int], None]
 
 
 class Monitor:
-    """Asks `should_stop` and tells `on_progress`, at most every POLL_S seconds of work."""
+    """Calls `should_stop` and `on_progress`, at most every POLL_S seconds."""
 
     def __init__(
         self,
@@ -27,21 +28,21 @@ class Monitor:
 
     def begin(self, phase: str, total: int) -> None:
         self.phase, self.total, self.done = phase, total, 0
-        self._tell()
+        self._report()
 
     def advance(self, count: int = 1) -> None:
-        """`count` more steps of the phase are done."""
+        """Notes that `count` more steps of the phase are done."""
         self.done += count
         if time.perf_counter() >= self._next:
-            self._tell()
+            self._report()
 
     def poll(self) -> None:
         self.advance(0)
 
     def end(self) -> None:
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise Stopped(self.phase, self.done)
         if self._on_progress is not None:

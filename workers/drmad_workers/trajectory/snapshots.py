@@ -26,7 +26,7 @@ class Snapshots:
 
     def visit(self, step: int, run: TrainingRun) -> None:
         if step < self._steps:
-            self.kept.append((step, run.state.clone(), run.objective.buffers()))
+            self.kept.append((step, run.state.clone(), run.objective.parameters.buffers.save()))
             self.next_step = step + self.every
 
 
@@ -40,8 +40,8 @@ class HalfPrecisionSnapshot:
         tiny = torch.finfo(run.state.dtype).tiny
         self._scale = run.state.abs().amax(-1, keepdim=True).clamp_min_(tiny)
         self._state: Tensor = (run.state / self._scale).half()
-        self._buffers = run.objective.buffers()
+        self._buffers = run.objective.parameters.buffers.save()
 
     def restore(self, run: TrainingRun) -> None:
         torch.mul(self._state, self._scale, out=run.state)
-        run.objective.restore_buffers(self._buffers)
+        run.objective.parameters.buffers.restore(self._buffers)

@@ -35,7 +35,7 @@ from drmad_workers import (
     Tuner,
 )
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.products import Hvp
+from drmad_workers.objective.products.product import Hvp
 from drmad_workers.problem import Batch
 from tests.workers.small import CLASSES, mixing_problem, relative, small_problem, tuner_of
 

@@ -1,44 +1,47 @@
-"""Preflight of the derivatives: evaluates the losses and their derivatives on one minibatch."""
+"""Checks of the derivatives of an objective, on one minibatch before any training."""
 
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import Examples
+from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters.base import BoundTensor
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.products.exact import exact_product
+from drmad_workers.objective.products.finite_difference import finite_difference_product
 from drmad_workers.problem import Batch
 
 
 def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     """Computes every derivative once, and leaves the weights and buffers as they were.
 
-    The function also sets `objective.stochastic`: whether the model draws random numbers.
+    The function also sets `parameters.stochastic`: whether the model draws random numbers.
 
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
             derivative; or neither the training nor the outer loss depends on a hyperparameter.
     """
-    buffers = objective.buffers()
-    before = random_state(objective.device)
+    parameters = objective.parameters
+    buffers = parameters.buffers.save()
+    before = random_state(parameters.device)
     require_loss_shapes(objective, batch)
-    objective.stochastic = not torch.equal(before, random_state(objective.device))
+    parameters.stochastic = not torch.equal(before, random_state(parameters.device))
     objective.begin_products()
-    if objective.hvp == "finite_difference":
-        _, by_leaves, _ = objective.first_derivatives(batch)
+    if objective.product is finite_difference_product:
+        by_leaves = objective.inner.first_derivatives(batch).by_leaves
     else:
         require_second_derivatives(objective, batch)
-        _, by_leaves, _ = objective.second_derivatives(batch, torch.ones_like(objective.weights))
+        ones = torch.ones_like(parameters.weights)
+        by_leaves = exact_product(objective.inner, batch, ones).by_leaves
     first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
-    objective.eval()
-    loss = objective.outer_loss(first_valid)
+    parameters.eval()
+    loss = objective.losses.outer(first_valid)
     require_scalar(loss, "the outer loss", "problem.outer_loss")
     require_finite(loss, "the outer loss", "problem.outer_loss")
-    leaves = objective.leaves()
+    leaves = objective.values.leaves()
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
-    names = [bound.name for bound in objective.bound.values() if isinstance(bound, BoundTensor)]
-    objective.train()
-    objective.restore_buffers(buffers)
+    names = objective.values.leaf_names
+    parameters.train()
+    parameters.buffers.restore(buffers)
     objective.end_products()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:
@@ -53,14 +56,14 @@ def require_loss_shapes(objective: Objective, batch: Batch) -> None:
     """Raises ProblemError unless the losses have the shapes that `Problem` specifies."""
     problem = objective.problem
     if problem.inner_loss is None or problem.outer_loss is None:
-        losses = problem.loss(objective.model(batch.inputs), batch.targets)
+        losses = problem.loss(objective.parameters.model(batch.inputs), batch.targets)
         if losses.shape != (len(batch.index),):
             raise ProblemError(
                 f"loss must return one number per example, shape ({len(batch.index)},), got "
                 f"{tuple(losses.shape)}: use reduction='none', and average over all other axes",
                 "problem.loss",
             )
-    loss = objective.inner_loss(batch)
+    loss = objective.inner.loss(batch)
     require_scalar(loss, "inner_loss", "problem.inner_loss")
     require_finite(loss, "the training loss", "problem.inner_loss")
 
@@ -95,12 +98,12 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     Autograd silently omits such a kernel where no requested derivative lies behind it. The function
     therefore searches the graph of the gradient for nodes that would raise if they were reached.
     """
-    loss = objective.inner_loss(batch)
+    loss = objective.inner.loss(batch)
     message: str | None = None
     cause: Exception | None = None
     try:
         gradients = torch.autograd.grad(
-            loss, objective.parameters, create_graph=True, allow_unused=True
+            loss, objective.parameters.tensors, create_graph=True, allow_unused=True
         )
         pending = [g.grad_fn for g in gradients if g is not None]
         seen = set(pending)
@@ -115,7 +118,8 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
             seen |= following
             pending.extend(following)
         if message is None:
-            objective.second_derivatives(batch, torch.ones_like(objective.weights))
+            ones = torch.ones_like(objective.parameters.weights)
+            exact_product(objective.inner, batch, ones)
     except (RuntimeError, NotImplementedError) as error:
         message, cause = str(error), error
     if message is not None:

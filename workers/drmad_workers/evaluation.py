@@ -1,0 +1,214 @@
+"""The evaluation of hyperparameters: a training run, its metrics and its hypergradient.
+
+One code path serves one replica and a batch of R replicas; one replica is a batch of one.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from drmad_workers.data.minibatches import StackedMinibatches
+from drmad_workers.hypergradients.auto import Auto, Choice
+from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
+from drmad_workers.hypergradients.method import Method
+from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
+from drmad_workers.objective.objective import Objective
+from drmad_workers.replica import Replica
+from drmad_workers.training.progress import Monitor
+from drmad_workers.training.run import TrainingRun
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of one training run and its backward pass.
+
+    Attributes:
+        validation_loss: the outer loss at w_T.
+        training_loss: the mean inner loss over the last epoch (at most T steps), with the
+            penalties at w_T.
+        metrics: metrics on held-out data, such as validation_error, test_error, test_loss.
+        diagnostics: the problem's own diagnostics of the hyperparameters.
+        hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
+        model: weights and buffers at w_T by state_dict name, on the CPU.
+        seconds: the wall-clock seconds of the phases "forward", "evaluate" and "backward", for
+            all replicas of a batch together.
+        peak_memory_bytes: the peak memory of the device; on the CPU the peak of the process.
+        method: the name of the method that computed the hypergradient.
+        backward_steps: the number of Hessian-vector products.
+        cost: the cost of all training runs and backward passes, fidelity probes included, in
+            plain training runs, by counting gradients and products (see Method.cost).
+        choice: the decision of `auto` and its measurements, for the next meta-iteration.
+    """
+
+    validation_loss: float
+    training_loss: float
+    metrics: dict[str, float]
+    diagnostics: dict[str, float]
+    hypergradient: dict[str, Tensor]
+    model: dict[str, Tensor]
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    method: str
+    backward_steps: int
+    cost: float
+    choice: Choice | None = None
+
+
+def differentiated_run(
+    replicas: Sequence[Replica],
+    values: Mapping[str, Tensor],
+    draw: int,
+    monitor: Monitor,
+    stacked: Objective | None = None,
+) -> DifferentiatedRun:
+    """The training run of the replicas at λ, which DifferentiatedRun.forward starts.
+
+    Args:
+        replicas: one replica, or R replicas whose weights `stacked` holds side by side.
+        values: λ by name.
+        draw: with the seed and the replica it determines w_0 and every minibatch.
+        monitor: receives progress.
+        stacked: the objective of R replicas; None for one replica.
+    """
+    training = replicas[0].training
+    draw = draw if training.resample else 0
+    runs = [replica.training_run(values, draw, monitor) for replica in replicas]
+    run = runs[0].run
+    if stacked is not None:
+        stacked.parameters.attach()
+        stacked.set_hyperparameters(values)
+        minibatches = StackedMinibatches(
+            [replica.minibatches(draw) for replica in replicas], replicas[0].train_examples
+        )
+        run = TrainingRun(stacked, training, minibatches, monitor)
+    return DifferentiatedRun(run, runs, training)
+
+
+def evaluate(
+    replicas: Sequence[Replica],
+    method: Method,
+    values: Mapping[str, Tensor],
+    iteration: int,
+    draw: int,
+    monitor: Monitor,
+    choice: Choice | None = None,
+    stacked: Objective | None = None,
+) -> list[Evaluation]:
+    """Trains at λ, measures on held-out data and differentiates; one Evaluation per replica.
+
+    Leaves the user's model with the weights that it was given.
+
+    Args:
+        replicas, values, draw, monitor, stacked: see `differentiated_run`.
+        method: the method; `auto` takes one replica only.
+        iteration: the number of the meta-iteration.
+        choice: the choice of `auto` in the previous meta-iteration.
+    """
+    device = replicas[0].device
+    with replicas[0].own_randomness():
+        try:
+            clock = Clock(device)
+            differentiated = differentiated_run(replicas, values, draw, monitor, stacked)
+            plan = None
+            if isinstance(method, Auto):
+                (replica,) = replicas
+                bound = replica.hyperparameters.values()
+                plan = method.plan(
+                    choice, iteration, values, replica.training, bound, replica.copy_bytes
+                )
+            differentiated.forward([method] if plan is None else plan.methods())
+            clock.lap("forward")
+
+            monitor.begin("evaluate", len(replicas))
+            measured = []
+            for replica, own in zip(replicas, differentiated.replicas, strict=True):
+                replica.objective.parameters.attach()
+                measured.append(measure(replica, own, monitor))
+            clock.lap("evaluate")
+
+            if plan is None:
+                passes, choice = differentiated.backward(method), None
+            else:
+                settled, choice = plan.settle(lambda each: differentiated.backward(each)[0])
+                passes = [settled]
+            clock.lap("backward")
+        finally:
+            replicas[0].objective.parameters.attach()
+            replicas[0].objective.parameters.restore_given()
+    peak = peak_memory_bytes(device)
+    return [
+        Evaluation(
+            validation_loss=backward.validation_loss,
+            training_loss=own.training_loss,
+            metrics=own.metrics,
+            diagnostics=own.diagnostics,
+            hypergradient=backward.hypergradient,
+            model=own.model,
+            seconds=clock.seconds,
+            peak_memory_bytes=peak,
+            method=backward.method.name,
+            backward_steps=backward.products,
+            cost=differentiated.cost,
+            choice=choice,
+        )
+        for own, backward in zip(measured, passes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The measurements of a trained replica; see Evaluation."""
+
+    training_loss: float
+    metrics: dict[str, float]
+    diagnostics: dict[str, float]
+    model: dict[str, Tensor]
+
+
+def measure(replica: Replica, own: ReplicaRun, monitor: Monitor) -> Measurements:
+    """Measures a replica at w_T, which stands in its objective."""
+    objective = replica.objective
+    training_loss = own.run.training_loss(replica.epoch_steps)
+    metrics = held_out_metrics(replica, monitor)
+    metrics.pop("validation_loss")
+    return Measurements(
+        training_loss, metrics, diagnostic_figures(objective), model_state(objective)
+    )
+
+
+def held_out_metrics(replica: Replica, monitor: Monitor) -> dict[str, float]:
+    """The loss and the metrics of a replica on its validation data and on the test data."""
+    objective, poll = replica.objective, monitor.poll
+    metrics = held_out_figures(objective, replica.valid_examples, "validation", poll)
+    if replica.test_examples is not None:
+        metrics |= held_out_figures(objective, replica.test_examples, "test", poll)
+    return metrics
+
+
+class Clock:
+    """Wall-clock seconds by phase; each lap waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._last
+        self._last = now
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The peak memory of a GPU since its last reset; on the CPU that of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Products with the second derivatives of the inner objective, one way a module."""

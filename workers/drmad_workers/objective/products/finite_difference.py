@@ -1,0 +1,48 @@
+"""The product as a difference of two gradients, for kernels that are differentiable only once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
+from drmad_workers.problem import Batch
+
+
+def finite_difference_product(
+    inner: InnerObjective,
+    batch: Batch,
+    cotangent: Tensor,
+    prepare: Callable[[Tensor], None] | None = None,
+    at: Linearization | None = None,
+) -> Derivatives:
+    """(∂L(w + εu, λ) - ∂L(w - εu, λ)) / 2ε; see Product. `at` must be None.
+
+    ε |u| = ∛precision (1 + |w|) balances the truncation error against rounding. In float32, four
+    to five digits remain.
+    """
+    parameters = inner.parameters
+    weights, precision = parameters.weights, torch.finfo(parameters.dtype)
+    if prepare is not None:
+        with parameters.same_noise():
+            prepare(inner.flat_gradient(inner.first_derivatives(batch).by_parameters))
+    center = weights.clone()
+    length = torch.linalg.vector_norm(cotangent)
+    reach = precision.eps ** (1 / 3) * (1.0 + torch.linalg.vector_norm(center))
+    offset = cotangent * (reach / length.clamp_min(precision.tiny))
+    sides = []
+    for sign in (1.0, -1.0):
+        with parameters.same_noise():
+            torch.add(center, offset, alpha=sign, out=weights)
+            sides.append(inner.first_derivatives(batch))
+    weights.copy_(center)
+    slope = length / (2.0 * reach)
+    return Derivatives(
+        *(
+            [
+                None if plus is None or minus is None else (plus - minus).mul_(slope)
+                for plus, minus in zip(*parts, strict=True)
+            ]
+            for parts in zip(*sides, strict=True)
+        )
+    )

@@ -1,0 +1,64 @@
+"""The Gauss-Newton product, which leaves out the curvature of the model.
+
+[Schraudolph2002] Fast curvature matrix-vector products for second-order gradient descent.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from drmad_workers.errors import ProblemError
+from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
+from drmad_workers.problem import Batch, Problem
+
+
+def require_outputs(problem: Problem) -> None:
+    """Raises ProblemError unless the training loss is a function of the model's outputs."""
+    if problem.inner_loss is not None:
+        raise ProblemError(
+            "curvature gauss_newton needs the problem's `loss` of outputs and targets, and "
+            "this problem has an inner_loss of its own: use curvature hessian",
+            "hypergradient.curvature",
+        )
+
+
+def gauss_newton_product(
+    inner: InnerObjective,
+    batch: Batch,
+    cotangent: Tensor,
+    prepare: Callable[[Tensor], None] | None = None,
+    at: Linearization | None = None,
+) -> Derivatives:
+    """The exact product with JᵀHJ u in place of the Hessian's; see Product. `at` must be None.
+
+    With outputs z(w), J = ∂z/∂w, loss ℓ(z), g = ∂ℓ/∂z and H = ∂g/∂z [Schraudolph2002], ∇_w L = Jᵀg
+    and <Jᵀg, u> = <g, J u>, which is differentiated by w through g alone. J u is the derivative of
+    <Jᵀg, u> by g. The derivatives by λ are exact.
+    """
+    losses, parameters, values = inner.losses, inner.parameters, inner.values
+    rows = values.differentiable_rows_of(batch.index)
+    leaves, data = values.leaves(), values.training_data
+    outputs = losses.outputs(batch.inputs if data is None else rows[data])
+    at_outputs = outputs.detach().requires_grad_()
+    loss = losses.of_outputs(at_outputs, batch, values.arguments, rows)
+    by_outputs = torch.autograd.grad(loss, at_outputs, create_graph=True)[0]
+    pulled = by_outputs.detach().requires_grad_()
+    gradients = torch.autograd.grad(
+        outputs, parameters.tensors, pulled, create_graph=True, allow_unused=True
+    )
+    if prepare is not None:
+        prepare(inner.flat_gradient(gradients))
+    through = [pulled] if data is None else [pulled, rows[data]]
+    parts, directions = inner.paired(gradients, cotangent)
+    along, *by_data = torch.autograd.grad(parts, through, directions, retain_graph=True)
+    inputs = [at_outputs, *leaves, *rows.values()]
+    by_at, *by_rest = torch.autograd.grad(
+        by_outputs, inputs, along, allow_unused=True, materialize_grads=True
+    )
+    wanted = [*parameters.tensors] if data is None else [*parameters.tensors, rows[data]]
+    by_wanted = torch.autograd.grad(outputs, wanted, by_at, allow_unused=True)
+    by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
+    if data is not None:
+        by_rows[values.row_names.index(data)] = by_data[0] + by_wanted[-1]
+    return Derivatives(by_wanted[: len(parameters.tensors)], by_leaves, by_rows)

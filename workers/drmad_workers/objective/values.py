@@ -1,0 +1,125 @@
+"""The values of the hyperparameters at which the losses are taken."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor
+from drmad_workers.hyperparameters.loss_weight import BoundClassWeight
+from drmad_workers.hyperparameters.sample_weight import BoundSampleWeight
+from drmad_workers.hyperparameters.training_data import BoundTrainingData
+from drmad_workers.problem import Problem
+
+
+class HyperparameterValues:
+    """transform(λ) of every hyperparameter, in the form that the losses take.
+
+    A loss takes a hyperparameter in one of two forms. A *leaf* is passed as a whole, by name. A
+    *row-wise* λ has one entry per training example, of which a batch takes its own rows. With R
+    replicas each replica has its own copy of the leaves.
+
+    Attributes:
+        bound: the tuned hyperparameters by name.
+        by_name: transform(λ) by name.
+        arguments: the leaves and the problem's hyperparameters that are not tuned, by name.
+        leaf_names, row_names: the names of the leaves and of the row-wise λ.
+        sample_weight, class_weight, training_data: the name of the hyperparameter of this kind.
+        replicas: R; None for one replica.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        bound: Mapping[str, BoundHyperparameter],
+        device: torch.device,
+        dtype: torch.dtype,
+        replicas: int | None = None,
+    ) -> None:
+        self.bound = dict(bound)
+        self.replicas = replicas
+        self._device, self._dtype = device, dtype
+        self.sample_weight = self._only(BoundSampleWeight)
+        self.class_weight = self._only(BoundClassWeight)
+        self.training_data = self._only(BoundTrainingData)
+        rows = (self.sample_weight, self.training_data)
+        self.row_names = [name for name in rows if name is not None]
+        self.leaf_names = [b.name for b in bound.values() if isinstance(b, BoundTensor)]
+        self._constants = self._untuned(problem)
+        self.by_name: dict[str, Tensor] = {}
+        self.arguments: dict[str, Tensor] = {}
+
+    def set(self, raw: Mapping[str, Tensor]) -> None:
+        """Takes λ by name; requires every bound hyperparameter in its shape."""
+        if raw.keys() != self.bound.keys():
+            raise ProblemError(
+                f"values must be given for {sorted(self.bound)}, got {sorted(raw)}",
+                "hyperparameters",
+            )
+        for name, bound in self.bound.items():
+            if raw[name].shape != bound.shape:
+                raise ProblemError(
+                    f"{name} must have shape {tuple(bound.shape)}, got {tuple(raw[name].shape)}",
+                    f"hyperparameters.{name}",
+                )
+            given = raw[name].detach().to(device=self._device, dtype=self._dtype)
+            self.by_name[name] = bound.value(given)
+        self.release()
+
+    def leaves(self) -> list[Tensor]:
+        return [self.arguments[name] for name in self.leaf_names]
+
+    def rows_of(self, index: Tensor) -> dict[str, Tensor]:
+        """The rows of every row-wise λ at `index`, shape (rows,) or (R, rows)."""
+        if index.ndim == 1:
+            return {name: self.by_name[name].index_select(0, index) for name in self.row_names}
+        found = {}
+        for name in self.row_names:
+            taken = self.by_name[name].index_select(0, index.reshape(-1))
+            found[name] = taken.view(index.shape + taken.shape[1:])
+        return found
+
+    def differentiable_rows_of(self, index: Tensor) -> dict[str, Tensor]:
+        """`rows_of` as leaves of autograd."""
+        return {name: part.requires_grad_() for name, part in self.rows_of(index).items()}
+
+    def differentiate(self) -> None:
+        """Makes the leaves leaves of autograd, until `release`."""
+        for name in self.leaf_names:
+            value = self.spread(self.by_name[name]).detach()
+            self.arguments[name] = (
+                value if self.replicas is None else value.clone()
+            ).requires_grad_()
+
+    def release(self) -> None:
+        """Makes the leaves plain values."""
+        leaves = {name: self.spread(self.by_name[name]) for name in self.leaf_names}
+        self.arguments = leaves | self._constants
+
+    def spread(self, value: Tensor) -> Tensor:
+        """The value with a leading axis of R replicas."""
+        return value if self.replicas is None else value.expand(self.replicas, *value.shape)
+
+    def all_on_cpu(self) -> dict[str, Tensor]:
+        """The values of all hyperparameters by name, tuned or not."""
+        return {name: v.cpu() for name, v in (self.by_name | self._constants).items()}
+
+    def _only(self, kind: type[BoundHyperparameter]) -> str | None:
+        """The name of the hyperparameter of this kind; raises ProblemError if there are two."""
+        names = [bound.name for bound in self.bound.values() if type(bound) is kind]
+        if len(names) > 1:
+            raise ProblemError(
+                f"there must be at most one {kind.what}, got {', '.join(names)}: remove one",
+                f"hyperparameters.{names[1]}",
+            )
+        return names[0] if names else None
+
+    def _untuned(self, problem: Problem) -> dict[str, Tensor]:
+        untuned: dict[str, Tensor] = {}
+        for name, stated in problem.hyperparameters.items():
+            if name not in self.bound:
+                init = stated.init.detach().to(device=self._device, dtype=self._dtype)
+                bound = BoundTensor(name, init, stated.transform, None, None, [])
+                untuned[name] = bound.value(init)
+        return untuned

@@ -1,0 +1,130 @@
+"""One replica of a problem: its examples, its objective and its training runs."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
+from drmad_workers.data.shards import Shards
+from drmad_workers.devices import resolve_device
+from drmad_workers.hypergradients.backward_pass import ReplicaRun
+from drmad_workers.hypergradients.method import Method, require_derivatives
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
+from drmad_workers.hyperparameters.binding import bind_all
+from drmad_workers.objective.derivative_checks import check_problem
+from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.products.product import PRODUCTS
+from drmad_workers.problem import Problem
+from drmad_workers.random_streams import WEIGHTS, seed_of
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.progress import Monitor
+from drmad_workers.training.run import TrainingRun
+
+
+class Replica:
+    """A problem with the examples and the random streams of one replica.
+
+    Attributes:
+        hyperparameters: the tuned hyperparameters by name, bound to the problem.
+        objective: the inner and the outer objective.
+        train_examples, valid_examples: the examples that the replica holds.
+        test_examples: all test examples; None if the problem has none.
+        training: the settings of the training run.
+        device: the device of all tensors.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        kinds: Sequence[Kind],
+        training: TrainingConfig,
+        method: Method,
+        seed: int,
+        number: int,
+        device: str | torch.device,
+        dtype: torch.dtype,
+        shards: Shards | None,
+    ) -> None:
+        """See Tuner; `number` is that of the replica."""
+        self.device = resolve_device(device)
+        self.training = training
+        self._seed = seed
+        self._number = number
+        train = Examples(problem.train, "train", self.device, dtype)
+        valid = Examples(problem.valid, "valid", self.device, dtype)
+        shards = shards or Shards()
+        self.train_examples = train.part(shards.positions("train", train.rows, number))
+        self.valid_examples = valid.part(shards.positions("valid", valid.rows, number))
+        self.test_examples = (
+            None if problem.test is None else Examples(problem.test, "test", self.device, dtype)
+        )
+        slots = slots_of(problem.model)
+        setting = Setting(
+            problem,
+            slots,
+            train,
+            steps=training.steps,
+            learning_rate=training.learning_rate,
+            momentum=training.first_decay,
+            weight_decay=training.weight_decay,
+            dtype=dtype,
+            seed=seed,
+        )
+        self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
+        self.require(method)
+        self.objective = Objective(
+            problem,
+            self.hyperparameters,
+            slots,
+            self.device,
+            dtype,
+            memory_rows=training.memory_rows,
+            autocast=training.precision == "bfloat16",
+        )
+        self.objective.product = PRODUCTS[method.hvp]
+        with self.own_randomness():
+            self.objective.parameters.attach()
+            self.objective.set_hyperparameters(self.initial_values())
+            check_problem(self.objective, self.minibatches(0).join(0), self.valid_examples)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """The initial λ by name."""
+        return {name: bound.initial.clone() for name, bound in self.hyperparameters.items()}
+
+    def require(self, method: Method) -> None:
+        """Raises ProblemError unless the method fits the training and the hyperparameters."""
+        method.check(self.training)
+        require_derivatives(method, self.hyperparameters.values(), self.training)
+
+    @property
+    def epoch_steps(self) -> int:
+        """The steps of the window over which the training loss is averaged."""
+        epoch = self.train_examples.rows // max(1, self.training.batch_size)
+        return min(self.training.steps, max(1, epoch))
+
+    @property
+    def copy_bytes(self) -> int:
+        """The bytes of a point of the trajectory: of the weights, or of Adam's whole state."""
+        return self.training.path_rows * self.objective.parameters.weights.nbytes
+
+    def minibatches(self, draw: int) -> Minibatches:
+        """The minibatches of draw `draw`."""
+        stream = (self._seed, draw, self._number)
+        return Minibatches(self.train_examples, self.training.batch_size, stream)
+
+    def training_run(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> ReplicaRun:
+        """The training run at λ whose w_0 and minibatches belong to draw `draw`."""
+        objective = self.objective
+        objective.parameters.attach()
+        objective.set_hyperparameters(values)
+        run = TrainingRun(objective, self.training, self.minibatches(draw), monitor)
+        return ReplicaRun(
+            run, seed_of(WEIGHTS, self._seed, draw, self._number), self.valid_examples
+        )
+
+    def own_randomness(self) -> AbstractContextManager[None]:
+        """Restores torch's global random state on exit."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])

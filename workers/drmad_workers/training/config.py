@@ -1,0 +1,106 @@
+"""The settings of an inner training run, and the optimizer that they describe."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
+from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters.rates import RateRole
+from drmad_workers.objective.objective import Objective
+from drmad_workers.training.optimizers import InnerOptimizer, Rate
+from drmad_workers.training.optimizers.registry import optimizer_class
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of the training run of every meta-iteration.
+
+    Attributes:
+        optimizer: "sgd" (torch's momentum), "damped_sgd" (the momentum of the papers, where α
+            corresponds to α(1-γ) in torch), "adam" or "adamw" (both as in torch).
+        steps: the number of inner steps T, at least 1.
+        batch_size: the rows of a minibatch.
+        learning_rate: α > 0.
+        momentum: γ in [0, 1), of both kinds of SGD.
+        betas: β₁ and β₂ in [0, 1), of Adam and AdamW.
+        eps: ε > 0, of Adam and AdamW.
+        weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD and Adam do; AdamW decouples
+            it from the gradient.
+        precision: "bfloat16" evaluates the losses under autocast; weights, optimizer memory and
+            hypergradient are float32.
+        resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
+            all of them use those of the first (`Problem.initialize` draws w_0).
+    """
+
+    optimizer: OptimizerName = "sgd"
+    steps: int = 1000
+    batch_size: int = 100
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    precision: Precision = "float32"
+    resample: bool = True
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, field: str, what: str) -> None:
+            if not holds:
+                raise ProblemError(
+                    f"{field} must be {what}, got {getattr(self, field)!r}", f"training.{field}"
+                )
+
+        for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
+            require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
+        require(self.steps >= 1, "steps", "at least 1")
+        for field in ("learning_rate", "eps"):
+            require(0.0 < getattr(self, field) < math.inf, field, "a positive number")
+        require(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1")
+        pair = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
+        require(pair, "betas", "two numbers, each at least 0 and below 1")
+        require(0.0 <= self.weight_decay < math.inf, "weight_decay", "at least 0")
+
+    @property
+    def traits(self) -> OptimizerTraits:
+        """The optimizer's row in the table."""
+        return OPTIMIZERS[self.optimizer]
+
+    @property
+    def first_decay(self) -> float:
+        """The value that the hyperparameter `momentum` replaces: γ, or β₁ of Adam."""
+        return self.betas[0] if self.traits.first_decay == "betas" else self.momentum
+
+    @property
+    def memory_rows(self) -> int:
+        """Rows of the state, shape (P,) each, that the optimizer keeps beside the weights."""
+        return optimizer_class(self.optimizer).memory_rows
+
+    @property
+    def path_rows(self) -> int:
+        """Rows of the state that an approximate trajectory carries; see InnerOptimizer."""
+        return optimizer_class(self.optimizer).path_rows
+
+    def dynamics(self, objective: Objective) -> InnerOptimizer:
+        """The inner optimizer, at the rates that the objective's hyperparameters state."""
+        return optimizer_class(self.optimizer).configured(
+            self,
+            learning_rate=rate(objective, "learning_rate", self.learning_rate),
+            momentum=rate(objective, "momentum", self.first_decay),
+            weight_decay=rate(objective, "weight_decay", self.weight_decay),
+        )
+
+
+def rate(objective: Objective, role: RateRole, constant: float) -> Rate:
+    """The rate of every step: the hyperparameter of this role, or `constant` if none is tuned.
+
+    The derivative by the rate accumulates in the objective's gradient sums.
+    """
+    sizes = [slot.stop - slot.start for slot in objective.parameters.slots]
+    tuned = objective.sums.tuned_rate(role)
+    if tuned is None:
+        return Rate(constant, sizes)
+    table = tuned.bound.table(tuned.values, constant)
+    return Rate(table, sizes, tuned.total.view(tuned.bound.layout), tuned.bound.rows)
