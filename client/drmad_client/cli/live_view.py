@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from drmad_client.cli.tables import (
@@ -18,6 +17,7 @@ from drmad_client.cli.tables import (
     trial_line,
 )
 from drmad_client.durations import duration
+from drmad_client.http.progress_bar import terminal_bar
 from drmad_client.records.events import Event
 from drmad_client.records.job import JobRecord
 from drmad_client.records.job import Progress as JobProgress
@@ -64,15 +64,7 @@ class _Screen:
     def __init__(self, job: JobRecord, console: Console) -> None:
         self._console = console
         self._has_heading = False
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[detail]}", markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = terminal_bar(console)
         self._task = self._bar.add_task(job.name[:24], detail="")
         self._progress(job.progress)
 

@@ -50,7 +50,7 @@ def penalties(model: nn.Module, values: ArrayLike, per: PenaltyScope = "unit") -
         if parameter.dim() < 2:
             continue
         shape = tuple(parameter.shape)
-        view, keep = _units(module, shape) if per == "unit" else (shape, shape)
+        view, keep = unit_shapes(module, shape) if per == "unit" else (shape, shape)
         if per in ("layer", "model"):
             keep = (1,) * len(shape)
         last = first + math.prod(keep)
@@ -245,8 +245,10 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module
                 yield name, parameter, module
 
 
-def _units(module: nn.Module, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape to view the weights in, and the shape with one entry per input unit."""
+def unit_shapes(
+    module: nn.Module, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape in which to view a weight, and the shape with one entry per input unit."""
     rest = (1,) * (len(shape) - 2)
     if isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Embedding | nn.EmbeddingBag):
         return shape, (shape[0], 1, *rest)

@@ -14,6 +14,7 @@ from drmad_client.records.job import JobRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 Show = Callable[[JobRecord], None]
 
@@ -36,18 +37,24 @@ def bar(job: JobRecord, console: Console | None = None, *, shown: bool = True) -
         yield lambda _: None
 
 
-@contextlib.contextmanager
-def _in_a_terminal(job: JobRecord, console: Console) -> Iterator[Show]:
+def terminal_bar(console: Console) -> Progress:
+    """A bar that disappears when it ends; hidden where the console is no terminal."""
     from rich.progress import BarColumn, Progress, TextColumn
 
-    progress = Progress(
+    return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[detail]}", markup=False),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def _in_a_terminal(job: JobRecord, console: Console) -> Iterator[Show]:
+    progress = terminal_bar(console)
     task = progress.add_task(job.name[:24], detail="")
 
     def show(job: JobRecord) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drmad_client.export.pytorch import unit_shapes
 from drmad_workers import (
     L2,
     Problem,
@@ -16,7 +17,6 @@ from drmad_workers import (
     TrainingConfig,
 )
 from drmad_workers.hyperparameters.base import Slot
-from drmad_workers.hyperparameters.penalty import unit_shapes
 from tests.workers.small import (
     CLASSES,
     finite_difference,
@@ -215,7 +215,7 @@ def test_units_are_input_units(module: nn.Module, units: int) -> None:
     """An input unit that is cut off by zeroing its penalty group no longer moves the output."""
     weight = next(module.parameters())
     slot = Slot("weight", 0, weight.numel(), weight.shape, module)
-    view, keep = unit_shapes(slot)
+    view, keep = unit_shapes(slot.module, tuple(slot.shape))
     mask = torch.ones(keep)
     assert mask.numel() == units
     mask.view(-1)[1] = 0.0

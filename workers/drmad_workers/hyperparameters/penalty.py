@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from drmad_client.export.pytorch import unit_shapes
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import (
     BoundHyperparameter,
     Group,
     Setting,
-    Slot,
     require_one_of,
 )
 
@@ -94,7 +94,11 @@ class Penalty:
         groups: list[Group] = []
         first = 0
         for slot in penalised:
-            view, keep = unit_shapes(slot) if self.per == "unit" else (tuple(slot.shape), ())
+            view, keep = (
+                unit_shapes(slot.module, tuple(slot.shape))
+                if self.per == "unit"
+                else (tuple(slot.shape), ())
+            )
             if self.per == "weight":
                 keep = view
             last = first + math.prod(keep)
@@ -129,17 +133,3 @@ class L1(Penalty):
 
     name: str = "l1"
     power: ClassVar[int] = 1
-
-
-def unit_shapes(slot: Slot) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A view of the weights, and the broadcastable shape with one entry per input unit."""
-    shape = tuple(slot.shape)
-    rest = (1,) * (len(shape) - 2)
-    module = slot.module
-    if isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Embedding | nn.EmbeddingBag):
-        return shape, (shape[0], 1, *rest)
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1:
-        out, per_group = shape[0] // module.groups, shape[1]
-        view = (module.groups, out, per_group, *shape[2:])
-        return view, (module.groups, 1, per_group, *rest)
-    return shape, (1, shape[1], *rest)
