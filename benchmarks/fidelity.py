@@ -335,7 +335,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     for result in results:
         methods, auto = result["methods"], result["auto"]
         main = methods["shortcut"]
-        shown = ", ".join(
+        details = ", ".join(
             (
                 number(main["signs"]),
                 number(main["length"]),
@@ -345,7 +345,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         )
         cells = [number(methods[name]["cosine"], ".3f") for name in shown]
         choice = f"{auto['choice']}: {auto['cosine_next']:.2f} at {auto['counted']:.1f}×"
-        lines.append("| " + " | ".join([result["cell"], *cells, shown, choice]) + " |")
+        lines.append("| " + " | ".join([result["cell"], *cells, details, choice]) + " |")
     return "\n".join(lines)
 
 
