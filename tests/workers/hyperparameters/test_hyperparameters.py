@@ -236,7 +236,7 @@ def whole_inputs() -> Problem:
         (small_problem, [TrainingData(upper=0.1)], "training_data", "between its bounds"),
         (small_problem, [LearningRate(lower=0.0)], "learning_rate", r"\[0.0, inf\]"),
         (whole_inputs, [TrainingData()], "training_data", "floating point"),
-        (mixing_problem, [LossWeight()], "loss_weight", "depends on the hyperparameter"),
+        (mixing_problem, [LossWeight()], "loss_weight", "must depend on the hyperparameter"),
     ],
 )
 def test_kinds_that_do_not_fit_are_refused_by_name(
