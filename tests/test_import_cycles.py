@@ -13,12 +13,6 @@ PACKAGES = {
 }
 
 # Each entry is one import to remove from the code and then from this list.
-KNOWN = frozenset(
-    {
-        ("drmad_workers.training.cuda_graph", "drmad_workers.training.run"),
-    }
-)
-
 Graph = Mapping[str, frozenset[str]]
 
 
@@ -105,15 +99,4 @@ def test_a_cycle_is_found_wherever_it_is_closed(tmp_path: Path) -> None:
 def test_modules_import_each_other_in_one_direction() -> None:
     graph = import_graph()
     assert len(graph) > 200
-    kept = {
-        module: frozenset(i for i in imported if (module, i) not in KNOWN)
-        for module, imported in graph.items()
-    }
-    assert cycles(kept) == []
-
-
-def test_the_list_of_known_cycles_holds_nothing_that_is_solved() -> None:
-    graph = import_graph()
-    assert [pair for pair in sorted(KNOWN) if pair[1] not in graph.get(pair[0], ())] == []
-    tangled = {module for cycle in cycles(graph) for module in cycle}
-    assert [pair for pair in sorted(KNOWN) if not set(pair) <= tangled] == []
+    assert cycles(graph) == []
