@@ -12,7 +12,6 @@ PACKAGES = {
     for folder in ("client", "workers", "service")
 }
 
-# Each entry is one import to remove from the code and then from this list.
 Graph = Mapping[str, frozenset[str]]
 
 
