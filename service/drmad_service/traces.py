@@ -34,7 +34,7 @@ def configure(service: str, environment: Mapping[str, str]) -> None:
     except ImportError as error:
         raise ServiceStartError(
             f"{ADDRESSES[0]} is set, but a package for traces is missing ({error}); install "
-            'it with: pip install "drmad[otel]"'
+            'it with: pip install ".[otel]" in the clone'
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

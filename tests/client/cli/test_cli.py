@@ -472,9 +472,9 @@ def test_a_command_of_a_missing_extra_says_what_to_install() -> None:
     )
     assert up.returncode == 1
     assert up.stderr.startswith("error: drmad up is not installed")
-    assert up.stderr.endswith('pip install "drmad[all]"\n')
+    assert up.stderr.endswith('pip install ".[all]" in the clone\n')
     assert shown.returncode == 0
-    assert shown.stdout.count('pip install "drmad[all]"') == 9
+    assert shown.stdout.count('pip install ".[all]" in the clone') == 9
 
 
 def test_help_has_examples_and_every_command() -> None:

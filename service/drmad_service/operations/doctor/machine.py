@@ -30,7 +30,9 @@ def versions() -> Iterator[Finding]:
             yield Finding(name, "ok", installed(name))
         except PackageNotFoundError:
             processes = "workers" if name == "torch" else "schedulers"
-            advice = f'the {processes} need it; install it with: pip install "drmad[{extra}]"'
+            advice = (
+                f'the {processes} need it; install it with: pip install ".[{extra}]" in the clone'
+            )
             yield Finding(name, "warning", "not installed", advice)
 
 
