@@ -28,7 +28,7 @@ def pages() -> list[Path]:
     found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
     found += sorted((ROOT / "docs").rglob("*.md"))
     found += [ROOT / "deploy" / "kubernetes" / "README.md"]
-    return [page for page in found if page != ROOT / "docs" / "reference" / "api.md"]
+    return found
 
 
 def blocks(page: Path) -> list[Block]:
