@@ -72,7 +72,7 @@ def spec(inner_steps: int, iterations: int, replicas: int = 1, cpus: float = 1.0
         "hyperparameters": [{"kind": "sample_weight"}],
         "training": {"optimizer": "damped_sgd", "steps": inner_steps, "batch_size": 50},
         "hypergradient": {"method": "replay"},
-        "meta": {"iterations": iterations, "tolerance": None},
+        "meta": {"iterations": iterations, "rollback_tolerance": None},
         "replicas": {"count": replicas},
         "resources": {"cpus": cpus},
     }

@@ -56,7 +56,7 @@ def bystander(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 "hyperparameters": [{"kind": "l2", "per": "model"}],
                 "training": {"steps": 5, "batch_size": 10},
                 "hypergradient": {"method": "stored"},
-                "meta": {"iterations": 100_000, "tolerance": None},
+                "meta": {"iterations": 100_000, "rollback_tolerance": None},
                 "resources": {"cpus": 0.5},
             }
         )

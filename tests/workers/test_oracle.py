@@ -265,7 +265,10 @@ def test_penalty_written_out_is_the_penalty_differentiated() -> None:
     by_hand.hyperparameters = {}
     training = TrainingConfig("damped_sgd", 30, 10, 0.2, 0.9)
     found: list[Tensor] = []
-    for stated, kind in ((by_autograd, CustomTensor("meta")), (by_hand, L2(init=-3.0))):
+    for stated, kind in (
+        (by_autograd, CustomTensor("meta")),
+        (by_hand, L2(init=-3.0, per="weight")),
+    ):
         tuner = Tuner(stated, [kind], training, Replay(), dtype=torch.float64)
         found += tuner.evaluate(tuner.initial_values(), 0).hypergradient.values()
     matrices = [part for part in parts(net, found[0]) if part.ndim == 2]

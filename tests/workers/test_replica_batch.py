@@ -123,7 +123,7 @@ def test_replicas_on_shards_of_their_own_are_batched() -> None:
 @pytest.mark.parametrize(
     "kinds",
     [
-        [L1(init=-4.0), L2(name="decay", per="layer", init=-2.0), InitScale()],
+        [L1(init=-4.0, per="weight"), L2(name="decay", per="layer", init=-2.0), InitScale()],
         [TrainingData(), SampleWeight()],
         [LossWeight(), L2(per="model", init=-2.0)],
     ],
@@ -146,7 +146,7 @@ def test_every_inner_optimizer_is_batched(optimizer: OptimizerName) -> None:
 
 def test_without_room_for_graphs_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "graphs_fit", lambda *sizes: False)
-    assert_as_single(small_problem(), [L2(init=-2.0)], TRAINING, Replay())
+    assert_as_single(small_problem(), [L2(init=-2.0, per="weight")], TRAINING, Replay())
 
 
 class Branching(nn.Module):
@@ -164,9 +164,17 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("model", "kind", "reason"),
     [
-        (nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)), L2(), "buffers"),
-        (nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, CLASSES)), L2(), "random"),
-        (Branching(), L2(), "vmap"),
+        (
+            nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, CLASSES)),
+            L2(per="weight"),
+            "buffers",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, CLASSES)),
+            L2(per="weight"),
+            "random",
+        ),
+        (Branching(), L2(per="weight"), "vmap"),
         (nn.Linear(4, CLASSES), LearningRate(), "learning_rate is tuned"),
     ],
 )

@@ -1,8 +1,68 @@
-"""Defaults of the built-in models, which the client and the engine share. Needs no pydantic."""
+"""Defaults that the spec of a job and the settings of the engine share. Needs no pydantic."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 MLP: dict[str, Any] = {"hidden": [50], "activation": "tanh"}
 CNN: dict[str, Any] = {"channels": [8, 16], "activation": "relu", "batch_norm": False}
+
+
+class Training:
+    """The inner problem."""
+
+    optimizer: Final = "sgd"
+    steps: Final = 1000
+    batch_size: Final = 100
+    learning_rate: Final = 0.05
+    momentum: Final = 0.9
+    betas: Final = (0.9, 0.999)
+    eps: Final = 1e-8
+    weight_decay: Final = 0.0
+    precision: Final = "float32"
+    resample: Final = True
+
+
+class Meta:
+    """The outer problem."""
+
+    optimizer: Final = "adam"
+    learning_rate: Final = 0.3
+    iterations: Final = 30
+    rollback_tolerance: Final = 5.0
+    max_rollbacks: Final = 5
+
+
+class Method:
+    """The hypergradient: what all methods share, and `auto`."""
+
+    hvp: Final = "exact"
+    min_cosine: Final = 0.8
+
+
+class Shortcut:
+    budget: Final = 16
+    max_stride: Final = 10
+    max_adjoint_change: Final = 0.12
+    contraction: Final = False
+    curvature: Final = "hessian"
+
+
+class Implicit:
+    solver: Final = "conjugate_gradient"
+    iterations: Final = 100
+    tolerance: Final = 0.01
+    damping: Final = 0.0
+
+
+class Kinds:
+    """The hyperparameters, in raw units."""
+
+    penalty_per: Final = "unit"
+    log_penalty: Final = -9.0
+    rate_per: Final = "step"
+    weight_decay_per: Final = "model"
+    log_init_scale: Final = 0.0
+    training_data: Final = "data"
+    log_loss_weight: Final = 0.0
+    sample_weight_logit: Final = 0.0

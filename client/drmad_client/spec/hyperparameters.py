@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from drmad_client.spec import defaults
 from drmad_client.spec.base import Spec
 from drmad_client.spec.sizes import ProblemSizes
 
@@ -70,12 +71,15 @@ class _Penalty(_Bounded):
     is_penalty: ClassVar[bool] = True
 
     per: Literal["weight", "unit", "layer", "model"] = Field(
-        default="unit",
+        default=defaults.Kinds.penalty_per,
         description="What shares one penalty: a single weight, the weights that leave an input "
         "unit, a layer, or the model.",
     )
     init: float = Field(
-        default=-9.0, ge=-50.0, le=20.0, description="Initial log penalty (natural logarithm)."
+        default=defaults.Kinds.log_penalty,
+        ge=-50.0,
+        le=20.0,
+        description="Initial log penalty (natural logarithm).",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -112,7 +116,7 @@ class _Rate(_Bounded):
     is_schedule: ClassVar[bool] = True
 
     per: Literal["model", "layer", "step", "step_and_layer"] = Field(
-        default="step",
+        default=defaults.Kinds.rate_per,
         description="What has a value of its own: the model, each parameter tensor (a matrix and "
         "its bias are two), each inner step, or each step of each parameter tensor.",
     )
@@ -163,7 +167,7 @@ class WeightDecayHyperparameter(_Bounded):
 
     kind: Literal["weight_decay"] = "weight_decay"
     per: Literal["model", "layer", "group"] = Field(
-        default="model",
+        default=defaults.Kinds.weight_decay_per,
         description="What has a value of its own: the model, each parameter tensor, or each group "
         "of parameter tensors.",
     )
@@ -203,7 +207,10 @@ class InitScaleHyperparameter(_Bounded):
 
     kind: Literal["init_scale"] = "init_scale"
     init: float = Field(
-        default=0.0, ge=-20.0, le=20.0, description="Initial log factor; 0 is a factor of one."
+        default=defaults.Kinds.log_init_scale,
+        ge=-20.0,
+        le=20.0,
+        description="Initial log factor; 0 is a factor of one.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -218,7 +225,7 @@ class TrainingDataHyperparameter(_Bounded):
 
     kind: Literal["training_data"] = "training_data"
     init: Literal["data", "noise"] = Field(
-        default="data",
+        default=defaults.Kinds.training_data,
         description="What tuning starts from: the training inputs, or normal noise with their "
         "mean and standard deviation.",
     )
@@ -243,7 +250,10 @@ class LossWeightHyperparameter(_Bounded):
         "gives each class a weight.",
     )
     init: float = Field(
-        default=0.0, ge=-50.0, le=50.0, description="Initial log weight; 0 is a weight of one."
+        default=defaults.Kinds.log_loss_weight,
+        ge=-50.0,
+        le=50.0,
+        description="Initial log weight; 0 is a weight of one.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -258,7 +268,10 @@ class SampleWeightHyperparameter(_Bounded):
 
     kind: Literal["sample_weight"] = "sample_weight"
     init: float = Field(
-        default=0.0, ge=-50.0, le=50.0, description="Initial logit; 0 is a weight of one half."
+        default=defaults.Kinds.sample_weight_logit,
+        ge=-50.0,
+        le=50.0,
+        description="Initial logit; 0 is a weight of one half.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:

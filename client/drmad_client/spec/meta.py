@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from drmad_client.spec import defaults
 from drmad_client.spec.base import Spec
 
 
@@ -13,23 +14,29 @@ class MetaSpec(Spec):
     """The outer problem: how the hyperparameters are updated."""
 
     optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
-        default="adam",
+        default=defaults.Meta.optimizer,
         description="Outer optimizer; sign moves each hyperparameter by ± the learning rate.",
     )
     learning_rate: float = Field(
-        default=0.3, gt=0.0, le=1000.0, description="Outer step size, in raw units."
+        default=defaults.Meta.learning_rate,
+        gt=0.0,
+        le=1000.0,
+        description="Outer step size, in raw units.",
     )
     iterations: int = Field(
-        default=30, ge=1, le=100_000, description="Number of meta-iterations to commit."
+        default=defaults.Meta.iterations,
+        ge=1,
+        le=100_000,
+        description="Number of meta-iterations to commit.",
     )
     rollback_tolerance: float | None = Field(
-        default=5.0,
+        default=defaults.Meta.rollback_tolerance,
         gt=0.0,
         description="A rollback follows a validation loss that exceeds the best by more than a "
         "tenth and by more than so many standard errors; null accepts every finite loss.",
     )
     max_rollbacks: int = Field(
-        default=5,
+        default=defaults.Meta.max_rollbacks,
         ge=0,
         le=100,
         description="Maximum number of rollbacks in a row, each to half the outer step, before "

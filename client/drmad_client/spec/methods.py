@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from drmad_client.spec import refusals
+from drmad_client.spec import defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.hyperparameters import Hyperparameter
 from drmad_client.spec.training import TrainingSpec
@@ -26,7 +26,7 @@ class MethodSpec(Spec):
     is_exact: ClassVar[bool] = False
 
     hvp: Literal["exact", "finite_difference"] = Field(
-        default="exact",
+        default=defaults.Method.hvp,
         description="How Hessian-vector products are computed: by differentiating twice, or from "
         "two gradients, for models with kernels that cannot be differentiated twice.",
     )
@@ -81,7 +81,7 @@ class AutoMethod(MethodSpec):
 
     method: Literal["auto"] = "auto"
     min_cosine: float = Field(
-        default=0.8,
+        default=defaults.Method.min_cosine,
         gt=0.0,
         le=1.0,
         description="Minimum cosine to the exact hypergradient at which a cheaper method is "
@@ -96,7 +96,7 @@ class ShortcutMethod(_Horizon):
 
     method: Literal["shortcut"] = "shortcut"
     budget: int = Field(
-        default=16,
+        default=defaults.Shortcut.budget,
         ge=2,
         le=1024,
         description="Memory budget of the quantized trajectory, in copies of the weights; points "
@@ -116,14 +116,14 @@ class ShortcutMethod(_Horizon):
         description="Window of a node's average, in inner steps; null reaches the next node.",
     )
     max_stride: int = Field(
-        default=10,
+        default=defaults.Shortcut.max_stride,
         ge=1,
         le=1000,
         description="Maximum number of inner steps that one backward step reverses at once, with "
         "their minibatches joined.",
     )
     max_adjoint_change: float | None = Field(
-        default=0.12,
+        default=defaults.Shortcut.max_adjoint_change,
         gt=0.0,
         le=1.0,
         description="Maximum change of the adjoint by the curvature in one stride, relative to the "
@@ -137,11 +137,11 @@ class ShortcutMethod(_Horizon):
         "null uses every minibatch, or one in six for models with convolutions.",
     )
     contraction: bool = Field(
-        default=False,
+        default=defaults.Shortcut.contraction,
         description="Whether the growth of the adjoint's norm is limited to 1 % per inner step.",
     )
     curvature: Literal["hessian", "gauss_newton"] = Field(
-        default="hessian",
+        default=defaults.Shortcut.curvature,
         description="hessian takes the full curvature; gauss_newton keeps that of the loss and "
         "omits that of the model.",
     )
@@ -214,20 +214,26 @@ class ImplicitMethod(MethodSpec):
 
     method: Literal["implicit"] = "implicit"
     solver: Literal["conjugate_gradient", "neumann"] = Field(
-        default="conjugate_gradient",
+        default=defaults.Implicit.solver,
         description="Solver of the linear system with the Hessian; neumann sums a series.",
     )
     iterations: int = Field(
-        default=100, ge=1, le=100_000, description="Maximum number of Hessian-vector products."
+        default=defaults.Implicit.iterations,
+        ge=1,
+        le=100_000,
+        description="Maximum number of Hessian-vector products.",
     )
     tolerance: float = Field(
-        default=0.01,
+        default=defaults.Implicit.tolerance,
         gt=0.0,
         le=1.0,
         description="Relative residual above which the job fails; 1 accepts every residual.",
     )
     damping: float = Field(
-        default=0.0, ge=0.0, le=1e6, description="Number added to the eigenvalues of the Hessian."
+        default=defaults.Implicit.damping,
+        ge=0.0,
+        le=1e6,
+        description="Number added to the eigenvalues of the Hessian.",
     )
     step_size: float | None = Field(
         default=None,

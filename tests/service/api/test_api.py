@@ -50,7 +50,7 @@ async def test_submitted_job_is_answered_with_its_place(
         (
             {"training": {"steps": 10}, "hypergradient": {"method": "shortcut", "horizon": 11}},
             "hypergradient.horizon",
-            "at most training.steps, 10, got 11",
+            "between 1 and training.steps, 10, got 11",
         ),
         ({"problem": {"data": {"name": "digitz"}}}, "problem.data.name", "'mnist'"),
         ({"problem": {"data": {}}}, "problem.data.name", "required"),
@@ -68,13 +68,13 @@ async def test_submitted_job_is_answered_with_its_place(
         (
             {"hyperparameters": [{"kind": "l2"}, {"kind": "l2"}]},
             "hyperparameters[1].name",
-            "stands twice",
+            "is taken; give each hyperparameter its own name",
         ),
         ({"trainning": {}}, "trainning", "not a known field"),
         ({"meta": {"learning_rate": 0}}, "meta.learning_rate", "greater than 0"),
         (
             {"hypergradient": {"method": "shortcut", "preset": "paper", "interpolation_nodes": 4}},
-            "hypergradient",
+            "hypergradient.preset",
             "remove interpolation_nodes",
         ),
     ],

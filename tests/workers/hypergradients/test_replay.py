@@ -69,7 +69,7 @@ def test_replay_with_graphs_is_the_stored_path(name: str, rates: bool) -> None:
 
 
 def test_without_room_for_graphs_replay_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    tuner = tuner_of(small_problem(), [L2(init=-2.0)], TRAINING, Replay())
+    tuner = tuner_of(small_problem(), [L2(init=-2.0, per="weight")], TRAINING, Replay())
     values = shaken(tuner)
     expected = tuner.evaluate(values, 0).hypergradient
     monkeypatch.setattr(replay, "graphs_fit", lambda *sizes: False)
@@ -88,7 +88,9 @@ def test_graphs_are_kept_only_where_the_model_can_be_moved(
         return sizes[-1]
 
     monkeypatch.setattr(replay, "graph_bytes", noted)
-    tuner = tuner_of(small_problem(model_named(name)), [L2(init=-2.0)], TRAINING, Replay())
+    tuner = tuner_of(
+        small_problem(model_named(name)), [L2(init=-2.0, per="weight")], TRAINING, Replay()
+    )
     tuner.evaluate(tuner.initial_values(), 0)
     assert [size is not None for size in sizes] == [movable]
 

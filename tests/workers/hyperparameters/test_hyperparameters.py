@@ -61,7 +61,7 @@ EVERYWHERE = Shortcut(
 
 PER_STEP: list[PerStep] = ["model", "layer", "step", "step_and_layer"]
 KINDS: dict[str, Kind] = {
-    "l1": L1(init=-4.0),
+    "l1": L1(init=-4.0, per="weight"),
     "l2": L2(per="unit", init=-3.0),
     **{f"learning rate per {per}": LearningRate(per=per) for per in PER_STEP},
     **{f"momentum per {per}": Momentum(per=per) for per in PER_STEP},
@@ -71,7 +71,7 @@ KINDS: dict[str, Kind] = {
     "loss weight": LossWeight(),
 }
 ALL: list[Kind] = [
-    L1(init=-4.0),
+    L1(init=-4.0, per="weight"),
     L2(per="unit", init=-3.0),
     LearningRate(per="step_and_layer"),
     Momentum(per="step"),

@@ -184,9 +184,9 @@ def test_an_inner_loss_must_depend_on_the_weights() -> None:
     ("kinds", "message"),
     [
         ([], "at least one hyperparameter"),
-        ([L2(), L2()], "'l2' twice"),
+        ([L2(per="weight"), L2(per="weight")], "'l2' twice"),
         ([CustomTensor("nothing")], "it states: mixing"),
-        ([L2(name="mixing")], "'mixing' twice"),
+        ([L2(name="mixing", per="weight")], "'mixing' twice"),
         ([L2(per="row")], "got 'row'"),  # type: ignore[arg-type]
     ],
 )
@@ -208,7 +208,7 @@ def test_a_model_of_biases_has_nothing_to_penalise() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return self.bias.expand(len(inputs), CLASSES)
 
-    assert "biases are not penalised" in str(refused(small_problem(Bias()), [L2()]))
+    assert "biases are not penalised" in str(refused(small_problem(Bias()), [L2(per="weight")]))
 
 
 def test_a_frozen_model_has_nothing_to_train() -> None:
@@ -234,7 +234,7 @@ def test_a_device_that_is_not_here_is_refused(device: str) -> None:
         ({"precision": "float16"}, "precision"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"eps": 0.0}, "eps"),
-        ({"weight_decay": 0.1}, "weight_decay"),
+        ({"weight_decay": -0.1}, "weight_decay"),
     ],
 )
 def test_training_settings_out_of_range_are_refused(

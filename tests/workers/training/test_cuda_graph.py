@@ -44,7 +44,7 @@ def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
         layers = (nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
         return small_problem(nn.Sequential(*layers))
 
-    kinds: list[Kind] = [L2(), SampleWeight(), LearningRate(per="layer")]
+    kinds: list[Kind] = [L2(per="weight"), SampleWeight(), LearningRate(per="layer")]
     plain, run = run_of(problem(), kinds), run_of(problem(), kinds)
     assert recordable(run)
     take = RecordedStep(run, record=twice)
@@ -64,8 +64,12 @@ def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
     ("model", "kind", "training"),
     [
         (None, LearningRate(per="step"), SGD),
-        (None, L2(), TrainingConfig("adam", steps=12, batch_size=4)),
-        (nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, CLASSES)), L2(), SGD),
+        (None, L2(per="weight"), TrainingConfig("adam", steps=12, batch_size=4)),
+        (
+            nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, CLASSES)),
+            L2(per="weight"),
+            SGD,
+        ),
     ],
     ids=["rates per step", "adam", "dropout"],
 )
@@ -76,7 +80,7 @@ def test_steps_that_differ_in_more_than_their_minibatch_are_not_recorded(
 
 
 def test_a_step_that_cannot_be_recorded_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of(small_problem(), [L2()])
+    run = run_of(small_problem(), [L2(per="weight")])
     assert training_step(run) == run.take
 
     def refuse(work: Callable[[], None]) -> Callable[[], None]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from drmad_client.spec import defaults
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
@@ -122,7 +123,7 @@ class Auto(Method):
         min_cosine: the least cosine to the exact hypergradient, in (0, 1].
     """
 
-    min_cosine: float = 0.8
+    min_cosine: float = defaults.Method.min_cosine
 
     name: ClassVar[str] = "auto"
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from drmad_client.spec import refusals
+from drmad_client.spec import defaults, refusals
 from drmad_workers.errors import CurvatureIndefinite, ProblemError, SolverNotConverged
 from drmad_workers.hypergradients.method import Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
@@ -57,10 +57,10 @@ class Implicit(Method):
             convention.
     """
 
-    solver: Solver = "conjugate_gradient"
-    iterations: int = 100
-    tolerance: float = 0.01
-    damping: float = 0.0
+    solver: Solver = defaults.Implicit.solver
+    iterations: int = defaults.Implicit.iterations
+    tolerance: float = defaults.Implicit.tolerance
+    damping: float = defaults.Implicit.damping
     step_size: float | None = None
 
     name: ClassVar[str] = "implicit"

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from drmad_client.spec import refusals
+from drmad_client.spec import defaults, refusals
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
@@ -56,7 +56,7 @@ class Method(ABC):
             twice (see objective/products).
     """
 
-    hvp: Hvp = field(default="exact", kw_only=True)
+    hvp: Hvp = field(default=defaults.Method.hvp, kw_only=True)
 
     name: ClassVar[str]
 

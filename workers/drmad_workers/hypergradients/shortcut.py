@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from drmad_client.spec import refusals
+from drmad_client.spec import defaults, refusals
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import (
     PRODUCT,
@@ -102,14 +102,14 @@ class Shortcut(Method):
     """
 
     horizon: int | None = None
-    budget: int = 16
+    budget: int = defaults.Shortcut.budget
     interpolation_nodes: int | None = None
     averaging_window: int | None = None
-    max_stride: int = 10
-    max_adjoint_change: float | None = 0.12
+    max_stride: int = defaults.Shortcut.max_stride
+    max_adjoint_change: float | None = defaults.Shortcut.max_adjoint_change
     minibatch_subsampling: int | None = None
-    contraction: bool = False
-    curvature: Curvature = "hessian"
+    contraction: bool = defaults.Shortcut.contraction
+    curvature: Curvature = defaults.Shortcut.curvature
     preset: Preset | None = None
 
     name: ClassVar[str] = "shortcut"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drmad_client.spec import defaults
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Group, Setting
 
 
@@ -41,7 +42,7 @@ class InitScale:
     """
 
     name: str = "init_scale"
-    init: float = 0.0
+    init: float = defaults.Kinds.log_init_scale
     lower: float | None = None
     upper: float | None = None
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from drmad_client.spec import defaults
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting
 from drmad_workers.hyperparameters.rates import PerStep, bind_rate
 
@@ -19,7 +20,7 @@ class LearningRate:
     """
 
     name: str = "learning_rate"
-    per: PerStep = "step"
+    per: PerStep = defaults.Kinds.rate_per
     init: float | None = None
     lower: float | None = None
     upper: float | None = None

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from drmad_client.spec import defaults
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
@@ -33,7 +34,7 @@ class LossWeight:
 
     name: str = "loss_weight"
     terms: int | None = None
-    init: float = 0.0
+    init: float = defaults.Kinds.log_loss_weight
     lower: float | None = None
     upper: float | None = None
 

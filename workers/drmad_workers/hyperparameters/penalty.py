@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.export.pytorch import unit_shapes
+from drmad_client.spec import defaults
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import (
     BoundHyperparameter,
@@ -74,8 +75,8 @@ class Penalty:
     """
 
     name: str
-    per: Per = "weight"
-    init: float = -9.0
+    per: Per = defaults.Kinds.penalty_per
+    init: float = defaults.Kinds.log_penalty
     lower: float | None = None
     upper: float | None = None
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from drmad_client.spec import defaults
 from drmad_workers.hyperparameters.base import (
     BoundHyperparameter,
     BoundTensor,
@@ -29,7 +30,7 @@ class SampleWeight:
     """
 
     name: str = "sample_weight"
-    init: float = 0.0
+    init: float = defaults.Kinds.sample_weight_logit
     lower: float | None = None
     upper: float | None = None
 

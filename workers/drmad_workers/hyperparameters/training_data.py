@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 
+from drmad_client.spec import defaults
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import (
     BoundHyperparameter,
@@ -34,7 +35,7 @@ class TrainingData:
     """
 
     name: str = "training_data"
-    init: Literal["data", "noise"] = "data"
+    init: Literal["data", "noise"] = defaults.Kinds.training_data
     lower: float | None = None
     upper: float | None = None
 

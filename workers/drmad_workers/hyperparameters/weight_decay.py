@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import torch
 
+from drmad_client.spec import defaults
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Group, Setting, require_one_of
 from drmad_workers.hyperparameters.rates import BoundRate
@@ -34,7 +35,7 @@ class WeightDecay:
     """
 
     name: str = "weight_decay"
-    per: PerGroup = "model"
+    per: PerGroup = defaults.Kinds.weight_decay_per
     groups: Sequence[str] = ()
     init: float | None = None
     lower: float | None = None

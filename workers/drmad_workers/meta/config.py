@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from drmad_client.spec import defaults
 from drmad_workers.errors import ProblemError
 
 OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
@@ -26,11 +27,11 @@ class MetaConfig:
             the loop stops; None never stops early.
     """
 
-    optimizer: OuterOptimizer = "adam"
-    learning_rate: float = 0.3
-    iterations: int = 30
-    rollback_tolerance: float | None = 5.0
-    max_rollbacks: int = 5
+    optimizer: OuterOptimizer = defaults.Meta.optimizer
+    learning_rate: float = defaults.Meta.learning_rate
+    iterations: int = defaults.Meta.iterations
+    rollback_tolerance: float | None = defaults.Meta.rollback_tolerance
+    max_rollbacks: int = defaults.Meta.max_rollbacks
     patience: int | None = None
 
     def __post_init__(self) -> None:

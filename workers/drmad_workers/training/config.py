@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.rates import RateRole
@@ -35,16 +36,16 @@ class TrainingConfig:
             all of them use those of the first (`Problem.initialize` draws w_0).
     """
 
-    optimizer: OptimizerName = "sgd"
-    steps: int = 1000
-    batch_size: int = 100
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    precision: Precision = "float32"
-    resample: bool = True
+    optimizer: OptimizerName = defaults.Training.optimizer
+    steps: int = defaults.Training.steps
+    batch_size: int = defaults.Training.batch_size
+    learning_rate: float = defaults.Training.learning_rate
+    momentum: float = defaults.Training.momentum
+    betas: tuple[float, float] = defaults.Training.betas
+    eps: float = defaults.Training.eps
+    weight_decay: float = defaults.Training.weight_decay
+    precision: Precision = defaults.Training.precision
+    resample: bool = defaults.Training.resample
 
     def __post_init__(self) -> None:
         def require(holds: bool, field: str, what: str) -> None:
