@@ -204,10 +204,10 @@ def one(name: str, steps: int, device: torch.device) -> dict[str, Any]:
     peak = resident("VmHWM")
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
-    told = None if gradient is None else gradient.tolist()
+    values = None if gradient is None else gradient.tolist()
     return {"name": name, "steps": steps, "seconds": seconds, "peak": peak} | {
         "growth": peak - before if device.type == "cpu" else peak,
-        "gradient": told,
+        "gradient": values,
     }
 
 
@@ -322,15 +322,15 @@ def cosine(one: Sequence[float] | None, other: Sequence[float]) -> float | None:
 
 
 def versions(python: str | None) -> dict[str, str]:
-    told = {"torch": torch.__version__}
+    versions = {"torch": torch.__version__}
     if python:
         code = (
             "from importlib.metadata import version; "
             f"print(*(n + ' ' + version(n) for n in {list(PEERS)}), sep='\\n')"
         )
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
-        told |= {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
-    return told
+        versions |= {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    return versions
 
 
 def limit(options: argparse.Namespace) -> dict[str, Any]:
@@ -520,10 +520,10 @@ def report(found: Mapping[str, Any]) -> str:
             counted = part["counted"][name]
             lines.append(f"| {name} | {ratio:.2f} | {ratio / by_hand:.2f} | {counted:.1f} |")
     if part := found.get("peers"):
-        told = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
+        versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
         lines += [
             "",
-            f"### Beside other libraries ({told})",
+            f"### Beside other libraries ({versions})",
             "",
             "| T | method | CPU s | times plain | above plain training | cosine to exact |",
             "|---|---|---|---|---|---|",
@@ -619,7 +619,7 @@ def main() -> None:
     parser.add_argument("--peers", help="a python that has torchopt and higher")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, nargs="+", help="T, in the place of a part's own")
-    parser.add_argument("--again", type=Path, nargs="+", help="tell the figures of earlier --json")
+    parser.add_argument("--again", type=Path, nargs="+", help="report earlier --json files")
     parser.add_argument("--length", type=int, default=100, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -109,7 +109,7 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
     """Milliseconds of a meta-iteration beside the engine's own phases, and those of the CPU.
 
     The CPU's are of all processes of the service below `pid`, phases included: on a crowded machine
-    they tell what the clock cannot.
+    they show what wall-clock time cannot.
     """
     import torch
 
@@ -217,7 +217,7 @@ async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
 
 def crowd(client: Client, at_once: int, queued: int) -> dict[str, float]:
     """Jobs that run at once, and more behind them in the queue, which are then cancelled."""
-    while not client.cluster().cpus:  # no scheduler has looked yet
+    while not client.cluster().cpus:  # no scheduler has reported yet
         time.sleep(0.1)
     cpus = client.cluster().cpus / at_once - 1e-3
     small = spec(20, resources={"cpus": cpus})
@@ -360,14 +360,14 @@ def main() -> None:
         f"Python {platform.python_version()}"
     }
 
-    def tell(part: str, found: Any) -> None:
-        figures[part] = found  # told as they come: a later part may fail
+    def keep(part: str, found: Any) -> None:
+        figures[part] = found  # kept at once, because a later part may fail
         print(json.dumps({part: found}, indent=2), flush=True)
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2))
 
     if "persist" in only:
-        tell("persist", persist([1000, 100_000, 1_000_000], 5 if quick else 15))
+        keep("persist", persist([1000, 100_000, 1_000_000], 5 if quick else 15))
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "drmad_client", "up", "--port", str(port), "--no-browser"]
@@ -376,14 +376,14 @@ def main() -> None:
             key = local_key.read(Path(folder)) or ""
             with Client(url, key) as client:
                 if "overhead" in only:
-                    tell("overhead", overhead(client, pid, 40 if quick else 200))
+                    keep("overhead", overhead(client, pid, 40 if quick else 200))
                 if "crowd" in only:
-                    tell("crowd", crowd(client, *((4, 40) if quick else (20, 200))))
+                    keep("crowd", crowd(client, *((4, 40) if quick else (20, 200))))
             if "http" in only:
-                tell("http", http(port, key, 500 if quick else 5000))
+                keep("http", http(port, key, 500 if quick else 5000))
     if "http" in only:
         for peer in options.peers:
-            tell(Path(peer).name, PEERS[Path(peer).name](peer, 200 if quick else 1000))
+            keep(Path(peer).name, PEERS[Path(peer).name](peer, 200 if quick else 1000))
 
 
 if __name__ == "__main__":

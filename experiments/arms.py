@@ -66,7 +66,7 @@ class Arm:
 def timed(
     case: str, arms: Mapping[str, Spec], training: Spec, code: Path | None = None, repeats: int = 3
 ) -> list[Task]:
-    """One meta-iteration of each arm by itself, and a training run: whence all seconds are told."""
+    """One meta-iteration of each arm by itself, and a training run: the source of all seconds."""
     plain = training | {"hypergradient": {"method": "one_step"}}
     return [
         Measured(case, once(name), seed, spec, code)

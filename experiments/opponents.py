@@ -82,7 +82,7 @@ def search(task: Search) -> Result:
 def measure(task: Measured) -> Result:
     """Trains and differentiates, twice where that is short.
 
-    To be called in a fresh process, whose memory it tells. CPU seconds of one thread, so that a
+    To be called in a fresh process, whose memory it reports. CPU seconds of one thread, so that a
     busy machine has little part in them: of the second time, as all of a job but its first is.
     """
     torch.set_num_threads(1)
@@ -102,7 +102,7 @@ def measure(task: Measured) -> Result:
         gradient = torch.cat([g.flatten() for g in evaluation.hypergradient.values()])
         result.validation_loss = [evaluation.validation_loss]
         result.figures = {"norm": float(gradient.norm()), "products": evaluation.backward_steps}
-        if evaluation.choice is not None:  # the first look is no measure of what auto costs
+        if evaluation.choice is not None:  # the first probe does not represent the cost of auto
             result.figures["looked"] = True
     result.seconds["total"] = time.process_time() - began
     result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))

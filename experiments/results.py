@@ -168,7 +168,7 @@ def cost_of(record: MetaIteration, spec: JobSpec, history: Sequence[MetaIteratio
     """Of one meta-iteration and one replica, in plain training runs.
 
     A Hessian-vector product costs two training steps on the same rows; `replay` trains once more.
-    What `auto` took is told by its seconds, the median forward pass being one training run.
+    The cost of `auto` follows from its seconds, with the median forward pass as one training run.
     """
     total = spec.training.steps
     share = len(spec.hypergradient.steps(total)) / total

@@ -48,7 +48,7 @@ METHODS = {
 }
 ITERATIONS = {"paper_tenth": 83, "auto": 20, "exact": 33, "paper": 33, "search, then auto": 20}
 """Meta-iterations within the budget: of the published form over T/10 steps each counts 1.2, of
-the exact and the published one over all steps 3, and `auto` looks as often as it finds right."""
+the exact and the published one over all steps 3, and `auto` probes as often as its rule says."""
 QUICK = ("paper_tenth", "auto")
 
 

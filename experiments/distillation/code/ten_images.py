@@ -1,4 +1,4 @@
-"""Ten training images, one per class, that begin as noise or as real ones; MNIST tells the rest."""
+"""Ten training images, one per class, initialised with noise or with real images of MNIST."""
 
 from pathlib import Path
 from typing import Any
