@@ -96,8 +96,8 @@ def test_a_replica_without_gradient_bounds_no_other(method: Method) -> None:
     ) -> Tensor:
         outputs = forward(batch.inputs)
         losses = nn.functional.cross_entropy(outputs, batch.targets, reduction="none")
-        weighted: Tensor = losses * batch.targets
-        return weighted.mean()
+        mean: Tensor = (losses * batch.targets).mean()
+        return mean
 
     problem.outer_loss = of_class_one
     together = ReplicaBatch(
