@@ -101,5 +101,5 @@ def test_a_missing_package_says_what_to_install(tool: str, monkeypatch: pytest.M
 
     for name in [n for n in sys.modules if n.split(".")[0] == tool] + [tool]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BadMirror, match=rf'install it with: pip install "drmad\[{tool}\]"'):
+    with pytest.raises(BadMirror, match=rf'install it: pip install "\.\[{tool}\]" in the clone'):
         open_mirror(f"{tool}:somewhere")

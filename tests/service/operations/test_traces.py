@@ -69,5 +69,5 @@ def test_without_an_address_nothing_is_loaded() -> None:
 
 def test_address_without_the_extra_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)
-    with pytest.raises(ServiceStartError, match=r'pip install "drmad\[otel\]"'):
+    with pytest.raises(ServiceStartError, match=r'pip install "\.\[otel\]" in the clone'):
         traces.configure("x", {traces.ADDRESSES[0]: "http://127.0.0.1:4318"})
