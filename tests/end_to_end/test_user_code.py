@@ -169,7 +169,12 @@ def test_two_versions_of_a_module_run_side_by_side(client: Client, tmp_path: Pat
         ("import no_such_module", "user_code", "No module named 'no_such_module'", "my_problem.py"),
         ("def build(**_): return 1 / 0", "user_code", "ZeroDivisionError", "1 / 0"),
         ("def build(**_): return 3", "problem_invalid", "must return a drmad_workers.Problem", ""),
-        ("def other(): pass", "problem_invalid", "must name a function of my_problem, got 'build'", ""),
+        (
+            "def other(): pass",
+            "problem_invalid",
+            "must name a function of my_problem, got 'build'",
+            "",
+        ),
         ("raise SystemExit(3)", "user_code", "SystemExit: 3", "my_problem.py"),
     ],
 )
