@@ -7,12 +7,12 @@ returns the same bits.
 
 The table gives the time per call relative to eager, for an MLP 784-50-50-50-10 on one thread of a
 CPU (torch 2.13, `benchmarks/engine.py --only traces`) at minibatches of 50 / 100; the seconds to
-prepare a product at 100; and what the first use in a process takes beyond importing torch:
+prepare a product at 100, without caches; and the cost of the first use in a process beyond torch:
 
     form                gradient     product      prepare     first use      same bits as eager
-    this module         .59 / .68    .59 / .59      .05 s     .02 s,   1 MB  yes
-    make_fx             .77 / .76    .75 / .68      .40 s     2.9 s,  76 MB  yes
-    make_fx, Inductor   .52 / .58    .28 / .38       24 s      13 s, 161 MB  no
+    this module         .60 / .62    .59 / .60      .03 s     .01 s,   1 MB  yes
+    make_fx             .76 / .75    .69 / .71      .21 s     1.9 s,  76 MB  yes
+    make_fx, Inductor   .45 / .52    .32 / .42      8.0 s      21 s, 160 MB  no
 
 make_fx records more operations (`detach`, `t` of `t`). Inductor is the fastest per call, but needs
 a C++ compiler and compiles for each shape. torch.compile of the product itself fails, because
