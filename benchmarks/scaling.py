@@ -36,7 +36,6 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import torch
-from service import free_port, serving
 
 from drmad_client.http import local_key
 from drmad_client.http.client import Client
@@ -61,6 +60,7 @@ from drmad_workers.ray_actor.messages import (
     StepResult,
 )
 from drmad_workers.ray_actor.packed_state import pack
+from service import free_port, serving
 
 WAIT_S = 3600.0
 

@@ -166,7 +166,7 @@ print(time.perf_counter() - started, resident() - before)
 
 
 def trace_lines(part: Mapping[str, Any]) -> list[str]:
-    """The section of docs/benchmarks.md."""
+    """The part's lines of the report."""
     lines = [
         "",
         "### Traces: one call of the MLP",

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/fidelity.py; no module here is a script."""

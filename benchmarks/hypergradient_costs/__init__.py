@@ -1,0 +1,1 @@
+"""Parts of benchmarks/engine.py; no module here is a script."""
