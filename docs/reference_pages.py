@@ -93,7 +93,7 @@ def commands() -> str:
 
 def _commands(group: Any, parent: typer.Context) -> Iterator[str]:
     for name in group.list_commands(parent):
-        command = group.get_command(parent, name)
+        _, command, _ = group.resolve_command(parent, [name])
         if command is None or command.hidden:
             continue
         context = command.context_class(command, info_name=name, parent=parent)

@@ -104,7 +104,7 @@ def test_every_command_and_option_exists() -> None:
         rest = words[1:]
         while rest and hasattr(command, "list_commands"):
             command.list_commands(context)
-            command = command.get_command(context, rest.pop(0))
+            _, command, rest = command.resolve_command(context, rest)
             if command is None:
                 break
         known = {flag for option in getattr(command, "params", ()) for flag in option.opts}

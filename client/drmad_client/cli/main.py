@@ -16,6 +16,7 @@ import typer.core
 import typer.main
 
 from drmad_client.cli import inspection, job_control, results, submission
+from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
 
 # Commands that need an extra, and how to install it.
@@ -29,7 +30,7 @@ _INTERRUPTED = 130
 
 
 class _Commands(typer.core.TyperGroup):
-    """The client's own commands and those of installed packages, which are loaded when needed."""
+    """The client's own commands and those of installed packages, which are imported when used."""
 
     _has_extras = False
 
@@ -42,42 +43,53 @@ class _Commands(typer.core.TyperGroup):
             self._add_extras()
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that runs, shows its own help, or completes its options."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, LateCommand):
+            try:
+                command = command.imported()
+            except ImportError as error:
+                command = _stand_in(args[0], error)
+        return name, command, rest
+
     def _add_extras(self) -> None:
         if self._has_extras:
             return
         self._has_extras = True
-        extras, cause = typer.Typer(), None
+        cause = None
         for entry_point in entry_points(group="drmad.commands"):
             needed = _NEEDS.get(entry_point.module.partition(".")[0])
             try:
                 if needed and find_spec(needed) is None:
                     raise ModuleNotFoundError(f"No module named {needed!r}", name=needed)
-                entry_point.load()(extras)
+                for name, target in entry_point.load()().items():
+                    self.commands.setdefault(name, LateCommand(name, target))
             except ImportError as error:
                 cause = error
-        group = typer.main.get_group(extras)
-        for name, advice in _EXTRAS.items():
-            if name not in group.commands:
-                _add_stand_in(extras, name, advice, cause)
-        for name, command in typer.main.get_group(extras).commands.items():
-            self.commands.setdefault(name, command)
+        for name in _EXTRAS:
+            self.commands.setdefault(name, _stand_in(name, cause))
 
 
-def _add_stand_in(app: typer.Typer, name: str, advice: str, cause: ImportError | None) -> None:
+def _stand_in(name: str, cause: ImportError | None) -> Any:
+    """A command that is not installed, and says how to install it."""
+
     def command() -> None:
         from drmad_client.errors import DrmadError
 
         missing = f" ({cause})" if cause else ""
         raise DrmadError(
-            f"drmad {name} is not installed{missing}; install it with: {advice}"
+            f"drmad {name} is not installed{missing}; install it with: {_EXTRAS[name]}"
         ) from cause
 
+    app = typer.Typer(add_completion=False)
     app.command(
         name,
-        help=f"Not installed; install it with: {advice}".replace("[", r"\["),  # rich markup
+        help=f"Not installed; install it with: {_EXTRAS[name]}".replace("[", r"\["),  # rich markup
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(command)
+    return typer.main.get_command(app)
 
 
 app = typer.Typer(

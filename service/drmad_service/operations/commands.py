@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import typer
+from collections.abc import Mapping
 
-from drmad_service.operations.backup_commands import backup, restore
-from drmad_service.operations.demo import demo
-from drmad_service.operations.doctor.command import doctor
-from drmad_service.operations.key_commands import keys_app
-from drmad_service.operations.schedule_command import schedule
-from drmad_service.operations.serve_command import serve
-from drmad_service.operations.up_commands import open_dashboard, up
+_OPERATIONS = "drmad_service.operations"
 
 
-def register(app: typer.Typer) -> None:
-    for command in (up, serve, schedule, demo, doctor, backup, restore):
-        app.command()(command)
-    app.command("open")(open_dashboard)
-    app.add_typer(keys_app)
+def register() -> Mapping[str, str]:
+    """Every command by its name: its module, which is imported when the command is used."""
+    return {
+        "up": f"{_OPERATIONS}.up_commands:up",
+        "serve": f"{_OPERATIONS}.serve_command:serve",
+        "schedule": f"{_OPERATIONS}.schedule_command:schedule",
+        "demo": f"{_OPERATIONS}.demo:demo",
+        "doctor": f"{_OPERATIONS}.doctor.command:doctor",
+        "backup": f"{_OPERATIONS}.backup_commands:backup",
+        "restore": f"{_OPERATIONS}.backup_commands:restore",
+        "open": f"{_OPERATIONS}.up_commands:open_dashboard",
+        "keys": f"{_OPERATIONS}.key_commands:keys_app",
+    }

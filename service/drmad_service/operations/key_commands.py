@@ -1,4 +1,7 @@
-"""`drmad keys`: creates, lists and revokes keys in Redis; the API offers no route for it."""
+"""Manage the keys with which others use the service.
+
+They are created, listed and revoked in Redis; the API offers no route for it.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,7 @@ from drmad_service.errors import ServiceStartError
 from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
 from drmad_service.operations.redis_access import with_redis
 
-keys_app = typer.Typer(
-    name="keys", help="Manage the keys with which others use the service.", no_args_is_help=True
-)
+keys_app = typer.Typer(name="keys", help=__doc__, no_args_is_help=True)
 
 _T = TypeVar("_T")
 

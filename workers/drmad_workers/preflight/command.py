@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,9 @@ if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands of the workers to the command line."""
-    app.command()(check)
+def register() -> Mapping[str, str]:
+    """Every command of the workers by its name, see drmad_service.operations.commands."""
+    return {"check": f"{__name__}:check"}
 
 
 def check(
