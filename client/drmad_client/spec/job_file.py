@@ -22,9 +22,11 @@ def read(path: Path) -> dict[str, Any]:
     """The job in a YAML or JSON file, not checked yet; - reads YAML from standard input."""
     import yaml
 
+    from drmad_client.spec import yaml_text
+
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        job = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        job = json.loads(text) if path.suffix == ".json" else yaml_text.load(text)
     except OSError as error:
         raise BadJobFile(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -44,14 +46,17 @@ def assign(job: dict[str, Any], assignment: str) -> None:
     """Set one field, as in training.steps=200 or hyperparameters[0].init=-6; values are YAML."""
     import yaml
 
+    from drmad_client.spec import yaml_text
+
     path, equals, text = assignment.partition("=")
     if not equals or not _PATH.fullmatch(path):
         raise BadJobFile(f"--set takes path=value, as in training.steps=200, got {assignment!r}")
+    parts = [int(p) if p.isdigit() else p for p in re.findall(r"[\w-]+", path)]
     try:
-        value = yaml.safe_load(text)
+        value = yaml_text.load(text, parts)
     except yaml.YAMLError as error:
         raise BadJobFile(f"--set {assignment}: the value is not YAML") from error
-    *parents, last = [int(p) if p.isdigit() else p for p in re.findall(r"[\w-]+", path)]
+    *parents, last = parts
     here: Any = job
     for part in parents:
         here = here.setdefault(part, {}) if isinstance(here, dict) else _item(here, part, path)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from drmad_client.records.field_errors import field_errors
+from drmad_client.spec import yaml_text
 from drmad_client.spec.job import JobSpec
 
 MOST_CHARACTERS = 200_000
@@ -99,7 +100,7 @@ def _load(text: str) -> Any:
         if depth > _DEEPEST:
             raise ValueError(f"nested too deeply: expected at most {_DEEPEST} levels")
     # YAML allows dates, bytes and keys of any type; a job allows the values of JSON.
-    return json.loads(json.dumps(yaml.load(text, Loader=_Loader), default=str, skipkeys=True))
+    return json.loads(json.dumps(yaml_text.load(text, loader=_Loader), default=str, skipkeys=True))
 
 
 def _findings(job: Mapping[str, Any], text: str) -> list[EditorMessage]:

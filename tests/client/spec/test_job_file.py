@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from drmad_client.spec import job_file
+from drmad_client.spec.job import JobSpec
 from drmad_client.spec.job_file import BadJobFile
 
 
@@ -20,6 +21,53 @@ def test_yaml_and_json_are_read_alike(tmp_path: Path) -> None:
     yaml = write(tmp_path, "job.yaml", "name: x\ntraining: {steps: 5}\n")
     json = write(tmp_path, "job.json", '{"name": "x",\t"training": {"steps": 5}}')
     assert job_file.read(yaml) == job_file.read(json) == expected
+
+
+def test_a_bare_word_is_a_boolean_only_where_the_field_takes_one(tmp_path: Path) -> None:
+    text = """
+name: yes
+tags: {final: no}
+problem:
+  data: {name: digits, label_noise: 0.5, drop_noisy: on}
+hyperparameters: [{kind: sample_weight}]
+replicas: {batched: off}
+"""
+    job = job_file.read(write(tmp_path, "job.yaml", text))
+    assert job["name"] == "yes"
+    assert job["tags"] == {"final": "no"}
+    assert job["problem"]["data"]["drop_noisy"] is True
+    assert job["replicas"] == {"batched": "off"}
+    assert JobSpec.model_validate(job).replicas.batched == "off"
+
+
+def test_options_of_the_users_code_keep_their_booleans(tmp_path: Path) -> None:
+    text = "problem: {entrypoint: 'm:f', options: {augment: no, nested: [{shuffle: on}]}}"
+    options = job_file.read(write(tmp_path, "job.yaml", text))["problem"]["options"]
+    assert options == {"augment": False, "nested": [{"shuffle": True}]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("replicas.batched=off", {"replicas": {"batched": "off"}}),
+        ("replicas.batched=true", {"replicas": {"batched": True}}),
+        ("problem.options.augment=off", {"problem": {"options": {"augment": False}}}),
+        (
+            "search.parameters={x: {choices: [on]}}",
+            {"search": {"parameters": {"x": {"choices": [True]}}}},
+        ),
+        ("hypergradient.contraction=on", {"hypergradient": {"contraction": True}}),
+    ],
+)
+def test_a_word_is_set_alike(assignment: str, expected: dict[str, Any]) -> None:
+    job: dict[str, Any] = {}
+    job_file.assign(job, assignment)
+    assert job == expected
+
+
+def test_a_value_that_holds_itself_ends(tmp_path: Path) -> None:
+    job = job_file.read(write(tmp_path, "job.yaml", "search: &a {parameters: {x: *a}}"))
+    assert job["search"]["parameters"]["x"] is job["search"]
 
 
 @pytest.mark.parametrize(

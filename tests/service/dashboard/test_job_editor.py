@@ -24,6 +24,13 @@ def test_every_example_is_a_job(name: str) -> None:
     assert validated.job is not None
 
 
+def test_a_bare_off_is_a_word_where_the_field_takes_one() -> None:
+    validated = validate(Draft(text=job_editor.to_yaml(JOB) + "replicas: {count: 2, batched: off}"))
+    assert validated.findings == []
+    assert validated.job is not None
+    assert validated.job["replicas"]["batched"] == "off"
+
+
 def test_findings_name_field_line_and_advice() -> None:
     text = "name: x\nproblem:\n  data: {name: digitz}\nhyperparameters:\n- kind: l2\n  inti: 3\n"
     found = {f.path: (f.line, f.message) for f in validate(Draft(text=text)).findings}
