@@ -55,7 +55,7 @@ def test_the_wheel_alone_is_light_and_says_what_is_missing(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 2_000_000
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "templates/job.yaml", "templates/my_problem.py.txt"):
+    for name in ("py.typed", "spec/templates/job.yaml", "spec/templates/my_problem.py.txt"):
         assert f"drmad_client/{name}" in names
     run(sys.executable, "-m", "venv", "alone")
     alone = tmp_path / "alone" / "bin"
@@ -70,4 +70,4 @@ def test_the_wheel_alone_is_light_and_says_what_is_missing(tmp_path: Path) -> No
     assert run(drmad, "--help").stdout.count("Not installed") >= 4
     up = run(drmad, "up")
     assert (up.returncode, up.stdout) == (1, "")
-    assert up.stderr.endswith('get it with: pip install ".[all]" in the clone\n')
+    assert up.stderr.endswith('install it with: pip install ".[all]" in the clone\n')

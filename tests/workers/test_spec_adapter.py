@@ -1,7 +1,8 @@
 """What the client knows of the engine: every field, every size, and what each method refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from itertools import product
 from typing import Any, get_args
 
@@ -10,8 +11,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from drmad_client.records.field_errors import field_errors
-from drmad_client.spec import capabilities
+from drmad_client.spec import bounds, capabilities
 from drmad_client.spec.base import Spec
+from drmad_client.spec.bounds import Bounds
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.meta import MetaSpec
@@ -35,6 +37,12 @@ def names(spec: type[Spec], *left_out: str) -> set[str]:
 
 def settings_of(engine: Any) -> set[str]:
     return {field.name for field in fields(engine)}
+
+
+def checked(name: str, **options: Any) -> None:
+    """A method of the engine, and its check."""
+    method = spec_adapter.engine_class("hypergradients", capabilities.METHODS[name].engine)
+    method(**options).check(TrainingConfig())
 
 
 @pytest.mark.parametrize("spec", capabilities.METHODS.values(), ids=lambda spec: spec.__name__)
@@ -81,6 +89,69 @@ def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
     assert TrainingConfig(**TrainingSpec().model_dump()) == TrainingConfig()
     assert names(MetaSpec) == settings_of(MetaConfig)
     assert MetaConfig(**MetaSpec().model_dump()) == MetaConfig()
+
+
+SECTIONS: list[tuple[type, type[Spec], Callable[..., object]]] = [
+    (bounds.Training, TrainingSpec, TrainingConfig),
+    (bounds.Meta, MetaSpec, MetaConfig),
+    (bounds.Auto, capabilities.METHODS["auto"], partial(checked, "auto")),
+    (bounds.Shortcut, capabilities.METHODS["shortcut"], partial(checked, "shortcut")),
+    (bounds.Implicit, capabilities.METHODS["implicit"], partial(checked, "implicit")),
+]
+NUMBERS = [
+    pytest.param(allowed, name, spec, engine, id=f"{table.__name__}.{name}")
+    for table, spec, engine in SECTIONS
+    for name, allowed in vars(table).items()
+    if isinstance(allowed, Bounds)
+]
+
+
+@pytest.mark.parametrize(("allowed", "name", "spec", "engine"), NUMBERS)
+def test_spec_and_engine_enforce_every_bound(
+    allowed: Bounds, name: str, spec: type[Spec], engine: Callable[..., object]
+) -> None:
+    is_whole = "int" in str(spec.model_fields[name].annotation)
+    beyond = 1 if is_whole else 1e-9
+    inside = [bound for bound in (allowed.ge, allowed.le) if bound is not None]
+    outside = [bound - beyond for bound in (allowed.ge,) if bound is not None]
+    outside += [bound for bound in (allowed.gt, allowed.lt) if bound is not None]
+    outside += [bound + beyond for bound in (allowed.le,) if bound is not None]
+    others = {"interpolation_nodes": 5} if name == "averaging_window" else {}
+    assert outside
+    for number in inside:
+        spec(**others, **{name: number})
+        engine(**others, **{name: number})
+    for number in outside:
+        with pytest.raises(ValidationError, match="1 validation error"):
+            spec(**others, **{name: number})
+        with pytest.raises(ProblemError, match=f"^{name} must be {allowed}, got ") as refused:
+            engine(**others, **{name: number})
+        assert (refused.value.field or "").endswith(f".{name}")
+    if allowed.limit is not None:
+        spec(**others, **{name: allowed.limit})
+        engine(**others, **{name: 2 * allowed.limit})
+        with pytest.raises(ValidationError, match="less than or equal"):
+            spec(**others, **{name: 2 * allowed.limit})
+
+
+def test_every_bounded_number_of_a_section_stands_in_the_table() -> None:
+    for table, spec, _ in SECTIONS:
+        bounded = {
+            name
+            for name, field in spec.model_json_schema()["properties"].items()
+            for kind in field.get("anyOf", [field])
+            if {"minimum", "exclusiveMinimum"} & set(kind)
+        }
+        stated = {name for name, allowed in vars(table).items() if isinstance(allowed, Bounds)}
+        assert bounded - {"horizon"} == stated  # a rule of its own bounds the horizon by the steps
+
+
+@pytest.mark.parametrize("betas", [(-0.1, 0.9), (0.9, 1.0), (0.9, float("nan"))])
+def test_spec_and_engine_enforce_the_bounds_of_the_betas(betas: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match=r"betas\.[01]"):
+        TrainingSpec(betas=betas)
+    with pytest.raises(ProblemError, match="two numbers, each at least 0 and below 1, got"):
+        TrainingConfig(betas=betas)
 
 
 METHOD_OPTIONS: list[dict[str, Any]] = [

@@ -16,6 +16,8 @@ Every class keeps its arguments in `args`, so that it survives pickling between 
 
 import math
 
+from drmad_client.spec.bounds import Bounds
+
 
 class EngineError(Exception):
     """The base of all errors that the engine raises."""
@@ -31,6 +33,22 @@ class ProblemError(EngineError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def require_bounds(settings: object, bounds: type, section: str) -> None:
+    """Refuses settings with a number outside its bounds; None takes no bounds.
+
+    Args:
+        bounds: a class of drmad_client.spec.bounds, whose names are those of the settings.
+        section: the part of a job that holds the settings.
+    Raises:
+        ProblemError: names the first such number.
+    """
+    for name, allowed in vars(bounds).items():
+        if isinstance(allowed, Bounds):
+            number = getattr(settings, name)
+            if number is not None and not allowed.hold(number):
+                raise ProblemError(f"{name} must be {allowed}, got {number!r}", f"{section}.{name}")
 
 
 class TrainingDiverged(EngineError):

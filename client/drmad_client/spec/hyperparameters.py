@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from drmad_client.spec import defaults
+from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Spec
 from drmad_client.spec.sizes import ProblemSizes
 
@@ -242,10 +242,8 @@ class LossWeightHyperparameter(_Bounded):
     engine: ClassVar[str] = "loss_weight:LossWeight"
 
     kind: Literal["loss_weight"] = "loss_weight"
-    terms: int | None = Field(
+    terms: Annotated[int, bounds.LOSS_TERMS] | None = Field(
         default=None,
-        ge=1,
-        le=10_000,
         description="Number of terms of your own code's inner_loss, which takes the weights; null "
         "gives each class a weight.",
     )

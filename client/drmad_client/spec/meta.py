@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from drmad_client.spec import defaults
+from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Spec
 
 
@@ -17,34 +17,26 @@ class MetaSpec(Spec):
         default=defaults.Meta.optimizer,
         description="Outer optimizer; sign moves each hyperparameter by ± the learning rate.",
     )
-    learning_rate: float = Field(
+    learning_rate: Annotated[float, bounds.Meta.learning_rate] = Field(
         default=defaults.Meta.learning_rate,
-        gt=0.0,
-        le=1000.0,
         description="Outer step size, in raw units.",
     )
-    iterations: int = Field(
+    iterations: Annotated[int, bounds.Meta.iterations] = Field(
         default=defaults.Meta.iterations,
-        ge=1,
-        le=100_000,
         description="Number of meta-iterations to commit.",
     )
-    rollback_tolerance: float | None = Field(
+    rollback_tolerance: Annotated[float, bounds.Meta.rollback_tolerance] | None = Field(
         default=defaults.Meta.rollback_tolerance,
-        gt=0.0,
         description="A rollback follows a validation loss that exceeds the best by more than a "
         "tenth and by more than so many standard errors; null accepts every finite loss.",
     )
-    max_rollbacks: int = Field(
+    max_rollbacks: Annotated[int, bounds.Meta.max_rollbacks] = Field(
         default=defaults.Meta.max_rollbacks,
-        ge=0,
-        le=100,
         description="Maximum number of rollbacks in a row, each to half the outer step, before "
         "the job fails.",
     )
-    patience: int | None = Field(
+    patience: Annotated[int, bounds.Meta.patience] | None = Field(
         default=None,
-        ge=1,
         description="Number of meta-iterations without a better validation loss after which the "
         "job stops; null never stops early.",
     )

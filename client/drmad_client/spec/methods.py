@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from drmad_client.spec import defaults, refusals
+from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.hyperparameters import Hyperparameter
 from drmad_client.spec.training import TrainingSpec
@@ -80,10 +80,8 @@ class AutoMethod(MethodSpec):
     is_exact: ClassVar[bool] = True
 
     method: Literal["auto"] = "auto"
-    min_cosine: float = Field(
+    min_cosine: Annotated[float, bounds.Auto.min_cosine] = Field(
         default=defaults.Method.min_cosine,
-        gt=0.0,
-        le=1.0,
         description="Minimum cosine to the exact hypergradient at which a cheaper method is "
         "chosen.",
     )
@@ -95,44 +93,32 @@ class ShortcutMethod(_Horizon):
     engine: ClassVar[str] = "shortcut:Shortcut"
 
     method: Literal["shortcut"] = "shortcut"
-    budget: int = Field(
+    budget: Annotated[int, bounds.Shortcut.budget] = Field(
         default=defaults.Shortcut.budget,
-        ge=2,
-        le=1024,
         description="Memory budget of the quantized trajectory, in copies of the weights; points "
         "take 2.5 bits a weight.",
     )
-    interpolation_nodes: int | None = Field(
+    interpolation_nodes: Annotated[int, bounds.Shortcut.interpolation_nodes] | None = Field(
         default=None,
-        ge=1,
-        le=1024,
         description="Number of interpolation nodes, each an average of the weights; null takes the "
         "quantized trajectory, or 15 nodes under Adam.",
     )
-    averaging_window: int | None = Field(
+    averaging_window: Annotated[int, bounds.Shortcut.averaging_window] | None = Field(
         default=None,
-        ge=1,
-        le=10_000,
         description="Window of a node's average, in inner steps; null reaches the next node.",
     )
-    max_stride: int = Field(
+    max_stride: Annotated[int, bounds.Shortcut.max_stride] = Field(
         default=defaults.Shortcut.max_stride,
-        ge=1,
-        le=1000,
         description="Maximum number of inner steps that one backward step reverses at once, with "
         "their minibatches joined.",
     )
-    max_adjoint_change: float | None = Field(
+    max_adjoint_change: Annotated[float, bounds.Shortcut.max_adjoint_change] | None = Field(
         default=defaults.Shortcut.max_adjoint_change,
-        gt=0.0,
-        le=1.0,
         description="Maximum change of the adjoint by the curvature in one stride, relative to the "
         "adjoint's norm; null takes every stride in full.",
     )
-    minibatch_subsampling: int | None = Field(
+    minibatch_subsampling: Annotated[int, bounds.Shortcut.minibatch_subsampling] | None = Field(
         default=None,
-        ge=1,
-        le=1000,
         description="Uses the first of every so many minibatches in the first half of training; "
         "null uses every minibatch, or one in six for models with convolutions.",
     )
@@ -217,28 +203,20 @@ class ImplicitMethod(MethodSpec):
         default=defaults.Implicit.solver,
         description="Solver of the linear system with the Hessian; neumann sums a series.",
     )
-    iterations: int = Field(
+    iterations: Annotated[int, bounds.Implicit.iterations] = Field(
         default=defaults.Implicit.iterations,
-        ge=1,
-        le=100_000,
         description="Maximum number of Hessian-vector products.",
     )
-    tolerance: float = Field(
+    tolerance: Annotated[float, bounds.Implicit.tolerance] = Field(
         default=defaults.Implicit.tolerance,
-        gt=0.0,
-        le=1.0,
         description="Relative residual above which the job fails; 1 accepts every residual.",
     )
-    damping: float = Field(
+    damping: Annotated[float, bounds.Implicit.damping] = Field(
         default=defaults.Implicit.damping,
-        ge=0.0,
-        le=1e6,
         description="Number added to the eigenvalues of the Hessian.",
     )
-    step_size: float | None = Field(
+    step_size: Annotated[float, bounds.Implicit.step_size] | None = Field(
         default=None,
-        gt=0.0,
-        le=1000.0,
         description="Step size of the Neumann series; null takes that of the training.",
     )
 

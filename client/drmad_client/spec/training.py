@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from drmad_client.spec import defaults
+from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Spec
 from drmad_client.spec.optimizers import OptimizerName
 
-_Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+_Beta = Annotated[float, bounds.BETA]
 
 
 class TrainingSpec(Spec):
@@ -22,37 +22,29 @@ class TrainingSpec(Spec):
         "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ). "
         "adam, adamw: torch's.",
     )
-    steps: int = Field(
-        default=defaults.Training.steps, ge=1, le=1_000_000, description="Number of inner steps T."
+    steps: Annotated[int, bounds.Training.steps] = Field(
+        default=defaults.Training.steps, description="Number of inner steps T."
     )
-    batch_size: int = Field(
+    batch_size: Annotated[int, bounds.Training.batch_size] = Field(
         default=defaults.Training.batch_size,
-        ge=1,
-        le=1_000_000,
         description="Number of examples in a minibatch.",
     )
-    learning_rate: float = Field(
+    learning_rate: Annotated[float, bounds.Training.learning_rate] = Field(
         default=defaults.Training.learning_rate,
-        gt=0.0,
-        le=1000.0,
         description="Learning rate η or α.",
     )
-    momentum: float = Field(
+    momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,
-        ge=0.0,
-        lt=1.0,
         description="Momentum γ of sgd and damped_sgd.",
     )
     betas: tuple[_Beta, _Beta] = Field(
         default=defaults.Training.betas, description="Decay rates β₁ and β₂ of adam and adamw."
     )
-    eps: float = Field(
-        default=defaults.Training.eps, gt=0.0, le=1.0, description="Constant ε of adam and adamw."
+    eps: Annotated[float, bounds.Training.eps] = Field(
+        default=defaults.Training.eps, description="Constant ε of adam and adamw."
     )
-    weight_decay: float = Field(
+    weight_decay: Annotated[float, bounds.Training.weight_decay] = Field(
         default=defaults.Training.weight_decay,
-        ge=0.0,
-        le=100.0,
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
     )

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from drmad_client.spec import defaults
-from drmad_workers.errors import HypergradientDiverged, ProblemError
+from drmad_client.spec import bounds, defaults
+from drmad_workers.errors import HypergradientDiverged, require_bounds
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.method import Adjoint, Method
@@ -128,11 +128,7 @@ class Auto(Method):
     name: ClassVar[str] = "auto"
 
     def check(self, training: TrainingConfig) -> None:
-        if not 0.0 < self.min_cosine <= 1.0:
-            raise ProblemError(
-                f"min_cosine must be above 0 and at most 1, got {self.min_cosine}",
-                "hypergradient.min_cosine",
-            )
+        require_bounds(self, bounds.Auto, "hypergradient")
 
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         """The recorder of replay: without a choice from an earlier probe, auto is exact."""

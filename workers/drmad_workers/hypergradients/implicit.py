@@ -12,8 +12,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from drmad_client.spec import defaults, refusals
-from drmad_workers.errors import CurvatureIndefinite, ProblemError, SolverNotConverged
+from drmad_client.spec import bounds, defaults, refusals
+from drmad_workers.errors import (
+    CurvatureIndefinite,
+    ProblemError,
+    SolverNotConverged,
+    require_bounds,
+)
 from drmad_workers.hypergradients.method import Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
@@ -66,18 +71,13 @@ class Implicit(Method):
     name: ClassVar[str] = "implicit"
 
     def check(self, training: TrainingConfig) -> None:
-        def require(holds: bool, name: str, what: str) -> None:
-            if not holds:
-                raise ProblemError(
-                    f"{name} must be {what}, got {getattr(self, name)!r}", f"hypergradient.{name}"
-                )
-
-        require(self.solver in get_args(Solver), "solver", f"one of {', '.join(get_args(Solver))}")
-        require(self.iterations >= 1, "iterations", "at least 1")
-        require(0.0 < self.tolerance <= 1.0, "tolerance", "above 0 and at most 1")
-        require(0.0 <= self.damping < math.inf, "damping", "at least 0")
-        given = self.step_size is not None
-        require(not given or 0.0 < (self.step_size or 0.0) < math.inf, "step_size", "positive")
+        solvers = get_args(Solver)
+        if self.solver not in solvers:
+            raise ProblemError(
+                f"solver must be one of {', '.join(solvers)}, got {self.solver!r}",
+                "hypergradient.solver",
+            )
+        require_bounds(self, bounds.Implicit, "hypergradient")
         require_none(
             refusals.implicit_refusals(
                 training.optimizer, training.weight_decay, self.solver, self.step_size

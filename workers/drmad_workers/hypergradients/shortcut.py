@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from drmad_client.spec import defaults, refusals
-from drmad_workers.errors import ProblemError
+from drmad_client.spec import bounds, defaults, refusals
+from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hypergradients.method import (
     PRODUCT,
     Adjoint,
@@ -123,24 +123,7 @@ class Shortcut(Method):
 
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
-        least = {
-            "budget": 2,
-            "interpolation_nodes": 1,
-            "averaging_window": 1,
-            "max_stride": 1,
-            "minibatch_subsampling": 1,
-        }
-        for field, at_least in least.items():
-            value = getattr(self, field)
-            if value is not None and value < at_least:
-                raise ProblemError(
-                    f"{field} must be at least {at_least}, got {value}", f"hypergradient.{field}"
-                )
-        if self.max_adjoint_change is not None and not self.max_adjoint_change > 0.0:
-            raise ProblemError(
-                f"max_adjoint_change must be a positive number, got {self.max_adjoint_change}",
-                "hypergradient.max_adjoint_change",
-            )
+        require_bounds(self, bounds.Shortcut, "hypergradient")
         if self.curvature not in get_args(Curvature):
             raise ProblemError(
                 f"curvature must be hessian or gauss_newton, got {self.curvature!r}",

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from drmad_client.spec import defaults
+from drmad_client.spec import bounds, defaults
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
@@ -40,9 +40,10 @@ class LossWeight:
 
     def bind(self, setting: Setting) -> BoundHyperparameter:
         own_loss = setting.problem.inner_loss is not None
-        if self.terms is not None and (not own_loss or self.terms < 1):
+        allowed = bounds.LOSS_TERMS
+        if self.terms is not None and not (own_loss and allowed.hold(self.terms)):
             raise ProblemError(
-                f"{self.name}: terms must be at least 1 and needs an inner_loss that has them, got "
+                f"{self.name}: terms must be {allowed} and needs an inner_loss that has them, got "
                 f"{self.terms}: leave it out for one weight per class",
                 f"hyperparameters.{self.name}.terms",
             )

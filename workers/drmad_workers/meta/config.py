@@ -1,11 +1,10 @@
 """The settings of the outer loop."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from drmad_client.spec import defaults
-from drmad_workers.errors import ProblemError
+from drmad_client.spec import bounds, defaults
+from drmad_workers.errors import ProblemError, require_bounds
 
 OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
 
@@ -41,14 +40,4 @@ class MetaConfig:
                 f"optimizer must be one of {', '.join(optimizers)}, got {self.optimizer!r}",
                 "meta.optimizer",
             )
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ProblemError(
-                f"learning_rate must be a positive number, got {self.learning_rate}",
-                "meta.learning_rate",
-            )
-        if self.iterations < 0:
-            raise ProblemError(
-                f"iterations must be at least 0, got {self.iterations}", "meta.iterations"
-            )
-        if self.patience is not None and self.patience < 1:
-            raise ProblemError(f"patience must be at least 1, got {self.patience}", "meta.patience")
+        require_bounds(self, bounds.Meta, "meta")

@@ -1,12 +1,11 @@
 """The settings of an inner training run, and the optimizer that they describe."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from drmad_client.spec import defaults
+from drmad_client.spec import bounds, defaults
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
-from drmad_workers.errors import ProblemError
+from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
@@ -56,13 +55,9 @@ class TrainingConfig:
 
         for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
             require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
-        require(self.steps >= 1, "steps", "at least 1")
-        for field in ("learning_rate", "eps"):
-            require(0.0 < getattr(self, field) < math.inf, field, "a positive number")
-        require(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1")
-        pair = len(self.betas) == 2 and all(0.0 <= beta < 1.0 for beta in self.betas)
-        require(pair, "betas", "two numbers, each at least 0 and below 1")
-        require(0.0 <= self.weight_decay < math.inf, "weight_decay", "at least 0")
+        require_bounds(self, bounds.Training, "training")
+        pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
+        require(pair, "betas", f"two numbers, each {bounds.BETA}")
 
     @property
     def traits(self) -> OptimizerTraits:
