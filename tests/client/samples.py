@@ -8,10 +8,35 @@ from typing import Any
 from drmad_client.records.cluster import Cluster, Node, Placement, SchedulerView
 from drmad_client.records.events import Event
 from drmad_client.records.hyperparameters import HyperparameterInfo
-from drmad_client.records.job import Best, JobError, JobRecord, Progress
+from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport, Progress, Proof
 from drmad_client.records.meta_iteration import MetaIteration, ReplicaFigures
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
+
+FAILED_PROOF = Proof(
+    name="second_derivatives",
+    result="failed",
+    detail="the product differs by 0.4",
+    where="my_problem.py:31",
+    remedy="return the derivative of backward, too",
+    seconds=0.25,
+)
+PREFLIGHT = PreflightReport(
+    hyperparameters={"sample_weight": [1000]},
+    validation_loss=2.0,
+    training_loss=2.1,
+    steps=20,
+    seconds=0.1,
+    method="replay",
+    fidelity={},
+    job_seconds=3.0,
+    memory_bytes=1_000_000,
+    proofs=[
+        Proof(name="repeatable", result="passed", detail="equal", seconds=0.01),
+        FAILED_PROOF,
+        Proof(name="hypergradient", result="skipped", detail="too large", seconds=0.0),
+    ],
+)
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ID = "job_01JD8ZQ0V6Y3N4T5R6W7X8Y9Z0"

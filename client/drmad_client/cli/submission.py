@@ -76,7 +76,7 @@ def submit(
       drmad submit job.yaml --set training.steps=200 --set tags.team=vision
       drmad submit job.yaml --code .        your own model, with my_problem.py next to job.yaml
       drmad submit job.yaml --dry-run
-      drmad submit job.yaml --check         predict time and memory on a worker
+      drmad submit job.yaml --check         prove the gradients, predict time and memory
       drmad submit job.yaml --log-to tensorboard:runs
     """
     from drmad_client.spec import job_file
@@ -92,10 +92,11 @@ def submit(
             typer.echo(f"{file} is a valid job; no job was created")
             return
         if check:
-            from drmad_client.cli.tables import preflight_lines
+            from drmad_client.cli.preflight import print_report
+            from drmad_client.spec.job import JobSpec
 
-            for line in preflight_lines(client.jobs.check(spec)):
-                typer.echo(line)
+            report = client.jobs.check(spec)
+            print_report(report, JobSpec.model_validate(spec).preflight)
             return
         mirrors = inspection.open_mirrors(log_to)  # a wrong name is reported before the job exists
         job = client.jobs.create(spec)

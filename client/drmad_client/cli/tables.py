@@ -15,6 +15,7 @@ from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus
+from drmad_client.spec.preflight import PreflightSpec
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
@@ -30,18 +31,21 @@ _COLOURS = {
     JobStatus.PAUSED: "yellow",
     JobStatus.RUNNING: "cyan",
 }
+_RESULT_COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _HISTORY = ("iteration", "valid. loss", "valid. error", "test error", "hypergradient", "seconds")
 HISTORY_HEADING = "  ".join(_HISTORY)
 
 
 def job_facts(job: JobRecord) -> RenderableType:
-    """The state, progress and result of one job."""
+    """The state, progress and result of one job, and the proofs of its preflight."""
     fields = Table.grid(padding=(0, 2))
     fields.add_column(style="bold", no_wrap=True)
     fields.add_column(overflow="fold")
     for name, value in _facts(job):
         fields.add_row(name, value)
-    return fields
+    if job.preflight is None or not job.preflight.proofs:
+        return fields
+    return Group(fields, "", proofs_table(job.preflight, job.spec.preflight))
 
 
 def jobs_table(jobs: Iterable[JobRecord]) -> RenderableType:
@@ -97,7 +101,26 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
         f"{cosines or '1, because the method is exact'}"
     )
     yield f"predicted for the whole job on this hardware: {prediction(report)}"
-    yield "no problems found"
+
+
+def proofs_table(report: PreflightReport, preflight: PreflightSpec) -> RenderableType:
+    """The proofs of a preflight; the lines below say why one was skipped or overridden."""
+    table = _table("PROOF", "RESULT", "WHERE", "REMEDY", "SECONDS")
+    for proof in report.proofs:
+        table.add_row(
+            proof.name,
+            Text(proof.result, _RESULT_COLOURS[proof.result]),
+            Text(proof.where or ""),
+            Text(proof.remedy or ""),
+            f"{proof.seconds:.1f}",
+        )
+    notes = [
+        f"{proof.name} was skipped: {proof.detail}"
+        for proof in report.proofs
+        if proof.result == "skipped"
+    ]
+    notes += report.warnings(preflight)
+    return Group(table, "", *map(Text, notes)) if notes else table
 
 
 def prediction(report: PreflightReport) -> str:

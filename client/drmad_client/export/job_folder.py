@@ -35,7 +35,11 @@ def history_csv(history: Iterable[MetaIteration]) -> str:
 
 
 def history_rows(history: Iterable[MetaIteration]) -> list[dict[str, Any]]:
-    return [_flat(record.model_dump(mode="json", exclude=_NOT_IN_COLUMNS)) for record in history]
+    return [
+        _flat(record.model_dump(mode="json", exclude=_NOT_IN_COLUMNS))
+        | {"warnings": "; ".join(record.warnings)}
+        for record in history
+    ]
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

@@ -97,7 +97,8 @@ class AsyncJobs:
     ) -> PreflightReport:
         """Run the preflight of a job on a worker, without creating the job.
 
-        The report predicts the time and the memory that the job takes.
+        The report predicts the time and the memory that the job takes. Its proofs may have failed:
+        `report.refusal(spec.preflight)` says why the job would not start.
 
         Raises:
             UnprocessableEntity: The job would fail; the message is that of the job's error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.preflight import PreflightSpec, ProofName
 
 
 class Progress(Record):
@@ -52,8 +54,23 @@ class Best(Record):
     )
 
 
+class Proof(Record):
+    """One proof of the preflight: a comparison of the engine with an independent computation."""
+
+    name: ProofName
+    result: Literal["passed", "failed", "skipped"]
+    detail: str = Field(description="What was compared and the figure, or why it was skipped.")
+    where: str | None = Field(
+        default=None,
+        description="The line of your code (my_problem.py:31), the field, or the name of the "
+        "parameter, buffer or hyperparameter.",
+    )
+    remedy: str | None = Field(default=None, description="What to do about a failure.")
+    seconds: float = Field(description="Seconds that the proof took.")
+
+
 class PreflightReport(Record):
-    """What the preflight measured on a worker; it found no problems."""
+    """What the preflight measured and proved on a worker."""
 
     hyperparameters: dict[str, list[int]] = Field(
         description="Shapes of the hyperparameters, by name."
@@ -71,12 +88,49 @@ class PreflightReport(Record):
         description="Predicted seconds of the whole job, on a worker like this one."
     )
     memory_bytes: int = Field(description="Predicted peak memory of a replica.")
+    proofs: list[Proof] = Field(
+        default=[],
+        description="The proofs in the order in which they ran; empty in reports of earlier "
+        "releases.",
+    )
+
+    @property
+    def failed(self) -> list[Proof]:
+        return [proof for proof in self.proofs if proof.result == "failed"]
+
+    def refusal(self, preflight: PreflightSpec) -> str:
+        """Why a job with this report does not start; empty if it starts."""
+        refused = [proof for proof in self.failed if proof.name not in preflight.override]
+        if not refused:
+            return ""
+        lines = [
+            f"  {proof.name}{f' ({proof.where})' if proof.where else ''}: {proof.detail}"
+            f"{f'; {proof.remedy}' if proof.remedy else ''}"
+            for proof in refused
+        ]
+        names = ", ".join([*preflight.override, *(proof.name for proof in refused)])
+        return "\n".join(
+            [
+                "proofs of the preflight failed, so the job does not start:",
+                *lines,
+                "correct the cause, or start the job in spite of the failure with "
+                f"preflight: {{override: [{names}]}}",
+            ]
+        )
+
+    def warnings(self, preflight: PreflightSpec) -> list[str]:
+        """One sentence for each failed proof that the job overrides."""
+        return [
+            f"preflight: {proof.name} failed and was overridden: {proof.detail}"
+            for proof in self.failed
+            if proof.name in preflight.override
+        ]
 
 
 class JobError(Record):
     """Why a job failed: the root cause, not a wrapper."""
 
-    code: str = Field(description="Code for programs: training_diverged, problem_invalid, ...")
+    code: str = Field(description="Code for programs: training_diverged, preflight_failed, ...")
     message: str = Field(description="What was expected, what came, what to do.")
     iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
     step: int | None = Field(default=None, description="Inner step at which it failed.")

@@ -72,6 +72,11 @@ class MetaIteration(Record):
         default=None,
         description="Result of a fidelity probe of auto: what it measured and chose, and why.",
     )
+    warnings: list[str] = Field(
+        default=[],
+        description="What makes its figures doubtful: each failed proof of the preflight that the "
+        "job overrides.",
+    )
     is_best: bool = Field(description="Whether its validation loss is the lowest so far.")
     has_vectors: bool = Field(
         default=True, description="Whether its hyperparameters and hypergradient are still kept."

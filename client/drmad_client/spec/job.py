@@ -12,6 +12,7 @@ from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
 from drmad_client.spec.operation import NotifySpec, RetrySpec
+from drmad_client.spec.preflight import PreflightSpec
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.search import SearchSpec, changed, range_ends
@@ -41,6 +42,9 @@ class JobSpec(Spec):
     )
     resources: ResourcesSpec = Field(
         default=ResourcesSpec(), description="Resources of each replica."
+    )
+    preflight: PreflightSpec = Field(
+        default=PreflightSpec(), description="How the job treats the proofs of its preflight."
     )
     retry: RetrySpec = Field(default=RetrySpec(), description="What the service retries.")
     timeout_s: float | None = Field(

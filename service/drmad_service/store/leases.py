@@ -94,8 +94,7 @@ class Leases(Base):
         return [job_id.decode() for ids in await pipe.execute() for job_id in ids]
 
     async def warn(self, lease: Lease, code: str, message: str) -> None:
-        warning = json.dumps({"code": code, "message": message})
-        await self._update(lease, {}, "warning", warning)
+        await self._update(lease, {}, "warning", _warning(code, message))
 
     async def record_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
         """Record the event that a single hypergradient was applied."""
@@ -106,11 +105,15 @@ class Leases(Base):
         await self._update(lease, {"fidelity": json.dumps(report)})
 
     async def keep_preflight(
-        self, lease: Lease, report: PreflightReport, progress: Progress
+        self, lease: Lease, report: PreflightReport, progress: Progress, warning: str = ""
     ) -> None:
-        """Keep the report of the preflight, and the remaining time that it predicts."""
+        """Keep the report of the preflight, and the remaining time that it predicts.
+
+        `warning` says which failed proofs the job overrides; the same write records its event.
+        """
         fields = {"preflight": report.model_dump_json(), "progress": progress.model_dump_json()}
-        await self._update(lease, fields)
+        event = ("warning", _warning("preflight_overridden", warning)) if warning else ("", "")
+        await self._update(lease, fields, *event)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
         """Append log lines of a replica; the last LOG_LINES lines of a job are kept."""
@@ -119,3 +122,7 @@ class Leases(Base):
         )
         if outcome != "ok":
             raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
+
+
+def _warning(code: str, message: str) -> str:
+    return json.dumps({"code": code, "message": message})

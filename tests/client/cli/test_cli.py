@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,69 @@ def test_a_dry_run_creates_nothing(service: FakeService) -> None:
     assert done.returncode == 0
     assert "no job was created" in done.stdout
     assert [request.query for request in service.requests] == ["validate_only=true&deep=false"]
+
+
+REFUSED = f"""\
+error: proofs of the preflight failed, so the job does not start:
+  second_derivatives (my_problem.py:31): the product differs by 0.4; {samples.FAILED_PROOF.remedy}
+correct the cause, or start the job in spite of the failure with \
+preflight: {{override: [second_derivatives]}}
+"""
+OVERRIDE = ("--set", "preflight.override=[second_derivatives]")
+OVERRIDDEN = "preflight: second_derivatives failed and was overridden: the product differs by 0.4"
+
+
+def proofs_of(printed: str) -> list[list[str]]:
+    """The cells of each printed proof."""
+    table = printed[printed.index("PROOF") :].partition("\n\n")[0]
+    return [re.split(r" {2,}", line.strip()) for line in table.splitlines()[1:]]
+
+
+@pytest.mark.parametrize(("changes", "code", "stderr"), [((), 1, REFUSED), (OVERRIDE, 0, "")])
+def test_a_check_prints_the_proofs_and_fails_unless_a_failed_one_is_overridden(
+    service: FakeService, job_yaml: Path, changes: tuple[str, ...], code: int, stderr: str
+) -> None:
+    service.on("POST", "/v1/jobs", fake_service.record(samples.PREFLIGHT))
+    done = drmad(service, "submit", str(job_yaml), "--check", *changes)
+    assert (done.returncode, done.stderr) == (code, stderr)
+    assert "predicted for the whole job on this hardware: about 3" in done.stdout
+    assert "no problems found" not in done.stdout
+    assert proofs_of(done.stdout) == [
+        ["repeatable", "passed", "0.0"],
+        [
+            "second_derivatives",
+            "failed",
+            "my_problem.py:31",
+            "return the derivative of backward, too",
+            "0.2",
+        ],
+        ["hypergradient", "skipped", "0.0"],
+    ]
+    assert "\nhypergradient was skipped: too large\n" in done.stdout
+    assert (OVERRIDDEN in done.stdout) == bool(changes)
+
+
+def test_a_check_without_a_failed_proof_finds_no_problems(
+    service: FakeService, job_yaml: Path
+) -> None:
+    proofs = [p for p in samples.PREFLIGHT.proofs if p.result != "failed"]
+    report = samples.PREFLIGHT.model_copy(update={"proofs": proofs})
+    service.on("POST", "/v1/jobs", fake_service.record(report))
+    done = drmad(service, "submit", str(job_yaml), "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "no problems found"
+
+
+def test_a_job_shows_the_proofs_of_its_preflight(service: FakeService) -> None:
+    service.on("GET", JOB, fake_service.record(samples.job(preflight=samples.PREFLIGHT)))
+    shown = drmad(service, "show", samples.ID).stdout
+    assert [cells[:2] for cells in proofs_of(shown)] == [
+        ["repeatable", "passed"],
+        ["second_derivatives", "failed"],
+        ["hypergradient", "skipped"],
+    ]
+    service.on("GET", JOB, fake_service.record(samples.job()))
+    assert "PROOF" not in drmad(service, "show", samples.ID).stdout
 
 
 def test_jobs_are_listed_as_a_table_or_as_data(service: FakeService) -> None:

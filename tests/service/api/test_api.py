@@ -10,7 +10,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from drmad_client.records.hyperparameters import HyperparameterInfo
-from drmad_client.records.job import JobError, JobRecord, PreflightReport
+from drmad_client.records.job import JobError, JobRecord, PreflightReport, Proof
 from drmad_client.records.problem_details import ProblemDetails
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
@@ -256,10 +256,23 @@ REPORT = PreflightReport(
     memory_bytes=1000,
 )
 
+FAILED_PROOF = Proof(
+    name="training",
+    result="failed",
+    detail="weights differ by 0.2 after 20 steps",
+    where="0.weight",
+    remedy="remove the hook",
+    seconds=0.3,
+)
+
 
 @pytest.mark.parametrize(
     ("answer", "status"),
-    [(REPORT, 200), (JobError(code="user_code", message="boom", traceback="line 3"), 422)],
+    [
+        (REPORT, 200),
+        (REPORT.model_copy(update={"proofs": [FAILED_PROOF]}), 200),
+        (JobError(code="user_code", message="boom", traceback="line 3"), 422),
+    ],
 )
 async def test_a_check_waits_for_a_scheduler_and_answers_what_it_found(
     api: httpx.AsyncClient,

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors
 
 from drmad_client.records.cluster import Node, SchedulerView
 from drmad_client.records.hyperparameters import HyperparameterInfo
-from drmad_client.records.job import Best, JobError, PreflightReport, Progress
+from drmad_client.records.job import Best, JobError, PreflightReport, Progress, Proof
 from drmad_client.records.search import Start
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
@@ -51,6 +51,42 @@ CHOICE = {
         {"method": {"method": "shortcut", "horizon": None}, "cosine": 0.97, "cost": 1.2},
     ],
 }
+PROOFS = [
+    Proof(
+        name="repeatable",
+        result="passed",
+        detail="the gradient is equal to the bit under four global random states",
+        seconds=0.06,
+    ),
+    Proof(
+        name="training",
+        result="passed",
+        detail="weights after 20 steps differ from those of torch.optim by at most 3.1e-07",
+        seconds=0.21,
+    ),
+    Proof(
+        name="second_derivatives",
+        result="failed",
+        detail="the Hessian-vector product differs from the central difference of two gradients "
+        "by a factor of 0.41 (expected at most 0.01)",
+        where="my_problem.py:31",
+        remedy="return a differentiable derivative from Attention.backward, or use "
+        "torch.nn.functional.scaled_dot_product_attention with the math backend",
+        seconds=0.09,
+    ),
+    Proof(
+        name="hypergradient",
+        result="skipped",
+        detail="1,400,000 weights would take longer than one meta-iteration",
+        seconds=0.0,
+    ),
+    Proof(
+        name="unchanged",
+        result="passed",
+        detail="data, given weights and buffers are as before",
+        seconds=0.01,
+    ),
+]
 PREFLIGHT = PreflightReport(
     hyperparameters={"l2": [164]},
     validation_loss=2.21,
@@ -61,7 +97,9 @@ PREFLIGHT = PreflightReport(
     fidelity={"shortcut": 0.98},
     job_seconds=61.0,
     memory_bytes=231_000_000,
+    proofs=PROOFS,
 )
+OVERRIDE = {"override": ["second_derivatives"]}
 
 
 def spec(name: str, iterations: int = 30, kind: str = "l2", **changes: Any) -> JobSpec:
@@ -211,6 +249,7 @@ async def gallery(store: Store) -> dict[str, str]:
             meta=META,
             replicas={"count": 2},
             search=SEARCH,
+            preflight=OVERRIDE,
         ),
         24,
     )
@@ -236,6 +275,12 @@ async def gallery(store: Store) -> dict[str, str]:
             trials=16,
         ),
     )
+    wrong = await running(store, spec("attention kernel", tags={"team": "language"}))
+    ids["attention kernel"] = wrong.job_id
+    await store.keep_preflight(wrong, PREFLIGHT, Progress(iterations=30))
+    refusal = PREFLIGHT.refusal(spec("attention kernel").preflight)
+    error = JobError(code="preflight_failed", message=refusal)
+    await store.act(wrong, Action.FAIL, error.code, error.message, error)
     for wanted in (
         spec("<img src=x onerror=alert(1)><b>bold</b>", resources={"cpus": 1, "gpus": 64}),
         spec("ablation, 3 of 3", priority=5),

@@ -32,6 +32,7 @@ def pages(jobs: dict[str, str]) -> dict[str, str]:
         "api": "/docs",
         "sign-in": "/sign-in",
         "failed": f"/jobs/{jobs['rate too high']}",
+        "preflight": f"/jobs/{jobs['attention kernel']}",
         "fork": f"/jobs/{jobs['night shift']}/fork",
         "missing": "/jobs/job_none",
     }
@@ -109,7 +110,8 @@ def test_the_list_is_live_filtered_and_paged(page: Page, server: Server, do: Do[
     page.get_by_label("Filter by tag").fill("team:late")
     expect(page.locator("tbody tr")).to_have_count(1)
     page.goto(f"{server.url}/?status=failed")
-    expect(page.locator("tbody .why")).to_contain_text("NaN from step 37 on")
+    why = page.locator("tbody .why")
+    expect(why).to_contain_text(["proofs of the preflight failed", "NaN from step 37 on"])
     page.goto(f"{server.url}/?q=nothing-is-called-so")
     expect(page.locator("#jobs")).to_contain_text("No matching jobs")
     do(lambda store: store.cancel(created.id))
@@ -217,7 +219,7 @@ def test_a_key_signs_in_and_a_sign_out_locks(
         page.get_by_label("Key").fill(key)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"{server.url}/?status=failed")
-        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.locator("tbody tr")).to_have_count(2)
         assert page.evaluate("document.cookie") == ""
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url(f"{server.url}/sign-in")

@@ -87,6 +87,32 @@ def test_replicas_show_their_share_of_the_data_and_their_staleness(
     expect(page.locator("#chart-staleness")).to_contain_text("Staleness of hypergradients")
 
 
+def test_proofs_are_a_table_with_their_findings_and_remedies(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['attention kernel']}")
+    expect(page.locator("#notice")).to_contain_text("preflight: {override: [second_derivatives]}")
+    panel = page.locator("#preflight")
+    expect(panel.locator("header")).to_contain_text("one proof failed")
+    results = panel.locator(".proofs .chip")
+    expect(results).to_have_text(["passed", "passed", "failed", "skipped", "passed"])
+    signs = results.evaluate_all(
+        "(chips) => chips.map((chip) => getComputedStyle(chip, '::before').content[1])"
+    )
+    assert signs == ["✓", "✓", "✕", "–", "✓"]
+    cells = panel.locator(".proofs tbody tr").nth(2).locator("td")
+    (failed,) = gallery.PREFLIGHT.failed
+    assert failed.where is not None
+    assert failed.remedy is not None
+    expect(cells).to_have_text(
+        ["second derivatives", "failed", failed.where, failed.detail, failed.remedy, "0.1 s"]
+    )
+    page.goto(f"{server.url}/jobs/{jobs['mnist, per weight']}")
+    expect(results.nth(2)).to_have_text("failed, overridden")
+    page.goto(f"{server.url}/jobs/{jobs['night shift']}")
+    expect(page.locator(".proofs")).to_have_count(0)
+
+
 def test_buttons_pause_resume_cancel_extend_and_delete(
     page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from drmad_client.spec import capabilities
 from tests import browser as browsers
 from tests.browser import Server, Trouble
+from tests.service.dashboard import gallery
 from tests.service.dashboard.page_checks import Do
 
 
@@ -147,6 +148,37 @@ def test_a_failed_preflight_is_shown_until_the_job_changes(
         expect(found).to_have_text(detail)
         page.locator("#yaml").press_sequentially("# changed\n")
         expect(found).to_be_hidden()
+    assert trouble.found == []
+
+
+def test_the_proofs_of_a_preflight_are_shown_and_overridden_in_the_form(
+    browser: Browser, server: Server
+) -> None:
+    trouble = Trouble()
+    report = gallery.PREFLIGHT.model_dump_json()
+    with browsers.window(browser, trouble) as (_, page):
+        page.route(
+            "**/v1/jobs?validate_only*",
+            lambda route: route.fulfill(body=report, content_type="application/json"),
+        )
+        page.goto(f"{server.url}/new")
+        page.get_by_role("button", name="Validate on a worker").click()
+        found, results = page.locator("#found"), page.locator("#found .proofs .chip")
+        expect(found).to_contain_text("Proofs failed; the job would not start")
+        expect(results).to_have_text(["passed", "passed", "failed", "skipped", "passed"])
+        page.locator(".form summary", has_text="Preflight").click()
+        page.get_by_label("second derivatives").check()
+        expect(page.locator("#yaml")).to_have_value(
+            re.compile(r"preflight:\n  override:\n  - second_derivatives\n")
+        )
+        page.get_by_label("repeatable").check()
+        page.get_by_label("repeatable").uncheck()
+        expect(page.locator("#yaml")).not_to_have_value(re.compile("repeatable"))
+        page.get_by_role("button", name="Validate on a worker").click()
+        expect(found).to_contain_text("Proofs failed and are overridden")
+        expect(results.nth(2)).to_have_text("failed, overridden")
+        page.get_by_label("second derivatives").uncheck()
+        expect(page.locator("#yaml")).not_to_have_value(re.compile("override"))
     assert trouble.found == []
 
 

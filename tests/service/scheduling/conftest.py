@@ -32,8 +32,9 @@ class Driven:
 
     async def released(self) -> JobRecord:
         """The job, once its driver has released it."""
+        # A timeout's single cancellation may be lost; the fixture cancels until the task ends.
         async with asyncio.timeout(30):
-            await self.task
+            await asyncio.shield(self.task)
         return await self.store.get(self.lease.job_id)
 
     async def events(self, kind: str) -> list[dict[str, Any]]:

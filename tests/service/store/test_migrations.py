@@ -120,6 +120,7 @@ async def test_reports_of_preflight_and_fidelity_are_kept(old: Redis, store: Sto
     preflight = (await store.get(SCHEMA_2["shortcut"])).preflight
     assert preflight is not None
     assert preflight.hyperparameters == {"sample_weight": [120]}
+    assert preflight.proofs == []
     report = await store.fidelity_report(SCHEMA_2["nodes"])
     assert report is not None
     method = report["predictions"][0]["figure"]["method"]

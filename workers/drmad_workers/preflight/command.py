@@ -42,6 +42,8 @@ def check(
     detect: failing imports, wrong shapes, a loss that is not finite, hyperparameters that no loss
     depends on, kernels without second derivatives. It measures the agreement of the method with
     the exact hypergradient over a few steps, and predicts the duration and the memory of the job.
+    Its proofs compare the engine with independent computations; the exit code is 1 if one failed
+    and the job does not override it.
 
     \b
     Examples:
@@ -50,7 +52,7 @@ def check(
     """
     import torch
 
-    from drmad_client.cli.tables import preflight_lines
+    from drmad_client.cli.preflight import print_report
     from drmad_client.errors import DrmadError
     from drmad_client.records.job import PreflightReport
     from drmad_workers.catalog import Places
@@ -68,8 +70,7 @@ def check(
         raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
     except EngineError as error:
         raise DrmadError(str(error)) from error
-    for line in preflight_lines(report):
-        typer.echo(line)
+    print_report(report, spec.preflight)
 
 
 def _read(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:

@@ -71,7 +71,10 @@ async def submit(
     ] = None,
     validate_only: Annotated[
         bool,
-        Query(description="Create no job: run its preflight on a worker and return the report."),
+        Query(
+            description="Create no job: run its preflight on a worker and return the report, whose "
+            "proofs may have failed."
+        ),
     ] = False,
     deep: Annotated[
         bool,

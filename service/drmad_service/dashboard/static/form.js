@@ -114,6 +114,7 @@ export class Form {
     if (kind === "object") return this.object(schema, path);
     if (kind === "choice") return this.choice(schema, variants, path);
     if (kind === "list") return this.list(schema, path);
+    if (kind === "scalars" && item.kind === "enum") return this.checks(schema, item.schema.enum, path);
     return this.field(kind, schema, path, required, item);
   }
 
@@ -167,6 +168,25 @@ export class Form {
     group.append(add);
     const wrong = this.findings.get(dotted(path));
     if (wrong) group.append(complaint(wrong));
+    return group;
+  }
+
+  checks(schema, names, path) {
+    const group = this.group(words(String(path.at(-1))), path);
+    const value = this.get(path);
+    const chosen = Array.isArray(value) ? value : [];
+    for (const name of names) {
+      const input = element("input");
+      input.type = "checkbox";
+      input.id = id([...path, name]);
+      input.checked = chosen.includes(name);
+      input.addEventListener("change", () => {
+        const left = names.filter((other) => (other === name ? input.checked : chosen.includes(other)));
+        this.set(path, left.length ? left : undefined);
+      });
+      group.append(row(input, words(name)));
+    }
+    group.append(Object.assign(element("div", "help"), { textContent: schema.description }));
     return group;
   }
 

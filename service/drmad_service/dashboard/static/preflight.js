@@ -22,7 +22,8 @@ export class Preflight {
     this.show("wait", "A worker is running the preflight of this job …");
     let kind = "good", content;
     try {
-      content = table(await request("POST", "/v1/jobs?validate_only=true&deep=true", job, {}, MAX_PREFLIGHT_MS));
+      const report = await request("POST", "/v1/jobs?validate_only=true&deep=true", job, {}, MAX_PREFLIGHT_MS);
+      content = found(report, job.preflight?.override ?? []);
     } catch (error) {
       [kind, content] = ["failed", [error.message, ...(error.problem?.errors ?? []).map((e) => `${e.path}: ${e.message}`)].join("\n")];
     }
@@ -32,16 +33,20 @@ export class Preflight {
   show(kind, content) {
     this.place.hidden = false;
     this.place.className = `found ${kind}`;
-    this.place.replaceChildren(content);
+    this.place.replaceChildren(...[content].flat());
   }
 }
 
 const shape = (sizes) => (sizes.length ? sizes.map((count) => count.toLocaleString("en")).join(" × ") : "1");
 
-function table(report) {
+function found(report, override) {
+  const failed = report.proofs.filter((proof) => proof.result === "failed");
+  const refused = failed.filter((proof) => !override.includes(proof.name));
+  const result = refused.length ? "Proofs failed; the job would not start"
+    : failed.length ? "Proofs failed and are overridden" : "No problems found";
   const cosines = Object.entries(report.fidelity).map(([method, cosine]) => `${method} ${cosine === null ? "diverged" : figure(cosine, 3)}`);
   const rows = [
-    ["Result", "No problems found"],
+    ["Result", result],
     ["Estimated duration of the job", `about ${duration(report.job_seconds)} on this worker`],
     ["Memory per replica", `at most ${size(report.memory_bytes)}`],
     ["Hyperparameters", Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`).join(", ")],
@@ -56,5 +61,26 @@ function table(report) {
     value.textContent = text;
     list.append(term, value);
   }
-  return list;
+  return report.proofs.length ? [list, table(report.proofs, override)] : [list];
+}
+
+function table(proofs, override) {
+  const table = document.createElement("table");
+  table.className = "proofs";
+  const head = table.createTHead().insertRow();
+  for (const name of ["Proof", "Result", "Where", "Finding", "Remedy", "Duration"])
+    head.append(Object.assign(document.createElement("th"), { textContent: name }));
+  const body = table.createTBody();
+  for (const proof of proofs) {
+    const isOverridden = proof.result === "failed" && override.includes(proof.name);
+    const row = body.insertRow();
+    row.insertCell().textContent = proof.name.replaceAll("_", " ");
+    row.insertCell().append(Object.assign(document.createElement("span"), {
+      className: `chip ${isOverridden ? "overridden" : proof.result}`,
+      textContent: isOverridden ? "failed, overridden" : proof.result,
+    }));
+    for (const [text, kind] of [[proof.where, "mono"], [proof.detail, ""], [proof.remedy, ""], [duration(proof.seconds), "number"]])
+      Object.assign(row.insertCell(), { textContent: text ?? "", className: kind });
+  }
+  return table;
 }

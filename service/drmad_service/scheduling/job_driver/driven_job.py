@@ -29,6 +29,7 @@ class DrivenJob:
     Attributes:
         spec: as submitted until the search ends, then with the values that the search found.
         infos: the hyperparameters, once a replica has built the problem.
+        warnings: what every meta-iteration's record repeats, once the preflight has run.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DrivenJob:
             self.spec = self.spec.started_from(record.start.values)
         self.progress = record.progress
         self.infos: list[HyperparameterInfo] = []
+        self.warnings: list[str] = []
         self._code = code
         self.replicas = cluster.replicas(self.spec, code)
         self._spent_before_s = record.progress.spent_s

@@ -82,7 +82,7 @@ class JobDriver:
         job = DrivenJob(self._store, self._lease, self._settings, self._cluster, record, code)
         reports = ReplicaReports(job)
         monitor = JobMonitor(job, self._controls, reports, self._capacity)
-        preflight = JobPreflight(job, monitor, has_report=record.preflight is not None)
+        preflight = JobPreflight(job, monitor, record.preflight)
         losses = ReplicaLosses(job, monitor, reports)
         life_cycle = _LifeCycle(job, monitor, reports, preflight, Rollbacks(job, monitor), losses)
         try:

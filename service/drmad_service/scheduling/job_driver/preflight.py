@@ -1,4 +1,4 @@
-"""Preflight of a job that is about to start: a short run, and the fidelity of its method."""
+"""Preflight of a job that is about to start: a short run, proofs, the fidelity of its method."""
 
 from __future__ import annotations
 
@@ -19,19 +19,29 @@ _MISTAKES = ("user_code", "problem_invalid")
 class JobPreflight:
     """Runs each part of the preflight once a job, whichever scheduler begins it."""
 
-    def __init__(self, job: DrivenJob, monitor: JobMonitor, has_report: bool) -> None:
-        """`has_report` says that an earlier lease kept the report of the short run."""
+    def __init__(self, job: DrivenJob, monitor: JobMonitor, report: PreflightReport | None) -> None:
+        """`report` is what an earlier lease kept."""
         self._job = job
         self._monitor = monitor
-        self._has_run = has_report
+        self._report = report
+        self._has_run = report is not None
 
     async def short_run(self) -> None:
-        """Run a few steps on the first replica; fail the job on a mistake in its problem.
+        """Run a few steps and the proofs on the first replica.
 
-        Numerical failures are left to the first meta-iteration, which can roll back.
+        A mistake in the job's problem, or a failed proof that the job does not override, fails the
+        job. Numerical failures are left to the first meta-iteration, which can roll back.
         """
-        if self._has_run:
+        if not self._has_run:
+            await self._run()
+        if self._report is None:
             return
+        preflight = self._job.spec.preflight
+        if refusal := self._report.refusal(preflight):
+            fail(Failure("preflight_failed", refusal))
+        self._job.warnings = self._report.warnings(preflight)
+
+    async def _run(self) -> None:
         job = self._job
         answer = future_of(job.replicas.actors[0].preflight.remote())
         await self._monitor.wait([answer])
@@ -44,7 +54,11 @@ class JobPreflight:
         report = PreflightReport.model_validate(found)
         left = 1.0 - job.progress.iteration / job.spec.meta.iterations
         job.progress = job.progress.model_copy(update={"remaining_s": left * report.job_seconds})
-        await job.persist(lambda: job.store.keep_preflight(job.lease, report, job.progress))
+        warning = "; ".join(report.warnings(job.spec.preflight))
+        await job.persist(
+            lambda: job.store.keep_preflight(job.lease, report, job.progress, warning)
+        )
+        self._report = report
 
     async def compare_method(self, point: ResumePoint) -> None:
         """Compare an approximate method with the exact one; warn when its fidelity is low."""

@@ -16,7 +16,8 @@ def commit_of(
     iterations = job.spec.meta.iterations
     return MetaIterationCommit(
         iteration=iteration,
-        record=record | {"seconds": record["seconds"] | {"total": elapsed_s}},
+        record=record
+        | {"seconds": record["seconds"] | {"total": elapsed_s}, "warnings": job.warnings},
         next_state=ResumePoint(iteration + 1, result.state.tensors, result.state.scalars),
         hypergradient=result.hypergradient,
         model=result.model,

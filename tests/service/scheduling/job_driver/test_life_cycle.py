@@ -5,12 +5,13 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from drmad_client.records.job import PreflightReport
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import Store
+from drmad_service.store import Store, keys
 from drmad_workers.ray_actor.messages import Failure, Prepared
 from tests.service.scheduling.conftest import Drive
-from tests.service.scheduling.stand_in import INFO, START, StandInCluster, result
+from tests.service.scheduling.stand_in import INFO, PREFLIGHT, START, StandInCluster, result
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +28,9 @@ async def test_job_runs_its_meta_iterations_and_succeeds(
     assert (job.status, job.reason) == (JobStatus.SUCCEEDED, "iterations")
     assert [h.name for h in job.hyperparameters] == ["w"]
     assert job.preflight is not None
+    assert await driven.events("warning") == []
     history = (await store.history(job.id)).data
+    assert [record.warnings for record in history] == [[]] * 3
     assert [record.validation_loss for record in history] == [2.0, 1.0, 0.0]
     assert all(record.seconds["total"] > 0.0 for record in history)
     assert (job.progress.iteration, job.progress.remaining_s) == (3, 0.0)
@@ -62,6 +65,101 @@ async def test_numerical_failure_of_the_preflight_is_left_to_the_first_meta_iter
     (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
     job = await driven.released()
     assert (job.status, job.preflight) == (JobStatus.SUCCEEDED, None)
+
+
+REPEATABLE = {"name": "repeatable", "result": "passed", "detail": "equal", "seconds": 0.1}
+WRONG_DERIVATIVE = {
+    "name": "second_derivatives",
+    "result": "failed",
+    "detail": "the product differs from the difference of gradients by 0.4",
+    "where": "my_problem.py:31",
+    "remedy": "return the derivative of backward, too",
+    "seconds": 0.2,
+}
+CHANGED_DATA = {
+    "name": "unchanged",
+    "result": "failed",
+    "detail": "batch 3 differs from its copy",
+    "seconds": 0.0,
+}
+
+
+async def test_failed_proof_fails_the_job_whose_record_shows_the_report(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    proofs = [REPEATABLE, WRONG_DERIVATIVE, CHANGED_DATA]
+    cluster.answers["preflight"] = PREFLIGHT | {"proofs": proofs}
+    driven = await drive(preflight={"override": ["repeatable"]})
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "preflight_failed")
+    assert job.error is not None
+    assert job.error.code == "preflight_failed"
+    assert job.error.message.splitlines() == [
+        "proofs of the preflight failed, so the job does not start:",
+        "  second_derivatives (my_problem.py:31): the product differs from the difference of "
+        "gradients by 0.4; return the derivative of backward, too",
+        "  unchanged: batch 3 differs from its copy",
+        "correct the cause, or start the job in spite of the failure with "
+        "preflight: {override: [repeatable, second_derivatives, unchanged]}",
+    ]
+    assert job.preflight is not None
+    assert [proof.result for proof in job.preflight.proofs] == ["passed", "failed", "failed"]
+    assert await driven.events("warning") == []
+    assert cluster.calls["whole_meta_iteration"].empty()
+    assert cluster.created == 1, "a failed proof is not retried"
+
+
+async def test_failed_proof_fails_a_search_before_its_trials(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    cluster.answers["preflight"] = PREFLIGHT | {"proofs": [CHANGED_DATA]}
+    rates = {"training.learning_rate": {"low": 0.01, "high": 1.0, "log": True}}
+    job = await (await drive(search={"trials": 2, "parameters": rates})).released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "preflight_failed")
+    assert cluster.calls["trial"].empty()
+
+
+async def test_failed_proof_of_a_kept_report_fails_the_job_of_the_next_lease(
+    drive: Drive, cluster: StandInCluster, store: Store, redis: Redis
+) -> None:
+    """As after the loss of a scheduler between the report and the failure."""
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0))
+    call = await cluster.called("whole_meta_iteration")
+    await store.pause(driven.lease.job_id)
+    call.returns(result(1))
+    await driven.released()
+    report = PreflightReport.model_validate(PREFLIGHT | {"proofs": [CHANGED_DATA]})
+    key = keys.job(driven.lease.job_id)
+    await redis.hset(key, "preflight", report.model_dump_json())
+    await store.resume(driven.lease.job_id)
+    job = await (await drive(name="another")).released()
+    assert job.id == driven.lease.job_id
+    assert (job.status, job.reason) == (JobStatus.FAILED, "preflight_failed")
+
+
+async def test_overridden_proof_warns_once_and_in_every_meta_iteration(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    cluster.answers["preflight"] = PREFLIGHT | {"proofs": [REPEATABLE, WRONG_DERIVATIVE]}
+    driven = await drive(preflight={"override": ["second_derivatives"]})
+    (await cluster.called("whole_meta_iteration")).returns(result(0))
+    call = await cluster.called("whole_meta_iteration")
+    await store.pause(driven.lease.job_id)
+    call.returns(result(1))
+    assert (await driven.released()).status is JobStatus.PAUSED
+    await store.resume(driven.lease.job_id)
+    again = await drive(name="another")  # claims the older job, the resumed one
+    (await cluster.called("whole_meta_iteration")).returns(result(2, finished="iterations"))
+    job = await again.released()
+    assert (job.id, job.status) == (driven.lease.job_id, JobStatus.SUCCEEDED)
+    message = (
+        "preflight: second_derivatives failed and was overridden: "
+        "the product differs from the difference of gradients by 0.4"
+    )
+    history = (await store.history(job.id)).data
+    assert [record.warnings for record in history] == [[message]] * 3
+    assert await again.events("warning") == [{"code": "preflight_overridden", "message": message}]
 
 
 async def test_method_of_low_fidelity_is_compared_once_and_warned_of(

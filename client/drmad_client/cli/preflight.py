@@ -1,0 +1,31 @@
+"""Prints the report of a preflight, for the commands that run one before a job exists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from drmad_client.cli import options
+
+if TYPE_CHECKING:
+    from drmad_client.records.job import PreflightReport
+    from drmad_client.spec.preflight import PreflightSpec
+
+
+def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
+    """
+    Raises:
+        DrmadError: a proof failed that the job does not override.
+    """
+    from drmad_client.cli.tables import preflight_lines, proofs_table
+    from drmad_client.errors import DrmadError
+
+    for line in preflight_lines(report):
+        typer.echo(line)
+    if report.proofs:
+        options.print_table(proofs_table(report, preflight))
+    if refusal := report.refusal(preflight):
+        raise DrmadError(refusal)
+    if not report.failed:
+        typer.echo("no problems found")
