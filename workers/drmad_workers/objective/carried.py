@@ -195,7 +195,9 @@ class ModelWatch:
             for place in self._places:
                 held, before = self._before[place.key]
                 place.holder[place.name] = held
-                if isinstance(held, Tensor) and not _is_same(before, held):
+                if not isinstance(held, Tensor) or not isinstance(before, Tensor):
+                    continue
+                if not _is_same(before, held):
                     held.copy_(before)
 
     def _values(self) -> list[tuple[Place, Tensor | Number, bool]]:
@@ -228,4 +230,4 @@ def _copy(value: Tensor | Number) -> Tensor | Number:
 def _is_same(before: Tensor | Number, value: Tensor | Number) -> bool:
     if isinstance(value, Tensor) and isinstance(before, Tensor):
         return value.shape == before.shape and torch.equal(value, before)
-    return type(value) is type(before) and value == before
+    return type(value) is type(before) and bool(value == before)

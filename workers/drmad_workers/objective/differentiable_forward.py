@@ -54,7 +54,7 @@ class Cut(torch.autograd.Function):
         pass
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
         return gradient if _passing else None
 
 
@@ -63,7 +63,7 @@ def cut(tensor: Tensor) -> Tensor:
     if not tensor.requires_grad:
         return tensor
     with torch.enable_grad():
-        found: Tensor = Cut.apply(tensor)
+        found: Tensor = Cut.apply(tensor)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -171,10 +171,10 @@ class DifferentiableForward(TorchFunctionMode):
         return self.carried.get(id(tensor), tensor).detach().numpy(*args, **kwargs)
 
     def _array(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.carried.get(id(tensor), tensor).detach().__array__(*args, **kwargs)
+        return self.carried.get(id(tensor), tensor).detach().__array__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _register_hook(self, tensor: Tensor, hook: Callable[..., Any]) -> Any:
-        return tensor.register_hook(hook_of_training(hook))
+        return tensor.register_hook(hook_of_training(hook))  # type: ignore[no-untyped-call]
 
     def _attention(self, *args: Any, **kwargs: Any) -> Tensor:
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -206,9 +206,7 @@ class DifferentiableForward(TorchFunctionMode):
             if not training:
                 mean, var = self.values((running_mean, running_var))
                 if not mean.requires_grad:
-                    return functional.batch_norm(
-                        values, mean, var, weight, bias, False, momentum, eps
-                    )
+                    return functional.batch_norm(values, mean, var, weight, bias, eps=eps)
                 return _normalized(values, mean, var, weight, bias, eps)
             if running_mean is not None:
                 observed = self.cut(values).to(running_mean.dtype)
@@ -242,9 +240,7 @@ class DifferentiableForward(TorchFunctionMode):
                 self._follow(running_mean, mean.mean(0), momentum)
                 self._follow(running_var, var.mean(0), momentum)
             if not self._primitive:
-                return functional.instance_norm(
-                    values, None, None, weight, bias, True, momentum, eps
-                )
+                return functional.instance_norm(values, weight=weight, bias=bias, eps=eps)
             var, mean = torch.var_mean(values, dims, correction=0, keepdim=True)
             normal = (values - mean) * (var + eps).rsqrt()
             return _scaled(normal, weight, bias)
@@ -326,6 +322,8 @@ def _undispatched(function: FunctionType) -> FunctionType | None:
 
     A mode sees such a function as one operation. This copy lets it see the operations inside.
     """
+    if function.__module__ not in ("torch.nn.functional", "torch.functional"):
+        return None
     checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     found = {name: _never for name in checks if name in function.__code__.co_names}
     if not found:

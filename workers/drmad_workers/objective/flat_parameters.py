@@ -226,7 +226,7 @@ class FlatParameters:
         if self.replicas is None:
             for leaf, parameter in zip(self.current, self._own, strict=True):
                 for hook in (parameter._backward_hooks or {}).values():
-                    leaf.register_hook(hook)
+                    leaf.register_hook(hook)  # type: ignore[no-untyped-call]
             self.put(self.current)
         return self.current
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class HeldValues:
     refer to: closures, globals, attributes of bound objects.
     """
 
-    def __init__(self, model: nn.Module, losses: tuple[Callable[..., Any] | None, ...]) -> None:
+    def __init__(self, model: nn.Module, losses: Sequence[Callable[..., Any] | None]) -> None:
         self._model = model
         self._roots = [root for loss in losses if loss is not None for root in _roots(loss)]
 

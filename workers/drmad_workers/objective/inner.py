@@ -304,9 +304,11 @@ def joined(one: Derivatives, other: Derivatives) -> Derivatives:
     def add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
         return left if right is None else right if left is None else left + right
 
-    parts = zip(one[:3], other[:3], strict=True)
     return Derivatives(
-        *(list(map(add, *pair)) for pair in parts), add(one.by_carried, other.by_carried)
+        list(map(add, one.by_parameters, other.by_parameters)),
+        list(map(add, one.by_leaves, other.by_leaves)),
+        list(map(add, one.by_rows, other.by_rows)),
+        add(one.by_carried, other.by_carried),
     )
 
 

@@ -45,7 +45,9 @@ def finite_difference_product(
 
     plus, minus = sides
     found = Derivatives(
-        *(list(map(difference, *parts)) for parts in zip(plus[:3], minus[:3], strict=True)),
+        list(map(difference, plus.by_parameters, minus.by_parameters)),
+        list(map(difference, plus.by_leaves, minus.by_leaves)),
+        list(map(difference, plus.by_rows, minus.by_rows)),
         difference(plus.by_carried, minus.by_carried),
     )
     if carried is None:

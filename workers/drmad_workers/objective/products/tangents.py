@@ -51,9 +51,9 @@ def gradient_along(
     parts += [values[name] for name in names.leaf_names]
     parts += [values[name].index_select(1, batch.index) for name in names.row_names]
     if inner.parameters.carried or not inner.is_symmetric:
-        found = _along_by_transposes(inner, batch, parts, carried)
-        inner.penalties.add_along(inner.parameters.weights, weights, values, found.along)
-        return found
+        result = _along_by_transposes(inner, batch, parts, carried)
+        inner.penalties.add_along(inner.parameters.weights, weights, values, result.along)
+        return result
     derivatives = inner.first_derivatives(batch, create_graph=True)
     by_all = [part for parts_of_one in derivatives[:3] for part in parts_of_one]
     pairs = [
