@@ -189,6 +189,17 @@ class ModelWatch:
                 found.append(place)
         return found
 
+    def require_known(self, first: ModelWatch) -> None:
+        """Raises ProblemError if a value that was not there for `first` changes."""
+        for place in self.changed():
+            if place.key not in first._before:
+                raise ProblemError(
+                    f"the model must have {place.path} before its first forward pass, because "
+                    "training changes it, and the pass creates it: create it in __init__, or call "
+                    "the model once in build()",
+                    "model",
+                )
+
     def restore(self) -> None:
         """Gives the model the values at the start, in the tensors that it held."""
         with torch.no_grad():

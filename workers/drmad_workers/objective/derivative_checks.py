@@ -8,34 +8,44 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts
+from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
 from drmad_workers.problem import Batch
 
 
-def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
+def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int) -> None:
     """Computes every derivative once, and leaves the model as it was.
 
     The function also finds what the engine must know of the model: `parameters.stochastic`, whether
     it draws random numbers; `parameters.carried`, what training changes beside the weights; and
     `inner.is_symmetric`.
 
+    Args:
+        objective: the objective, with its hyperparameters.
+        batch: some training examples.
+        valid: the validation examples.
+        seed: the seed of the weights at which the derivatives are taken.
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
             derivative; or neither the training nor the outer loss depends on a hyperparameter.
     """
     parameters = objective.parameters
-    watch = ModelWatch(parameters.held)
+    given = ModelWatch(parameters.held)
+    initialize(objective, seed)
+    drawn = ModelWatch(parameters.held)
     before = random_state(parameters.device)
     require_loss_shapes(objective, batch)
     parameters.stochastic = not torch.equal(before, random_state(parameters.device))
-    changed = watch.changed()
+    changed = drawn.changed()
     again = ModelWatch(parameters.held)
     objective.inner.loss(batch)
+    again.require_known(drawn)
     changed += again.changed()
-    watch.restore()
+    given.restore()
     parameters.carry(carried_state(parameters.carried, changed))
+    initialize(objective, seed)
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
@@ -52,8 +62,9 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
     names = objective.values.leaf_names
     parameters.train()
-    watch.restore()
     objective.end_products()
+    given.restore()
+    parameters.restore_given()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:
             raise ProblemError(

@@ -7,7 +7,9 @@ the trained model. The derivative of the gradient must therefore pass through th
 Inside a DifferentiableForward the values are computed as always. A cut becomes an identity whose
 derivative is zero while the gradient itself is taken, and one while the gradient is differentiated
 (inside `through_cuts`). Updates of carried buffers build new tensors, with a graph, in the place of
-the old ones. Three operations take another form, because torch has no second derivative of theirs
+the old ones; so does what is written in place inside `no_grad`. A function of the user's with a
+backward pass of its own keeps it for the gradient; the derivative of its value is that of its
+forward pass. Three operations take another form, because torch has no second derivative of theirs
 or a wrong one: attention (the math kernel), weight normalization (written out; in torch 2.13 its
 double backward is wrong on CPUs), and batch normalization where its running statistics matter.
 """
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 _passing = False
+_active = 0
+"""The number of entered modes, during which functions with an own backward pass are extended."""
 
 
 @contextmanager
@@ -67,6 +71,64 @@ def cut(tensor: Tensor) -> Tensor:
     return found
 
 
+class OwnBackward(torch.autograd.Function):
+    """A value with two derivatives: of training's gradient, and of the value itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(trained: Tensor, value: Tensor) -> Tensor:
+        return trained.view_as(trained)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return (None, gradient) if _passing else (gradient, None)
+
+
+class _NoContext:
+    """What a function's forward pass is given in the place of a context: it keeps nothing."""
+
+    def __init__(self, inputs: tuple[Any, ...]) -> None:
+        self.needs_input_grad = tuple(_has_graph(each) for each in inputs)
+
+    def save_for_backward(self, *tensors: Any) -> None: ...
+
+    save_for_forward = mark_dirty = mark_non_differentiable = save_for_backward
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
+_apply_of_torch = torch.autograd.Function.__dict__["apply"]
+_own = ("torch.", __name__)
+
+
+def _apply(cls: Any, *inputs: Any, **named: Any) -> Any:
+    """Function.apply, with the derivative of the forward pass beside that of `backward`."""
+    trained = _apply_of_torch.__func__(cls, *inputs, **named)
+    if cls.__module__.startswith(_own) or named or not _has_graph(inputs):
+        return trained
+    copies = tree_map_only(Tensor, lambda each: each.clone(), inputs)
+    is_new_style = cls.setup_context is not torch.autograd.Function.setup_context
+    try:
+        value = cls.forward(*(() if is_new_style else (_NoContext(copies),)), *copies)
+    except (RuntimeError, AttributeError, TypeError):
+        return trained
+    if not isinstance(trained, tuple):
+        return _join_derivatives(trained, value)
+    return tuple(map(_join_derivatives, trained, value))
+
+
+def _join_derivatives(trained: Any, value: Any) -> Any:
+    if not (isinstance(value, Tensor) and isinstance(trained, Tensor) and _has_graph(trained)):
+        return trained
+    value = value if value.requires_grad else value.detach()
+    return OwnBackward.apply(trained, value)  # type: ignore[no-untyped-call]
+
+
 def hook_of_training(hook: Callable[..., Any]) -> Callable[..., Any]:
     """The hook on a gradient, which does nothing inside `through_cuts`."""
     return lambda *arguments: None if _passing else hook(*arguments)
@@ -103,6 +165,7 @@ class DifferentiableForward(TorchFunctionMode):
         self.carried = dict(carried or {})
         self.has_cuts = False
         self._primitive = primitive
+        self._written: list[Tensor] = []  # keeps the ids of `carried` from being reused
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -122,12 +185,29 @@ class DifferentiableForward(TorchFunctionMode):
         given, kwargs = self.values((given, kwargs))
         if target is None:
             return self._call(func, given, kwargs)
-        if id(target) not in self.carried:
+        is_held = isinstance(target, Tensor) and target.requires_grad
+        if id(target) not in self.carried and (torch.is_grad_enabled() or not is_held):
             return self._call(func, (target, *given), kwargs)
-        fresh = self.carried[id(target)].clone()
-        out = self._call(func, (fresh, *given), kwargs)
+        with torch.enable_grad():
+            fresh = self.carried.get(id(target), target).clone()
+            out = func(fresh, *given, **kwargs)
         self.carried[id(target)] = fresh
+        self._written.append(target)
         return target if out is fresh else out
+
+    def __enter__(self) -> Self:
+        global _active
+        _active += 1
+        torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[assignment,method-assign]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        global _active
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _active -= 1
+        if _active == 0:
+            torch.autograd.Function.apply = _apply_of_torch  # type: ignore[method-assign]
 
     def values(self, tree: Any) -> Any:
         """The tree with carried values, and with cuts where no gradient is recorded."""

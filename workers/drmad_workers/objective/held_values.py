@@ -106,8 +106,13 @@ def _inner(value: Any) -> Holder | None:
     return found if isinstance(found, dict) else None
 
 
-def _roots(loss: Callable[..., Any]) -> Iterator[tuple[Holder, str]]:
-    """The mappings of the variables and attributes that a function refers to."""
+def _roots(
+    loss: Callable[..., Any], depth: int = DEPTH, home: str | None = None
+) -> Iterator[tuple[Holder, str]]:
+    """The mappings of the variables and attributes that a function refers to.
+
+    Functions that it calls are searched too, if they are in closures or in its own module.
+    """
     function: Any = loss
     if isinstance(function, MethodType):
         if (inner := _inner(function.__self__)) is not None:
@@ -119,13 +124,22 @@ def _roots(loss: Callable[..., Any]) -> Iterator[tuple[Holder, str]]:
         function = vars(type(function)).get("__call__")
         if not isinstance(function, FunctionType):
             return
+    home = home or function.__module__
+    if function.__module__ != home or home.startswith("torch."):
+        return
+    called = []
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield Cell(name, cell), ""
         except ValueError:  # a variable that is not assigned yet
             continue
-    used = function.__code__.co_names
-    yield _Globals(function.__globals__, used), ""
+        called.append(cell.cell_contents)
+    globals_ = _Globals(function.__globals__, function.__code__.co_names)
+    yield globals_, ""
+    called += [value for _, value in globals_.items()]
+    for each in called:
+        if depth > 0 and isinstance(each, FunctionType | MethodType):
+            yield from _roots(each, depth - 1, home)
 
 
 class _Globals(dict[str, Any]):
