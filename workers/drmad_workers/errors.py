@@ -10,11 +10,13 @@
     │   ├── CurvatureIndefinite     a solver met a direction of no positive curvature
     │   └── SolverNotConverged      a linear solver ended above its tolerance
     └── Stopped                 the caller's `should_stop` said so
+    Restart                     inside the engine: the run is repeated under what it has learned
 
 Every class keeps its arguments in `args`, so that it survives pickling between processes.
 """
 
 import math
+from collections.abc import Callable
 
 from drmad_client.spec.bounds import Bounds
 
@@ -237,3 +239,14 @@ def ran_out_of_memory(error: BaseException) -> bool:
         or "out of memory" in message
         or "ALLOC_FAILED" in message
     )
+
+
+class Restart(Exception):
+    """A run must be repeated, because it found an assumption about the model to be wrong.
+
+    It never leaves the engine. `learn` corrects the assumption.
+    """
+
+    def __init__(self, reason: str, learn: Callable[[], None]) -> None:
+        super().__init__(reason)
+        self.learn = learn

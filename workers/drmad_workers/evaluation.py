@@ -3,16 +3,19 @@
 One code path serves one replica and a batch of R replicas; one replica is a batch of one.
 """
 
+import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from drmad_workers.data.minibatches import StackedMinibatches
+from drmad_workers.errors import Restart
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
 from drmad_workers.hypergradients.method import Method
@@ -21,6 +24,10 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.replica import Replica
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,31 @@ def evaluate(
         iteration: the number of the meta-iteration.
         choice: the choice of `auto` in the previous meta-iteration.
     """
+    return repeated_on_restart(
+        lambda: _evaluate(replicas, method, values, iteration, draw, monitor, choice, stacked)
+    )
+
+
+def repeated_on_restart(work: Callable[[], T]) -> T:
+    """The result of `work`, which is repeated for as long as it raises Restart."""
+    while True:
+        try:
+            return work()
+        except Restart as restart:
+            logger.info("the run is repeated: %s", restart)
+            restart.learn()
+
+
+def _evaluate(
+    replicas: Sequence[Replica],
+    method: Method,
+    values: Mapping[str, Tensor],
+    iteration: int,
+    draw: int,
+    monitor: Monitor,
+    choice: Choice | None,
+    stacked: Objective | None,
+) -> list[Evaluation]:
     device = replicas[0].device
     with replicas[0].own_randomness():
         try:
@@ -128,6 +160,7 @@ def evaluate(
             measured = []
             for replica, own in zip(replicas, differentiated.replicas, strict=True):
                 replica.objective.parameters.attach()
+                replica.objective.parameters.load_carried()
                 measured.append(measure(replica, own, monitor))
             clock.lap("evaluate")
 

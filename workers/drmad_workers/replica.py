@@ -88,7 +88,9 @@ class Replica:
         with self.own_randomness():
             self.objective.parameters.attach()
             self.objective.set_hyperparameters(self.initial_values())
-            check_problem(self.objective, self.minibatches(0).join(0), self.valid_examples)
+            weights_seed = seed_of(WEIGHTS, seed, 0, number)
+            batch = self.minibatches(0).join(0)
+            check_problem(self.objective, batch, self.valid_examples, weights_seed)
 
     def initial_values(self) -> dict[str, Tensor]:
         """The initial λ by name."""

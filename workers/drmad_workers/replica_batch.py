@@ -106,16 +106,10 @@ class ReplicaBatch:
                 return f"{bound.name} is tuned, and its derivatives accumulate per replica"
         if single.parameters.stochastic:
             return "the model draws random numbers (dropout), which differ between replicas"
-        buffers = single.parameters.buffers.save()
+        if single.parameters.carried:
+            return "training changes the model's buffers (running statistics)"
         minibatches = [replica.minibatches(0) for replica in self._replicas]
         expected = [self._derivatives(single, own.join(0)) for own in minibatches]
-        changed = any(
-            not torch.equal(before, after)
-            for before, after in zip(buffers, single.parameters.buffers.save(), strict=True)
-        )
-        single.parameters.buffers.restore(buffers)
-        if changed:
-            return "training changes the model's buffers (running statistics)"
         stacked.set_hyperparameters(self.initial_values())
         weights = stacked.parameters.weights
         weights.copy_(single.parameters.weights.expand_as(weights))

@@ -16,6 +16,7 @@ from drmad_workers.evaluation import (
     differentiated_run,
     evaluate,
     held_out_metrics,
+    repeated_on_restart,
 )
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
@@ -147,12 +148,16 @@ class Tuner:
             TrainingDiverged: a loss, the weights or the validation loss are not finite.
         """
         monitor = Monitor(None, on_progress)
-        with self.replica.own_randomness():
-            try:
-                self._run(values, iteration, monitor).forward([])
-                metrics = held_out_metrics(self.replica, monitor)
-            finally:
-                self.objective.parameters.restore_given()
+
+        def trained() -> dict[str, float]:
+            with self.replica.own_randomness():
+                try:
+                    self._run(values, iteration, monitor).forward([])
+                    return held_out_metrics(self.replica, monitor)
+                finally:
+                    self.objective.parameters.restore_given()
+
+        metrics = repeated_on_restart(trained)
         loss, steps = metrics["validation_loss"], self.replica.training.steps
         if not math.isfinite(loss):
             raise TrainingDiverged(steps, steps, loss, "validation loss")
@@ -173,6 +178,15 @@ class Tuner:
             training.
         """
         monitor = Monitor(should_stop, on_progress)
+        return repeated_on_restart(lambda: self._compare(values, methods, iteration, monitor))
+
+    def _compare(
+        self,
+        values: Mapping[str, Tensor],
+        methods: Sequence[Method],
+        iteration: int,
+        monitor: Monitor,
+    ) -> tuple[list[BackwardPass | HypergradientError], float]:
         found: list[BackwardPass | HypergradientError] = []
         with self.replica.own_randomness():
             try:

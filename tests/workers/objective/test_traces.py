@@ -1,6 +1,6 @@
 """Traced functions against the same functions as they are: the same bits."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ from drmad_workers import (
     TrainingConfig,
     TrainingData,
 )
+from drmad_workers.errors import Restart
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective import traces
 from drmad_workers.objective.traces import Tensors, Traced
@@ -51,15 +52,15 @@ METHODS = [
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "TRACED_AFTER_S", 0.0)
+    monkeypatch.setattr(traces, "FIRST_TRACED", 1)
 
 
 def hypergradient(
-    problem: Problem, kinds: list[Kind], method: Method, after: float
+    problem: Problem, kinds: list[Kind], method: Method, first_traced: int
 ) -> tuple[dict[str, Tensor], set[str]]:
-    """Of two meta-iterations, and what was traced after so many seconds."""
+    """Two meta-iterations, with what was traced from this call of a shape on."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(traces, "TRACED_AFTER_S", after)
+        patch.setattr(traces, "FIRST_TRACED", first_traced)
         tuner = tuner_of(problem, kinds, TRAINING, method)
         values = shaken(tuner)
         found = [tuner.evaluate(values, i).hypergradient for i in range(2)]
@@ -71,8 +72,8 @@ def hypergradient(
 @pytest.mark.parametrize("kinds", KINDS)
 def test_hypergradients_are_the_same_to_the_bit(kinds: str, method: Method) -> None:
     build, tuned = KINDS[kinds]
-    plain, nothing = hypergradient(build(), tuned, method, after=math.inf)
-    found, names = hypergradient(build(), tuned, method, after=0.0)
+    plain, nothing = hypergradient(build(), tuned, method, first_traced=sys.maxsize)
+    found, names = hypergradient(build(), tuned, method, first_traced=1)
     assert not nothing
     assert "gradient" in names
     assert "product" in names or method.name not in ("stored", "shortcut")
@@ -96,17 +97,17 @@ def test_any_network_is_traced_to_the_bit(
         layers += [nn.LayerNorm(other)] if normalised else []
     model = nn.Sequential(*layers, nn.Linear(sizes[-1], CLASSES))
     problem = small_problem(model)
-    plain, _ = hypergradient(problem, [SampleWeight()], Stored(), after=math.inf)
-    found, names = hypergradient(problem, [SampleWeight()], Stored(), after=0.0)
+    plain, _ = hypergradient(problem, [SampleWeight()], Stored(), first_traced=sys.maxsize)
+    found, names = hypergradient(problem, [SampleWeight()], Stored(), first_traced=1)
     assert names == {"gradient", "product"}
     assert torch.equal(found["sample_weight"], plain["sample_weight"])
 
 
 def test_replicas_side_by_side_are_traced() -> None:
     found = []
-    for after in (math.inf, 0.0):
+    for first_traced in (sys.maxsize, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(traces, "TRACED_AFTER_S", after)
+            patch.setattr(traces, "FIRST_TRACED", first_traced)
             replicas = ReplicaBatch(
                 small_problem(), [L2(per="unit"), SampleWeight()], TRAINING, Stored(),
                 replicas=(0, 1, 2), dtype=torch.float64,
@@ -243,4 +244,62 @@ def test_a_trace_that_gives_something_else_is_not_used() -> None:
     call, ones = Traced(), torch.ones(2)
     for step in range(6):
         assert float(first(call("here", [ones], times(ones, float(step))))[0]) == step
+    assert not call.traces
+
+
+@pytest.mark.parametrize("changes_at", [8, 9, 31, 32, 100])
+def test_a_function_that_changes_after_it_was_traced_is_noticed(changes_at: int) -> None:
+    call, ones = Traced(), torch.ones(2)
+    noticed = None
+    for step in range(1, 600):
+        factor = 2.0 if step < changes_at else 3.0
+        try:
+            call("here", [ones], times(ones, factor))
+        except Restart:
+            noticed = step
+            break
+    assert noticed is not None
+    assert changes_at <= noticed <= 4 * changes_at
+    assert torch.equal(first(call("here", [ones], times(ones, 5.0))), 5.0 * ones)
+    assert not call.traces
+
+
+def test_check_compares_in_the_next_call() -> None:
+    call, ones = Traced(), torch.ones(2)
+    for _ in range(3):
+        call("here", [ones], times(ones, 2.0))
+    assert torch.equal(first(call("here", [ones], times(ones, 3.0))), 2.0 * ones)
+    call.check()
+    with pytest.raises(Restart):
+        call("here", [ones], times(ones, 3.0))
+
+
+def test_a_run_starts_without_the_constants_of_the_last() -> None:
+    """The code is shared by both runs; the tensor that the function captured is another."""
+    call, given = Traced(), torch.tensor([1.0, 2.0])
+    for captured in (torch.ones(2), 3.0 * torch.ones(2)):
+        call.begin()
+        for _ in range(4):
+            found = first(call("here", [given], times(given, captured)))
+            assert torch.equal(found, given * captured)
+        assert call.traces
+
+
+@pytest.mark.parametrize(
+    "read",
+    [Tensor.tolist, lambda tensor: tensor.numpy().sum(), Tensor.item, int, float, bool],
+    ids=["tolist", "numpy", "item", "int", "float", "bool"],
+)
+def test_a_function_that_reads_values_into_python_is_not_traced(
+    read: Callable[[Tensor], Any],
+) -> None:
+    call, weights = Traced(), torch.ones(2)
+    for step in range(1, 8):
+        length = torch.tensor(step)
+
+        def scaled(length: Tensor = length) -> Tensors:
+            return [weights * read(length)]
+
+        expected = weights * read(length)
+        assert torch.equal(first(call("here", [weights, length], scaled)), expected)
     assert not call.traces

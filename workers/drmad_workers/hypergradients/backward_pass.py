@@ -73,7 +73,6 @@ class DifferentiatedRun:
         self._training = training
         self._recorders: dict[Method, TrajectoryRecorder] = {}
         self._end: Tensor | None = None
-        self._buffers: list[Tensor] = []
         self.cost = 0.0
 
     def forward(self, methods: Sequence[Method]) -> None:
@@ -83,15 +82,16 @@ class DifferentiatedRun:
         for number, replica in enumerate(self.replicas):
             if self._is_stacked:
                 replica.objective.parameters.attach()
+            replica.objective.inner.traced.begin()
             initialize(replica.objective, replica.weights_seed)
             if self._is_stacked:
                 run.state[0, number].copy_(replica.run.state[0])
         run.state[1:].zero_()
+        run.objective.inner.traced.begin()
         self._recorders = {method: self._recorder(method) for method in methods}
         run.forward(Together(list(self._recorders.values())))
         # A single backward pass may overwrite the end state, and needs no copy of it.
         self._end = run.state.clone() if len(methods) > 1 else None
-        self._buffers = run.objective.parameters.buffers.save()
         self._scatter()
 
     def backward(self, method: Method) -> list[BackwardPass]:
@@ -133,7 +133,9 @@ class DifferentiatedRun:
                 replica.objective.begin_products()
                 adjoint = Adjoint(replica.run, strict)
                 losses.append(
-                    replica.objective.outer_gradient(replica.valid, adjoint.weights, monitor.poll)
+                    replica.objective.outer_gradient(
+                        replica.valid, adjoint.weights, adjoint.carried, monitor.poll
+                    )
                 )
                 adjoints.append(adjoint)
             if self._is_stacked and method.lockstep:
@@ -152,8 +154,6 @@ class DifferentiatedRun:
             for objective in objectives:
                 objective.end_products()
             raise
-        finally:
-            run.objective.parameters.buffers.restore(self._buffers)
         monitor.end()
         seconds = time.perf_counter() - started
         return [

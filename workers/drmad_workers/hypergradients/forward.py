@@ -57,10 +57,10 @@ class Forward(Method):
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Tangents)
         adjoint.begin(contraction=False)
-        weights = recorder.state[0]
-        run.objective.sums.add_flat(weights @ adjoint.weights)
+        tangents = recorder.state[0]
+        run.objective.sums.add_flat(tangents @ adjoint.state[0])
         adjoint.weights.zero_()  # the tangents already include the dependence of w_0 on λ
-        adjoint.products = run.steps * len(weights)
+        adjoint.products = run.steps * len(tangents)
         run.monitor.advance()
 
 
@@ -68,7 +68,8 @@ class Tangents:
     """The tangents Z_t = ∂(w_t, v_t)/∂λ, which advance with the training.
 
     Attributes:
-        state: Z_t, shape (1 + S, D, P), for S further rows of the optimizer's state.
+        state: Z_t, shape (1 + S, D, P + Q), for S further rows of the optimizer's state; behind
+            the weights lie the carried values.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -87,6 +88,10 @@ class Tangents:
             if isinstance(hyperparameter, BoundRate)
         }
         self.state = run.state.new_zeros(len(run.state), len(basis), run.state.shape[1])
+        count, size = run.optimizer_state.shape[1], objective.parameters.carried.size
+        self._optimizer_state = self.state[..., :count]
+        self._weights = self._optimizer_state[0]
+        self._carried = self.state[0][:, self.state.shape[-1] - size :]
         self._bound = math.inf
         self._check_every = 1 if run.state.device.type == "cpu" else 50
         self.next_step = 0
@@ -100,13 +105,13 @@ class Tangents:
         objective = run.objective
         if step == 0:
             objective.begin_products()
-            self.state[0].copy_(initial_along(objective, self._values))
-        buffers = objective.parameters.buffers.save()
-        gradient, along = gradient_along(
-            objective.inner, run.batch(step), self.state[0], self._values
+            self._weights.copy_(initial_along(objective, self._values))
+        objective.parameters.load_carried()
+        found = gradient_along(
+            objective.inner, run.batch(step), self._weights, self._carried, self._values
         )
-        objective.parameters.buffers.restore(buffers)
-        self._push(step, run, gradient, along)
+        self._push(step, run, found.gradient, found.along)
+        self._carried.copy_(found.carried)
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1
         if step % self._check_every == 0 or last:
@@ -118,8 +123,8 @@ class Tangents:
         The update is elementwise, so that its Jacobian consists of a few vectors of shape (P,).
         """
         dynamics = run.dynamics
-        inputs = [row.detach().requires_grad_() for row in (*run.state, gradient)]
-        tangents = [*self.state, along]
+        inputs = [row.detach().requires_grad_() for row in (*run.optimizer_state, gradient)]
+        tangents = [*self._optimizer_state, along]
         factors: list[Factor] = []
         for role, rate in dynamics.rates.items():
             factor, directions = rate.factor(step), self._rates.get(role)
@@ -132,19 +137,19 @@ class Tangents:
                     column = torch.repeat_interleave(column, counts, dim=1)
                 tangents.append(column)
             factors.append(factor)
-        rows = len(run.state)
+        rows = len(run.optimizer_state)
         with torch.enable_grad():
             after = dynamics.updated(step, inputs[:rows], inputs[rows], *factors)
-        pushed = torch.zeros_like(self.state)
+        pushed = torch.zeros_like(self._optimizer_state)
         for row, out in zip(after, pushed, strict=True):
             slopes = torch.autograd.grad(row.sum(), inputs, retain_graph=True, allow_unused=True)
             for slope, tangent in zip(slopes, tangents, strict=True):
                 if slope is not None:
                     out.addcmul_(slope, tangent)
-        self.state = pushed
+        self._optimizer_state.copy_(pushed)
 
     def _check(self, step: int, run: TrainingRun) -> None:
-        norm = float(torch.linalg.vector_norm(self.state[0]))
+        norm = float(torch.linalg.vector_norm(self._weights))
         if not norm <= self._bound or not math.isfinite(norm):
             raise HypergradientDiverged(step, norm, self._bound, what="tangent")
         # A tangent of the size of rounding errors sets no bound: the exact tangent is zero in the

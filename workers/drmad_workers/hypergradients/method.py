@@ -123,9 +123,10 @@ class Adjoint:
     If the run holds R replicas, every norm and every bound has one entry per replica.
 
     Attributes:
-        state: the derivative by the state, shape (1 + S, P) or (1 + S, R, P): dw, and below it the
-            derivative by the optimizer's memory (dv).
-        weights: dw, its first row.
+        state: the derivative by the state, shape (1 + S, P + Q) or (1 + S, R, P): dw, and below it
+            the derivative by the optimizer's memory (dv).
+        weights: dw, in its first row.
+        carried: db, the derivative by the carried values, behind dw, shape (Q,).
         products: the number of Hessian-vector products so far.
         strict: whether every step checks that dλ is finite, which costs one pass over it.
         change: the relative change |Δdw| / |dw| that the curvature caused in the last step, the
@@ -135,7 +136,11 @@ class Adjoint:
     def __init__(self, run: TrainingRun, strict: bool = False) -> None:
         self.state = torch.zeros_like(run.state)
         self.strict = strict
-        self.weights = self.state[0]
+        parameters = run.objective.parameters
+        count, size = parameters.weights.shape[-1], parameters.carried.size
+        self.weights = self.state[0][..., :count]
+        self.carried = self.state[0][..., self.state.shape[-1] - size :]
+        self._optimizer_state = self.state[..., :count]
         self.products = 0
         self._run = run
         self._cotangent = torch.empty_like(self.weights)
@@ -208,17 +213,23 @@ class Adjoint:
 
         def prepare(gradient: Tensor | None = None) -> None:
             dynamics.pull_back(
-                step, count, self.state, cotangent, run.state, gradient, velocity_after
-            )
+                step, count, self._optimizer_state, cotangent, run.optimizer_state, gradient,
+                velocity_after,
+            )  # fmt: skip
 
+        objective = run.objective
+        if step == 0:
+            objective.inner.traced.check()
+        objective.parameters.load_carried()
+        carried = self.carried if objective.parameters.carried else None
         batch = run.batch(step, count, every) if at is None else at.batch
         before = self.weights.clone() if self._watch else None
-        subtract = run.objective.subtract_product
-        if dynamics.reads_gradient_at(velocity_after):
-            subtract(batch, cotangent, self.weights, prepare, at, share, self._product)
-        else:
+        wanted = prepare if dynamics.reads_gradient_at(velocity_after) else None
+        if wanted is None:
             prepare()
-            subtract(batch, cotangent, self.weights, None, at, share, self._product)
+        objective.subtract_product(
+            batch, cotangent, self.weights, wanted, at, share, self._product, carried, count
+        )
         self.products += 1
         if self.strict:
             run.objective.sums.require_finite(step)

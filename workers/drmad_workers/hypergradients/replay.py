@@ -63,9 +63,8 @@ class Replay(TruncatedMethod):
         points = run.point.new_empty(0 if recorder.graphs else recorder.every, *run.point.shape)
         stop = run.steps
         while recorder.kept:
-            start, state, buffers = recorder.kept.pop()
+            start, state = recorder.kept.pop()
             run.state.copy_(state)
-            run.objective.parameters.buffers.restore(buffers)
             if recorder.graphs:
                 linearized = run.linearize(start, stop)
                 for step in range(stop - 1, start - 1, -1):

@@ -40,7 +40,8 @@ class Reversible(Method):
     and raises PathNotRecovered.
 
     Cost: T Hessian-vector products and T gradients in addition to the training.
-    Memory: three 64-bit integers per weight, and T log2(1/γ) / 47 more for the buffer.
+    Memory: three 64-bit integers per weight, and T log2(1/γ) / 47 more for the buffer. Carried
+    values (running statistics), which training overwrites, are kept for every step.
     """
 
     name: ClassVar[str] = "reversible"
@@ -62,7 +63,7 @@ class Reversible(Method):
     def recorder(self, run: TrainingRun) -> FixedPointTrajectory:
         """Switches the run to fixed point up to its last step."""
         assert isinstance(run.dynamics, MomentumSGD)
-        run.dynamics = FixedPointMomentum(run.dynamics, run.state)
+        run.dynamics = FixedPointMomentum(run.dynamics, run.optimizer_state)
         on_cpu = run.state.device.type == "cpu"
         return FixedPointTrajectory(run.dynamics, 1 if on_cpu else CHECK_EVERY)
 
@@ -71,9 +72,10 @@ class Reversible(Method):
         adjoint.begin(contraction=False)
         objective, dynamics = run.objective, recorder.dynamics
         for step in range(run.steps - 1, -1, -1):
-            dynamics.undo_weights(step, run.state)
+            recorder.restore_carried(step, run)
+            dynamics.undo_weights(step, run.optimizer_state)
             objective.inner.gradient(run.batch(step), run.gradient)
-            dynamics.undo_velocity(step, run.state, run.gradient)
+            dynamics.undo_velocity(step, run.optimizer_state, run.gradient)
             adjoint.step_back(step)
         adjoint.finish(0)
         wrong = int(dynamics.integer_velocity.count_nonzero())

@@ -234,8 +234,9 @@ class Shortcut(Method):
                 # As published, one velocity serves both sides of the step. At step 0, where the
                 # index of the original implementation wraps around, the line is extrapolated.
                 share = betas[max(step, 1)] - betas[max(step, 1) - 1] if points > 1 else 1.0
-                velocity = run.dynamics.velocity(step, 1, share * (last - first)[0])
-                run.state[1].copy_(velocity)
+                moved = (last - first)[0][: run.optimizer_state.shape[-1]]
+                velocity = run.dynamics.velocity(step, 1, share * moved)
+                run.optimizer_state[1].copy_(velocity)
             adjoint.step_back(step, velocity_after=velocity)
         adjoint.finish(0)
 
@@ -285,17 +286,19 @@ def place_at_midpoint(
         segment.point(middle, run.path)
         return None
     first, last = torch.empty_like(run.path), torch.empty_like(run.path)
+    velocity_before = run.optimizer_state[1]
+    size = velocity_before.shape[-1]
     segment.point(stop, last)
     segment.point(middle, run.path)
     segment.point(start, first)
-    velocity = dynamics.velocity(start, stop - start, (last - first)[0])
+    velocity = dynamics.velocity(start, stop - start, (last - first)[0][..., :size])
     if dynamics.momentum.total is None:
         return velocity
     if start == 0:
-        run.state[1].zero_()
+        velocity_before.zero_()
     elif start == segment.start:
-        run.state[1].copy_(velocity)
+        velocity_before.copy_(velocity)
     else:
         segment.point(start - 1, last)
-        run.state[1].copy_(dynamics.velocity(start - 1, 1, (first - last)[0]))
+        velocity_before.copy_(dynamics.velocity(start - 1, 1, (first - last)[0][..., :size]))
     return velocity

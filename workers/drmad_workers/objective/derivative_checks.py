@@ -5,44 +5,66 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
+from drmad_workers.objective.carried import ModelWatch, carried_state
+from drmad_workers.objective.differentiable_forward import DifferentiableForward
+from drmad_workers.objective.flat_parameters import Parts
+from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
 from drmad_workers.problem import Batch
 
 
-def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
-    """Computes every derivative once, and leaves the weights and buffers as they were.
+def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int) -> None:
+    """Computes every derivative once, and leaves the model as it was.
 
-    The function also sets `parameters.stochastic`: whether the model draws random numbers.
+    The function also finds what the engine must know of the model: `parameters.stochastic`, whether
+    it draws random numbers; `parameters.carried`, what training changes beside the weights; and
+    `inner.is_symmetric`.
 
+    Args:
+        objective: the objective, with its hyperparameters.
+        batch: some training examples.
+        valid: the validation examples.
+        seed: the seed of the weights at which the derivatives are taken.
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
             derivative; or neither the training nor the outer loss depends on a hyperparameter.
     """
     parameters = objective.parameters
-    buffers = parameters.buffers.save()
+    given = ModelWatch(parameters.held)
+    initialize(objective, seed)
+    drawn = ModelWatch(parameters.held)
     before = random_state(parameters.device)
     require_loss_shapes(objective, batch)
     parameters.stochastic = not torch.equal(before, random_state(parameters.device))
+    changed = drawn.changed()
+    again = ModelWatch(parameters.held)
+    objective.inner.loss(batch)
+    again.require_known(drawn)
+    changed += again.changed()
+    given.restore()
+    parameters.carry(carried_state(parameters.carried, changed))
+    initialize(objective, seed)
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
     else:
         require_second_derivatives(objective, batch)
-        ones = torch.ones_like(parameters.weights)
-        by_leaves = exact_product(objective.inner, batch, ones).by_leaves
+        by_leaves = probe_symmetry(objective, batch)
     first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
     parameters.eval()
-    loss = objective.losses.outer(first_valid)
+    with DifferentiableForward():
+        loss = objective.losses.outer(first_valid)
     require_scalar(loss, "the outer loss", "problem.outer_loss")
     require_finite(loss, "the outer loss", "problem.outer_loss")
     leaves = objective.values.leaves()
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
     names = objective.values.leaf_names
     parameters.train()
-    parameters.buffers.restore(buffers)
     objective.end_products()
+    given.restore()
+    parameters.restore_given()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:
             raise ProblemError(
@@ -50,6 +72,33 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
                 "does: use it in one of them, or do not tune it",
                 f"hyperparameters.{name}",
             )
+
+
+def probe_symmetry(objective: Objective, batch: Batch) -> Parts:
+    """Finds out whether the Jacobian J of the training gradient is symmetric (`is_symmetric`).
+
+    It is not if training's gradient is no gradient of a function: the loss cuts values off, or a
+    hook or a function of the user's changes the gradient. The function compares <Jᵀa, b> with
+    <Jᵀb, a> for random a and b, and returns the derivatives of <∇_w L, a> by the leaves.
+    """
+    inner, weights = objective.inner, objective.parameters.weights
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(len(weights), generator=generator).to(weights) for _ in range(2))
+
+    def product(direction: Tensor) -> tuple[Tensor, Parts]:
+        with objective.parameters.same_noise():
+            found = exact_product(inner, batch, direction)
+        flat = torch.zeros_like(weights)
+        objective.parameters.join(found.by_parameters, flat)
+        return flat, found.by_leaves
+
+    along_one, by_leaves = product(one)
+    along_other, _ = product(other)
+    size = along_one.norm() * other.norm() + along_other.norm() * one.norm()
+    rounding = 1e3 * torch.finfo(weights.dtype).eps
+    difference = (along_one @ other - along_other @ one).abs()
+    inner.is_symmetric = not inner.has_cuts and not bool(difference > rounding * size)
+    return by_leaves
 
 
 def require_loss_shapes(objective: Objective, batch: Batch) -> None:
@@ -98,13 +147,10 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     Autograd silently omits such a kernel where no requested derivative lies behind it. The function
     therefore searches the graph of the gradient for nodes that would raise if they were reached.
     """
-    loss = objective.inner.loss(batch)
     message: str | None = None
     cause: Exception | None = None
     try:
-        gradients = torch.autograd.grad(
-            loss, objective.parameters.tensors, create_graph=True, allow_unused=True
-        )
+        gradients = objective.inner.linearize(batch).gradients
         pending = [g.grad_fn for g in gradients if g is not None]
         seen = set(pending)
         while pending:

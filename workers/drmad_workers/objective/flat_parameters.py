@@ -1,18 +1,26 @@
-"""The trainable parameters of a model as one flat vector, shape (P,), and its buffers.
+"""The trainable parameters of a model as one flat vector, shape (P,), and what it carries.
 
 A parameter is a view into the vector. Writing to the vector changes the model, and a training step
-is a few fused operations on one vector.
+is a few fused operations on one vector. Behind the weights lie the values that training changes
+beside them, shape (Q,): running statistics, averaged copies, counters (see CarriedState).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.errors import ProblemError
+from drmad_workers.errors import ProblemError, Restart
 from drmad_workers.hyperparameters.base import Slot
-from drmad_workers.objective.buffers import Buffers
+from drmad_workers.objective.carried import CarriedState, ModelWatch, carried_state
+from drmad_workers.objective.differentiable_forward import confine_hooks
+from drmad_workers.objective.held_values import HeldValues, Place
+
+ALIGNMENT = 32
+"""The carried values start at a multiple of it. No block of a quantized trajectory then holds both
+weights and carried values, which differ in size."""
 
 Parts = Sequence[Tensor | None]
 """One tensor per parameter, leaf or row-wise λ; None where nothing depends on it."""
@@ -26,12 +34,14 @@ class FlatParameters:
 
     Attributes:
         model: the user's model.
-        state: w and the optimizer's memory, shape (1 + S, P) or (1 + S, R, P).
-        weights: w, the first row of `state`.
+        state: w and the optimizer's memory, shape (1 + S, P + Q) or (1 + S, R, P).
+        weights: w, in the first row of `state`.
+        carried: the values that training changes beside the weights.
+        held: where the model and its losses hold values that a forward pass may change.
+        carried_flat: these values in the first row of `state`, shape (Q,).
         tensors: the leaves of autograd, one per parameter, which share memory with `weights`.
         current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
         slots: the position of each parameter in the flat vector.
-        buffers: the model's buffers.
         stochastic: whether the model draws random numbers in training (dropout).
     """
 
@@ -43,8 +53,9 @@ class FlatParameters:
         dtype: torch.dtype,
         memory_rows: int,
         replicas: int | None = None,
+        losses: Sequence[Callable[..., Any] | None] = (),
     ) -> None:
-        """`memory_rows` is S; `replicas` is R, None for one replica."""
+        """`memory_rows` is S; `replicas` is R, None for one replica; `losses` may hold values."""
         self.device = device
         self.dtype = dtype
         self.replicas = replicas
@@ -54,14 +65,11 @@ class FlatParameters:
         if not own:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
         given = torch.cat([p.detach().reshape(-1) for p in own])
-        lead = () if replicas is None else (replicas,)
-        self.state = given.new_zeros(1 + memory_rows, *lead, len(given))
-        self.weights = self.state[0]
-        self.weights.copy_(given)
         self.slots = slots
         self._sizes = [slot.stop - slot.start for slot in slots]
         self._shapes = [slot.shape for slot in slots]
-        self._views = self.parts(self.weights)
+        self._memory_rows = memory_rows
+        self._allocate(given, CarriedState())
         self.tensors: Sequence[Tensor] = own
         if replicas is not None:
             self.tensors = [part.requires_grad_() for part in self.parts(self.weights.detach())]
@@ -69,8 +77,10 @@ class FlatParameters:
         self._own: Sequence[Tensor] = own
         self._places = places_of(self.model, own)
         self._given = given.cpu().clone()
-        self.buffers = Buffers(self.model)
-        self._given_buffers = self.buffers.save()
+        self.held = HeldValues(self.model, losses)
+        self._given_model = ModelWatch(self.held, frozen=False)
+        self._given_carried = given.new_zeros(0)
+        confine_hooks(self.model)
         trains = self.model.training
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
 
@@ -85,11 +95,58 @@ class FlatParameters:
                 parameter.data = view
         self.train()
 
+    def carry(self, carried: CarriedState) -> None:
+        """Extends the state by values that training changes; the model must be as it was given."""
+        weights = self.weights
+        self._allocate(weights, carried)
+        carried.store(self.carried_flat)
+        self._given_carried = self.carried_flat.clone()
+        self.attach()
+
+    def signature(self) -> dict[tuple[int, str], tuple[Place, object]]:
+        """A mark of every value that is not carried, which differs once the value is changed."""
+        carried = {value.place.key for value in self.carried.values}
+        places = [*self.held.tensors_of_model(frozen=True), *self.held.values_in_python()]
+        return {place.key: (place, _mark(place)) for place in places if place.key not in carried}
+
+    def require_signature(self, before: Mapping[tuple[int, str], tuple[Place, object]]) -> None:
+        """Raises Restart, which carries the values that have changed since `signature`."""
+        late = [
+            place
+            for key, (place, mark) in self.signature().items()
+            if key in before and before[key][1] != mark
+        ]
+        if not late:
+            return
+        names = ", ".join(place.path for place in late)
+        if self.replicas is not None:
+            raise ProblemError(
+                f"replicas can be computed as a batch only if training changes no buffers, and it "
+                f"changed {names}: use batched off",
+                "replicas.batched",
+            )
+
+        def carry() -> None:
+            self.restore_given()
+            self.carry(carried_state(self.carried, late))
+
+        raise Restart(f"training changed {names}, which it had not changed before", carry)
+
+    def load_carried(self) -> None:
+        """Gives the model the carried values of the state."""
+        self.carried.load(self.carried_flat)
+
+    def store_carried(self) -> None:
+        """Writes the model's carried values into the state."""
+        if self.carried:
+            self.carried.store(self.carried_flat)
+
     def restore_given(self) -> None:
-        """Restores the weights and the buffers that the user's model came with."""
+        """Restores the weights, the buffers and the numbers that the user's model came with."""
         with torch.no_grad():
             self.weights.copy_(self._given)
-            self.buffers.restore(self._given_buffers)
+            self._given_model.restore()
+            self.carried.load(self._given_carried)
 
     def draw(self, seed: int, initialize: Callable[[nn.Module], None] | None) -> None:
         """Restores the model as given and draws the w_0 of one replica under the seed.
@@ -105,6 +162,19 @@ class FlatParameters:
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
                     parameter.data = view
+        self.store_carried()
+
+    def _allocate(self, weights: Tensor, carried: CarriedState) -> None:
+        """Allocates the state, with these weights and values of the given number."""
+        count = weights.shape[-1]
+        lead = () if self.replicas is None else (self.replicas,)
+        first = count + (-count % ALIGNMENT if carried else 0)
+        self.state = weights.new_zeros(1 + self._memory_rows, *lead, first + carried.size)
+        self.weights = self.state[0][..., :count]
+        self.weights.copy_(weights)
+        self.carried = carried
+        self.carried_flat = self.state[0][..., first:]
+        self._views = self.parts(self.weights)
 
     def train(self) -> None:
         """Puts every module into the mode that the user gave it, with the model in training."""
@@ -154,6 +224,9 @@ class FlatParameters:
         """New leaves of autograd at `weights`, which losses use until `elsewhere` exits."""
         self.current = [part.requires_grad_() for part in self.parts(weights.detach())]
         if self.replicas is None:
+            for leaf, parameter in zip(self.current, self._own, strict=True):
+                for hook in (parameter._backward_hooks or {}).values():
+                    leaf.register_hook(hook)  # type: ignore[no-untyped-call]
             self.put(self.current)
         return self.current
 
@@ -170,6 +243,12 @@ class FlatParameters:
         """Restores the random state on exit, so that the model draws the same numbers again."""
         devices = [self.device] if self.device.type == "cuda" else []
         return torch.random.fork_rng(devices, enabled=self.stochastic)
+
+
+def _mark(place: Place) -> object:
+    """A number itself; of a tensor its identity and the count of writes to it."""
+    value = place.value
+    return (id(value), value._version) if isinstance(value, Tensor) else value
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

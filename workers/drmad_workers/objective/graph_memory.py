@@ -20,9 +20,7 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
         draw: returns the same batch twice, and sets the seed of the model's noise.
     """
     parameters = inner.parameters
-    buffers = parameters.buffers.save()
     here = inner.linearize(draw())
-    parameters.buffers.restore(buffers)
     kept: dict[int, int] = {}
     holders: list[list[Tensor]] = []
 
@@ -40,7 +38,6 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
         there = inner.linearize(draw(), weights)
     for holder in holders:  # an output that its own graph holds would never be freed
         holder.clear()
-    parameters.buffers.restore(buffers)
     for one, other in zip(here.gradients, there.gradients, strict=True):
         if (one is None) != (other is None) or (
             one is not None and other is not None and not torch.allclose(one, other)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.carried import CarriedPass
+from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.losses import BatchLoss, Losses
 from drmad_workers.objective.penalties import Penalties
@@ -16,11 +18,62 @@ from drmad_workers.problem import Batch
 
 
 class Derivatives(NamedTuple):
-    """The derivatives of one number by the parameters, the leaves and the batch's rows of λ."""
+    """The derivatives of one number by the parameters, the leaves, the batch's rows of λ and b.
+
+    `by_carried` has shape (Q,); None stands for zeros.
+    """
 
     by_parameters: Parts
     by_leaves: Parts
     by_rows: Parts
+    by_carried: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedUpdate:
+    """b' = B(w, λ, b), the carried values after a forward pass, with their graph.
+
+    Attributes:
+        leaves: the values before it that are leaves of the graph.
+        after: the values after it that correspond to `leaves`.
+        flat: all values after it, shape (Q,), without a graph.
+    """
+
+    begun: CarriedPass
+    leaves: Sequence[Tensor]
+    after: Sequence[Tensor]
+    flat: Tensor
+
+    def directions(self, cotangent: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The values after the pass that have a graph, and the corresponding parts of u."""
+        parts = zip(self.after, self.begun.parts(cotangent), strict=True)
+        there = [(after, part) for after, part in parts if after.requires_grad]
+        return [after for after, _ in there], [part for _, part in there]
+
+    def flatten(self, parts: Parts) -> Tensor:
+        """One vector, shape (Q,), from one tensor per leaf."""
+        out = torch.empty_like(self.flat)
+        self.begun.flatten(parts, out)
+        return out
+
+    def pull_back(self, cotangent: Tensor) -> Tensor:
+        """(∂b'/∂b)ᵀ u, shape (Q,); keeps the graph."""
+        after, directions = self.directions(cotangent)
+        if not after:
+            return torch.zeros_like(cotangent)
+        with through_cuts():
+            parts = torch.autograd.grad(
+                after, self.leaves, directions, retain_graph=True, allow_unused=True
+            )
+        return self.flatten(parts)
+
+    def summed(self, cotangent: Tensor, times: int) -> Tensor:
+        """u + Jᵀu + .. + (Jᵀ)^{m-1} u for J = ∂b'/∂b and m = `times`: m updates at one point."""
+        total = power = cotangent
+        for _ in range(times - 1):
+            power = self.pull_back(power)
+            total = total + power
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +85,7 @@ class Linearization:
         parameters, leaves, rows: the leaves of the graph.
         gradients: ∇_w L by parameter, without penalties; None where L does not depend on it.
         loss: L, shape () or (R,).
+        carried: the update of the carried values; None if there are none.
     """
 
     batch: Batch
@@ -40,6 +94,7 @@ class Linearization:
     rows: Sequence[Tensor]
     gradients: Parts
     loss: Tensor
+    carried: CarriedUpdate | None = None
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -55,6 +110,8 @@ class InnerObjective:
         losses: the losses of one replica.
         batch_loss: the loss that is differentiated: that of one replica, or of R by vmap.
         traced: the traces of the gradient and of the product.
+        has_cuts: whether a loss so far cut values off; see DifferentiableForward.
+        is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
 
     def __init__(
@@ -71,15 +128,17 @@ class InnerObjective:
         self.values = values
         self.penalties = penalties
         self.traced = Traced()
-        self._has_buffers = bool(parameters.buffers)
+        self.has_cuts = False
+        self.is_symmetric = True
 
     @property
     def is_plain(self) -> bool:
         """Whether the weights, λ and the batch determine a loss, in one precision.
 
-        They do not where the model draws random numbers or has buffers, which it may change.
+        They do not where the model draws random numbers or changes carried values.
         """
-        return not (self.parameters.stochastic or self.losses.autocast or self._has_buffers)
+        parameters = self.parameters
+        return not (parameters.stochastic or self.losses.autocast or parameters.carried)
 
     def loss(self, batch: Batch) -> Tensor:
         """The training loss on the batch with its graph, without penalties."""
@@ -105,22 +164,81 @@ class InnerObjective:
         """The derivatives of L without penalties; None where L does not depend on an input."""
         rows = self.values.differentiable_rows_of(batch.index)
         inputs = [*self.parameters.tensors, *self.values.leaves(), *rows.values()]
-        loss = self.batch_loss(batch, self.values.arguments, rows)
-        return self.split(
-            torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
+        forward = self.forward(batch, rows)
+        update = forward.carried
+        inputs += [] if update is None else update.leaves
+        parts = torch.autograd.grad(
+            forward.loss, inputs, create_graph=create_graph, allow_unused=True
         )
+        if update is None:
+            return self.split(parts)
+        count = len(parts) - len(update.leaves)
+        by_carried = update.flatten([p if p is None else p.detach() for p in parts[count:]])
+        return self.split(parts[:count])._replace(by_carried=by_carried)
 
-    def linearize(self, batch: Batch, weights: Tensor | None = None) -> Linearization:
+    def forward(
+        self, batch: Batch, rows: dict[str, Tensor], primitive: bool = False
+    ) -> "DifferentiatedLoss":
+        """L and the update of the carried values, with a graph through every value.
+
+        `primitive`: see DifferentiableForward.
+        """
+        parameters = self.parameters
+        begun = parameters.carried.begin(parameters.carried_flat) if parameters.carried else None
+        mode = DifferentiableForward({} if begun is None else begun.given, primitive)
+        with mode:
+            loss = self.batch_loss(batch, self.values.arguments, rows)
+        if begun is None:
+            return DifferentiatedLoss(loss, None, mode)
+        flat = torch.empty_like(parameters.carried_flat)
+        after = begun.end(mode.carried, flat)
+        return DifferentiatedLoss(loss, CarriedUpdate(begun, begun.leaves, after, flat), mode)
+
+    def linearize(
+        self, batch: Batch, weights: Tensor | None = None, primitive: bool = False
+    ) -> Linearization:
         """∇_w L with its graph at the current weights, or at others inside `elsewhere`.
 
-        Other weights, shape (..., P), must not change for as long as the graph is needed.
+        Args:
+            batch: the batch on which L is taken.
+            weights: others, shape (..., P), which must not change while the graph is needed.
+            primitive: see DifferentiableForward.
         """
         tensors = self.parameters.tensors if weights is None else self.parameters.move(weights)
         rows = self.values.differentiable_rows_of(batch.index)
-        loss = self.batch_loss(batch, self.values.arguments, rows)
-        gradients = torch.autograd.grad(total(loss), tensors, create_graph=True, allow_unused=True)
-        leaves = self.values.leaves()
-        return Linearization(batch, tensors, leaves, [*rows.values()], gradients, loss.detach())
+        forward = self.forward(batch, rows, primitive)
+        loss = forward.loss
+        with forward.mode:
+            gradients = torch.autograd.grad(
+                total(loss), tensors, create_graph=True, allow_unused=True
+            )
+        self.has_cuts |= forward.mode.has_cuts
+        return Linearization(
+            batch,
+            tensors,
+            self.values.leaves(),
+            [*rows.values()],
+            gradients,
+            loss.detach(),
+            forward.carried,
+        )
+
+    def carried_product(self, batch: Batch, cotangent: Tensor, times: int) -> Derivatives:
+        """-∂<b', u> after `times` updates at one point; see Product."""
+        rows = self.values.differentiable_rows_of(batch.index)
+        update = self.forward(batch, rows).carried
+        assert update is not None
+        inputs = [*self.parameters.tensors, *self.values.leaves(), *rows.values()]
+        total = update.summed(cotangent, times)
+        after, directions = update.directions(-total)
+        parts: Parts = [None] * (len(inputs) + len(update.leaves))
+        if after:
+            with through_cuts():
+                parts = torch.autograd.grad(
+                    after, [*inputs, *update.leaves], directions, allow_unused=True
+                )
+        by_carried = update.flatten(parts[len(inputs) :]).add_(total - cotangent)
+        return self.split(parts[: len(inputs)])._replace(by_carried=by_carried)
 
     def flat_gradient(self, gradients: Parts) -> Tensor:
         """∇_w L with its penalties, shape (..., P), from its parts; without a graph."""
@@ -170,6 +288,28 @@ class InnerObjective:
         inputs = [*self.parameters.tensors, *self.values.leaves(), *rows]
         inputs += [batch.inputs, batch.targets, batch.index, *others]
         return self.traced(key, inputs, function)
+
+
+class DifferentiatedLoss(NamedTuple):
+    """L with its graph, the update of the carried values, and the mode of the forward pass."""
+
+    loss: Tensor
+    carried: CarriedUpdate | None
+    mode: DifferentiableForward
+
+
+def joined(one: Derivatives, other: Derivatives) -> Derivatives:
+    """The sum of two derivatives by the same inputs."""
+
+    def add(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+        return left if right is None else right if left is None else left + right
+
+    return Derivatives(
+        list(map(add, one.by_parameters, other.by_parameters)),
+        list(map(add, one.by_leaves, other.by_leaves)),
+        list(map(add, one.by_rows, other.by_rows)),
+        add(one.by_carried, other.by_carried),
+    )
 
 
 def total(loss: Tensor) -> Tensor:

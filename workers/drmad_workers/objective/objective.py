@@ -7,9 +7,10 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
-from drmad_workers.objective.flat_parameters import FlatParameters
+from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
+from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
-from drmad_workers.objective.inner import InnerObjective, Linearization
+from drmad_workers.objective.inner import InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.products.exact import exact_product
@@ -30,7 +31,7 @@ class Objective:
 
     Attributes:
         problem: what the user stated.
-        parameters: the weights, the optimizer's memory and the buffers.
+        parameters: the weights, the optimizer's memory and the carried values.
         values: the hyperparameters λ.
         losses: the losses of one replica.
         penalties: the penalties on the weights.
@@ -61,7 +62,10 @@ class Objective:
             replicas: R; None for one replica.
         """
         self.problem = problem
-        self.parameters = FlatParameters(problem.model, slots, device, dtype, memory_rows, replicas)
+        losses = (problem.loss, problem.inner_loss)
+        self.parameters = FlatParameters(
+            problem.model, slots, device, dtype, memory_rows, replicas, losses
+        )
         self.values = HyperparameterValues(problem, bound, device, dtype, replicas)
         self.losses = Losses(problem, self.parameters, self.values, autocast)
         self.penalties = Penalties(bound.values())
@@ -116,51 +120,85 @@ class Objective:
         at: Linearization | None = None,
         share: float = 1.0,
         product: Product | None = None,
+        carried: Tensor | None = None,
+        times: int = 1,
     ) -> None:
         """(out, dλ) -= ∂/∂(w, λ) <∇_w L(w, λ), u>: one Hessian-vector product.
 
+        With carried values b, whose adjoint after the step is db, the number that is
+        differentiated is <∇_w L, u> - <b', db>, and db becomes the adjoint before the step.
+
         Args:
-            batch, cotangent, prepare, at: see Product.
+            batch, cotangent, prepare, at, times: see Product.
             out: shape (..., P).
-            share: the share of ∂/∂w that is subtracted; dλ takes all of ∂/∂λ.
+            share: the share of ∂/∂w <∇_w L, u> that is subtracted; dλ takes all of ∂/∂λ.
             product: replaces `self.product`.
+            carried: db, shape (Q,), which is replaced; None if there are no carried values.
         """
-        found = (product or self.product)(self.inner, batch, cotangent, prepare, at)
-        for view, part in zip(self.parameters.parts(out), found.by_parameters, strict=True):
-            if part is not None:
-                view.sub_(part, alpha=share)
+        product, inner = product or self.product, self.inner
+        if carried is None or share == 1.0:
+            found = product(inner, batch, cotangent, prepare, at, carried, times)
+            self._subtract_by_parameters(found.by_parameters, out, share)
+        else:
+            found = product(inner, batch, cotangent, prepare, at)
+            self._subtract_by_parameters(found.by_parameters, out, share)
+            by_update = inner.carried_product(batch, carried, times)
+            self._subtract_by_parameters(by_update.by_parameters, out)
+            found = joined(found, by_update)
+        if carried is not None and found.by_carried is not None:
+            torch.neg(found.by_carried, out=carried)
         self.sums.subtract(batch.index, found.by_leaves, found.by_rows)
         self.penalties.subtract_product(self.parameters.weights, cotangent, out, share)
 
     def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
         """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
         found = self.product(self.inner, batch, cotangent)
-        for view, part in zip(self.parameters.parts(out), found.by_parameters, strict=True):
-            if part is not None:
-                view.sub_(part)
+        self._subtract_by_parameters(found.by_parameters, out)
         self.penalties.subtract_curvature(cotangent, out)
 
-    def outer_gradient(self, examples: Examples, out: Tensor, poll: Callable[[], None]) -> Tensor:
-        """Writes ∇_w of the outer objective into `out`, adds its ∂/∂λ to dλ, returns its value.
+    def outer_gradient(
+        self, examples: Examples, out: Tensor, carried: Tensor, poll: Callable[[], None]
+    ) -> Tensor:
+        """Writes the derivatives of the outer objective, adds its ∂/∂λ to dλ, returns its value.
 
-        The model is in evaluation mode: running statistics replace those of the batch.
+        The model is in evaluation mode: running statistics replace those of the batch. The
+        derivatives are those of the value, through everything that the loss cuts off.
+
+        Args:
+            examples: the held-out examples.
+            out, carried: take the derivatives by the weights and the carried values, (P,) and (Q,).
+            poll: called before each part of the examples.
         """
         parameters = self.parameters
         parameters.eval()
+        parameters.load_carried()
         out.zero_()
+        carried.zero_()
         value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
-        inputs = [*parameters.tensors, *self.values.leaves()]
         for batch in examples.chunks(EVALUATION_ROWS):
             poll()
             share = len(batch.index) / examples.rows
-            loss = self.losses.outer(batch)
-            parts = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-            count = len(parameters.tensors)
+            begun = parameters.carried.begin(parameters.carried_flat)
+            with DifferentiableForward(begun.given) as forward:
+                loss = self.losses.outer(batch)
+            after = torch.empty_like(carried)
+            begun.end(forward.carried, after)
+            inputs = [*parameters.tensors, *self.values.leaves(), *begun.leaves]
+            with through_cuts():
+                parts = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+            count, last = len(parameters.tensors), len(inputs) - len(begun.leaves)
             out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
-            self.sums.add_leaves(parts[count:], share)
+            self.sums.add_leaves(parts[count:last], share)
+            begun.flatten(parts[last:], after)
+            carried.add_(after, alpha=share)
             value.add_(loss.detach(), alpha=share)
         parameters.train()
         return value
+
+    def _subtract_by_parameters(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
+        for view, part in zip(self.parameters.parts(out), parts, strict=True):
+            if part is not None:
+                view.sub_(part, alpha=share)
 
     def add_replica(self, replica: int, stacked: "Objective") -> None:
         """dλ += what R replicas side by side accumulated for this replica."""

@@ -19,26 +19,33 @@ a C++ compiler and compiles for each shape. torch.compile of the product itself 
 AOTAutograd has no double backward.
 """
 
+from __future__ import annotations
+
 import logging
-import math
 import operator
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from drmad_workers.errors import Restart
 
 logger = logging.getLogger(__name__)
 
 Tensors = Sequence[Tensor | None]
 
-TRACED_AFTER_S = 0.02
-"""Seconds that are spent on a function of the same shapes before it is traced."""
+Trace = Callable[..., Tensors]
+
+FIRST_TRACED = 3
+"""The call of the same shapes, counted in a run, that is traced."""
 MAX_SHAPES = 64
-"""Bounds the number of shapes whose time is measured."""
+"""Bounds the number of shapes that are traced in a run."""
 REFUSED = {
     torch.Tag.nondeterministic_seeded,
     torch.Tag.data_dependent_output,
@@ -48,20 +55,36 @@ REFUSED = {
 
 
 class Traced:
-    """Calls functions, and traces a function once TRACED_AFTER_S was spent on its shapes.
+    """Calls functions, and traces a function in the third call of the same shapes of a run.
 
-    The first result of a trace is compared with the function's own. Unless all bits agree, the
-    function is not traced. Neither is a function with an operation that writes into its inputs or
-    is one of REFUSED.
+    A trace keeps as a constant what it is not given as an input, such as captured tensors and
+    numbers. It therefore lives for one run, and its results are compared with the function's own:
+    in the first call after the recording, then in the calls 8, 32, 128, .., and in the next call
+    after `check`. All bits must agree. Where they do not, the function is not traced again, and a
+    run that has used the trace is repeated without it.
+
+    A function is not traced if one of its operations writes into its inputs, is one of REFUSED, or
+    reads values of tensors into Python.
 
     Attributes:
-        traces: the traces in use, by key.
+        traces: the traces in use in this run, by key.
     """
 
     def __init__(self) -> None:
-        self._spent: dict[Hashable, float] = {}
-        self._candidates: dict[Hashable, Trace] = {}
+        self._refused: set[Hashable] = set()
+        self._forms: dict[Hashable, Form] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins a run: what was a constant may have another value now."""
+        self._calls: dict[Hashable, int] = {}
+        self._due: set[Hashable] = set()
+        self._unused: set[Hashable] = set()
         self.traces: dict[Hashable, Trace] = {}
+
+    def check(self) -> None:
+        """Compares every trace with its function in the next call."""
+        self._due = set(self.traces)
 
     def __call__(
         self, key: Hashable, inputs: Sequence[Tensor], function: Callable[[], Tensors]
@@ -72,35 +95,82 @@ class Traced:
             key: determines the shapes and types of the inputs.
             inputs: every tensor that `function` reads and that changes from call to call.
             function: the same computation in every call.
+        Raises:
+            Restart: the function has changed since it was traced.
         """
-        trace = self.traces.get(key)
-        if trace is not None:
+        if key in self._refused:
+            return function()
+        calls = self._calls.get(key, 0) + 1
+        if calls == 1 and len(self._calls) == MAX_SHAPES:
+            return function()
+        self._calls[key] = calls
+        if calls < FIRST_TRACED:
+            return function()
+        if calls == FIRST_TRACED:
+            return self._record(key, inputs, function)
+        trace = self.traces[key]
+        if key not in self._unused and key not in self._due and not is_due(calls):
             with torch.no_grad():
                 return trace(*inputs)
-        spent = self._spent.get(key, 0.0)
-        if spent == 0.0 and len(self._spent) == MAX_SHAPES:
-            return function()
-        if spent >= TRACED_AFTER_S:
-            self._spent[key] = -math.inf  # once
-            with OperationRecorder(inputs) as recorder:
-                outputs = function()
-            if (candidate := recorder.trace(outputs)) is not None:
-                self._candidates[key] = candidate
-            return outputs
-        started = time.perf_counter()
+        return self._compare(key, trace, inputs, function)
+
+    def _record(
+        self, key: Hashable, inputs: Sequence[Tensor], function: Callable[[], Tensors]
+    ) -> Tensors:
+        reads = ValueReads()
+        with reads, OperationRecorder(inputs) as recorder:
+            outputs = function()
+        trace = None if reads.found else recorder.trace(outputs, self._forms)
+        if trace is None:
+            self._refused.add(key)
+        else:
+            self.traces[key] = trace
+            self._unused.add(key)
+        return outputs
+
+    def _compare(
+        self,
+        key: Hashable,
+        trace: Trace,
+        inputs: Sequence[Tensor],
+        function: Callable[[], Tensors],
+    ) -> Tensors:
         outputs = function()
-        self._spent[key] = spent + time.perf_counter() - started
-        if (candidate := self._candidates.pop(key, None)) is not None:
-            with torch.no_grad():
-                found = candidate(*inputs)
-            if all(map(same, found, outputs)):
-                self.traces[key] = candidate
-            else:
-                logger.info("a trace differs from the function that was traced, and is not used")
+        with torch.no_grad():
+            found = trace(*inputs)
+        was_used = key not in self._unused
+        self._due.discard(key)
+        self._unused.discard(key)
+        if not all(map(same, found, outputs)):
+            logger.info("a trace differs from the function that was traced, and is not used")
+            self._refused.add(key)
+            del self.traces[key]
+            if was_used:
+                raise Restart("a traced function has changed", lambda: None)
         return outputs
 
 
-Trace = Callable[..., Tensors]
+def is_due(calls: int) -> bool:
+    """Whether this call is one of 8, 32, 128, .., in which a trace is compared."""
+    return calls.bit_count() == 1 and calls.bit_length() % 2 == 0
+
+
+class ValueReads(TorchFunctionMode):
+    """Notes whether a function reads values of tensors into Python, past torch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.found |= func in _READS
+        return func(*args, **(kwargs or {}))
+
+
+_READS = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.item, Tensor.__index__}
+_READS |= {Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__complex__}
 
 
 class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -138,16 +208,22 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(func, args, kwargs or {}, out)
         return out
 
-    def trace(self, outputs: Tensors) -> Trace | None:
-        """The function from the inputs to the outputs; None if it cannot be traced."""
+    def trace(self, outputs: Tensors, forms: dict[Hashable, Form]) -> Trace | None:
+        """The function from the inputs to the outputs; None if it cannot be traced.
+
+        `forms` keeps the compiled code of each sequence of operations, which most runs share.
+        """
         nodes = [None if out is None else self._node(out) for out in outputs]
         if self._refused is not None:
             logger.info("a function that calls %s is not traced", self._refused)
             return None
         self._graph.output(nodes)
-        self._graph.eliminate_dead_code()
-        trace: Trace = fx.GraphModule(self._constants, self._graph).forward
-        return trace
+        key = repr([(node.op, node.target, node.args, node.kwargs) for node in self._graph.nodes])
+        form = forms.get(key)
+        if form is None:
+            self._graph.eliminate_dead_code()
+            form = forms[key] = Form(fx.GraphModule(self._constants, self._graph))
+        return form.bind(self._constants)
 
     def _note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         given = tree_leaves((args, kwargs))
@@ -211,6 +287,18 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fixed.add(storage(tensor))
 
 
+class Form:
+    """The compiled code of a sequence of operations, without the constants of one run."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self._function = type(module).forward
+        self._used = [n.target for n in module.graph.nodes if n.op == "get_attr"]
+
+    def bind(self, constants: Mapping[str, Tensor]) -> Trace:
+        """The function of the inputs, with these constants."""
+        return partial(self._function, SimpleNamespace(**{n: constants[n] for n in self._used}))
+
+
 def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
@@ -226,4 +314,6 @@ def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[T
 
 
 def same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other or (one is not None and other is not None and torch.equal(one, other))
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -29,6 +29,7 @@ class StepwiseRun(Protocol):
     objective: Objective
     dynamics: InnerOptimizer
     state: Tensor
+    optimizer_state: Tensor
     gradient: Tensor
     losses: Tensor
 
@@ -51,8 +52,9 @@ def training_step(run: StepwiseRun) -> Callable[[int], Tensor]:
 def recordable(run: StepwiseRun) -> bool:
     """Whether every step launches the same kernels with the same numbers, minibatches aside.
 
-    Steps differ if rates change from step to step (as Adam's do) or if each step draws random
-    numbers under its own seed. Replicas side by side are not recorded either.
+    Steps differ if rates change from step to step (as Adam's do), if each step draws random
+    numbers under its own seed, or if the model counts in Python. Replicas side by side are not
+    recorded either.
     """
     objective, dynamics = run.objective, run.dynamics
     return (
@@ -61,6 +63,7 @@ def recordable(run: StepwiseRun) -> bool:
         and not objective.parameters.stochastic
         and not objective.losses.autocast
         and objective.parameters.weights.ndim == 1
+        and not objective.parameters.carried.has_numbers
     )
 
 
@@ -77,12 +80,11 @@ class RecordedStep:
         first = run.batch(0)
         self._batch = Batch(first.inputs.clone(), first.targets.clone(), first.index.clone())
         self._loss = run.losses.new_zeros(())
-        state, buffers = run.state.clone(), run.objective.parameters.buffers.save()
+        state = run.state.clone()
         try:
             self._replay = (record or cuda_graph)(self._take)
         finally:
             run.state.copy_(state)
-            run.objective.parameters.buffers.restore(buffers)
 
     def __call__(self, step: int) -> Tensor:
         """The returned loss is overwritten by the next step."""
@@ -94,9 +96,11 @@ class RecordedStep:
         return self._loss
 
     def _take(self) -> None:
-        run = self._run
+        run, parameters = self._run, self._run.objective.parameters
+        parameters.load_carried()
         self._loss.copy_(run.objective.inner.gradient(self._batch, run.gradient))
-        run.dynamics.step(0, run.state, run.gradient)
+        parameters.store_carried()
+        run.dynamics.step(0, run.optimizer_state, run.gradient)
 
 
 def cuda_graph(work: Launch) -> Launch:

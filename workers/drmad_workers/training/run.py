@@ -39,7 +39,8 @@ class TrainingRun:
         dynamics: the inner optimizer.
         steps: T.
         monitor: receives progress and requests to stop.
-        state: w_t and the optimizer's memory (v_t), shape (1 + S, P).
+        state: w_t with the carried values, and the optimizer's memory (v_t): (1 + S, P + Q).
+        optimizer_state: the part of it that the optimizer moves, shape (1 + S, P).
         point: the rows of the state at which the reverse of a step is linearised.
         path: the rows of the state that an approximate trajectory must contain.
         losses: the loss of every step on its minibatch, shape (T,), without penalties.
@@ -60,6 +61,7 @@ class TrainingRun:
         self.monitor = monitor
         self.state = objective.parameters.state
         self.state[1:].zero_()
+        self.optimizer_state = self.state[..., : objective.parameters.weights.shape[-1]]
         self.point = self.state[: self.dynamics.point_rows]
         self.path = self.state[: self.dynamics.path_rows]
         weights = objective.parameters.weights
@@ -98,9 +100,13 @@ class TrainingRun:
         self.monitor.begin("forward", self.steps)
         on_cpu = self.state.device.type == "cpu"
         take = training_step(self)
+        parameters, traced = self.objective.parameters, self.objective.inner.traced
+        signature = parameters.signature()
         for step in range(self.steps):
             if step == recorder.next_step:
                 recorder.visit(step, self)
+            if step == self.steps - 1:
+                traced.check()
             loss = take(step)
             self.losses[step] = loss
             if on_cpu:
@@ -111,7 +117,8 @@ class TrainingRun:
                 self._check_losses(step + 1)
             self.monitor.advance()
         self._check_losses(self.steps)
-        largest = float(self.state[0].abs().max())
+        parameters.require_signature(signature)
+        largest = float(parameters.weights.abs().max())
         if not math.isfinite(largest):
             raise TrainingDiverged(self.steps, self.steps, largest, "weights")
         if recorder.next_step == self.steps:
@@ -139,23 +146,30 @@ class TrainingRun:
         with inner.parameters.elsewhere():
             for step in range(start, stop):
                 point = self.point.clone()
-                at = inner.linearize(self.batch(step), point[0])
+                count = self.optimizer_state.shape[-1]
+                self.objective.parameters.load_carried()
+                at = inner.linearize(self.batch(step), point[0][:count])
                 kept.append((point, at))
                 if step < stop - 1:
                     inner.gradient_of(at, self.gradient)
-                    self.dynamics.step(step, self.state, self.gradient)
+                    self.dynamics.step(step, self.optimizer_state, self.gradient)
+                    if at.carried is not None:
+                        self.objective.parameters.carried_flat.copy_(at.carried.flat)
                     self.monitor.advance(0)
         return kept
 
     def training_loss(self, window: int) -> float:
         """The mean loss of the last `window` steps, plus the penalties at the last weights."""
-        penalty = self.objective.penalties.value(self.state[0])
+        penalty = self.objective.penalties.value(self.objective.parameters.weights)
         return float(self.losses[-window:].mean()) + penalty
 
     def take(self, step: int) -> Tensor:
         """Takes one training step; returns its loss, without penalties."""
+        parameters = self.objective.parameters
+        parameters.load_carried()
         loss = self.objective.inner.gradient(self.batch(step), self.gradient)
-        self.dynamics.step(step, self.state, self.gradient)
+        parameters.store_carried()
+        self.dynamics.step(step, self.optimizer_state, self.gradient)
         return loss
 
     def _check_losses(self, stop: int) -> None:

@@ -102,18 +102,29 @@ class FixedPointTrajectory:
         self.dynamics = dynamics
         self.next_step = 0
         self._check_every = check_every
+        self._carried: list[Tensor] = []
 
     def visit(self, step: int, run: TrainingRun) -> None:
         """Raises ProblemError when a weight or a velocity is out of range."""
+        carried = run.objective.parameters.carried_flat
+        if step < run.steps and len(carried):
+            self._carried.append(carried.clone())
         if step == 0:
-            self.dynamics.begin(run.state)
+            self.dynamics.begin(run.optimizer_state)
         weights, velocity = self.dynamics.reached.tolist()
         require_range("weights", weights, WEIGHT_BITS, step)
         require_range("velocity", velocity, VELOCITY_BITS, step)
         if step < run.steps:
-            self.next_step = min(step + self._check_every, run.steps)
+            every = 1 if len(carried) else self._check_every
+            self.next_step = min(step + every, run.steps)
         else:
             run.dynamics = self.dynamics.in_floats()
+
+    def restore_carried(self, step: int, run: TrainingRun) -> None:
+        """Gives the run and the model the carried values before `step`; steps must descend."""
+        if self._carried:
+            run.objective.parameters.carried_flat.copy_(self._carried[step])
+            run.objective.parameters.load_carried()
 
 
 class InformationBuffer:

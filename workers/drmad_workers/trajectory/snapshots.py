@@ -7,7 +7,7 @@ from drmad_workers.training.run import TrainingRun
 
 
 class Snapshots:
-    """Keeps (step, state, buffers) every `every` steps from `start` on, in full precision.
+    """Keeps (step, state) every `every` steps from `start` on, in full precision.
 
     Attributes:
         start: the first step that is differentiated.
@@ -20,28 +20,29 @@ class Snapshots:
         self.start = start
         self.every = every
         self.graphs = graphs
-        self.kept: list[tuple[int, Tensor, list[Tensor]]] = []
+        self.kept: list[tuple[int, Tensor]] = []
         self.next_step = start
         self._steps = steps
 
     def visit(self, step: int, run: TrainingRun) -> None:
         if step < self._steps:
-            self.kept.append((step, run.state.clone(), run.objective.parameters.buffers.save()))
+            self.kept.append((step, run.state.clone()))
             self.next_step = step + self.every
 
 
 class HalfPrecisionSnapshot:
-    """One state in half precision, with the buffers of the model.
+    """One state in half precision, with the carried values in full precision.
 
     Each row is scaled by its largest magnitude, so that no entry overflows.
     """
 
     def __init__(self, run: TrainingRun) -> None:
-        tiny = torch.finfo(run.state.dtype).tiny
-        self._scale = run.state.abs().amax(-1, keepdim=True).clamp_min_(tiny)
-        self._state: Tensor = (run.state / self._scale).half()
-        self._buffers = run.objective.parameters.buffers.save()
+        state = run.optimizer_state
+        tiny = torch.finfo(state.dtype).tiny
+        self._scale = state.abs().amax(-1, keepdim=True).clamp_min_(tiny)
+        self._state: Tensor = (state / self._scale).half()
+        self._carried = run.objective.parameters.carried_flat.clone()
 
     def restore(self, run: TrainingRun) -> None:
-        torch.mul(self._state, self._scale, out=run.state)
-        run.objective.parameters.buffers.restore(self._buffers)
+        torch.mul(self._state, self._scale, out=run.optimizer_state)
+        run.objective.parameters.carried_flat.copy_(self._carried)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
+from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch
 
 
@@ -15,6 +15,8 @@ def finite_difference_product(
     cotangent: Tensor,
     prepare: Callable[[Tensor], None] | None = None,
     at: Linearization | None = None,
+    carried: Tensor | None = None,
+    times: int = 1,
 ) -> Derivatives:
     """(∂L(w + εu, λ) - ∂L(w - εu, λ)) / 2ε; see Product. `at` must be None.
 
@@ -37,12 +39,18 @@ def finite_difference_product(
             sides.append(inner.first_derivatives(batch))
     weights.copy_(center)
     slope = length / (2.0 * reach)
-    return Derivatives(
-        *(
-            [
-                None if plus is None or minus is None else (plus - minus).mul_(slope)
-                for plus, minus in zip(*parts, strict=True)
-            ]
-            for parts in zip(*sides, strict=True)
-        )
+
+    def difference(plus: Tensor | None, minus: Tensor | None) -> Tensor | None:
+        return None if plus is None or minus is None else (plus - minus).mul_(slope)
+
+    plus, minus = sides
+    found = Derivatives(
+        list(map(difference, plus.by_parameters, minus.by_parameters)),
+        list(map(difference, plus.by_leaves, minus.by_leaves)),
+        list(map(difference, plus.by_rows, minus.by_rows)),
+        difference(plus.by_carried, minus.by_carried),
     )
+    if carried is None:
+        return found
+    with parameters.same_noise():
+        return joined(found, inner.carried_product(batch, carried, times))

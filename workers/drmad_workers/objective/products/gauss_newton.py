@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import ProblemError
-from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
+from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch, Problem
 
 
@@ -29,6 +29,8 @@ def gauss_newton_product(
     cotangent: Tensor,
     prepare: Callable[[Tensor], None] | None = None,
     at: Linearization | None = None,
+    carried: Tensor | None = None,
+    times: int = 1,
 ) -> Derivatives:
     """The exact product with JᵀHJ u in place of the Hessian's; see Product. `at` must be None.
 
@@ -61,4 +63,7 @@ def gauss_newton_product(
     by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]
     if data is not None:
         by_rows[values.row_names.index(data)] = by_data[0] + by_wanted[-1]
-    return Derivatives(by_wanted[: len(parameters.tensors)], by_leaves, by_rows)
+    found = Derivatives(by_wanted[: len(parameters.tensors)], by_leaves, by_rows)
+    if carried is None:
+        return found
+    return joined(found, inner.carried_product(batch, carried, times))

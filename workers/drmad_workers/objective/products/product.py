@@ -14,7 +14,7 @@ Hvp = Literal["exact", "finite_difference"]
 
 
 class Product(Protocol):
-    """∂/∂(w, λ) <∇_w L(w, λ), u>, without the part of the penalties."""
+    """∂/∂(w, λ, b) of <∇_w L(w, λ, b), u> - <b'(w, λ, b), db>, without the penalties' part."""
 
     def __call__(
         self,
@@ -23,6 +23,8 @@ class Product(Protocol):
         cotangent: Tensor,
         prepare: Callable[[Tensor], None] | None = None,
         at: Linearization | None = None,
+        carried: Tensor | None = None,
+        times: int = 1,
     ) -> Derivatives:
         """
         Args:
@@ -32,8 +34,11 @@ class Product(Protocol):
             prepare: called with ∇_w L, penalties included, shape (..., P); it writes u into
                 `cotangent`, which is read afterwards.
             at: the gradient with its graph, if it is known; the product frees the graph.
+            carried: db, the adjoint of the carried values b' after the step, shape (Q,); None if
+                there are none, or if the product shall leave them out.
+            times: the number of updates of b that the batch stands for.
         Returns:
-            The derivatives, None where <∇_w L, u> does not depend on an input.
+            The derivatives, None where the number does not depend on an input.
         """
 
 

@@ -1,0 +1,10 @@
+"""Traces are taken at once, so that the short trainings of the cases run through them."""
+
+import pytest
+
+from drmad_workers.objective import traces
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "TRACED_AFTER_S", 0.0, raising=False)

@@ -1,0 +1,206 @@
+"""Kernels and modules of torch whose second derivatives are missing or written for one pass."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from drmad_workers import L2, Problem
+from drmad_workers.hypergradients import Auto
+from drmad_workers.hyperparameters.base import Kind
+from tests.workers.cases.small import (
+    BY_DIFFERENCES,
+    CLASSES,
+    EXACT,
+    FEATURES,
+    INPUTS,
+    WIDTH,
+    H,
+    problem_of,
+    recipe_of,
+)
+from tests.workers.judge.verdict import (
+    Refusal,
+    assert_right,
+    assert_right_or_refused,
+)
+
+NOT_TWICE = Refusal(("hypergradient.hvp",), "finite_difference")
+
+
+class Attention(nn.Module):
+    """Attention over the features of a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(1, 3 * WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        query, key, value = self.embed(inputs[:, None, :, None]).chunk(3, -1)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value)
+        outputs: Tensor = self.last(attended[:, 0].mean(1))
+        return outputs
+
+
+class Encoder(nn.Module):
+    def __init__(self, dropout: float = 0.1, norm_first: bool = False) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(1, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.layer = nn.TransformerEncoderLayer(
+            WIDTH, 2, 2 * WIDTH, dropout, "gelu", batch_first=True, norm_first=norm_first
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.layer(self.embed(inputs[:, :, None])).mean(1))
+        return outputs
+
+
+class WithWeights(nn.Module):
+    """Multi-head attention that returns its weights, by another kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.last = nn.Linear(1, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        embedded = self.embed(inputs[:, :, None])
+        attended, _ = self.attention(embedded, embedded, embedded, need_weights=True)
+        outputs: Tensor = self.last(attended.mean(1))
+        return outputs
+
+
+class Recurrent(nn.Module):
+    def __init__(self, recurrent: type[nn.GRU] | type[nn.LSTM]) -> None:
+        super().__init__()
+        self.recurrent = recurrent(1, WIDTH, batch_first=True, num_layers=2, dropout=0.2)
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, _ = self.recurrent(inputs[:, :, None])
+        outputs: Tensor = self.last(hidden[:, -1])
+        return outputs
+
+
+KERNELS: dict[str, Callable[[], nn.Module]] = {
+    "attention": Attention,
+    "encoder layer": Encoder,
+    "encoder layer, norm first, without dropout": lambda: Encoder(0.0, norm_first=True),
+    "attention with weights": WithWeights,
+    "LSTM": lambda: Recurrent(nn.LSTM),
+    "GRU": lambda: Recurrent(nn.GRU),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_are_right_by_differences_and_twice_where_they_can(name: str) -> None:
+    recipe = recipe_of(lambda: problem_of(KERNELS[name]()))
+    assert_right(recipe, BY_DIFFERENCES)
+    assert_right_or_refused(recipe, [*EXACT, Auto()], NOT_TWICE)
+
+
+def weight_norm(model: Callable[[nn.Module], nn.Module]) -> Callable[[], Problem]:
+    def build() -> Problem:
+        first = model(nn.Conv1d(1, WIDTH, 3, padding=1))
+        second = model(nn.Conv1d(WIDTH, 4, 3, padding=1))
+        rest = (nn.Tanh(), nn.Flatten(), nn.Linear(4 * FEATURES, CLASSES))
+        unflat = nn.Unflatten(1, (1, FEATURES))
+        return problem_of(nn.Sequential(unflat, first, nn.Tanh(), second, *rest), None)
+
+    return build
+
+
+NORMS: dict[str, Callable[[], Problem]] = {
+    "weight norm": weight_norm(torch.nn.utils.parametrizations.weight_norm),
+    "orthogonal": lambda: problem_of(
+        nn.Sequential(
+            nn.utils.parametrizations.orthogonal(nn.Linear(FEATURES, FEATURES)),
+            nn.Tanh(),
+            nn.Linear(FEATURES, CLASSES),
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_penalties_of_parametrized_weights(name: str) -> None:
+    kinds: tuple[Kind, ...] = (L2(per="layer", init=-5.0),)
+    assert_right(recipe_of(NORMS[name], kinds), [*EXACT, *BY_DIFFERENCES])
+
+
+class Checkpointed(nn.Module):
+    """Computes its middle layer again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(WIDTH, CLASSES)
+        self.reentrant = reentrant
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        again = checkpoint(self.inner, hidden, use_reentrant=self.reentrant)
+        outputs: Tensor = self.last(again)
+        return outputs
+
+    def inner(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.middle(self.drop(hidden)))
+
+
+@pytest.mark.parametrize("method", [*EXACT, *BY_DIFFERENCES], ids=lambda m: f"{m.name}-{m.hvp}")
+def test_reentrant_checkpoints(method: object) -> None:
+    def remedied() -> Problem:
+        return problem_of(Checkpointed(reentrant=False))
+
+    refusal = Refusal(("model", "problem.inner_loss"), "use_reentrant=False", remedied)
+    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=True)))
+    assert_right_or_refused(recipe, [method], refusal)  # type: ignore[list-item]
+
+
+def test_checkpoints_that_are_not_reentrant() -> None:
+    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=False)))
+    assert_right(recipe, [*EXACT[:3], *BY_DIFFERENCES])
+
+
+class Table(nn.Module):
+    """Averages the embeddings of six numbers."""
+
+    def __init__(self, table: nn.Module) -> None:
+        super().__init__()
+        self.table, self.last = table, nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        embedded = self.table(codes)
+        outputs: Tensor = self.last(embedded.mean(1) if embedded.ndim == 3 else embedded)
+        return outputs
+
+
+CODES = (INPUTS * 2).long().clamp(-4, 4) + 4
+TABLES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "embedding": (
+        lambda: nn.Embedding(9, WIDTH, sparse=True),
+        lambda: nn.Embedding(9, WIDTH),
+    ),
+    "embedding with padding": (
+        lambda: nn.Embedding(9, WIDTH, padding_idx=4, sparse=True),
+        lambda: nn.Embedding(9, WIDTH, padding_idx=4),
+    ),
+    "bags": (
+        lambda: nn.EmbeddingBag(9, WIDTH, mode="sum", sparse=True),
+        lambda: nn.EmbeddingBag(9, WIDTH, mode="sum"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_sparse_gradients(name: str) -> None:
+    sparse, dense = TABLES[name]
+    refusal = Refusal(
+        ("model",), "without sparse|sparse=False", lambda: problem_of(Table(dense()), inputs=CODES)
+    )
+    recipe = recipe_of(lambda: problem_of(Table(sparse()), inputs=CODES), H)
+    assert_right_or_refused(recipe, EXACT, refusal)

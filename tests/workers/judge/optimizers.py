@@ -1,0 +1,60 @@
+"""Optimizers of torch.optim with a group for every layer, and the one that torch does not have."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from drmad_workers import TrainingConfig
+
+
+class Rates(NamedTuple):
+    """Learning rate, momentum (β₁ of Adam) and weight decay of a layer in one step."""
+
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+
+
+class DampedSGD(torch.optim.Optimizer):
+    """v' = γ v - (1 - γ) (g + ω w), w' = w + α v', as in 1502.03492."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {"lr": 0.0, "momentum": 0.0, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for weights in group["params"]:
+                if weights.grad is None:
+                    continue
+                gradient = weights.grad + group["weight_decay"] * weights
+                velocity = self.state[weights].get("velocity", torch.zeros_like(weights))
+                decay = group["momentum"]
+                velocity = decay * velocity - (1.0 - decay) * gradient
+                self.state[weights]["velocity"] = velocity
+                weights.add_(group["lr"] * velocity)
+
+
+def optimizer_of(
+    training: TrainingConfig, parameters: Sequence[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer that the training names, with a group for every parameter."""
+    groups = [{"params": [parameter]} for parameter in parameters]
+    if training.optimizer == "damped_sgd":
+        return DampedSGD(groups)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, betas=training.betas, eps=training.eps)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[Rates]) -> None:
+    """Sets the rates of every group for the next step."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"], group["weight_decay"] = rate.learning_rate, rate.weight_decay
+        if "betas" in group:
+            group["betas"] = (rate.momentum, group["betas"][1])
+        else:
+            group["momentum"] = rate.momentum

@@ -1,0 +1,155 @@
+"""An ordinary training of a problem, by torch.optim and loss.backward() on the user's own module.
+
+It takes from the engine the draws alone: the rows of every minibatch, and the seeds of w_0 and of
+the noise of every step. Losses, penalties, weights and schedules are written out here by the
+definitions of the kinds, so that an error of the engine cannot hide in a part that both use.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from drmad_workers import Batch, Problem, TrainingConfig
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
+from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.objective.flat_parameters import reset_parameters
+from drmad_workers.random_streams import WEIGHTS, seed_of
+from tests.workers.judge.optimizers import optimizer_of, set_rates
+from tests.workers.judge.tuned import Layer, Tuned
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and tuned.
+
+    Attributes:
+        build: builds the problem. Every training builds its own: hooks and what Python code counts
+            begin anew, and a deepcopy would lose the hooks of parameters.
+        kinds: the tuned hyperparameters.
+        training: the settings of the training run.
+        seed: the seed of all random streams.
+    """
+
+    build: Callable[[], Problem]
+    kinds: tuple[Kind, ...]
+    training: TrainingConfig
+    seed: int = 0
+
+    def problem(self) -> Problem:
+        """The problem as a new process builds it."""
+        with own_randomness():
+            seed_everything(0)
+            return self.build()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The validation loss at w_T, and the weights and buffers by state_dict name."""
+
+    validation_loss: float
+    model: dict[str, Tensor]
+
+
+def plain_training(
+    recipe: Recipe, values: Mapping[str, Tensor], draw: int = 0, dtype: torch.dtype = torch.float64
+) -> Trained:
+    """Trains at the hyperparameters `values` (λ by name, before the transform)."""
+    problem, training = recipe.problem(), recipe.training
+    model = in_precision(problem.model, dtype)
+    rows = Minibatches(
+        Examples(problem.train, "train", CPU, dtype), training.batch_size, (recipe.seed, draw, 0)
+    )
+    inputs, targets = tensors_of(problem.train, dtype)
+    with own_randomness():
+        draw_weights(problem, model, seed_of(WEIGHTS, recipe.seed, draw, 0), dtype)
+        layers = [
+            Layer(name, module, parameter) for name, module, parameter in parameters_of(model)
+        ]
+        tuned = Tuned(problem, recipe.kinds, training, layers, values, dtype)
+        tuned.scale_weights()
+        optimizer = optimizer_of(training, [layer.parameter for layer in layers])
+        for step in range(training.steps):
+            index = rows.index(step)
+            given = tuned.training_inputs(inputs)[index]
+            batch = Batch(given.clone(), targets[index].clone(), index)
+            seed_everything(rows.step_seed(step))
+            optimizer.zero_grad()
+            tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            set_rates(optimizer, tuned.rates(step))
+            optimizer.step()
+        model.eval()
+        held_out, answers = tensors_of(problem.valid, dtype)
+        batch = Batch(held_out, answers, torch.arange(len(held_out)))
+        loss = float(tuned.held_out_loss(model, batch).detach())
+    return Trained(loss, {name: t.detach().clone() for name, t in model.state_dict().items()})
+
+
+def draw_weights(problem: Problem, model: nn.Module, seed: int, dtype: torch.dtype) -> None:
+    """w_0 as the problem draws it; a parameter that `initialize` adds is trained like any other."""
+    seed_everything(seed)
+    with torch.no_grad():
+        (problem.initialize or reset_parameters)(model)
+    in_precision(model, dtype)
+    if not model.training:
+        model.train()
+
+
+def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its floating-point numbers in `dtype`; complex numbers stay complex."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+        elif tensor.is_complex():
+            tensor.data = tensor.data.to(dtype.to_complex())
+    return model
+
+
+def tensors_of(data: object, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Copies of all inputs and all targets."""
+    if not isinstance(data, tuple):
+        assert isinstance(data, torch.utils.data.Dataset)
+        items: Sequence[object] = data  # type: ignore[assignment]
+        data = tuple(default_collate([items[row] for row in range(len(items))]))
+    inputs, targets = (part.to(dtype) if part.is_floating_point() else part for part in data)
+    return inputs.clone(), targets.clone()
+
+
+def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """The trained parameters with the module that holds each; a shared one comes once."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, module, parameter
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of torch, NumPy and Python.
+
+    torch.manual_seed would set the same state on the CPU, in half a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Restores the global generators of torch, NumPy and Python on exit."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,172 @@
+"""The tuned hyperparameters of a plain training, each by the definition of its kind."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from drmad_workers import (
+    L1,
+    L2,
+    Batch,
+    CustomTensor,
+    InitScale,
+    LearningRate,
+    LossWeight,
+    Momentum,
+    Problem,
+    SampleWeight,
+    TrainingConfig,
+    TrainingData,
+    WeightDecay,
+)
+from drmad_workers.hyperparameters.base import Kind
+from tests.workers.judge.optimizers import Rates
+
+TRANSFORMS = {"identity": lambda raw: raw, "exp": torch.exp, "sigmoid": torch.sigmoid}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A trained parameter, its name, and the module that holds it."""
+
+    name: str
+    module: nn.Module
+    parameter: nn.Parameter
+
+
+class Tuned:
+    """Losses, penalties and rates of a problem at the hyperparameters λ."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        kinds: Sequence[Kind],
+        training: TrainingConfig,
+        layers: Sequence[Layer],
+        values: Mapping[str, Tensor],
+        dtype: torch.dtype,
+    ) -> None:
+        self._problem = problem
+        self._training = training
+        self._layers = layers
+        self._kinds = [(kind, values[kind.name].to(dtype)) for kind in kinds]
+        self._named = {
+            name: TRANSFORMS[stated.transform](values.get(name, stated.init).to(dtype))
+            for name, stated in problem.hyperparameters.items()
+        }
+        if problem.inner_loss is not None:
+            for kind, raw in self._kinds:
+                if isinstance(kind, SampleWeight):
+                    self._named[kind.name] = raw.sigmoid()
+                elif isinstance(kind, LossWeight):
+                    self._named[kind.name] = raw.exp()
+
+    def scale_weights(self) -> None:
+        """w_0 *= e^λ, one λ per parameter tensor."""
+        for kind, raw in self._kinds:
+            if isinstance(kind, InitScale):
+                with torch.no_grad():
+                    for layer, scale in zip(self._layers, raw.exp(), strict=True):
+                        layer.parameter.mul_(scale)
+
+    def training_inputs(self, inputs: Tensor) -> Tensor:
+        """The training inputs, or those that are tuned."""
+        found = [raw for kind, raw in self._kinds if isinstance(kind, TrainingData)]
+        return found[0] if found else inputs
+
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of a minibatch with all penalties."""
+        problem = self._problem
+        if problem.inner_loss is not None:
+            return problem.inner_loss(model, self._named, batch) + self._penalties()
+        losses = problem.loss(model(batch.inputs), batch.targets)
+        for kind, raw in self._kinds:
+            if isinstance(kind, SampleWeight):
+                losses = losses * raw.sigmoid()[batch.index]
+            elif isinstance(kind, LossWeight):
+                losses = losses * raw.exp()[batch.targets]
+        return losses.mean() + self._penalties()
+
+    def held_out_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        problem = self._problem
+        if problem.outer_loss is not None:
+            return problem.outer_loss(model, self._named, batch)
+        return problem.loss(model(batch.inputs), batch.targets).mean()
+
+    def rates(self, step: int) -> list[Rates]:
+        """Learning rate, momentum and weight decay of every layer in a step."""
+        training, layers = self._training, range(len(self._layers))
+        rate, momentum, decay = (
+            [number for _ in layers]
+            for number in (training.learning_rate, training.first_decay, training.weight_decay)
+        )
+        for kind, raw in self._kinds:
+            if isinstance(kind, LearningRate):
+                rate = [scheduled(raw.exp(), kind.per, layer, step) for layer in layers]
+            elif isinstance(kind, Momentum):
+                momentum = [scheduled(raw.sigmoid(), kind.per, layer, step) for layer in layers]
+            elif isinstance(kind, WeightDecay):
+                decay = [
+                    decay_of(kind, raw.exp(), number, layer, training.weight_decay)
+                    for number, layer in enumerate(self._layers)
+                ]
+        return [Rates(*each) for each in zip(rate, momentum, decay, strict=True)]
+
+    def _penalties(self) -> Tensor:
+        """Σ_u e^{λ_u} Σ_{j in u} |w_j|^k over matrices and convolutions."""
+        total = torch.zeros(())
+        for kind, raw in self._kinds:
+            if not isinstance(kind, L1 | L2):
+                continue
+            power, first = (2 if isinstance(kind, L2) else 1), 0
+            for layer in self._layers:
+                if layer.parameter.ndim < 2:
+                    continue
+                units = units_of(layer, kind.per)
+                own = raw.exp()[first + units]
+                total = total + (own * layer.parameter.abs() ** power).sum()
+                first += 0 if kind.per == "model" else int(units.max()) + 1
+        return total
+
+
+def units_of(layer: Layer, per: str) -> Tensor:
+    """The number of the penalty of every weight, in the shape of the parameter."""
+    shape, module = layer.parameter.shape, layer.module
+    if per in ("model", "layer"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if per == "weight":
+        return torch.arange(layer.parameter.numel()).view(shape)
+    transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+    by_row = isinstance(module, transposed | nn.Embedding | nn.EmbeddingBag)
+    axis = 0 if by_row else 1
+    lead = [1] * len(shape)
+    lead[axis] = shape[axis]
+    units = torch.arange(shape[axis]).view(lead).expand(shape)
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        outputs = torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1))
+        group = outputs // (shape[0] // module.groups)
+        units = units + group * shape[1]
+    return units
+
+
+def scheduled(values: Tensor, per: str, layer: int, step: int) -> float:
+    """The rate of a layer in a step."""
+    if per == "step_and_layer":
+        return float(values[layer, step])
+    return float(values[{"model": 0, "layer": layer, "step": step}[per]])
+
+
+def decay_of(kind: WeightDecay, values: Tensor, number: int, layer: Layer, own: float) -> float:
+    """The weight decay of a layer; the training's own for a layer in no group."""
+    if kind.per == "group":
+        matches = [i for i, each in enumerate(kind.groups) if fnmatchcase(layer.name, each)]
+        return float(values[matches[0]]) if matches else own
+    return float(values[number if kind.per == "layer" else 0])
+
+
+def custom(name: str = "h") -> tuple[Kind, ...]:
+    """The one tensor that a problem of one's own states."""
+    return (CustomTensor(name),)

@@ -1,0 +1,419 @@
+"""A forward pass in which nothing is a constant, from which second derivatives are taken.
+
+Training takes some values for constants: what `detach` or `no_grad` cuts off, and the buffers that
+a forward pass updates. The gradient of a step depends on these values all the same, and so does
+the trained model. The derivative of the gradient must therefore pass through them.
+
+Inside a DifferentiableForward the values are computed as always. A cut becomes an identity whose
+derivative is zero while the gradient itself is taken, and one while the gradient is differentiated
+(inside `through_cuts`). Updates of carried buffers build new tensors, with a graph, in the place of
+the old ones; so does what is written in place inside `no_grad`. A function of the user's with a
+backward pass of its own keeps it for the gradient; the derivative of its value is that of its
+forward pass. Three operations take another form, because torch has no second derivative of theirs
+or a wrong one: attention (the math kernel), weight normalization (written out; in torch 2.13 its
+double backward is wrong on CPUs), and batch normalization where its running statistics matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from types import FunctionType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+_passing = False
+_active = 0
+"""The number of entered modes, during which functions with an own backward pass are extended."""
+
+
+@contextmanager
+def through_cuts() -> Iterator[None]:
+    """Differentiates through cuts, and without the hooks that belong to training's gradient."""
+    global _passing
+    before, _passing = _passing, True
+    try:
+        yield
+    finally:
+        _passing = before
+
+
+class Cut(torch.autograd.Function):
+    """The identity; its derivative is zero, but one inside `through_cuts`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
+        return gradient if _passing else None
+
+
+def cut(tensor: Tensor) -> Tensor:
+    """The tensor behind a Cut, if it has a graph."""
+    if not tensor.requires_grad:
+        return tensor
+    with torch.enable_grad():
+        found: Tensor = Cut.apply(tensor)  # type: ignore[no-untyped-call]
+    return found
+
+
+class OwnBackward(torch.autograd.Function):
+    """A value with two derivatives: of training's gradient, and of the value itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(trained: Tensor, value: Tensor) -> Tensor:
+        return trained.view_as(trained)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        return (None, gradient) if _passing else (gradient, None)
+
+
+class _NoContext:
+    """What a function's forward pass is given in the place of a context: it keeps nothing."""
+
+    def __init__(self, inputs: tuple[Any, ...]) -> None:
+        self.needs_input_grad = tuple(_has_graph(each) for each in inputs)
+
+    def save_for_backward(self, *tensors: Any) -> None: ...
+
+    save_for_forward = mark_dirty = mark_non_differentiable = save_for_backward
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
+_apply_of_torch = torch.autograd.Function.__dict__["apply"]
+_own = ("torch.", __name__)
+
+
+def _apply(cls: Any, *inputs: Any, **named: Any) -> Any:
+    """Function.apply, with the derivative of the forward pass beside that of `backward`."""
+    trained = _apply_of_torch.__func__(cls, *inputs, **named)
+    if cls.__module__.startswith(_own) or named or not _has_graph(inputs):
+        return trained
+    copies = tree_map_only(Tensor, lambda each: each.clone(), inputs)
+    is_new_style = cls.setup_context is not torch.autograd.Function.setup_context
+    try:
+        value = cls.forward(*(() if is_new_style else (_NoContext(copies),)), *copies)
+    except (RuntimeError, AttributeError, TypeError):
+        return trained
+    if not isinstance(trained, tuple):
+        return _join_derivatives(trained, value)
+    return tuple(map(_join_derivatives, trained, value))
+
+
+def _join_derivatives(trained: Any, value: Any) -> Any:
+    if not (isinstance(value, Tensor) and isinstance(trained, Tensor) and _has_graph(trained)):
+        return trained
+    value = value if value.requires_grad else value.detach()
+    return OwnBackward.apply(trained, value)  # type: ignore[no-untyped-call]
+
+
+def hook_of_training(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook on a gradient, which does nothing inside `through_cuts`."""
+    return lambda *arguments: None if _passing else hook(*arguments)
+
+
+def confine_hooks(model: nn.Module) -> None:
+    """Makes the backward hooks of the model and of its parameters hooks of training."""
+    for module in model.modules():
+        for hooks in (module._backward_hooks, module._backward_pre_hooks):
+            _confine(hooks)
+    for parameter in model.parameters():
+        _confine(parameter._backward_hooks or {})
+
+
+def _confine(hooks: Any) -> None:
+    for key, hook in list(hooks.items()):
+        if getattr(hook, "__module__", None) != __name__:
+            hooks[key] = hook_of_training(hook)
+
+
+class DifferentiableForward(TorchFunctionMode):
+    """See the module; `carried` holds the value of every carried buffer by the buffer's id.
+
+    Attributes:
+        carried: the values; an update inside replaces the buffer's value and not the buffer.
+        has_cuts: whether a value was cut off, so that the gradient's Jacobian may not be symmetric.
+    """
+
+    def __init__(
+        self, carried: Mapping[int, Tensor] | None = None, primitive: bool = False
+    ) -> None:
+        """`primitive` writes batch normalization out, for derivatives of the third order."""
+        super().__init__()
+        self.carried = dict(carried or {})
+        self.has_cuts = False
+        self._primitive = primitive
+        self._written: list[Tensor] = []  # keeps the ids of `carried` from being reused
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        form = _FORMS.get(func)
+        if form is not None:
+            return form(self, *args, **kwargs)
+        if isinstance(func, FunctionType) and (inner := _undispatched(func)) is not None:
+            with self:
+                return inner(*args, **kwargs)
+        if isinstance(kwargs.get("out"), Tensor):
+            return self._write_out(func, args, kwargs)
+        writes = _writes(func)
+        target = args[0] if writes and args else None
+        given = args[1:] if writes else args
+        given, kwargs = self.values((given, kwargs))
+        if target is None:
+            return self._call(func, given, kwargs)
+        is_held = isinstance(target, Tensor) and target.requires_grad
+        if id(target) not in self.carried and (torch.is_grad_enabled() or not is_held):
+            return self._call(func, (target, *given), kwargs)
+        with torch.enable_grad():
+            fresh = self.carried.get(id(target), target).clone()
+            out = func(fresh, *given, **kwargs)
+        self.carried[id(target)] = fresh
+        self._written.append(target)
+        return target if out is fresh else out
+
+    def __enter__(self) -> Self:
+        global _active
+        _active += 1
+        torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[assignment,method-assign]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        global _active
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _active -= 1
+        if _active == 0:
+            torch.autograd.Function.apply = _apply_of_torch  # type: ignore[method-assign]
+
+    def values(self, tree: Any) -> Any:
+        """The tree with carried values, and with cuts where no gradient is recorded."""
+        if self.carried:
+            tree = tree_map_only(Tensor, lambda each: self.carried.get(id(each), each), tree)
+        if not torch.is_grad_enabled():
+            tree = tree_map_only(Tensor, self.cut, tree)
+        return tree
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """The tensor behind a Cut."""
+        self.has_cuts |= tensor.requires_grad
+        return cut(tensor)
+
+    def _call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or not _has_graph((args, kwargs)):
+            return func(*args, **kwargs)
+        with torch.enable_grad():
+            return func(*args, **kwargs)
+
+    def _write_out(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        out: Tensor = kwargs.pop("out")
+        value = self.__torch_function__(func, (), args, kwargs)
+        self.__torch_function__(Tensor.copy_, (), (out, value))
+        return out
+
+    def _detach(self, tensor: Tensor) -> Tensor:
+        """Inside no_grad every use is cut, so that an alias may be written to."""
+        if not torch.is_grad_enabled() and id(tensor) in self.carried:
+            return tensor
+        value = self.carried.get(id(tensor), tensor)
+        return self.cut(value) if value.requires_grad else value.detach()
+
+    def _set_data(self, tensor: Tensor, value: Tensor) -> None:
+        if id(tensor) in self.carried:
+            self.carried[id(tensor)] = self._detach(value)
+        else:
+            tensor.data = value
+
+    def _numpy(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.carried.get(id(tensor), tensor).detach().numpy(*args, **kwargs)
+
+    def _array(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.carried.get(id(tensor), tensor).detach().__array__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _register_hook(self, tensor: Tensor, hook: Callable[..., Any]) -> Any:
+        return tensor.register_hook(hook_of_training(hook))  # type: ignore[no-untyped-call]
+
+    def _attention(self, *args: Any, **kwargs: Any) -> Tensor:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        args, kwargs = self.values((args, kwargs))
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            return functional.scaled_dot_product_attention(*args, **kwargs)
+
+    def _weight_norm(self, direction: Tensor, length: Tensor, dim: int = 0) -> Tensor:
+        direction, length = self.values((direction, length))
+        with torch.enable_grad():
+            norm = torch.norm_except_dim(direction, 2, dim)
+            return direction * (length / norm)
+
+    def _batch_norm(
+        self,
+        input: Tensor,  # noqa: A002 (torch's name)
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        values, weight, bias = self.values((input, weight, bias))
+        dims = [0, *range(2, values.ndim)]
+        with torch.enable_grad():
+            if not training:
+                mean, var = self.values((running_mean, running_var))
+                if not mean.requires_grad:
+                    return functional.batch_norm(values, mean, var, weight, bias, eps=eps)
+                return _normalized(values, mean, var, weight, bias, eps)
+            if running_mean is not None:
+                observed = self.cut(values).to(running_mean.dtype)
+                var, mean = torch.var_mean(observed, dims, correction=1)
+                self._follow(running_mean, mean, momentum)
+                self._follow(running_var, var, momentum)
+            if not self._primitive:
+                return functional.batch_norm(values, None, None, weight, bias, True, momentum, eps)
+            var, mean = torch.var_mean(values, dims, correction=0)
+            return _normalized(values, mean, var, weight, bias, eps)
+
+    def _instance_norm(
+        self,
+        input: Tensor,  # noqa: A002 (torch's name)
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not use_input_stats:
+            return self._batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, eps)
+        values, weight, bias = self.values((input, weight, bias))
+        dims = list(range(2, values.ndim))
+        with torch.enable_grad():
+            if running_mean is not None:
+                observed = self.cut(values).to(running_mean.dtype)
+                var, mean = torch.var_mean(observed, dims, correction=1)
+                self._follow(running_mean, mean.mean(0), momentum)
+                self._follow(running_var, var.mean(0), momentum)
+            if not self._primitive:
+                return functional.instance_norm(values, weight=weight, bias=bias, eps=eps)
+            var, mean = torch.var_mean(values, dims, correction=0, keepdim=True)
+            normal = (values - mean) * (var + eps).rsqrt()
+            return _scaled(normal, weight, bias)
+
+    def _follow(self, running: Tensor | None, observed: Tensor, momentum: float) -> None:
+        if running is None:
+            return
+        before = self.carried.get(id(running), running)
+        after = (1.0 - momentum) * before + momentum * observed
+        if id(running) in self.carried:
+            self.carried[id(running)] = after
+        else:
+            running.copy_(after.detach())
+
+
+_Form = Callable[..., Any]
+_FORMS: dict[Any, _Form] = {
+    Tensor.detach: DifferentiableForward._detach,
+    torch.detach: DifferentiableForward._detach,
+    Tensor.data.__get__: DifferentiableForward._detach,  # type: ignore[attr-defined]
+    Tensor.data.__set__: DifferentiableForward._set_data,  # type: ignore[attr-defined]
+    Tensor.numpy: DifferentiableForward._numpy,
+    Tensor.__array__: DifferentiableForward._array,
+    Tensor.register_hook: DifferentiableForward._register_hook,
+    functional.scaled_dot_product_attention: DifferentiableForward._attention,
+    torch._weight_norm: DifferentiableForward._weight_norm,
+    functional.batch_norm: DifferentiableForward._batch_norm,
+    functional.instance_norm: DifferentiableForward._instance_norm,
+}
+"""Operations that take another form, and what is called in their place."""
+
+
+def _normalized(
+    values: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    shape = [1, -1, *[1] * (values.ndim - 2)]
+    normal = (values - mean.view(shape)) * (var + eps).rsqrt().view(shape)
+    return _scaled(normal, weight, bias).to(values.dtype)
+
+
+def _scaled(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """weight × normal + bias, per channel."""
+    shape = [1, -1, *[1] * (normal.ndim - 2)]
+    if weight is not None:
+        normal = normal * weight.view(shape)
+    return normal if bias is None else normal + bias.view(shape)
+
+
+def _has_graph(tree: Any) -> bool:
+    return any(isinstance(each, Tensor) and each.requires_grad for each in tree_leaves(tree))
+
+
+@cache
+def _writes(func: Any) -> bool:
+    """Whether the operation writes into its first argument."""
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in _WRITING
+
+
+_WRITING = {"__setitem__"} | {
+    f"__i{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+}
+
+
+def _never(*tensors: Any) -> bool:
+    return False
+
+
+@cache
+def _undispatched(function: FunctionType) -> FunctionType | None:
+    """A Python function of torch that does not offer itself to a mode again, or None.
+
+    A mode sees such a function as one operation. This copy lets it see the operations inside.
+    """
+    if function.__module__ not in ("torch.nn.functional", "torch.functional"):
+        return None
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    found = {name: _never for name in checks if name in function.__code__.co_names}
+    if not found:
+        return None
+    copy = FunctionType(
+        function.__code__,
+        {**function.__globals__, **found},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
