@@ -1,6 +1,7 @@
 """The inner problem's objective L(w, λ): its gradient, and the gradient with its graph."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -111,6 +112,8 @@ class InnerObjective:
         batch_loss: the loss that is differentiated: that of one replica, or of R by vmap.
         traced: the traces of the gradient and of the product.
         has_cuts: whether a loss so far cut values off; see DifferentiableForward.
+        is_opaque: whether the model cannot be taken through a DifferentiableForward; what it cuts
+            off or carries is then a constant.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
 
@@ -130,6 +133,7 @@ class InnerObjective:
         self.traced = Traced()
         self.has_cuts = False
         self.is_symmetric = True
+        self.is_opaque = False
 
     @property
     def is_plain(self) -> bool:
@@ -186,13 +190,15 @@ class InnerObjective:
         parameters = self.parameters
         begun = parameters.carried.begin(parameters.carried_flat) if parameters.carried else None
         mode = DifferentiableForward({} if begun is None else begun.given, primitive)
-        with mode:
+        context = nullcontext() if self.is_opaque else mode
+        with context:
             loss = self.batch_loss(batch, self.values.arguments, rows)
         if begun is None:
-            return DifferentiatedLoss(loss, None, mode)
+            return DifferentiatedLoss(loss, None, context, mode.has_cuts)
         flat = torch.empty_like(parameters.carried_flat)
-        after = begun.end(mode.carried, flat)
-        return DifferentiatedLoss(loss, CarriedUpdate(begun, begun.leaves, after, flat), mode)
+        after = begun.end(begun.written() if self.is_opaque else mode.carried, flat)
+        update = CarriedUpdate(begun, begun.leaves, after, flat)
+        return DifferentiatedLoss(loss, update, context, mode.has_cuts)
 
     def linearize(
         self, batch: Batch, weights: Tensor | None = None, primitive: bool = False
@@ -208,11 +214,11 @@ class InnerObjective:
         rows = self.values.differentiable_rows_of(batch.index)
         forward = self.forward(batch, rows, primitive)
         loss = forward.loss
-        with forward.mode:
+        with forward.context:
             gradients = torch.autograd.grad(
                 total(loss), tensors, create_graph=True, allow_unused=True
             )
-        self.has_cuts |= forward.mode.has_cuts
+        self.has_cuts |= forward.has_cuts
         return Linearization(
             batch,
             tensors,
@@ -291,11 +297,12 @@ class InnerObjective:
 
 
 class DifferentiatedLoss(NamedTuple):
-    """L with its graph, the update of the carried values, and the mode of the forward pass."""
+    """L with its graph, the update of the carried values, and how the pass was taken."""
 
     loss: Tensor
     carried: CarriedUpdate | None
-    mode: DifferentiableForward
+    context: AbstractContextManager[object]
+    has_cuts: bool
 
 
 def joined(one: Derivatives, other: Derivatives) -> Derivatives:

@@ -78,7 +78,7 @@ def gradient_along(
             for slot, found in zip(slots, second, strict=True):
                 if found is not None:
                     out[first : first + at_once, slot.start : slot.stop].copy_(
-                        found.view(at_once, -1)
+                        found.reshape(at_once, -1)
                     )
     inner.penalties.add_along(inner.parameters.weights, weights, values, out)
     gradient = inner.flat_gradient(derivatives.by_parameters)
