@@ -64,16 +64,16 @@ class FrozenTeacher(nn.Module):
 
 
 def taught_by_weights(forward: LateTeacher, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    outputs = forward(batch.inputs)
-    distance = (outputs - batch.inputs @ forward.teacher.t()).square().mean(0)
+    outputs: Tensor = forward(batch.inputs)
+    distance: Tensor = (outputs - batch.inputs @ forward.teacher.t()).square().mean(0)
     return each_loss(outputs, batch.targets).mean() + (tuned["h"] * distance).sum()
 
 
 def taught_by_outputs(forward: FrozenTeacher, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    outputs = forward(batch.inputs)
+    outputs: Tensor = forward(batch.inputs)
     with torch.no_grad():
         target = forward.copy(batch.inputs)
-    distance = (outputs - target).square().mean(0)
+    distance: Tensor = (outputs - target).square().mean(0)
     return each_loss(outputs, batch.targets).mean() + (tuned["h"] * distance).sum()
 
 

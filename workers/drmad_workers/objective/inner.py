@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import CarriedPass
 from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
@@ -114,6 +115,7 @@ class InnerObjective:
         has_cuts: whether a loss so far cut values off; see DifferentiableForward.
         is_opaque: whether the model cannot be taken through a DifferentiableForward; what it cuts
             off or carries is then a constant.
+        vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
 
@@ -134,6 +136,8 @@ class InnerObjective:
         self.has_cuts = False
         self.is_symmetric = True
         self.is_opaque = False
+        self.vmap_agrees: bool | None = None
+        self._with_gradient: list[bool] = []
 
     @property
     def is_plain(self) -> bool:
@@ -161,6 +165,7 @@ class InnerObjective:
 
         loss, *parts = self.trace("gradient", derive, batch)
         assert loss is not None
+        self._require_same_parameters([part is not None for part in parts])
         self.join(parts, out)
         return loss
 
@@ -259,6 +264,21 @@ class InnerObjective:
         """
         self.join([None if part is None else part.detach() for part in at.gradients], out)
         return out
+
+    def _require_same_parameters(self, with_gradient: list[bool]) -> None:
+        """Raises ProblemError unless the loss depends on the same parameters in every step."""
+        if not self._with_gradient:
+            self._with_gradient = with_gradient
+        if with_gradient == self._with_gradient:
+            return
+        pairs = zip(self.parameters.slots, with_gradient, self._with_gradient, strict=True)
+        name = next(slot.name for slot, now, before in pairs if now != before)
+        raise ProblemError(
+            f"the training loss must depend on the same parameters in every step, and {name} has a "
+            "gradient in some steps only: torch.optim would leave it and its momentum alone in "
+            "the others; multiply the part that is left out by zero instead",
+            "model",
+        )
 
     def join(self, parts: Parts, out: Tensor) -> None:
         """Writes ∇_w L with its penalties into `out`, from what autograd returned."""
