@@ -21,7 +21,12 @@ from tests.workers.cases.small import (
     problem_of,
     recipe_of,
 )
-from tests.workers.judge.verdict import Refusal, assert_refused, assert_right_or_refused
+from tests.workers.judge.verdict import (
+    Refusal,
+    assert_refused,
+    assert_right,
+    assert_right_or_refused,
+)
 
 CODES = (INPUTS * 2).long().clamp(-4, 4) + 4
 
@@ -214,3 +219,53 @@ def test_a_parameter_that_two_modules_share_and_one_that_is_frozen() -> None:
         return problem_of(shared)
 
     assert_right_or_refused(recipe_of(build), EXACT, Refusal((), ""))
+
+
+class Skipped(nn.Module):
+    """Leaves out its middle layer in some steps (stochastic depth), or multiplies it by zero."""
+
+    def __init__(self, branch: bool) -> None:
+        super().__init__()
+        self.first, self.middle = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last, self.branch = nn.Linear(WIDTH, CLASSES), branch
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(inputs))
+        kept = not self.training or bool(torch.rand(()) < 0.6)
+        if kept or not self.branch:
+            hidden = hidden + float(kept) * torch.tanh(self.middle(hidden))
+        outputs: Tensor = self.last(hidden)
+        return outputs
+
+
+class Routed(nn.Module):
+    """Trains one of two experts, by what the minibatch holds."""
+
+    def __init__(self, branch: bool) -> None:
+        super().__init__()
+        self.one, self.other, self.branch = perceptron(), perceptron(), branch
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        first = bool(inputs[:, 0].mean() > 0)
+        outputs: Tensor
+        if not self.training:
+            outputs = self.one(inputs) + self.other(inputs)
+        elif self.branch:
+            outputs = self.one(inputs) if first else self.other(inputs)
+        else:
+            outputs = float(first) * self.one(inputs) + float(not first) * self.other(inputs)
+        return outputs
+
+
+@pytest.mark.parametrize("model", [Skipped, Routed])
+def test_parameters_without_a_gradient_in_some_steps(model: Callable[[bool], nn.Module]) -> None:
+    """torch.optim leaves them and their momentum alone, which a gradient of zero does not."""
+    refusal = Refusal(("model", "problem.inner_loss"), "gradient", lambda: problem_of(model(False)))
+    assert_right_or_refused(recipe_of(lambda: problem_of(model(True))), EXACT, refusal)
+
+
+@pytest.mark.parametrize("model", [Skipped, Routed])
+def test_parameters_with_gradients_of_zero_in_some_steps(
+    model: Callable[[bool], nn.Module],
+) -> None:
+    assert_right(recipe_of(lambda: problem_of(model(False))), EXACT)

@@ -25,11 +25,11 @@ STEP = 1e-5
 error about 1e-16 / h = 1e-11, both relative to a loss and derivatives of order one."""
 
 TOLERANCE = 1e-5
-"""Of a hypergradient, relative to the largest slope of its hyperparameter. Slopes here are at least
-LEAST_SLOPE, so that the error of a difference stays below 1e-6 of it."""
+"""Of a hypergradient, relative to the largest slope of its hyperparameter, or to LEAST_SLOPE: the
+error of a difference stays below 1e-6 of that."""
 
 LEAST_SLOPE = 1e-4
-"""A hyperparameter that moves the validation loss less than this would prove nothing."""
+"""A hyperparameter that moves the validation loss less than this proves little."""
 
 TRAINING_TOLERANCE = 1e-9
 """Of the validation loss and of the weights: two orders of the same sums in float64, which tens of
@@ -104,14 +104,18 @@ def faults(
     tolerance: float = TOLERANCE,
     training_tolerance: float = TRAINING_TOLERANCE,
     dtype: torch.dtype = torch.float64,
+    idle: bool = False,
 ) -> list[str]:
     """What the engine computes wrongly, one line each.
 
     Every method evaluates all draws with one tuner, as a job does, so that a later meta-iteration
     shows what an earlier one left behind.
 
+    Args:
+        idle: allows hyperparameters that have little effect.
     Raises:
         ProblemError: the engine refuses the problem.
+        ValueError: a hyperparameter has too little effect for a verdict.
     """
     found: list[str] = []
     expected: dict[int, tuple[float, Mapping[str, Tensor], list[float]]] = {}
@@ -129,6 +133,8 @@ def faults(
             if draw not in expected:
                 trained = plain_training(recipe, values, draw, dtype)
                 slopes = central_differences(recipe, values, directions, draw, step, dtype)
+                if not idle:
+                    require_effect(directions, slopes)
                 expected[draw] = trained.validation_loss, trained.model, slopes
             loss, model, slopes = expected[draw]
             if abs(evaluation.validation_loss - loss) > training_tolerance * abs(loss):
@@ -167,18 +173,28 @@ def wrong_slopes(
     tolerance: float,
 ) -> list[str]:
     """The directions along which the hypergradient is not the slope, one line each."""
-    largest: dict[str, float] = {}
-    for direction, slope in zip(directions, slopes, strict=True):
-        largest[direction.name] = max(largest.get(direction.name, 0.0), abs(slope))
+    largest = largest_slopes(directions, slopes)
     found = []
     for direction, slope in zip(directions, slopes, strict=True):
         name, along = direction.name, direction.along
-        if largest[name] < LEAST_SLOPE:
-            raise ValueError(f"a case must have a larger effect of {name}, got {largest[name]}")
         got = float((hypergradient[name].double() * along).sum())
-        if not abs(got - slope) <= tolerance * largest[name]:
+        if not abs(got - slope) <= tolerance * max(largest[name], LEAST_SLOPE):
             found.append(f"d/d{name} {got:+.8f}, expected {slope:+.8f}")
     return found
+
+
+def largest_slopes(directions: Sequence[Direction], slopes: Sequence[float]) -> dict[str, float]:
+    """The largest slope along a direction, by hyperparameter."""
+    largest: dict[str, float] = {}
+    for direction, slope in zip(directions, slopes, strict=True):
+        largest[direction.name] = max(largest.get(direction.name, 0.0), abs(slope))
+    return largest
+
+
+def require_effect(directions: Sequence[Direction], slopes: Sequence[float]) -> None:
+    for name, slope in largest_slopes(directions, slopes).items():
+        if slope < LEAST_SLOPE:
+            raise ValueError(f"{name} must move the validation loss, got a slope of {slope:.3g}")
 
 
 @dataclass(frozen=True)

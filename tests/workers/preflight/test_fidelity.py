@@ -133,10 +133,11 @@ def test_gauss_newton_product_is_j_transposed_h_j() -> None:
     hessian = torch.func.jacrev(torch.func.jacrev(loss))(outputs(weights).detach())
     direction = torch.randn(len(weights), generator=torch.Generator().manual_seed(1)).double()
     expected = jacobian.T @ (hessian @ (jacobian @ direction))
-    by_weights, _, (by_sample,) = gauss_newton_product(objective.inner, batch, direction)
-    actual = torch.cat([p.flatten() for p in by_weights if p is not None])
+    found = gauss_newton_product(objective.inner, batch, direction)
+    actual = torch.cat([p.flatten() for p in found.by_parameters if p is not None])
     assert relative(actual, expected) < 1e-10
-    _, _, (exact,) = exact_product(objective.inner, batch, direction)
+    (by_sample,) = found.by_rows
+    (exact,) = exact_product(objective.inner, batch, direction).by_rows
     assert by_sample is not None
     assert exact is not None
     assert relative(by_sample, exact) < 1e-10

@@ -132,6 +132,10 @@ class CarriedPass:
                 leaf = part.round().to(current.dtype)
             self.given[id(current)] = leaf
 
+    def written(self) -> dict[int, Tensor]:
+        """The values that the model's own tensors have, by their ids, as constants."""
+        return {id(held): held.detach().clone() for _, held in self._held if torch.is_tensor(held)}
+
     def end(self, found: Mapping[int, Tensor], flat: Tensor) -> list[Tensor]:
         """Ends the pass and gives the model its own tensors back.
 

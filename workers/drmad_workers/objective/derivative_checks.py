@@ -1,5 +1,7 @@
 """Checks of the derivatives of an objective, on one minibatch before any training."""
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
 from drmad_workers.problem import Batch
+
+logger = logging.getLogger(__name__)
 
 
 def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int) -> None:
@@ -46,6 +50,7 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int
     given.restore()
     parameters.carry(carried_state(parameters.carried, changed))
     initialize(objective, seed)
+    objective.inner.is_opaque = not can_be_differentiated(objective, batch)
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
@@ -72,6 +77,28 @@ def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int
                 "does: use it in one of them, or do not tune it",
                 f"hyperparameters.{name}",
             )
+
+
+def can_be_differentiated(objective: Objective, batch: Batch) -> bool:
+    """Whether the model's operations work in a DifferentiableForward, as they do outside of it."""
+    inner, objective.inner.is_opaque = objective.inner, False
+    try:
+        with objective.parameters.same_noise():
+            inner.linearize(batch)
+    except Exception as error:
+        inner.is_opaque = True
+        try:
+            with objective.parameters.same_noise():
+                inner.linearize(batch)
+        except Exception:
+            return True  # the fault is not the mode's, and is reported where it belongs
+        logger.warning(
+            "the model is differentiated with what it cuts off as constants, because one of its "
+            "operations fails otherwise: %s",
+            error,
+        )
+        return False
+    return True
 
 
 def probe_symmetry(objective: Objective, batch: Batch) -> Parts:

@@ -119,6 +119,12 @@ class FlatParameters:
         if not late:
             return
         names = ", ".join(place.path for place in late)
+        if any(isinstance(place.value, nn.Parameter) for place in late):
+            raise ProblemError(
+                "a parameter that requires no gradient must change in the first forward passes in "
+                f"training or never, and {names} changed later: register a buffer instead",
+                "model",
+            )
         if self.replicas is not None:
             raise ProblemError(
                 f"replicas can be computed as a batch only if training changes no buffers, and it "

@@ -1,12 +1,14 @@
 """The inner problem's objective L(w, λ): its gradient, and the gradient with its graph."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import CarriedPass
 from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
@@ -111,6 +113,9 @@ class InnerObjective:
         batch_loss: the loss that is differentiated: that of one replica, or of R by vmap.
         traced: the traces of the gradient and of the product.
         has_cuts: whether a loss so far cut values off; see DifferentiableForward.
+        is_opaque: whether the model cannot be taken through a DifferentiableForward; what it cuts
+            off or carries is then a constant.
+        vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
 
@@ -130,6 +135,9 @@ class InnerObjective:
         self.traced = Traced()
         self.has_cuts = False
         self.is_symmetric = True
+        self.is_opaque = False
+        self.vmap_agrees: bool | None = None
+        self._with_gradient: list[bool] = []
 
     @property
     def is_plain(self) -> bool:
@@ -157,6 +165,7 @@ class InnerObjective:
 
         loss, *parts = self.trace("gradient", derive, batch)
         assert loss is not None
+        self._require_same_parameters([part is not None for part in parts])
         self.join(parts, out)
         return loss
 
@@ -186,13 +195,15 @@ class InnerObjective:
         parameters = self.parameters
         begun = parameters.carried.begin(parameters.carried_flat) if parameters.carried else None
         mode = DifferentiableForward({} if begun is None else begun.given, primitive)
-        with mode:
+        context = nullcontext() if self.is_opaque else mode
+        with context:
             loss = self.batch_loss(batch, self.values.arguments, rows)
         if begun is None:
-            return DifferentiatedLoss(loss, None, mode)
+            return DifferentiatedLoss(loss, None, context, mode.has_cuts)
         flat = torch.empty_like(parameters.carried_flat)
-        after = begun.end(mode.carried, flat)
-        return DifferentiatedLoss(loss, CarriedUpdate(begun, begun.leaves, after, flat), mode)
+        after = begun.end(begun.written() if self.is_opaque else mode.carried, flat)
+        update = CarriedUpdate(begun, begun.leaves, after, flat)
+        return DifferentiatedLoss(loss, update, context, mode.has_cuts)
 
     def linearize(
         self, batch: Batch, weights: Tensor | None = None, primitive: bool = False
@@ -208,11 +219,11 @@ class InnerObjective:
         rows = self.values.differentiable_rows_of(batch.index)
         forward = self.forward(batch, rows, primitive)
         loss = forward.loss
-        with forward.mode:
+        with forward.context:
             gradients = torch.autograd.grad(
                 total(loss), tensors, create_graph=True, allow_unused=True
             )
-        self.has_cuts |= forward.mode.has_cuts
+        self.has_cuts |= forward.has_cuts
         return Linearization(
             batch,
             tensors,
@@ -254,6 +265,21 @@ class InnerObjective:
         self.join([None if part is None else part.detach() for part in at.gradients], out)
         return out
 
+    def _require_same_parameters(self, with_gradient: list[bool]) -> None:
+        """Raises ProblemError unless the loss depends on the same parameters in every step."""
+        if not self._with_gradient:
+            self._with_gradient = with_gradient
+        if with_gradient == self._with_gradient:
+            return
+        pairs = zip(self.parameters.slots, with_gradient, self._with_gradient, strict=True)
+        name = next(slot.name for slot, now, before in pairs if now != before)
+        raise ProblemError(
+            f"the training loss must depend on the same parameters in every step, and {name} has a "
+            "gradient in some steps only: torch.optim would leave it and its momentum alone in "
+            "the others; multiply the part that is left out by zero instead",
+            "model",
+        )
+
     def join(self, parts: Parts, out: Tensor) -> None:
         """Writes ∇_w L with its penalties into `out`, from what autograd returned."""
         self.parameters.join(parts, out)
@@ -291,11 +317,12 @@ class InnerObjective:
 
 
 class DifferentiatedLoss(NamedTuple):
-    """L with its graph, the update of the carried values, and the mode of the forward pass."""
+    """L with its graph, the update of the carried values, and how the pass was taken."""
 
     loss: Tensor
     carried: CarriedUpdate | None
-    mode: DifferentiableForward
+    context: AbstractContextManager[object]
+    has_cuts: bool
 
 
 def joined(one: Derivatives, other: Derivatives) -> Derivatives:
