@@ -169,14 +169,19 @@ class Replica:
         return failures.guarded(complete, state.scalars["iteration"])
 
     def roll_back(
-        self, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
+        self,
+        infos: Infos,
+        state: PackedState,
+        best: PackedState,
+        hypergradient: bytes,
+        replicas: Sequence[int],
     ) -> PackedState | Failure:
-        """The state that repeats a meta-iteration after a rollback; see meta.rollback."""
+        """The state that repeats a meta-iteration after a rollback; see outer_step.roll_back."""
 
         def restart() -> PackedState:
             from drmad_workers.ray_actor import outer_step
 
-            return outer_step.roll_back(self._spec, infos, state, best, hypergradient)
+            return outer_step.roll_back(self._spec, infos, state, best, hypergradient, replicas)
 
         return failures.guarded(restart, state.scalars["iteration"])
 
