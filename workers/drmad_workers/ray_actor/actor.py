@@ -310,9 +310,11 @@ class Replica:
     def _evaluations(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
     ) -> Sequence[Evaluation]:
+        from drmad_workers.meta.state import require_fit
         from drmad_workers.ray_actor.packed_state import unpack
 
         begun = unpack(state)
+        require_fit(begun, self._tuners[0].hyperparameters)
         values = begun.hyperparameters
         draw = begun.draw if draw is None else draw
 
