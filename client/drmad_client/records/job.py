@@ -102,6 +102,10 @@ class JobRecord(Record):
     forked_from: str | None = Field(
         default=None, description="Job and meta-iteration from which it continues, as in job_...@7."
     )
+    adapted: list[str] = Field(
+        default=[],
+        description="What of the state it continues from was adapted to the changes of the fork.",
+    )
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -121,3 +125,8 @@ class JobRecord(Record):
     tags: dict[str, str] = Field(default={}, description="Labels of its user, by key.")
     spec: JobSpec
     version: int = Field(description="Version, which rises with every change; also the ETag.")
+
+    @property
+    def begun(self) -> JobSpec:
+        """The spec of its meta-iterations, with the values that the search found."""
+        return self.spec.started_from(self.start.values) if self.start else self.spec

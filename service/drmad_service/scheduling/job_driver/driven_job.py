@@ -44,9 +44,7 @@ class DrivenJob:
         self.lease = lease
         self.settings = settings
         self.cluster = cluster
-        self.spec = record.spec
-        if record.start is not None:
-            self.spec = self.spec.started_from(record.start.values)
+        self.spec = record.begun
         self.progress = record.progress
         self.infos: list[HyperparameterInfo] = []
         self._code = code
