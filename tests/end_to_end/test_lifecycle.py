@@ -225,6 +225,19 @@ def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> 
     assert [line.replica for line in client.jobs.logs(batch.id)] == [0]  # one worker for both
 
 
+def test_replicas_that_cannot_be_batched_are_computed_side_by_side_and_the_job_warns(
+    client: Client,
+) -> None:
+    pair = spec(hypergradient={"method": "auto"}, meta={"iterations": 2})
+    separate = client.jobs.create(pair | {"replicas": {"count": 2}})
+    job = client.jobs.create(pair | {"replicas": {"count": 2, "batched": "auto"}})
+    assert numbers(client, done(client, job)) == numbers(client, done(client, separate))
+    (warning,) = [event.data for event in client.jobs.events(job.id) if event.type == "warning"]
+    assert warning["code"] == "not_batched"
+    assert "auto probes each replica by itself" in warning["message"]
+    assert {line.replica for line in client.jobs.logs(job.id)} == {0, 1}
+
+
 def test_replicas_on_disjoint_shards_apply_their_hypergradients_as_they_arrive(
     client: Client,
 ) -> None:
@@ -313,7 +326,7 @@ def test_higher_priority_takes_over_at_a_meta_iteration(client: Client, undistur
 
 
 def test_job_that_the_cluster_cannot_hold_says_so(client: Client) -> None:
-    job = client.jobs.create(spec(resources={"cpus": 1, "gpus": 2}))
+    job = client.jobs.create(spec(resources={"cpus": 0.5, "gpus": 1}, replicas={"count": 2}))
     waiting = client.jobs.retrieve(job.id)
     assert waiting.status is JobStatus.QUEUED
     assert waiting.message == "needs 2 GPUs, the cluster has 0"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from drmad_client.records.base import Record
 from drmad_client.records.hyperparameters import HyperparameterInfo
@@ -85,6 +86,10 @@ class JobError(Record):
     )
 
 
+def _accepted(spec: Any, validate: ValidatorFunctionWrapHandler) -> JobSpec:
+    return spec if isinstance(spec, JobSpec) else JobSpec.accepted(spec)
+
+
 class JobRecord(Record):
     """One tuning request, from submission to its terminal state."""
 
@@ -123,7 +128,7 @@ class JobRecord(Record):
         default=[], description="Its changes of state, oldest first."
     )
     tags: dict[str, str] = Field(default={}, description="Labels of its user, by key.")
-    spec: JobSpec
+    spec: Annotated[JobSpec, WrapValidator(_accepted)]
     version: int = Field(description="Version, which rises with every change; also the ETag.")
 
     @property

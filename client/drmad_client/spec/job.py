@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
@@ -16,6 +22,9 @@ from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.search import SearchSpec, changed, range_ends
 from drmad_client.spec.training import TrainingSpec
+
+_ACCEPTED = {"accepted": True}
+"""The context of validation under which only the fields by themselves are judged."""
 
 
 class JobSpec(Spec):
@@ -62,8 +71,21 @@ class JobSpec(Spec):
         description="Seed of initial weights and minibatches; it fixes every number.",
     )
 
+    @classmethod
+    def accepted(cls, fields: Any) -> JobSpec:
+        """The spec of a job that was accepted before, as JSON or as its fields.
+
+        Rules between fields are not applied again: an earlier release may have had fewer of them,
+        and its jobs stay readable.
+        """
+        if isinstance(fields, str | bytes):
+            return cls.model_validate_json(fields, context=_ACCEPTED)
+        return cls.model_validate(fields, context=_ACCEPTED)
+
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Self:
+    def _parts_fit_together(self, info: ValidationInfo) -> Self:
+        if info.context is _ACCEPTED:
+            return self
         misfits = list(self._misfits())
         if self.search is not None and not misfits:
             misfits = list(self._search_misfits(self.search))

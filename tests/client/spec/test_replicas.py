@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from drmad_client.records.field_errors import field_errors
+from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.replicas import ReplicasSpec
+from tests.client import samples
 
 JOB: dict[str, Any] = {
     "problem": {"data": {"name": "digits", "train": 1000, "valid": 100, "test": 0}},
@@ -88,7 +92,21 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
             "training.batch_size",
             "33 training examples that a replica holds, got 50; or set fewer replicas",
         ),
-        ({"resources": {"gpus": 1.5}}, "resources.gpus", "a whole number above 1"),
+        (
+            {"resources": {"gpus": 4}},
+            "resources.gpus",
+            "must be at most 1, got 4: a replica uses one GPU; to use more GPUs, raise",
+        ),
+        (
+            {"resources": {"gpus": 0.5, "memory_bytes": 2**30}},
+            "resources.memory_bytes",
+            "must be null with gpus: 0.5, got 1073741824",
+        ),
+        (
+            {"replicas": {"data": "overlapping", "train_share": 0.5, "valid_share": 1.0}},
+            "replicas.train_share",
+            "must be null with count: 1, whose replica holds all examples, got 0.5",
+        ),
     ],
 )
 def test_misfit_names_its_field_and_what_to_do(
@@ -104,3 +122,16 @@ def test_misfit_names_its_field_and_what_to_do(
 def test_bound_of_staleness_is_twice_the_replicas_unless_given() -> None:
     assert ReplicasSpec(count=4, mode="async").bound == 8
     assert ReplicasSpec(count=4, mode="async", max_staleness=5).bound == 5
+
+
+def test_job_that_an_earlier_release_accepted_stays_readable() -> None:
+    """The rule against several GPUs for a replica came later; the record is read all the same."""
+    record = samples.job(JobStatus.SUCCEEDED).model_dump(mode="json")
+    record["spec"]["resources"]["gpus"] = 4
+    read = JobRecord.model_validate_json(json.dumps(record))
+    assert read.spec.resources.gpus == 4.0
+    assert JobSpec.accepted(json.dumps(record["spec"])) == read.spec
+    with pytest.raises(ValidationError, match="at most 1"):
+        JobSpec.model_validate(record["spec"])
+    with pytest.raises(ValidationError, match="Field required"):
+        JobSpec.accepted({})

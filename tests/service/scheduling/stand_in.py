@@ -122,6 +122,7 @@ class StandInCluster:
 
     Attributes:
         created: how many times replicas were started.
+        specs: the specs for which replicas were asked.
         reservation: the reference that replicas wait for before they start, or None.
     """
 
@@ -133,12 +134,14 @@ class StandInCluster:
             "report": ProgressReport("", 0, 0, []),
         }
         self.created = 0
+        self.specs: list[JobSpec] = []
         self.reservation: Call | None = None
 
     async def capacity(self) -> Capacity:
         return Capacity(4.0, 0.0)
 
     def replicas(self, spec: JobSpec, code: bytes | None) -> StandInReplicas:
+        self.specs.append(spec)
         return StandInReplicas(self)
 
     async def called(self, method: str) -> Call:

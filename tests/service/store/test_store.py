@@ -146,7 +146,7 @@ async def test_claims_reserve_capacity_in_order(store: Store, spec: JobSpec) -> 
 async def test_job_that_the_cluster_can_never_hold_does_not_block_the_others(
     store: Store, spec: JobSpec
 ) -> None:
-    await store.create(with_changes(spec, resources={"gpus": 8}))
+    await store.create(with_changes(spec, resources={"gpus": 1}, replicas={"count": 8}))
     small, _ = await store.create(spec)
     claimed = await store.claim("scheduler", 10.0, Capacity(4.0, 1.0))
     assert claimed is not None
@@ -325,7 +325,9 @@ async def test_tenant_is_held_to_its_limits(store: Store, spec: JobSpec) -> None
 async def test_waiting_job_says_what_it_needs_and_what_there_is(
     store: Store, spec: JobSpec
 ) -> None:
-    job, _ = await store.create(with_changes(spec, resources={"cpus": 1, "gpus": 2}))
+    job, _ = await store.create(
+        with_changes(spec, resources={"cpus": 0.5, "gpus": 1}, replicas={"count": 2})
+    )
     assert job.message.startswith("no scheduler is running")
     await store.claim("scheduler", 10.0, Capacity(cpus=4.0, gpus=1.0))
     job = await store.get(job.id)
