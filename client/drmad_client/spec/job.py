@@ -135,7 +135,7 @@ class JobSpec(Spec):
             message = "is taken by problem.data; give the option another name"
             yield ("problem", "options", "data"), self.problem.options["data"], message
         yield from self.hypergradient.misfits(self.training)
-        yield from self.replicas.misfits()
+        yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
         yield from self._hyperparameter_misfits()
 

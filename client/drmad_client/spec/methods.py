@@ -162,7 +162,11 @@ class ShortcutMethod(_Horizon):
         changed = [name for name, value in self if value != defaults[name].default]
         yield from refusals.preset_refusals(self.preset, changed)
         yield from refusals.shortcut_refusals(
-            self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
+            self.hvp,
+            self.curvature,
+            self.averaging_window,
+            self.interpolation_nodes,
+            self.budget,
         )
 
 
@@ -239,7 +243,8 @@ class ImplicitMethod(MethodSpec):
         default=None,
         gt=0.0,
         le=1000.0,
-        description="Step size of the Neumann series; null takes that of the training.",
+        description="Step size of the Neumann series; null takes that of the training. "
+        "Conjugate gradients have none.",
     )
 
     def refuses(

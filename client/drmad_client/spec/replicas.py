@@ -87,8 +87,8 @@ class ReplicasSpec(Spec):
             rows // self.count if self.train_share is None else int(self.train_share * rows + 1e-9)
         )
 
-    def misfits(self) -> Iterator[Misfit]:
-        """Settings that do not fit together."""
+    def misfits(self, resources: ResourcesSpec) -> Iterator[Misfit]:
+        """Settings that do not fit together, or not the resources of a replica."""
         yield from self._shares_that_misfit()
         if self.wait_for is not None and self.mode == "async":
             yield _at("wait_for", self.wait_for, "must be null in async mode, which never waits")
@@ -112,6 +112,12 @@ class ReplicasSpec(Spec):
             yield _at("aggregate", self.aggregate, message)
         if self.batched == "auto" and (self.mode == "async" or self.wait_for is not None):
             message = "must be off with mode: async or wait_for: replicas in a batch end together"
+            yield _at("batched", self.batched, message)
+        if self.batched == "auto" and resources.gpus > 0.5 and self.count > 1:
+            message = (
+                f"must be off with gpus: {resources.gpus:g}, where no two replicas share a GPU; or "
+                f"set resources.gpus to a fraction, such as {1.0 / self.count:.3g}"
+            )
             yield _at("batched", self.batched, message)
 
     def _shares_that_misfit(self) -> Iterator[Misfit]:

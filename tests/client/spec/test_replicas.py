@@ -98,6 +98,22 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
             "must be at most 1, got 4: a replica uses one GPU; to use more GPUs, raise",
         ),
         (
+            {"resources": {"gpus": 1}, "replicas": {"count": 4, "batched": "auto"}},
+            "replicas.batched",
+            "must be off with gpus: 1, where no two replicas share a GPU; or set resources.gpus to "
+            "a fraction, such as 0.25",
+        ),
+        (
+            {"hypergradient": {"method": "shortcut", "budget": 8, "interpolation_nodes": 4}},
+            "hypergradient.budget",
+            "got 8 beside interpolation_nodes, which take its place: leave one of the two out",
+        ),
+        (
+            {"hypergradient": {"method": "implicit", "step_size": 0.1}},
+            "hypergradient.step_size",
+            "got 0.1 with conjugate_gradient: leave it out, or set solver: neumann",
+        ),
+        (
             {"resources": {"gpus": 0.5, "memory_bytes": 2**30}},
             "resources.memory_bytes",
             "must be null with gpus: 0.5, got 1073741824",
