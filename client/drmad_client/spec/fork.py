@@ -43,7 +43,7 @@ class ForkSpec(Spec):
             message = "stays as in the forked job; leave it out"
             raise _invalid(*((("changes", part), None, message) for part in fixed))
         try:
-            forked = JobSpec.model_validate(_merged(spec.model_dump(), self.changes))
+            forked = JobSpec.combined(_merged(spec.model_dump(), self.changes))
         except ValidationError as error:
             lines = (
                 (("changes", *line["loc"]), line["input"], line["msg"]) for line in error.errors()
@@ -52,9 +52,15 @@ class ForkSpec(Spec):
         if forked.meta.iterations <= self.iteration:
             message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
             raise _invalid((("changes", "meta", "iterations"), forked.meta.iterations, message))
-        if misfits := [*_misfits_of_the_state(spec, forked)]:
+        if misfits := [*_idle_changes(spec, forked), *_misfits_of_the_state(spec, forked)]:
             raise _invalid(*misfits)
         return forked
+
+
+def _idle_changes(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
+    for path, value, message in after.training.misfits():
+        if value != getattr(before.training, str(path[-1])):
+            yield ("changes", *path), value, message
 
 
 def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:

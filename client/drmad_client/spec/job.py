@@ -25,6 +25,8 @@ from drmad_client.spec.training import TrainingSpec
 
 _ACCEPTED = {"accepted": True}
 """The context of validation under which only the fields by themselves are judged."""
+_COMBINED = {"combined": True}
+"""The context of validation under which settings of another inner optimizer may stand idle."""
 
 
 class JobSpec(Spec):
@@ -82,11 +84,21 @@ class JobSpec(Spec):
             return cls.model_validate_json(fields, context=_ACCEPTED)
         return cls.model_validate(fields, context=_ACCEPTED)
 
+    @classmethod
+    def combined(cls, fields: Any) -> JobSpec:
+        """The valid spec of fields of which a part comes from another spec or from a search.
+
+        Settings that only another inner optimizer reads may stand beside the present one.
+        """
+        return cls.model_validate(fields, context=_COMBINED)
+
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> Self:
         if info.context is _ACCEPTED:
             return self
         misfits = list(self._misfits())
+        if info.context is not _COMBINED and not self._searches_optimizer:
+            misfits += self.training.misfits()
         if self.search is not None and not misfits:
             misfits = list(self._search_misfits(self.search))
         if misfits:
@@ -110,7 +122,11 @@ class JobSpec(Spec):
         Raises:
             ValidationError: the values together make no valid job.
         """
-        return JobSpec.model_validate(changed(self.model_dump(exclude={"search"}), values))
+        return JobSpec.combined(changed(self.model_dump(exclude={"search"}), values))
+
+    @property
+    def _searches_optimizer(self) -> bool:
+        return self.search is not None and "training.optimizer" in self.search.parameters
 
     def _search_misfits(self, search: SearchSpec) -> Iterator[Misfit]:
         fields = self.model_dump(exclude={"search"})
@@ -118,7 +134,7 @@ class JobSpec(Spec):
         try:
             for path, candidate in range_ends(fields, search):
                 try:
-                    JobSpec.model_validate(candidate)
+                    JobSpec.combined(candidate)
                 except ValidationError as error:
                     if path not in found:
                         line = error.errors()[0]

@@ -68,6 +68,13 @@ RATES = [
             id="tuned first beta",
         ),
         pytest.param(
+            job({"kind": "l2"}),
+            {"training": {"betas": [0.5, 0.999]}},
+            "changes.training.betas",
+            "has no effect with sgd",
+            id="setting of another optimizer",
+        ),
+        pytest.param(
             job(*RATES),
             {"training": {"weight_decay": 0.1}},
             "changes.training.weight_decay",
@@ -92,8 +99,8 @@ def test_change_that_the_kept_hyperparameters_do_not_fit_is_refused(
     [
         (job(*RATES), {"steps": 50}),
         (job({"kind": "learning_rate"}), {"steps": 100, "batch_size": 10, "momentum": 0.5}),
-        (job(*RATES), {"betas": [0.5, 0.999]}),
-        (job(*RATES, optimizer="adam"), {"momentum": 0.5, "betas": [0.9, 0.99]}),
+        (job(*RATES, optimizer="adam"), {"betas": [0.9, 0.99]}),
+        (job({"kind": "l2"}, momentum=0.5), {"optimizer": "adam"}),
         (
             job({"kind": "weight_decay", "per": "group", "groups": ["*.bias"]}),
             {"weight_decay": 0.1},

@@ -109,6 +109,16 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
             "got 8 beside interpolation_nodes, which take its place: leave one of the two out",
         ),
         (
+            {"training": {"batch_size": 50, "optimizer": "adam", "momentum": 0.5}},
+            "training.momentum",
+            "has no effect with adam, got 0.5: leave it out, or set another optimizer",
+        ),
+        (
+            {"training": {"batch_size": 50, "eps": 1e-3}},
+            "training.eps",
+            "has no effect with sgd",
+        ),
+        (
             {"hypergradient": {"method": "implicit", "step_size": 0.1}},
             "hypergradient.step_size",
             "got 0.1 with conjugate_gradient: leave it out, or set solver: neumann",
@@ -151,3 +161,13 @@ def test_job_that_an_earlier_release_accepted_stays_readable() -> None:
         JobSpec.model_validate(record["spec"])
     with pytest.raises(ValidationError, match="Field required"):
         JobSpec.accepted({})
+
+
+def test_search_over_the_optimizer_may_state_the_settings_of_each() -> None:
+    optimizers = {"training.optimizer": {"choices": ["sgd", "adam"]}}
+    training = {"batch_size": 50, "momentum": 0.5, "betas": [0.8, 0.999]}
+    spec = JobSpec.model_validate(
+        JOB | {"training": training, "search": {"parameters": optimizers}}
+    )
+    started = spec.started_from({"training.optimizer": "adam"})
+    assert (started.training.optimizer, started.training.momentum) == ("adam", 0.5)

@@ -175,7 +175,7 @@ async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDepend
     job = await store.get(job_id)
     spec = job.spec
     try:
-        longer = JobSpec.model_validate(
+        longer = JobSpec.combined(
             spec.model_dump()
             | {
                 "meta": {
