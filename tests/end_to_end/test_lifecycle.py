@@ -157,6 +157,29 @@ def test_fork_repeats_the_numbers_and_with_changes_applies_them(
     assert 0.0 < smaller < 0.1 * step
 
 
+def test_fork_to_shorter_training_probes_again(client: Client) -> None:
+    """The choice of auto may be a horizon that is longer than the training of the fork."""
+    auto = spec(hypergradient={"method": "auto", "min_cosine": 0.01}, meta={"iterations": 2})
+    job = client.jobs.create(auto)
+    chosen = next(iter(done(client, job).history())).choice
+    assert chosen is not None
+    assert chosen["method"]["horizon"] == spec()["training"]["steps"] // 10 > 1
+    changes = {
+        "training": {"steps": 1},
+        "hypergradient": {"hvp": "finite_difference"},
+        "meta": {"iterations": 3},
+    }
+    fork = client.jobs.fork(job.id, 1, changes)
+    assert fork.record.adapted[0] == (
+        "auto probes again, because training and hypergradient changed"
+    )
+    first, second = done(client, fork).history()
+    assert (fork.reload().status, first.iteration) == (JobStatus.SUCCEEDED, 1)
+    assert first.choice is not None
+    assert first.choice["method"]["hvp"] == "finite_difference"
+    assert second.choice is None  # it continues from the new choice
+
+
 def test_bad_fork_and_extend_name_the_path(service: Service, undisturbed: Job) -> None:
     path = f"/v1/jobs/{undisturbed.id}"
 
@@ -200,6 +223,19 @@ def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> 
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
     np.testing.assert_allclose(vector(client, batch), vector(client, job), atol=1e-3)
     assert [line.replica for line in client.jobs.logs(batch.id)] == [0]  # one worker for both
+
+
+def test_replicas_that_cannot_be_batched_are_computed_side_by_side_and_the_job_warns(
+    client: Client,
+) -> None:
+    pair = spec(hypergradient={"method": "auto"}, meta={"iterations": 2})
+    separate = client.jobs.create(pair | {"replicas": {"count": 2}})
+    job = client.jobs.create(pair | {"replicas": {"count": 2, "batched": "auto"}})
+    assert numbers(client, done(client, job)) == numbers(client, done(client, separate))
+    (warning,) = [event.data for event in client.jobs.events(job.id) if event.type == "warning"]
+    assert warning["code"] == "not_batched"
+    assert "auto probes each replica by itself" in warning["message"]
+    assert {line.replica for line in client.jobs.logs(job.id)} == {0, 1}
 
 
 def test_replicas_on_disjoint_shards_apply_their_hypergradients_as_they_arrive(
@@ -290,7 +326,7 @@ def test_higher_priority_takes_over_at_a_meta_iteration(client: Client, undistur
 
 
 def test_job_that_the_cluster_cannot_hold_says_so(client: Client) -> None:
-    job = client.jobs.create(spec(resources={"cpus": 1, "gpus": 2}))
+    job = client.jobs.create(spec(resources={"cpus": 0.5, "gpus": 1}, replicas={"count": 2}))
     waiting = client.jobs.retrieve(job.id)
     assert waiting.status is JobStatus.QUEUED
     assert waiting.message == "needs 2 GPUs, the cluster has 0"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 from drmad_workers import (
     L2,
     Evaluation,
+    LearningRate,
     MetaConfig,
+    ProblemError,
+    Replay,
     SampleWeight,
     Shortcut,
     TrainingConfig,
@@ -18,6 +22,7 @@ from drmad_workers import (
     tune,
 )
 from drmad_workers.catalog import Places, build_problem
+from drmad_workers.hyperparameters.base import Kind
 from tests.workers.small import small_problem, tuner_of
 
 TRAINING = TrainingConfig(steps=10, batch_size=4)
@@ -75,6 +80,71 @@ def test_tuning_goes_on_from_a_state_as_if_never_stopped() -> None:
     assert len(parts.evaluations) == 4
     assert whole.state.scalars() == parts.state.scalars()
     assert torch.equal(whole.state.hyperparameters["l2"], parts.state.hyperparameters["l2"])
+
+
+def test_tuning_goes_on_from_a_state_of_longer_training() -> None:
+    """The choice of auto was a horizon longer than the training is now."""
+
+    def run(steps: int, earlier: TuningResult | None = None) -> TuningResult:
+        return tune(
+            small_problem(),
+            [SampleWeight()],
+            TrainingConfig("damped_sgd", steps, batch_size=6, learning_rate=0.2, momentum=0.9),
+            meta=MetaConfig(iterations=3),
+            dtype=torch.float64,
+            state=replace(earlier.state, iteration=1) if earlier and earlier.state else None,
+        )
+
+    long = run(60)
+    assert long.state is not None
+    assert long.state.choice is not None
+    assert long.state.choice.method["horizon"] > 4
+    short = run(4, long)
+    assert short.evaluations[0].choice is not None
+    assert short.evaluations[0].choice.last_probe == 1
+    assert len(short.evaluations) == 2
+
+
+def test_tuning_goes_on_within_narrower_bounds() -> None:
+    def run(kind: L2, iterations: int, earlier: TuningResult | None = None) -> TuningResult:
+        return tune(
+            small_problem(),
+            [kind],
+            TRAINING,
+            Replay(),
+            MetaConfig(iterations=iterations),
+            dtype=torch.float64,
+            state=earlier.state if earlier else None,
+        )
+
+    narrow = L2(init=-8.0, upper=-6.0)
+    (evaluation,) = run(narrow, 3, run(L2(init=-3.0), 2)).evaluations
+    tuner = tuner_of(small_problem(), [narrow], TRAINING)
+    at_the_bound = {"l2": torch.full((9,), -6.0, dtype=torch.float64)}
+    assert evaluation.validation_loss == tuner.evaluate(at_the_bound, 2).validation_loss
+
+
+@pytest.mark.parametrize(
+    ("kinds", "steps", "message"),
+    [
+        (
+            [LearningRate()],
+            5,
+            r"shape \(5,\), got 'learning_rate' of shape \(10,",
+        ),
+        ([LearningRate(), L2()], 10, r"must hold 'l2' of shape \(9,\), got no 'l2'"),
+        ([L2()], 10, "must hold 'l2' of shape"),
+    ],
+)
+def test_a_state_of_other_hyperparameters_is_refused(
+    kinds: list[Kind], steps: int, message: str
+) -> None:
+    meta = MetaConfig(iterations=1)
+    earlier = tune(small_problem(), [LearningRate()], TRAINING, Replay(), meta)
+    training = replace(TRAINING, steps=steps)
+    with pytest.raises(ProblemError, match=message) as caught:
+        tune(small_problem(), kinds, training, Replay(), meta, state=earlier.state)
+    assert caught.value.field in ("hyperparameters.learning_rate", "hyperparameters.l2")
 
 
 def test_importing_the_package_loads_no_torch() -> None:

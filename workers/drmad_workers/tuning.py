@@ -24,8 +24,8 @@ from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.loss_history import stop_reason
-from drmad_workers.meta.state import MetaState, initial_state
-from drmad_workers.meta.update import meta_update
+from drmad_workers.meta.state import MetaState, initial_state, require_fit
+from drmad_workers.meta.update import meta_update, projected
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Problem
 from drmad_workers.replica import Replica
@@ -236,7 +236,13 @@ def tune(
 ) -> TuningResult:
     """Tunes in this process: evaluates and updates λ until the budget or the patience ends.
 
-    `state` continues an earlier result, bit for bit as if it had not been interrupted.
+    `state` continues an earlier result, bit for bit as if it had not been interrupted. Under other
+    settings it keeps the hyperparameters, projected onto their bounds, and the memory of the outer
+    optimizer; `auto` probes again if they change what it may choose.
+
+    Raises:
+        ProblemError: the problem cannot be tuned as stated, see Tuner; or `state` belongs to
+            hyperparameters of other names or shapes.
     """
     meta = meta or MetaConfig()
     tuner = Tuner(
@@ -249,7 +255,9 @@ def tune(
         dtype=dtype,
     )
     state = state or initial_state(tuner.hyperparameters)
+    require_fit(state, tuner.hyperparameters)
     bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
+    state = replace(state, hyperparameters=projected(state.hyperparameters, bounds))
     result = TuningResult()
     while stop_reason(state, meta) is None:
         iteration, values = state.iteration, state.hyperparameters

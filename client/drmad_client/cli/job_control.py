@@ -86,6 +86,8 @@ def fork(
     with options.open_client(context) as client:
         job = client.jobs.retrieve(job_id).fork(iteration, changed)
         typer.echo(job.id)
+        for sentence in job.record.adapted:
+            typer.echo(sentence, err=True)
         if watch:
             inspection.follow(client, job.id)
 

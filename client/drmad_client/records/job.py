@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from drmad_client.records.base import Record
 from drmad_client.records.hyperparameters import HyperparameterInfo
@@ -139,6 +139,10 @@ class JobError(Record):
     )
 
 
+def _accepted(spec: Any, validate: ValidatorFunctionWrapHandler) -> JobSpec:
+    return spec if isinstance(spec, JobSpec) else JobSpec.accepted(spec)
+
+
 class JobRecord(Record):
     """One tuning request, from submission to its terminal state."""
 
@@ -155,6 +159,10 @@ class JobRecord(Record):
     )
     forked_from: str | None = Field(
         default=None, description="Job and meta-iteration from which it continues, as in job_...@7."
+    )
+    adapted: list[str] = Field(
+        default=[],
+        description="What of the state it continues from was adapted to the changes of the fork.",
     )
     created_at: datetime
     started_at: datetime | None = None
@@ -173,5 +181,10 @@ class JobRecord(Record):
         default=[], description="Its changes of state, oldest first."
     )
     tags: dict[str, str] = Field(default={}, description="Labels of its user, by key.")
-    spec: JobSpec
+    spec: Annotated[JobSpec, WrapValidator(_accepted)]
     version: int = Field(description="Version, which rises with every change; also the ETag.")
+
+    @property
+    def begun(self) -> JobSpec:
+        """The spec of its meta-iterations, with the values that the search found."""
+        return self.spec.started_from(self.start.values) if self.start else self.spec

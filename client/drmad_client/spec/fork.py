@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from drmad_client.spec.base import Spec, misfit_error
+from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.job import JobSpec
 
 _FIXED = ("problem", "hyperparameters", "search")
@@ -42,7 +43,7 @@ class ForkSpec(Spec):
             message = "stays as in the forked job; leave it out"
             raise _invalid(*((("changes", part), None, message) for part in fixed))
         try:
-            forked = JobSpec.model_validate(_merged(spec.model_dump(), self.changes))
+            forked = JobSpec.combined(_merged(spec.model_dump(), self.changes))
         except ValidationError as error:
             lines = (
                 (("changes", *line["loc"]), line["input"], line["msg"]) for line in error.errors()
@@ -51,10 +52,47 @@ class ForkSpec(Spec):
         if forked.meta.iterations <= self.iteration:
             message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
             raise _invalid((("changes", "meta", "iterations"), forked.meta.iterations, message))
+        if misfits := [*_idle_changes(spec, forked), *_misfits_of_the_state(spec, forked)]:
+            raise _invalid(*misfits)
         return forked
 
 
-def _invalid(*misfits: tuple[tuple[int | str, ...], Any, str]) -> ValidationError:
+def _idle_changes(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
+    for path, value, message in after.training.misfits():
+        if value != getattr(before.training, str(path[-1])):
+            yield ("changes", *path), value, message
+
+
+def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
+    """Changes of the training that do not fit the hyperparameters of the kept state."""
+    steps, now = before.training.steps, after.training.steps
+    for hyperparameter in after.hyperparameters:
+        name = hyperparameter.name or hyperparameter.kind
+        if hyperparameter.per_step and steps != now:
+            message = (
+                f"must stay {steps}, got {now}: the kept {name} has an entry for every inner step; "
+                "submit a new job to train for another number of steps"
+            )
+            yield ("changes", "training", "steps"), now, message
+        field = hyperparameter.replaces(after.training.optimizer)
+        if field is None:
+            continue
+        kept, given = _first(before, field), _first(after, field)
+        if kept != given:
+            message = (
+                f"must stay {kept:g}, got {given:g}: it would have no effect, because {name} is "
+                "tuned in its place and continues from its kept values"
+            )
+            yield ("changes", "training", field), getattr(after.training, field), message
+
+
+def _first(spec: JobSpec, field: str) -> float:
+    """A number of the training; of a pair the first."""
+    value: float | tuple[float, float] = getattr(spec.training, field)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _invalid(*misfits: Misfit) -> ValidationError:
     return ValidationError.from_exception_data(
         "ForkSpec", [misfit_error(*misfit) for misfit in misfits]
     )

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Spec
+from drmad_client.spec.optimizers import OPTIMIZERS
 from drmad_client.spec.sizes import ProblemSizes
 
 _NAME = r"^[a-z][a-z0-9_]{0,63}$"
@@ -42,6 +43,10 @@ class Hyperparameter(Spec):
 
     def entries(self, sizes: ProblemSizes) -> int | None:
         """The number of entries; None where only a worker knows it."""
+        return None
+
+    def replaces(self, optimizer: str) -> str | None:
+        """The field of `training` that has no effect beside its values; of a pair, the first."""
         return None
 
     def initial_misfit(self) -> str | None:
@@ -144,6 +149,9 @@ class LearningRateHyperparameter(_Rate):
         "training.learning_rate.",
     )
 
+    def replaces(self, optimizer: str) -> str | None:
+        return "learning_rate"
+
 
 class MomentumHyperparameter(_Rate):
     """The momentum σ(λ) of the inner optimizer; for Adam its first beta."""
@@ -157,6 +165,9 @@ class MomentumHyperparameter(_Rate):
         le=50.0,
         description="Initial logit; null takes the momentum of training, but at least 0.01.",
     )
+
+    def replaces(self, optimizer: str) -> str | None:
+        return OPTIMIZERS[optimizer].first_decay
 
 
 class WeightDecayHyperparameter(_Bounded):
@@ -197,6 +208,9 @@ class WeightDecayHyperparameter(_Bounded):
 
     def entries(self, sizes: ProblemSizes) -> int | None:
         return {"model": 1, "layer": sizes.tensors, "group": len(self.groups)}[self.per]
+
+    def replaces(self, optimizer: str) -> str | None:
+        return None if self.per == "group" else "weight_decay"
 
 
 class InitScaleHyperparameter(_Bounded):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
@@ -17,6 +23,11 @@ from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.search import SearchSpec, changed, range_ends
 from drmad_client.spec.training import TrainingSpec
+
+_ACCEPTED = {"accepted": True}
+"""The context of validation under which only the fields by themselves are judged."""
+_COMBINED = {"combined": True}
+"""The context of validation under which settings of another inner optimizer may stand idle."""
 
 
 class JobSpec(Spec):
@@ -66,9 +77,32 @@ class JobSpec(Spec):
         description="Seed of initial weights and minibatches; it fixes every number.",
     )
 
+    @classmethod
+    def accepted(cls, fields: Any) -> JobSpec:
+        """The spec of a job that was accepted before, as JSON or as its fields.
+
+        Rules between fields are not applied again: an earlier release may have had fewer of them,
+        and its jobs stay readable.
+        """
+        if isinstance(fields, str | bytes):
+            return cls.model_validate_json(fields, context=_ACCEPTED)
+        return cls.model_validate(fields, context=_ACCEPTED)
+
+    @classmethod
+    def combined(cls, fields: Any) -> JobSpec:
+        """The valid spec of fields of which a part comes from another spec or from a search.
+
+        Settings that only another inner optimizer reads may stand beside the present one.
+        """
+        return cls.model_validate(fields, context=_COMBINED)
+
     @model_validator(mode="after")
-    def _parts_fit_together(self) -> Self:
+    def _parts_fit_together(self, info: ValidationInfo) -> Self:
+        if info.context is _ACCEPTED:
+            return self
         misfits = list(self._misfits())
+        if info.context is not _COMBINED and not self._searches_optimizer:
+            misfits += self.training.misfits()
         if self.search is not None and not misfits:
             misfits = list(self._search_misfits(self.search))
         if misfits:
@@ -92,7 +126,11 @@ class JobSpec(Spec):
         Raises:
             ValidationError: the values together make no valid job.
         """
-        return JobSpec.model_validate(changed(self.model_dump(exclude={"search"}), values))
+        return JobSpec.combined(changed(self.model_dump(exclude={"search"}), values))
+
+    @property
+    def _searches_optimizer(self) -> bool:
+        return self.search is not None and "training.optimizer" in self.search.parameters
 
     def _search_misfits(self, search: SearchSpec) -> Iterator[Misfit]:
         fields = self.model_dump(exclude={"search"})
@@ -100,7 +138,7 @@ class JobSpec(Spec):
         try:
             for path, candidate in range_ends(fields, search):
                 try:
-                    JobSpec.model_validate(candidate)
+                    JobSpec.combined(candidate)
                 except ValidationError as error:
                     if path not in found:
                         line = error.errors()[0]
@@ -117,7 +155,7 @@ class JobSpec(Spec):
             message = "is taken by problem.data; give the option another name"
             yield ("problem", "options", "data"), self.problem.options["data"], message
         yield from self.hypergradient.misfits(self.training)
-        yield from self.replicas.misfits()
+        yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
         yield from self._hyperparameter_misfits()
 

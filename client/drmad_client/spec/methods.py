@@ -148,7 +148,11 @@ class ShortcutMethod(_Horizon):
         changed = [name for name, value in self if value != defaults[name].default]
         yield from refusals.preset_refusals(self.preset, changed)
         yield from refusals.shortcut_refusals(
-            self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
+            self.hvp,
+            self.curvature,
+            self.averaging_window,
+            self.interpolation_nodes,
+            self.budget,
         )
 
 
@@ -217,7 +221,8 @@ class ImplicitMethod(MethodSpec):
     )
     step_size: Annotated[float, bounds.Implicit.step_size] | None = Field(
         default=None,
-        description="Step size of the Neumann series; null takes that of the training.",
+        description="Step size of the Neumann series; null takes that of the training. "
+        "Conjugate gradients have none.",
     )
 
     def refuses(

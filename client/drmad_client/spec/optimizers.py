@@ -14,6 +14,7 @@ class OptimizerTraits:
 
     Attributes:
         engine: module and class below `drmad_workers.training.optimizers`.
+        unread: the fields of `training` that have no effect.
         first_decay: the field of `training` that the kind `momentum` tunes; of a pair, the first.
         reversible: whether the method `reversible` can undo a step in fixed point.
         fixed_step: whether a constant gradient moves the weights by a fixed step size, which the
@@ -21,14 +22,20 @@ class OptimizerTraits:
     """
 
     engine: str
+    unread: tuple[str, ...]
     first_decay: Literal["momentum", "betas"]
     reversible: bool
     fixed_step: bool
 
 
+_SGD = OptimizerTraits(
+    "sgd:MomentumSGD", ("betas", "eps"), "momentum", reversible=True, fixed_step=True
+)
+_ADAM = OptimizerTraits("adam:Adam", ("momentum",), "betas", reversible=False, fixed_step=False)
+
 OPTIMIZERS: dict[str, OptimizerTraits] = {
-    "sgd": OptimizerTraits("sgd:MomentumSGD", "momentum", reversible=True, fixed_step=True),
-    "damped_sgd": OptimizerTraits("sgd:MomentumSGD", "momentum", reversible=True, fixed_step=True),
-    "adam": OptimizerTraits("adam:Adam", "betas", reversible=False, fixed_step=False),
-    "adamw": OptimizerTraits("adam:Adam", "betas", reversible=False, fixed_step=False),
+    "sgd": _SGD,
+    "damped_sgd": _SGD,
+    "adam": _ADAM,
+    "adamw": _ADAM,
 }

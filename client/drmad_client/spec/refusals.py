@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS
 
 FORWARD_MAX_ENTRIES = 256
@@ -71,8 +72,18 @@ def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refu
 
 
 def shortcut_refusals(
-    hvp: str, curvature: str, averaging_window: int | None, interpolation_nodes: int | None
+    hvp: str,
+    curvature: str,
+    averaging_window: int | None,
+    interpolation_nodes: int | None,
+    budget: int,
 ) -> Iterator[Refusal]:
+    if interpolation_nodes is not None and budget != defaults.Shortcut.budget:
+        yield Refusal(
+            "hypergradient.budget",
+            f"budget is that of the quantized trajectory, got {budget} beside interpolation_nodes, "
+            "which take its place: leave one of the two out",
+        )
     if averaging_window is not None and interpolation_nodes is None:
         yield Refusal(
             "hypergradient.averaging_window",
@@ -102,6 +113,12 @@ def implicit_refusals(
         yield Refusal(
             "hypergradient.step_size",
             f"step_size must be stated for neumann under {optimizer}, got null",
+        )
+    if solver == "conjugate_gradient" and step_size is not None:
+        yield Refusal(
+            "hypergradient.step_size",
+            f"step_size is that of neumann, got {step_size:g} with conjugate_gradient: leave it "
+            "out, or set solver: neumann",
         )
     if weight_decay:
         yield Refusal(

@@ -65,8 +65,8 @@ class ReplicasSpec(Spec):
     )
     batched: Literal["off", "auto"] = Field(
         default="off",
-        description="auto: replicas that share a device are computed as one batch, where the "
-        "method and the model allow it.",
+        description="auto: replicas that share a device are computed as one batch; where the "
+        "method or the model does not allow it, the job warns and takes an actor for each.",
     )
 
     @property
@@ -87,8 +87,8 @@ class ReplicasSpec(Spec):
             rows // self.count if self.train_share is None else int(self.train_share * rows + 1e-9)
         )
 
-    def misfits(self) -> Iterator[Misfit]:
-        """Settings that do not fit together."""
+    def misfits(self, resources: ResourcesSpec) -> Iterator[Misfit]:
+        """Settings that do not fit together, or not the resources of a replica."""
         yield from self._shares_that_misfit()
         if self.wait_for is not None and self.mode == "async":
             yield _at("wait_for", self.wait_for, "must be null in async mode, which never waits")
@@ -113,12 +113,24 @@ class ReplicasSpec(Spec):
         if self.batched == "auto" and (self.mode == "async" or self.wait_for is not None):
             message = "must be off with mode: async or wait_for: replicas in a batch end together"
             yield _at("batched", self.batched, message)
+        if self.batched == "auto" and resources.gpus > 0.5 and self.count > 1:
+            message = (
+                f"must be off with gpus: {resources.gpus:g}, where no two replicas share a GPU; or "
+                f"set resources.gpus to a fraction, such as {1.0 / self.count:.3g}"
+            )
+            yield _at("batched", self.batched, message)
 
     def _shares_that_misfit(self) -> Iterator[Misfit]:
         count = self.count
         for name in ("train_share", "valid_share"):
             share = getattr(self, name)
-            if self.data == "shared" and share not in (None, 1.0):
+            if count == 1 and share not in (None, 1.0):
+                message = (
+                    f"must be null with count: 1, whose replica holds all examples, got {share}; "
+                    "or ask for more replicas"
+                )
+                yield _at(name, share, message)
+            elif self.data == "shared" and share not in (None, 1.0):
                 yield _at(name, share, "must be null with data: shared; or set data: overlapping")
             elif (
                 self.data == "shared"
@@ -151,8 +163,8 @@ class ResourcesSpec(Spec):
     gpus: float = Field(
         default=0.0,
         ge=0.0,
-        le=64.0,
-        description="GPUs of a replica: a fraction shares one with others, above 1 they are whole.",
+        json_schema_extra={"maximum": 1.0},
+        description="GPUs of a replica: 0, 1, or the fraction of one that it shares with others.",
     )
     memory_bytes: int | None = Field(
         default=None,
@@ -163,10 +175,19 @@ class ResourcesSpec(Spec):
     )
 
     def misfits(self) -> Iterator[Misfit]:
-        """Resources that Ray can never place."""
-        if self.gpus > 1.0 and not self.gpus.is_integer():
-            message = f"must be a whole number above 1, or a fraction of one GPU, got {self.gpus:g}"
+        """Resources that a replica would not use."""
+        if self.gpus > 1.0:
+            message = (
+                f"must be at most 1, got {self.gpus:g}: a replica uses one GPU; to use more GPUs, "
+                "raise replicas.count"
+            )
             yield ("resources", "gpus"), self.gpus, message
+        if self.gpus and self.memory_bytes is not None:
+            message = (
+                f"must be null with gpus: {self.gpus:g}, got {self.memory_bytes}: only a replica "
+                "without a GPU is limited"
+            )
+            yield ("resources", "memory_bytes"), self.memory_bytes, message
 
 
 def _at(name: str, value: Any, message: str) -> Misfit:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from drmad_client.spec import bounds, defaults
-from drmad_client.spec.base import Spec
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.base import Misfit, Spec
+from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
 
 _Beta = Annotated[float, bounds.BETA]
 
@@ -58,3 +59,14 @@ class TrainingSpec(Spec):
         description="Whether every meta-iteration draws new initial weights and minibatches; "
         "false repeats those of the first.",
     )
+
+    def misfits(self) -> Iterator[Misfit]:
+        """Settings that only other optimizers read."""
+        for name in OPTIMIZERS[self.optimizer].unread:
+            default, value = type(self).model_fields[name].default, getattr(self, name)
+            if value != default:
+                message = (
+                    f"has no effect with {self.optimizer}, got {value}: leave it out, or set "
+                    "another optimizer"
+                )
+                yield ("training", name), value, message

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec import yaml_text
+from drmad_client.spec.fork import ForkSpec
 from drmad_client.spec.job import JobSpec
 
 MOST_CHARACTERS = 200_000
@@ -111,6 +112,18 @@ def _findings(job: Mapping[str, Any], text: str) -> list[EditorMessage]:
         return [
             EditorMessage(path=e.path, message=e.message, line=_line(e.path, lines))
             for e in field_errors(error.errors(), job)
+        ]
+    return []
+
+
+def fork_findings(spec: JobSpec, changes: Mapping[str, Any]) -> list[EditorMessage]:
+    """Returns the changes of a fork that the state of the forked job does not fit."""
+    try:
+        ForkSpec(iteration=0, changes=dict(changes)).applied_to(spec)
+    except ValidationError as error:
+        found = field_errors(error.errors(), {"changes": changes})
+        return [
+            EditorMessage(path=e.path.removeprefix("changes."), message=e.message) for e in found
         ]
     return []
 

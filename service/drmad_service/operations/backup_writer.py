@@ -104,7 +104,7 @@ async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> JobS
         _put(archive, f"jobs/{job_id}/{part}.json", value)
     for (part, name), content in contents.items():
         archive.writestr(f"jobs/{job_id}/{part}/{name}", content, zipfile.ZIP_STORED)
-    return JobSpec.model_validate_json(fields["spec"])
+    return JobSpec.accepted(fields["spec"])
 
 
 async def _snapshot(

@@ -131,7 +131,7 @@ class Backup:
         try:
             for rewriting in self._rewritings:
                 fields = rewriting.fields(fields)
-            JobSpec.model_validate_json(fields["spec"])
+            JobSpec.accepted(fields["spec"])
             JobStatus(fields["status"])
             int(fields["iteration"]), float(fields["rank"])
             if not re.fullmatch(r"\S{1,128}", fields["tenant"]):
@@ -241,7 +241,7 @@ async def _restore_uploads(
     store: Store, data: DataFolder, backup: Backup, fields: dict[str, str]
 ) -> None:
     """Restores the code and the data that a job names, for its tenant."""
-    spec = JobSpec.model_validate_json(fields["spec"])
+    spec = JobSpec.accepted(fields["spec"])
     if code := code_digest(spec):
         content = await asyncio.to_thread(backup.code, code)
         if content is not None:

@@ -135,7 +135,7 @@ class ReplicaGroup:
     def _batch_size(self) -> int:
         """The replicas of one actor: as many as a GPU holds, or the largest node without GPUs."""
         resources, replicas = self._spec.resources, self._spec.replicas
-        if replicas.batched == "off" or resources.gpus > 0.5:
+        if replicas.batched == "off" or resources.gpus > 0.5:  # a single replica, or an old job
             return 1
         if resources.gpus:
             return min(replicas.count, int(1.0 / resources.gpus + 1e-9))

@@ -69,8 +69,8 @@ def log_line(entry_id: bytes, fields: Fields) -> LogLine:
 
 @lru_cache(maxsize=1024)
 def _spec(raw: bytes) -> JobSpec:
-    """Cached: a job is read often, and its spec was validated when it was submitted."""
-    return JobSpec.model_validate_json(raw)
+    """Cached: a job is read often."""
+    return JobSpec.accepted(raw)
 
 
 def job(
@@ -112,6 +112,7 @@ def job(
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
         transitions=transitions,
         tags=spec.tags,
+        adapted=json.loads(fields.get(b"adapted", b"[]")),
         forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
         spec=spec,
         version=int(fields[b"version"]),

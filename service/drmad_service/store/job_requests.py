@@ -19,6 +19,7 @@ from drmad_service.errors import (
 )
 from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
+from drmad_service.store.forked_state import forked_scalars
 from drmad_service.store.ids import new_id
 from drmad_service.store.state_machine import Action
 
@@ -40,10 +41,20 @@ class JobRequests(Base):
         return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
 
     async def fork(
-        self, job_id: str, iteration: int, spec: JobSpec, tenant: str = "local"
+        self,
+        job_id: str,
+        iteration: int,
+        before: JobSpec,
+        spec: JobSpec,
+        tenant: str = "local",
     ) -> JobRecord:
         """Create a job that continues from the state before a meta-iteration of another job.
 
+        What of the state does not fit the new spec is adapted, and the record says so.
+
+        Args:
+            before: the spec under which the other job computed the state.
+            spec: the spec of the new job, which fits the tensors of the state; see ForkSpec.
         Raises:
             ResultNotFound: the vectors of that meta-iteration are not kept.
             StoreFull, TooManyQueued: as in `create`.
@@ -52,8 +63,7 @@ class JobRequests(Base):
         kept = await self._kept(job_id, iteration)
         fork_id = new_id("job")
         await self._blobs.copy(job_id, fork_id, kept["state"])
-        # The fork keeps neither the model nor the record of the other job's best meta-iteration.
-        scalars = kept["scalars"] | {"best_iteration": None, "best_validation_loss": None}
+        scalars, adapted = forked_scalars(kept["scalars"], before, spec)
         state = {
             "iteration": iteration,
             "scalars": scalars,
@@ -64,6 +74,7 @@ class JobRequests(Base):
         fields = {
             "iteration": str(iteration),
             "forked_from": f"{job_id}@{iteration}",
+            "adapted": json.dumps(adapted),
             "progress": progress.model_dump_json(),
         }
         return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]

@@ -378,12 +378,13 @@ def test_actions_say_what_became_of_the_job(
 
 
 def test_fork_prints_the_new_jobs_id(service: FakeService) -> None:
-    forked = samples.job(JobStatus.QUEUED, id="job_2")
+    forked = samples.job(JobStatus.QUEUED, id="job_2", adapted=["adam begins anew"])
     service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
     service.on("POST", f"{JOB}/fork", fake_service.record(forked, 201))
     changes = ["--set", "meta.learning_rate=0.1", "--set", "name=again"]
     done = drmad(service, "fork", samples.ID, "--iteration", "7", *changes)
     assert (done.returncode, done.stdout) == (0, "job_2\n")
+    assert done.stderr == "adam begins anew\n"
     assert json.loads(service.requests[-1].body) == {
         "iteration": 7,
         "changes": {"meta": {"learning_rate": 0.1}, "name": "again"},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from drmad_client.records.field_errors import field_errors
+from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.replicas import ReplicasSpec
+from tests.client import samples
 
 JOB: dict[str, Any] = {
     "problem": {"data": {"name": "digits", "train": 1000, "valid": 100, "test": 0}},
@@ -88,7 +92,47 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
             "training.batch_size",
             "33 training examples that a replica holds, got 50; or set fewer replicas",
         ),
-        ({"resources": {"gpus": 1.5}}, "resources.gpus", "a whole number above 1"),
+        (
+            {"resources": {"gpus": 4}},
+            "resources.gpus",
+            "must be at most 1, got 4: a replica uses one GPU; to use more GPUs, raise",
+        ),
+        (
+            {"resources": {"gpus": 1}, "replicas": {"count": 4, "batched": "auto"}},
+            "replicas.batched",
+            "must be off with gpus: 1, where no two replicas share a GPU; or set resources.gpus to "
+            "a fraction, such as 0.25",
+        ),
+        (
+            {"hypergradient": {"method": "shortcut", "budget": 8, "interpolation_nodes": 4}},
+            "hypergradient.budget",
+            "got 8 beside interpolation_nodes, which take its place: leave one of the two out",
+        ),
+        (
+            {"training": {"batch_size": 50, "optimizer": "adam", "momentum": 0.5}},
+            "training.momentum",
+            "has no effect with adam, got 0.5: leave it out, or set another optimizer",
+        ),
+        (
+            {"training": {"batch_size": 50, "eps": 1e-3}},
+            "training.eps",
+            "has no effect with sgd",
+        ),
+        (
+            {"hypergradient": {"method": "implicit", "step_size": 0.1}},
+            "hypergradient.step_size",
+            "got 0.1 with conjugate_gradient: leave it out, or set solver: neumann",
+        ),
+        (
+            {"resources": {"gpus": 0.5, "memory_bytes": 2**30}},
+            "resources.memory_bytes",
+            "must be null with gpus: 0.5, got 1073741824",
+        ),
+        (
+            {"replicas": {"data": "overlapping", "train_share": 0.5, "valid_share": 1.0}},
+            "replicas.train_share",
+            "must be null with count: 1, whose replica holds all examples, got 0.5",
+        ),
     ],
 )
 def test_misfit_names_its_field_and_what_to_do(
@@ -104,3 +148,26 @@ def test_misfit_names_its_field_and_what_to_do(
 def test_bound_of_staleness_is_twice_the_replicas_unless_given() -> None:
     assert ReplicasSpec(count=4, mode="async").bound == 8
     assert ReplicasSpec(count=4, mode="async", max_staleness=5).bound == 5
+
+
+def test_job_that_an_earlier_release_accepted_stays_readable() -> None:
+    """The rule against several GPUs for a replica came later; the record is read all the same."""
+    record = samples.job(JobStatus.SUCCEEDED).model_dump(mode="json")
+    record["spec"]["resources"]["gpus"] = 4
+    read = JobRecord.model_validate_json(json.dumps(record))
+    assert read.spec.resources.gpus == 4.0
+    assert JobSpec.accepted(json.dumps(record["spec"])) == read.spec
+    with pytest.raises(ValidationError, match="at most 1"):
+        JobSpec.model_validate(record["spec"])
+    with pytest.raises(ValidationError, match="Field required"):
+        JobSpec.accepted({})
+
+
+def test_search_over_the_optimizer_may_state_the_settings_of_each() -> None:
+    optimizers = {"training.optimizer": {"choices": ["sgd", "adam"]}}
+    training = {"batch_size": 50, "momentum": 0.5, "betas": [0.8, 0.999]}
+    spec = JobSpec.model_validate(
+        JOB | {"training": training, "search": {"parameters": optimizers}}
+    )
+    started = spec.started_from({"training.optimizer": "adam"})
+    assert (started.training.optimizer, started.training.momentum) == ("adam", 0.5)

@@ -282,7 +282,11 @@ async def gallery(store: Store) -> dict[str, str]:
     error = JobError(code="preflight_failed", message=refusal)
     await store.act(wrong, Action.FAIL, error.code, error.message, error)
     for wanted in (
-        spec("<img src=x onerror=alert(1)><b>bold</b>", resources={"cpus": 1, "gpus": 64}),
+        spec(
+            "<img src=x onerror=alert(1)><b>bold</b>",
+            resources={"cpus": 1, "gpus": 1},
+            replicas={"count": 64},
+        ),
         spec("ablation, 3 of 3", priority=5),
     ):
         job, _ = await store.create(wanted)

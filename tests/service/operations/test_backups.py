@@ -118,7 +118,7 @@ async def test_restored_job_can_be_forked_extended_and_deleted(
     await redis.flushall()
     await bring_back(redis, store, path)
     assert await store.vectors(job_id, 1, "state") == vectors
-    fork = await store.fork(job_id, 1, spec)
+    fork = await store.fork(job_id, 1, spec, spec)
     lease = await store.claim("scheduler", 10.0, CAPACITY)
     assert lease is not None
     assert lease.job_id == fork.id

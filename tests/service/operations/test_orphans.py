@@ -24,7 +24,7 @@ async def test_jobs_in_every_state_and_what_is_on_its_way_are_no_orphans(
     ended = await started(store, spec)
     await store.commit(ended, step(0))
     await store.act(ended, Action.SUCCEED, "iterations")
-    await store.fork(ended.job_id, 0, spec)
+    await store.fork(ended.job_id, 0, spec, spec)
     await store.create(spec, idempotency_key="one")
     await store.pause((await store.create(spec))[0].id)
     await store.put_code("ab" * 32, b"code")

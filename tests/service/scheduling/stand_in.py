@@ -30,6 +30,14 @@ PREFLIGHT = {
     "job_seconds": 30.0,
     "memory_bytes": 1000,
 }
+REPLICA = {
+    "replica": 0,
+    "validation_loss": 1.0,
+    "hypergradient_norm": 1.0,
+    "cosine_to_mean": 1.0,
+    "seconds": {},
+    "peak_memory_bytes": 0,
+}
 
 
 def result(iteration: int, loss: float = 1.0, finished: str | None = None) -> StepResult:
@@ -43,6 +51,7 @@ def result(iteration: int, loss: float = 1.0, finished: str | None = None) -> St
         "method": "replay",
         "is_best": True,
         "seconds": {"forward": 0.1},
+        "replicas": [REPLICA],
     }
     scalars = {"iteration": iteration + 1, "rollbacks": 0}
     state = PackedState(f"state {iteration + 1}".encode(), scalars)
@@ -113,6 +122,7 @@ class StandInCluster:
 
     Attributes:
         created: how many times replicas were started.
+        specs: the specs for which replicas were asked.
         reservation: the reference that replicas wait for before they start, or None.
     """
 
@@ -124,12 +134,14 @@ class StandInCluster:
             "report": ProgressReport("", 0, 0, []),
         }
         self.created = 0
+        self.specs: list[JobSpec] = []
         self.reservation: Call | None = None
 
     async def capacity(self) -> Capacity:
         return Capacity(4.0, 0.0)
 
     def replicas(self, spec: JobSpec, code: bytes | None) -> StandInReplicas:
+        self.specs.append(spec)
         return StandInReplicas(self)
 
     async def called(self, method: str) -> Call:

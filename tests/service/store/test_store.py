@@ -146,7 +146,7 @@ async def test_claims_reserve_capacity_in_order(store: Store, spec: JobSpec) -> 
 async def test_job_that_the_cluster_can_never_hold_does_not_block_the_others(
     store: Store, spec: JobSpec
 ) -> None:
-    await store.create(with_changes(spec, resources={"gpus": 8}))
+    await store.create(with_changes(spec, resources={"gpus": 1}, replicas={"count": 8}))
     small, _ = await store.create(spec)
     claimed = await store.claim("scheduler", 10.0, Capacity(4.0, 1.0))
     assert claimed is not None
@@ -325,7 +325,9 @@ async def test_tenant_is_held_to_its_limits(store: Store, spec: JobSpec) -> None
 async def test_waiting_job_says_what_it_needs_and_what_there_is(
     store: Store, spec: JobSpec
 ) -> None:
-    job, _ = await store.create(with_changes(spec, resources={"cpus": 1, "gpus": 2}))
+    job, _ = await store.create(
+        with_changes(spec, resources={"cpus": 0.5, "gpus": 1}, replicas={"count": 2})
+    )
     assert job.message.startswith("no scheduler is running")
     await store.claim("scheduler", 10.0, Capacity(cpus=4.0, gpus=1.0))
     job = await store.get(job.id)
@@ -408,7 +410,7 @@ async def test_fork_goes_on_from_a_kept_meta_iteration(store: Store, spec: JobSp
     lease = await started(store, spec)
     for iteration in range(3):
         await store.commit(lease, step(iteration))
-    fork = await store.fork(lease.job_id, 2, spec)
+    fork = await store.fork(lease.job_id, 2, spec, spec)
     assert fork.forked_from == f"{lease.job_id}@2"
     point = await store.resume_point(fork.id)
     assert point is not None
@@ -420,9 +422,9 @@ async def test_fork_goes_on_from_a_kept_meta_iteration(store: Store, spec: JobSp
     await store.commit(driving, step(2))
     assert [r.iteration for r in (await store.history(fork.id)).data] == [2]
     with pytest.raises(JobNotFound):
-        await store.fork(lease.job_id, 2, spec)
+        await store.fork(lease.job_id, 2, spec, spec)
     with pytest.raises(ResultNotFound, match="has_vectors"):
-        await store.fork(fork.id, 7, spec)
+        await store.fork(fork.id, 7, spec, spec)
 
 
 async def test_vectors_are_thinned_from_the_middle_to_the_budget(
@@ -450,11 +452,11 @@ async def test_vectors_are_thinned_from_the_middle_to_the_budget(
     assert point is not None
     assert point.iteration == 60
     middle = kept[len(kept) // 2]
-    begun = await store.resume_point((await store.fork(lease.job_id, middle, spec)).id)
+    begun = await store.resume_point((await store.fork(lease.job_id, middle, spec, spec)).id)
     assert begun is not None
     assert begun.tensors == (middle - 1).to_bytes(2, "big") * 500  # left by the one before it
     with pytest.raises(ResultNotFound, match="has_vectors"):
-        await store.fork(lease.job_id, next(n for n in range(60) if n not in kept), spec)
+        await store.fork(lease.job_id, next(n for n in range(60) if n not in kept), spec, spec)
 
 
 async def test_full_store_refuses_new_jobs_and_keeps_room_for_the_running(
@@ -469,7 +471,7 @@ async def test_full_store_refuses_new_jobs_and_keeps_room_for_the_running(
         with pytest.raises(StoreFull, match="delete jobs"):
             await store.create(spec)
         with pytest.raises(StoreFull):
-            await store.fork(lease.job_id, 0, spec)
+            await store.fork(lease.job_id, 0, spec, spec)
         answer = await api.post("/v1/jobs", json=spec.model_dump(mode="json"))
         assert (answer.status_code, answer.json()["code"]) == (507, "store_full")
         ready = await api.get("/readyz")
@@ -598,7 +600,7 @@ async def test_fork_that_fails_half_way_leaves_nothing_for_long(
 ) -> None:
     lease = await started(store, spec)
     await store.commit(lease, step(0))
-    fork = await store.fork(lease.job_id, 0, spec)
+    fork = await store.fork(lease.job_id, 0, spec, spec)
     assert await redis.ttl(keys.job(fork.id, "chunks")) == -1
     await store._blobs.copy(lease.job_id, "job_never", (await store._state(fork.id))["chunks"])
     assert 0 < await redis.ttl(keys.job("job_never", "chunks")) <= 600

@@ -153,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(target=jobs, job=jobs, iteration=st.integers(0, 5))
     def fork(self, job: str, iteration: int) -> Any:
         source = self.known.get(job)
-        forking = self.store.fork(job, iteration, job_spec())
+        forking = self.store.fork(job, iteration, job_spec(), job_spec())
         if source is None or iteration not in source.kept:
             with pytest.raises((JobNotFound, ResultNotFound)):
                 self.do(forking)

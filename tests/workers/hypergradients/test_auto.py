@@ -32,6 +32,7 @@ from drmad_workers.hypergradients.auto import (
     method_of,
     settings_of,
 )
+from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.hyperparameters.init_scale import InitScale
 from drmad_workers.hyperparameters.learning_rate import LearningRate
 from tests.workers.small import largest_difference, small_problem, tuner_of
@@ -171,6 +172,49 @@ def test_a_resumed_job_takes_the_same_decisions() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("training", "method", "kinds"),
+    [
+        pytest.param(replace(CALM, steps=4), Auto(), [SampleWeight()], id="fewer steps"),
+        pytest.param(replace(CALM, steps=600), Auto(), [SampleWeight()], id="more steps"),
+        pytest.param(CALM, Auto(hvp="finite_difference"), [SampleWeight()], id="other product"),
+        pytest.param(CALM, Auto(min_cosine=1.0), [SampleWeight()], id="higher min_cosine"),
+        pytest.param(CALM, Auto(), [SampleWeight(), InitScale()], id="other hyperparameters"),
+    ],
+)
+def test_a_choice_that_other_settings_led_to_is_dropped(
+    training: TrainingConfig, method: Auto, kinds: list[Kind]
+) -> None:
+    tuner = tuner_of(small_problem(), kinds, training, method)
+    values = tuner.initial_values()
+    before = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
+    choice = before.evaluate(before.initial_values(), 0).choice
+    assert choice is not None
+    assert choice.method == settings_of(Shortcut(horizon=6))
+    probed = tuner.evaluate(values, 1, choice=choice)
+    fresh = tuner.evaluate(values, 1)
+    assert probed.choice is not None
+    assert fresh.choice is not None
+    without_times = [
+        replace(c, probes=tuple(replace(p, seconds=None) for p in c.probes))
+        for c in (probed.choice, fresh.choice)
+    ]
+    assert without_times[0] == without_times[1]
+    assert (probed.choice.reason, probed.choice.last_probe) == ("first", 1)
+    assert probed.choice.method["hvp"] == method.hvp
+
+
+def test_a_choice_of_a_method_that_this_release_lacks_is_dropped() -> None:
+    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
+    values = tuner.initial_values()
+    choice = tuner.evaluate(values, 0).choice
+    assert choice is not None
+    for method in ({"method": "gone"}, {"method": "shortcut", "gone": 1}):
+        probed = tuner.evaluate(values, 1, choice=replace(choice, method=method)).choice
+        assert probed is not None
+        assert probed.method == choice.method
+
+
 def test_a_choice_survives_json_whole() -> None:
     choice = choices(run(1))[0]
     assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
@@ -211,7 +255,7 @@ def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:
     with pytest.raises(HypergradientDiverged):
         tuner_of(tripled(), [SampleWeight()], DIVERGING, DRMAD).evaluate(values, 1)
     diverging = tuner_of(tripled(), [SampleWeight()], DIVERGING, Auto())
-    chosen = replace(first, method=settings_of(DRMAD))
+    chosen = replace(first, method=settings_of(DRMAD), steps=DIVERGING.steps)
     switched = diverging.evaluate(values, 1, choice=chosen)
     assert switched.choice is not None
     assert switched.method == "replay"

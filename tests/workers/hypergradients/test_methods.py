@@ -308,13 +308,13 @@ def test_implicit_tells_indefinite_curvature(solver: Solver) -> None:
     problem.inner_loss = lambda forward, _, batch: (
         -forward(batch.inputs).square().mean() + 3.0 * forward(batch.inputs).mean()
     )
-    method = Implicit(solver, step_size=0.1)
+    method = Implicit(solver, step_size=0.1 if solver == "neumann" else None)
     training = TrainingConfig("sgd", 3, 8, learning_rate=0.01)
     tuner = tuner_of(problem, [L2(per="weight", init=-9.0)], training, method)
     with pytest.raises(CurvatureIndefinite, match="set a damping") as error:
         tuner.evaluate(tuner.initial_values(), 0)
     assert error.value.curvature < 0.0
-    damped = replace(method, damping=10.0, step_size=0.05)
+    damped = replace(method, damping=10.0, step_size=method.step_size and 0.05)
     made = tuner_of(problem, [L2(per="weight", init=-9.0)], training, damped)
     assert made.evaluate(made.initial_values(), 0).hypergradient["l2"].isfinite().all()
 
@@ -344,6 +344,8 @@ def test_implicit_tells_a_series_that_has_not_converged(method: Implicit) -> Non
             replace(TRAINING, optimizer="adamw", weight_decay=0.1),
             "training.weight_decay",
         ),
+        (Implicit(step_size=0.1), TRAINING, "hypergradient.step_size"),
+        (Shortcut(budget=8, interpolation_nodes=4), TRAINING, "hypergradient.budget"),
         (Forward(hvp="finite_difference"), TRAINING, "hypergradient.hvp"),
         (Replay(hvp="guess"), TRAINING, "hypergradient.hvp"),  # type: ignore[arg-type]
     ],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.meta import MetaSpec
 from drmad_workers import spec_adapter
 from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step
@@ -105,6 +106,33 @@ def test_shard_of_a_straggler_stays_where_it_was(
     assert not moved(step.state, again.state)[shard(0)].any()
     assert moved(step.state, again.state)[shard(2)].any()
     assert moved(begun, step.state, "l2").any()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_rollback_leaves_rows_in_place_that_no_replica_held(
+    optimizer: str, begun: PackedState, results: list[ReplicaResult]
+) -> None:
+    """The rows have moments of an earlier meta-iteration, which alone would move them."""
+    job = spec(wait_for=2).model_copy(
+        update={"meta": MetaSpec.model_validate({"optimizer": optimizer})}
+    )
+    first = outer_step.meta_step(job, INFOS, begun, 0, results[:2])
+    assert isinstance(first, StepResult)
+    best = outer_step.meta_step(job, INFOS, first.state, 0, results[1:])
+    assert isinstance(best, StepResult)
+    again = outer_step.roll_back(job, INFOS, best.state, first.state, best.hypergradient, [1, 2])
+    absent = shard(0)
+    assert not moved(first.state, again)[absent].any()
+    kept, after = unpack(first.state).optimizer, unpack(again).optimizer
+    for slot, moments in kept.items():
+        if slot.endswith("/sample_weight"):
+            torch.testing.assert_close(
+                after[slot].expand(ROWS)[absent], moments.expand(ROWS)[absent], rtol=0, atol=0
+            )
+    for replica in (1, 2):
+        half = 0.5 * moved(first.state, best.state)[shard(replica)]
+        torch.testing.assert_close(moved(first.state, again)[shard(replica)], half)
+    assert unpack(again).step_scale == 0.5
 
 
 def test_arrivals_move_what_their_replica_holds_and_are_judged_together(

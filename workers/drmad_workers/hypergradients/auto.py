@@ -66,7 +66,8 @@ class Choice:
 
     Attributes:
         method: the settings of the chosen method, with its name under "method".
-        reason: why the last probe or switch took place: "first", no choice was there before;
+        reason: why the last probe or switch took place: "first", no choice for the present
+            settings was there before;
             "scheduled", the interval ended; "moved", the hyperparameters changed by more than
             MAX_MOVE; "growth", the growth of |dw| changed; "diverged", the chosen method diverged.
         last_probe: the meta-iteration of the last probe or switch.
@@ -75,6 +76,7 @@ class Choice:
         growth: the growth of |dw| in the last probe, by the chosen method.
         moments: mean and standard deviation of every hyperparameter at the last probe.
         probes: the results of the last probe, cheapest method first.
+        steps: the number of inner steps T at the last probe; None if an earlier release wrote it.
     """
 
     method: dict[str, Any]
@@ -85,6 +87,7 @@ class Choice:
     growth: float
     moments: dict[str, tuple[float, float]]
     probes: tuple[ProbeResult, ...] = ()
+    steps: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -149,13 +152,17 @@ class Auto(Method):
         """Plans one meta-iteration: a probe, or a backward pass by the chosen method.
 
         Args:
-            choice: the choice of the previous meta-iteration; None in the first one.
+            choice: the choice of the previous meta-iteration; None in the first one. A choice that
+                other settings led to is dropped, and this meta-iteration is a probe.
             iteration: the number of this meta-iteration.
             values: λ by name.
             training: the settings of the training run that is differentiated.
             bound: the hyperparameters; a method that refuses one of them is not a candidate.
             copy_bytes: the size of one copy of the state's rows that a backward pass reads.
         """
+        bound = list(bound)
+        if choice is not None and not self._holds(choice, values, training, bound):
+            choice = None
         moments = {name: _moments(value) for name, value in values.items()}
         small = training.steps * copy_bytes <= STORED_BYTES
         exact: Method = Stored() if small else Replay()
@@ -165,6 +172,33 @@ class Auto(Method):
         ]
         probed = [replace(m, hvp=self.hvp) for m in (exact, *cheaper)]
         return Plan(self, choice, iteration, moments, training, probed, reason)
+
+    def _holds(
+        self,
+        choice: Choice,
+        values: Mapping[str, Tensor],
+        training: TrainingConfig,
+        bound: Sequence[BoundHyperparameter],
+    ) -> bool:
+        """Whether a choice of an earlier meta-iteration could follow from the present settings."""
+        try:
+            method = method_of(choice.method)
+            method.check(training)
+        except (KeyError, TypeError, ProblemError):  # a method or a setting of another release
+            return False
+        cosines = [probe.cosine for probe in choice.probes if probe.method == choice.method]
+        return (
+            method.hvp == self.hvp
+            and choice.steps in (None, training.steps)
+            and choice.moments.keys() == values.keys()
+            and not any(method.refuses(one, training) for one in bound)
+            and all(cosine is not None and cosine >= self.least_cosine for cosine in cosines)
+        )
+
+    @property
+    def least_cosine(self) -> float:
+        """The cosine from which a candidate is chosen: min_cosine and the margin."""
+        return self.min_cosine + MARGIN * (1.0 - self.min_cosine)
 
     def _reason(
         self, choice: Choice | None, iteration: int, moments: Mapping[str, tuple[float, float]]
@@ -240,7 +274,6 @@ class Plan:
     def _probe(self, backward: Backward) -> tuple[BackwardPass, Choice]:
         exact = backward(self.probed[0])
         chosen, growth = exact.method, exact.growth
-        least = self.auto.min_cosine + MARGIN * (1.0 - self.auto.min_cosine)
         probes: list[ProbeResult] = []
         for candidate in self.probed[1:]:
             cost = candidate.cost(self.training)
@@ -251,7 +284,7 @@ class Plan:
                 continue
             probe = probe_result(candidate_pass, exact, cost)
             probes.append(probe)
-            if probe.cosine is not None and probe.cosine >= least:
+            if probe.cosine is not None and probe.cosine >= self.auto.least_cosine:
                 chosen, growth = candidate, candidate_pass.growth
                 break
         settings = settings_of(chosen)
@@ -272,6 +305,7 @@ class Plan:
             growth=growth,
             moments=self.moments,
             probes=tuple(probes),
+            steps=self.training.steps,
         )
 
 

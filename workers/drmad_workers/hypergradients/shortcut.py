@@ -137,7 +137,11 @@ class Shortcut(Method):
         require_none(refusals.preset_refusals(self.preset, changed))
         require_none(
             refusals.shortcut_refusals(
-                self.hvp, self.curvature, self.averaging_window, self.interpolation_nodes
+                self.hvp,
+                self.curvature,
+                self.averaging_window,
+                self.interpolation_nodes,
+                self.budget,
             )
         )
 

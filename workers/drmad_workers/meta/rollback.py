@@ -39,6 +39,7 @@ def rolled_back(
     hypergradient: Mapping[str, Tensor],
     config: MetaConfig,
     bounds: Mapping[str, Bounds] | None = None,
+    covered: Mapping[str, Tensor] | None = None,
 ) -> MetaState:
     """The state that repeats the meta-iteration, half an outer step away from the best one.
 
@@ -48,10 +49,11 @@ def rolled_back(
         hypergradient: the hypergradient of the best meta-iteration.
         config: the outer optimizer.
         bounds: see `meta_update`.
+        covered: the rows that have a gradient in the best meta-iteration, see `outer_update`.
     """
     scale = 0.5 * state.step_scale
     origin = replace(best, step_scale=scale)
-    hyperparameters, memory = outer_update(origin, hypergradient, config, bounds or {})
+    hyperparameters, memory = outer_update(origin, hypergradient, config, bounds or {}, covered)
     return replace(
         state,
         hyperparameters=hyperparameters,

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from drmad_client.records.migration import migrate_scalars
-from drmad_workers.errors import EngineError
+from drmad_workers.errors import EngineError, ProblemError
 from drmad_workers.hypergradients.auto import Choice
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 
@@ -110,6 +110,27 @@ class MetaState:
             "choice": None if choice is None else Choice.from_dict(choice),
         }
         return cls(under("hyperparameters/"), optimizer=under("optimizer/"), **others)
+
+
+def require_fit(state: MetaState, hyperparameters: Mapping[str, BoundHyperparameter]) -> None:
+    """
+    Raises:
+        ProblemError: the state belongs to hyperparameters of other names or shapes.
+    """
+    shapes = {name: tuple(value.shape) for name, value in state.hyperparameters.items()}
+    expected = {name: tuple(bound.shape) for name, bound in hyperparameters.items()}
+    for name in expected | shapes:
+        if shapes.get(name) != expected.get(name):
+            raise ProblemError(
+                f"the state must hold {_described(name, expected)}, got "
+                f"{_described(name, shapes)}: continue under the settings that led to the state "
+                "(a schedule per step keeps its number of steps), or begin without it",
+                f"hyperparameters.{name}",
+            )
+
+
+def _described(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{name!r} of shape {shapes[name]}" if name in shapes else f"no {name!r}"
 
 
 def initial_state(hyperparameters: Mapping[str, BoundHyperparameter]) -> MetaState:

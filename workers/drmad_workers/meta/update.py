@@ -83,12 +83,20 @@ def outer_update(
         rows = (covered or {}).get(name)
         mask = None if rows is None else rows.view(-1, *(1,) * (value.ndim - 1))
         direction = outer_direction(config.optimizer, gradient, name, state, memory, mask)
-        lower, upper = bounds.get(name, (None, None))
         stepped = value - config.learning_rate * state.step_scale * direction
-        if lower is not None or upper is not None:
-            stepped = stepped.clamp(lower, upper)
         hyperparameters[name] = stepped if mask is None else torch.where(mask, stepped, value)
-    return hyperparameters, memory
+    return projected(hyperparameters, bounds), memory
+
+
+def projected(values: Mapping[str, Tensor], bounds: Mapping[str, Bounds]) -> dict[str, Tensor]:
+    """λ by name, projected onto its bounds."""
+    return {
+        name: _clamped(value, *bounds.get(name, (None, None))) for name, value in values.items()
+    }
+
+
+def _clamped(value: Tensor, lower: float | None, upper: float | None) -> Tensor:
+    return value if lower is None and upper is None else value.clamp(lower, upper)
 
 
 def outer_direction(

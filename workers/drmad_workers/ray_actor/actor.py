@@ -85,7 +85,7 @@ class Replica:
     def _spec(self) -> JobSpec:
         # Not a functools.cached_property: it holds a lock on Python 3.11, which Ray cannot pickle.
         if self._parsed_spec is None:
-            self._parsed_spec = JobSpec.model_validate_json(self._spec_json)
+            self._parsed_spec = JobSpec.accepted(self._spec_json)
         return self._parsed_spec
 
     def prepare(self) -> Prepared | Failure:
@@ -169,14 +169,19 @@ class Replica:
         return failures.guarded(complete, state.scalars["iteration"])
 
     def roll_back(
-        self, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
+        self,
+        infos: Infos,
+        state: PackedState,
+        best: PackedState,
+        hypergradient: bytes,
+        replicas: Sequence[int],
     ) -> PackedState | Failure:
-        """The state that repeats a meta-iteration after a rollback; see meta.rollback."""
+        """The state that repeats a meta-iteration after a rollback; see outer_step.roll_back."""
 
         def restart() -> PackedState:
             from drmad_workers.ray_actor import outer_step
 
-            return outer_step.roll_back(self._spec, infos, state, best, hypergradient)
+            return outer_step.roll_back(self._spec, infos, state, best, hypergradient, replicas)
 
         return failures.guarded(restart, state.scalars["iteration"])
 
@@ -245,7 +250,7 @@ class Replica:
         from drmad_workers import spec_adapter
         from drmad_workers.errors import TrainingDiverged
 
-        spec = JobSpec.model_validate_json(spec_json)
+        spec = JobSpec.accepted(spec_json)
         tuner = spec_adapter.tuner(spec, 0, *self._places())
         try:
             figures = tuner.train(tuner.initial_values(), on_progress=self._note)
@@ -268,13 +273,12 @@ class Replica:
         else:
             self._batched = spec_adapter.batched(spec, self._numbers, device=device, built=problem)
             self._tuners = self._batched.tuners
-            if self._batched.reason is not None:
-                print(f"The replicas are computed one by one: {self._batched.reason}")
         bound = self._tuners[0].hyperparameters
         infos = hyperparameter_infos(spec, bound)
         count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
         print(f"The problem is built on {self._device}: {count:,} hyperparameters.")
-        return Prepared(infos, pack(initial_state(bound)))
+        reason = None if self._batched is None else self._batched.reason
+        return Prepared(infos, pack(initial_state(bound)), reason)
 
     def _results(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
@@ -305,9 +309,11 @@ class Replica:
     def _evaluations(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
     ) -> Sequence[Evaluation]:
+        from drmad_workers.meta.state import require_fit
         from drmad_workers.ray_actor.packed_state import unpack
 
         begun = unpack(state)
+        require_fit(begun, self._tuners[0].hyperparameters)
         values = begun.hyperparameters
         draw = begun.draw if draw is None else draw
 

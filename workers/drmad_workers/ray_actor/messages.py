@@ -39,10 +39,13 @@ class Prepared:
     Attributes:
         hyperparameters: the infos of the hyperparameters, see Infos.
         start: the state before the first meta-iteration.
+        not_batched: why the replicas of this worker cannot be computed as one batch; None if they
+            can, or if it holds one replica.
     """
 
     hyperparameters: list[dict[str, Any]]
     start: PackedState
+    not_batched: str | None = None
 
 
 @dataclass(frozen=True)

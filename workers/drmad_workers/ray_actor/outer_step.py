@@ -113,13 +113,30 @@ def arrivals_step(
 
 
 def roll_back(
-    spec: JobSpec, infos: Infos, state: PackedState, best: PackedState, hypergradient: bytes
+    spec: JobSpec,
+    infos: Infos,
+    state: PackedState,
+    best: PackedState,
+    hypergradient: bytes,
+    replicas: Sequence[int],
 ) -> PackedState:
-    """The state that repeats a meta-iteration after a rollback; see meta.rollback."""
+    """The state that repeats a meta-iteration after a rollback; see meta.rollback.
+
+    Args:
+        best: the state with which the best meta-iteration trained.
+        hypergradient: the aggregated hypergradient of the best meta-iteration, as safetensors.
+        replicas: the numbers of the replicas that counted in the best meta-iteration.
+    """
     named = load(hypergradient)
     gradients = {info["name"]: named[f"hyperparameters/{info['name']}"] for info in infos}
+    held = [_held(spec, infos, replica) for replica in replicas]
     after = rolled_back(
-        unpack(state), unpack(best), gradients, spec_adapter.meta(spec), _bounds(infos)
+        unpack(state),
+        unpack(best),
+        gradients,
+        spec_adapter.meta(spec),
+        _bounds(infos),
+        covered(held, _shapes(infos)),
     )
     return pack(after, gradients)
 

@@ -178,7 +178,7 @@ async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDepend
     job = await store.get(job_id)
     spec = job.spec
     try:
-        longer = JobSpec.model_validate(
+        longer = JobSpec.combined(
             spec.model_dump()
             | {
                 "meta": {
@@ -207,16 +207,17 @@ async def fork(
 ) -> JobRecord:
     """Create a job that starts from a kept meta-iteration of this one.
 
-    Without changes it reproduces the numbers of this job.
+    Without changes it reproduces the numbers of this job. Changes that the kept state does not fit
+    are refused; the record's `adapted` says what of the state was adapted to the others.
     """
     try:
-        forked = await store.get(job_id)
-        begun = forked.spec.started_from(forked.start.values) if forked.start else forked.spec
+        begun = (await store.get(job_id)).begun
         spec = request.applied_to(begun)
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
     _require_within_limits(spec, settings)
-    job = await store.fork(job_id, request.iteration, spec, principal.tenant)
+    _require_allowed(spec, settings)
+    job = await store.fork(job_id, request.iteration, begun, spec, principal.tenant)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
     return job

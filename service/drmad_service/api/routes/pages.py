@@ -312,17 +312,19 @@ async def validate(
     validated = await asyncio.to_thread(job_editor.validate, draft)
     if draft.fork_of is None or validated.findings or validated.job is None:
         return _EditorAnswer(draft=validated)
-    before = (await store.get(draft.fork_of)).spec.model_dump(mode="json")
+    job = await store.get(draft.fork_of)
+    before = job.spec.model_dump(mode="json")
     after = JobSpec.model_validate(validated.job).model_dump(mode="json")
     changes = job_editor.changes(before, after)
-    fixed = [
+    findings = [
         job_editor.EditorMessage(
             path=part, message="cannot change in a fork; restore the value of the forked job"
         )
         for part in ("problem", "hyperparameters")
         if part in changes
     ]
-    return _EditorAnswer(draft=validated.model_copy(update={"findings": fixed}), changes=changes)
+    findings = findings or job_editor.fork_findings(job.begun, changes)
+    return _EditorAnswer(draft=validated.model_copy(update={"findings": findings}), changes=changes)
 
 
 @actions.get("/live", dependencies=[counts_as_stream])

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
 from drmad_service.scheduling.ray_cluster import ComputeCluster
+from drmad_service.scheduling.replica_group import Replicas
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Lease, Store
 
@@ -45,14 +46,13 @@ class DrivenJob:
         self.lease = lease
         self.settings = settings
         self.cluster = cluster
-        self.spec = record.spec
-        if record.start is not None:
-            self.spec = self.spec.started_from(record.start.values)
+        self.spec = record.begun
         self.progress = record.progress
         self.infos: list[HyperparameterInfo] = []
         self.warnings: list[str] = []
         self._code = code
-        self.replicas = cluster.replicas(self.spec, code)
+        # Trials of a search run side by side on the actors.
+        self.replicas = self._unplaced(batched=self.spec.search is None)
         self._spent_before_s = record.progress.spent_s
         self._began = time.monotonic()
 
@@ -60,7 +60,20 @@ class DrivenJob:
         """Replace the replicas by unplaced ones of the spec that starts from these values."""
         self.replicas.kill()
         self.spec = self.spec.started_from(values)
-        self.replicas = self.cluster.replicas(self.spec, self._code)
+        self.replicas = self._unplaced()
+
+    def separate(self) -> None:
+        """Replace the replicas by unplaced ones with an actor each."""
+        self.replicas.kill()
+        self.replicas = self._unplaced(batched=False)
+
+    def _unplaced(self, batched: bool = True) -> Replicas:
+        """New replicas; `batched` allows what `replicas.batched` asks for."""
+        spec = self.spec
+        if not batched:
+            separate = spec.replicas.model_copy(update={"batched": "off"})
+            spec = spec.model_copy(update={"replicas": separate})
+        return self.cluster.replicas(spec, self._code)
 
     def spent_s(self) -> float:
         """Seconds that a scheduler has driven the job, under this lease and earlier ones."""

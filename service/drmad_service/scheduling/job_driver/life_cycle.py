@@ -153,12 +153,17 @@ class _LifeCycle:
             await self._search(job.spec.search.trials)
         await self._place()
         settings = job.settings
-        install_s = settings.install_timeout_s if runtime_options(job.spec) else 0.0
-        prepared = await self._monitor.results(
-            [replica.prepare.remote() for replica in job.replicas.actors],
-            settings.start_timeout_s + install_s,
-        )
-        first: Prepared = prepared[0]
+        first = await self._prepare()
+        if first.not_batched is not None:
+            message = (
+                f"the replicas are not batched: {first.not_batched}; each has an actor of its own, "
+                "as with replicas.batched: off"
+            )
+            await job.store.warn(job.lease, "not_batched", message)
+            job.separate()
+            self._reports.discard()
+            await self._place()
+            first = await self._prepare()
         job.infos = [HyperparameterInfo(**info) for info in first.hyperparameters]
         count = sum(math.prod(info.shape) for info in job.infos)
         if count > (most := settings.max_hyperparameters):
@@ -175,6 +180,16 @@ class _LifeCycle:
         status = await job.store.act(job.lease, Action.RUN, "started")
         apply_control(status, between_iterations=True)
         return point
+
+    async def _prepare(self) -> Prepared:
+        """Have every actor build the problem. Returns the report of the first."""
+        job, settings = self._job, self._job.settings
+        install_s = settings.install_timeout_s if runtime_options(job.spec) else 0.0
+        prepared: list[Prepared] = await self._monitor.results(
+            [actor.prepare.remote() for actor in job.replicas.actors],
+            settings.start_timeout_s + install_s,
+        )
+        return prepared[0]
 
     async def _place(self) -> None:
         replicas, settings = self._job.replicas, self._job.settings

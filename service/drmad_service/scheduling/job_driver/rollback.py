@@ -42,15 +42,17 @@ class Rollbacks:
             fail(Failure(failure.code, message, failure.iteration, failure.step))
         try:
             kept, hypergradient = await job.store.kept_point(job.lease.job_id, best.iteration)
+            record = await job.store.iteration(job.lease.job_id, best.iteration)
         except ResultNotFound:
             fail(failure)
         states = (
             PackedState(point.tensors, point.scalars),
             PackedState(kept.tensors, kept.scalars),
         )
+        replicas = [figures.replica for figures in record.replicas]
         actor = job.replicas.actors[0]
         (state,) = await self._monitor.results(
-            [actor.roll_back.remote(job.info_fields(), *states, hypergradient)]
+            [actor.roll_back.remote(job.info_fields(), *states, hypergradient, replicas)]
         )
         if isinstance(state, Failure):
             fail_or_retry(state)

@@ -9,7 +9,7 @@ from drmad_client.records.job import PreflightReport
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store, keys
-from drmad_workers.ray_actor.messages import Failure, Prepared
+from drmad_workers.ray_actor.messages import Failure, Prepared, TrialResult
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import INFO, PREFLIGHT, START, StandInCluster, result
 
@@ -255,3 +255,37 @@ async def test_commit_is_retried_while_redis_is_full(
     assert job.status is JobStatus.SUCCEEDED
     assert [record.iteration for record in (await store.history(job.id)).data] == [0]
     assert cluster.created == 1, "no replica is lost because Redis is full"
+
+
+async def test_replicas_that_cannot_be_batched_get_an_actor_each_and_the_job_warns(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    del cluster.answers["prepare"]
+    driven = await drive(resources={"cpus": 0.5}, replicas={"count": 2, "batched": "auto"})
+    reason = "auto probes each replica by itself"
+    (await cluster.called("prepare")).returns(Prepared([INFO], START, reason))
+    (await cluster.called("prepare")).returns(Prepared([INFO], START))
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.spec.replicas.batched == "auto"
+    assert [spec.replicas.batched for spec in cluster.specs] == ["auto", "off"]
+    assert cluster.created == 2
+    assert await driven.events("warning") == [
+        {
+            "code": "not_batched",
+            "message": f"the replicas are not batched: {reason}; each has an actor of its own, "
+            "as with replicas.batched: off",
+        }
+    ]
+
+
+async def test_trials_of_a_search_run_side_by_side_before_replicas_are_batched(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    ranges = {"training.learning_rate": {"low": 0.01, "high": 0.1}}
+    search = {"trials": 1, "parameters": ranges}
+    await drive(resources={"cpus": 0.5}, replicas={"count": 2, "batched": "auto"}, search=search)
+    (await cluster.called("trial")).returns(TrialResult(1.0, {}))
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    assert [spec.replicas.batched for spec in cluster.specs] == ["off", "auto"]

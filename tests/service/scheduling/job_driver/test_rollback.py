@@ -28,9 +28,10 @@ async def test_meta_iteration_begins_again_from_the_best_state(
     (await cluster.called("whole_meta_iteration")).returns(result(0, 1.0))
     (await cluster.called("whole_meta_iteration")).returns(outcome)
     call = await cluster.called("roll_back")
-    infos, state, best, hypergradient = call.arguments
+    infos, state, best, hypergradient, replicas = call.arguments
     assert [info["name"] for info in infos] == ["w"]
     assert (state.tensors, best.tensors, hypergradient) == (b"state 1", b"start", b"gradient 0")
+    assert replicas == [0]
     call.returns(rolled_back(1))
     again = await cluster.called("whole_meta_iteration")
     assert (again.arguments[0].tensors, again.arguments[1]) == (b"rollback 1", 1)

@@ -1,0 +1,74 @@
+"""Forks over HTTP: refused with the field, or adapted with a sentence in the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from drmad_client.records.job import JobRecord
+from drmad_client.spec.job import JobSpec
+from drmad_service.store import MetaIterationCommit, ResumePoint, Store
+from tests.service.store.test_forked_state import SCALARS
+from tests.service.store.test_store import started, step
+
+pytestmark = pytest.mark.anyio
+
+
+async def ended_at(store: Store, spec: JobSpec) -> str:
+    """A job with a kept state of SCALARS before meta-iteration 1."""
+    lease = await started(store, spec)
+    begun = ResumePoint(1, b"state 1", SCALARS)
+    await store.commit(lease, MetaIterationCommit(**vars(step(0)) | {"next_state": begun}))
+    await store.commit(lease, step(1))
+    return lease.job_id
+
+
+async def test_fork_says_what_of_the_state_was_adapted(
+    api: httpx.AsyncClient, store: Store, spec: JobSpec
+) -> None:
+    job_id = await ended_at(store, spec)
+    changes = {"hypergradient": {"hvp": "finite_difference"}}
+    answer = await api.post(f"/v1/jobs/{job_id}/fork", json={"iteration": 1, "changes": changes})
+    assert answer.status_code == 201, answer.text
+    fork = JobRecord.model_validate_json(answer.content)
+    assert fork.adapted == ["auto probes again, because hypergradient changed"]
+    point = await store.resume_point(fork.id)
+    assert point is not None
+    assert point.scalars["choice"] is None
+    assert point.scalars["recent_losses"] == SCALARS["recent_losses"]
+    assert (await store.get(fork.id)).adapted == fork.adapted
+    page = await api.get(f"/jobs/{fork.id}")
+    assert fork.adapted[0] in page.text
+
+
+async def test_fork_without_changes_keeps_the_state(
+    api: httpx.AsyncClient, store: Store, spec: JobSpec
+) -> None:
+    job_id = await ended_at(store, spec)
+    answer = await api.post(f"/v1/jobs/{job_id}/fork", json={"iteration": 1})
+    fork = JobRecord.model_validate_json(answer.content)
+    assert fork.adapted == []
+    point = await store.resume_point(fork.id)
+    assert point is not None
+    assert point.scalars["choice"] == SCALARS["choice"]
+
+
+async def test_fork_of_a_schedule_to_other_steps_is_refused_at_once(
+    api: httpx.AsyncClient, store: Store, body: dict[str, Any]
+) -> None:
+    spec = JobSpec.model_validate(body | {"hyperparameters": [{"kind": "learning_rate"}]})
+    job_id = await ended_at(store, spec)
+    request = {"iteration": 1, "changes": {"training": {"steps": 10}}}
+    answer = await api.post(f"/v1/jobs/{job_id}/fork", json=request)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["path"] == "changes.training.steps"
+    assert error["message"].startswith("must stay 20, got 10")
+    assert len((await store.jobs()).data) == 1
+    changed = spec.model_dump(mode="json")
+    changed["training"]["steps"] = 10
+    draft = await api.post("/new/check", json={"job": changed, "fork_of": job_id})
+    (finding,) = draft.json()["draft"]["findings"]
+    assert (finding["path"], finding["message"]) == ("training.steps", error["message"])
