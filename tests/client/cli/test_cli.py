@@ -344,7 +344,7 @@ def test_init_writes_a_job_that_the_service_takes(service: FakeService, tmp_path
     ]
     again = drmad(None, "init", str(tmp_path / "new"))
     assert again.returncode == 1
-    assert "is there already; --force writes over it" in again.stderr
+    assert "exists already; --force overwrites it" in again.stderr
     assert drmad(None, "init", str(tmp_path / "new"), "--force").returncode == 0
     fields = yaml.safe_load((tmp_path / "new" / "job.yaml").read_text())
     fields["problem"]["code"] = f"sha256:{64 * '0'}"  # what --code fills in

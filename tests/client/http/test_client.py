@@ -108,7 +108,7 @@ def test_data_are_sent_once_from_a_file_or_from_arrays(
     assert sent.headers["content-length"] == str(len(content))
     assert "transfer-encoding" not in sent.headers
     (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(array_file.DataError, match="no whole npz"):
+    with pytest.raises(array_file.DataError, match="expected a complete npz"):
         client.data.upload(tmp_path / "text.npz")
 
 

@@ -216,7 +216,9 @@ async def gallery(store: Store) -> dict[str, str]:
     )
     await _search(store, live)
     await store.keep_preflight(live, PREFLIGHT, Progress(iteration=24, iterations=60))
-    await store.warn(live, "replica_lost", "restarted the meta-iteration: a node failed")
+    await store.warn(
+        live, "replica_lost", "a replica was lost, the meta-iteration restarts: a node failed"
+    )
     await store.roll_back(
         live,
         replace(_point(24, "l2", _values(24, 164)), scalars={"iteration": 24, "rollbacks": 1}),

@@ -394,7 +394,7 @@ def test_files_are_read_below_the_data_roots_and_nowhere_else(tmp_path: Path) ->
         ({"targets": np.arange(30) * 10}, "must be class numbers 0, 1"),
         ({"test_inputs": np.zeros((2, 4, 4))}, "test_targets is missing"),
         ({"test_inputs": np.zeros((2, 5)), "test_targets": np.zeros(2)}, "examples of shape"),
-        ({"inputs": np.array([{}] * 30, dtype=object)}, "only numbers can be read"),
+        ({"inputs": np.array([{}] * 30, dtype=object)}, "must hold numbers, it holds"),
     ],
 )
 def test_arrays_that_are_no_classification_are_refused(

@@ -269,7 +269,7 @@ class Replica:
             self._batched = spec_adapter.batched(spec, self._numbers, device=device, built=problem)
             self._tuners = self._batched.tuners
             if self._batched.reason is not None:
-                print(f"The replicas are computed one by one: {self._batched.reason}")
+                print(f"The replicas are computed one after the other: {self._batched.reason}")
         bound = self._tuners[0].hyperparameters
         infos = hyperparameter_infos(spec, bound)
         count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
