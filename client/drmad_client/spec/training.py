@@ -1,4 +1,4 @@
-"""The inner problem: how the model is trained under given hyperparameters."""
+"""The inner problem: the training of the model under given hyperparameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class TrainingSpec(Spec):
-    """The inner problem: how the model is trained under given hyperparameters."""
+    """The inner problem: the training of the model under given hyperparameters."""
 
     optimizer: OptimizerName = Field(
         default=defaults.Training.optimizer,
-        description="sgd: v' = γ v - g, w' = w + η v' (torch's). damped_sgd: v' = γ v - (1 - γ) g, "
-        "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ). "
-        "adam, adamw: torch's.",
+        description="Inner optimizer. sgd, adam and adamw are those of torch; sgd: v' = γ v - g, "
+        "w' = w + η v'. damped_sgd is that of the papers: v' = γ v - (1 - γ) g, w' = w + α v'. For "
+        "constant γ and η = α (1 - γ), sgd and damped_sgd have the same trajectory.",
     )
     steps: int = Field(
         default=defaults.Training.steps, ge=1, le=1_000_000, description="Number of inner steps T."
@@ -29,13 +29,13 @@ class TrainingSpec(Spec):
         default=defaults.Training.batch_size,
         ge=1,
         le=1_000_000,
-        description="Number of examples in a minibatch.",
+        description="Number of training examples in a minibatch.",
     )
     learning_rate: float = Field(
         default=defaults.Training.learning_rate,
         gt=0.0,
         le=1000.0,
-        description="Learning rate η or α.",
+        description="Learning rate: α of damped_sgd, η of the others.",
     )
     momentum: float = Field(
         default=defaults.Training.momentum,
