@@ -67,7 +67,7 @@ def test_link_out_of_the_folder_is_refused_with_advice(folder: Path, tmp_path: P
         code_archive.pack(folder)
 
 
-def test_missing_or_empty_folder_is_told(tmp_path: Path) -> None:
+def test_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CodeError, match="not a folder"):
         code_archive.pack(tmp_path / "nowhere")
     with pytest.raises(CodeError, match="no files"):
@@ -114,7 +114,7 @@ def test_archive_that_misstates_a_size_is_refused_as_damaged(tmp_path: Path) -> 
         code_archive.unpack(lying, tmp_path)
 
 
-def test_archive_whose_parts_lie_before_its_beginning_is_told_as_damaged(tmp_path: Path) -> None:
+def test_archive_with_a_negative_offset_is_refused_as_damaged(tmp_path: Path) -> None:
     content = bytearray(zipped("a.bin", b"a"))
     offset = slice(content.index(b"PK\5\6") + 16, content.index(b"PK\5\6") + 20)
     directory = int.from_bytes(content[offset], "little")

@@ -440,7 +440,7 @@ def test_followed_logs_end_with_the_job_and_miss_nothing(
         log_page([]),
         fake_service.problem(503, "busy"),
         log_page(lines(3, 3)),
-        log_page(lines(4, 4)),  # printed between the last look at the log and at the job
+        log_page(lines(4, 4)),  # printed after the last request of the log, before that of the job
         log_page([]),
     )
     assert list(client.jobs.logs(samples.ID, follow=True)) == lines(1, 4)

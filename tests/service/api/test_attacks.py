@@ -273,7 +273,7 @@ async def test_markup_is_shown_as_text_wherever_a_string_is_shown(
 
 
 async def test_a_link_into_the_sign_in_leads_nowhere_else(target: httpx.AsyncClient) -> None:
-    """`next` of the sign-in is a path of ours; a stranger's page is told so by its script."""
+    """The sign-in accepts as `next` a path of the service alone, and its script refuses others."""
     script = (
         Path(create_app.__code__.co_filename).parents[1] / "dashboard" / "static" / "sign_in.js"
     )

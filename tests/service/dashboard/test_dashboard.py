@@ -42,7 +42,7 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
 ) -> None:
     images = os.environ.get("DRMAD_IMAGES")  # the screenshots of docs: `make images`
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-    for look, width, dark in (
+    for scheme, width, dark in (
         ("light", 1280, False),
         ("dark", 1280, True),
         ("narrow", 400, False),
@@ -55,8 +55,8 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert wide <= 0, f"{name} is {wide} pixels too wide at {width}"
                 if images and name != "missing":
-                    page.screenshot(path=Path(images) / f"{name}-{look}.png")
-                if look == "narrow":
+                    page.screenshot(path=Path(images) / f"{name}-{scheme}.png")
+                if scheme == "narrow":
                     continue  # the rules do not depend on the width
                 page.evaluate(axe)
                 # Dark pages differ only in their colours.
@@ -67,7 +67,7 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
                     for fault in report["violations"]
                     if fault["impact"] in ("serious", "critical")
                 ]
-                assert serious == [], f"{name}, {look}"
+                assert serious == [], f"{name}, {scheme}"
         assert trouble.found == []
 
 
