@@ -25,7 +25,7 @@ def pages(jobs: dict[str, str]) -> dict[str, str]:
     compared = [jobs[name] for name in ("digits, l2 per unit", "clean digits", "night shift")]
     return {
         "jobs": "/",
-        "job": f"/jobs/{jobs['mnist, per weight']}",
+        "job": f"/jobs/{jobs['digits, two replicas']}",
         "new": "/new",
         "compare": "/compare?" + "&".join(f"job={job}" for job in compared),
         "cluster": "/cluster",
@@ -179,7 +179,7 @@ def test_a_lost_connection_is_shown_and_comes_back_by_itself(
     server = Server(redis_url)
     server.start()
     trouble = Trouble(expected=("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY"))
-    job_id = jobs["mnist, per weight"]
+    job_id = jobs["digits, two replicas"]
     with browsers.window(browser, trouble) as (context, page):
         page.goto(f"{server.url}/jobs/{job_id}")
         overview = context.new_page()
