@@ -1,4 +1,4 @@
-"""python -m experiments [NAME ...] [--quick] [--draw]: runs, gathers, and draws what is there."""
+"""python -m experiments [NAME ...] [--quick] [--draw]: runs experiments and draws their results."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ KINDS: dict[str, type[Task]] = {"jobs": Tuned, "searches": Search, "timings": Me
 class Experiment(Protocol):
     """A module experiments/<name>/experiment.py.
 
-    `stages(quick, seeds)`: each is given what is there so far and answers tasks; the next
-    begins when they are done. `report(results)`: its table. `draw(results, folder)`: figures.
+    `stages(quick, seeds)`: functions from the results so far to the next tasks, each called after
+    the tasks before it. `report(results)`: the table. `draw(results, folder)`: the figures.
     """
 
     stages: Callable[[bool, int], Sequence[Callable[[Results], Sequence[Task]]]]
@@ -62,7 +62,7 @@ def run(
     wanted: Callable[[Task], bool] = lambda _: True,
     data: str | None = None,
 ) -> None:
-    """All of an experiment's tasks that `folder` has no result of; `data` in the place of MNIST."""
+    """Run the tasks of an experiment without a result in `folder`; `data` takes MNIST's place."""
     results = Results(folder)
     for stage in load(name).stages(quick, seeds):
         tasks = [task for task in stage(results) if wanted(task)]
@@ -70,7 +70,7 @@ def run(
 
 
 def draw(name: str, folder: Path) -> None:
-    """Figures and table from the results in `folder`, which holds the README too."""
+    """Write the figures and the README's table from the results in `folder`."""
     results = Results(folder)
     if not results.is_empty:
         load(name).draw(results, folder)
@@ -79,7 +79,7 @@ def draw(name: str, folder: Path) -> None:
 
 
 def block(name: str, folder: Path) -> str:
-    """What a README shows: the table, and the figures that are there."""
+    """The generated part of a README: the table and the figures."""
     results = Results(folder)
     if results.is_empty:
         return "Not run yet.\n"

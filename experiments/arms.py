@@ -1,4 +1,4 @@
-"""What is compared in an experiment: a row of its table for every arm that has run."""
+"""The arms that an experiment compares, each a row of its table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from experiments.results import Result, Results
 from experiments.tasks import Measured, Spec, Task
 
 TRAINING = "training"
-"""Label of a plain training run among what is timed."""
+"""Name of the timed arm that is a plain training run."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Arm:
     """The runs of an arm in a case.
 
     Attributes:
-        before: training runs spent before it began, such as on the search that it goes on from.
+        before: number of training runs spent before it began, such as those of its search.
     """
 
     results: Results
@@ -35,7 +35,7 @@ class Arm:
 
     @property
     def failures(self) -> int:
-        """Runs without any figure."""
+        """The number of runs without any result."""
         found = [run for run in self.results if (run.case, run.arm) == (self.case, self.name)]
         return sum(bool(run.error) and not run.validation_loss for run in found)
 
@@ -45,19 +45,19 @@ class Arm:
 
     @property
     def cpu_seconds(self) -> float | None:
-        """Of all its meta-iterations or trials, from what one takes by itself."""
+        """CPU seconds of all its meta-iterations or trials, from those of a single one."""
         plain = timing(self.results, self.case, TRAINING)
         own = timing(self.results, self.case, self.name)
         if plain is None or not self.runs:
             return None
-        if own is None or "looked" in own.figures:
+        if own is None or "probed" in own.figures:
             return self.training_runs * plain.seconds["total"]
         count = float(np.mean([len(run.validation_loss) for run in self.runs]))
         return self.before * plain.seconds["total"] + count * own.seconds["total"]
 
     @property
     def mib(self) -> float | None:
-        """By which a process grows in its meta-iteration; of a trial, in a training run."""
+        """MiB by which a meta-iteration grows the process; for a trial, a training run."""
         is_job = any(run.methods for run in self.runs)
         own = timing(self.results, self.case, self.name if is_job else TRAINING)
         return None if own is None else own.figures["peak_growth_bytes"] / 2**20
@@ -66,7 +66,7 @@ class Arm:
 def timed(
     case: str, arms: Mapping[str, Spec], training: Spec, code: Path | None = None, repeats: int = 3
 ) -> list[Task]:
-    """One meta-iteration of each arm by itself, and a training run: the source of all seconds."""
+    """A single meta-iteration of each arm, and a training run: the source of all seconds."""
     plain = training | {"hypergradient": {"method": "one_step"}}
     return [
         Measured(case, once(name), seed, spec, code)
@@ -80,7 +80,7 @@ def once(arm: str) -> str:
 
 
 def timing(results: Results, case: str, arm: str) -> Result | None:
-    """The quickest of the repeats: whatever else runs only adds."""
+    """The fastest of the repeats, because other processes only add to the time."""
     runs = results.of(case, once(arm))
     return min(runs, key=lambda run: run.seconds["total"], default=None)
 
@@ -89,7 +89,7 @@ Column = Callable[[Arm], str]
 
 
 def seeds(arm: Arm) -> str:
-    """How many, how many more failed, and of how many the job ended before its budget was spent."""
+    """The number of runs, with those that ended early and those that failed."""
     early = sum(bool(run.error) for run in arm.runs)
     counts = {"ended early": early, "failed": arm.failures}
     return ", ".join([f"{len(arm.runs)}", *(f"{n} {what}" for what, n in counts.items() if n)])
@@ -104,7 +104,7 @@ def test_error(arm: Arm) -> str:
 
 
 def differences(results: Results, case: str, arm: str, to: str, metric: str) -> list[float]:
-    """The metric of an arm less that of another, of every seed that both have run."""
+    """The metric of an arm minus that of another, for every seed that both have run."""
     pairs = [(run, results.get(case, to, run.seed)) for run in results.of(case, arm)]
     return [
         run.at_best(metric) - other.at_best(metric)
@@ -114,7 +114,7 @@ def differences(results: Results, case: str, arm: str, to: str, metric: str) -> 
 
 
 def difference(arm: Arm, to: str) -> str:
-    """How much more test error than the arm `to`, in points: the mean and its interval."""
+    """The test error minus that of the arm `to`, in points: the mean and its interval."""
     found = differences(arm.results, arm.case, arm.name, to, "test_error")
     if not found or arm.name == to:
         return "–"
@@ -143,7 +143,7 @@ SPENT: Mapping[str, Column] = {
 LOSS: Mapping[str, Column] = {"validation loss": validation_loss}
 ERROR: Mapping[str, Column] = {
     "**test error**": test_error,
-    "points more than drmad": lambda arm: difference(arm, "drmad"),
+    "difference to drmad, points": lambda arm: difference(arm, "drmad"),
 }
 
 

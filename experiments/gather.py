@@ -1,4 +1,4 @@
-"""Submits the jobs of an experiment to a service, and gathers what they left behind."""
+"""Submits the jobs of an experiment to a service and collects their results."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from experiments.tasks import Measured, Search, Task, Tuned
 
 START_S = 120.0
 RAW_ENTRIES = 100
-"""Tensors of so many entries are kept in a result itself."""
+"""Maximum number of entries of a tensor that a result keeps."""
 
 
 def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> None:
-    """Runs what is not there yet: the jobs in the service, the opponents beside it.
+    """Runs the tasks without a result: the jobs in the service, the baselines beside it.
 
     `client` may be None where no task is a job.
 
-    Begun again it goes on: a job is submitted under its task's key and the defaults of its spec, so
-    the service answers the one that it already has, unless it means something else by now.
+    A repeated call continues: the idempotency key of a job is the key of its task with a digest of
+    the spec's defaults, so that the service returns the job that it already has.
     """
     missing = [task for task in tasks if not results.has(task)]
     searches = [task for task in missing if isinstance(task, Search)]

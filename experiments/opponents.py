@@ -1,4 +1,4 @@
-"""What a user would pick instead: Optuna's samplers over the same training, and fixed values."""
+"""The baselines: Optuna's samplers over the same training runs, and fixed values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from experiments.results import Result
 from experiments.tasks import Measured, Retrained, Search, Task
 
 DIVERGED = 1e3
-"""Validation loss of a trial whose training diverged, as a sampler takes it."""
+"""Validation loss that a sampler gets for a trial whose training diverged."""
 
 LONG_S = 3.0
-"""From so many CPU seconds on, what only a first meta-iteration does is a percent or two."""
+"""CPU seconds from which the overhead of a first meta-iteration is at most two percent."""
 
 UPLOADED = f"sha256:{0:064d}"
-"""In the place of the digest of uploaded code, which is read where it lies."""
+"""Placeholder for the digest of uploaded code, because the code is read from its folder."""
 
 
 def search(task: Search) -> Result:
@@ -103,7 +103,7 @@ def measure(task: Measured) -> Result:
         result.validation_loss = [evaluation.validation_loss]
         result.figures = {"norm": float(gradient.norm()), "products": evaluation.backward_steps}
         if evaluation.choice is not None:  # the first probe does not represent the cost of auto
-            result.figures["looked"] = True
+            result.figures["probed"] = True
     result.seconds["total"] = time.process_time() - began
     result.peak_memory_bytes = peak_memory_bytes(torch.device("cpu"))
     result.figures["peak_growth_bytes"] = result.peak_memory_bytes - before
@@ -111,7 +111,7 @@ def measure(task: Measured) -> Result:
 
 
 def tuner_of(task: Task, hypergradient: Mapping[str, Any]) -> Tuner:
-    """As a worker would build it."""
+    """The tuner that a worker would build."""
     stated: dict[str, Any] = dict(task.spec, hypergradient=hypergradient, seed=task.seed)
     if task.code is not None:
         stated["problem"] = {"code": UPLOADED} | stated["problem"]

@@ -1,4 +1,4 @@
-"""What runs gave: a line of JSON each, appended as they end, so that a set can be gone on with."""
+"""The results of runs: one line of JSON each, appended when a run ends, to resume a set later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result:
     peak_memory_bytes: of the process that trained.
     methods: by which the hypergradients were computed.
     raw: the best raw values of hyperparameters with few entries, by name.
-    figures: further numbers, of an experiment's own.
+    figures: further numbers, which depend on the experiment.
     error: why there is no result.
     """
 
@@ -100,7 +100,7 @@ class Results:
         return found is not None and found.key == task.key
 
     def of(self, case: str, arm: str) -> list[Result]:
-        """Those of all seeds that gave figures."""
+        """The results of all seeds that have figures."""
         found = [r for r in self if (r.case, r.arm) == (case, arm) and r.validation_loss]
         return sorted(found, key=lambda result: result.seed)
 
@@ -108,11 +108,11 @@ class Results:
         return self._found.get((case, arm, seed))
 
     def best(self, case: str, arm: str, metric: str = "test_error") -> list[float]:
-        """A metric where the validation loss was lowest, of all seeds."""
+        """A metric at the lowest validation loss, for each seed."""
         return [result.at_best(metric) for result in self.of(case, arm)]
 
     def add(self, result: Result) -> None:
-        """Keeps it; an older one of the same task is replaced."""
+        """Write a result to the file; it replaces an older one of the same task."""
         name = (result.case, result.arm, result.seed)
         with self._lock:
             replaced = name in self._found
@@ -128,7 +128,7 @@ class Results:
         logger.info("%s: %s", name, result.error or "gathered")
 
     def arrays(self, case: str, arm: str, seed: int) -> dict[str, np.ndarray[Any, Any]] | None:
-        """The tensors that were kept of a run."""
+        """The tensors kept from a run, by name; None if there are none."""
         path = self.folder / array_file(case, arm, seed)
         if not path.exists():
             return None
@@ -142,7 +142,7 @@ def array_file(case: str, arm: str, seed: int) -> str:
 
 
 def from_job(task: Task, job: Job, history: Sequence[MetaIteration]) -> Result:
-    """What a job left behind."""
+    """The result of a job."""
     spec = job.spec
     result = Result(task.case, task.arm, task.seed, task.key)
     result.validation_loss = [record.validation_loss for record in history]
@@ -165,7 +165,7 @@ def from_job(task: Task, job: Job, history: Sequence[MetaIteration]) -> Result:
 
 
 def cost_of(record: MetaIteration, spec: JobSpec, history: Sequence[MetaIteration]) -> float:
-    """Of one meta-iteration and one replica, in plain training runs.
+    """The cost of one meta-iteration and one replica, in plain training runs.
 
     A Hessian-vector product costs two training steps on the same rows; `replay` trains once more.
     The cost of `auto` follows from its seconds, with the median forward pass as one training run.
@@ -184,7 +184,7 @@ def _slowest(record: MetaIteration) -> Mapping[str, float]:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to six digits: more says nothing, and takes room."""
+    """The value with its numbers rounded to six digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if np.isfinite(value) else None
     if isinstance(value, dict):

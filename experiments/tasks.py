@@ -1,4 +1,4 @@
-"""What an experiment consists of: jobs of the service, and what a user would do instead."""
+"""The tasks of an experiment: jobs of the service, and their baselines."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Task:
 
     @property
     def key(self) -> str:
-        """A digest of all that the result depends on: what is changed is run again."""
+        """A digest of all that the result depends on; a task whose key changes runs again."""
         parts = asdict(self) | {"type": type(self).__name__}
         stated = parts["spec"]["problem"]
-        if "options" in stated:  # where this machine has its data says nothing of the result
+        if "options" in stated:  # the result does not depend on where the data lie
             stated["options"] = {n: v for n, v in stated["options"].items() if n != "roots"}
         if self.code is not None:
             parts["code"] = [file.read_text() for file in sorted(self.code.glob("*.py"))]
@@ -85,7 +85,7 @@ class Retrained(Search):
 
 
 def on(task: Task, data: str) -> Task:
-    """The same with the catalogued data set `data` in the place of MNIST."""
+    """The task with the built-in data set `data` in place of MNIST."""
     spec = copy.deepcopy(task.spec)
     for holder in (spec["problem"], spec["problem"].get("options", {})):
         if holder.get("data", {}).get("name") == "mnist":
@@ -99,9 +99,9 @@ def read_spec(path: Path) -> Spec:
 
 
 def changed(spec: Mapping[str, Any], **changes: Any) -> Spec:
-    """The spec with parts of it replaced; a mapping is merged, anything else takes the place.
+    """The spec with some parts replaced; mappings are merged, other values are replaced.
 
-    A part whose `method` or `name` changes is replaced as a whole, its options being of the old.
+    A part whose `method` or `entrypoint` changes is replaced as a whole, with its options.
     """
     merged = dict(spec)
     for name, change in changes.items():

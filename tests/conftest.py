@@ -22,7 +22,7 @@ class OneServiceAtATime(LoadScopeScheduling):  # type: ignore[misc]
 
     Two services at once would starve each other. The tests of any other file stay together, for
     the fixtures that they share. (pytest-xdist's own groups change what a test is called, which
-    pytest 9 no longer heeds.)
+    pytest 9 no longer respects.)
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -19,13 +19,13 @@ WEIGHT = (-2.0, 4.0)
 NONE = {"l2": (-30.0, -30.0)}
 ARMS = {
     "plain": "untuned",
-    "balanced": "rare examples repeated ten times, as usual",
+    "balanced": "rare examples repeated ten times (the usual remedy)",
     "tpe l2": "Optuna (TPE), one penalty",
     "tpe l2 per layer": "Optuna (TPE), a penalty per layer",
     "tpe weights": "Optuna (TPE), one penalty and ten class weights",
     "random weights": "random search, one penalty and ten class weights",
     "drmad": "**drmad**, penalties per channel and class weights",
-    "drmad l2": "drmad, penalties per channel alone",
+    "drmad l2": "drmad, penalties per channel only",
     "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), penalties per channel and class weights",
 }

@@ -15,11 +15,11 @@ FOLDER = Path(__file__).parent
 CODE = FOLDER / "code"
 CASE = "mnist"
 CHOICES = 30
-"""Of ten real images at random, of which the best by validation loss counts."""
+"""Random draws of ten real images, of which the one with the lowest validation loss counts."""
 ARMS = {
-    "real": "ten real images, one per class, at random",
-    "best real": f"the best of {CHOICES} such choices",
-    "means": "the mean image of each class (of 2,000)",
+    "real": "ten real images, one per class, drawn at random",
+    "best real": f"the best of {CHOICES} such draws",
+    "means": "the mean image of each class, over 2,000 images",
     "drmad": "**drmad**, ten images from noise",
     "exact": "exact (`stored`), ten images from noise",
 }
@@ -85,7 +85,7 @@ def report(results: Results) -> str:
             if not own.runs:  # real images stand under a name for each choice
                 spent = [str(CHOICES if "best" in arm else 1), "–", "–"]
             rows.append([label, str(len(found)), percent(found), *spent])
-    return table(["trained on", "seeds", "**test error**", *SPENT], rows)
+    return table(["training set", "seeds", "**test error**", *SPENT], rows)
 
 
 def draw(results: Results, folder: Path) -> None:

@@ -11,17 +11,17 @@ from experiments.tasks import Measured, Task, changed, read_spec
 
 FOLDER = Path(__file__).parent
 HORIZONS = (100, 300, 1000, 3000, 10_000)
-PLAIN = "one step back"
+PLAIN = "plain training"
 ARMS = {
-    PLAIN: "plain training (and one step back)",
-    "paper_tenth": "DrMAD as published, T/10 steps back",
-    "paper": "DrMAD as published, T steps back",
+    PLAIN: "plain training (and one backward step)",
+    "paper_tenth": "DrMAD as published, T/10 backward steps",
+    "paper": "DrMAD as published, T backward steps",
     "shortcut T/10": "drmad's shortcut over the last T/10 steps",
     "shortcut": "drmad's shortcut over all steps",
-    "stored": "exact, every step's weights stored",
-    "replay": "exact, replay between √T snapshots",
-    "reversible": "exact, reversible in fixed point (the paper's opponent)",
-    "torchopt": "exact, unrolled by torchopt 0.7.3",
+    "stored": "exact, with the weights of every step stored",
+    "replay": "exact, by replay between √T snapshots",
+    "reversible": "exact, by reversible steps in fixed point (the paper's baseline)",
+    "torchopt": "exact, by torchopt 0.7.3, which unrolls the training",
 }
 
 
@@ -51,13 +51,13 @@ def tasks(steps: int, quick: bool) -> list[Task]:
 
 
 def seconds(results: Results, steps: int, arm: str) -> float | None:
-    """The least of the repeats: whatever else runs only adds."""
+    """CPU seconds: the minimum of the repeats, because other processes only add to them."""
     runs = results.of(f"T = {steps}", arm)
     return min((run.seconds["total"] for run in runs), default=None)
 
 
 def growth(results: Results, steps: int, arm: str) -> float | None:
-    """MiB by which the process grew."""
+    """Memory growth of the process, in MiB: the minimum of the repeats."""
     runs = results.of(f"T = {steps}", arm)
     return min((run.figures["peak_growth_bytes"] / 2**20 for run in runs), default=None)
 
@@ -73,7 +73,9 @@ def report(results: Results) -> str:
             else:
                 row.append(f"{own:.3g} ({own / plain:.1f} ×)")
         rows.append(row)
-    shown = table(["CPU seconds (times plain training)", *map("T = {:,}".format, HORIZONS)], rows)
+    shown = table(
+        ["CPU seconds (ratio to plain training)", *map("T = {:,}".format, HORIZONS)], rows
+    )
     rows = []
     for arm, label in ARMS.items():
         row = [label]
@@ -81,7 +83,7 @@ def report(results: Results) -> str:
             mib = growth(results, steps, arm)
             row.append(failure(results, steps, arm) if mib is None else f"{mib:.0f}")
         rows.append(row)
-    heads = ["MiB that the process grew by", *map("T = {:,}".format, HORIZONS)]
+    heads = ["memory growth of the process, MiB", *map("T = {:,}".format, HORIZONS)]
     return shown + "\n" + table(heads, rows) + "\n" + ratios(results)
 
 
@@ -93,7 +95,7 @@ def failure(results: Results, steps: int, arm: str) -> str:
 
 
 def ratios(results: Results) -> str:
-    """Of the exact methods to DrMAD: the figures that the paper's 45 and 100 stand for."""
+    """The ratios of the exact methods to DrMAD, which the paper reports as 45 and 100."""
     rows = []
     for opponent in ("reversible", "replay", "stored", "torchopt"):
         for ours in ("paper_tenth", "shortcut T/10", "shortcut"):
@@ -107,7 +109,9 @@ def ratios(results: Results) -> str:
                     (slow, fast), (large, small) = times, sizes
                     row.append(f"{slow / fast:.1f} / {large / max(small, 1.0):.1f}")  # type: ignore[operator,type-var]
             rows.append(row)
-    return table(["seconds / memory, exact to shortcut", *map("T = {:,}".format, HORIZONS)], rows)
+    return table(
+        ["ratios of seconds / memory, exact to DrMAD", *map("T = {:,}".format, HORIZONS)], rows
+    )
 
 
 def draw(results: Results, folder: Path) -> None:
@@ -120,6 +124,6 @@ def draw(results: Results, folder: Path) -> None:
             if there:
                 axis.loglog(*zip(*there, strict=True), marker="o", ms=3, label=arm)
     left.set(xlabel="T", ylabel="CPU seconds of one meta-iteration")
-    right.set(xlabel="T", ylabel="MiB that the process grew by")
+    right.set(xlabel="T", ylabel="memory growth of the process, MiB")
     legend(left, loc="lower right", fontsize=6)
     save(figure, folder / "cost.svg")

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent
 CASE = "40 %"
 KEPT = ("sample_weight",)
 OVERLAP = 1.5
-"""Replicas by which an example is held in the mean, where shards overlap."""
+"""Mean number of replicas that hold an example, where shards overlap."""
 LONGER = 5
 ARMS = {
     "1 replica": "1 replica, all data",
@@ -60,7 +60,7 @@ def stated(arm: str, seed: int) -> Spec:
 
 
 def retrained(arm: str, seed: int, results: Results) -> list[Task]:
-    """A replica's own test error is that of its shard: what was learned, on all examples."""
+    """Training on all examples with the tuned weights; a replica itself trains on its shard."""
     kept = results.arrays(CASE, arm, seed)
     if kept is None:
         return []
@@ -75,7 +75,7 @@ def again(arm: str) -> str:
 def report(results: Results) -> str:
     columns = {
         "**test error**": test_error,
-        "test error, trained on all": error_on_all,
+        "test error, trained on all examples": error_on_all,
         "precision": precision,
     }
     return arms_table(results, CASE, ARMS, {**columns, **SPENT})
@@ -96,6 +96,6 @@ def draw(results: Results, folder: Path) -> None:
             runs = results.of(CASE, arm)
             found = [[100 * e for e in run.metrics["label_noise_precision"]] for run in runs]
             curve(axis, found, arm)
-        axis.set(xlabel="meta-iteration", ylabel="of the lowest weights, wrong, %")
+        axis.set(xlabel="meta-iteration", ylabel="wrong labels among the lowest weights, %")
         legend(axis)
     save(figure, folder / "replicas.svg")

@@ -16,9 +16,9 @@ CASE = "digits"
 SPACE = {"init_scale": (-2.0, 3.0)}
 LAYERS = 6
 ARMS = {
-    "untuned": "untuned: torch's own scales",
-    "random": "random search over the 12",
-    "tpe": "Optuna (TPE) over the 12",
+    "untuned": "untuned, torch's own scales",
+    "random": "random search, 12 factors",
+    "tpe": "Optuna (TPE), 12 factors",
     "drmad": "**drmad**",
     "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`)",

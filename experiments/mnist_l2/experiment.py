@@ -14,13 +14,13 @@ from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 FOLDER = Path(__file__).parent
 CASE = "mnist"
 START = -5.0
-"""Log penalty that the gradient begins with, a poor one, so that there is a way to go."""
+"""Initial log penalty of the gradient methods: a poor value, which leaves room to improve."""
 BUDGET = 100
-"""Training runs that every arm may spend."""
+"""Number of training runs that every arm may spend."""
 FIRST_TRIALS = 20
-"""Of the global search, after which a gradient takes over."""
+"""Number of trials of the global search after which the gradient continues."""
 PENALTY = {"l2": (-14.0, 0.0)}
-"""Log penalties that a search may try."""
+"""Range of the log penalties of a search."""
 USUAL = {"l2": (-8.29, -8.29)}
 """A weight decay of 5e-4, which adds 2.5e-4 w² to the loss."""
 POOR = {"l2": (START, START)}
@@ -29,13 +29,13 @@ NONE = {"l2": (-30.0, -30.0)}
 KEPT = ("l2",)
 ARMS = {
     "none": "no penalty",
-    "poor": "e⁻⁵, where the gradient begins",
-    "usual": "a weight decay of 5·10⁻⁴, as usual",
+    "poor": "e⁻⁵, the initial value of the gradient methods",
+    "usual": "a weight decay of 5·10⁻⁴ (a usual value)",
     "random l2": "random search, one penalty",
     "tpe l2": "Optuna (TPE), one penalty",
     "tpe l2 per layer": "Optuna (TPE), a penalty per layer",
-    "paper_tenth": "DrMAD as published, T/10 steps back, from e⁻⁵",
-    "paper": "DrMAD as published, T steps back, from e⁻⁵",
+    "paper_tenth": "DrMAD as published, T/10 backward steps, from e⁻⁵",
+    "paper": "DrMAD as published, T backward steps, from e⁻⁵",
     "auto": "**drmad**'s default (`auto`), from e⁻⁵",
     "exact": "exact (`stored`), from e⁻⁵",
     "search, then auto": f"**{FIRST_TRIALS} trials of TPE, then drmad**",
@@ -115,7 +115,7 @@ def report(results: Results) -> str:
         **LOSS,
         "test loss": test_loss,
         "**test error**": test_error,
-        "points more than the last row": lambda arm: difference(arm, "search, then auto"),
+        "difference to the last row, points": lambda arm: difference(arm, "search, then auto"),
     }
     before = {"search, then auto": FIRST_TRIALS}
     return arms_table(results, CASE, ARMS, {**columns, **SPENT}, before)

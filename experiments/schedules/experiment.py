@@ -16,18 +16,18 @@ from experiments.tasks import Search, Spec, Task, Tuned, changed, read_spec
 FOLDER = Path(__file__).parent
 CASE = "digits"
 RATES = {"learning_rate": (-5.0, 1.0), "momentum": (-4.0, 3.0)}
-"""Raw values that a search may try: rates from 0.007 to 2.7, momenta from 0.02 to 0.95."""
+"""Ranges of the raw values of a search: rates from 0.007 to 2.7, momenta from 0.02 to 0.95."""
 UNTUNED = {"learning_rate": (log(0.3), log(0.3)), "momentum": (0.0, 0.0)}
 KEPT = ("learning_rate", "momentum")
 ARMS = {
-    "untuned": "untuned: rate 0.3, momentum 0.5",
+    "untuned": "untuned, rate 0.3 and momentum 0.5",
     "random": "random search, one rate and one momentum",
     "tpe": "Optuna (TPE), one rate and one momentum",
     "tpe per layer": "Optuna (TPE), a rate and a momentum per layer",
     "drmad": "**drmad**, per step and layer",
     "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), per step and layer",
-    "search, then drmad": "**a third of TPE, then drmad** per step and layer",
+    "search, then drmad": "**TPE for a third of the budget, then drmad**, per step and layer",
 }
 
 

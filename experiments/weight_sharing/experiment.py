@@ -19,11 +19,11 @@ SHARE = {"share": (-0.5, 1.0)}
 RATE = {"learning_rate": (-3.0, 2.0)}
 """Log rates: entries above one are larger weights, and larger steps."""
 ARMS = {
-    "apart": "five nets of their own",
-    "together": "one net for all five",
-    "random": "random search, how much is shared in each layer",
-    "tpe": "Optuna (TPE), how much is shared in each layer",
-    "tpe rate": "Optuna (TPE), how much is shared in each layer, and the learning rate",
+    "apart": "five separate nets",
+    "together": "one net for all five tasks",
+    "random": "random search, a degree of sharing per layer",
+    "tpe": "Optuna (TPE), a degree of sharing per layer",
+    "tpe rate": "Optuna (TPE), a degree of sharing per layer, and the learning rate",
     "drmad": "**drmad**, a 5 × 5 matrix per layer",
     "auto": "drmad, `method: auto`",
     "exact": "exact (`stored`), a 5 × 5 matrix per layer",

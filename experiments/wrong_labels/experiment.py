@@ -1,4 +1,4 @@
-"""Cleaning a data set: one weight per training example, against what one would do without."""
+"""Cleaning a data set: one weight per training example, against methods without weights."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NOISE = {"20 %": 0.2, "40 %": 0.4, "60 %": 0.6}
 MNIST = "MNIST, 50 %"
 CASES = (*NOISE, MNIST)
 ARMS = {
-    "all": "all examples, each with a weight of one (untuned)",
+    "all": "all examples, each with weight one (untuned)",
     "random l2": "random search, one l2 penalty",
     "tpe l2": "Optuna (TPE), one l2 penalty",
     "tpe l2 per layer": "Optuna (TPE), an l2 penalty per layer",
-    "validation alone": "the clean validation examples alone",
+    "validation alone": "the clean validation examples only",
     "drmad": "**drmad**, a weight per example",
     "auto": "drmad, `method: auto`",
     "exact": "exact hypergradient (`replay`), a weight per example",
-    "truth": "the correctly labelled examples alone (the truth)",
+    "truth": "the correctly labelled examples only (the ideal)",
 }
 OTHERS = {"auto": "auto", "exact": "replay"}
 TIMED = ("40 %", MNIST)
 """The other cases take as long as the first."""
 PENALTY = (-14.0, 0.0)
-"""Log penalties that a search may try."""
+"""Range of the log penalties of a search."""
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
@@ -106,7 +106,7 @@ def report(results: Results) -> str:
         errors = [percent(results.best(case, arm), seeds=True) for case in CASES]
         if any(error != "–" for error in errors):
             rows.append([label, *errors])
-    head = "test error (of so many seeds), by the share of labels drawn at random"
+    head = "test error (number of seeds), by the share of labels drawn at random"
     shown = table([head, *CASES], rows)
     found, spent = [], []
     for arm in ("drmad", "auto", "exact"):
@@ -125,9 +125,9 @@ def report(results: Results) -> str:
     return "\n".join(
         [
             shown,
-            table(["points more than drmad, seed by seed", *CASES], differences),
-            table(["of the lowest weights, the share that is wrong", *CASES], found),
-            table(["what one takes", *heads], spent),
+            table(["difference to drmad in points, paired by seed", *CASES], differences),
+            table(["share of wrong labels among the lowest weights", *CASES], found),
+            table(["cost of a seed", *heads], spent),
         ]
     )
 

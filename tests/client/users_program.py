@@ -1,4 +1,4 @@
-"""A user's program, for type checkers alone: what it is told must be what it gets."""
+"""A user's program for type checkers alone: the declared types must be the actual ones."""
 
 from __future__ import annotations
 

@@ -132,9 +132,9 @@ class Container:
         assert self.process is not None
         deadline = time.monotonic() + START_S
         while not self.is_healthy():
-            told = f"{self.name}: {self.log.read_text()[-3000:]}"
-            assert self.process.poll() is None, told
-            assert time.monotonic() < deadline, told
+            message = f"{self.name}: {self.log.read_text()[-3000:]}"
+            assert self.process.poll() is None, message
+            assert time.monotonic() < deadline, message
             time.sleep(0.1)
 
     def terminate(self) -> None:

@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for what /metrics really tells, in PromQL that parses."""
+"""Dashboard and alerts query series that /metrics exports, in PromQL that parses."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def selectors(expression: str) -> Iterator[tuple[str, dict[str, tuple[str, str]]
         yield name, {label: (operator, value) for label, operator, value in found}
 
 
-async def told(redis: Redis, store: Store, spec: JobSpec) -> dict[str, set[str]]:
-    """Every series that a service tells that has seen everything, with the names of its labels."""
+async def exported_series(redis: Redis, store: Store, spec: JobSpec) -> dict[str, set[str]]:
+    """Every series of a service in which every event has happened, with the names of its labels."""
     lease = await started(store, spec)
     first = step(0)
     timed = first.record | {"seconds": {"forward": 1.0, "total": 2.0}}
@@ -75,8 +75,10 @@ def test_expression_parses(where: str, expression: str) -> None:
     assert [*selectors(expression)], where
 
 
-async def test_every_series_and_label_is_told(redis: Redis, store: Store, spec: JobSpec) -> None:
-    series = await told(redis, store, spec)
+async def test_every_series_and_label_is_exported(
+    redis: Redis, store: Store, spec: JobSpec
+) -> None:
+    series = await exported_series(redis, store, spec)
     targets = {"job", "instance"}  # added by Prometheus
     for where, expression in expressions():
         read = [*selectors(expression)]

@@ -1,4 +1,4 @@
-"""What OpenTelemetry's collector would be told."""
+"""A collector of the spans that OpenTelemetry exports."""
 
 from __future__ import annotations
 

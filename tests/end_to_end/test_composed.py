@@ -93,8 +93,8 @@ def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine
     job = team.show(job_id)
     assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 30)
     assert "its scheduler was" not in json.dumps(job["transitions"])  # only the worker was lost
-    told = scheduler.run("drmad", "doctor", "--json")
-    found = {finding["subject"]: finding for finding in json.loads(told.stdout)}
+    doctor = scheduler.run("drmad", "doctor", "--json")
+    found = {finding["subject"]: finding for finding in json.loads(doctor.stdout)}
     for subject in ("Redis", "append-only file", "eviction", "memory of Redis", "schema", "Ray"):
         assert found[subject]["level"] == "ok", found[subject]
     assert found["orphans"]["level"] == "ok", found["orphans"]
@@ -124,13 +124,13 @@ def test_four_replicas_over_three_machines_lose_one_and_end_with_the_right_histo
 
     def drmad(*arguments: str) -> str:
         answer = api.run("drmad", *arguments, timeout_s=600)
-        told = engine.containers["scheduler-1"].log.read_text()[-3000:]
-        assert answer.returncode == 0, f"{answer.stdout}{answer.stderr} {told}"
+        log = engine.containers["scheduler-1"].log.read_text()[-3000:]
+        assert answer.returncode == 0, f"{answer.stdout}{answer.stderr} {log}"
         return answer.stdout.strip()
 
     def history(job_id: str) -> list[dict[str, Any]]:
-        told: list[dict[str, Any]] = json.loads(drmad("history", job_id, "--output", "json"))
-        return told
+        records: list[dict[str, Any]] = json.loads(drmad("history", job_id, "--output", "json"))
+        return records
 
     fields = yaml.safe_load(JOB) | {"meta": {"iterations": 12}}
     fields |= {"replicas": {"count": 4, "data": "disjoint", "placement": "spread"}}
@@ -217,9 +217,9 @@ import ray
 ray.init("ray-head:6381", log_to_driver=False, logging_level="error")
 print(*(node["NodeID"] for node in ray.nodes() if node["Alive"]))
 """
-    told = engine.containers["ray-head-1"].run("python", "-c", script)
-    assert told.returncode == 0, told.stderr
-    return set(told.stdout.split())
+    output = engine.containers["ray-head-1"].run("python", "-c", script)
+    assert output.returncode == 0, output.stderr
+    return set(output.stdout.split())
 
 
 def until(holds: Callable[[], bool], timeout_s: float = 240.0) -> None:

@@ -91,7 +91,7 @@ def test_the_tutorial_runs_as_it_is_printed(environment: dict[str, str], tmp_pat
     printed = {text.splitlines()[0]: shown for text, shown in blocks}
     losses = re.findall(r"validation loss (\S+)", printed["python tune_here.py"])
     assert len(losses) == 5
-    assert "small net" in printed["python look.py"]
+    assert "small net" in printed["python inspect_result.py"]
     assert "extended to 15 meta-iterations" in printed["python go_on.py"]
     untuned, tuned, service = map(float, re.findall(r"(\d+\.\d)%", printed["python retrain.py"]))
     assert tuned == pytest.approx(service, abs=5.0)  # 200 examples: one run is not like another

@@ -261,8 +261,8 @@ def test_replicas_on_disjoint_shards_apply_their_hypergradients_as_they_arrive(
         assert record.validation_loss == pytest.approx(mean)
     arrivals = [Arrival(**e.data) for e in client.jobs.events(job.id) if e.type == "arrival"]
     for record in history:
-        told = [a for a in arrivals if a.iteration == record.iteration][-2:]
-        assert [(a.replica, a.staleness, a.validation_loss) for a in told] == [
+        expected = [a for a in arrivals if a.iteration == record.iteration][-2:]
+        assert [(a.replica, a.staleness, a.validation_loss) for a in expected] == [
             (figures.replica, figures.staleness, figures.validation_loss)
             for figures in record.replicas
         ]

@@ -46,7 +46,7 @@ def short(**changes: Any) -> dict[str, Any]:
     return example("clean-digits.yaml") | SHORT | changes
 
 
-def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_path: Path) -> None:
+def test_every_view_of_a_job_is_available(client: Client, finished: str, tmp_path: Path) -> None:
     job = client.jobs.retrieve(finished)
     assert job.status is JobStatus.SUCCEEDED
     assert finished in [listed.id for listed in client.jobs.list("succeeded", "from:sdk", limit=1)]
@@ -78,7 +78,7 @@ def test_a_job_is_looked_at_from_every_side(client: Client, finished: str, tmp_p
     assert yaml.safe_load((tmp_path / "job.yaml").read_text())["name"] == "clean-digits"
 
 
-def test_a_job_is_tried_on_a_worker_and_its_search_is_told(client: Client) -> None:
+def test_a_job_passes_its_preflight_and_reports_its_search(client: Client) -> None:
     report = client.jobs.check(short())
     assert report.hyperparameters == {"sample_weight": [1000]}
     rates = {"training.learning_rate": {"low": 0.01, "high": 0.2, "log": True}}

@@ -52,7 +52,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 # What users do with jobs. Each ends with the job gone.
 
 
-def look_and_delete(client: Client, job: Job) -> None:
+def read_and_delete(client: Client, job: Job) -> None:
     job = client.jobs.wait(job.id, timeout_s=1800)
     assert list(client.jobs.history(job.id))[-1].iteration == job.progress.iteration - 1
     client.jobs.hyperparameters(job.id, "best")
@@ -62,7 +62,7 @@ def look_and_delete(client: Client, job: Job) -> None:
 def cancel(client: Client, job: Job) -> None:
     with contextlib.suppress(Conflict):  # it may be over before
         client.jobs.cancel(job.id)
-    look_at_the_end(client, job)
+    wait_and_delete(client, job)
 
 
 def cancel_while_it_runs(client: Client, job: Job) -> None:
@@ -74,22 +74,22 @@ def cancel_while_it_runs(client: Client, job: Job) -> None:
 
 def extend(client: Client, job: Job) -> None:
     client.jobs.wait(job.id, timeout_s=1800)
-    look_and_delete(client, client.jobs.extend(job.id, 2))
+    read_and_delete(client, client.jobs.extend(job.id, 2))
 
 
 def fork(client: Client, job: Job) -> None:
     client.jobs.wait(job.id, timeout_s=1800)
     forked = client.jobs.fork(job.id, 1)
     client.jobs.delete(job.id)
-    look_and_delete(client, forked)
+    read_and_delete(client, forked)
 
 
 def fail(client: Client, job: Job) -> None:
-    look_at_the_end(client, client.jobs.create(tiny(timeout_s=0.01)))
-    look_at_the_end(client, job)
+    wait_and_delete(client, client.jobs.create(tiny(timeout_s=0.01)))
+    wait_and_delete(client, job)
 
 
-def look_at_the_end(client: Client, job: Job) -> None:
+def wait_and_delete(client: Client, job: Job) -> None:
     with contextlib.suppress(JobFailed):
         client.jobs.wait(job.id, timeout_s=1800)
     client.jobs.delete(job.id)
@@ -98,7 +98,7 @@ def look_at_the_end(client: Client, job: Job) -> None:
 
 
 USES: list[Callable[[Client, Job], None]] = [
-    look_and_delete,
+    read_and_delete,
     cancel,
     cancel_while_it_runs,
     extend,

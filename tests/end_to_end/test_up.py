@@ -18,7 +18,7 @@ SHORT = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
 
 
 def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    """And its first run tells OpenTelemetry's collector what it did, to the last span."""
+    """The first run also exports all of its spans to OpenTelemetry's collector."""
     service = Service(tmp_path / "home", "--cpus", "1")
     with collector() as (address, spans):
         service.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": address}

@@ -31,7 +31,7 @@ import torch
 from drmad_workers import Problem
 
 def inner_loss(forward, hyperparameters, batch):
-    assert batch.inputs.isfinite().all()  # values are looked at, so that this is not traced
+    assert batch.inputs.isfinite().all()  # a check of values prevents tracing
     time.sleep(0.01)
     loss = torch.nn.functional.cross_entropy(forward(batch.inputs), batch.targets)
     return loss

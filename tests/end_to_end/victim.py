@@ -159,7 +159,7 @@ class Victim:
                 os.kill(pid, signal.SIGKILL)
 
     def next_commit(self, job_id: str, before: int) -> None:
-        """Wait until the job has committed more than `before`, and the API tells of it."""
+        """Wait until the job has committed more than `before`, and the API returns the commit."""
         deadline = time.monotonic() + RECOVERY_S
         seen = None
         with self.service.client() as client:
@@ -189,10 +189,10 @@ class Victim:
         self.seen |= self.processes()
 
     def stop(self) -> list[str]:
-        """Interrupt, and tell which of all processes ever seen are still there."""
+        """Interrupt the service; returns the commands of its processes that are still alive."""
         self.remember()
         self.service.interrupt()
-        deadline = time.monotonic() + 60.0  # Ray's agents look for a killed raylet for ten seconds
+        deadline = time.monotonic() + 60.0  # Ray's agents notice a killed raylet within ten seconds
         left = list(self.seen)
         while left and time.monotonic() < deadline:
             left = [pid for pid in left if alive(pid) and self.seen[pid] == command_of(pid)]

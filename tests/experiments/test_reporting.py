@@ -37,7 +37,7 @@ def test_method_that_changes_loses_the_options_of_the_old_one() -> None:
     assert spec["hypergradient"] == {"method": "shortcut", "horizon": 50}
 
 
-def test_key_of_a_task_tells_its_code_and_not_where_the_data_lie(tmp_path: Path) -> None:
+def test_key_of_a_task_depends_on_its_code_and_not_on_the_data_root(tmp_path: Path) -> None:
     def task(roots: list[str]) -> Tuned:
         problem = {"entrypoint": "own:build", "options": {"roots": roots, "width": 3}}
         return Tuned("case", "arm", 0, {"problem": problem}, tmp_path)
@@ -79,11 +79,11 @@ def test_seconds_are_those_of_one_meta_iteration_on_a_quiet_core_times_their_num
     results.add(Result("case", "search", 0, "", [3.0, 2.0, 1.0], cost=3.0))
     results.add(Result("case", "wild", 0, "", error="the training diverged"))
     names = ("job", "auto", "search", "wild", "none")
-    labels = dict(zip(names, ("a job", "a look", "trials", "a fall", "not run"), strict=True))
+    labels = dict(zip(names, ("a job", "a probe", "trials", "a fall", "not run"), strict=True))
     lines = arms.arms_table(results, "case", labels, arms.SPENT, {"auto": 4}).splitlines()
     assert lines[2:] == [
         "| a job | 1 | 6 | 3 | 3 |",
-        "| a look | 1 | 10 | 5 | – |",
+        "| a probe | 1 | 10 | 5 | – |",
         "| trials | 1 | 3 | 1.5 | 3 |",
         "| a fall | 1 failed | – | – | – |",
     ]

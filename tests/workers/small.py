@@ -25,7 +25,7 @@ CLASSES = 3
 def small_problem(
     model: nn.Module | None = None, rows: int = 12, features: int = 4, seed: int = 0
 ) -> Problem:
-    """Random inputs and labels; float64 when the tuner is told so."""
+    """Random inputs in float64 and random labels; a tuner converts them to its dtype."""
     draw = torch.Generator().manual_seed(seed)
 
     def part(count: int) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ COPY = 4 * WEIGHTS
 
 @pytest.fixture(autouse=True)
 def only_new_objects() -> Iterator[None]:
-    """What is there before the test is not looked at, which makes looking fast."""
+    """Excludes the objects that exist before the test, which makes the search for tensors fast."""
     gc.collect()
     gc.freeze()
     yield

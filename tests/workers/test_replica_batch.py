@@ -1,4 +1,4 @@
-"""Replicas computed together against the same replicas computed one by one."""
+"""Replicas computed as a batch against the same replicas computed one after the other."""
 
 from dataclasses import replace
 
@@ -175,7 +175,7 @@ class Branching(nn.Module):
             "random",
         ),
         (Branching(), L2(per="weight"), "vmap"),
-        (nn.Linear(4, CLASSES), LearningRate(), "learning_rate is tuned"),
+        (nn.Linear(4, CLASSES), LearningRate(), "derivatives by learning_rate"),
     ],
 )
 def test_what_cannot_be_batched_is_computed_one_by_one_and_says_why(

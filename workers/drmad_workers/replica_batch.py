@@ -1,9 +1,9 @@
 """Several replicas on one device as one batched computation.
 
-The weights of R replicas are the rows of one matrix (R, P). The sum of their losses has the
-gradients and the Hessian-vector products of all replicas side by side: torch.func.vmap takes the
-model over weights and minibatches. Elementwise operations (the inner update and its reverse,
-interpolation nodes, snapshots) are the code of a single run on one more axis.
+The weights of R replicas are the rows of one matrix (R, P). torch.func.vmap maps the model over
+the rows and over the minibatches. The gradient of the sum of the losses then holds the gradients of
+all replicas, and so does a Hessian-vector product. Elementwise operations (the inner update and its
+reverse, interpolation nodes, snapshots) are those of a single run with one more axis.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +26,15 @@ from drmad_workers.tuning import Tuner
 
 
 class ReplicaBatch:
-    """Evaluates R replicas as R tuners would, at less than R times the cost.
+    """Computes the evaluations of R tuners, at less than R times the cost of one.
 
     The replicas differ in their initial weights, their minibatches and their shards of the data.
     A method that visits the same points in every replica (Method.lockstep) is batched in both
     directions. Otherwise only the training is batched, and the backward passes run in turn.
 
     Attributes:
-        tuners: the tuner of each replica.
-        reason: why the replicas are computed one by one; None if they are batched.
+        tuners: the tuner of each replica, R in all.
+        reason: why the replicas are computed one after the other; None if they are batched.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ReplicaBatch:
         dtype: torch.dtype = torch.float32,
         shards: Shards | None = None,
     ) -> None:
-        """`replicas` are the numbers of the replicas; for the rest see Tuner."""
+        """`replicas` holds the number of each replica; Tuner documents the other arguments."""
         self._method = method
         self.tuners: Sequence[Tuner] = [
             Tuner(problem, kinds, training, method, seed, replica, device, dtype, shards)
@@ -78,7 +78,8 @@ class ReplicaBatch:
     ) -> list[Evaluation]:
         """One Evaluation per replica; see Tuner.evaluate.
 
-        The seconds are those of all replicas together. The first replica that diverges ends all.
+        The seconds of each are those of the whole batch. If one replica diverges, the evaluation
+        of all ends.
 
         Raises:
             TrainingDiverged, HypergradientError, Stopped, ProblemError.
@@ -95,15 +96,19 @@ class ReplicaBatch:
         )
 
     def _refusal(self) -> str | None:
-        """Why the replicas cannot be batched, after a gradient and a product both ways."""
+        """Why the replicas cannot be batched; None if they can.
+
+        The last checks compare a gradient and a Hessian-vector product of the batch with those of
+        the single replicas.
+        """
         stacked, single = self._stacked, self._replicas[0].objective
         if isinstance(self._method, Auto):
-            return "auto probes each replica by itself, and may choose differently"
+            return "auto probes each replica separately and may choose different methods"
         if self._method.takes_part:
-            return f"{self._method.name} takes part in the training of each replica"
+            return f"{self._method.name} changes or differentiates the training steps themselves"
         for bound in single.values.bound.values():
             if isinstance(bound, BoundRate):
-                return f"{bound.name} is tuned, and its derivatives accumulate per replica"
+                return f"the derivatives by {bound.name} accumulate separately for each replica"
         if single.parameters.stochastic:
             return "the model draws random numbers (dropout), which differ between replicas"
         if single.parameters.carried:
@@ -117,11 +122,11 @@ class ReplicaBatch:
         try:
             found = self._derivatives(stacked, batch)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            return f"torch.func.vmap cannot take the model: {str(error).splitlines()[0]}"
+            return f"torch.func.vmap cannot map the model: {str(error).splitlines()[0]}"
         if not torch.allclose(found, torch.stack(expected, dim=1), rtol=1e-3, atol=1e-5):
             return (
-                "the model gives other derivatives under torch.func.vmap (does it hold weights"
-                " by other means than as attributes of its modules?)"
+                "the derivatives under torch.func.vmap differ from those of a single replica (does"
+                " the model keep weights elsewhere than in attributes of its modules?)"
             )
         return None
 

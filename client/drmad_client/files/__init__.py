@@ -1,1 +1,1 @@
-"""Files that users upload: code archives and array files, opened without running anything."""
+"""Files that users upload: code archives and array files. Reading them runs none of their code."""

@@ -1,4 +1,4 @@
-"""Files of arrays, npz or safetensors, that anybody may have written: nothing in them is run."""
+"""Array files (npz or safetensors) from untrusted users: reading one never runs its contents."""
 
 from __future__ import annotations
 
@@ -16,49 +16,56 @@ from drmad_client.errors import DrmadError
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
 MAX_BYTES = 1 << 30
-"""Of an uploaded file."""
+"""Maximum size of an uploaded file, in bytes."""
 MAX_UNPACKED_BYTES = 8 << 30
-"""Of all arrays of a file; what is compressed says it in its headers, which are checked."""
+"""Maximum size of all arrays of a file together, in bytes, before compression."""
 MAX_ARRAYS = 1000
+"""Maximum number of arrays in a file."""
 
 _NUMBERS = "biuf"
+"""NumPy's codes of the kinds bool, int, unsigned int and float."""
 
 
 class DataError(DrmadError):
-    """A file that is no npz or safetensors file of numbers, or that must not be opened."""
+    """The file is not an npz or safetensors file of numbers, or exceeds a limit."""
 
 
 @dataclass(frozen=True)
-class Described:
-    """One array of a file, as its header says."""
+class ArrayHeader:
+    """The shape and dtype of one array, as the file's header states them."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
-def check(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, Described]:
-    """What the file holds by name, without reading the numbers.
+def check(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, ArrayHeader]:
+    """The headers of all arrays by name. The numbers are not read.
 
+    Args:
+        max_bytes: maximum size of all arrays together, before compression.
     Raises:
-        DataError: neither npz nor safetensors; damaged; an array of objects, which would need
-            pickle; too many or too large arrays, or headers that lie about their size.
+        DataError: the file is neither npz nor safetensors, is damaged, holds no array or more than
+            `MAX_ARRAYS`, exceeds `max_bytes`, holds anything but numbers (objects would need
+            pickle), or has a header that contradicts the size of its array.
     """
     try:
         found = _npz(path) if zipfile.is_zipfile(path) else _safetensors(path)
     except ZIP_ERRORS as error:
-        raise DataError(f"the file is no whole npz or safetensors file: {error}") from error
+        raise DataError(f"expected a complete npz or safetensors file: {error}") from error
     if not found:
-        raise DataError("the file holds no array")
+        raise DataError("the file holds no arrays; save at least one")
     if len(found) > MAX_ARRAYS:
-        raise DataError(f"the file holds {len(found)} arrays, at most {MAX_ARRAYS} are allowed")
+        raise DataError(_too_many(len(found)))
     size = sum(prod(array.shape) * array.dtype.itemsize for array in found.values())
     if size > max_bytes:
-        raise DataError(f"its arrays take {size} bytes, at most {max_bytes} are allowed")
+        raise DataError(
+            f"the arrays of the file must take at most {max_bytes} bytes, they take {size}"
+        )
     for name, array in found.items():
         if array.dtype.kind not in _NUMBERS:
             raise DataError(
-                f"the array {name!r} holds {array.dtype}; only numbers can be read (no objects, "
-                "no text): write them as float32 or int64"
+                f"the array {name!r} must hold numbers, it holds {array.dtype} (objects and text "
+                "cannot be read): save it as float32 or int64"
             )
     return found
 
@@ -67,7 +74,7 @@ def load(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarra
     """The arrays by name.
 
     Raises:
-        DataError: as `check`.
+        DataError: as in `check`.
     """
     names = list(check(path, max_bytes))
     try:
@@ -81,10 +88,10 @@ def load(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarra
 
 
 def pack(arrays: Mapping[str, Any]) -> bytes:
-    """The arrays as a safetensors file, the same bytes for the same arrays.
+    """The bytes of a safetensors file that holds the arrays. Equal arrays give equal bytes.
 
     Raises:
-        DataError: what is no array of numbers.
+        DataError: there is no array, or one holds anything but numbers.
     """
     from safetensors.numpy import save
 
@@ -99,23 +106,30 @@ def pack(arrays: Mapping[str, Any]) -> bytes:
     return save(converted)
 
 
-def _npz(path: Path) -> dict[str, Described]:
-    found: dict[str, Described] = {}
+def _too_many(count: int) -> str:
+    return f"the file must hold at most {MAX_ARRAYS} arrays, it holds {count}"
+
+
+def _npz(path: Path) -> dict[str, ArrayHeader]:
+    found: dict[str, ArrayHeader] = {}
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if len(entries) > MAX_ARRAYS:
-            raise DataError(f"the file holds {len(entries)} arrays, at most {MAX_ARRAYS}")
+            raise DataError(_too_many(len(entries)))
         for info in entries:
             name = info.filename.removesuffix(".npy")
             if name == info.filename or name in found or info.flag_bits & 0x1:
-                raise DataError(f"the file holds {info.filename!r}, which is no array of an npz")
+                raise DataError(
+                    f"the members of an npz file must be distinct, unencrypted .npy arrays, got "
+                    f"{info.filename!r}"
+                )
             with archive.open(info) as file:
                 shape, dtype = _header(file)
                 size = file.tell() + prod(shape) * dtype.itemsize
-            # NumPy allocates what the header says before it reads.
+            # NumPy allocates the size in the header before it reads the numbers.
             if not dtype.hasobject and size != info.file_size:
-                raise DataError(f"the array {name!r} is not as large as its header says")
-            found[name] = Described(shape, dtype)
+                raise DataError(f"the size of the array {name!r} contradicts its header")
+            found[name] = ArrayHeader(shape, dtype)
     return found
 
 
@@ -126,22 +140,25 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     else:
-        raise DataError(f"an array of format {version} cannot be read; save it with numpy.savez")
+        raise DataError(
+            f"an array must have the npy format 1.0 or 2.0, got {version}: save it with numpy.savez"
+        )
     return shape, dtype
 
 
-def _safetensors(path: Path) -> dict[str, Described]:
+def _safetensors(path: Path) -> dict[str, ArrayHeader]:
     try:
         with safe_open(path, framework="numpy") as opened:
             found = {}
-            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
                 part = opened.get_slice(name)
                 kind = _SAFETENSORS.get(part.get_dtype())
                 if kind is None:
                     raise DataError(
-                        f"the array {name!r} holds {part.get_dtype()}; NumPy knows no such numbers"
+                        f"the array {name!r} must hold a dtype of NumPy, it holds "
+                        f"{part.get_dtype()}: save it as float32"
                     )
-                found[name] = Described(tuple(part.get_shape()), np.dtype(kind))
+                found[name] = ArrayHeader(tuple(part.get_shape()), np.dtype(kind))
             return found
     except SafetensorError as error:
         raise ValueError(str(error)) from error

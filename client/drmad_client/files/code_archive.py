@@ -1,4 +1,4 @@
-"""A folder of the user's code as a zip archive: packed reproducibly, opened safely."""
+"""Zip archives of a user's code: reproducible to pack, and safe to unpack."""
 
 from __future__ import annotations
 
@@ -19,50 +19,57 @@ from drmad_client.files.zip_errors import ZIP_ERRORS
 
 IGNORE_FILE = ".drmadignore"
 MAX_BYTES = 50 << 20
+"""Maximum size of an archive, in bytes."""
 MAX_UNPACKED_BYTES = 500 << 20
+"""Maximum size of the files of an archive together, in bytes."""
 MAX_FILES = 10_000
+"""Maximum number of files in an archive."""
 
 _NEVER = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", "node_modules/", "__pycache__/", "*.py[cod]",
     ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", ".tox/", "*.egg-info/",
     ".DS_Store", IGNORE_FILE,
 )  # fmt: skip
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell
-_SHOWN = 5
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
+_LISTED = 5  # of the largest files, in a message
 
 
 class CodeError(DrmadError):
-    """A folder that cannot be packed, or an archive that must not be opened."""
+    """The folder cannot be packed, or the archive is not safe to unpack."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A packed folder."""
+    """A packed folder: the bytes of the zip archive, and the paths of its files."""
 
     content: bytes
     files: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """As a job's spec names it: sha256:<hex digits>."""
+        """The name by which a job's spec refers to the archive: sha256:<hex digits>."""
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
 
 
 def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
-    """The files of a folder, the same bytes for the same files whenever and wherever it is packed.
+    """Pack the files of a folder. Equal files give equal bytes, at any time and on any machine.
 
-    Left out are version control, virtual environments, caches, and what `.drmadignore` names, in
-    the syntax of .gitignore.
+    The archive leaves out version control, virtual environments, caches, and the patterns of
+    `.drmadignore`, which has the syntax of .gitignore.
 
+    Args:
+        max_bytes: maximum size of the archive.
     Raises:
-        CodeError: no such folder, nothing in it, a link that leads out of it, or too large; the
-            message names the largest files.
+        CodeError: the folder does not exist, has no files to pack, holds a link to a file outside
+            it, or exceeds a limit; the message then names the largest files.
     """
     if not folder.is_dir():
-        raise CodeError(f"{folder} is not a folder; give the one that holds your code")
+        raise CodeError(f"{folder} must be the folder that holds your code, and is not a folder")
     paths = sorted(_chosen(folder), key=lambda path: path.relative_to(folder).as_posix())
     if not paths:
-        raise CodeError(f"{folder} holds no files to pack; see {IGNORE_FILE}")
+        raise CodeError(
+            f"{folder} holds no files to pack: add your code to it, or see {IGNORE_FILE}"
+        )
     packed = io.BytesIO()
     names = []
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -80,9 +87,11 @@ def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
 def check(content: bytes, max_unpacked_bytes: int = MAX_UNPACKED_BYTES) -> None:
     """Refuse an archive that could do harm when it is unpacked.
 
+    Args:
+        max_unpacked_bytes: maximum size of its files together.
     Raises:
-        CodeError: no zip; a path that leads outside or stands twice; a link; encrypted; too many
-            files, or too large ones.
+        CodeError: the content is not a zip archive, holds a path outside the folder, the same path
+            twice, a link or an encrypted file, or exceeds a limit.
     """
     with _opened(content) as archive:
         _entries(archive, max_unpacked_bytes)
@@ -92,7 +101,7 @@ def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_
     """Write the files of a checked archive into an existing folder.
 
     Raises:
-        CodeError: as in `check`, or a damaged archive.
+        CodeError: as in `check`, or the archive is damaged.
     """
     with _opened(content) as archive:
         for info in _entries(archive, max_unpacked_bytes):
@@ -100,7 +109,7 @@ def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with archive.open(info) as source, target.open("xb") as file:
-                    # The directory may lie about the size: no more than it said is read.
+                    # The directory may understate the size: read no more than it states.
                     file.write(source.read(info.file_size))
             except ZIP_ERRORS as error:
                 raise CodeError(f"the archive is damaged at {info.filename!r}: {error}") from error
@@ -128,21 +137,21 @@ def _chosen(folder: Path) -> Iterator[Path]:
                 continue
             if not path.resolve().is_relative_to(inside):
                 raise CodeError(
-                    f"{path} is a link that leads out of {folder}; copy the file into it, or name "
-                    f"it in {IGNORE_FILE}"
+                    f"{path} is a link to a file outside {folder}: copy the file into the folder, "
+                    f"or name the link in {IGNORE_FILE}"
                 )
             yield path
 
 
 def _too_large(folder: Path, paths: list[Path], size: int, limit: int) -> str:
-    largest = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)[:_SHOWN]
+    largest = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)[:_LISTED]
     listed = "".join(
         f"\n  {path.stat().st_size / 1e6:8.1f} MB  {path.relative_to(folder)}" for path in largest
     )
     return (
-        f"{folder} packs to {size / 1e6:.1f} MB in {len(paths)} files, at most {limit / 1e6:.0f} "
-        f"MB in {MAX_FILES} files are allowed; name what is not code in {IGNORE_FILE}. "
-        f"The largest:{listed}"
+        f"the archive of {folder} must have at most {limit / 1e6:.0f} MB and {MAX_FILES} files, it "
+        f"has {size / 1e6:.1f} MB and {len(paths)} files: name what is not code in {IGNORE_FILE}. "
+        f"The largest files are:{listed}"
     )
 
 
@@ -156,24 +165,28 @@ def _opened(content: bytes) -> zipfile.ZipFile:
 def _entries(archive: zipfile.ZipFile, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
     entries = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if len(entries) > MAX_FILES:
-        raise CodeError(f"the archive holds {len(entries)} files, at most {MAX_FILES} are allowed")
+        raise CodeError(f"the archive must hold at most {MAX_FILES} files, it holds {len(entries)}")
     unpacked = sum(info.file_size for info in entries)
     if unpacked > max_unpacked_bytes:
         raise CodeError(
-            f"the archive unpacks to {unpacked} bytes, at most {max_unpacked_bytes} are allowed"
+            f"its files must take at most {max_unpacked_bytes} bytes unpacked, they take {unpacked}"
         )
     seen: set[str] = set()
     for info in entries:
         path = PurePosixPath(info.filename)
         leads_out = path.is_absolute() or ".." in path.parts or not path.parts
         if leads_out or re.search(r"[\\:\x00-\x1f]", info.filename):
-            raise CodeError(f"the archive holds a path that is not allowed: {info.filename!r}")
+            raise CodeError(f"the paths of an archive must lie inside it, got {info.filename!r}")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise CodeError(f"the archive holds a link or device: {info.filename!r}")
+            raise CodeError(
+                f"the archive must hold only files, {info.filename!r} is a link or a device"
+            )
         if info.flag_bits & 0x1:
-            raise CodeError(f"the archive holds an encrypted file: {info.filename!r}")
+            raise CodeError(f"the archive must not be encrypted, {info.filename!r} is")
         if str(path) in seen:
-            raise CodeError(f"the archive holds {info.filename!r} twice")
+            raise CodeError(
+                f"the paths of an archive must differ, it holds {info.filename!r} twice"
+            )
         seen.add(str(path))
     return entries

@@ -1,4 +1,4 @@
-"""What zipfile raises when it reads an archive that is damaged, or made to do harm."""
+"""The exceptions that zipfile raises for an archive that is damaged or malicious."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ZIP_ERRORS = (
     zlib.error,
     OSError,
     EOFError,
-    ValueError,  # a place before the beginning of the file
-    RuntimeError,  # encrypted
-    NotImplementedError,  # another compression
+    ValueError,  # an offset before the beginning of the file
+    RuntimeError,  # an encrypted file
+    NotImplementedError,  # an unsupported compression
 )

@@ -1,1 +1,1 @@
-"""What the service answers."""
+"""The records that the service returns."""

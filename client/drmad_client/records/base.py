@@ -1,4 +1,4 @@
-"""The base of every answer of the service."""
+"""The base of every record that the service returns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Base of every answer: immutable; a field that a newer service adds is ignored."""
+    """Base of every record: immutable; it ignores the fields that a newer service adds."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")

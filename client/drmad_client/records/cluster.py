@@ -41,25 +41,25 @@ class Placement(Record):
     tenant: str
     status: JobStatus
     priority: int
-    cpus: float = Field(description="CPU cores that all its replicas need.")
-    gpus: float = Field(description="GPUs that all its replicas need.")
-    since: datetime = Field(description="Time at which it entered its state.")
+    cpus: float = Field(description="Number of CPU cores that its replicas need together.")
+    gpus: float = Field(description="Number of GPUs that its replicas need together.")
+    since: datetime = Field(description="Time at which the job entered its state, UTC.")
     nodes: list[str] = Field(
         default=[], description="Ids of the nodes on which its last meta-iteration ran."
     )
-    message: str = Field(default="", description="Reason why it waits.")
+    message: str = Field(default="", description="Reason why the job waits.")
 
 
 class Cluster(Record):
-    """The cluster at a glance."""
+    """The nodes, the capacity, the running jobs and the queue."""
 
     schedulers: list[SchedulerView]
-    cpus: float = Field(description="CPU cores of all living nodes.")
-    gpus: float = Field(description="GPUs of all living nodes.")
-    reserved_cpus: float = Field(description="CPU cores reserved for running jobs.")
-    reserved_gpus: float = Field(description="GPUs reserved for running jobs.")
+    cpus: float = Field(description="Number of CPU cores of all living nodes.")
+    gpus: float = Field(description="Number of GPUs of all living nodes.")
+    reserved_cpus: float = Field(description="Number of CPU cores reserved for running jobs.")
+    reserved_gpus: float = Field(description="Number of GPUs reserved for running jobs.")
     running: list[Placement]
     queue: list[Placement] = Field(
-        description="Queued jobs in the order in which they will run; a long queue is cut short."
+        description="Queued jobs in the order in which they will run; a long queue is truncated."
     )
     queued: int = Field(default=0, description="Number of queued jobs.")

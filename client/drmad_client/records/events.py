@@ -20,7 +20,7 @@ class LogLine(Record):
 
 
 class Event(Record):
-    """Something that happened to a job, in the order in which it happened."""
+    """An event of a job; events are listed in the order in which they happened."""
 
     id: str = Field(description="Id of the event; pass it as Last-Event-ID to continue after it.")
     at: datetime
@@ -37,9 +37,9 @@ class Event(Record):
         "reset",
     ]
     data: dict[str, Any] = Field(
-        description="status: a Transition. trial: a Trial. start: a Start, what the "
-        "search found. iteration: a MetaIteration. arrival: an Arrival. progress: a Progress. "
-        "rollback: {iteration, rollback, message}; rollback counts them in a row. "
-        "warning: {code, message}. webhook: {host, outcome, attempts, message}. "
-        "reset: the Job, when earlier events are no longer kept."
+        description="Data of the event, by its type. status: a Transition. trial: a Trial. start: "
+        "a Start, the result of the search. iteration: a MetaIteration. arrival: an Arrival. "
+        "progress: a Progress. rollback: {iteration, rollback, message}, where rollback is the "
+        "number of rollbacks in a row. warning: {code, message}. webhook: {host, outcome, "
+        "attempts, message}. reset: the Job, if earlier events are no longer kept."
     )

@@ -24,12 +24,12 @@ class HyperparameterInfo(Record):
     kind: str
     shape: list[int]
     transform: Literal["identity", "exp", "sigmoid"] = Field(
-        description="Value in the user's units = transform(raw)."
+        description="Function from a raw value to the user's units."
     )
     lower: float | None = None
     upper: float | None = None
     groups: list[HyperparameterGroup] = Field(
-        default=[], description="Labelled segments, if there are several."
+        default=[], description="Labelled segments; empty if there is only one."
     )
 
 

@@ -16,32 +16,34 @@ from drmad_client.spec.preflight import PreflightSpec, ProofName
 
 
 class Progress(Record):
-    """How far a job is. Step and phase are those of the running meta-iteration."""
+    """The progress of a job. Phase and step belong to the running meta-iteration."""
 
-    iteration: int = Field(default=0, description="Committed meta-iterations.")
-    iterations: int = Field(description="Requested meta-iterations.")
-    phase: str = Field(default="", description="Phase of replica 0: prepare, forward, backward.")
-    step: int = Field(default=0, description="Step within the phase.")
-    steps: int = Field(default=0, description="Steps of the phase.")
+    iteration: int = Field(default=0, description="Number of committed meta-iterations.")
+    iterations: int = Field(description="Number of requested meta-iterations.")
+    phase: str = Field(default="", description="Phase of replica 0: prepare, forward or backward.")
+    step: int = Field(default=0, description="Number of completed steps of the phase.")
+    steps: int = Field(default=0, description="Number of steps of the phase.")
     remaining_s: float | None = Field(
         default=None,
-        description="Estimated seconds to the end: from the preflight, then from the pace.",
+        description="Estimated time to the end of the job, in seconds: from the preflight, then "
+        "from the last meta-iteration.",
     )
-    trials: int = Field(default=0, description="Trials of the search that have ended.")
+    trials: int = Field(default=0, description="Number of ended trials of the search.")
     spent_s: float = Field(
-        default=0.0, description="Seconds on the cluster up to the last commit; see timeout_s."
+        default=0.0,
+        description="Time on the cluster up to the last commit, in seconds; see timeout_s.",
     )
 
 
 class Waiting(Record):
     """The resources that a queued job needs, against those that are free."""
 
-    cpus: float = Field(description="CPU cores that the job needs at once.")
-    gpus: float = Field(description="GPUs that the job needs at once.")
-    free_cpus: float = Field(description="Capacity that no job reserves now.")
-    free_gpus: float = Field(description="Capacity that no job reserves now.")
-    cluster_cpus: float = Field(description="Capacity of the whole cluster.")
-    cluster_gpus: float = Field(description="Capacity of the whole cluster.")
+    cpus: float = Field(description="Number of CPU cores that the job needs at once.")
+    gpus: float = Field(description="Number of GPUs that the job needs at once.")
+    free_cpus: float = Field(description="Number of CPU cores that no job reserves.")
+    free_gpus: float = Field(description="Number of GPUs that no job reserves.")
+    cluster_cpus: float = Field(description="Number of CPU cores of the cluster.")
+    cluster_gpus: float = Field(description="Number of GPUs of the cluster.")
 
 
 class Best(Record):
@@ -50,7 +52,7 @@ class Best(Record):
     iteration: int
     validation_loss: float
     metrics: dict[str, float] = Field(
-        default={}, description="Metrics by name; reported, never used to choose."
+        default={}, description="Metrics by name; they have no influence on the choice of the best."
     )
 
 
@@ -128,10 +130,12 @@ class PreflightReport(Record):
 
 
 class JobError(Record):
-    """Why a job failed: the root cause, not a wrapper."""
+    """The root cause of a job's failure."""
 
     code: str = Field(description="Code for programs: training_diverged, preflight_failed, ...")
-    message: str = Field(description="What was expected, what came, what to do.")
+    message: str = Field(
+        description="Explanation for people: the expectation, the finding and the remedy."
+    )
     iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
     step: int | None = Field(default=None, description="Inner step at which it failed.")
     traceback: str | None = Field(
@@ -171,18 +175,22 @@ class JobRecord(Record):
     preflight: PreflightReport | None = Field(
         default=None, description="What the preflight on its first worker measured and predicted."
     )
-    start: Start | None = Field(default=None, description="Where the search lets the job start.")
+    start: Start | None = Field(
+        default=None, description="Values with which the job starts after its search."
+    )
     best: Best | None = None
     error: JobError | None = None
     hyperparameters: list[HyperparameterInfo] = Field(
-        default=[], description="Known once a worker has built the problem."
+        default=[], description="Tuned tensors; empty until a worker has built the problem."
     )
     transitions: list[Transition] = Field(
-        default=[], description="Its changes of state, oldest first."
+        default=[], description="Changes of the job's state, oldest first."
     )
-    tags: dict[str, str] = Field(default={}, description="Labels of its user, by key.")
+    tags: dict[str, str] = Field(default={}, description="Labels that the user set, by key.")
     spec: Annotated[JobSpec, WrapValidator(_accepted)]
-    version: int = Field(description="Version, which rises with every change; also the ETag.")
+    version: int = Field(
+        description="Version of the record, which increases with every change; it is also the ETag."
+    )
 
     @property
     def begun(self) -> JobSpec:

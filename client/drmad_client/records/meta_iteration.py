@@ -1,4 +1,4 @@
-"""One meta-iteration: one hypergradient, one update, and what each replica reported."""
+"""One meta-iteration: one hypergradient, one update, and the report of each replica."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drmad_client.records.hyperparameters import HyperparameterSummary
 
 
 class ReplicaFigures(Record):
-    """What one replica reported of its meta-iteration."""
+    """The report of one replica on its meta-iteration."""
 
     replica: int
     validation_loss: float
@@ -21,15 +21,17 @@ class ReplicaFigures(Record):
         description="Cosine of its hypergradient to the aggregated one, over the entries it holds."
     )
     staleness: int = Field(
-        default=0, description="Updates applied while it was computed; 0 in sync rounds."
+        default=0, description="Number of updates applied while it was computed; 0 in sync rounds."
     )
-    seconds: dict[str, float] = Field(description="Seconds by phase: forward, backward, evaluate.")
+    seconds: dict[str, float] = Field(
+        description="Duration of each phase (forward, backward, evaluate), in seconds."
+    )
     peak_memory_bytes: int
     train_examples: int | None = Field(
-        default=None, description="Training examples that the replica holds."
+        default=None, description="Number of training examples that the replica holds."
     )
     valid_examples: int | None = Field(
-        default=None, description="Validation examples that the replica holds."
+        default=None, description="Number of validation examples that the replica holds."
     )
     node: str = ""
     device: str = ""
@@ -53,16 +55,17 @@ class MetaIteration(Record):
         description="Cosine of the hypergradient to that of the previous meta-iteration.",
     )
     hyperparameters: dict[str, HyperparameterSummary] = Field(
-        default={}, description="A summary of each tensor, by name."
+        default={}, description="Summary of each tensor, by name."
     )
     seconds: dict[str, float] = Field(
-        default={}, description="Seconds by phase; total is wall time."
+        default={}, description="Duration of each phase, in seconds; total is wall time."
     )
     replicas: list[ReplicaFigures] = Field(
         default=[],
-        description="Replicas that answered, by number; async: its arrivals in the order applied.",
+        description="Reports of the replicas that answered, by number; in async mode, of the "
+        "arrivals in the order in which they were applied.",
     )
-    method: str = Field(description="The method that computed the hypergradient.")
+    method: str = Field(description="Method that computed the hypergradient.")
     cost: float | None = Field(
         default=None,
         description="Cost of the mean replica in plain training runs, by counting gradients and "
@@ -70,7 +73,7 @@ class MetaIteration(Record):
     )
     choice: dict[str, Any] | None = Field(
         default=None,
-        description="Result of a fidelity probe of auto: what it measured and chose, and why.",
+        description="Fidelity probe of auto: its measurements, the chosen method and the reason.",
     )
     warnings: list[str] = Field(
         default=[],
@@ -79,7 +82,8 @@ class MetaIteration(Record):
     )
     is_best: bool = Field(description="Whether its validation loss is the lowest so far.")
     has_vectors: bool = Field(
-        default=True, description="Whether its hyperparameters and hypergradient are still kept."
+        default=True,
+        description="Whether the service still keeps its hyperparameters and hypergradient.",
     )
 
 
@@ -91,7 +95,11 @@ class Arrival(Record):
 
     iteration: int = Field(description="Meta-iteration to which it belongs.")
     replica: int
-    staleness: int = Field(description="Updates applied while it was computed.")
+    staleness: int = Field(description="Number of updates applied while it was computed.")
     validation_loss: float
-    hypergradient_norm: float = Field(description="Euclidean, in raw units.")
-    seconds: dict[str, float] = Field(description="Seconds by phase: forward, backward, evaluate.")
+    hypergradient_norm: float = Field(
+        description="Euclidean norm of the hypergradient, in raw units."
+    )
+    seconds: dict[str, float] = Field(
+        description="Duration of each phase (forward, backward, evaluate), in seconds."
+    )

@@ -1,4 +1,4 @@
-"""Reads what earlier releases wrote: a job's state (version 1) and the choices of `auto`.
+"""Migration of records of earlier releases: a job's state (version 1), the choices of `auto`.
 
 Each function returns a new dict. Applied to the current form, it changes nothing.
 """
@@ -32,7 +32,7 @@ def migrate_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_choice(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What `auto` decided (Choice.as_dict), in today's names."""
+    """A choice of `auto` (Choice.as_dict) under the present names."""
     migrated = _renamed(fields, CHOICE_FIELDS)
     migrated["method"] = migrate_method(migrated["method"])
     migrated["probes"] = [

@@ -1,4 +1,4 @@
-"""A part of a list."""
+"""One page of a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Page(Record, Generic[T]):
-    """A part of a list."""
+    """One page of a list, and the cursor of the next one."""
 
     data: list[T]
     has_more: bool

@@ -1,4 +1,4 @@
-"""An error as the service answers it (RFC 9457)."""
+"""An error response of the service (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ class FieldError(Record):
     path: str = Field(
         description="Path of the field, such as training.steps or hyperparameters[0].kind."
     )
-    message: str = Field(description="What was expected, what came, what to do.")
+    message: str = Field(
+        description="Explanation for people: the expectation, the finding and the remedy."
+    )
 
 
 class ProblemDetails(Record):
-    """An error, as RFC 9457 states it (application/problem+json)."""
+    """An error in the format of RFC 9457 (application/problem+json)."""
 
     type: str = "about:blank"
     title: str
@@ -25,4 +27,4 @@ class ProblemDetails(Record):
     detail: str
     instance: str = ""
     code: str
-    errors: list[FieldError] = Field(default=[], description="The bad fields of the request.")
+    errors: list[FieldError] = Field(default=[], description="Bad fields of the request.")

@@ -1,4 +1,4 @@
-"""The trials of a search, and where it lets the job start."""
+"""The trials of a search, and the values with which the job starts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from drmad_client.records.base import Record
 
 
 class Trial(Record):
-    """A training run of the search at some values of a few scalars; it is no meta-iteration."""
+    """One training run of the search, at one choice of the searched scalars."""
 
     number: int = Field(description="Number of the trial: 0, 1, ...; trials end in any order.")
     at: datetime = Field(description="Time at which it was recorded, UTC.")
     state: Literal["done", "diverged", "refused"] = Field(
-        description="refused: its values together make no valid job."
+        description="Outcome; refused means that its values together make no valid job."
     )
     values: dict[str, Any] = Field(description="Values by their paths in the job.")
     validation_loss: float | None = Field(
         default=None, description="Validation loss; null unless the state is done."
     )
     metrics: dict[str, float] = Field(
-        default={}, description="Metrics by name; reported, never used to choose."
+        default={}, description="Metrics by name; they have no influence on the choice of the best."
     )
     seconds: float = 0.0
-    message: str = Field(default="", description="Reason for a missing loss.")
+    message: str = Field(default="", description="Reason for a missing validation loss.")
 
 
 class Start(Record):

@@ -11,7 +11,7 @@ from drmad_client.records.base import Record
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     QUEUED = "queued"  # accepted; it waits for a scheduler and for capacity
     STARTING = "starting"  # claimed by a scheduler; replicas are placed and the problem is built
@@ -34,7 +34,7 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 class Transition(Record):
     """One change of a job's state."""
 
-    status: JobStatus = Field(description="The state entered.")
+    status: JobStatus = Field(description="State that the job entered.")
     at: datetime = Field(description="Time of the change, UTC.")
     reason: str = Field(description="Code for programs: submitted, claimed, diverged, ...")
     message: str = Field(default="", description="Explanation for people.")

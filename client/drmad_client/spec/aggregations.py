@@ -1,4 +1,4 @@
-"""How the hypergradients of several replicas become one; the names. Needs no pydantic."""
+"""The names of the aggregations of several hypergradients. Needs no pydantic."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The table of what the service offers: kinds, methods, models, data sets, inner optimizers.
+"""The catalog of the service: kinds, methods, models, data sets and inner optimizers.
 
-Each row is the class (or the traits) that holds the facts of one entry. Validation, catalog, form,
-figures and engine read this table; none of them loads torch for it.
+Each row is the class (or the traits) with the properties of one entry. Validation, catalog, form,
+figures and engine read this table, and none of them needs torch to read it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ AGGREGATIONS: tuple[str, ...] = get_args(AggregationName)
 
 
 def describe() -> dict[str, Any]:
-    """Everything a job may ask for, by name, and the JSON schema of a whole job."""
+    """All entries that a job may name, with their options, and the JSON schema of a job."""
     return {
         "models": [_entry(name, row, "name") for name, row in MODELS.items()],
         "data": [

@@ -19,9 +19,9 @@ class DataSet(Spec):
     classes: ClassVar[int | None] = None
     input_shape: ClassVar[tuple[int, ...] | None] = None
 
-    train: int = Field(ge=1, description="Training examples.")
-    valid: int = Field(ge=1, description="Validation examples.")
-    test: int = Field(default=0, ge=0, description="Test examples.")
+    train: int = Field(ge=1, description="Number of training examples.")
+    valid: int = Field(ge=1, description="Number of validation examples.")
+    test: int = Field(default=0, ge=0, description="Number of test examples.")
     label_noise: float = Field(
         default=0.0,
         ge=0.0,
@@ -31,7 +31,7 @@ class DataSet(Spec):
     )
     drop_noisy: bool = Field(
         default=False,
-        description="Whether only the correctly labelled examples are trained on, as a reference.",
+        description="Whether training uses the correctly labelled examples alone, as a reference.",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
@@ -46,9 +46,9 @@ class DigitsData(DataSet):
     input_shape: ClassVar[tuple[int, ...] | None] = (64,)
 
     name: Literal["digits"] = "digits"
-    train: int = Field(default=1000, ge=1, description="Training examples.")
-    valid: int = Field(default=300, ge=1, description="Validation examples.")
-    test: int = Field(default=497, ge=0, description="Test examples.")
+    train: int = Field(default=1000, ge=1, description="Number of training examples.")
+    valid: int = Field(default=300, ge=1, description="Number of validation examples.")
+    test: int = Field(default=497, ge=0, description="Number of test examples.")
 
 
 class _IdxData(DataSet):
@@ -56,14 +56,14 @@ class _IdxData(DataSet):
     classes: ClassVar[int | None] = 10
     input_shape: ClassVar[tuple[int, ...] | None] = (784,)
 
-    train: int = Field(default=50_000, ge=1, description="Training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Test examples.")
+    train: int = Field(default=50_000, ge=1, description="Number of training examples.")
+    valid: int = Field(default=10_000, ge=1, description="Number of validation examples.")
+    test: int = Field(default=10_000, ge=0, description="Number of test examples.")
     folder: str | None = Field(
         default=None,
         max_length=4096,
         description="Folder on the workers that holds the IDX files, below a data root that the "
-        "operator allows; null looks in every data root.",
+        "operator allows; null searches every data root.",
     )
 
 
@@ -74,28 +74,29 @@ class MnistData(_IdxData):
 
 
 class FashionMnistData(_IdxData):
-    """Zalando's pictures of clothes, 28 x 28 pixels, from IDX files on the workers or OpenML."""
+    """Zalando's images of clothes, 28 x 28 pixels, from IDX files on the workers or OpenML."""
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
 class Cifar10Data(DataSet):
-    """Colour photographs of 10 kinds of things, 3 x 32 x 32, from OpenML."""
+    """Colour photographs of 10 classes of objects, 3 x 32 x 32 values each, from OpenML."""
 
     examples: ClassVar[int | None] = 60_000
     classes: ClassVar[int | None] = 10
     input_shape: ClassVar[tuple[int, ...] | None] = (3072,)
 
     name: Literal["cifar10"] = "cifar10"
-    train: int = Field(default=40_000, ge=1, description="Training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Test examples.")
+    train: int = Field(default=40_000, ge=1, description="Number of training examples.")
+    valid: int = Field(default=10_000, ge=1, description="Number of validation examples.")
+    test: int = Field(default=10_000, ge=0, description="Number of test examples.")
 
 
 class _Table(DataSet):
     standardize: bool = Field(
         default=True,
-        description="Shift and scale every input to mean 0 and deviation 1 of the training part.",
+        description="Whether every input is shifted and scaled to mean 0 and standard deviation 1 "
+        "over the training examples.",
     )
 
 
@@ -107,9 +108,9 @@ class BreastCancerData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (30,)
 
     name: Literal["breast_cancer"] = "breast_cancer"
-    train: int = Field(default=300, ge=1, description="Training examples.")
-    valid: int = Field(default=119, ge=1, description="Validation examples.")
-    test: int = Field(default=150, ge=0, description="Test examples.")
+    train: int = Field(default=300, ge=1, description="Number of training examples.")
+    valid: int = Field(default=119, ge=1, description="Number of validation examples.")
+    test: int = Field(default=150, ge=0, description="Number of test examples.")
 
 
 class WineData(_Table):
@@ -120,9 +121,9 @@ class WineData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (13,)
 
     name: Literal["wine"] = "wine"
-    train: int = Field(default=90, ge=1, description="Training examples.")
-    valid: int = Field(default=44, ge=1, description="Validation examples.")
-    test: int = Field(default=44, ge=0, description="Test examples.")
+    train: int = Field(default=90, ge=1, description="Number of training examples.")
+    valid: int = Field(default=44, ge=1, description="Number of validation examples.")
+    test: int = Field(default=44, ge=0, description="Number of test examples.")
 
 
 class IrisData(_Table):
@@ -133,9 +134,9 @@ class IrisData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (4,)
 
     name: Literal["iris"] = "iris"
-    train: int = Field(default=80, ge=1, description="Training examples.")
-    valid: int = Field(default=35, ge=1, description="Validation examples.")
-    test: int = Field(default=35, ge=0, description="Test examples.")
+    train: int = Field(default=80, ge=1, description="Number of training examples.")
+    valid: int = Field(default=35, ge=1, description="Number of validation examples.")
+    test: int = Field(default=35, ge=0, description="Number of test examples.")
 
 
 class OpenmlData(_Table):
@@ -143,15 +144,17 @@ class OpenmlData(_Table):
 
     name: Literal["openml"] = "openml"
     dataset: str = Field(
-        pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Name at OpenML, such as credit-g."
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+        description="Name of the data set at OpenML, such as credit-g.",
     )
-    version: int = Field(default=1, ge=1, le=1000, description="Version at OpenML.")
+    version: int = Field(default=1, ge=1, le=1000, description="Version of the data set at OpenML.")
 
 
 class _ArraysData(DataSet):
     standardize: bool = Field(
         default=False,
-        description="Shift and scale every input to mean 0 and deviation 1 of the training part.",
+        description="Whether every input is shifted and scaled to mean 0 and standard deviation 1 "
+        "over the training examples.",
     )
 
 
@@ -160,7 +163,7 @@ class UploadData(_ArraysData):
 
     name: Literal["upload"] = "upload"
     data: str = Field(
-        pattern=UPLOAD, description="Name of the upload, as PUT /v1/data/{sha256} answers it."
+        pattern=UPLOAD, description="Name of the upload, as PUT /v1/data/{sha256} returns it."
     )
 
 
@@ -171,7 +174,8 @@ class FileData(_ArraysData):
     path: str = Field(
         min_length=1,
         max_length=4096,
-        description="Path below a data root that the operator allows; relative to any of them.",
+        description="Path of the file below a data root that the operator allows, relative to "
+        "that root.",
     )
 
 

@@ -9,7 +9,7 @@ CNN: dict[str, Any] = {"channels": [8, 16], "activation": "relu", "batch_norm": 
 
 
 class Training:
-    """The inner problem."""
+    """Defaults of the inner problem."""
 
     optimizer: Final = "sgd"
     steps: Final = 1000
@@ -24,7 +24,7 @@ class Training:
 
 
 class Meta:
-    """The outer problem."""
+    """Defaults of the outer problem."""
 
     optimizer: Final = "adam"
     learning_rate: Final = 0.3
@@ -34,13 +34,15 @@ class Meta:
 
 
 class Method:
-    """The hypergradient: what all methods share, and `auto`."""
+    """Defaults of the options that all methods share, and of `auto`."""
 
     hvp: Final = "exact"
     min_cosine: Final = 0.8
 
 
 class Shortcut:
+    """Defaults of `shortcut`."""
+
     budget: Final = 16
     max_stride: Final = 10
     max_adjoint_change: Final = 0.12
@@ -49,6 +51,8 @@ class Shortcut:
 
 
 class Implicit:
+    """Defaults of `implicit`."""
+
     solver: Final = "conjugate_gradient"
     iterations: Final = 100
     tolerance: Final = 0.01
@@ -56,7 +60,7 @@ class Implicit:
 
 
 class Kinds:
-    """The hyperparameters, in raw units."""
+    """Defaults of the kinds of hyperparameters, in raw units."""
 
     penalty_per: Final = "unit"
     log_penalty: Final = -9.0

@@ -1,4 +1,4 @@
-"""How a job continues: more meta-iterations, or a new job from a kept meta-iteration."""
+"""Requests to continue a job: more meta-iterations, or a new job from a kept meta-iteration."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ class ForkSpec(Spec):
     """A new job that continues from a kept meta-iteration of another."""
 
     iteration: int = Field(
-        ge=0, lt=2**31, description="The new job starts with the state before this meta-iteration."
+        ge=0,
+        lt=2**31,
+        description="Meta-iteration before which the new job starts, with the state kept there.",
     )
     changes: dict[str, Any] = Field(
         default={},
-        description="Parts of the JobSpec that change, nested as in it; the problem and the "
-        "hyperparameters stay.",
+        description="Fields of the JobSpec to change, nested as there; problem, hyperparameters "
+        "and search cannot change.",
     )
 
     def applied_to(self, spec: JobSpec) -> JobSpec:
         """The forked job's spec.
 
         Raises:
-            ValidationError: at the path of what does not fit, below `changes`.
+            ValidationError: at the path, below `changes`, of each field that does not fit.
         """
         if fixed := [part for part in _FIXED if part in self.changes]:
-            message = "stays as in the forked job; leave it out"
+            message = "cannot change in a fork; leave it out"
             raise _invalid(*((("changes", part), None, message) for part in fixed))
         try:
             forked = JobSpec.combined(_merged(spec.model_dump(), self.changes))

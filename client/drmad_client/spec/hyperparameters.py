@@ -1,4 +1,4 @@
-"""The kinds of hyperparameters: one class each, with all that the client knows, and their list."""
+"""The kinds of hyperparameters: one class each, with all properties that the client needs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 
 
 class Hyperparameter(Spec):
-    """Base of the kinds: their facts, which validation, engine, form and figures read.
+    """Base of the kinds: the properties that validation, engine, form and figures read.
 
     Attributes:
         engine: module and class below `drmad_workers.hyperparameters`.
         is_rate: whether it tunes a coefficient of the inner optimizer's update.
-        is_schedule: whether its values are drawn over the inner steps.
-        is_penalty: whether it penalises the weights, one entry for a group of them.
+        is_schedule: whether figures plot its values over the inner steps.
+        is_penalty: whether it penalises the weights, with one entry for each group of them.
         per_example: whether it has a row for each training example.
         scales_start: whether it acts on the initial weights.
         from_code: whether the user's own problem must state it.
@@ -50,7 +50,7 @@ class Hyperparameter(Spec):
         return None
 
     def initial_misfit(self) -> str | None:
-        """What is wrong with `init` where it lies outside the bounds."""
+        """The message about an `init` outside the bounds; None if it lies inside."""
         return None
 
 
@@ -60,8 +60,12 @@ class _Bounded(Hyperparameter):
         pattern=_NAME,
         description="Name in histories and results; null takes the kind's name.",
     )
-    lower: float | None = Field(default=None, description="Lower bound of the raw value.")
-    upper: float | None = Field(default=None, description="Upper bound of the raw value.")
+    lower: float | None = Field(
+        default=None, description="Lower bound of the raw values; null sets none."
+    )
+    upper: float | None = Field(
+        default=None, description="Upper bound of the raw values; null sets none."
+    )
 
     def initial_misfit(self) -> str | None:
         low = -float("inf") if self.lower is None else self.lower
@@ -77,8 +81,8 @@ class _Penalty(_Bounded):
 
     per: Literal["weight", "unit", "layer", "model"] = Field(
         default=defaults.Kinds.penalty_per,
-        description="What shares one penalty: a single weight, the weights that leave an input "
-        "unit, a layer, or the model.",
+        description="Group of weights with a common penalty: a single weight, the weights that "
+        "leave an input unit, a layer, or the model.",
     )
     init: float = Field(
         default=defaults.Kinds.log_penalty,
@@ -122,7 +126,7 @@ class _Rate(_Bounded):
 
     per: Literal["model", "layer", "step", "step_and_layer"] = Field(
         default=defaults.Kinds.rate_per,
-        description="What has a value of its own: the model, each parameter tensor (a matrix and "
+        description="Unit with a value of its own: the model, each parameter tensor (a matrix and "
         "its bias are two), each inner step, or each step of each parameter tensor.",
     )
 
@@ -179,14 +183,14 @@ class WeightDecayHyperparameter(_Bounded):
     kind: Literal["weight_decay"] = "weight_decay"
     per: Literal["model", "layer", "group"] = Field(
         default=defaults.Kinds.weight_decay_per,
-        description="What has a value of its own: the model, each parameter tensor, or each group "
-        "of parameter tensors.",
+        description="Unit with a value of its own: the model, each parameter tensor, or each "
+        "group of parameter tensors.",
     )
     groups: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
         default=(),
         max_length=256,
         description="Patterns over parameter names with per: group, such as *.bias; the first "
-        "match wins, and a parameter that none matches keeps training.weight_decay.",
+        "match counts, and a parameter without a match keeps training.weight_decay.",
     )
     init: float | None = Field(
         default=None,
@@ -224,7 +228,7 @@ class InitScaleHyperparameter(_Bounded):
         default=defaults.Kinds.log_init_scale,
         ge=-20.0,
         le=20.0,
-        description="Initial log factor; 0 is a factor of one.",
+        description="Initial log factor (natural logarithm); 0 is a factor of one.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -232,7 +236,7 @@ class InitScaleHyperparameter(_Bounded):
 
 
 class TrainingDataHyperparameter(_Bounded):
-    """The inputs of the training examples themselves; their targets stay as they are."""
+    """The inputs of the training examples; their targets do not change."""
 
     engine: ClassVar[str] = "training_data:TrainingData"
     per_example: ClassVar[bool] = True
@@ -240,8 +244,8 @@ class TrainingDataHyperparameter(_Bounded):
     kind: Literal["training_data"] = "training_data"
     init: Literal["data", "noise"] = Field(
         default=defaults.Kinds.training_data,
-        description="What tuning starts from: the training inputs, or normal noise with their "
-        "mean and standard deviation.",
+        description="Initial values: the training inputs, or normal noise with their mean and "
+        "standard deviation.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -265,7 +269,7 @@ class LossWeightHyperparameter(_Bounded):
         default=defaults.Kinds.log_loss_weight,
         ge=-50.0,
         le=50.0,
-        description="Initial log weight; 0 is a weight of one.",
+        description="Initial log weight (natural logarithm); 0 is a weight of one.",
     )
 
     def entries(self, sizes: ProblemSizes) -> int | None:
@@ -291,7 +295,7 @@ class SampleWeightHyperparameter(_Bounded):
 
 
 class TensorHyperparameter(Hyperparameter):
-    """A tensor that your own problem states; your code gives its start and its bounds."""
+    """A tensor of your own problem; your code states its initial values and its bounds."""
 
     engine: ClassVar[str] = "custom_tensor:CustomTensor"
     from_code: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""What a user asks for: JobSpec, the same in YAML, over REST and in Python."""
+"""JobSpec, the request for a tuning job: the same in YAML, over REST and in Python."""
 
 from __future__ import annotations
 
@@ -34,39 +34,60 @@ class JobSpec(Spec):
     """One tuning request."""
 
     name: str = Field(
-        default="untitled", min_length=1, max_length=200, description="Name of the job, for people."
+        default="untitled",
+        min_length=1,
+        max_length=200,
+        description="Name of the job, for display.",
     )
-    problem: ProblemSpec = Field(description="What is trained, on which data.")
+    problem: ProblemSpec = Field(
+        description="Model and data of the inner problem, or the code that builds them."
+    )
     hyperparameters: list[HyperparameterSpec] = Field(
-        min_length=1, max_length=64, description="What is tuned."
+        min_length=1,
+        max_length=64,
+        description="Hyperparameters to tune; each needs a name of its own.",
     )
-    training: TrainingSpec = Field(default=TrainingSpec(), description="The inner problem.")
+    training: TrainingSpec = Field(
+        default=TrainingSpec(), description="Inner problem: its optimizer and its steps."
+    )
     hypergradient: HypergradientSpec = Field(
-        default=AutoMethod(), description="How the hypergradient is computed."
+        default=AutoMethod(), description="Method that computes the hypergradient."
     )
-    meta: MetaSpec = Field(default=MetaSpec(), description="The outer problem.")
+    meta: MetaSpec = Field(
+        default=MetaSpec(), description="Outer problem: its optimizer and its limits."
+    )
     search: SearchSpec | None = Field(
-        default=None, description="A search over a few scalars before the first meta-iteration."
+        default=None,
+        description="Search over a few scalars before the first meta-iteration; null omits it.",
     )
     replicas: ReplicasSpec = Field(
-        default=ReplicasSpec(), description="The replicas and how they join."
+        default=ReplicasSpec(), description="Number of replicas, their data and their aggregation."
     )
     resources: ResourcesSpec = Field(
-        default=ResourcesSpec(), description="Resources of each replica."
+        default=ResourcesSpec(), description="CPU cores, GPUs and memory of each replica."
+    )
+    retry: RetrySpec = Field(
+        default=RetrySpec(), description="Limit of the retries after failures of the system."
     )
     preflight: PreflightSpec = Field(
         default=PreflightSpec(), description="How the job treats the proofs of its preflight."
     )
-    retry: RetrySpec = Field(default=RetrySpec(), description="What the service retries.")
     timeout_s: float | None = Field(
         default=None,
         gt=0.0,
-        description="Seconds on the cluster after which the job fails; null sets no limit.",
+        description="Maximum time on the cluster, in seconds, after which the job fails; null "
+        "sets no limit.",
     )
-    notify: NotifySpec = Field(default=NotifySpec(), description="Who is notified when it ends.")
+    notify: NotifySpec = Field(
+        default=NotifySpec(), description="Address that the service notifies when the job ends."
+    )
     tags: dict[
         Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]
-    ] = Field(default={}, max_length=32, description="Labels of your own, by key.")
+    ] = Field(
+        default={},
+        max_length=32,
+        description="Labels by key, by which lists of jobs can be filtered.",
+    )
     priority: int = Field(
         default=0, ge=-100, le=100, description="Priority in the queue; a higher one runs earlier."
     )
@@ -74,7 +95,7 @@ class JobSpec(Spec):
         default=0,
         ge=0,
         lt=2**63,
-        description="Seed of initial weights and minibatches; it fixes every number.",
+        description="Seed of initial weights and minibatches; it determines every random number.",
     )
 
     @classmethod
@@ -114,7 +135,7 @@ class JobSpec(Spec):
     @model_validator(mode="wrap")
     @classmethod
     def _validated_once(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """A JobSpec inside a record is not validated again: a search would try all its ends.
+        """A JobSpec inside a record is not validated again: a search validates all ends of ranges.
 
         This validator follows the one above, because the last one is the outermost.
         """

@@ -1,4 +1,4 @@
-"""A job written in a file: read, and changed on the command line."""
+"""Job files: reading one, and changing its fields from the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ _PATH = re.compile(r"[\w-]+(\.[\w-]+|\[\d+\])*")
 
 
 class BadJobFile(DrmadError):
-    """The file, or a change to it, cannot be read as a job."""
+    """The file is not a job file, or a change does not apply to it."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The job in a YAML or JSON file, not checked yet; - reads YAML from standard input."""
+    """The fields of the job in a YAML or JSON file, before validation.
+
+    The path - reads YAML from standard input.
+
+    Raises:
+        BadJobFile: the file cannot be read, or is not UTF-8, YAML or JSON, or holds no fields.
+    """
     import yaml
 
     from drmad_client.spec import yaml_text
@@ -30,7 +36,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadJobFile(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadJobFile(f"{path} is not UTF-8 text: byte {error.start} is bad") from error
+        raise BadJobFile(f"{path} must be UTF-8 text, and byte {error.start} is not") from error
     except json.JSONDecodeError as error:
         raise BadJobFile(f"{path}, line {error.lineno}: {error.msg}") from error
     except yaml.YAMLError as error:
@@ -38,24 +44,34 @@ def read(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}" if mark else ""
         raise BadJobFile(f"{path}{where}: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(job, dict):
-        raise BadJobFile(f"{path} must hold a job: fields such as `problem:`, got {_kind(job)}")
+        raise BadJobFile(
+            f"{path} must hold the fields of a job, such as `problem:`, got {_kind(job)}"
+        )
     return job
 
 
 def assign(job: dict[str, Any], assignment: str) -> None:
-    """Set one field, as in training.steps=200 or hyperparameters[0].init=-6; values are YAML."""
+    """Set one field of `job` in place.
+
+    Args:
+        assignment: path=value, such as training.steps=200 or hyperparameters[0].init=-6; the value
+            is YAML.
+    Raises:
+        BadJobFile: the assignment has another form, its value is not YAML, or the path does not
+            exist in the job.
+    """
     import yaml
 
     from drmad_client.spec import yaml_text
 
     path, equals, text = assignment.partition("=")
     if not equals or not _PATH.fullmatch(path):
-        raise BadJobFile(f"--set takes path=value, as in training.steps=200, got {assignment!r}")
+        raise BadJobFile(f"--set takes path=value, such as training.steps=200, got {assignment!r}")
     parts = [int(p) if p.isdigit() else p for p in re.findall(r"[\w-]+", path)]
     try:
         value = yaml_text.load(text, parts)
     except yaml.YAMLError as error:
-        raise BadJobFile(f"--set {assignment}: the value is not YAML") from error
+        raise BadJobFile(f"--set {assignment}: the value must be YAML") from error
     *parents, last = parts
     here: Any = job
     for part in parents:
@@ -68,10 +84,10 @@ def assign(job: dict[str, Any], assignment: str) -> None:
 
 
 def write_templates(folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write a job.yaml and a my_problem.py to begin with; returns them.
+    """Write the templates job.yaml and my_problem.py into a folder; returns their paths.
 
     Raises:
-        BadJobFile: one of them is there already.
+        BadJobFile: one of them exists, and `overwrite` is false.
     """
     templates = resources.files("drmad_client.spec") / "templates"
     texts = {
@@ -80,7 +96,7 @@ def write_templates(folder: Path, *, overwrite: bool = False) -> list[Path]:
     }
     for path in texts:
         if path.exists() and not overwrite:
-            raise BadJobFile(f"{path} is there already; --force writes over it")
+            raise BadJobFile(f"{path} exists already; --force overwrites it")
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
@@ -89,9 +105,11 @@ def write_templates(folder: Path, *, overwrite: bool = False) -> list[Path]:
 
 def _item(here: Any, part: int | str, path: str) -> Any:
     if not isinstance(here, list) or not isinstance(part, int):
-        raise BadJobFile(f"--set {path}: {part!r} asks for a part of {_kind(here)}")
+        raise BadJobFile(f"--set {path}: {_kind(here)} has no part {part!r}")
     if part >= len(here):
-        raise BadJobFile(f"--set {path}: there is no [{part}], the list has {len(here)}")
+        raise BadJobFile(
+            f"--set {path}: the index [{part}] must be below the length of the list, {len(here)}"
+        )
     return here[part]
 
 

@@ -1,4 +1,4 @@
-"""The outer problem: how the hyperparameters are updated."""
+"""The outer problem: the updates of the hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drmad_client.spec.base import Spec
 
 
 class MetaSpec(Spec):
-    """The outer problem: how the hyperparameters are updated."""
+    """The outer problem: the updates of the hyperparameters."""
 
     optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
         default=defaults.Meta.optimizer,
@@ -27,8 +27,9 @@ class MetaSpec(Spec):
     )
     rollback_tolerance: Annotated[float, bounds.Meta.rollback_tolerance] | None = Field(
         default=defaults.Meta.rollback_tolerance,
-        description="A rollback follows a validation loss that exceeds the best by more than a "
-        "tenth and by more than so many standard errors; null accepts every finite loss.",
+        description="Number of standard errors above the best validation loss beyond which a "
+        "meta-iteration is rolled back, if the loss also exceeds the best by a tenth; null accepts "
+        "every finite loss.",
     )
     max_rollbacks: Annotated[int, bounds.Meta.max_rollbacks] = Field(
         default=defaults.Meta.max_rollbacks,

@@ -1,4 +1,4 @@
-"""The methods for the hypergradient: one class each, with all that the client knows, and a list."""
+"""The methods for the hypergradient: one class each, with all properties that the client needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drmad_client.spec.training import TrainingSpec
 
 
 class MethodSpec(Spec):
-    """Base of the methods: their facts and rules, which validation, engine and form read.
+    """Base of the methods: the properties and rules that validation, engine and form read.
 
     Attributes:
         engine: module and class below `drmad_workers.hypergradients`.
@@ -27,8 +27,8 @@ class MethodSpec(Spec):
 
     hvp: Literal["exact", "finite_difference"] = Field(
         default=defaults.Method.hvp,
-        description="How Hessian-vector products are computed: by differentiating twice, or from "
-        "two gradients, for models with kernels that cannot be differentiated twice.",
+        description="Computation of Hessian-vector products: exact differentiates twice; "
+        "finite_difference subtracts two gradients, for kernels without a second derivative.",
     )
 
     def steps(self, total: int) -> range:
@@ -62,7 +62,8 @@ class _Horizon(MethodSpec):
     horizon: int | None = Field(
         default=None,
         ge=1,
-        description="How many of the last inner steps are differentiated; null takes all of them.",
+        description="Number of inner steps, counted from the last, to differentiate; null takes "
+        "all.",
     )
 
     def steps(self, total: int) -> range:
@@ -119,8 +120,8 @@ class ShortcutMethod(_Horizon):
     )
     minibatch_subsampling: Annotated[int, bounds.Shortcut.minibatch_subsampling] | None = Field(
         default=None,
-        description="Uses the first of every so many minibatches in the first half of training; "
-        "null uses every minibatch, or one in six for models with convolutions.",
+        description="Interval of the minibatches that the first half of training uses: 6 uses the "
+        "first of every six; null uses all, or the first of six for models with convolutions.",
     )
     contraction: bool = Field(
         default=defaults.Shortcut.contraction,
@@ -166,7 +167,7 @@ class ReplayMethod(_Horizon):
 
 
 class StoredMethod(_Horizon):
-    """Exact: keeps the weights of every step; the fastest, and the first to run out of memory."""
+    """Exact: stores the weights of every step; the fastest exact method, with the most memory."""
 
     engine: ClassVar[str] = "stored:Stored"
     is_exact: ClassVar[bool] = True
@@ -198,7 +199,7 @@ class OneStepMethod(MethodSpec):
 
 
 class ImplicitMethod(MethodSpec):
-    """Implicit differentiation at the end of a training run that has converged."""
+    """Implicit differentiation at the end of a training run, which must have converged."""
 
     engine: ClassVar[str] = "implicit:Implicit"
 
@@ -217,11 +218,11 @@ class ImplicitMethod(MethodSpec):
     )
     damping: Annotated[float, bounds.Implicit.damping] = Field(
         default=defaults.Implicit.damping,
-        description="Number added to the eigenvalues of the Hessian.",
+        description="Constant added to the eigenvalues of the Hessian.",
     )
     step_size: Annotated[float, bounds.Implicit.step_size] | None = Field(
         default=None,
-        description="Step size of the Neumann series; null takes that of the training. "
+        description="Step size of the Neumann series; null takes that of the inner optimizer. "
         "Conjugate gradients have none.",
     )
 

@@ -1,4 +1,4 @@
-"""The built-in models: one class each, and the list of them."""
+"""The built-in models: one class each, and their union."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MlpModel(Model):
     name: Literal["mlp"] = "mlp"
     hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
         default=MLP["hidden"],
-        description="Units of each hidden layer, from the input to the output.",
+        description="Number of units of each hidden layer, from the input to the output.",
     )
     activation: Literal["tanh", "relu"] = Field(
         default=MLP["activation"], description="Nonlinearity after each hidden layer."
@@ -48,14 +48,15 @@ class CnnModel(Model):
     channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = Field(
         default=CNN["channels"],
         min_length=1,
-        description="Channels of each convolution; each halves the height and width of a picture.",
+        description="Number of channels of each convolution; each convolution halves the height "
+        "and the width of the image.",
     )
     activation: Literal["tanh", "relu"] = Field(
         default=CNN["activation"], description="Nonlinearity after each convolution."
     )
     batch_norm: bool = Field(
         default=CNN["batch_norm"],
-        description="Whether each batch is normalised before each nonlinearity.",
+        description="Whether batch normalisation precedes each nonlinearity.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the service does for a job beside tuning: retries and notifications."""
+"""Operation of a job by the service: retries and notifications."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from drmad_client.spec.base import Spec
 
 
 class NotifySpec(Spec):
-    """Who is notified when the job ends."""
+    """The address that the service notifies when the job ends."""
 
     webhook: str | None = Field(
         default=None,
@@ -20,7 +20,7 @@ class NotifySpec(Spec):
 
 
 class RetrySpec(Spec):
-    """What the service retries by itself: failures of the system, never errors of the job.
+    """Limit of the retries after failures of the system; errors of the job are not retried.
 
     A replica counts as lost when its process or its node is gone, and when it ran out of memory.
     """
@@ -29,6 +29,6 @@ class RetrySpec(Spec):
         default=3,
         ge=0,
         le=1000,
-        description="Number of replicas lost in a row, without a committed meta-iteration "
-        "between, after which the job fails.",
+        description="Maximum number of losses of a replica in a row, without a committed "
+        "meta-iteration between; one more fails the job.",
     )

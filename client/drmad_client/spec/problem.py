@@ -26,8 +26,8 @@ class CatalogProblem(Spec):
 
     kind: ClassVar[Literal["catalog"]] = "catalog"
 
-    model: ModelSpec = Field(default=MlpModel(), description="The model to train.")
-    data: DataSpec = Field(description="The data set, and how it is split.")
+    model: ModelSpec = Field(default=MlpModel(), description="Model to train.")
+    data: DataSpec = Field(description="Data set, and the sizes of its parts.")
 
     def sizes(self, steps: int) -> ProblemSizes:
         """The sizes, as far as the spec determines them; `steps` are the inner steps."""
@@ -53,14 +53,15 @@ class CodeProblem(Spec):
     entrypoint: str = Field(
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
         max_length=256,
-        description="Module and function, as in my_problem:build.",
+        description="Module and function that build the problem, such as my_problem:build.",
     )
     options: dict[str, Any] = Field(
-        default={}, max_length=256, description="Keyword arguments of the function."
+        default={}, max_length=256, description="Keyword arguments of that function."
     )
     code: str = Field(
         pattern=r"^sha256:[0-9a-f]{64}$",
-        description="The uploaded archive that holds the module: PUT /v1/code/{sha256}.",
+        description="Name of the uploaded archive of the module, as PUT /v1/code/{sha256} returns "
+        "it.",
     )
     requirements: list[Annotated[str, Field(pattern=_REQUIREMENT, max_length=256)]] = Field(
         default=[],
@@ -71,11 +72,12 @@ class CodeProblem(Spec):
     data: str | None = Field(
         default=None,
         pattern=UPLOAD,
-        description="An uploaded data set, which the function receives as `data`: tensors by name.",
+        description="Name of an uploaded data set, whose tensors the function receives by name as "
+        "`data`; null passes none.",
     )
 
     def sizes(self, steps: int) -> ProblemSizes:
-        """Only the steps: the code states the data and the model."""
+        """The steps alone, because the data and the model depend on the code."""
         return ProblemSizes(steps)
 
     @field_validator("options")
@@ -92,7 +94,7 @@ class CodeProblem(Spec):
 
 
 def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str, ...]] | None:
-    """The uploaded data set that a problem names, and the path of the field; else None."""
+    """The name of a problem's uploaded data set and the path of its field; None without one."""
     if problem.kind == "code":
         return (problem.data, ("problem", "data")) if problem.data else None
     if problem.data.name == "upload":

@@ -1,4 +1,4 @@
-"""What each method refuses, as rules on plain values; validation and engine apply the same rule.
+"""The settings that each method refuses, as rules on plain values for validation and engine.
 
 This module needs no pydantic, so that the engine can import it.
 """

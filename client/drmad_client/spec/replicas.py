@@ -12,52 +12,53 @@ from drmad_client.spec.base import Misfit, Spec
 
 
 class ReplicasSpec(Spec):
-    """The replicas that compute each meta-iteration, and how their hypergradients join."""
+    """The replicas of each meta-iteration, and the aggregation of their hypergradients."""
 
     count: int = Field(
         default=1, ge=1, le=1024, description="Number of replicas K, each with seeds of its own."
     )
     data: Literal["shared", "overlapping", "disjoint"] = Field(
         default="shared",
-        description="Which examples a replica holds: all (shared), a share of its own (disjoint), "
-        "or one that reaches into those of others (overlapping).",
+        description="Examples that a replica holds: all (shared), a share that no other replica "
+        "holds (disjoint), or a share that overlaps with those of others (overlapping).",
     )
     train_share: float | None = Field(
         default=None,
         gt=0.0,
         le=1.0,
-        description="Share of the training examples that a replica holds; null is 1/K if disjoint.",
+        description="Share of the training examples that a replica holds; null takes 1/K if "
+        "disjoint.",
     )
     valid_share: float | None = Field(
         default=None,
         gt=0.0,
         le=1.0,
-        description="Share of the validation examples of a replica; null takes train_share, "
-        "1 is all.",
+        description="Share of the validation examples that a replica holds; null takes "
+        "train_share, 1 takes all.",
     )
     aggregate: AggregationName = Field(
         default="mean",
-        description="Mean of their hypergradients, a majority vote of signs, or the median; each "
-        "coordinate over the replicas that hold it.",
+        description="Aggregation of the hypergradients: mean, majority vote of the signs, or "
+        "median, each coordinate over the replicas that hold it.",
     )
     mode: Literal["sync", "async"] = Field(
         default="sync",
-        description="sync: rounds, one update from all replicas. async: every hypergradient is "
-        "applied as it arrives; K arrivals are a meta-iteration.",
+        description="sync makes one update from all replicas; async applies every hypergradient "
+        "as it arrives, and K arrivals make a meta-iteration.",
     )
     wait_for: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Number of answers after which a sync round ends without the stragglers; "
+        description="Number of results after which a sync round ends without the stragglers; "
         "null waits for all.",
     )
     max_staleness: int | None = Field(
         default=None,
         ge=0,
         le=1_000_000,
-        description="async: number of updates that others may apply while a replica computes, "
-        "at least K - 1; a replica further ahead waits. null is 2 K.",
+        description="Maximum number of updates in async mode that others apply while a replica "
+        "computes, at least K - 1; an update beyond it waits. null takes 2 K.",
     )
     placement: Literal["pack", "spread"] = Field(
         default="pack",
@@ -65,8 +66,9 @@ class ReplicasSpec(Spec):
     )
     batched: Literal["off", "auto"] = Field(
         default="off",
-        description="auto: replicas that share a device are computed as one batch; where the "
-        "method or the model does not allow it, the job warns and takes an actor for each.",
+        description="auto computes the replicas that share a device as one batch; where the "
+        "method or the model does not allow it, the job warns and takes an actor for each. off "
+        "takes an actor for each.",
     )
 
     @property
@@ -157,9 +159,11 @@ class ReplicasSpec(Spec):
 
 
 class ResourcesSpec(Spec):
-    """What one replica occupies."""
+    """The resources that one replica reserves."""
 
-    cpus: float = Field(default=1.0, gt=0.0, le=1024.0, description="CPU cores of a replica.")
+    cpus: float = Field(
+        default=1.0, gt=0.0, le=1024.0, description="Number of CPU cores of a replica."
+    )
     gpus: float = Field(
         default=0.0,
         ge=0.0,
@@ -170,8 +174,8 @@ class ResourcesSpec(Spec):
         default=None,
         ge=1 << 29,
         le=1 << 50,
-        description="Memory that a replica without a GPU may allocate, about 1 GiB of it for torch "
-        "and Ray; null for the limit that the operator sets.",
+        description="Maximum memory of a replica without a GPU, in bytes, about 1 GiB of it for "
+        "torch and Ray; null takes the limit that the operator sets.",
     )
 
     def misfits(self) -> Iterator[Misfit]:

@@ -18,12 +18,13 @@ Word = Annotated[str, Field(max_length=256)]
 class SearchRange(Spec):
     """A number between two bounds."""
 
-    low: float = Field(ge=-1e12, le=1e12, description="The smallest value tried.")
-    high: float = Field(ge=-1e12, le=1e12, description="The largest value tried.")
+    low: float = Field(ge=-1e12, le=1e12, description="Smallest value of a trial.")
+    high: float = Field(ge=-1e12, le=1e12, description="Largest value of a trial.")
     log: bool = Field(
-        default=False, description="Whether trials are spread evenly in the logarithm of the value."
+        default=False,
+        description="Whether trials are spread evenly over the logarithm of the value.",
     )
-    integer: bool = Field(default=False, description="Whether only whole numbers are tried.")
+    integer: bool = Field(default=False, description="Whether trials take whole numbers alone.")
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -52,7 +53,7 @@ class SearchChoices(Spec):
     """One of several values."""
 
     choices: list[StrictBool | StrictInt | float | StrictStr] = Field(
-        min_length=2, max_length=64, description="The values tried."
+        min_length=2, max_length=64, description="Values of the trials."
     )
 
     def ends(self) -> tuple[Any, ...]:
@@ -74,7 +75,7 @@ SearchParameter = Annotated[
 
 
 class SearchSpec(Spec):
-    """Training runs at other values of a few scalars; the gradient continues from the best."""
+    """Training runs at several values of a few scalars; the job starts from the best values."""
 
     trials: int = Field(
         default=20, ge=1, le=1000, description="Number of training runs of the search."

@@ -1,4 +1,4 @@
-"""The inner problem: how the model is trained under given hyperparameters."""
+"""The inner problem: the training of the model under given hyperparameters."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _Beta = Annotated[float, bounds.BETA]
 
 
 class TrainingSpec(Spec):
-    """The inner problem: how the model is trained under given hyperparameters."""
+    """The inner problem: the training of the model under given hyperparameters."""
 
     optimizer: OptimizerName = Field(
         default=defaults.Training.optimizer,
-        description="sgd: v' = γ v - g, w' = w + η v' (torch's). damped_sgd: v' = γ v - (1 - γ) g, "
-        "w' = w + α v' (the papers'). For constant γ both take the same path with η = α (1 - γ). "
-        "adam, adamw: torch's.",
+        description="Inner optimizer. sgd, adam and adamw are those of torch; sgd: v' = γ v - g, "
+        "w' = w + η v'. damped_sgd is that of the papers: v' = γ v - (1 - γ) g, w' = w + α v'. For "
+        "constant γ and η = α (1 - γ), sgd and damped_sgd have the same trajectory.",
     )
     steps: Annotated[int, bounds.Training.steps] = Field(
         default=defaults.Training.steps, description="Number of inner steps T."
     )
     batch_size: Annotated[int, bounds.Training.batch_size] = Field(
         default=defaults.Training.batch_size,
-        description="Number of examples in a minibatch.",
+        description="Number of training examples in a minibatch.",
     )
     learning_rate: Annotated[float, bounds.Training.learning_rate] = Field(
         default=defaults.Training.learning_rate,
-        description="Learning rate η or α.",
+        description="Learning rate: Î± of damped_sgd, Î· of the others.",
     )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,

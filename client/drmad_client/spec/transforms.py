@@ -1,4 +1,4 @@
-"""From the raw numbers that are tuned to the user's own units."""
+"""The transforms from the raw values that are tuned to the user's units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replica actors of one job on Ray: placed together or not at all."""
+"""The replica actors of one job on Ray. Either all of them are placed, or none."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from drmad_workers.ray_actor.actor import THREADS, Replica
 
 
 class Replicas(Protocol):
-    """The replicas of one job, as their driver uses them. The methods may block.
+    """The interface of a job's replicas to their driver. The methods may block.
 
     Attributes:
-        actors: one actor for each replica, or for each batch of replicas; empty until `create`.
+        actors: one actor for each replica or each batch of replicas; empty until `create`.
     """
 
     actors: list[Any]
 
     def reserve(self) -> Any:
-        """Request room for all replicas at once.
+        """Request the resources of all replicas together.
 
-        Returns a reference that is ready once the room is reserved; None when one actor holds
-        every replica, which Ray places by itself.
+        Returns a reference that becomes ready with the reservation; None when one actor holds all
+        replicas, because Ray places a single actor without a reservation.
         """
         ...
 
     def create(self) -> None:
-        """Start the actors in the reserved room."""
+        """Start the actors on the reserved resources."""
         ...
 
     def first(self, index: int) -> int:
@@ -41,12 +41,12 @@ class Replicas(Protocol):
         ...
 
     def kill(self) -> None:
-        """End the actors at once and free their room. A second call has no effect."""
+        """Kill the actors and release their resources. A second call has no effect."""
         ...
 
 
 def runtime_options(spec: JobSpec) -> dict[str, Any]:
-    """The options of an actor whose environment holds the job's requirements."""
+    """The options of an actor in whose environment Ray installs the job's requirements."""
     problem = spec.problem
     if problem.kind != "code" or not problem.requirements:
         return {}
@@ -70,7 +70,7 @@ class ReplicaGroup:
         code: bytes | None,
         memory_bytes: int = 0,
     ) -> None:
-        """`memory_bytes` bounds a replica without a GPU; 0 sets no bound."""
+        """`memory_bytes` limits a replica without a GPU whose spec sets no limit; 0 sets none."""
         self._spec = spec
         self._code = code
         self._data_roots = list(data_roots)
@@ -133,7 +133,7 @@ class ReplicaGroup:
         self._group = None
 
     def _batch_size(self) -> int:
-        """The replicas of one actor: as many as a GPU holds, or the largest node without GPUs."""
+        """The number of replicas per actor: those that fit one GPU, or the node with most CPUs."""
         resources, replicas = self._spec.resources, self._spec.replicas
         if replicas.batched == "off" or resources.gpus > 0.5:  # a single replica, or an old job
             return 1

@@ -1,4 +1,4 @@
-"""How the replicas of a job compute a meta-iteration: synchronously, or each as it arrives."""
+"""Meta-iterations from the replicas of a job, in synchronous rounds or asynchronously."""
 
 from __future__ import annotations
 

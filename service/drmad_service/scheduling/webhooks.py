@@ -65,8 +65,11 @@ class Webhooks:
         "six times as long.",
         0,
     )
-    look_s: float = setting(
-        1.0, "Interval between polls for webhook notices to send, in seconds.", 0.05
+    poll_s: float = setting(
+        1.0,
+        "Interval between polls for webhook notices to send, in seconds.",
+        0.05,
+        name="look_s",
     )
 
     def refusal(self, url: str) -> str | None:
@@ -108,7 +111,7 @@ async def _send_all(store: Store, webhooks: Webhooks) -> None:
         except RedisError as error:
             logger.warning("could not poll for notices: %s", error)
         if notice is None:
-            await asyncio.sleep(webhooks.look_s)
+            await asyncio.sleep(webhooks.poll_s)
 
 
 async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:

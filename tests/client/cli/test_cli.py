@@ -53,7 +53,7 @@ def job_yaml(tmp_path: Path) -> Path:
     return path
 
 
-def tell_life(service: FakeService, status: JobStatus) -> None:
+def serve_life_cycle(service: FakeService, status: JobStatus) -> None:
     service.on("GET", JOB, fake_service.record(samples.job(status, 3)))
     service.on(
         "GET",
@@ -66,7 +66,7 @@ def test_submit_sends_the_file_with_its_changes_and_follows(
     service: FakeService, job_yaml: Path
 ) -> None:
     service.on("POST", "/v1/jobs", fake_service.record(samples.job(JobStatus.QUEUED), 201))
-    tell_life(service, JobStatus.SUCCEEDED)
+    serve_life_cycle(service, JobStatus.SUCCEEDED)
     done = drmad(
         service, "submit", str(job_yaml), "--watch", "--set", "meta.iterations=5", "--set", "seed=7"
     )
@@ -189,21 +189,21 @@ def test_one_job_is_shown_as_text_or_as_data(service: FakeService) -> None:
 def test_watch_ends_with_the_jobs_exit_code(
     service: FakeService, status: JobStatus, code: int
 ) -> None:
-    tell_life(service, status)
+    serve_life_cycle(service, status)
     done = drmad(service, "watch", samples.ID)
     assert done.returncode == code
     assert done.stdout.splitlines()[-1].startswith(f"{status} after 41 s: ")
 
 
 @pytest.fixture
-def heeded_sigint() -> Iterator[None]:
-    """A shell starts what runs in its background deaf to SIGINT, and children inherit that."""
+def default_sigint() -> Iterator[None]:
+    """A shell ignores SIGINT in its background processes, and their children inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("heeded_sigint")
+@pytest.mark.usefixtures("default_sigint")
 def test_ctrl_c_stops_watching_and_not_the_job(service: FakeService) -> None:
     service.on("GET", JOB, fake_service.record(samples.job()))
     service.on("GET", f"{JOB}/events", fake_service.stream(samples.life()[:3]), Answer(503))
@@ -246,7 +246,7 @@ def test_logs_are_printed_with_time_and_replica(service: FakeService) -> None:
 
 
 def test_events_are_lines_of_json(service: FakeService) -> None:
-    tell_life(service, JobStatus.SUCCEEDED)
+    serve_life_cycle(service, JobStatus.SUCCEEDED)
     done = drmad(service, "events", samples.ID, "--after", "0-1")
     assert done.returncode == 0
     lines = done.stdout.removesuffix("\n").split("\n")
@@ -409,7 +409,7 @@ def test_init_writes_a_job_that_the_service_takes(service: FakeService, tmp_path
     ]
     again = drmad(None, "init", str(tmp_path / "new"))
     assert again.returncode == 1
-    assert "is there already; --force writes over it" in again.stderr
+    assert "exists already; --force overwrites it" in again.stderr
     assert drmad(None, "init", str(tmp_path / "new"), "--force").returncode == 0
     fields = yaml.safe_load((tmp_path / "new" / "job.yaml").read_text())
     fields["problem"]["code"] = f"sha256:{64 * '0'}"  # what --code fills in
@@ -418,7 +418,7 @@ def test_init_writes_a_job_that_the_service_takes(service: FakeService, tmp_path
 
 
 def test_watch_mirrors_the_history(service: FakeService, tmp_path: Path) -> None:
-    tell_life(service, JobStatus.SUCCEEDED)
+    serve_life_cycle(service, JobStatus.SUCCEEDED)
     page = Page[MetaIteration](data=[samples.record(n) for n in range(3)], has_more=False)
     service.on("GET", f"{JOB}/history", fake_service.record(page))
     done = drmad(service, "watch", samples.ID, "--log-to", f"tensorboard:{tmp_path}")

@@ -17,7 +17,7 @@ from tests.client.http.fake_service import FakeService
 JOB = f"/v1/jobs/{samples.ID}"
 
 
-def tell(service: FakeService, status: JobStatus) -> None:
+def serve(service: FakeService, status: JobStatus) -> None:
     end = [*samples.life()[:-1], samples.status_event(7, status)]
     service.on(
         "GET",
@@ -33,7 +33,7 @@ def tell(service: FakeService, status: JobStatus) -> None:
 def test_a_followed_job_prints_plain_lines_outside_a_terminal(
     client: Client, service: FakeService
 ) -> None:
-    tell(service, JobStatus.SUCCEEDED)
+    serve(service, JobStatus.SUCCEEDED)
     text = io.StringIO()
     assert follow(client, samples.ID, Console(file=text, width=80)).status == "succeeded"
     assert text.getvalue().splitlines() == [
@@ -51,7 +51,7 @@ def test_a_followed_job_prints_plain_lines_outside_a_terminal(
 
 
 def test_a_terminal_gets_a_bar_too(client: Client, service: FakeService) -> None:
-    tell(service, JobStatus.SUCCEEDED)
+    serve(service, JobStatus.SUCCEEDED)
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=True, color_system=None)
     follow(client, samples.ID, console)
@@ -62,7 +62,7 @@ def test_a_terminal_gets_a_bar_too(client: Client, service: FakeService) -> None
 
 
 def test_a_failed_job_ends_with_its_cause(client: Client, service: FakeService) -> None:
-    tell(service, JobStatus.FAILED)
+    serve(service, JobStatus.FAILED)
     text = io.StringIO()
     assert follow(client, samples.ID, Console(file=text)).status == "failed"
     assert text.getvalue().splitlines()[-1] == "failed after 41 s: the loss became NaN"

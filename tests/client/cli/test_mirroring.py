@@ -23,8 +23,8 @@ JOB = f"/v1/jobs/{samples.ID}"
 FILES = {"hyperparameters.safetensors", "model.safetensors", "history.csv", "job.yaml"}
 
 
-def told(service: FakeService, *lengths: int) -> None:
-    """A job whose history has so many meta-iterations whenever it is asked for."""
+def serve_history(service: FakeService, *lengths: int) -> None:
+    """Serve a job whose history has the next of the given lengths at each request."""
     service.on("GET", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED, 3)))
     pages = [
         Page[MetaIteration](data=[samples.record(n) for n in range(length)], has_more=False)
@@ -54,7 +54,7 @@ def test_tensorboard_reads_every_iteration_once(service: FakeService, tmp_path: 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for _ in range(2):
-        told(service, *LENGTHS)
+        serve_history(service, *LENGTHS)
         mirror(service, f"tensorboard:{tmp_path}", *EVENTS)
         read: Any = EventAccumulator(str(tmp_path / samples.ID))
         read.Reload()
@@ -75,7 +75,7 @@ def test_mlflow_has_one_run_for_a_job(
 
     uri = (tmp_path / "runs").as_uri()
     for _ in range(2):
-        told(service, *LENGTHS)
+        serve_history(service, *LENGTHS)
         mirror(service, f"mlflow:{uri}", *EVENTS)
         read: Any = MlflowClient(uri)
         experiment = read.get_experiment_by_name("drmad")

@@ -47,7 +47,7 @@ def small() -> nn.Module:
 @pytest.mark.parametrize("per", get_args(pytorch.PenaltyScope))
 def test_penalties_are_spread_as_the_engine_spreads_them(per: Any) -> None:
     model = Parts()
-    nothing: Any = None  # a penalty looks at the model alone
+    nothing: Any = None  # a penalty depends on the model alone
     setting = Setting(nothing, slots_of(model), nothing, 1, 0.1, 0.9, torch.float32)
     bound = L2(per=per).bind(setting)
     assert isinstance(bound, BoundPenalty)

@@ -98,32 +98,32 @@ def harmful(path: Path, kind: str) -> Path:
         case "empty":
             return npz_of(path)
         case "lying safetensors":
-            told = b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}'
-            path.write_bytes(len(told).to_bytes(8, "little") + told + bytes(4))
+            header = b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}'
+            path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
         case "cut":
             path.write_bytes(written(path.with_name("whole"), "npz").read_bytes()[:-30])
         case "nothing":
             path.write_bytes(b"")
         case "bfloat16":
-            told = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
-            path.write_bytes(len(told).to_bytes(8, "little") + told + bytes(4))
+            header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+            path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     return path
 
 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("pickle", "only numbers can be read"),
-        ("text", "only numbers can be read"),
-        ("lying header", "not as large as its header says"),
-        ("huge negative", "not as large as its header says"),
-        ("bomb", "take 4194304 bytes, at most 1000000"),
-        ("twice", "is no array of an npz"),
-        ("no array", "'run.py', which is no array"),
-        ("empty", "holds no array"),
-        ("lying safetensors", "no whole npz or safetensors file"),
-        ("cut", "no whole npz or safetensors file"),
-        ("nothing", "no whole npz or safetensors file"),
+        ("pickle", "must hold numbers, it holds"),
+        ("text", "must hold numbers, it holds"),
+        ("lying header", "contradicts its header"),
+        ("huge negative", "contradicts its header"),
+        ("bomb", "at most 1000000 bytes, they take 4194304"),
+        ("twice", "must be distinct"),
+        ("no array", "must be distinct, .* got 'run.py'"),
+        ("empty", "holds no arrays"),
+        ("lying safetensors", "expected a complete npz or safetensors file"),
+        ("cut", "expected a complete npz or safetensors file"),
+        ("nothing", "expected a complete npz or safetensors file"),
         ("bfloat16", "BF16"),
     ],
 )

@@ -63,11 +63,11 @@ def test_too_large_a_folder_names_its_largest_files(folder: Path) -> None:
 def test_link_out_of_the_folder_is_refused_with_advice(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.py").write_text("secret")
     (folder / "linked.py").symlink_to(tmp_path / "secret.py")
-    with pytest.raises(CodeError, match="leads out"):
+    with pytest.raises(CodeError, match="link to a file outside"):
         code_archive.pack(folder)
 
 
-def test_missing_or_empty_folder_is_told(tmp_path: Path) -> None:
+def test_missing_or_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CodeError, match="not a folder"):
         code_archive.pack(tmp_path / "nowhere")
     with pytest.raises(CodeError, match="no files"):
@@ -87,14 +87,14 @@ def zipped(name: str, content: bytes = b"x", mode: int = stat.S_IFREG | 0o644) -
     ("content", "words"),
     [
         (b"no zip at all", "must be a zip"),
-        (zipped("../out.py"), "path that is not allowed"),
-        (zipped("/etc/passwd"), "path that is not allowed"),
-        (zipped("a/../../b.py"), "path that is not allowed"),
-        (zipped("C:/windows.py"), "path that is not allowed"),
-        (zipped("back\\slash.py"), "path that is not allowed"),
-        (zipped("link.py", b"/etc/passwd", stat.S_IFLNK | 0o777), "link or device"),
-        (zipped("pipe", b"", stat.S_IFIFO | 0o644), "link or device"),
-        (zipped("bomb.bin", bytes(2_000_000)), "unpacks to 2000000 bytes"),
+        (zipped("../out.py"), "paths of an archive must lie inside"),
+        (zipped("/etc/passwd"), "paths of an archive must lie inside"),
+        (zipped("a/../../b.py"), "paths of an archive must lie inside"),
+        (zipped("C:/windows.py"), "paths of an archive must lie inside"),
+        (zipped("back\\slash.py"), "paths of an archive must lie inside"),
+        (zipped("link.py", b"/etc/passwd", stat.S_IFLNK | 0o777), "link or a device"),
+        (zipped("pipe", b"", stat.S_IFIFO | 0o644), "link or a device"),
+        (zipped("bomb.bin", bytes(2_000_000)), "they take 2000000"),
     ],
 )
 def test_harmful_archive_is_not_opened(content: bytes, words: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_harmful_archive_is_not_opened(content: bytes, words: str, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_archive_that_lies_about_a_size_is_told_as_damaged(tmp_path: Path) -> None:
+def test_archive_that_misstates_a_size_is_refused_as_damaged(tmp_path: Path) -> None:
     honest = zipped("a.bin", bytes(5000))
     with zipfile.ZipFile(io.BytesIO(honest)) as archive:
         size = archive.infolist()[0].file_size.to_bytes(4, "little")
@@ -114,7 +114,7 @@ def test_archive_that_lies_about_a_size_is_told_as_damaged(tmp_path: Path) -> No
         code_archive.unpack(lying, tmp_path)
 
 
-def test_archive_whose_parts_lie_before_its_beginning_is_told_as_damaged(tmp_path: Path) -> None:
+def test_archive_with_a_negative_offset_is_refused_as_damaged(tmp_path: Path) -> None:
     content = bytearray(zipped("a.bin", b"a"))
     offset = slice(content.index(b"PK\5\6") + 16, content.index(b"PK\5\6") + 20)
     directory = int.from_bytes(content[offset], "little")

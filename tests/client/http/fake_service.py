@@ -1,4 +1,4 @@
-"""A server on loopback that answers as it is told, faults included, and remembers what it heard."""
+"""A server on loopback that gives prepared responses, faults included, and records requests."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_data_are_sent_once_from_a_file_or_from_arrays(
     assert sent.headers["content-length"] == str(len(content))
     assert "transfer-encoding" not in sent.headers
     (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(array_file.DataError, match="no whole npz"):
+    with pytest.raises(array_file.DataError, match="expected a complete npz"):
         client.data.upload(tmp_path / "text.npz")
 
 
@@ -440,7 +440,7 @@ def test_followed_logs_end_with_the_job_and_miss_nothing(
         log_page([]),
         fake_service.problem(503, "busy"),
         log_page(lines(3, 3)),
-        log_page(lines(4, 4)),  # printed between the last look at the log and at the job
+        log_page(lines(4, 4)),  # printed after the last request of the log, before that of the job
         log_page([]),
     )
     assert list(client.jobs.logs(samples.ID, follow=True)) == lines(1, 4)

@@ -68,7 +68,7 @@ def test_a_handle_has_all_that_a_job_has(client: Client, done: FakeService, tmp_
     }
 
 
-def test_a_handle_tells_what_the_service_told(client: Client, done: FakeService) -> None:
+def test_a_handle_returns_the_record_of_the_service(client: Client, done: FakeService) -> None:
     job, record = client.jobs.retrieve(samples.ID), samples.job(JobStatus.SUCCEEDED, 3)
     for name in ("id", "name", "status", "reason", "message", "progress", "best", "error", "tags"):
         assert getattr(job, name) == getattr(record, name)
@@ -111,7 +111,7 @@ def test_a_failure_brings_the_handle_up_to_date_too(client: Client, service: Fak
     assert job.status is JobStatus.FAILED
 
 
-def test_reload_looks_again(client: Client, service: FakeService) -> None:
+def test_reload_requests_the_job_again(client: Client, service: FakeService) -> None:
     after = samples.job(JobStatus.SUCCEEDED, 3)
     service.on("GET", JOB, *map(fake_service.record, (samples.job(), after)))
     assert client.jobs.retrieve(samples.ID).reload().record == after

@@ -219,7 +219,7 @@ def test_schedules_are_drawn_by_step_and_layer_in_the_users_units() -> None:
     }
 
 
-def test_norms_are_told_by_group() -> None:
+def test_norms_are_labelled_by_group() -> None:
     groups = {"0.weight": 1.0, "1.weight": 1.0}
     history = [
         record(n, hyperparameters={"l2": summary(1, 2, 3, 4, 5, groups=groups)}) for n in range(2)
@@ -241,7 +241,7 @@ def test_cosines_are_those_between_iterations_and_between_replicas() -> None:
     }
 
 
-def test_time_is_told_to_the_last_second() -> None:
+def test_time_is_shown_to_the_last_second() -> None:
     spent = {"forward": 1.0, "backward": 2.0, "evaluate": 0.5, "total": 4.0}
     figure = figures.seconds([record(n, seconds=spent) for n in range(3)])
     drawn = lines(figure)

@@ -235,9 +235,9 @@ def test_a_search_that_cannot_start_a_job_is_refused(
     job = yaml.safe_load(YAML) | {"search": {"parameters": parameters}}
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate(job)
-    told = field_errors(caught.value.errors(), job)
-    assert words in f"{told[0].path} {told[0].message}"
-    assert told[0].path.startswith("search")
+    errors = field_errors(caught.value.errors(), job)
+    assert words in f"{errors[0].path} {errors[0].message}"
+    assert errors[0].path.startswith("search")
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,9 @@ def test_a_value_that_holds_itself_ends(tmp_path: Path) -> None:
     [
         ("job.yaml", "name: [x\ntraining: 5", "job.yaml, line 2: "),
         ("job.json", '{"name":\n', "job.json, line 2: "),
-        ("job.yaml", b"name: \xff", "is not UTF-8 text: byte 6"),
-        ("job.yaml", "- one", "must hold a job: .* got a list"),
-        ("job.yaml", "", "must hold a job: .* got nothing"),
+        ("job.yaml", b"name: \xff", "must be UTF-8 text, and byte 6"),
+        ("job.yaml", "- one", "must hold the fields of a job, .* got a list"),
+        ("job.yaml", "", "must hold the fields of a job, .* got nothing"),
         ("job.yaml", "a: \x07", "special characters"),
     ],
 )
@@ -115,11 +115,11 @@ def test_a_field_is_set_by_its_path(assignment: str, expected: dict[str, Any]) -
         ("training.steps", "takes path=value"),
         ("=5", "takes path=value"),
         ("a..b=5", "takes path=value"),
-        ("list[1].init=5", r"there is no \[1\], the list has 1"),
-        ("list[1]=5", r"there is no \[1\]"),
-        ("list.first=5", "'first' asks for a part of a list"),
-        ("name.first=5", "'first' asks for a part of text"),
-        ("name=[", "the value is not YAML"),
+        ("list[1].init=5", r"\[1\] must be below the length of the list, 1"),
+        ("list[1]=5", r"the index \[1\] must be below"),
+        ("list.first=5", "a list has no part 'first'"),
+        ("name.first=5", "text has no part 'first'"),
+        ("name=[", "the value must be YAML"),
     ],
 )
 def test_what_cannot_be_set_is_explained(assignment: str, words: str) -> None:

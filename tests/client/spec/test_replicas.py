@@ -1,4 +1,4 @@
-"""What of a job's replicas fits together, and what a misfit is told."""
+"""The settings of replicas that fit together, and the messages about those that do not."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ async def test_idempotency_key_is_held(api: httpx.AsyncClient, body: dict[str, A
     problem(other, 409, "idempotency_conflict")
 
 
-async def test_etag_and_wait_tell_of_changes(
+async def test_etag_and_wait_report_changes(
     api: httpx.AsyncClient, store: Store, body: dict[str, Any]
 ) -> None:
     created = await api.post("/v1/jobs", json=body)
@@ -205,7 +205,7 @@ async def test_results_come_as_json_and_as_safetensors(
     problem(await api.get(f"{path}/hyperparameters?iteration=x"), 422, "invalid_fields")
 
 
-async def test_event_stream_tells_the_whole_story_and_ends(
+async def test_event_stream_has_every_event_and_ends(
     api: httpx.AsyncClient, store: Store, spec: JobSpec
 ) -> None:
     path = f"/v1/jobs/{(await finished(store, spec)).job_id}/events"

@@ -24,8 +24,8 @@ from tests.service.store.test_store import CAPACITY, started, step, with_changes
 
 pytestmark = pytest.mark.anyio
 
-LOOK_AGAIN_S = 30.0
-"""Longer than a test may take: every event must be told of, not found by a later look."""
+POLL_S = 30.0
+"""Longer than a test may take: every event must be notified, not found by a later poll."""
 
 
 @asynccontextmanager
@@ -47,7 +47,7 @@ async def read(
     async def may_go_on() -> bool:
         return True
 
-    stream = _stream(store, changes, job_id, after, LOOK_AGAIN_S, may_go_on)
+    stream = _stream(store, changes, job_id, after, POLL_S, may_go_on)
     async for event in stream:
         if event.id is not None:
             seen.append(event.id)
@@ -84,12 +84,12 @@ async def test_readers_that_break_off_and_resume_anywhere_see_every_event_once(
     async with listening(store) as changes:
         writing = write(store, lease, 40, random.Random(0))
         readers = [reader(random.Random(number)) for number in range(8)]
-        async with asyncio.timeout(LOOK_AGAIN_S - 5.0):
+        async with asyncio.timeout(POLL_S - 5.0):
             _, *seen = await asyncio.gather(writing, *readers)
-    told = [event.id for event in await store.events(lease.job_id)]
-    assert len(told) > 40
+    written = [event.id for event in await store.events(lease.job_id)]
+    assert len(written) > 40
     for ids in seen:
-        assert ids == told
+        assert ids == written
 
 
 async def test_stream_goes_on_after_an_extension(store: Store, spec: JobSpec) -> None:
@@ -105,7 +105,7 @@ async def test_stream_goes_on_after_an_extension(store: Store, spec: JobSpec) ->
         assert again is not None
         await store.commit(again, step(1))
         await store.act(again, Action.SUCCEED, "iterations")
-        async with asyncio.timeout(LOOK_AGAIN_S - 5.0):
+        async with asyncio.timeout(POLL_S - 5.0):
             rest, is_over = await reading
     assert is_over
     assert [*first, *rest] == [event.id for event in await store.events(lease.job_id)]

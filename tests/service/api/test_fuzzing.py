@@ -144,7 +144,7 @@ def jobs(draw: st.DrawFn) -> str:
 
 
 def read_safely(text: str, folder: Path) -> None:
-    """The editor tells what is wrong; the command line has an error of ours; both agree."""
+    """The editor names the error, the command line raises its own error, and both agree."""
     validated = job_editor.validate(job_editor.Draft(text=text))
     file = folder / "job.yaml"
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -158,7 +158,7 @@ def read_safely(text: str, folder: Path) -> None:
 
 @fuzzed
 @given(text=jobs())
-def test_any_text_is_a_job_or_told_what_is_wrong(
+def test_any_text_is_a_job_or_gets_an_error(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     read_safely(text, tmp_path_factory.getbasetemp())
@@ -167,7 +167,7 @@ def test_any_text_is_a_job_or_told_what_is_wrong(
 @pytest.mark.full
 @fuzzed_long
 @given(text=jobs())
-def test_many_more_texts_are_jobs_or_told_what_is_wrong(
+def test_many_more_texts_are_jobs_or_get_an_error(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
     read_safely(text, tmp_path_factory.getbasetemp())

@@ -230,7 +230,7 @@ def test_who_does_not_read_the_answer_is_hung_up_on(server: tuple[str, int]) -> 
         line.settimeout(LONGEST_S)
         line.connect(server)
         line.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        # Nothing is read: the server resets the line, and the kernel tells by an error.
+        # Nothing is read: the server resets the connection, and the kernel reports an error.
         while line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
             try:
                 line.send(b"\0", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

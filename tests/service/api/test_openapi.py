@@ -96,7 +96,7 @@ def attempt(
     """Send about so many cases to each operation. Returns how often each was answered with what.
 
     Raises:
-        Exception: an answer was not as documented; hypothesis tells the smallest request for it.
+        Exception: an answer was not as documented; hypothesis reports the smallest such request.
     """
     schema = schemathesis.openapi.from_dict(
         create_app(ApiSettings(redis_url="unix:///nowhere")).openapi()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 Numbers = Mapping[tuple[str, ...], float]
 
 
-async def told(redis: Redis, ours: Metrics | None = None) -> dict[tuple[str, ...], float]:
+async def samples(redis: Redis, ours: Metrics | None = None) -> dict[tuple[str, ...], float]:
     """Every sample, by its name and the values of its labels."""
     text = (await (ours or Metrics()).text(redis)).decode()
     return {
@@ -33,7 +33,7 @@ async def told(redis: Redis, ours: Metrics | None = None) -> dict[tuple[str, ...
 
 async def test_the_life_of_a_job_is_counted_once(redis: Redis, store: Store, spec: JobSpec) -> None:
     lease = await finished(store, spec)
-    numbers = await told(redis)
+    numbers = await samples(redis)
     assert numbers["drmad_jobs", "succeeded"] == 1
     assert numbers["drmad_jobs", "queued"] == 0
     committed = (await store.history(lease.job_id)).data
@@ -45,18 +45,18 @@ async def test_the_life_of_a_job_is_counted_once(redis: Redis, store: Store, spe
     assert numbers["drmad_jobs_ended_total", reason, "succeeded"] == 1
     assert numbers["drmad_lease_losses_total",] == 0
     await store.delete(lease.job_id)  # what was counted stays
-    later = await told(redis)
+    later = await samples(redis)
     assert (later["drmad_jobs", "succeeded"], later["drmad_meta_iterations_total",]) == (
         0,
         len(committed),
     )
 
 
-async def test_the_queue_is_told_by_priority(redis: Redis, store: Store, spec: JobSpec) -> None:
+async def test_the_queue_is_counted_by_priority(redis: Redis, store: Store, spec: JobSpec) -> None:
     for priority in (0, 0, 7):
         job, _ = await store.create(spec.model_copy(update={"priority": priority}))
     await redis.hincrby(keys.job(job.id), "created_at", -60_000)
-    numbers = await told(redis)
+    numbers = await samples(redis)
     assert (numbers["drmad_queue_jobs", "0"], numbers["drmad_queue_jobs", "7"]) == (2, 1)
     assert numbers["drmad_queue_oldest_seconds", "7"] >= 60
     assert numbers["drmad_queue_oldest_seconds", "0"] < 60
@@ -68,14 +68,14 @@ async def test_what_is_lost_is_counted(redis: Redis, store: Store, spec: JobSpec
     lease = await store.claim("one", 60.0, CAPACITY)
     assert lease is not None
     await redis.zadd(keys.LEASES, {lease.job_id: 0})
-    before = await told(redis)
+    before = await samples(redis)
     assert before["drmad_leases_expired",] == 1
     lease = await store.claim("two", 60.0, CAPACITY)
     assert lease is not None
     await store.warn(lease, "replica_lost", "begins again")
     await store.warn(lease, "fidelity_low", "another warning")
     await store.act(lease, Action.FAIL, "replica_lost", "lost once too often")
-    after = await told(redis)
+    after = await samples(redis)
     assert (after["drmad_leases_expired",], after["drmad_lease_losses_total",]) == (0, 1)
     assert after["drmad_replica_failures_total",] == 2
     assert after["drmad_warnings_total", "fidelity_low"] == 1
@@ -84,7 +84,7 @@ async def test_what_is_lost_is_counted(redis: Redis, store: Store, spec: JobSpec
     assert after["drmad_cluster_capacity", "cpus"] == CAPACITY.cpus
 
 
-async def test_requests_are_told_by_route_and_never_by_path(
+async def test_requests_are_counted_by_route_and_never_by_path(
     api: httpx.AsyncClient, store: Store, spec: JobSpec
 ) -> None:
     job, _ = await store.create(spec)
@@ -127,8 +127,8 @@ async def test_scrapes_close_to_each_other_share_one_read(
 ) -> None:
     monkeypatch.setattr(prometheus, "_CACHE_S", 1000.0)
     ours = Metrics()
-    before = await told(redis, ours)
+    before = await samples(redis, ours)
     await redis.hset(keys.COUNTERS, "meta_iterations", "5")
     name = ("drmad_meta_iterations_total",)
-    assert (await told(redis, ours))[name] == before[name] == 0
-    assert (await told(redis))[name] == 5
+    assert (await samples(redis, ours))[name] == before[name] == 0
+    assert (await samples(redis))[name] == 5

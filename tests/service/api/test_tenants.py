@@ -88,7 +88,7 @@ async def test_every_route_asks_for_its_scope(locked: httpx.AsyncClient, access:
                 assert method == "HEAD" or word in answer.text, (method, path)
 
 
-async def test_a_tenant_is_told_that_anothers_job_does_not_exist(
+async def test_a_job_of_another_tenant_does_not_exist(
     locked: httpx.AsyncClient, access: Access, store: Store, spec: JobSpec
 ) -> None:
     job = (await store.create(spec, tenant="a"))[0]
@@ -223,7 +223,7 @@ async def test_where_keys_exist_nobody_comes_in_without_one(redis: Redis) -> Non
     assert await Access(redis).is_open()
 
 
-async def test_a_key_that_asks_too_often_is_told_when_to_ask_again(
+async def test_a_key_above_its_rate_gets_a_time_to_retry(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ApiSettings(

@@ -16,10 +16,26 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, JobError, PreflightReport, Progress, Proof
 from drmad_client.records.search import Start
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
+from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store, keys
 from drmad_service.store.state_machine import Action
 
-CAPACITY = Capacity(cpus=10_000.0, gpus=8.0)
+NODES = [
+    Node(
+        id=f"node-{number}",
+        name=f"gpu-box-{number}",
+        address=f"10.0.0.{3 + number}",
+        alive=number < 3,
+        cpus=16,
+        gpus=4,
+        memory_bytes=64_000_000_000,
+        gpu_kind="H200",
+    )
+    for number in (1, 2, 3)
+]
+CAPACITY = Capacity(
+    cpus=sum(node.cpus for node in NODES if node.alive),
+    gpus=sum(node.gpus for node in NODES if node.alive),
+)
 ASYNC = {"count": 2, "mode": "async", "data": "disjoint", "max_staleness": 3}
 AUTO = {"method": "auto", "min_cosine": 0.9}
 SHORTCUT = {
@@ -87,6 +103,10 @@ PROOFS = [
         seconds=0.01,
     ),
 ]
+START_S = 3.0
+"""Time from the submission of a job to its first meta-iteration."""
+ITERATION_S = 0.98
+"""Time of a meta-iteration."""
 PREFLIGHT = PreflightReport(
     hyperparameters={"l2": [164]},
     validation_loss=2.21,
@@ -166,7 +186,7 @@ async def commit(
             "hypergradient_norm": 0.4 * loss,
             "cosine_to_previous": None if iteration == 0 else math.cos(0.2 + 1 / (1 + iteration)),
             "hyperparameters": {kind: _summary(values, kind)},
-            "seconds": {"forward": 0.61, "backward": 0.24, "evaluate": 0.05, "total": 0.98},
+            "seconds": {"forward": 0.61, "backward": 0.24, "evaluate": 0.05, "total": ITERATION_S},
             "replicas": [_replica(number, loss) for number in range(2)],
             "method": "shortcut",
             "cost": 1.2,
@@ -185,7 +205,7 @@ async def commit(
                 progress=Progress(
                     iteration=iteration + 1,
                     iterations=total,
-                    remaining_s=0.98 * (total - iteration - 1),
+                    remaining_s=ITERATION_S * (total - iteration - 1),
                 ),
                 best=Best(iteration=iteration, validation_loss=loss, metrics=metrics)
                 if is_best
@@ -197,6 +217,7 @@ async def commit(
 async def gallery(store: Store) -> dict[str, str]:
     """Creates one job in each state and returns the ids by name."""
     ids: dict[str, str] = {}
+    durations: dict[str, float] = {}
 
     async def driven(wanted: JobSpec, done: int) -> Lease:
         kind = wanted.hyperparameters[0].kind
@@ -204,6 +225,7 @@ async def gallery(store: Store) -> dict[str, str]:
         floor = 0.36 - 0.07 * len(ids) % 0.2
         total, method = wanted.meta.iterations, wanted.hypergradient.method
         await commit(store, lease, range(done), total, kind, floor=floor, method=method)
+        durations[lease.job_id] = START_S + done * ITERATION_S
         ids[wanted.name] = lease.job_id
         return lease
 
@@ -244,7 +266,7 @@ async def gallery(store: Store) -> dict[str, str]:
     await store.act(held, Action.YIELD, "paused", "paused by its user")
     live = await driven(
         spec(
-            "mnist, per weight",
+            "digits, two replicas",
             hypergradient=SHORTCUT,
             meta=META,
             replicas={"count": 2},
@@ -255,7 +277,9 @@ async def gallery(store: Store) -> dict[str, str]:
     )
     await _search(store, live)
     await store.keep_preflight(live, PREFLIGHT, Progress(iteration=24, iterations=60))
-    await store.warn(live, "replica_lost", "restarted the meta-iteration: a node failed")
+    await store.warn(
+        live, "replica_lost", "a replica was lost, the meta-iteration restarts: a node failed"
+    )
     await store.roll_back(
         live,
         replace(_point(24, "l2", _values(24, 164)), scalars={"iteration": 24, "rollbacks": 1}),
@@ -291,26 +315,26 @@ async def gallery(store: Store) -> dict[str, str]:
     ):
         job, _ = await store.create(wanted)
         ids[wanted.name] = job.id
+    await _backdate(store, durations)
     return ids
 
 
 def nodes() -> str:
     """The node report of a scheduler with a small cluster."""
-    machines = [
-        Node(
-            id=f"node-{number}",
-            name=f"gpu-box-{number}",
-            address=f"10.0.0.{3 + number}",
-            alive=number < 3,
-            cpus=16,
-            gpus=1,
-            memory_bytes=64_000_000_000,
-            gpu_kind="H200",
-        )
-        for number in (1, 2, 3)
-    ]
     later = datetime.now(UTC) + timedelta(hours=1)  # no scheduler renews the report
-    return SchedulerView(scheduler="scheduler_1", at=later, nodes=machines).model_dump_json()
+    return SchedulerView(scheduler="scheduler_1", at=later, nodes=NODES).model_dump_json()
+
+
+async def _backdate(store: Store, durations: dict[str, float]) -> None:
+    """Move the times of jobs back: each took so many seconds, and ended before the next began."""
+    age_s = 0.0
+    for job_id, seconds in reversed(durations.items()):
+        job = keys.job(job_id)
+        if await store._redis.hexists(job, "finished_at"):
+            await store._redis.hincrby(job, "finished_at", -round(1000 * age_s))
+        age_s += seconds
+        for field in ("created_at", "started_at"):
+            await store._redis.hincrby(job, field, -round(1000 * age_s))
 
 
 async def _search(store: Store, lease: Lease) -> None:

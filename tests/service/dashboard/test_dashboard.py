@@ -25,7 +25,7 @@ def pages(jobs: dict[str, str]) -> dict[str, str]:
     compared = [jobs[name] for name in ("digits, l2 per unit", "clean digits", "night shift")]
     return {
         "jobs": "/",
-        "job": f"/jobs/{jobs['mnist, per weight']}",
+        "job": f"/jobs/{jobs['digits, two replicas']}",
         "new": "/new",
         "compare": "/compare?" + "&".join(f"job={job}" for job in compared),
         "cluster": "/cluster",
@@ -43,7 +43,7 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
 ) -> None:
     images = os.environ.get("DRMAD_IMAGES")  # the screenshots of docs: `make images`
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-    for look, width, dark in (
+    for scheme, width, dark in (
         ("light", 1280, False),
         ("dark", 1280, True),
         ("narrow", 400, False),
@@ -56,8 +56,8 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert wide <= 0, f"{name} is {wide} pixels too wide at {width}"
                 if images and name != "missing":
-                    page.screenshot(path=Path(images) / f"{name}-{look}.png")
-                if look == "narrow":
+                    page.screenshot(path=Path(images) / f"{name}-{scheme}.png")
+                if scheme == "narrow":
                     continue  # the rules do not depend on the width
                 page.evaluate(axe)
                 # Dark pages differ only in their colours.
@@ -68,7 +68,7 @@ def test_every_page_is_clean_accessible_and_fits_in_light_dark_and_narrow(
                     for fault in report["violations"]
                     if fault["impact"] in ("serious", "critical")
                 ]
-                assert serious == [], f"{name}, {look}"
+                assert serious == [], f"{name}, {scheme}"
         assert trouble.found == []
 
 
@@ -181,7 +181,7 @@ def test_a_lost_connection_is_shown_and_comes_back_by_itself(
     server = Server(redis_url)
     server.start()
     trouble = Trouble(expected=("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY"))
-    job_id = jobs["mnist, per weight"]
+    job_id = jobs["digits, two replicas"]
     with browsers.window(browser, trouble) as (context, page):
         page.goto(f"{server.url}/jobs/{job_id}")
         overview = context.new_page()

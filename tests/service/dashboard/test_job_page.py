@@ -169,7 +169,7 @@ def test_the_timeline_shows_webhook_search_rollback_and_lost_replicas(
     first = page.locator("#timeline li").first
     expect(first).to_contain_text("webhook delivered")
     expect(first).to_contain_text("hooks.example: answered 204")
-    page.goto(f"{server.url}/jobs/{jobs['mnist, per weight']}")
+    page.goto(f"{server.url}/jobs/{jobs['digits, two replicas']}")
     timeline = page.locator("#timeline")
     expect(timeline).to_contain_text("meta-iterations start from trial")
     expect(timeline.locator(".chip.rollback")).to_have_text("rollback")

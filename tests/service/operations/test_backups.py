@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 CAPACITY = Capacity(4.0, 0.0)
 NO_DATA = DataFolder(Path("nowhere"))
 CHANGED = {"transitions", "reason", "message", "version", "waiting"}
-"""Of a job that waits: that it was restored, and that no scheduler has looked since."""
+"""Fields of a queued job that differ after a restore, before a scheduler polls the queue."""
 
 
 async def bring_back(
@@ -204,7 +204,7 @@ async def test_data_that_users_uploaded_comes_with_their_jobs(
     assert (await store.jobs()).data == []
 
 
-async def test_nothing_is_overwritten_unless_told(
+async def test_nothing_is_overwritten_without_the_option(
     redis: Redis, store: Store, spec: JobSpec, tmp_path: Path
 ) -> None:
     job_id, path = await ended(store, spec), tmp_path / "all.zip"

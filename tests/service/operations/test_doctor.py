@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong and says what to do, and tells no secret."""
+"""The doctor finds faults, names the remedies, and prints no secret."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_password_stays_secret() -> None:
     assert "s3cr3t" not in f"{finding}"
 
 
-async def test_wrong_password_is_told_from_no_server(redis: Redis, redis_url: str) -> None:
+async def test_wrong_password_is_distinguished_from_no_server(redis: Redis, redis_url: str) -> None:
     await redis.execute_command(  # type: ignore[no-untyped-call]
         "ACL", "SETUSER", "doctor", "on", ">right", "~drmad:*", "+@all", "-info"
     )

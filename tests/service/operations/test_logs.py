@@ -44,7 +44,7 @@ def kept() -> Iterator[Kept]:
     logger.setLevel(before)
 
 
-async def test_request_is_told_with_its_id_tenant_and_job(
+async def test_request_is_logged_with_its_id_tenant_and_job(
     api: httpx.AsyncClient, body: dict[str, Any], kept: Kept
 ) -> None:
     created = await api.post("/v1/jobs", json=body)
@@ -67,9 +67,9 @@ async def test_request_is_told_with_its_id_tenant_and_job(
 
 async def test_requests_at_once_keep_their_ids_apart(api: httpx.AsyncClient, kept: Kept) -> None:
     answers = await asyncio.gather(*(api.delete(f"/v1/jobs/job_{n}") for n in range(10)))
-    told = {record["job_id"]: record["request_id"] for record in kept.records("request")}
+    logged = {record["job_id"]: record["request_id"] for record in kept.records("request")}
     sent = {f"job_{n}": answer.headers["x-request-id"] for n, answer in enumerate(answers)}
-    assert told == sent
+    assert logged == sent
 
 
 def test_text_has_the_ids_at_its_end_and_keeps_tracebacks() -> None:

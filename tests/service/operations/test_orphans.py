@@ -52,12 +52,12 @@ async def test_jobs_in_every_state_and_what_is_on_its_way_are_no_orphans(
         (("SET", keys.idempotency("a", "b"), "x"), keys.idempotency("a", "b")),
     ],
 )
-async def test_what_nothing_owns_is_told(redis: Redis, command: tuple[str], key: str) -> None:
+async def test_orphans_are_reported(redis: Redis, command: tuple[str], key: str) -> None:
     await redis.execute_command(*command)  # type: ignore[no-untyped-call]
     assert [orphan.key for orphan in await orphans(redis)] == [key]
 
 
-async def test_index_that_contradicts_the_state_is_told(
+async def test_index_that_contradicts_the_state_is_reported(
     redis: Redis, store: Store, spec: JobSpec
 ) -> None:
     lease = await started(store, spec)

@@ -42,7 +42,7 @@ async def test_request_is_a_span_below_its_callers(
     assert f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}" == caller[3:52]
 
 
-def test_spans_nest_and_those_told_afterwards_have_their_beginning(
+def test_spans_nest_and_those_recorded_afterwards_have_their_beginning(
     spans: InMemorySpanExporter,
 ) -> None:
     with traces.span("job"), traces.span("meta-iteration", {"drmad.iteration": 3}):

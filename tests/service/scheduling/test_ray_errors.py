@@ -1,4 +1,4 @@
-"""Of Ray's page of words, here its own and shortened, a job is told the cause and what to do."""
+"""The failure of a job names the cause in Ray's (shortened) error text, and the remedy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def died(words: str) -> ActorDiedError:
         (WorkerCrashedError(), "replica_lost", "worker"),
     ],
 )  # fmt: skip
-def test_the_cause_is_told_and_what_to_do(error: RayError, code: str, words: str) -> None:
+def test_the_failure_names_the_cause_and_the_remedy(error: RayError, code: str, words: str) -> None:
     failure = failure_of(error)
     assert failure.code == code
     assert words in failure.message

@@ -39,7 +39,7 @@ LONGEST_S = 60.0
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent, and answers what it is told to."""
+    """Keeps the requests it receives, and answers with the given statuses."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -96,8 +96,8 @@ async def sending(store: Store, policy: Webhooks = LOCAL) -> AsyncIterator[None]
         await cancel_and_wait([task])
 
 
-async def told(store: Store, job_id: str) -> Event:
-    """The outcome, as soon as it is there."""
+async def delivery_event(store: Store, job_id: str) -> Event:
+    """The event of the delivery, as soon as the store has it."""
     while True:
         for event in await store.events(job_id):
             if event.type == "webhook":
@@ -109,12 +109,12 @@ def notifying(spec: JobSpec, url: str) -> JobSpec:
     return spec.model_copy(update={"notify": NotifySpec(webhook=url)})
 
 
-async def test_the_end_of_a_job_is_told_once_and_signed(
+async def test_the_end_of_a_job_is_notified_once_and_signed(
     store: Store, redis: Redis, spec: JobSpec, receiver: Receiver
 ) -> None:
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
     async with sending(store):
-        event = await told(store, job_id)
+        event = await delivery_event(store, job_id)
     assert event.data == {
         "host": "127.0.0.1",
         "outcome": "delivered",
@@ -134,13 +134,13 @@ async def test_the_end_of_a_job_is_told_once_and_signed(
     assert await redis.hget(keys.COUNTERS, "webhook:delivered") == b"1"
 
 
-async def test_cancelled_while_queued_is_an_end_too_and_a_second_end_is_told_again(
+async def test_cancelled_while_queued_is_an_end_too_and_a_second_end_is_notified_again(
     store: Store, spec: JobSpec, receiver: Receiver
 ) -> None:
     job, _ = await store.create(notifying(spec, receiver.url))
     async with sending(store):
         await store.cancel(job.id)
-        await told(store, job.id)
+        await delivery_event(store, job.id)
         ended = await store.get(job.id)
         longer = ended.spec.model_copy(
             update={"meta": ended.spec.meta.model_copy(update={"iterations": 9})}
@@ -171,16 +171,16 @@ async def test_a_failing_receiver_is_asked_a_few_times(
     receiver.statuses = [500, 429, 204]
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
     async with sending(store, AT_ONCE):
-        assert (await told(store, job_id)).data["attempts"] == 3
+        assert (await delivery_event(store, job_id)).data["attempts"] == 3
     receiver.statuses = [503] * 9
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
     async with sending(store, AT_ONCE):
-        data = (await told(store, job_id)).data
+        data = (await delivery_event(store, job_id)).data
     assert (data["outcome"], data["attempts"], data["message"]) == ("failed", 4, "answered 503")
     receiver.statuses = [404]
     job_id = (await finished(store, notifying(spec, receiver.url))).job_id
     async with sending(store, AT_ONCE):
-        assert (await told(store, job_id)).data["attempts"] == 1
+        assert (await delivery_event(store, job_id)).data["attempts"] == 1
 
 
 async def test_a_notice_whose_sender_was_killed_is_sent_by_another(
@@ -192,7 +192,7 @@ async def test_a_notice_whose_sender_was_killed_is_sent_by_another(
     assert await store.next_notice(60.0) is None  # it is held
     await redis.zadd(keys.NOTICES, {job_id: 0})  # as if the time were over
     async with sending(store):
-        assert (await told(store, job_id)).data["attempts"] == 2
+        assert (await delivery_event(store, job_id)).data["attempts"] == 2
     await store.settle(lost, {"outcome": "failed"})  # the first comes back to life
     events = [e for e in await store.events(job_id) if e.type == "webhook"]
     assert len(events) == 1
@@ -230,7 +230,7 @@ async def test_a_webhook_leads_to_allowed_hosts_alone(
 
 
 def _never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("nothing may be looked up or connected to")
+    raise AssertionError("no name may be resolved and no connection made")
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
@@ -294,7 +294,7 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(
     asked = resolving(monkeypatch, "127.0.0.1")
     url = f"http://hooks.example:{receiver.server_port}/x?token=y"
     assert (await deliver(url, b"{}", LOCAL)).delivered
-    assert asked.count("hooks.example") == 1  # a second look could find another address
+    assert asked.count("hooks.example") == 1  # a second resolution could give another address
     ((path, headers, _),) = receiver.received
     assert (path, headers["Host"]) == (
         "/x?token=y", f"hooks.example:{receiver.server_port}",

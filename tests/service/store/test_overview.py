@@ -92,9 +92,9 @@ async def test_the_cluster_shows_nodes_what_runs_and_the_queue_in_its_order(
     await store.report_nodes("scheduler_2", json.dumps(gone))
     cluster = Cluster.model_validate((await api.get("/v1/cluster")).json())
     assert [view.scheduler for view in cluster.schedulers] == ["scheduler_1"]
-    assert (cluster.cpus, cluster.gpus) == (32, 2)
+    assert (cluster.cpus, cluster.gpus) == (32, 8)
     (running,) = cluster.running
-    assert (running.name, running.cpus) == ("mnist, per weight", 2)
+    assert (running.name, running.cpus) == ("digits, two replicas", 2)
     assert running.nodes == ["node-1", "node-2"]
     assert cluster.reserved_cpus == 2
     # The later one has the higher priority; what the cluster cannot hold comes last.

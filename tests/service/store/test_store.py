@@ -226,13 +226,13 @@ async def test_history_pages_and_thins(store: Store, spec: JobSpec) -> None:
     page = await store.history(lease.job_id, after=1, limit=2)
     assert [r.iteration for r in page.data] == [2, 3]
     assert (page.has_more, page.next) == (True, "3")
-    thinned = await store.history(lease.job_id, every=3)
-    assert [r.iteration for r in thinned.data] == [0, 3, 6]
+    subsampled = await store.history(lease.job_id, every=3)
+    assert [r.iteration for r in subsampled.data] == [0, 3, 6]
     with pytest.raises(ResultNotFound, match="7 of 3 are committed"):
         await store.iteration(lease.job_id, 12)
 
 
-async def test_looks_of_auto_are_found_in_the_history(store: Store, spec: JobSpec) -> None:
+async def test_probes_of_auto_are_found_in_the_history(store: Store, spec: JobSpec) -> None:
     lease = await started(store, spec)
     for iteration in range(4):
         done = step(iteration)
@@ -244,7 +244,7 @@ async def test_looks_of_auto_are_found_in_the_history(store: Store, spec: JobSpe
     assert found["choices"][0]["method"] == {"method": "replay"}
 
 
-async def test_events_resume_without_gap_and_tell_when_they_were_trimmed(
+async def test_events_resume_without_gap_and_report_when_they_were_trimmed(
     redis: Redis, spec: JobSpec
 ) -> None:
     store = Store(redis, StoreSettings(events_kept=10))
@@ -278,7 +278,7 @@ async def test_cancel_of_a_queued_job_ends_it_and_of_a_driven_one_asks_its_runne
     assert await store.act(lease, Action.YIELD, "cancelled") is JobStatus.CANCELLED
 
 
-async def test_failed_job_tells_its_root_cause(store: Store, spec: JobSpec) -> None:
+async def test_failed_job_names_its_root_cause(store: Store, spec: JobSpec) -> None:
     lease = await started(store, spec)
     error = JobError(code="training_diverged", message="NaN", iteration=0, step=3)
     await store.act(lease, Action.FAIL, error.code, error.message, error)
@@ -427,7 +427,7 @@ async def test_fork_goes_on_from_a_kept_meta_iteration(store: Store, spec: JobSp
         await store.fork(fork.id, 7, spec, spec)
 
 
-async def test_vectors_are_thinned_from_the_middle_to_the_budget(
+async def test_vectors_are_subsampled_from_the_middle_to_the_budget(
     redis: Redis, spec: JobSpec
 ) -> None:
     store = Store(redis, StoreSettings(vector_bytes=10 * 2000))
@@ -499,14 +499,14 @@ async def test_lines_of_replicas_are_paged_and_filtered(store: Store, spec: JobS
     assert [line.text for line in odd.data] == ["line 1", "line 3"]
 
 
-async def test_rollback_replaces_the_state_and_is_told(store: Store, spec: JobSpec) -> None:
+async def test_rollback_replaces_the_state_and_adds_an_event(store: Store, spec: JobSpec) -> None:
     lease = await started(store, spec)
     await store.commit(lease, step(0))
     await store.roll_back(lease, ResumePoint(1, b"smaller", {"rollbacks": 1}), "went too far")
     point = await store.resume_point(lease.job_id)
     assert point == ResumePoint(1, b"smaller", {"rollbacks": 1})
-    told = (await store.events(lease.job_id))[-1]
-    assert (told.type, told.data["rollback"]) == ("rollback", 1)
+    event = (await store.events(lease.job_id))[-1]
+    assert (event.type, event.data["rollback"]) == ("rollback", 1)
 
 
 async def test_old_jobs_are_deleted_with_all_that_is_theirs(
@@ -520,7 +520,7 @@ async def test_old_jobs_are_deleted_with_all_that_is_theirs(
     assert await redis.keys(f"{keys.job('')}*") == []
 
 
-async def test_chunk_that_the_running_state_shares_with_a_thinned_one_stays(
+async def test_chunk_that_the_running_state_shares_with_a_deleted_one_stays(
     redis: Redis, spec: JobSpec
 ) -> None:
     store = Store(redis, StoreSettings(vector_bytes=100))
@@ -606,7 +606,7 @@ async def test_fork_that_fails_half_way_leaves_nothing_for_long(
     assert 0 < await redis.ttl(keys.job("job_never", "chunks")) <= 600
 
 
-async def test_new_reader_of_trimmed_events_is_told(redis: Redis, spec: JobSpec) -> None:
+async def test_new_reader_of_trimmed_events_gets_a_reset(redis: Redis, spec: JobSpec) -> None:
     store = Store(redis, StoreSettings(events_kept=10))
     lease = await started(store, spec)
     for number in range(300):

@@ -99,7 +99,7 @@ class Known:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Clients and schedulers at once; every refusal is foretold."""
+    """Clients and schedulers at once; every refusal is predicted."""
 
     jobs = Bundle("jobs")
     leases = Bundle("leases")
@@ -241,10 +241,10 @@ class StoreMachine(RuleBasedStateMachine):
                 self.do(committing)
 
     @rule(lease=leases, what=st.sampled_from(["progress", "warn", "log", "rollback", "status"]))
-    def tell(self, lease: Lease, what: str) -> None:
+    def report(self, lease: Lease, what: str) -> None:
         known = self.known.get(lease.job_id)
         point = ResumePoint(known.iteration if known else 0, b"smaller", {"rollbacks": 1})
-        telling: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        reports: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "progress": lambda: self.store.progress(lease, Progress(iterations=1000)),
             "warn": lambda: self.store.warn(lease, "code", "message"),
             "log": lambda: self.store.log(lease, 0, ["one line", "another"]),
@@ -252,7 +252,7 @@ class StoreMachine(RuleBasedStateMachine):
             "status": lambda: self.store.status(lease),
         }
         if what != "rollback" or (known is not None and known.has_begun):
-            self.written(lease, telling[what]())
+            self.written(lease, reports[what]())
 
     @rule(
         lease=leases,

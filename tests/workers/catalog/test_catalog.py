@@ -19,7 +19,7 @@ from tests.workers.small import tuner_of
 
 
 def write_idx(folder: Path, prefix: str, rows: int, compress: bool = True) -> None:
-    """Pictures whose first pixels tell their number, and labels number modulo 10."""
+    """Images whose first pixels encode their number, with the number modulo 10 as label."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = np.zeros((rows, 28, 28), np.uint8)
     pictures[:, 0, 0] = np.arange(rows) % 256
@@ -142,7 +142,7 @@ def test_missing_files_and_no_network_say_which_files_to_put_where(
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\x00\x08\x03", b"\x1f\x8bbroken", b"\x00\x00\x0d\x01\x00\x00\x00\x00"]
 )
-def test_damaged_files_are_told(tmp_path: Path, content: bytes) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     write_idx(tmp_path, "t10k", 300, compress=False)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content)
     with pytest.raises(ProblemError, match="t10k-images-idx3-ubyte"):
@@ -244,7 +244,7 @@ def test_fashion_mnist_is_read_from_files_in_a_folder_of_its_own(tmp_path: Path)
 def keep_openml(
     cache: Path, name: str, version: int, columns: dict[str, str], rows: list[str]
 ) -> None:
-    """A data set as scikit-learn keeps it, so that no network is asked; the last column is told."""
+    """Write a data set into scikit-learn's cache, without a network; the target is last."""
     arff = "\n".join([
         f"@RELATION {name}", *(f"@ATTRIBUTE {column} {kind}" for column, kind in columns.items()),
         "@DATA", *rows, "",
@@ -394,7 +394,7 @@ def test_files_are_read_below_the_data_roots_and_nowhere_else(tmp_path: Path) ->
         ({"targets": np.arange(30) * 10}, "must be class numbers 0, 1"),
         ({"test_inputs": np.zeros((2, 4, 4))}, "test_targets is missing"),
         ({"test_inputs": np.zeros((2, 5)), "test_targets": np.zeros(2)}, "examples of shape"),
-        ({"inputs": np.array([{}] * 30, dtype=object)}, "only numbers can be read"),
+        ({"inputs": np.array([{}] * 30, dtype=object)}, "must hold numbers, it holds"),
     ],
 )
 def test_arrays_that_are_no_classification_are_refused(
@@ -405,7 +405,7 @@ def test_arrays_that_are_no_classification_are_refused(
         load_data("file", {"path": path.name, **OWN}, Places([tmp_path]))
 
 
-def test_diagnostics_tell_wrong_labels_from_right_ones() -> None:
+def test_diagnostics_distinguish_wrong_labels_from_right_ones() -> None:
     problem = build_problem({"name": "mlp"}, {"name": "digits", "label_noise": 0.4})
     wrong = load_data("digits", {"label_noise": 0.4}).wrong
     assert wrong is not None

@@ -91,7 +91,7 @@ def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
     assert costs == sorted(costs)
 
 
-def test_the_cost_of_a_look_counts_all_that_it_tried() -> None:
+def test_the_cost_of_a_probe_counts_all_methods_tried() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto(min_cosine=1.0))
     probe = tuner.evaluate(tuner.initial_values(), 0)
     assert probe.choice is not None
@@ -122,7 +122,7 @@ def test_a_small_path_is_stored_in_the_place_of_being_replayed(
     assert first.choice.method == {"method": "stored", "horizon": None, "hvp": "exact"}
 
 
-def test_a_look_returns_the_exact_hypergradient() -> None:
+def test_a_probe_returns_the_exact_hypergradient() -> None:
     probing, exact = (
         tuner_of(small_problem(), [SampleWeight()], CALM, method) for method in (Auto(), Replay())
     )
@@ -150,7 +150,7 @@ def test_figures_are_those_of_the_methods_on_their_own() -> None:
         assert figure.products == alone.backward_steps
 
 
-def test_auto_looks_again_at_growing_distances_while_it_is_confirmed() -> None:
+def test_auto_probes_at_growing_intervals_while_its_choice_is_confirmed() -> None:
     found = choices(run(17))
     probes = [n for n, choice in enumerate(found) if choice.last_probe == n]
     assert probes == [0, 5, 15]
@@ -220,7 +220,7 @@ def test_a_choice_survives_json_whole() -> None:
     assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
 
 
-def test_auto_looks_again_when_the_hyperparameters_moved_far() -> None:
+def test_auto_probes_again_when_the_hyperparameters_moved_far() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
     values = tuner.initial_values()
     first = tuner.evaluate(values, 0)
@@ -233,7 +233,7 @@ def test_auto_looks_again_when_the_hyperparameters_moved_far() -> None:
     assert (probes.last_probe, probes.reason) == (1, "moved")
 
 
-def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_look() -> None:
+def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_probe() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
     values = tuner.initial_values()
     first = tuner.evaluate(values, 0).choice

@@ -80,7 +80,7 @@ def test_replay_is_the_finite_difference_of_whole_training_runs(
 
 
 @pytest.mark.parametrize("training", [TRAINING, replace(TRAINING, steps=1)])
-def test_shortcut_with_a_knot_at_every_step_is_replay(training: TrainingConfig) -> None:
+def test_shortcut_with_a_node_at_every_step_is_replay(training: TrainingConfig) -> None:
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
     exact = tuner_of(small_problem(), kinds, training)
     everywhere = Shortcut(
@@ -153,11 +153,11 @@ def test_stride_counts_its_products() -> None:
     assert tuner.evaluate(tuner.initial_values(), 0).backward_steps == 4
 
 
-def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
+def test_a_subsampled_half_is_the_whole_where_all_minibatches_are_equal() -> None:
     """Minibatches of all examples: one of two stands for both, and every example is visited."""
     training = replace(TRAINING, steps=16, batch_size=12)
     kinds: list[Kind] = [L2(per="unit", init=-2.0), SampleWeight()]
-    full, thinned = (
+    full, subsampled = (
         tuner_of(
             small_problem(),
             kinds,
@@ -167,12 +167,12 @@ def test_a_thinned_half_is_the_whole_where_all_minibatches_are_alike() -> None:
         for subsampling in (1, 2)
     )
     values = shaken(full)
-    expected, actual = full.evaluate(values, 0), thinned.evaluate(values, 0)
+    expected, actual = full.evaluate(values, 0), subsampled.evaluate(values, 0)
     assert actual.backward_steps == expected.backward_steps == 4
     assert largest_difference(actual, expected.hypergradient) < 1e-12
 
 
-def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
+def test_models_with_convolutions_are_subsampled_by_default() -> None:
     model = nn.Sequential(
         nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 2), nn.Flatten(), nn.Linear(9, 3)
     )
@@ -192,16 +192,16 @@ def test_models_with_convolutions_are_thinned_unless_told_otherwise() -> None:
     assert not torch.equal(found(None), found(1))
 
 
-def test_a_thinned_half_makes_up_for_the_examples_it_passes_by() -> None:
+def test_a_subsampled_half_makes_up_for_the_examples_it_omits() -> None:
     """Two epochs, of which the first is visited by half; each example counts for its draws."""
     training = TrainingConfig("sgd", steps=12, batch_size=2, learning_rate=1e-4, momentum=0.0)
-    exact, thinned = (
+    exact, subsampled = (
         tuner_of(small_problem(), [SampleWeight()], training, method)
         for method in (Replay(), Shortcut(max_stride=2, minibatch_subsampling=2))
     )
     values = exact.initial_values()
     expected = exact.evaluate(values, 0).hypergradient["sample_weight"]
-    result = thinned.evaluate(values, 0)
+    result = subsampled.evaluate(values, 0)
     assert result.backward_steps < training.steps
     assert relative(result.hypergradient["sample_weight"], expected) < 1e-2
 
@@ -238,10 +238,10 @@ def test_a_half_trained_again_points_the_way_of_the_exact_hypergradient() -> Non
     training = replace(TRAINING, steps=480, learning_rate=0.2, batch_size=6)
     kinds: list[Kind] = [L2(per="unit", init=-4.0), SampleWeight(), LearningRate(per="layer")]
     methods = (Replay(), Shortcut(budget=4), Shortcut(interpolation_nodes=1, averaging_window=1))
-    exact, coded, line = (tuner_of(small_problem(), kinds, training, m) for m in methods)
+    exact, shortcut, line = (tuner_of(small_problem(), kinds, training, m) for m in methods)
     values = shaken(exact)
     expected = exact.evaluate(values, 0).hypergradient
-    found, crude = coded.evaluate(values, 0), line.evaluate(values, 0)
+    found, crude = shortcut.evaluate(values, 0), line.evaluate(values, 0)
     assert found.cost == pytest.approx(3.5)
     for name, gradient in expected.items():
         assert cosine(found.hypergradient[name], gradient) > 0.99
@@ -250,7 +250,7 @@ def test_a_half_trained_again_points_the_way_of_the_exact_hypergradient() -> Non
         )
 
 
-def test_growth_of_the_adjoint_is_told_and_contraction_prevents_it() -> None:
+def test_growth_of_the_adjoint_is_reported_and_contraction_prevents_it() -> None:
     wild = replace(TRAINING, steps=300, learning_rate=1.0, momentum=0.9)
     problem = small_problem()
     problem.train = (3.0 * problem.train[0], problem.train[1])

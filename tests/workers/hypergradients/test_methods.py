@@ -193,7 +193,7 @@ def test_reversible_is_replay_at_the_momentum_that_it_rounds_to() -> None:
     assert largest_difference(found, expected.hypergradient) < 1e-10
 
 
-def test_gradients_that_do_not_repeat_are_told_by_reversible() -> None:
+def test_reversible_refuses_gradients_that_do_not_repeat() -> None:
     problem, calls = small_problem(), [0.0]
 
     def unsteady(outputs: Tensor, targets: Tensor) -> Tensor:

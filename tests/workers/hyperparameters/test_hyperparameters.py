@@ -117,12 +117,12 @@ def test_shortcut_with_a_node_at_every_step_is_exact_in_every_kind(
     optimizer: OptimizerName,
 ) -> None:
     training = TRAININGS[optimizer]
-    exact, walked = (
+    exact, shortcut = (
         tuner_of(small_problem(), ALL, training, method) for method in (Replay(), EVERYWHERE)
     )
     values = shaken(exact, 0.3)
     expected = exact.evaluate(values, 0).hypergradient
-    assert largest_difference(walked.evaluate(values, 0), expected) < 1e-9
+    assert largest_difference(shortcut.evaluate(values, 0), expected) < 1e-9
 
 
 @pytest.mark.parametrize("optimizer", ["damped_sgd", "adam"])
@@ -259,13 +259,13 @@ def test_what_a_horizon_cannot_see_is_refused_by_name(method: Method, kind: Kind
 def test_the_shortcut_takes_single_steps_for_a_momentum_per_step() -> None:
     """Strides of up to ten would leave a cosine of .25."""
     training = TrainingConfig("damped_sgd", steps=60, batch_size=6, learning_rate=0.2)
-    exact, walked = (
+    exact, shortcut = (
         tuner_of(small_problem(), [Momentum(per="step")], training, method)
         for method in (Replay(), Shortcut())
     )
     values = exact.initial_values()
     expected = exact.evaluate(values, 0).hypergradient["momentum"]
-    result = walked.evaluate(values, 0)
+    result = shortcut.evaluate(values, 0)
     assert result.backward_steps == training.steps
     actual = result.hypergradient["momentum"]
     assert float(torch.cosine_similarity(actual, expected, dim=0)) > 0.9

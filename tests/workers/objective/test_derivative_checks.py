@@ -1,4 +1,4 @@
-"""What is found before any training starts, and what is told when it goes wrong."""
+"""The checks before any training starts, and the messages of training runs that fail."""
 
 import math
 import pickle
@@ -290,11 +290,13 @@ def test_a_stop_is_heard_in_every_phase(phase: str) -> None:
 
 def test_progress_goes_through_the_phases_to_their_ends() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], TrainingConfig(steps=20, batch_size=4))
-    told: list[tuple[str, int, int]] = []
-    tuner.evaluate(tuner.initial_values(), 0, on_progress=lambda *progress: told.append(progress))
-    assert ("forward", 20, 20) in told
-    assert told[-1] == ("backward", 20, 20)
-    assert told[0] == ("forward", 0, 20)
+    reported: list[tuple[str, int, int]] = []
+    tuner.evaluate(
+        tuner.initial_values(), 0, on_progress=lambda *progress: reported.append(progress)
+    )
+    assert ("forward", 20, 20) in reported
+    assert reported[-1] == ("backward", 20, 20)
+    assert reported[0] == ("forward", 0, 20)
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def hyper_reversible(p, x0, alphas, gammas, m, groups=None):
 
 
 def hyper_shortcut(p, x0, alphas, gammas, m, groups=None, x_final=None, n_back=None):
-    """DrMAD as the original code computes it: the reverse pass walks the straight
+    """DrMAD as the original code computes it: the reverse pass follows the straight
     line from x0 to x_final in n_back points.  Batch i, alphas[i] and gammas[i]
     are those of forward step i < n_back.  At i = 0 the index i - 1 wraps to the
     last point, as in the original, so d_alphas[0] and d_gammas[0] are spurious

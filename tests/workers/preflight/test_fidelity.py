@@ -203,9 +203,9 @@ def test_contraction_holds_the_growth_of_the_adjoint() -> None:
     assert adjoint.growth == pytest.approx(float(adjoint.weights.norm()) / first, rel=0.2)
 
 
-def test_windows_that_reach_the_next_knot_let_almost_every_step_count() -> None:
-    knots = InterpolatedTrajectory(node_steps(0, 1000, 15), 1000, None)
-    covered = sum(last - first for first, last in knots._windows)
+def test_windows_that_reach_the_next_node_cover_almost_every_step() -> None:
+    trajectory = InterpolatedTrajectory(node_steps(0, 1000, 15), 1000, None)
+    covered = sum(last - first for first, last in trajectory._windows)
     assert covered > 700
-    for (_, last), (first, _) in zip(knots._windows, knots._windows[1:], strict=False):
+    for (_, last), (first, _) in zip(trajectory._windows, trajectory._windows[1:], strict=False):
         assert last <= first + 1

@@ -154,7 +154,7 @@ def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None
 def test_reverse_of_a_stride_is_autograd_through_its_steps(
     count: int, decoupled: bool | None, per_layer: bool
 ) -> None:
-    """Momentum's is exact in the rates where the velocity is steady: it is told as a mean."""
+    """That of momentum is exact in the rates for a steady velocity, which it takes as a mean."""
     both = tables(per_layer)
     learning_rate, momentum = (scheduled(table) for table in both)
     dynamics: InnerOptimizer = (

@@ -1,4 +1,4 @@
-"""A path in few bits: what is read backwards, how far it is off, and what it takes."""
+"""The quantized trajectory: its points in reverse order, their errors and their memory."""
 
 import pytest
 import torch
@@ -32,10 +32,10 @@ def read(path: QuantizedTrajectory, times: list[float], like: Tensor) -> list[Te
     return found
 
 
-def coded(walk: Tensor, points: int, start: int = 0) -> QuantizedTrajectory:
-    path = QuantizedTrajectory(start, start + len(walk) - 1, points, walk[0])
+def quantized(trajectory: Tensor, points: int, start: int = 0) -> QuantizedTrajectory:
+    path = QuantizedTrajectory(start, start + len(trajectory) - 1, points, trajectory[0])
     while path.next_step >= 0:
-        path.add(walk[path.next_step - start])
+        path.add(trajectory[path.next_step - start])
     return path
 
 
@@ -45,33 +45,35 @@ def coded(walk: Tensor, points: int, start: int = 0) -> QuantizedTrajectory:
 def test_errors_stay_at_a_part_of_a_point_s_move_and_do_not_add_up(
     steps: int, size: int, points: int, start: int, seed: int
 ) -> None:
-    walk = random_walk(steps, size, seed % 2**32)
-    path = coded(walk, points, start)
+    trajectory = random_walk(steps, size, seed % 2**32)
+    path = quantized(trajectory, points, start)
     marks = [*range(0, steps, path.every), steps]
-    moves = (walk[marks][1:] - walk[marks][:-1]).abs().amax()
-    found = read(path, [float(start + mark) for mark in reversed(marks)], walk[0])
+    moves = (trajectory[marks][1:] - trajectory[marks][:-1]).abs().amax()
+    found = read(path, [float(start + mark) for mark in reversed(marks)], trajectory[0])
     for mark, point in zip(reversed(marks), found, strict=True):
-        assert float((point - walk[mark]).abs().max()) <= 4.0 * float(moves)
-    assert torch.allclose(found[-1], walk[0], atol=1e-5 * (1.0 + float(walk.abs().max())))
+        assert float((point - trajectory[mark]).abs().max()) <= 4.0 * float(moves)
+    assert torch.allclose(
+        found[-1], trajectory[0], atol=1e-5 * (1.0 + float(trajectory.abs().max()))
+    )
 
 
-def test_a_random_walk_is_off_by_a_third_of_its_moves() -> None:
-    walk = random_walk(400, 64 * BLOCK, seed=0)
-    path = coded(walk, 100)
+def test_the_error_of_a_random_walk_is_a_third_of_its_steps() -> None:
+    trajectory = random_walk(400, 64 * BLOCK, seed=0)
+    path = quantized(trajectory, 100)
     assert path.every == 4
     times = list(range(400, 0, -4))
-    found = torch.stack(read(path, [float(t) for t in times], walk[0]))
-    error = (found - walk[times]).square().mean((0, 1)).sqrt()
-    moved = (walk[4::4] - walk[:-4:4]).square().mean((0, 1)).sqrt()
+    found = torch.stack(read(path, [float(t) for t in times], trajectory[0]))
+    error = (found - trajectory[times]).square().mean((0, 1)).sqrt()
+    moved = (trajectory[4::4] - trajectory[:-4:4]).square().mean((0, 1)).sqrt()
     assert float((error / moved).mean()) == pytest.approx(0.36, abs=0.03)
-    early, late = (found[half] - walk[times][half] for half in (slice(50, None), slice(50)))
+    early, late = (found[half] - trajectory[times][half] for half in (slice(50, None), slice(50)))
     assert float(late.norm()) == pytest.approx(float(early.norm()), rel=0.05)
 
 
 def test_between_points_the_path_is_a_line() -> None:
-    walk = random_walk(12, 5, seed=1)
-    at, above = (read(coded(walk, 3), [t, 4.0], walk[0]) for t in (8.0, 8.0))
-    between = read(coded(walk, 3), [7.0, 6.0, 5.0], walk[0])
+    trajectory = random_walk(12, 5, seed=1)
+    at, above = (read(quantized(trajectory, 3), [t, 4.0], trajectory[0]) for t in (8.0, 8.0))
+    between = read(quantized(trajectory, 3), [7.0, 6.0, 5.0], trajectory[0])
     for share, point in zip((0.75, 0.5, 0.25), between, strict=True):
         assert torch.allclose(point, at[1].lerp(above[0], share), atol=1e-5)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from drmad_client.spec import bounds, defaults
-from drmad_workers.errors import HypergradientDiverged, require_bounds
+from drmad_workers.errors import HypergradientDiverged, ProblemError, require_bounds
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.method import Adjoint, Method

@@ -140,7 +140,7 @@ async def retrieve(
         Header(max_length=255, description="wait=30 waits up to 30 seconds for a change."),
     ] = None,
 ) -> Any:
-    """Return a job. With `If-None-Match`, an unchanged job is answered with 304."""
+    """Return a job, or 304 if its ETag is that of the If-None-Match header."""
     job = await store.get(job_id)
     known = if_none_match or (_etag(job) if prefer else None)
     if _etag(job) == known and (wait := _WAIT.search(prefer or "")):

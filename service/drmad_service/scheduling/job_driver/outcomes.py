@@ -10,7 +10,7 @@ from drmad_service.store.state_machine import Action
 from drmad_workers.ray_actor.failures import OUT_OF_MEMORY
 from drmad_workers.ray_actor.messages import Failure
 
-PREEMPTED = "makes room for a job of higher priority"
+PREEMPTED = "preempted by a job of higher priority"
 
 
 class JobReleased(Exception):

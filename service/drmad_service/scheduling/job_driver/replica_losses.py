@@ -1,4 +1,4 @@
-"""Lost replicas: the meta-iteration begins again with new ones, a bounded number of times."""
+"""Recovery from lost replicas: new ones compute the meta-iteration again, up to a limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReplicaLosses:
-    """Counts the losses in a row, and waits longer after each."""
+    """Counts consecutive losses and doubles the delay after each."""
 
     def __init__(self, job: DrivenJob, monitor: JobMonitor, reports: ReplicaReports) -> None:
         self._job = job
@@ -41,13 +41,19 @@ class ReplicaLosses:
         self._reports.discard()
         await job.cluster.capacity()
         self._in_a_row += 1
-        if self._in_a_row > job.spec.retry.replica_failures:
-            message = f"lost a replica {self._in_a_row} times in a row: {loss.message}"
+        allowed = job.spec.retry.replica_failures
+        if self._in_a_row > allowed:
+            message = (
+                f"a replica was lost {self._in_a_row} times in a row, retry.replica_failures "
+                f"allows {allowed}: {loss.message}"
+            )
             fail(Failure(loss.code, message, loss.iteration))
         fields = {"job_id": job.lease.job_id, "cause": loss.message}
         logger.warning("a replica was lost", extra=fields)
         await job.store.warn(
-            job.lease, "replica_lost", f"begins the meta-iteration again: {loss.message}"
+            job.lease,
+            "replica_lost",
+            f"a replica was lost, the meta-iteration restarts: {loss.message}",
         )
         pause_s = settings.retry_s * 2.0 ** min(self._in_a_row - 1, 16)
         again_at = time.monotonic() + min(pause_s, settings.longest_retry_s)

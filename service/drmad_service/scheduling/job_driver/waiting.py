@@ -92,7 +92,7 @@ class JobMonitor:
             await self.poll()
             if deadline and time.monotonic() > deadline:
                 count = self._job.spec.replicas.count
-                message = f"{count} replicas were not ready within {timeout_s} s"
+                message = f"the replicas ({count}) were not ready within {timeout_s:g} s"
                 raise JobReleased(Action.YIELD, "not_placed", message)
 
     async def poll(self) -> JobStatus:

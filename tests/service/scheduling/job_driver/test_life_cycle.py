@@ -190,7 +190,7 @@ async def test_job_goes_back_to_the_queue_when_its_replicas_are_not_placed_in_ti
     job = await (await drive({"start_timeout_s": 1.0})).released()
     assert job.status is JobStatus.QUEUED
     assert job.transitions[-1].reason == "not_placed"
-    assert job.transitions[-1].message == "1 replicas were not ready within 1.0 s"
+    assert job.transitions[-1].message == "the replicas (1) were not ready within 1 s"
 
 
 async def test_job_resumes_from_its_last_commit(

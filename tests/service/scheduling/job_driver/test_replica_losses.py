@@ -36,7 +36,7 @@ async def test_losses_in_a_row_are_bounded(drive: Drive, cluster: StandInCluster
         (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
     job = await driven.released()
     assert (job.status, job.reason) == (JobStatus.FAILED, "replica_lost")
-    assert job.message.startswith("lost a replica 3 times in a row: ")
+    assert "lost 3 times in a row, retry.replica_failures allows 2: " in job.message
     assert cluster.created == 3
 
 
