@@ -1,42 +1,73 @@
 """Checks of the derivatives of an objective, on one minibatch before any training."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
+from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
+from drmad_workers.objective.repeatability import require_repeatable
+from drmad_workers.objective.side_effects import no_side_effects
+from drmad_workers.objective.undefined_derivatives import require_finite_parts
 from drmad_workers.problem import Batch
 
 
-def check_problem(objective: Objective, batch: Batch, valid: Examples) -> None:
+def check_problem(
+    objective: Objective, batch: Batch, valid: Examples, first_step: bool = True
+) -> None:
     """Computes every derivative once, and leaves the weights and buffers as they were.
 
-    The function also sets `parameters.stochastic`: whether the model draws random numbers.
+    The function also sets `parameters.stochastic`, whether a training loss draws random numbers,
+    and `losses.outer_needs_grad`, whether the held-out loss differentiates by itself.
 
+    Args:
+        batch: a minibatch of the training.
+        valid: the validation examples.
+        first_step: whether the backward pass reaches the weights at which this is called.
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
-            derivative; or neither the training nor the outer loss depends on a hyperparameter.
+            derivative; a derivative is not finite; a loss changes data, hyperparameters or weights,
+            or differs between two calls; or neither the training nor the outer loss depends on a
+            hyperparameter.
     """
     parameters = objective.parameters
     buffers = parameters.buffers.save()
-    before = random_state(parameters.device)
-    require_loss_shapes(objective, batch)
-    parameters.stochastic = not torch.equal(before, random_state(parameters.device))
+    before = GeneratorStates.now(parameters.device)
+    with no_side_effects(objective, batch, "the training loss", "problem.inner_loss"):
+        require_loss_shapes(objective, batch)
+        require_gradients(objective, batch)
+    parameters.stochastic = not before.equal(GeneratorStates.now(parameters.device))
+    require_repeatable(objective, lambda: objective.inner.loss(batch), "inner_loss")
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
     else:
         require_second_derivatives(objective, batch)
         ones = torch.ones_like(parameters.weights)
-        by_leaves = exact_product(objective.inner, batch, ones).by_leaves
-    first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
+        found = exact_product(objective.inner, batch, ones)
+        by_leaves = found.by_leaves
+        if first_step:
+            require_finite_parts(
+                found.by_parameters,
+                "the second derivative of the training loss",
+                lambda: exact_product(objective.inner, batch, ones),
+            )
     parameters.eval()
-    loss = objective.losses.outer(first_valid)
-    require_scalar(loss, "the outer loss", "problem.outer_loss")
+    first_valid = valid.chunk(0, len(batch.index))
+    with no_side_effects(objective, first_valid, "the outer loss", "problem.outer_loss"):
+        loss = objective.losses.outer(first_valid)
+        require_scalar(loss, "the outer loss", "problem.outer_loss")
     require_finite(loss, "the outer loss", "problem.outer_loss")
+    require_repeatable(objective, lambda: objective.losses.outer(first_valid), "outer_loss")
+    objective.held_out.fit(
+        len(first_valid.index), lambda: objective.losses.outer(first_valid), parameters.weights
+    )
+    objective.losses.outer_needs_grad = needs_grad(lambda: objective.losses.outer(first_valid))
     leaves = objective.values.leaves()
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
     names = objective.values.leaf_names
@@ -92,6 +123,46 @@ def require_finite(loss: Tensor, what: str, field: str) -> None:
         )
 
 
+def require_gradients(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError unless the gradients of the training loss are dense and finite."""
+    tensors = objective.parameters.tensors
+
+    def gradients() -> Sequence[Tensor | None]:
+        return torch.autograd.grad(objective.inner.loss(batch), tensors, allow_unused=True)
+
+    try:
+        found = gradients()
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ProblemError(
+            "activation checkpointing must not be reentrant, because the engine takes gradients "
+            "by torch.autograd.grad: call torch.utils.checkpoint.checkpoint(..., "
+            "use_reentrant=False)",
+            "model",
+        ) from error
+    for slot, part in zip(objective.parameters.slots, found, strict=True):
+        if part is not None and part.layout != torch.strided:
+            raise ProblemError(
+                f"gradients must be dense, and that of {slot.name!r} is sparse: leave out "
+                "sparse=True, which changes no result",
+                "model",
+            )
+    require_finite_parts(found, "the gradient of the training loss", gradients)
+
+
+def needs_grad(loss: Callable[[], Tensor]) -> bool:
+    """Whether the loss fails without gradients, as one that differentiates by the input does."""
+    try:
+        with torch.no_grad():
+            loss()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        return True
+    return False
+
+
 def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     """Raises ProblemError if the backward pass of some kernel cannot be differentiated.
 
@@ -129,10 +200,3 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
             "Hessian-vector product by two gradients",
             "hypergradient.hvp",
         ) from cause
-
-
-def random_state(device: torch.device) -> Tensor:
-    """The state of torch's random generators on the CPU and on the device."""
-    if device.type == "cuda":
-        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
-    return torch.get_rng_state()

@@ -5,13 +5,16 @@ is a few fused operations on one vector.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.devices import placed
 from drmad_workers.errors import ProblemError
+from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.hyperparameters.base import Slot
+from drmad_workers.objective.adopted_parameters import adopted_parameters
 from drmad_workers.objective.buffers import Buffers
 
 Parts = Sequence[Tensor | None]
@@ -32,7 +35,7 @@ class FlatParameters:
         current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
         slots: the position of each parameter in the flat vector.
         buffers: the model's buffers.
-        stochastic: whether the model draws random numbers in training (dropout).
+        stochastic: whether a training loss draws random numbers (dropout).
     """
 
     def __init__(
@@ -49,7 +52,8 @@ class FlatParameters:
         self.dtype = dtype
         self.replicas = replicas
         self.stochastic = False
-        self.model: nn.Module = model.to(device=device, dtype=dtype)
+        self.model = model
+        self._place()
         own = trainable(self.model)
         if not own:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
@@ -80,7 +84,7 @@ class FlatParameters:
         With R replicas the model keeps its parameters.
         """
         if self.replicas is None:
-            self.model.to(device=self.device, dtype=self.dtype)
+            self._place()
             for parameter, view in zip(self._own, self._views, strict=True):
                 parameter.data = view
         self.train()
@@ -94,17 +98,24 @@ class FlatParameters:
     def draw(self, seed: int, initialize: Callable[[nn.Module], None] | None) -> None:
         """Restores the model as given and draws the w_0 of one replica under the seed.
 
-        `initialize` draws in place; None calls `reset_parameters`. The draw uses torch's global
-        generator, which the caller forks.
+        `initialize` draws in place; None calls `reset_parameters`. The draw uses the global
+        generators, which the caller restores.
         """
         self.restore_given()
         with torch.no_grad():
-            torch.manual_seed(seed)
-            (initialize or reset_parameters)(self.model)
+            seed_all(seed)
+            with adopted_parameters(self.model, self._places, self._own):
+                (initialize or reset_parameters)(self.model)
             for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
                     parameter.data = view
+
+    def _place(self) -> None:
+        """Moves the model as `nn.Module.to` would, but keeps complex tensors complex."""
+        self.model._apply(  # type: ignore[no-untyped-call]
+            lambda tensor: placed(tensor, self.device, self.dtype)
+        )
 
     def train(self) -> None:
         """Puts every module into the mode that the user gave it, with the model in training."""
@@ -168,8 +179,7 @@ class FlatParameters:
 
     def same_noise(self) -> AbstractContextManager[None]:
         """Restores the random state on exit, so that the model draws the same numbers again."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices, enabled=self.stochastic)
+        return restored_generators(self.device) if self.stochastic else nullcontext()
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

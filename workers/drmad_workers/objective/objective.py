@@ -9,6 +9,7 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
 from drmad_workers.objective.flat_parameters import FlatParameters
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
+from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.inner import InnerObjective, Linearization
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.penalties import Penalties
@@ -16,9 +17,6 @@ from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.product import Product
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
-
-EVALUATION_ROWS = 4096
-"""Bounds the rows of held-out data that one forward pass of the model takes."""
 
 
 class Objective:
@@ -37,6 +35,7 @@ class Objective:
         inner: the inner objective L(w, λ).
         product: the product with second derivatives of L.
         sums: dλ.
+        held_out: the rows of held-out data that a pass takes.
     """
 
     def __init__(
@@ -49,6 +48,7 @@ class Objective:
         memory_rows: int = 1,
         autocast: bool = False,
         replicas: int | None = None,
+        held_out: HeldOutRows | None = None,
     ) -> None:
         """
         Args:
@@ -59,6 +59,7 @@ class Objective:
             memory_rows: the rows of the optimizer's memory.
             autocast: whether losses are evaluated in bfloat16.
             replicas: R; None for one replica.
+            held_out: the rows of held-out data that a pass takes; None chooses them.
         """
         self.problem = problem
         self.parameters = FlatParameters(problem.model, slots, device, dtype, memory_rows, replicas)
@@ -76,6 +77,7 @@ class Objective:
         )
         self.product: Product = exact_product
         self.sums = GradientSums(self.values)
+        self.held_out = held_out or HeldOutRows()
 
     def stacked(self, replicas: int) -> "Objective":
         """The objective of R replicas of the same problem side by side."""
@@ -150,15 +152,18 @@ class Objective:
         out.zero_()
         value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
         inputs = [*parameters.tensors, *self.values.leaves()]
-        for batch in examples.chunks(EVALUATION_ROWS):
+
+        def derive(batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
             poll()
-            share = len(batch.index) / examples.rows
             loss = self.losses.outer(batch)
             parts = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-            count = len(parameters.tensors)
+            return loss.detach(), parts
+
+        count = len(parameters.tensors)
+        for (loss, parts), share in self.held_out.over(examples, derive):
             out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
             self.sums.add_leaves(parts[count:], share)
-            value.add_(loss.detach(), alpha=share)
+            value.add_(loss, alpha=share)
         parameters.train()
         return value
 

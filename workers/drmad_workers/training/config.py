@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError
@@ -12,7 +14,7 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
 from drmad_workers.training.optimizers.registry import optimizer_class
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float64", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class TrainingConfig:
         eps: ε > 0, of Adam and AdamW.
         weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD and Adam do; AdamW decouples
             it from the gradient.
-        precision: "bfloat16" evaluates the losses under autocast; weights, optimizer memory and
-            hypergradient are float32.
+        precision: the type of all tensors, "float32" or "float64". "bfloat16" evaluates the losses
+            under autocast; weights, optimizer memory and hypergradient are float32.
+        evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
+            of `implicit`; None chooses them by the memory of a row, at least a minibatch, and
+            halves them when an allocation fails.
         resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
             all of them use those of the first (`Problem.initialize` draws w_0).
     """
@@ -45,6 +50,7 @@ class TrainingConfig:
     eps: float = defaults.Training.eps
     weight_decay: float = defaults.Training.weight_decay
     precision: Precision = defaults.Training.precision
+    evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
 
     def __post_init__(self) -> None:
@@ -57,6 +63,8 @@ class TrainingConfig:
         for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
             require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
         require(self.steps >= 1, "steps", "at least 1")
+        rows = self.evaluation_rows
+        require(rows is None or rows >= 1, "evaluation_rows", "at least 1, or None")
         for field in ("learning_rate", "eps"):
             require(0.0 < getattr(self, field) < math.inf, field, "a positive number")
         require(0.0 <= self.momentum < 1.0, "momentum", "at least 0 and below 1")
@@ -68,6 +76,11 @@ class TrainingConfig:
     def traits(self) -> OptimizerTraits:
         """The optimizer's row in the table."""
         return OPTIMIZERS[self.optimizer]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights, optimizer memory and hypergradient."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     @property
     def first_decay(self) -> float:
