@@ -15,13 +15,17 @@ from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
-from drmad_workers.objective.derivative_checks import check_problem, require_loss_shapes
+from drmad_workers.objective.derivative_checks import (
+    TRAINING_LOSS,
+    check_problem,
+    require_loss_shapes,
+)
 from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.model_checks import require_trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.product import PRODUCTS
-from drmad_workers.objective.side_effects import registers_buffers
+from drmad_workers.objective.side_effects import no_side_effects, registers_buffers
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.config import TrainingConfig
@@ -103,7 +107,11 @@ class Replica:
         with self.own_randomness():
             self.objective = objective()
             batch = self.minibatches(0).join(0)
-            if registers_buffers(problem.model, lambda: require_loss_shapes(self.objective, batch)):
+            with no_side_effects(self.objective, batch, *TRAINING_LOSS):
+                later = registers_buffers(
+                    problem.model, lambda: require_loss_shapes(self.objective, batch)
+                )
+            if later:
                 self.objective = objective()
             try:
                 initialize(self.objective, seed_of(WEIGHTS, seed, 0, number))

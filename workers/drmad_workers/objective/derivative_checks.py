@@ -16,6 +16,9 @@ from drmad_workers.objective.side_effects import no_side_effects
 from drmad_workers.objective.undefined_derivatives import require_finite_parts
 from drmad_workers.problem import Batch
 
+TRAINING_LOSS = ("the training loss", "problem.inner_loss")
+"""The training loss in words, and the field that states it."""
+
 
 def check_problem(
     objective: Objective, batch: Batch, valid: Examples, first_step: bool = True
@@ -38,7 +41,7 @@ def check_problem(
     parameters = objective.parameters
     buffers = parameters.buffers.save()
     before = GeneratorStates.now(parameters.device)
-    with no_side_effects(objective, batch, "the training loss", "problem.inner_loss"):
+    with no_side_effects(objective, batch, *TRAINING_LOSS):
         require_loss_shapes(objective, batch)
         require_gradients(objective, batch)
     parameters.stochastic = not before.equal(GeneratorStates.now(parameters.device))

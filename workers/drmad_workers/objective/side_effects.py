@@ -49,14 +49,18 @@ def no_side_effects(objective: Objective, batch: Batch, what: str, field: str) -
     )
     weights = Unchanged(dict(model.named_parameters()))
     parameters, addresses = dict(model.named_parameters()), addresses_of(model)
-    yield
+    failure = None
+    try:
+        yield
+    except RuntimeError as error:  # writing into a tensor may prevent its backward pass
+        failure = error
     if (name := read.changed()) is not None:
         raise ProblemError(
             f"{what} must not write into what it reads, and {name} was written to, by the loss or "
             "by the model's forward: replace operations in place (x += y, x.clamp_()) by new "
             "tensors (x = x + y, x = x.clamp())",
             field,
-        )
+        ) from failure
     require_same_parameters(model, parameters, what)
     overwritten = weights.changed()
     moved = [n for n, address in addresses_of(model).items() if addresses[n] != address]
@@ -68,7 +72,9 @@ def no_side_effects(objective: Objective, batch: Batch, what: str, field: str) -
             "in the forward as a new tensor, by torch.nn.utils.parametrize for example, and keep "
             "moving averages in buffers",
             "model",
-        )
+        ) from failure
+    if failure is not None:
+        raise failure
 
 
 def addresses_of(model: nn.Module) -> dict[str, int]:
