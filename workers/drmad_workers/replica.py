@@ -10,13 +10,12 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
-from drmad_workers.global_generators import restored_generators
+from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
 from drmad_workers.objective.derivative_checks import (
-    TRAINING_LOSS,
     check_problem,
     require_loss_shapes,
 )
@@ -106,15 +105,16 @@ class Replica:
 
         with self.own_randomness():
             self.objective = objective()
-            batch = self.minibatches(0).join(0)
-            with no_side_effects(self.objective, batch, *TRAINING_LOSS):
+            batch, weights_seed = self.minibatches(0).join(0), seed_of(WEIGHTS, seed, 0, number)
+            seed_all(weights_seed)
+            with no_side_effects(self.objective, batch, "inner_loss"):
                 later = registers_buffers(
                     problem.model, lambda: require_loss_shapes(self.objective, batch)
                 )
             if later:
                 self.objective = objective()
             try:
-                initialize(self.objective, seed_of(WEIGHTS, seed, 0, number))
+                initialize(self.objective, weights_seed)
                 first_step = 0 in method.steps(training)
                 check_problem(self.objective, batch, self.valid_examples, first_step)
             finally:

@@ -16,9 +16,6 @@ from drmad_workers.objective.side_effects import no_side_effects
 from drmad_workers.objective.undefined_derivatives import require_finite_parts
 from drmad_workers.problem import Batch
 
-TRAINING_LOSS = ("the training loss", "problem.inner_loss")
-"""The training loss in words, and the field that states it."""
-
 
 def check_problem(
     objective: Objective, batch: Batch, valid: Examples, first_step: bool = True
@@ -41,7 +38,7 @@ def check_problem(
     parameters = objective.parameters
     buffers = parameters.buffers.save()
     before = GeneratorStates.now(parameters.device)
-    with no_side_effects(objective, batch, *TRAINING_LOSS):
+    with no_side_effects(objective, batch, "inner_loss"):
         require_loss_shapes(objective, batch)
         require_gradients(objective, batch)
     parameters.stochastic = not before.equal(GeneratorStates.now(parameters.device))
@@ -62,7 +59,7 @@ def check_problem(
             )
     parameters.eval()
     first_valid = valid.chunk(0, len(batch.index))
-    with no_side_effects(objective, first_valid, "the outer loss", "problem.outer_loss"):
+    with no_side_effects(objective, first_valid, "outer_loss"):
         loss = objective.losses.outer(first_valid)
         require_scalar(loss, "the outer loss", "problem.outer_loss")
     require_finite(loss, "the outer loss", "problem.outer_loss")

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 MAX_ROWS = 4096
 """Bounds the chosen number of rows of a pass."""
-PASS_BYTES = 2**28
+PASS_BYTES = 2**26
 """Bounds the graph of a pass of the chosen number of rows, where a minibatch does not exceed it."""
 
 

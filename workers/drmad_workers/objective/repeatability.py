@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,15 +12,16 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.objective import Objective
 
+LossName = Literal["inner_loss", "outer_loss"]
+
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: str) -> None:
+def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: LossName) -> None:
     """Raises ProblemError unless two calls agree under equal buffers and global generators.
 
     Args:
-        loss: the loss, which is called twice.
-        name: "inner_loss" or "outer_loss".
+        loss: the loss `name`, which is called twice.
     """
     parameters, problem = objective.parameters, objective.problem
     states, buffers = GeneratorStates.now(parameters.device), parameters.buffers.save()
@@ -32,7 +34,7 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: s
 
     first, again = value(), value()
     # Kernels that add in any order repeat up to rounding only.
-    rounding = 1e3 * torch.finfo(parameters.dtype).eps
+    rounding = 1e-2 if objective.losses.autocast else 1e3 * torch.finfo(parameters.dtype).eps
     if torch.allclose(first, again, rtol=rounding, equal_nan=True):
         return
     own = getattr(problem, name)
@@ -44,12 +46,19 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: s
         else "a generator of its own, or something that changes from call to call, takes part: "
         "draw from the global generators of torch, NumPy or Python, and keep state in buffers"
     )
-    what = "the training loss" if name == "inner_loss" else "the outer loss"
+    what, field = described_loss(objective, name)
     raise ProblemError(
         f"{what} must be the same when it is called again with the same weights, batch and seeds, "
         f"got {float(first):.6g} and {float(again):.6g}: {cause}",
-        "model" if own is None else f"problem.{name}",
+        field,
     )
+
+
+def described_loss(objective: Objective, name: LossName) -> tuple[str, str]:
+    """A loss in words, and the field to blame: the loss if the problem states it, or the model."""
+    stated = getattr(objective.problem, name) is not None
+    what = "the training loss" if name == "inner_loss" else "the outer loss"
+    return what, f"problem.{name}" if stated else "model"
 
 
 def generators_of(model: nn.Module) -> Iterator[str]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from drmad_workers.data.items import as_bytes
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.repeatability import LossName, described_loss
 from drmad_workers.problem import Batch
 
 
@@ -34,15 +35,10 @@ class Unchanged:
 
 
 @contextmanager
-def no_side_effects(objective: Objective, batch: Batch, what: str, field: str) -> Iterator[None]:
-    """Raises ProblemError if a loss that is computed inside changes what it reads.
-
-    Args:
-        batch: the batch of the loss.
-        what, field: the loss in words, and the field of the problem that states it; "model" takes
-            its place where the model is at fault.
-    """
+def no_side_effects(objective: Objective, batch: Batch, name: LossName) -> Iterator[None]:
+    """Raises ProblemError if the loss, which is computed inside on the batch, changes anything."""
     model = objective.parameters.model
+    what, field = described_loss(objective, name)
     read = Unchanged(
         {f"batch.{part}": getattr(batch, part) for part in ("inputs", "targets", "index")}
         | {f"hyperparameters[{n!r}]": value for n, value in objective.values.arguments.items()}
@@ -54,10 +50,10 @@ def no_side_effects(objective: Objective, batch: Batch, what: str, field: str) -
         yield
     except RuntimeError as error:  # writing into a tensor may prevent its backward pass
         failure = error
-    if (name := read.changed()) is not None:
+    if (written := read.changed()) is not None:
         raise ProblemError(
-            f"{what} must not write into what it reads, and {name} was written to, by the loss or "
-            "by the model's forward: replace operations in place (x += y, x.clamp_()) by new "
+            f"{what} must not write into what it reads, and {written} was written to, by the loss "
+            "or by the model's forward: replace operations in place (x += y, x.clamp_()) by new "
             "tensors (x = x + y, x = x.clamp())",
             field,
         ) from failure
