@@ -1,6 +1,7 @@
 """Map-style data sets: draws of an item, items that differ, and what an item may be."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ class Broken(Augmented):
         (Given(({"input": 1, "mask": 2}, 0)), "item 0 has a dict of input, mask as its input"),
         (Given(((torch.ones(2), torch.ones(2)), 0)), "item 0 has a tuple of 2 as its input"),
         (Given((torch.ones(2), "cat")), "item 0 has a str as its target: number the words"),
+        (Given((Path("cat.png"), 0)), "item 0 has a PosixPath and a int: convert both to tensors"),
         (Given(torch.ones(2)), r"item 0 is a Tensor: return \(input, target\)"),
         (
             Given((torch.ones(2), 0), (torch.ones(2), 1), (torch.ones(3), 1)),

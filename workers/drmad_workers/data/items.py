@@ -64,6 +64,9 @@ class Items:
             inputs, targets = default_collate(items)
         except RuntimeError as error:
             raise self._ragged(rows, items) from error
+        except TypeError as error:
+            kinds = " and ".join(described(part) for part in items[0])
+            raise self._refused(rows[0], f"has {kinds}", "convert both to tensors") from error
         return inputs, targets
 
     def _item(self, row: int) -> tuple[Any, Any]:
