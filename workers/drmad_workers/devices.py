@@ -1,6 +1,7 @@
-"""The device on which a problem is computed."""
+"""The device on which a problem is computed, and the precision of its tensors."""
 
 import torch
+from torch import Tensor
 
 from drmad_workers.errors import ProblemError
 
@@ -25,3 +26,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
         index = torch.cuda.current_device() if resolved.index is None else resolved.index
         return torch.device("cuda", index)
     return resolved
+
+
+def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The tensor on the device in the precision of `dtype`; integers and booleans keep theirs."""
+    if tensor.is_complex():
+        return tensor.to(device, dtype.to_complex())
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)

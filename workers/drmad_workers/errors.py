@@ -104,8 +104,12 @@ class HypergradientDiverged(HypergradientError):
 
     def __str__(self) -> str:
         reason = (
-            "the gradient of the outer loss or a derivative of the training is not finite; lower "
-            "the learning rate, or shorten the horizon"
+            "a derivative of the training is not defined there: a norm or a root at 0, a logarithm "
+            "of 0 and a division by 0 have none; add a small constant inside, such as "
+            "(x.square().sum() + 1e-12).sqrt()"
+            if math.isnan(self.norm)
+            else "the gradient of the outer loss or a derivative of the training is not finite; "
+            "lower the learning rate, or shorten the horizon"
             if self.bound == math.inf
             else "the approximate trajectory amplifies the adjoint; use contraction, a shorter "
             "horizon, a larger budget, or replay"
@@ -113,7 +117,11 @@ class HypergradientDiverged(HypergradientError):
             else "gradients explode through training; lower the learning rate, or shorten the "
             "horizon"
         )
-        limit = "is not finite" if self.bound == math.inf else f"exceeded {self.bound:.3g}"
+        limit = (
+            "is not finite"
+            if not math.isfinite(self.norm) or self.bound == math.inf
+            else f"exceeded {self.bound:.3g}"
+        )
         return f"{self.what} norm {limit} at step {self.step} (got {self.norm:.3g}): {reason}"
 
 

@@ -45,7 +45,8 @@ class Batch:
 
 Data = Any
 """A pair (inputs, targets) of tensors, or a map-style data set of (input, target). Every read of an
-item must return the same values, because the backward pass reads the items again."""
+item must return the same values, because the backward pass reads the items again; what an item
+draws from the global generators of torch, NumPy and Python is seeded by its row."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> (rows,)"""
@@ -105,6 +106,12 @@ class Problem:
                 raise ProblemError(
                     f"hyperparameter {name!r} must be a Hyperparameter(init=...), "
                     f"got {type(hyperparameter).__name__}",
+                    f"hyperparameters.{name}",
+                )
+            if hyperparameter.init.is_complex():
+                raise ProblemError(
+                    f"hyperparameter {name!r} must be real numbers, got {hyperparameter.init.dtype}"
+                    ": tune the real and the imaginary parts",
                     f"hyperparameters.{name}",
                 )
 

@@ -20,6 +20,9 @@ class Purpose(IntEnum):
     TRAIN_SHARDS = 5
     VALID_SHARDS = 6
     MODEL_WEIGHTS = 11
+    BUILD = 12
+    ITEMS = 13
+    HELD_OUT = 14
     SEARCH = 21
 
 

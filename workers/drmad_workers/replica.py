@@ -10,13 +10,22 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
+from drmad_workers.global_generators import restored_generators
 from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
-from drmad_workers.objective.derivative_checks import check_problem
+from drmad_workers.objective.carried import ModelWatch
+from drmad_workers.objective.derivative_checks import (
+    check_problem,
+    require_loss_shapes,
+)
+from drmad_workers.objective.held_out_rows import HeldOutRows
+from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.model_checks import require_trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.product import PRODUCTS
+from drmad_workers.objective.side_effects import no_side_effects, registers_buffers
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.config import TrainingConfig
@@ -45,7 +54,7 @@ class Replica:
         seed: int,
         number: int,
         device: str | torch.device,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         shards: Shards | None,
     ) -> None:
         """See Tuner; `number` is that of the replica."""
@@ -53,13 +62,16 @@ class Replica:
         self.training = training
         self._seed = seed
         self._number = number
-        train = Examples(problem.train, "train", self.device, dtype)
-        valid = Examples(problem.valid, "valid", self.device, dtype)
+        dtype = dtype or training.dtype
+        require_trainable(problem.model)
+        place = (self.device, dtype, seed)
+        train = Examples(problem.train, "train", *place)
+        valid = Examples(problem.valid, "valid", *place)
         shards = shards or Shards()
         self.train_examples = train.part(shards.positions("train", train.rows, number))
         self.valid_examples = valid.part(shards.positions("valid", valid.rows, number))
         self.test_examples = (
-            None if problem.test is None else Examples(problem.test, "test", self.device, dtype)
+            None if problem.test is None else Examples(problem.test, "test", *place)
         )
         slots = slots_of(problem.model)
         setting = Setting(
@@ -75,22 +87,41 @@ class Replica:
         )
         self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
         self.require(method)
-        self.objective = Objective(
-            problem,
-            self.hyperparameters,
-            slots,
-            self.device,
-            dtype,
-            memory_rows=training.memory_rows,
-            autocast=training.precision == "bfloat16",
-        )
-        self.objective.product = PRODUCTS[method.hvp]
+
+        def objective() -> Objective:
+            made = Objective(
+                problem,
+                self.hyperparameters,
+                slots,
+                self.device,
+                dtype,
+                memory_rows=training.memory_rows,
+                autocast=training.precision == "bfloat16",
+                held_out=HeldOutRows(training.evaluation_rows, training.batch_size, seed),
+            )
+            made.product = PRODUCTS[method.hvp]
+            made.parameters.attach()
+            made.set_hyperparameters(self.initial_values())
+            return made
+
         with self.own_randomness():
-            self.objective.parameters.attach()
-            self.objective.set_hyperparameters(self.initial_values())
-            weights_seed = seed_of(WEIGHTS, seed, 0, number)
-            batch = self.minibatches(0).join(0)
-            check_problem(self.objective, batch, self.valid_examples, weights_seed)
+            self.objective = objective()
+            batch, weights_seed = self.minibatches(0).join(0), seed_of(WEIGHTS, seed, 0, number)
+            given = ModelWatch(self.objective.parameters.held)
+            initialize(self.objective, weights_seed)
+            with no_side_effects(self.objective, batch, "inner_loss"):
+                later = registers_buffers(
+                    problem.model, lambda: require_loss_shapes(self.objective, batch)
+                )
+            self.objective.parameters.restore_given()
+            given.restore()
+            if later:
+                self.objective = objective()
+            try:
+                first_step = 0 in method.steps(training)
+                check_problem(self.objective, batch, self.valid_examples, weights_seed, first_step)
+            finally:
+                self.objective.parameters.restore_given()
 
     def initial_values(self) -> dict[str, Tensor]:
         """The initial λ by name."""
@@ -128,5 +159,5 @@ class Replica:
         )
 
     def own_randomness(self) -> AbstractContextManager[None]:
-        """Restores torch's global random state on exit."""
-        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+        """Restores the global random generators on exit."""
+        return restored_generators(self.device)

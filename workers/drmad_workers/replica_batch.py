@@ -46,7 +46,7 @@ class ReplicaBatch:
         seed: int = 0,
         replicas: Sequence[int] = (0,),
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         shards: Shards | None = None,
     ) -> None:
         """`replicas` holds the number of each replica; Tuner documents the other arguments."""

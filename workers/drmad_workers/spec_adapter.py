@@ -15,6 +15,7 @@ from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
+from drmad_workers.random_streams import Purpose, seed_of
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.tuning import Tuner
@@ -94,7 +95,8 @@ def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
     if stated.data is not None:
         path = (places or Places()).upload(stated.data, "problem.data")
         options["data"] = tensors_of(path, "problem.data")
-    return load_problem(code, stated.entrypoint, options)
+    seed = seed_of(Purpose.BUILD, spec.seed)
+    return load_problem(code, stated.entrypoint, options, seed)
 
 
 def training(spec: JobSpec) -> TrainingConfig:

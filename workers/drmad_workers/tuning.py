@@ -49,7 +49,7 @@ class Tuner:
         seed: int = 0,
         replica: int = 0,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         shards: Shards | None = None,
     ) -> None:
         """
@@ -60,7 +60,8 @@ class Tuner:
             method: the method that computes hypergradients.
             seed: the seed of all random streams.
             replica: the number of the replica, which has its own w_0 and minibatches.
-            device, dtype: those of all tensors.
+            device: that of all tensors.
+            dtype: that of all tensors; None takes the precision of the training.
             shards: the distribution of the examples among replicas; None gives all of them.
         Raises:
             ProblemError: the problem cannot be tuned as stated; for example, no loss depends on a
@@ -230,7 +231,7 @@ def tune(
     meta: MetaConfig | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     on_iteration: Callable[[int, Evaluation], None] | None = None,
     state: MetaState | None = None,
 ) -> TuningResult:

@@ -14,6 +14,7 @@ from typing import Any
 
 from drmad_client.files import code_archive as archives
 from drmad_workers.errors import ProblemError, ran_out_of_memory
+from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.problem import Problem
 
 
@@ -54,8 +55,14 @@ def unpacked(content: bytes, base: Path | None = None) -> Path:
     return folder
 
 
-def load_problem(folder: Path, entrypoint: str, options: Mapping[str, Any]) -> Problem:
+def load_problem(
+    folder: Path, entrypoint: str, options: Mapping[str, Any], seed: int = 0
+) -> Problem:
     """Calls `module:function` with the options and returns the problem that it builds.
+
+    The import and the call each begin with all global generators under the seed, so that every
+    process of a job builds the same problem, whether the module was imported before or not. The
+    states of the generators are restored.
 
     The folder becomes the first entry of this process's import path. The process must therefore not
     load any other job's code.
@@ -75,7 +82,9 @@ def load_problem(folder: Path, entrypoint: str, options: Mapping[str, Any]) -> P
             "problem.entrypoint",
         )
     try:
-        module = importlib.import_module(module_name)
+        with restored_generators():
+            seed_all(seed)
+            module = importlib.import_module(module_name)
         build = getattr(module, function_name, None)
         if not callable(build):
             raise ProblemError(
@@ -83,7 +92,9 @@ def load_problem(folder: Path, entrypoint: str, options: Mapping[str, Any]) -> P
                 "it, and return a Problem from it",
                 "problem.entrypoint",
             )
-        problem = build(**options)
+        with restored_generators():
+            seed_all(seed)
+            problem = build(**options)
     except ProblemError:
         raise
     except (Exception, SystemExit) as error:

@@ -49,10 +49,17 @@ class TrainingSpec(Spec):
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
         default=defaults.Training.precision,
-        description="bfloat16 computes the losses under autocast; weights and hypergradients stay "
-        "in float32.",
+        description="Type of all numbers. bfloat16 computes the losses under autocast; weights and "
+        "hypergradients stay in float32.",
+    )
+    evaluation_rows: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Number of held-out examples in one pass of the model. null chooses it by the "
+        "memory of an example, at least batch_size, and halves it when memory runs out.",
     )
     resample: bool = Field(
         default=defaults.Training.resample,

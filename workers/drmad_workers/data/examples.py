@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from copy import copy
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import TensorDataset
 
+from drmad_workers.data.items import ACCEPTED, Items
+from drmad_workers.devices import placed
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch, Data
 
@@ -24,17 +25,23 @@ class Examples:
             data set.
     """
 
-    def __init__(self, data: Data, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, data: Data, name: str, device: torch.device, dtype: torch.dtype, seed: int = 0
+    ) -> None:
+        """`seed` seeds what the items of a map-style data set draw; see Items."""
         self.device = device
         self._dtype = dtype
-        self._items: Any = None
+        self._items: Items | None = None
         self.positions: Tensor | None = None
         if isinstance(data, TensorDataset):
             data = data.tensors
         if not (isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[0])):
-            data = self._read(data, name)
+            items = Items(data, name, seed)
+            in_memory = items.bytes <= IN_MEMORY_BYTES
+            data = items.read(range(items.rows)) if in_memory else None
+            self._items = None if in_memory else items
         if data is not None:
-            inputs, targets = data
+            inputs, targets = (require_rows(part, name) for part in data)
             if len(inputs) != len(targets):
                 raise ProblemError(
                     f"{name} must have as many targets as inputs, got {len(inputs)} inputs and "
@@ -42,7 +49,7 @@ class Examples:
                     name,
                 )
             self.inputs, self.targets = self._place(inputs), self._place(targets)
-        self.rows = len(self._items) if self._items is not None else len(self.inputs)
+        self.rows = self._items.rows if self._items is not None else len(self.inputs)
         if self.rows == 0:
             raise ProblemError(f"{name} must hold at least one example, got none", name)
 
@@ -69,39 +76,37 @@ class Examples:
             inputs = self.inputs.index_select(0, index)
             targets = self.targets.index_select(0, index)
         else:
-            inputs, targets = default_collate([self._items[i] for i in index.tolist()])
+            inputs, targets = self._items.read(index.tolist())
             inputs, targets = self._place(inputs), self._place(targets)
         return Batch(inputs, targets, index)
 
     def chunks(self, rows: int) -> Iterator[Batch]:
         """All examples in order, at most `rows` at a time."""
         for start in range(0, self.rows, rows):
-            index = torch.arange(start, min(start + rows, self.rows), device=self.device)
-            if self.positions is not None:
-                yield self.take(self.positions[index])
-            elif self._items is None:
-                stop = start + rows
-                yield Batch(self.inputs[start:stop], self.targets[start:stop], index)
-            else:
-                yield self.take(index)
+            yield self.chunk(start, rows)
 
-    def _read(self, data: Data, name: str) -> tuple[Tensor, Tensor] | None:
-        try:
-            rows, first = len(data), data[0]
-            inputs, targets = default_collate([first])
-            size = rows * (inputs.numel() * inputs.element_size() + targets.element_size())
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise ProblemError(
-                f"{name} must be a pair (inputs, targets) of tensors or a map-style data set of "
-                f"(input, target), got {type(data).__name__} ({error})",
-                name,
-            ) from error
-        if size > IN_MEMORY_BYTES:
-            self._items = data
-            return None
-        inputs, targets = default_collate([data[i] for i in range(rows)])
-        return inputs, targets
+    def chunk(self, start: int, rows: int) -> Batch:
+        """A copy of at most `rows` examples from `start` on, which a model may overwrite."""
+        stop = min(start + rows, self.rows)
+        index = torch.arange(start, stop, device=self.device)
+        if self.positions is not None:
+            return self.take(self.positions[index])
+        if self._items is None:
+            return Batch(self.inputs[start:stop].clone(), self.targets[start:stop].clone(), index)
+        return self.take(index)
 
     def _place(self, tensor: Tensor) -> Tensor:
-        dtype = self._dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self.device, dtype=dtype)
+        return placed(tensor.detach(), self.device, self._dtype)
+
+
+def require_rows(data: object, name: str) -> Tensor:
+    """Returns the tensor; raises ProblemError unless it is a dense tensor with an axis of rows."""
+    if not isinstance(data, Tensor):
+        raise ProblemError(f"{name} must be {ACCEPTED}, got {type(data).__name__} in a pair", name)
+    if data.is_nested or data.layout != torch.strided:
+        remedy = "pad the rows to one length" if data.is_nested else "call .to_dense()"
+        what = "a nested tensor" if data.is_nested else f"layout {data.layout}"
+        raise ProblemError(f"{name} must hold dense tensors, got {what}: {remedy}", name)
+    if data.ndim == 0:
+        raise ProblemError(f"{name} must have one row per example, got a single number", name)
+    return data

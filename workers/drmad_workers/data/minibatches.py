@@ -55,7 +55,7 @@ class Minibatches:
         return torch.cat([self._index(step + i) for i in range(0, count, every)])
 
     def step_seed(self, step: int) -> int:
-        """The seed of the random numbers that the model draws in a step (dropout)."""
+        """The seed of the random numbers that model and loss draw in a step (dropout)."""
         return seed_of(Purpose.NOISE, *self._stream, step)
 
     def _index(self, step: int) -> Tensor:

@@ -5,8 +5,9 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -23,7 +24,6 @@ from drmad_workers.hypergradients.method import Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
-from drmad_workers.objective.objective import EVALUATION_ROWS
 from drmad_workers.problem import Batch
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
@@ -181,9 +181,12 @@ class EpochLoss:
         """(H + μ) u, shape (P,)."""
         out = vector * -self._damping
         part = torch.zeros_like(vector)
-        for batch, share in self._chunks():
+
+        def use(batch: Batch, share: float) -> None:
             self._run.objective.subtract_curvature(batch, vector, part.zero_())
             out.add_(part, alpha=share)
+
+        self._over_epoch(use)
         self._adjoint.products += 1
         self._run.monitor.advance()
         return out.neg_()
@@ -191,14 +194,26 @@ class EpochLoss:
     def subtract_mixed(self, vector: Tensor) -> None:
         """dλ -= ∂/∂λ <∇_w L, u>."""
         unused = torch.zeros_like(vector)
-        for batch, share in self._chunks():
-            self._run.objective.subtract_product(batch, share * vector, unused)
+        self._over_epoch(
+            lambda batch, share: self._run.objective.subtract_product(batch, share * vector, unused)
+        )
         self._adjoint.products += 1
 
-    def _chunks(self) -> Iterator[tuple[Batch, float]]:
-        for chunk in self._run.epoch(EVALUATION_ROWS):
-            self._run.monitor.poll()
-            yield chunk
+    def _over_epoch(self, use: Callable[[Batch, float], None]) -> None:
+        """Calls `use` with joined minibatches and their share of the epoch.
+
+        `use` takes effect at its end only, so that it is repeated after a lack of memory.
+        """
+        rows = self._run.objective.held_out
+        start = rows.attempt(partial(self._part, use, 0))
+        while start:
+            start = rows.attempt(partial(self._part, use, start))
+
+    def _part(self, use: Callable[[Batch, float], None], start: int, rows: int) -> int:
+        self._run.monitor.poll()
+        batch, share, following = self._run.epoch_part(start, rows)
+        use(batch, share)
+        return following
 
 
 def positive_curvature(iteration: int, vector: Tensor, product: Tensor) -> float:

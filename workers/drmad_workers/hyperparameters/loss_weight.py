@@ -13,7 +13,14 @@ from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor,
 
 @dataclass(frozen=True)
 class BoundClassWeight(BoundTensor):
-    """(1/|B|) Σ_{i in B} e^{λ_c} ℓ_i with c the class of i; shape (classes,)."""
+    """(1/|B|) Σ_{i in B} e^{λ_c} ℓ_i with c the class of i; shape (classes,).
+
+    Attributes:
+        ignores: whether some targets are negative, as those of rows that the loss ignores (-100 in
+            torch); their weight is 0.
+    """
+
+    ignores: bool = False
 
     what: ClassVar[str] = "weight of a class"
 
@@ -23,7 +30,8 @@ class LossWeight:
     """Weights e^λ of the parts of the training loss.
 
     Without an `inner_loss` of the problem's own, one per class of the integer targets: the loss
-    of an example counts e^{λ_c} times, c its class. With one, the engine weighs nothing: the loss
+    of an example counts e^{λ_c} times, c its class; negative classes (rows that the loss ignores,
+    -100 in torch) have a weight of 0. With one, the engine weighs nothing: the loss
     is handed all e^λ under this name, one per `terms`, and applies them to its own terms.
 
     Attributes:
@@ -52,8 +60,11 @@ class LossWeight:
             label, count = "class", self._classes(setting.train)
         groups = [Group(f"{label} {i}", i, i + 1) for i in range(count)]
         initial = torch.full((count,), self.init, dtype=setting.dtype)
-        bound = BoundTensor if own_loss else BoundClassWeight
-        return bound(self.name, initial, "exp", self.lower, self.upper, groups)
+        if own_loss:
+            return BoundTensor(self.name, initial, "exp", self.lower, self.upper, groups)
+        targets = setting.train.all_targets()
+        ignores = targets is not None and bool((targets < 0).any())
+        return BoundClassWeight(self.name, initial, "exp", self.lower, self.upper, groups, ignores)
 
     def _classes(self, train: Examples) -> int:
         targets = train.all_targets()
@@ -63,4 +74,11 @@ class LossWeight:
                 "fit into memory",
                 f"hyperparameters.{self.name}",
             )
-        return int(targets.max()) + 1
+        classes = int(targets.max()) + 1
+        if classes < 1:
+            raise ProblemError(
+                f"{self.name} per class needs training targets of at least one class, got negative "
+                "numbers alone, which stand for ignored rows",
+                f"hyperparameters.{self.name}",
+            )
+        return classes

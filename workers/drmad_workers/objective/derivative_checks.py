@@ -1,12 +1,14 @@
 """Checks of the derivatives of an objective, on one minibatch before any training."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
+from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.carried import ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts
@@ -14,62 +16,78 @@ from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
+from drmad_workers.objective.repeatability import require_repeatable
+from drmad_workers.objective.side_effects import no_side_effects
+from drmad_workers.objective.undefined_derivatives import require_finite_parts
 from drmad_workers.problem import Batch
 
 logger = logging.getLogger(__name__)
 
 
-def check_problem(objective: Objective, batch: Batch, valid: Examples, seed: int) -> None:
+def check_problem(
+    objective: Objective, batch: Batch, valid: Examples, seed: int, first_step: bool = True
+) -> None:
     """Computes every derivative once, and leaves the model as it was.
 
     The function also finds what the engine must know of the model: `parameters.stochastic`, whether
-    it draws random numbers; `parameters.carried`, what training changes beside the weights; and
-    `inner.is_symmetric`.
+    a training loss draws random numbers; `parameters.carried`, what training changes beside the
+    weights; `inner.is_symmetric`; and `losses.outer_needs_grad`, whether the held-out loss
+    differentiates by itself.
 
     Args:
         objective: the objective, with its hyperparameters.
-        batch: some training examples.
+        batch: a minibatch of the training.
         valid: the validation examples.
         seed: the seed of the weights at which the derivatives are taken.
+        first_step: whether the backward pass reaches these weights.
     Raises:
         ProblemError: a loss has the wrong shape, no gradient in the weights, or no second
-            derivative; or neither the training nor the outer loss depends on a hyperparameter.
+            derivative; a derivative is not finite; a loss changes data, hyperparameters or weights,
+            or differs between two calls; or neither the training nor the outer loss depends on a
+            hyperparameter.
     """
     parameters = objective.parameters
     given = ModelWatch(parameters.held)
     initialize(objective, seed)
     drawn = ModelWatch(parameters.held)
-    before = random_state(parameters.device)
-    require_loss_shapes(objective, batch)
-    parameters.stochastic = not torch.equal(before, random_state(parameters.device))
+    before = GeneratorStates.now(parameters.device)
+    with no_side_effects(objective, batch, "inner_loss"):
+        require_loss_shapes(objective, batch)
     changed = drawn.changed()
     again = ModelWatch(parameters.held)
-    objective.inner.loss(batch)
+    with no_side_effects(objective, batch, "inner_loss"):
+        require_gradients(objective, batch)
+    parameters.stochastic = not before.equal(GeneratorStates.now(parameters.device))
     again.require_known(drawn)
     changed += again.changed()
     given.restore()
     parameters.carry(carried_state(parameters.carried, changed))
     initialize(objective, seed)
+    require_repeatable(objective, lambda: objective.inner.loss(batch), "inner_loss")
     objective.inner.is_opaque = not can_be_differentiated(objective, batch)
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
     else:
         require_second_derivatives(objective, batch)
-        by_leaves = probe_symmetry(objective, batch)
-    first_valid = next(valid.chunks(min(valid.rows, len(batch.index))))
+        by_leaves = probe_symmetry(objective, batch, first_step)
     parameters.eval()
-    with DifferentiableForward():
+    first_valid = valid.chunk(0, len(batch.index))
+    with no_side_effects(objective, first_valid, "outer_loss"), DifferentiableForward():
         loss = objective.losses.outer(first_valid)
-    require_scalar(loss, "the outer loss", "problem.outer_loss")
+        require_scalar(loss, "the outer loss", "problem.outer_loss")
     require_finite(loss, "the outer loss", "problem.outer_loss")
+    require_repeatable(objective, lambda: objective.losses.outer(first_valid), "outer_loss")
+    objective.held_out.fit(
+        len(first_valid.index), lambda: objective.losses.outer(first_valid), parameters.weights
+    )
+    objective.losses.outer_needs_grad = needs_grad(lambda: objective.losses.outer(first_valid))
     leaves = objective.values.leaves()
     direct = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
     names = objective.values.leaf_names
     parameters.train()
     objective.end_products()
     given.restore()
-    parameters.restore_given()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:
             raise ProblemError(
@@ -101,12 +119,16 @@ def can_be_differentiated(objective: Objective, batch: Batch) -> bool:
     return True
 
 
-def probe_symmetry(objective: Objective, batch: Batch) -> Parts:
+def probe_symmetry(objective: Objective, batch: Batch, first_step: bool) -> Parts:
     """Finds out whether the Jacobian J of the training gradient is symmetric (`is_symmetric`).
 
     It is not if training's gradient is no gradient of a function: the loss cuts values off, or a
     hook or a function of the user's changes the gradient. The function compares <Jᵀa, b> with
     <Jᵀb, a> for random a and b, and returns the derivatives of <∇_w L, a> by the leaves.
+
+    Raises:
+        ProblemError: a second derivative is not finite, and the backward pass needs it
+            (`first_step`).
     """
     inner, weights = objective.inner, objective.parameters.weights
     generator = torch.Generator().manual_seed(0)
@@ -120,6 +142,10 @@ def probe_symmetry(objective: Objective, batch: Batch) -> Parts:
         return flat, found.by_leaves
 
     along_one, by_leaves = product(one)
+    if first_step:
+        require_finite_parts(
+            [along_one], "the second derivative of the training loss", lambda: product(one)
+        )
     along_other, _ = product(other)
     size = along_one.norm() * other.norm() + along_other.norm() * one.norm()
     rounding = 1e3 * torch.finfo(weights.dtype).eps
@@ -168,6 +194,46 @@ def require_finite(loss: Tensor, what: str, field: str) -> None:
         )
 
 
+def require_gradients(objective: Objective, batch: Batch) -> None:
+    """Raises ProblemError unless the gradients of the training loss are dense and finite."""
+    tensors = objective.parameters.tensors
+
+    def gradients() -> Sequence[Tensor | None]:
+        return torch.autograd.grad(objective.inner.loss(batch), tensors, allow_unused=True)
+
+    try:
+        found = gradients()
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ProblemError(
+            "activation checkpointing must not be reentrant, because the engine takes gradients "
+            "by torch.autograd.grad: call torch.utils.checkpoint.checkpoint(..., "
+            "use_reentrant=False)",
+            "model",
+        ) from error
+    for slot, part in zip(objective.parameters.slots, found, strict=True):
+        if part is not None and part.layout != torch.strided:
+            raise ProblemError(
+                f"gradients must be dense, and that of {slot.name!r} is sparse: leave out "
+                "sparse=True, which changes no result",
+                "model",
+            )
+    require_finite_parts(found, "the gradient of the training loss", gradients)
+
+
+def needs_grad(loss: Callable[[], Tensor]) -> bool:
+    """Whether the loss fails without gradients, as one that differentiates by the input does."""
+    try:
+        with torch.no_grad():
+            loss()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        return True
+    return False
+
+
 def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     """Raises ProblemError if the backward pass of some kernel cannot be differentiated.
 
@@ -202,10 +268,3 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
             "Hessian-vector product by two gradients",
             "hypergradient.hvp",
         ) from cause
-
-
-def random_state(device: torch.device) -> Tensor:
-    """The state of torch's random generators on the CPU and on the device."""
-    if device.type == "cuda":
-        return torch.cat([torch.get_rng_state(), torch.cuda.get_rng_state(device)])
-    return torch.get_rng_state()

@@ -6,14 +6,17 @@ beside them, shape (Q,): running statistics, averaged copies, counters (see Carr
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.devices import placed
 from drmad_workers.errors import ProblemError, Restart
+from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.hyperparameters.base import Slot
+from drmad_workers.objective.adopted_parameters import adopted_parameters
 from drmad_workers.objective.carried import CarriedState, ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import confine_hooks
 from drmad_workers.objective.held_values import HeldValues, Place
@@ -42,7 +45,7 @@ class FlatParameters:
         tensors: the leaves of autograd, one per parameter, which share memory with `weights`.
         current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
         slots: the position of each parameter in the flat vector.
-        stochastic: whether the model draws random numbers in training (dropout).
+        stochastic: whether a training loss draws random numbers (dropout).
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class FlatParameters:
         self.dtype = dtype
         self.replicas = replicas
         self.stochastic = False
-        self.model: nn.Module = model.to(device=device, dtype=dtype)
+        self.model = model
+        self._place()
         own = trainable(self.model)
         if not own:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
@@ -90,7 +94,7 @@ class FlatParameters:
         With R replicas the model keeps its parameters.
         """
         if self.replicas is None:
-            self.model.to(device=self.device, dtype=self.dtype)
+            self._place()
             for parameter, view in zip(self._own, self._views, strict=True):
                 parameter.data = view
         self.train()
@@ -157,13 +161,14 @@ class FlatParameters:
     def draw(self, seed: int, initialize: Callable[[nn.Module], None] | None) -> None:
         """Restores the model as given and draws the w_0 of one replica under the seed.
 
-        `initialize` draws in place; None calls `reset_parameters`. The draw uses torch's global
-        generator, which the caller forks.
+        `initialize` draws in place; None calls `reset_parameters`. The draw uses the global
+        generators, which the caller restores.
         """
         self.restore_given()
         with torch.no_grad():
-            torch.manual_seed(seed)
-            (initialize or reset_parameters)(self.model)
+            seed_all(seed)
+            with adopted_parameters(self.model, self._places, self._own):
+                (initialize or reset_parameters)(self.model)
             for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
@@ -181,6 +186,12 @@ class FlatParameters:
         self.carried = carried
         self.carried_flat = self.state[0][..., first:]
         self._views = self.parts(self.weights)
+
+    def _place(self) -> None:
+        """Moves the model as `nn.Module.to` would, but keeps complex tensors complex."""
+        self.model._apply(  # type: ignore[no-untyped-call]
+            lambda tensor: placed(tensor, self.device, self.dtype)
+        )
 
     def train(self) -> None:
         """Puts every module into the mode that the user gave it, with the model in training."""
@@ -247,8 +258,7 @@ class FlatParameters:
 
     def same_noise(self) -> AbstractContextManager[None]:
         """Restores the random state on exit, so that the model draws the same numbers again."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices, enabled=self.stochastic)
+        return restored_generators(self.device) if self.stochastic else nullcontext()
 
 
 def _mark(place: Place) -> object:

@@ -1,6 +1,7 @@
-"""The memory of a gradient's graph, measured on a batch."""
+"""The memory of a graph of autograd, measured on a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,29 +22,41 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
     """
     parameters = inner.parameters
     here = inner.linearize(draw())
-    kept: dict[int, int] = {}
-    holders: list[list[Tensor]] = []
-
-    def note(tensor: Tensor) -> None:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-
-    def hold(tensor: Tensor) -> list[Tensor]:
-        note(tensor)
-        holders.append([tensor])
-        return holders[-1]
-
     weights = parameters.weights.detach().clone()
-    hooks = torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held[0])
-    with parameters.elsewhere(), hooks:
+    with parameters.elsewhere(), saved_tensors() as kept:
         there = inner.linearize(draw(), weights)
-    for holder in holders:  # an output that its own graph holds would never be freed
-        holder.clear()
     for one, other in zip(here.gradients, there.gradients, strict=True):
         if (one is None) != (other is None) or (
             one is not None and other is not None and not torch.allclose(one, other)
         ):
             return None
         if other is not None:
-            note(other)
-    kept.pop(weights.untyped_storage().data_ptr(), None)
+            kept[address(other)] = other.untyped_storage().nbytes()
+    kept.pop(address(weights), None)
     return sum(kept.values())
+
+
+@contextmanager
+def saved_tensors() -> Iterator[dict[int, int]]:
+    """The bytes of the storages that autograd saves inside, by address.
+
+    Graphs that are recorded inside can be differentiated inside only.
+    """
+    kept: dict[int, int] = {}
+    holders: list[list[Tensor]] = []
+
+    def hold(tensor: Tensor) -> list[Tensor]:
+        kept[address(tensor)] = tensor.untyped_storage().nbytes()
+        holders.append([tensor])
+        return holders[-1]
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held[0]):
+            yield kept
+    finally:
+        for holder in holders:  # an output that its own graph holds would never be freed
+            holder.clear()
+
+
+def address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -7,35 +7,46 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
-from drmad_workers.objective.objective import EVALUATION_ROWS, Objective
+from drmad_workers.objective.objective import Objective
+from drmad_workers.problem import Batch
 
 
 def held_out_figures(
     objective: Objective, examples: Examples, prefix: str, poll: Callable[[], None]
 ) -> dict[str, float]:
     """`<prefix>_loss` and `<prefix>_<metric>` of every metric, as means over all rows."""
-    problem = objective.problem
     totals: dict[str, Tensor] = {}
+
+    def measure(batch: Batch) -> dict[str, Tensor]:
+        poll()
+        return figures_of(objective, batch)
+
     objective.parameters.eval()
-    with torch.no_grad():
-        for batch in examples.chunks(EVALUATION_ROWS):
-            poll()
-            share = len(batch.index) / examples.rows
-            figures = {"loss": objective.losses.outer(batch)}
-            if problem.metrics:
-                outputs = objective.parameters.model(batch.inputs)
-                for name, metric in problem.metrics.items():
-                    figures[name] = torch.as_tensor(metric(outputs, batch.targets))
-            for name, figure in figures.items():
-                if figure.numel() != 1:
-                    raise ProblemError(
-                        f"metric {name!r} must return one number, got shape {tuple(figure.shape)}",
-                        f"metrics.{name}",
-                    )
-                total = totals.get(name, torch.zeros((), device=figure.device))
-                totals[name] = total + figure.reshape(()).to(torch.float64) * share
+    for figures, share in objective.held_out.over(examples, measure):
+        for name, figure in figures.items():
+            total = totals.get(name, torch.zeros((), device=figure.device))
+            totals[name] = total + figure.to(torch.float64) * share
     objective.parameters.train()
     return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
+
+
+def figures_of(objective: Objective, batch: Batch) -> dict[str, Tensor]:
+    """The outer loss and every metric on a batch, each of shape (), without graphs."""
+    problem, losses = objective.problem, objective.losses
+    with torch.set_grad_enabled(losses.outer_needs_grad):
+        figures = {"loss": losses.outer(batch).detach()}
+    if problem.metrics:
+        with torch.no_grad():
+            outputs = objective.parameters.model(batch.inputs)
+            for name, metric in problem.metrics.items():
+                figures[name] = torch.as_tensor(metric(outputs, batch.targets))
+    for name, figure in figures.items():
+        if figure.numel() != 1:
+            raise ProblemError(
+                f"metric {name!r} must return one number, got shape {tuple(figure.shape)}",
+                f"metrics.{name}",
+            )
+    return {name: figure.reshape(()) for name, figure in figures.items()}
 
 
 def diagnostic_figures(objective: Objective) -> dict[str, float]:

@@ -27,7 +27,12 @@ class BatchLoss(Protocol):
 
 
 class Losses:
-    """The losses of one replica at the weights in the model."""
+    """The losses of one replica at the weights in the model.
+
+    Attributes:
+        outer_needs_grad: whether the outer loss takes gradients of its own, by the inputs for
+            example, and must be computed with gradients enabled.
+    """
 
     def __init__(
         self,
@@ -39,6 +44,7 @@ class Losses:
         """`autocast` evaluates the losses in bfloat16."""
         self.problem = problem
         self.autocast = autocast
+        self.outer_needs_grad = False
         self._model = parameters.model
         self._device, self._dtype = parameters.device, parameters.dtype
         self._values = values
@@ -65,7 +71,7 @@ class Losses:
         losses = losses.to(self._dtype)
         if self._values.class_weight is not None:
             by_class = arguments[self._values.class_weight]
-            losses = losses * by_class.index_select(0, batch.targets)
+            losses = losses * self._values.weights_of(batch.targets, by_class)
         if self._values.sample_weight is None:
             return losses.mean()
         return torch.dot(losses, rows[self._values.sample_weight]) / len(losses)

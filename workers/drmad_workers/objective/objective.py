@@ -10,6 +10,7 @@ from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
 from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
+from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.inner import InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.penalties import Penalties
@@ -17,9 +18,6 @@ from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.product import Product
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
-
-EVALUATION_ROWS = 4096
-"""Bounds the rows of held-out data that one forward pass of the model takes."""
 
 
 class Objective:
@@ -38,6 +36,7 @@ class Objective:
         inner: the inner objective L(w, λ).
         product: the product with second derivatives of L.
         sums: dλ.
+        held_out: the rows of held-out data that a pass takes.
     """
 
     def __init__(
@@ -50,6 +49,7 @@ class Objective:
         memory_rows: int = 1,
         autocast: bool = False,
         replicas: int | None = None,
+        held_out: HeldOutRows | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +60,7 @@ class Objective:
             memory_rows: the rows of the optimizer's memory.
             autocast: whether losses are evaluated in bfloat16.
             replicas: R; None for one replica.
+            held_out: the rows of held-out data that a pass takes; None chooses them.
         """
         self.problem = problem
         losses = (problem.loss, problem.inner_loss)
@@ -80,6 +81,7 @@ class Objective:
         )
         self.product: Product = exact_product
         self.sums = GradientSums(self.values)
+        self.held_out = held_out or HeldOutRows()
 
     def stacked(self, replicas: int) -> "Objective":
         """The objective of R replicas of the same problem side by side."""
@@ -175,23 +177,27 @@ class Objective:
         out.zero_()
         carried.zero_()
         value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
-        for batch in examples.chunks(EVALUATION_ROWS):
+
+        def derive(batch: Batch) -> tuple[Tensor, Sequence[Tensor], Tensor]:
             poll()
-            share = len(batch.index) / examples.rows
             begun = parameters.carried.begin(parameters.carried_flat)
             with DifferentiableForward(begun.given) as forward:
                 loss = self.losses.outer(batch)
-            after = torch.empty_like(carried)
-            begun.end(forward.carried, after)
+            by_carried = torch.empty_like(carried)
+            begun.end(forward.carried, by_carried)
             inputs = [*parameters.tensors, *self.values.leaves(), *begun.leaves]
             with through_cuts():
                 parts = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
-            count, last = len(parameters.tensors), len(inputs) - len(begun.leaves)
+            last = len(inputs) - len(begun.leaves)
+            begun.flatten(parts[last:], by_carried)
+            return loss.detach(), parts[:last], by_carried
+
+        count = len(parameters.tensors)
+        for (loss, parts, by_carried), share in self.held_out.over(examples, derive):
             out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
-            self.sums.add_leaves(parts[count:last], share)
-            begun.flatten(parts[last:], after)
-            carried.add_(after, alpha=share)
-            value.add_(loss.detach(), alpha=share)
+            self.sums.add_leaves(parts[count:], share)
+            carried.add_(by_carried, alpha=share)
+            value.add_(loss, alpha=share)
         parameters.train()
         return value
 

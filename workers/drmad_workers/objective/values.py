@@ -43,6 +43,7 @@ class HyperparameterValues:
         self.sample_weight = self._only(BoundSampleWeight)
         self.class_weight = self._only(BoundClassWeight)
         self.training_data = self._only(BoundTrainingData)
+        self._ignores = any(isinstance(b, BoundClassWeight) and b.ignores for b in bound.values())
         rows = (self.sample_weight, self.training_data)
         self.row_names = [name for name in rows if name is not None]
         self.leaf_names = [b.name for b in bound.values() if isinstance(b, BoundTensor)]
@@ -79,6 +80,12 @@ class HyperparameterValues:
             taken = self.by_name[name].index_select(0, index.reshape(-1))
             found[name] = taken.view(index.shape + taken.shape[1:])
         return found
+
+    def weights_of(self, targets: Tensor, by_class: Tensor) -> Tensor:
+        """The weight of every row by its class, shape (rows,); 0 for negative classes."""
+        if not self._ignores:
+            return by_class.index_select(0, targets)
+        return by_class.index_select(0, targets.clamp_min(0)) * (targets >= 0)
 
     def differentiable_rows_of(self, index: Tensor) -> dict[str, Tensor]:
         """`rows_of` as leaves of autograd."""

@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 OUT_OF_MEMORY = "out_of_memory"
 """The code of a Failure for lack of memory."""
-LESS_MEMORY = "a smaller training.batch_size or hypergradient.budget needs less memory"
+LESS_MEMORY = (
+    "a smaller training.batch_size, training.evaluation_rows or hypergradient.budget needs less "
+    "memory"
+)
 """The remedy that the message of such a Failure names."""
 
 

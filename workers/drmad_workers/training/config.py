@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from drmad_client.spec import bounds, defaults
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError, require_bounds
@@ -11,7 +13,7 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
 from drmad_workers.training.optimizers.registry import optimizer_class
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float64", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ class TrainingConfig:
         eps: ε > 0, of Adam and AdamW.
         weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD and Adam do; AdamW decouples
             it from the gradient.
-        precision: "bfloat16" evaluates the losses under autocast; weights, optimizer memory and
-            hypergradient are float32.
+        precision: the type of all tensors, "float32" or "float64". "bfloat16" evaluates the losses
+            under autocast; weights, optimizer memory and hypergradient are float32.
+        evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
+            of `implicit`; None chooses them by the memory of a row, at least a minibatch, and
+            halves them when an allocation fails.
         resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
             all of them use those of the first (`Problem.initialize` draws w_0).
     """
@@ -44,6 +49,7 @@ class TrainingConfig:
     eps: float = defaults.Training.eps
     weight_decay: float = defaults.Training.weight_decay
     precision: Precision = defaults.Training.precision
+    evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
 
     def __post_init__(self) -> None:
@@ -63,6 +69,11 @@ class TrainingConfig:
     def traits(self) -> OptimizerTraits:
         """The optimizer's row in the table."""
         return OPTIMIZERS[self.optimizer]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights, optimizer memory and hypergradient."""
+        return torch.float64 if self.precision == "float64" else torch.float32
 
     @property
     def first_decay(self) -> float:

@@ -1,7 +1,6 @@
 """The inner training run: its state, its steps and its forward pass."""
 
 import math
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import Minibatches, StackedMinibatches
 from drmad_workers.errors import TrainingDiverged
+from drmad_workers.global_generators import seed_all
 from drmad_workers.objective.inner import Linearization, total
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
@@ -75,20 +75,22 @@ class TrainingRun:
         Uses the first of every `every` minibatches.
         """
         if self.objective.parameters.stochastic:
-            torch.manual_seed(self._minibatches.step_seed(step))
+            seed_all(self._minibatches.step_seed(step))
         return self._minibatches.join(step, count, every)
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
         """The positions of the examples of `batch`, shape (rows,)."""
         return self._minibatches.index(step, count, every)
 
-    def epoch(self, rows: int) -> Iterator[tuple[Batch, float]]:
-        """The minibatches of the first epoch, joined to about `rows` rows, with their shares."""
+    def epoch_part(self, start: int, rows: int) -> tuple[Batch, float, int]:
+        """Minibatches of the first epoch from `start` on, joined to about `rows` rows.
+
+        Returns the batch, its share of the epoch, and the first minibatch that follows it; 0 at the
+        end of the epoch.
+        """
         total = self._minibatches.per_epoch
-        each = max(1, rows // self._minibatches.batch_size)
-        for start in range(0, total, each):
-            count = min(each, total - start)
-            yield self.batch(start, count), count / total
+        count = min(max(1, rows // self._minibatches.batch_size), total - start)
+        return self.batch(start, count), count / total, (start + count) % total
 
     def forward(self, recorder: TrajectoryRecorder) -> None:
         """Trains from w_0, the current weights, to w_T.

@@ -1,0 +1,113 @@
+"""Map-style data sets: draws of an item, items that differ, and what an item may be."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from drmad_workers import ProblemError
+from drmad_workers.data.examples import Examples
+from drmad_workers.data.minibatches import Minibatches
+
+CPU = torch.device("cpu")
+
+
+class Augmented(Dataset[object]):
+    """Items that draw from every global generator."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        drawn = [torch.rand(()).item(), float(np.random.rand()), random.random()]
+        return torch.tensor([float(row), *drawn], dtype=torch.float64), row % 2
+
+
+def read(data: object, seed: int = 0) -> Examples:
+    return Examples(data, "train", CPU, torch.float64, seed)
+
+
+def test_an_item_that_draws_is_the_same_in_every_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = read(Augmented(), seed=4).inputs
+    random.seed(8)
+    np.random.seed(8)
+    torch.manual_seed(8)
+    assert torch.equal(read(Augmented(), seed=4).inputs, in_memory)
+    assert not torch.equal(read(Augmented(), seed=5).inputs, in_memory)
+    assert len(set(in_memory[:, 1:].flatten().tolist())) == 27  # rows and generators differ
+    monkeypatch.setattr("drmad_workers.data.examples.IN_MEMORY_BYTES", 10)
+    batch = Minibatches(read(Augmented(), seed=4), 4, (0, 0, 0)).join(1)
+    assert torch.equal(batch.inputs, in_memory[batch.index])
+
+
+def test_reading_leaves_the_global_generators_as_they_are() -> None:
+    random.seed(8)
+    np.random.seed(8)
+    torch.manual_seed(8)
+    expected = (random.random(), np.random.rand(), torch.rand(1))
+    random.seed(8)
+    np.random.seed(8)
+    torch.manual_seed(8)
+    read(Augmented())
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+class OwnGenerator(Augmented):
+    def __init__(self) -> None:
+        self.draw = np.random.default_rng(0)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return torch.from_numpy(self.draw.normal(size=4)), 0
+
+
+class Given(Augmented):
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> object:  # type: ignore[override]
+        return self.items[row]
+
+
+class Broken(Augmented):
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        raise KeyError("image")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (OwnGenerator(), "two reads differ"),
+        (Given(({"input": 1, "mask": 2}, 0)), "item 0 has a dict of input, mask as its input"),
+        (Given(((torch.ones(2), torch.ones(2)), 0)), "item 0 has a tuple of 2 as its input"),
+        (Given((torch.ones(2), "cat")), "item 0 has a str as its target: number the words"),
+        (Given((Path("cat.png"), 0)), "item 0 has a PosixPath and a int: convert both to tensors"),
+        (Given(torch.ones(2)), r"item 0 is a Tensor: return \(input, target\)"),
+        (
+            Given((torch.ones(2), 0), (torch.ones(2), 1), (torch.ones(3), 1)),
+            r"of \(2,\) and \(\) in item 0, and \(3,\) and \(\) in item 2: pad",
+        ),
+        (Broken(), r"reading item 0 raised KeyError: 'image' \(test_items.py:\d+\)"),
+        ((torch.ones(2, 1), [0, 1]), "got list in a pair"),
+        ((torch.tensor(1.0), torch.tensor(1)), "one row per example"),
+        ((torch.eye(3).to_sparse(), torch.arange(3)), "to_dense"),
+        (
+            (
+                torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+                torch.arange(2),
+            ),
+            "pad the rows to one length",
+        ),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_data_that_cannot_be_used_names_the_item_and_a_remedy(data: object, words: str) -> None:
+    with pytest.raises(ProblemError, match=words) as error:
+        read(data)
+    assert error.value.field == "train"
