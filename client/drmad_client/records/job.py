@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -52,8 +53,23 @@ class Best(Record):
     )
 
 
+class Proof(Record):
+    """One proof of the preflight: a comparison of the engine with an independent computation."""
+
+    name: Literal["repeatable", "training", "second_derivatives", "hypergradient", "unchanged"]
+    result: Literal["passed", "failed", "skipped"]
+    detail: str = Field(description="What was compared and the figure, or why it was skipped.")
+    where: str | None = Field(
+        default=None,
+        description="The line of your code (my_problem.py:31), the field, or the name of the "
+        "parameter, buffer or hyperparameter.",
+    )
+    remedy: str | None = Field(default=None, description="What to do about a failure.")
+    seconds: float = Field(description="Seconds that the proof took.")
+
+
 class PreflightReport(Record):
-    """What the preflight measured on a worker; it found no problems."""
+    """What the preflight measured and proved on a worker."""
 
     hyperparameters: dict[str, list[int]] = Field(
         description="Shapes of the hyperparameters, by name."
@@ -71,6 +87,11 @@ class PreflightReport(Record):
         description="Predicted seconds of the whole job, on a worker like this one."
     )
     memory_bytes: int = Field(description="Predicted peak memory of a replica.")
+    proofs: list[Proof] = Field(
+        default=[],
+        description="The proofs in the order in which they ran; empty in reports of earlier "
+        "releases.",
+    )
 
 
 class JobError(Record):
