@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
 from drmad_workers.global_generators import restored_generators
+from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
@@ -25,6 +27,7 @@ from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.model_checks import require_trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.product import PRODUCTS
+from drmad_workers.objective.products.right_product import chosen_product
 from drmad_workers.objective.side_effects import no_side_effects, registers_buffers
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
@@ -42,6 +45,7 @@ class Replica:
         train_examples, valid_examples: the examples that the replica holds.
         test_examples: all test examples; None if the problem has none.
         training: the settings of the training run.
+        method: the method, with the product that is right for the problem.
         device: the device of all tensors.
     """
 
@@ -120,6 +124,9 @@ class Replica:
             try:
                 first_step = 0 in method.steps(training)
                 check_problem(self.objective, batch, self.valid_examples, weights_seed, first_step)
+                is_free = isinstance(method, Auto)
+                hvp = chosen_product(self.objective, batch, method.hvp, is_free)
+                self.method = replace(method, hvp=hvp)
             finally:
                 self.objective.parameters.restore_given()
 

@@ -50,12 +50,12 @@ class ReplicaBatch:
         shards: Shards | None = None,
     ) -> None:
         """`replicas` holds the number of each replica; Tuner documents the other arguments."""
-        self._method = method
         self.tuners: Sequence[Tuner] = [
             Tuner(problem, kinds, training, method, seed, replica, device, dtype, shards)
             for replica in replicas
         ]
         self._replicas = [tuner.replica for tuner in self.tuners]
+        self._method = self._replicas[0].method
         first = self._replicas[0]
         with first.own_randomness():
             first.objective.parameters.attach()

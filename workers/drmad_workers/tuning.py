@@ -70,7 +70,7 @@ class Tuner:
         self.replica = Replica(
             problem, kinds, training, method, seed, replica, device, dtype, shards
         )
-        self._method = method
+        self._method = self.replica.method
 
     @property
     def objective(self) -> Objective:

@@ -63,6 +63,7 @@ class Training:
 
     steps = Bounds(ge=1, limit=1_000_000)
     batch_size = Bounds(ge=1, limit=1_000_000)
+    evaluation_rows = Bounds(ge=1, limit=1_000_000)
     learning_rate = Bounds(gt=0.0, limit=1000.0)
     momentum = Bounds(ge=0.0, lt=1.0)
     eps = Bounds(gt=0.0, limit=1.0)

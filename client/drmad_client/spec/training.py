@@ -54,10 +54,8 @@ class TrainingSpec(Spec):
         description="Type of all numbers. bfloat16 computes the losses under autocast; weights and "
         "hypergradients stay in float32.",
     )
-    evaluation_rows: int | None = Field(
+    evaluation_rows: Annotated[int, bounds.Training.evaluation_rows] | None = Field(
         default=None,
-        ge=1,
-        le=1_000_000,
         description="Number of held-out examples in one pass of the model. null chooses it by the "
         "memory of an example, at least batch_size, and halves it when memory runs out.",
     )

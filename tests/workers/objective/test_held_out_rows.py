@@ -84,14 +84,10 @@ def test_a_stated_number_of_rows_is_kept_and_not_halved() -> None:
     assert model.largest(training=False) == 8  # the check takes a minibatch
     assert [rows for mode, rows in model.rows if not mode][-15:] == [7] * 14 + [2]
     model.fail, model.fail_from = lacking(MemoryError), 7
+    parameters = tuner.objective.parameters
+    out, carried = parameters.weights.clone(), parameters.carried_flat.clone()
     with pytest.raises(MemoryError):
-        parameters = tuner.objective.parameters
-        tuner.objective.outer_gradient(
-            tuner.valid_examples,
-            parameters.weights.clone(),
-            parameters.carried_flat.clone(),
-            lambda: None,
-        )
+        tuner.objective.outer_gradient(tuner.valid_examples, out, carried, lambda: None)
     assert tuner.objective.held_out.rows == 7
 
 

@@ -35,7 +35,6 @@ class Changing(nn.Module):
     def __init__(self, change: Callable[["Changing", Tensor], object]) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.ones(CLASSES, dtype=torch.float64))
-        self.kept = nn.Parameter(torch.zeros(CLASSES), requires_grad=False)
         self.net = nn.Linear(4, CLASSES)
         self.change = change
 
@@ -116,10 +115,6 @@ def write_in_place(model: Changing, inputs: Tensor) -> None:
         model.table.clamp_(-9.0, 9.0)
 
 
-def move_average(model: Changing, inputs: Tensor) -> None:
-    model.kept.data.mul_(0.9).add_(model.table.data, alpha=0.1)
-
-
 def replace_parameter(model: Changing, inputs: Tensor) -> None:
     model.table = nn.Parameter(model.table.detach() * 1.0)
 
@@ -134,7 +129,6 @@ def register_parameter(model: Changing, inputs: Tensor) -> None:
     [
         (assign_data, "'table'", "as a new tensor"),
         (write_in_place, "'table'", "as a new tensor"),
-        (move_average, "'kept'", "moving averages in buffers"),
         (replace_parameter, "'table'", "as a plain tensor"),
         (register_parameter, "'late'", "once on a batch in build()"),
     ],

@@ -103,23 +103,7 @@ class _NoContext:
 
 
 _apply_of_torch = torch.autograd.Function.__dict__["apply"]
-_own = ("torch.", __name__)
-
-
-def _apply(cls: Any, *inputs: Any, **named: Any) -> Any:
-    """Function.apply, with the derivative of the forward pass beside that of `backward`."""
-    trained = _apply_of_torch.__func__(cls, *inputs, **named)
-    if cls.__module__.startswith(_own) or named or not _has_graph(inputs):
-        return trained
-    copies = tree_map_only(Tensor, lambda each: each.clone(), inputs)
-    is_new_style = cls.setup_context is not torch.autograd.Function.setup_context
-    try:
-        value = cls.forward(*(() if is_new_style else (_NoContext(copies),)), *copies)
-    except (RuntimeError, AttributeError, TypeError):
-        return trained
-    if not isinstance(trained, tuple):
-        return _join_derivatives(trained, value)
-    return tuple(map(_join_derivatives, trained, value))
+_OWN = ("torch.", __name__)
 
 
 def _join_derivatives(trained: Any, value: Any) -> Any:
@@ -155,6 +139,8 @@ class DifferentiableForward(TorchFunctionMode):
     Attributes:
         carried: the values; an update inside replaces the buffer's value and not the buffer.
         has_cuts: whether a value was cut off, so that the gradient's Jacobian may not be symmetric.
+        is_suspect: whether derivatives may be missing all the same: Python read a value that has a
+            graph, or a function of the user's has a backward pass of its own.
     """
 
     def __init__(
@@ -164,6 +150,7 @@ class DifferentiableForward(TorchFunctionMode):
         super().__init__()
         self.carried = dict(carried or {})
         self.has_cuts = False
+        self.is_suspect = False
         self._primitive = primitive
         self._written: list[Tensor] = []  # keeps the ids of `carried` from being reused
 
@@ -198,7 +185,11 @@ class DifferentiableForward(TorchFunctionMode):
     def __enter__(self) -> Self:
         global _active
         _active += 1
-        torch.autograd.Function.apply = classmethod(_apply)  # type: ignore[assignment,method-assign]
+
+        def apply(cls: Any, *inputs: Any, **named: Any) -> Any:
+            return self._apply_function(cls, *inputs, **named)
+
+        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -235,11 +226,10 @@ class DifferentiableForward(TorchFunctionMode):
         return out
 
     def _detach(self, tensor: Tensor) -> Tensor:
-        """Inside no_grad every use is cut, so that an alias may be written to."""
-        if not torch.is_grad_enabled() and id(tensor) in self.carried:
+        """Updates of a carried tensor are cut, and an alias of it may be written to."""
+        if id(tensor) in self.carried:
             return tensor
-        value = self.carried.get(id(tensor), tensor)
-        return self.cut(value) if value.requires_grad else value.detach()
+        return self.cut(tensor) if tensor.requires_grad else tensor.detach()
 
     def _set_data(self, tensor: Tensor, value: Tensor) -> None:
         if id(tensor) in self.carried:
@@ -247,11 +237,40 @@ class DifferentiableForward(TorchFunctionMode):
         else:
             tensor.data = value
 
+    def _apply_function(self, cls: Any, *inputs: Any, **named: Any) -> Any:
+        """Function.apply, with the derivative of the forward pass beside that of `backward`."""
+        trained = _apply_of_torch.__func__(cls, *inputs, **named)
+        if cls.__module__.startswith(_OWN) or named or not _has_graph(inputs):
+            return trained
+        self.is_suspect = True
+        copies = tree_map_only(Tensor, lambda each: each.clone(), inputs)
+        is_new_style = cls.setup_context is not torch.autograd.Function.setup_context
+        context = () if is_new_style else (_NoContext(copies),)
+        try:
+            value = cls.forward(*context, *copies)
+        except (RuntimeError, AttributeError, TypeError):
+            return trained
+        if not isinstance(trained, tuple):
+            return _join_derivatives(trained, value)
+        return tuple(map(_join_derivatives, trained, value))
+
+    def _read(self, tensor: Tensor) -> Tensor:
+        """The value without its graph, which Python or NumPy reads."""
+        value = self.carried.get(id(tensor), tensor)
+        self.is_suspect |= value.requires_grad
+        return value.detach()
+
     def _numpy(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.carried.get(id(tensor), tensor).detach().numpy(*args, **kwargs)
+        return self._read(tensor).numpy(*args, **kwargs)
+
+    def _item(self, tensor: Tensor) -> Any:
+        return self._read(tensor).item()
+
+    def _tolist(self, tensor: Tensor) -> Any:
+        return self._read(tensor).tolist()
 
     def _array(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return self.carried.get(id(tensor), tensor).detach().__array__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._read(tensor).__array__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _register_hook(self, tensor: Tensor, hook: Callable[..., Any]) -> Any:
         return tensor.register_hook(hook_of_training(hook))  # type: ignore[no-untyped-call]
@@ -343,6 +362,9 @@ _FORMS: dict[Any, _Form] = {
     Tensor.data.__get__: DifferentiableForward._detach,  # type: ignore[attr-defined]
     Tensor.data.__set__: DifferentiableForward._set_data,  # type: ignore[attr-defined]
     Tensor.numpy: DifferentiableForward._numpy,
+    Tensor.item: DifferentiableForward._item,
+    Tensor.__float__: DifferentiableForward._item,
+    Tensor.tolist: DifferentiableForward._tolist,
     Tensor.__array__: DifferentiableForward._array,
     Tensor.register_hook: DifferentiableForward._register_hook,
     functional.scaled_dot_product_attention: DifferentiableForward._attention,

@@ -115,6 +115,8 @@ class InnerObjective:
         has_cuts: whether a loss so far cut values off; see DifferentiableForward.
         is_opaque: whether the model cannot be taken through a DifferentiableForward; what it cuts
             off or carries is then a constant.
+        is_suspect: whether the exact product must be compared with differences; see
+            DifferentiableForward.
         vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
@@ -136,6 +138,7 @@ class InnerObjective:
         self.has_cuts = False
         self.is_symmetric = True
         self.is_opaque = False
+        self.is_suspect = False
         self.vmap_agrees: bool | None = None
         self._with_gradient: list[bool] = []
 
@@ -199,11 +202,11 @@ class InnerObjective:
         with context:
             loss = self.batch_loss(batch, self.values.arguments, rows)
         if begun is None:
-            return DifferentiatedLoss(loss, None, context, mode.has_cuts)
+            return DifferentiatedLoss(loss, None, context, mode)
         flat = torch.empty_like(parameters.carried_flat)
         after = begun.end(begun.written() if self.is_opaque else mode.carried, flat)
         update = CarriedUpdate(begun, begun.leaves, after, flat)
-        return DifferentiatedLoss(loss, update, context, mode.has_cuts)
+        return DifferentiatedLoss(loss, update, context, mode)
 
     def linearize(
         self, batch: Batch, weights: Tensor | None = None, primitive: bool = False
@@ -223,7 +226,8 @@ class InnerObjective:
             gradients = torch.autograd.grad(
                 total(loss), tensors, create_graph=True, allow_unused=True
             )
-        self.has_cuts |= forward.has_cuts
+        self.has_cuts |= forward.mode.has_cuts
+        self.is_suspect |= forward.mode.is_suspect
         return Linearization(
             batch,
             tensors,
@@ -322,7 +326,7 @@ class DifferentiatedLoss(NamedTuple):
     loss: Tensor
     carried: CarriedUpdate | None
     context: AbstractContextManager[object]
-    has_cuts: bool
+    mode: DifferentiableForward
 
 
 def joined(one: Derivatives, other: Derivatives) -> Derivatives:

@@ -106,9 +106,9 @@ class Traced:
         self._calls[key] = calls
         if calls < FIRST_TRACED:
             return function()
-        if calls == FIRST_TRACED:
+        trace = self.traces.get(key)
+        if trace is None:
             return self._record(key, inputs, function)
-        trace = self.traces[key]
         if key not in self._unused and key not in self._due and not is_due(calls):
             with torch.no_grad():
                 return trace(*inputs)
