@@ -204,6 +204,11 @@ class ModelWatch:
                     "model",
                 )
 
+    def as_carried(self) -> dict[int, Tensor]:
+        """Copies of the tensors at the start by id; see DifferentiableForward."""
+        pairs = self._before.values()
+        return {id(held): before.clone() for held, before in pairs if torch.is_tensor(before)}
+
     def restore(self) -> None:
         """Gives the model the values at the start, in the tensors that it held."""
         with torch.no_grad():

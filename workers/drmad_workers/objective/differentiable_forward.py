@@ -266,6 +266,9 @@ class DifferentiableForward(TorchFunctionMode):
     def _item(self, tensor: Tensor) -> Any:
         return self._read(tensor).item()
 
+    def _float(self, tensor: Tensor) -> float:
+        return float(self._read(tensor))
+
     def _tolist(self, tensor: Tensor) -> Any:
         return self._read(tensor).tolist()
 
@@ -363,7 +366,7 @@ _FORMS: dict[Any, _Form] = {
     Tensor.data.__set__: DifferentiableForward._set_data,  # type: ignore[attr-defined]
     Tensor.numpy: DifferentiableForward._numpy,
     Tensor.item: DifferentiableForward._item,
-    Tensor.__float__: DifferentiableForward._item,
+    Tensor.__float__: DifferentiableForward._float,
     Tensor.tolist: DifferentiableForward._tolist,
     Tensor.__array__: DifferentiableForward._array,
     Tensor.register_hook: DifferentiableForward._register_hook,

@@ -58,7 +58,10 @@ class HeldValues:
 
     def __init__(self, model: nn.Module, losses: Sequence[Callable[..., Any] | None]) -> None:
         self._model = model
-        self._roots = [root for loss in losses if loss is not None for root in _roots(loss)]
+        functions = [loss for loss in losses if loss is not None]
+        for module in model.modules():
+            functions += [type(module).forward, *_functions_of(module)]
+        self._roots = [root for function in functions for root in _roots(function)]
 
     def tensors_of_model(self, frozen: bool) -> Iterator[Place]:
         """Buffers, and parameters that require no gradient."""
@@ -78,6 +81,13 @@ class HeldValues:
             yield from _places(module.__dict__, lead, 0, seen)
         for holder, lead in self._roots:
             yield from _places(holder, lead, DEPTH, seen)
+
+
+def _functions_of(module: nn.Module) -> Iterator[Callable[..., Any]]:
+    """The functions that are attributes of a module."""
+    for value in module.__dict__.values():
+        if isinstance(value, FunctionType | MethodType):
+            yield value
 
 
 def _places(holder: Holder, lead: str, depth: int, seen: set[int]) -> Iterator[Place]:

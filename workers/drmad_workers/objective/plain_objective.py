@@ -128,27 +128,6 @@ def gradient_of(leaf: Tensor) -> Tensor:
     return dense.detach().clone()
 
 
-class BufferState:
-    """The buffers of a module as they are now, to be put back after a forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [
-            (module._buffers, name, buffer, buffer.detach().clone())
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def as_carried(self) -> dict[int, Tensor]:
-        """Copies of the buffers by id; see DifferentiableForward."""
-        return {id(buffer): content.clone() for _, _, buffer, content in self._kept}
-
-    def restore(self) -> None:
-        for table, name, buffer, content in self._kept:
-            table[name] = buffer
-            buffer.data.copy_(content)
-
-
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Restores a module on exit: submodules, parameters and buffers with their contents, modes,

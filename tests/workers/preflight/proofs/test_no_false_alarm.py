@@ -28,9 +28,6 @@ from tests.workers.preflight.proofs.test_second_derivatives import mixed
 from tests.workers.preflight.proofs.test_training import Single
 
 ROOT = Path(__file__).parents[4]
-BATCH_NORM = pytest.mark.xfail(
-    strict=True, reason="running statistics are constants of the derivative"
-)
 
 
 def pooled(*between: nn.Module) -> Problem:
@@ -148,7 +145,6 @@ def test_a_job_that_is_right_passes(name: str) -> None:
     assert all(proof.seconds > 0.0 for proof in found.values())
 
 
-@BATCH_NORM
 def test_batch_norm_with_a_penalty_passes() -> None:
     assert failed(stated(net(nn.BatchNorm1d(5), nn.Tanh())), job()) == []
 
@@ -160,7 +156,7 @@ def test_batch_norm_with_a_penalty_passes() -> None:
         {"name": "mlp", "activation": "relu"},
         {"name": "cnn", "activation": "tanh"},
         {"name": "cnn"},
-        pytest.param({"name": "cnn", "batch_norm": True}, marks=BATCH_NORM),
+        {"name": "cnn", "batch_norm": True},
     ],
 )
 def test_every_model_of_the_catalog_passes(model: dict[str, Any]) -> None:
@@ -182,7 +178,6 @@ def test_every_example_passes(name: str, request: pytest.FixtureRequest) -> None
     assert [proof for proof in report.proofs if proof.result != "passed"] == []
 
 
-@BATCH_NORM
 def test_the_example_of_an_own_model_passes() -> None:
     folder = ROOT / "examples" / "own-model"
     fields = job_file.read(folder / "job.yaml")

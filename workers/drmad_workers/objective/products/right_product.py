@@ -15,11 +15,12 @@ from torch import Tensor
 
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective import central_differences
+from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.central_differences import Comparison, has_kinks
 from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
-from drmad_workers.objective.plain_objective import BufferState, PlainObjective, borrowed
+from drmad_workers.objective.plain_objective import PlainObjective, borrowed
 from drmad_workers.objective.products.product import Hvp
 from drmad_workers.objective.repeatability import described_loss
 from drmad_workers.problem import Batch
@@ -112,7 +113,7 @@ class GradientField:
         self._plain = PlainObjective(objective, dtype)
         self._dtype = dtype
         self._weights = self._plain.weights()
-        self._buffers = BufferState(self._plain.model)
+        self._state = ModelWatch(objective.parameters.held)
         self._size = float(torch.linalg.vector_norm(self._gradient(self._weights, self.values)[0]))
         self._kinks = has_kinks(self._loss(self.values))
 
@@ -133,8 +134,8 @@ class GradientField:
         return {name: torch.zeros_like(value) for name, value in self.values.items()}
 
     def restore(self) -> None:
-        """Puts the buffers back, and removes what `backward` accumulated."""
-        self._buffers.restore()
+        """Puts the state back, and removes what `backward` accumulated."""
+        self._state.restore()
         for parameter in trainable(self._plain.model):
             parameter.grad = None
 
@@ -143,7 +144,7 @@ class GradientField:
         leaves = {n: v.detach().clone().requires_grad_() for n, v in self.values.items()}
         weights = list(self._plain.parameters().values())
         inputs = [*weights, *leaves.values()]
-        with DifferentiableForward(self._buffers.as_carried()):
+        with DifferentiableForward(self._state.as_carried()):
             gradients = torch.autograd.grad(
                 self._loss(leaves), weights, create_graph=True, materialize_grads=True
             )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.objective.plain_objective import BufferState, restored
+from drmad_workers.objective.carried import ModelWatch
+from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs import random_states
 from drmad_workers.preflight.proofs.finding import Finding, line_of
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
@@ -58,7 +59,7 @@ def repeatable(short: ShortProblem, problem: Problem, repeats: int, to_the_bit: 
             first = drawn
         parameters.draw(seed, run.objective.problem.initialize)
         parameters.train()
-        buffers = BufferState(model)
+        state = ModelWatch(parameters.held)
 
         def plain() -> Tensor:
             batch = run.batch(0)
@@ -79,11 +80,11 @@ def repeatable(short: ShortProblem, problem: Problem, repeats: int, to_the_bit: 
             for number in range(repeats):
                 random_states.scatter(number)
                 found = compute()
-                buffers.restore()
+                state.restore()
                 if reference is None:
                     reference = found
                 elif not same(reference, found, to_the_bit):
-                    return failure(short, transformed, run.batch, buffers, whose, number)
+                    return failure(short, transformed, run.batch, state, whose, number)
     return Finding(
         "passed",
         f"{repeats} gradients of the same minibatch under other global random states are equal "
@@ -119,13 +120,13 @@ def failure(
     short: ShortProblem,
     transformed: dict[str, Tensor],
     draw: Callable[[int], object],
-    buffers: BufferState,
+    state: ModelWatch,
     whose: str,
     number: int,
 ) -> Finding:
     """The finding, with the cause if one is found."""
     detail = f"gradient {number + 1} of the same minibatch by {whose} differs from the first"
-    where = unequal_module(short, transformed, buffers)
+    where = unequal_module(short, transformed, state)
     problem = short.tuner.objective.problem
     if where is None:
         loss = problem.inner_loss or problem.loss
@@ -159,7 +160,7 @@ def generators(model: nn.Module) -> Iterator[str]:
 
 
 def unequal_module(
-    short: ShortProblem, transformed: dict[str, Tensor], buffers: BufferState
+    short: ShortProblem, transformed: dict[str, Tensor], state: ModelWatch
 ) -> str | None:
     """The innermost module whose output differs from that of the first call; None for none."""
     run, _ = short.run(short.tuner.initial_values())
@@ -177,7 +178,7 @@ def unequal_module(
             outputs = []
             random_states.scatter(number)
             short.plain.training_loss(transformed, run.batch(0))
-            buffers.restore()
+            state.restore()
             if reference is None:
                 reference = outputs
             for (module, one), (_, other) in zip(reference, outputs, strict=False):

@@ -1,6 +1,5 @@
 """Proof 3: a Hessian-vector product of the engine against central differences of gradients."""
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientError
 from drmad_workers.hyperparameters.base import Slot
+from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.central_differences import Comparison
 from drmad_workers.objective.initial_weights import initialize
-from drmad_workers.objective.plain_objective import BufferState, restored
+from drmad_workers.objective.plain_objective import restored
 from drmad_workers.objective.products.right_product import (
     Direction,
     GradientField,
@@ -23,10 +23,8 @@ from drmad_workers.training.run import TrainingRun
 
 PARAMETERS = 64
 """Bounds the parameters that are searched for the one that disagrees most."""
-WARM_UP_S = 0.06
-MAX_PRODUCTS = 100
-"""Products of another minibatch before the one that counts, so that the engine's traces are in use:
-until WARM_UP_S have passed, and at most MAX_PRODUCTS."""
+WARM_UP = 6
+"""Products of other minibatches before the one that counts, so that traces are in use."""
 
 
 def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
@@ -94,16 +92,14 @@ def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
 
 def warm_up(short: ShortProblem, run: TrainingRun, cotangent: Tensor) -> None:
     """Takes products at other weights and on other minibatches, until traces are in use."""
-    weights, buffers = short.tuner.objective.parameters.weights, BufferState(short.plain.model)
+    parameters = short.tuner.objective.parameters
+    weights, state = parameters.weights, ModelWatch(parameters.held)
     first = weights.clone()
-    began = time.perf_counter()
-    for number in range(MAX_PRODUCTS):
-        weights.mul_(1.0 + 0.01 * number / MAX_PRODUCTS)
+    for number in range(WARM_UP):
+        weights.mul_(1.0 + 0.01 * number / WARM_UP)
         product(short, run.batch(number % run.steps), cotangent)
         weights.copy_(first)
-        buffers.restore()
-        if time.perf_counter() - began > WARM_UP_S:
-            break
+        state.restore()
 
 
 def product(
