@@ -62,8 +62,9 @@ class Problem:
 
     The engine trains `model` in place, with its trainable parameters as views into one vector.
     Afterwards the model has the weights that it was given; the results contain the trained
-    weights. Parameters with `requires_grad=False` do not change. Training updates buffers (running
-    statistics), and derivatives treat them as constants.
+    weights. Parameters with `requires_grad=False` do not change. What training
+    changes beside the weights (running statistics, a teacher in buffers, counters) is a part of the
+    state: it is restored in the backward pass, and derivatives pass through its updates.
 
     Attributes:
         model: the model, whose elementary parameters are those that require a gradient.

@@ -121,6 +121,15 @@ class PreflightReport(Record):
         )
 
     def warnings(self, preflight: PreflightSpec) -> list[str]:
+        """What every record of the job carries: overridden failures, and limits that were found."""
+        limits = [
+            f"preflight: {proof.name}: {proof.detail}"
+            for proof in self.proofs
+            if proof.result == "passed" and proof.where is not None
+        ]
+        return self.overridden(preflight) + limits
+
+    def overridden(self, preflight: PreflightSpec) -> list[str]:
         """One sentence for each failed proof that the job overrides."""
         return [
             f"preflight: {proof.name} failed and was overridden: {proof.detail}"

@@ -157,6 +157,13 @@ class CarriedPass:
             self._carried.store_value(value, current, flat)
         return after
 
+    def without_graph(self, after: Sequence[Tensor]) -> list[str]:
+        """The names of the real values whose update has no derivative, such as Python's floats."""
+        pairs = zip(self._moving, after, strict=True)
+        cut_off = [value.place.path for value, part in pairs if not part.requires_grad]
+        numbers = [value.place.path for value, held in self._held if isinstance(held, float)]
+        return cut_off + numbers
+
     def flatten(self, parts: Sequence[Tensor | None], out: Tensor) -> None:
         """Writes one tensor per leaf into `out`, shape (Q,); None and the rest are zeros."""
         out.zero_()

@@ -117,6 +117,7 @@ class InnerObjective:
             off or carries is then a constant.
         is_suspect: whether the exact product must be compared with differences; see
             DifferentiableForward.
+        without_derivative: names of carried values whose update no derivative passes through.
         vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
     """
@@ -139,6 +140,7 @@ class InnerObjective:
         self.is_symmetric = True
         self.is_opaque = False
         self.is_suspect = False
+        self.without_derivative: set[str] = set()
         self.vmap_agrees: bool | None = None
         self._with_gradient: list[bool] = []
 
@@ -205,6 +207,7 @@ class InnerObjective:
             return DifferentiatedLoss(loss, None, context, mode)
         flat = torch.empty_like(parameters.carried_flat)
         after = begun.end(begun.written() if self.is_opaque else mode.carried, flat)
+        self.without_derivative.update(begun.without_graph(after))
         update = CarriedUpdate(begun, begun.leaves, after, flat)
         return DifferentiatedLoss(loss, update, context, mode)
 

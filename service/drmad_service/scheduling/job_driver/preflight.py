@@ -54,7 +54,7 @@ class JobPreflight:
         report = PreflightReport.model_validate(found)
         left = 1.0 - job.progress.iteration / job.spec.meta.iterations
         job.progress = job.progress.model_copy(update={"remaining_s": left * report.job_seconds})
-        warning = "; ".join(report.warnings(job.spec.preflight))
+        warning = "; ".join(report.overridden(job.spec.preflight))
         await job.persist(
             lambda: job.store.keep_preflight(job.lease, report, job.progress, warning)
         )

@@ -83,10 +83,21 @@ def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
             "kinks of the loss, or rounding, let no difference of gradients decide in "
             f"{short.precision}",
         )
+    detail = (
+        f"a product with second derivatives (hvp {hvp}) agrees with differences of gradients on "
+        f"your module in {short.precision}, to {max(each.error for each in decided):.1e}"
+    )
+    constant = sorted(objective.inner.without_derivative)
+    if constant:
+        detail += (
+            f"; training changes {', '.join(constant)} by operations that have no derivative, so "
+            "that the hypergradient takes the changes for constants"
+        )
     return Finding(
         "passed",
-        f"a product with second derivatives (hvp {hvp}) agrees with differences of gradients on "
-        f"your module in {short.precision}, to {max(each.error for each in decided):.1e}",
+        detail,
+        constant[0] if constant else None,
+        "update it by torch operations on tensors, in a buffer" if constant else None,
     )
 
 
