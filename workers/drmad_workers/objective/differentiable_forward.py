@@ -16,77 +16,21 @@ double backward is wrong on CPUs), and batch normalization where its running sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import FunctionType
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_passing = False
+from drmad_workers.objective.cuts import OwnBackward, cut, hook_of_training
+
 _active = 0
 """The number of entered modes, during which functions with an own backward pass are extended."""
-
-
-@contextmanager
-def through_cuts() -> Iterator[None]:
-    """Differentiates through cuts, and without the hooks that belong to training's gradient."""
-    global _passing
-    before, _passing = _passing, True
-    try:
-        yield
-    finally:
-        _passing = before
-
-
-class Cut(torch.autograd.Function):
-    """The identity; its derivative is zero, but one inside `through_cuts`."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor | None:
-        return gradient if _passing else None
-
-
-def cut(tensor: Tensor) -> Tensor:
-    """The tensor behind a Cut, if it has a graph."""
-    if not tensor.requires_grad:
-        return tensor
-    with torch.enable_grad():
-        found: Tensor = Cut.apply(tensor)  # type: ignore[no-untyped-call]
-    return found
-
-
-class OwnBackward(torch.autograd.Function):
-    """A value with two derivatives: of training's gradient, and of the value itself."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(trained: Tensor, value: Tensor) -> Tensor:
-        return trained.view_as(trained)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return (None, gradient) if _passing else (gradient, None)
 
 
 class _NoContext:
@@ -103,7 +47,7 @@ class _NoContext:
 
 
 _apply_of_torch = torch.autograd.Function.__dict__["apply"]
-_OWN = ("torch.", __name__)
+_OWN = ("torch.", "drmad_workers.")
 
 
 def _join_derivatives(trained: Any, value: Any) -> Any:
@@ -111,26 +55,6 @@ def _join_derivatives(trained: Any, value: Any) -> Any:
         return trained
     value = value if value.requires_grad else value.detach()
     return OwnBackward.apply(trained, value)  # type: ignore[no-untyped-call]
-
-
-def hook_of_training(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook on a gradient, which does nothing inside `through_cuts`."""
-    return lambda *arguments: None if _passing else hook(*arguments)
-
-
-def confine_hooks(model: nn.Module) -> None:
-    """Makes the backward hooks of the model and of its parameters hooks of training."""
-    for module in model.modules():
-        for hooks in (module._backward_hooks, module._backward_pre_hooks):
-            _confine(hooks)
-    for parameter in model.parameters():
-        _confine(parameter._backward_hooks or {})
-
-
-def _confine(hooks: Any) -> None:
-    for key, hook in list(hooks.items()):
-        if getattr(hook, "__module__", None) != __name__:
-            hooks[key] = hook_of_training(hook)
 
 
 class DifferentiableForward(TorchFunctionMode):
@@ -172,15 +96,25 @@ class DifferentiableForward(TorchFunctionMode):
         given, kwargs = self.values((given, kwargs))
         if target is None:
             return self._call(func, given, kwargs)
-        is_held = isinstance(target, Tensor) and target.requires_grad
-        if id(target) not in self.carried and (torch.is_grad_enabled() or not is_held):
+        return self._write(func, target, given, kwargs)
+
+    def _write(self, func: Any, target: Any, given: Any, kwargs: Any) -> Any:
+        """An operation that writes into a tensor, or a list of them, as one that makes new ones."""
+        targets = [target] if isinstance(target, Tensor) else list(target)
+        replaced = [each for each in targets if self._is_replaced(each)]
+        if not replaced:
             return self._call(func, (target, *given), kwargs)
         with torch.enable_grad():
-            fresh = self.carried.get(id(target), target).clone()
-            out = func(fresh, *given, **kwargs)
-        self.carried[id(target)] = fresh
-        self._written.append(target)
-        return target if out is fresh else out
+            for each in replaced:
+                self.carried[id(each)] = self.carried.get(id(each), each).clone()
+            fresh = [self.carried.get(id(each), each) for each in targets]
+            out = func(fresh[0] if target is targets[0] else fresh, *given, **kwargs)
+        self._written += replaced
+        return target if out is fresh[0] or out is None or out is fresh else out
+
+    def _is_replaced(self, target: Tensor) -> bool:
+        is_cut = target.requires_grad and not torch.is_grad_enabled()
+        return is_cut or id(target) in self.carried
 
     def __enter__(self) -> Self:
         global _active
@@ -275,6 +209,18 @@ class DifferentiableForward(TorchFunctionMode):
     def _array(self, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
         return self._read(tensor).__array__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
+    def _gradient(self, *args: Any, **kwargs: Any) -> Any:
+        """A gradient that the loss takes; without `create_graph` it is cut."""
+        stated = dict(zip(_GRADIENT_ARGUMENTS, args, strict=False)) | kwargs
+        wants_graph = stated.pop("create_graph", None)
+        stated = {name: self.values(value) for name, value in stated.items()}
+        found = torch.autograd.grad(create_graph=True, **stated)
+        return found if wants_graph else tree_map_only(Tensor, self.cut, found)
+
+    def _backward(self, tensor: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.is_suspect = True
+        tensor.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
     def _register_hook(self, tensor: Tensor, hook: Callable[..., Any]) -> Any:
         return tensor.register_hook(hook_of_training(hook))  # type: ignore[no-untyped-call]
 
@@ -358,6 +304,8 @@ class DifferentiableForward(TorchFunctionMode):
             running.copy_(after.detach())
 
 
+_GRADIENT_ARGUMENTS = ("outputs", "inputs", "grad_outputs", "retain_graph", "create_graph")
+
 _Form = Callable[..., Any]
 _FORMS: dict[Any, _Form] = {
     Tensor.detach: DifferentiableForward._detach,
@@ -370,6 +318,8 @@ _FORMS: dict[Any, _Form] = {
     Tensor.tolist: DifferentiableForward._tolist,
     Tensor.__array__: DifferentiableForward._array,
     Tensor.register_hook: DifferentiableForward._register_hook,
+    Tensor.backward: DifferentiableForward._backward,
+    torch.autograd.grad: DifferentiableForward._gradient,
     functional.scaled_dot_product_attention: DifferentiableForward._attention,
     torch._weight_norm: DifferentiableForward._weight_norm,
     functional.batch_norm: DifferentiableForward._batch_norm,

@@ -18,7 +18,7 @@ from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.hyperparameters.base import Slot
 from drmad_workers.objective.adopted_parameters import adopted_parameters
 from drmad_workers.objective.carried import CarriedState, ModelWatch, carried_state
-from drmad_workers.objective.differentiable_forward import confine_hooks
+from drmad_workers.objective.cuts import confine_hooks
 from drmad_workers.objective.held_values import HeldValues, Place
 
 ALIGNMENT = 32

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import CarriedPass
-from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
+from drmad_workers.objective.cuts import through_cuts
+from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.losses import BatchLoss, Losses
 from drmad_workers.objective.penalties import Penalties

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
-from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
+from drmad_workers.objective.cuts import through_cuts
+from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
 from drmad_workers.objective.held_out_rows import HeldOutRows

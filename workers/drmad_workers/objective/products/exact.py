@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from drmad_workers.objective.differentiable_forward import through_cuts
+from drmad_workers.objective.cuts import through_cuts
 from drmad_workers.objective.flat_parameters import Parts
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
 from drmad_workers.problem import Batch

@@ -17,7 +17,8 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.objective import central_differences
 from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.central_differences import Comparison, has_kinks
-from drmad_workers.objective.differentiable_forward import DifferentiableForward, through_cuts
+from drmad_workers.objective.cuts import through_cuts
+from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.plain_objective import PlainObjective, borrowed
