@@ -65,6 +65,7 @@ class DifferentiableForward(TorchFunctionMode):
         has_cuts: whether a value was cut off, so that the gradient's Jacobian may not be symmetric.
         is_suspect: whether derivatives may be missing all the same: Python read a value that has a
             graph, or a function of the user's has a backward pass of its own.
+        has_attention: whether attention took the math kernel, which holds its matrix in memory.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class DifferentiableForward(TorchFunctionMode):
         self.carried = dict(carried or {})
         self.has_cuts = False
         self.is_suspect = False
+        self.has_attention = False
         self._primitive = primitive
         self._written: list[Tensor] = []  # keeps the ids of `carried` from being reused
 
@@ -227,6 +229,7 @@ class DifferentiableForward(TorchFunctionMode):
     def _attention(self, *args: Any, **kwargs: Any) -> Tensor:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
+        self.has_attention = True
         args, kwargs = self.values((args, kwargs))
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             return functional.scaled_dot_product_attention(*args, **kwargs)

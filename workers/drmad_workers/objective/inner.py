@@ -118,6 +118,7 @@ class InnerObjective:
             off or carries is then a constant.
         is_suspect: whether the exact product must be compared with differences; see
             DifferentiableForward.
+        has_attention: see DifferentiableForward.
         without_derivative: names of carried values whose update no derivative passes through.
         vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
@@ -141,6 +142,7 @@ class InnerObjective:
         self.is_symmetric = True
         self.is_opaque = False
         self.is_suspect = False
+        self.has_attention = False
         self.without_derivative: set[str] = set()
         self.vmap_agrees: bool | None = None
         self._with_gradient: list[bool] = []
@@ -232,6 +234,7 @@ class InnerObjective:
             )
         self.has_cuts |= forward.mode.has_cuts
         self.is_suspect |= forward.mode.is_suspect
+        self.has_attention |= forward.mode.has_attention
         return Linearization(
             batch,
             tensors,

@@ -56,3 +56,14 @@ def test_running_statistics_have_a_derivative() -> None:
     proof = found(stated(net(nn.BatchNorm1d(5), nn.Tanh())))
     assert (proof.result, proof.where) == ("passed", None)
     assert report(proof).warnings(PreflightSpec()) == []
+
+
+def test_the_price_of_attention_is_named() -> None:
+    class Attending(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            rows = inputs[:, None]
+            found: Tensor = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+            return found[:, 0]
+
+    assert "math kernel" in found(stated(net(Attending(), nn.Tanh()))).detail
+    assert "math kernel" not in found(stated()).detail

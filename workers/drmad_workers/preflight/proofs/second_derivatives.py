@@ -87,6 +87,11 @@ def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
         f"a product with second derivatives (hvp {hvp}) agrees with differences of gradients on "
         f"your module in {short.precision}, to {max(each.error for each in decided):.1e}"
     )
+    if objective.inner.has_attention:
+        detail += (
+            "; while it is differentiated, attention takes torch's math kernel, which holds rows x "
+            "heads x length² numbers a layer"
+        )
     constant = sorted(objective.inner.without_derivative)
     if constant:
         detail += (
