@@ -234,7 +234,7 @@ def test_replicas_that_cannot_be_batched_are_computed_side_by_side_and_the_job_w
     assert numbers(client, done(client, job)) == numbers(client, done(client, separate))
     (warning,) = [event.data for event in client.jobs.events(job.id) if event.type == "warning"]
     assert warning["code"] == "not_batched"
-    assert "auto probes each replica by itself" in warning["message"]
+    assert "auto probes each replica separately" in warning["message"]
     assert {line.replica for line in client.jobs.logs(job.id)} == {0, 1}
 
 

@@ -107,7 +107,7 @@ def test_proofs_are_a_table_with_their_findings_and_remedies(
     expect(cells).to_have_text(
         ["second derivatives", "failed", failed.where, failed.detail, failed.remedy, "0.1 s"]
     )
-    page.goto(f"{server.url}/jobs/{jobs['mnist, per weight']}")
+    page.goto(f"{server.url}/jobs/{jobs['digits, two replicas']}")
     expect(results.nth(2)).to_have_text("failed, overridden")
     page.goto(f"{server.url}/jobs/{jobs['night shift']}")
     expect(page.locator(".proofs")).to_have_count(0)

@@ -415,7 +415,7 @@ arrivals = st.lists(
     st.builds(
         Arrival,
         st.sampled_from([0.5, 1.0, 2.0, 4.0, 16.0]),
-        st.sampled_from([0.0, 1.0, 2.0]),
+        st.sampled_from([0.0, 0.5, 1.0]),
         st.sampled_from(["a", "b", "c"]),
         st.integers(-100, 100),
         st.floats(0.0, 500.0),

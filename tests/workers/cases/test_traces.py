@@ -202,7 +202,7 @@ REBOUND: dict[str, Callable[[], Problem]] = {
 
 @pytest.mark.parametrize("name", REBOUND)
 def test_tensors_that_are_bound_anew_are_read_anew(name: str) -> None:
-    assert_right(recipe_of(REBOUND[name]), EXACT)
+    assert_right(recipe_of(REBOUND[name]), EXACT, draws=(0, 1))
 
 
 PERIOD = 10

@@ -245,7 +245,7 @@ PHASES = (Phase.generate,)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-@settings(settings.get_profile("engine"), max_examples=8, phases=PHASES)
+@settings(settings.get_profile("engine"), max_examples=5, phases=PHASES)
 @given(data=st.data())
 def test_exact_methods_are_central_differences_of_plain_trainings(
     kind: str, data: st.DataObject
