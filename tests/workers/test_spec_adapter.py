@@ -116,10 +116,11 @@ def test_spec_and_engine_enforce_every_bound(
     outside = [bound - beyond for bound in (allowed.ge,) if bound is not None]
     outside += [bound for bound in (allowed.gt, allowed.lt) if bound is not None]
     outside += [bound + beyond for bound in (allowed.le,) if bound is not None]
-    others = {
+    needed: dict[str, dict[str, Any]] = {
         "averaging_window": {"interpolation_nodes": 5},
         "step_size": {"solver": "neumann"},
-    }.get(name, {})
+    }
+    others = needed.get(name, {})
     assert outside
     for number in inside:
         spec(**others, **{name: number})

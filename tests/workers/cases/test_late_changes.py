@@ -77,8 +77,24 @@ def taught_by_outputs(forward: FrozenTeacher, tuned: Mapping[str, Tensor], batch
     return each_loss(outputs, batch.targets).mean() + (tuned["h"] * distance).sum()
 
 
+class Watched(nn.Module):
+    """Keeps its last outputs, without their graph, in an attribute: one row per example."""
+
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.net(inputs)
+        self.last = outputs.detach()
+        return outputs
+
+
 CASES: dict[str, Callable[[], Problem]] = {
     "teacher that starts late": lambda: problem_of(LateTeacher(), taught_by_weights),
+    "results in an attribute": lambda: problem_of(Watched()),
     "teacher of frozen parameters": lambda: problem_of(FrozenTeacher(), taught_by_outputs),
 }
 

@@ -19,11 +19,14 @@ from drmad_workers.hyperparameters.base import Slot
 from drmad_workers.objective.adopted_parameters import adopted_parameters
 from drmad_workers.objective.carried import CarriedState, ModelWatch, carried_state
 from drmad_workers.objective.cuts import confine_hooks
-from drmad_workers.objective.held_values import HeldValues, Place
+from drmad_workers.objective.held_values import HeldValues, Number, Place
 
 ALIGNMENT = 32
 """The carried values start at a multiple of it. No block of a quantized trajectory then holds both
 weights and carried values, which differ in size."""
+
+Mark = Number | tuple[int, int, bool]
+Signature = Mapping[tuple[int, str], tuple[Place, Mark]]
 
 Parts = Sequence[Tensor | None]
 """One tensor per parameter, leaf or row-wise λ; None where nothing depends on it."""
@@ -107,18 +110,23 @@ class FlatParameters:
         self._given_carried = self.carried_flat.clone()
         self.attach()
 
-    def signature(self) -> dict[tuple[int, str], tuple[Place, object]]:
+    def signature(self) -> Signature:
         """A mark of every value that is not carried, which differs once the value is changed."""
         carried = {value.place.key for value in self.carried.values}
-        places = [*self.held.tensors_of_model(frozen=True), *self.held.values_in_python()]
-        return {place.key: (place, _mark(place)) for place in places if place.key not in carried}
+        of_model = [(place, False) for place in self.held.tensors_of_model(frozen=True)]
+        in_python = [(place, True) for place in self.held.values_in_python()]
+        return {
+            place.key: (place, _mark(place, is_python))
+            for place, is_python in of_model + in_python
+            if place.key not in carried
+        }
 
-    def require_signature(self, before: Mapping[tuple[int, str], tuple[Place, object]]) -> None:
+    def require_signature(self, before: Signature) -> None:
         """Raises Restart, which carries the values that have changed since `signature`."""
         late = [
             place
             for key, (place, mark) in self.signature().items()
-            if key in before and before[key][1] != mark
+            if key in before and is_changed(before[key][1], mark)
         ]
         if not late:
             return
@@ -261,10 +269,17 @@ class FlatParameters:
         return restored_generators(self.device) if self.stochastic else nullcontext()
 
 
-def _mark(place: Place) -> object:
-    """A number itself; of a tensor its identity and the count of writes to it."""
+def _mark(place: Place, is_python: bool) -> Mark:
+    """A number itself; of a tensor its identity, the count of writes to it, and who holds it."""
     value = place.value
-    return (id(value), value._version) if isinstance(value, Tensor) else value
+    return (id(value), value._version, is_python) if isinstance(value, Tensor) else value
+
+
+def is_changed(before: Mark, after: Mark) -> bool:
+    """Whether a value was changed; a tensor that Python code binds anew is a result."""
+    if isinstance(before, tuple) and isinstance(after, tuple) and after[2]:
+        return before[0] == after[0] and before[1] != after[1]
+    return before != after
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
