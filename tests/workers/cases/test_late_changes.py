@@ -121,3 +121,15 @@ def test_the_users_model_is_left_as_it_was_given() -> None:
         tuner.evaluate(tuner.initial_values(), draw)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, before[name])
+
+
+def test_a_counter_that_single_precision_cannot_hold_is_refused() -> None:
+    def build() -> Problem:
+        model = FrozenTeacher()
+        model.seen = 2**24
+        return problem_of(model, taught_by_outputs)
+
+    assert_right(recipe_of(build), EXACT[:1])  # the judge computes in float64
+    with pytest.raises(ProblemError, match=r"seen is 16777216.*float64") as caught:
+        tuner_of(recipe_of(build), EXACT[0], torch.float32)
+    assert caught.value.field == "training.precision"

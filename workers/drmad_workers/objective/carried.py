@@ -15,6 +15,9 @@ from torch import Tensor
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.held_values import HeldValues, Number, Place
 
+MAX_STEPS = 1_000_000
+"""The steps by which a counter may grow in a training run."""
+
 
 @dataclass(frozen=True)
 class CarriedValue:
@@ -75,6 +78,23 @@ class CarriedState:
     def has_numbers(self) -> bool:
         """Whether a value is a number, which Python code changes."""
         return any(not isinstance(value.current, Tensor) for value in self.values)
+
+    def require_exact(self, flat: Tensor) -> None:
+        """Raises ProblemError if a whole number in `flat` may grow beyond those of its type."""
+        most = 2.0 / torch.finfo(flat.dtype).eps - MAX_STEPS
+        for value in self.values:
+            current = value.current
+            is_real = isinstance(current, float) or (
+                isinstance(current, Tensor) and current.is_floating_point()
+            )
+            largest = float(flat[value.start : value.stop].abs().max())
+            if not is_real and largest > most:
+                raise ProblemError(
+                    f"whole numbers that training changes must stay below {most:.0f} in "
+                    f"{flat.dtype}, and {value.place.path} is {largest:.0f}: start from a smaller "
+                    "number, or use precision float64",
+                    "training.precision",
+                )
 
     def load(self, flat: Tensor) -> None:
         """Gives the model the values in `flat`, shape (Q,)."""

@@ -109,6 +109,7 @@ class FlatParameters:
         carried.store(self.carried_flat)
         self._given_carried = self.carried_flat.clone()
         self.attach()
+        carried.require_exact(self.carried_flat)
 
     def signature(self) -> Signature:
         """A mark of every value that is not carried, which differs once the value is changed."""
