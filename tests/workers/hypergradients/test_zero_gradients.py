@@ -24,8 +24,10 @@ from drmad_workers import (
     Shortcut,
     Stored,
     TrainingConfig,
+    Tuner,
 )
 from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint, growth_bounds
 from drmad_workers.problem import Batch
 from drmad_workers.replica_batch import ReplicaBatch
@@ -154,3 +156,20 @@ def test_an_exploding_replica_is_named_by_its_own_norm_and_bound() -> None:
     with pytest.raises(HypergradientDiverged) as error:
         adjoint.finish(0)
     assert error.value.norm == pytest.approx(10.0 * error.value.bound)
+
+
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "neumann"])
+def test_a_solver_that_reaches_the_solution_exactly_stops(solver: Solver) -> None:
+    """One weight: the first conjugate direction leaves no residual, not even by rounding."""
+    inputs, targets = torch.ones(8, 1), torch.ones(8, 1)
+    problem = Problem(
+        nn.Linear(1, 1, bias=False),
+        (inputs, targets),
+        (inputs, 2.0 * targets),
+        loss=lambda outputs, goal: (outputs - goal).square().sum(1),
+    )
+    training = TrainingConfig(steps=3, batch_size=8, learning_rate=0.1)
+    method = Implicit(solver=solver, tolerance=1.0, damping=0.0)
+    tuner = Tuner(problem, [L2(init=-2.0)], training, method)
+    (found,) = tuner.evaluate(tuner.initial_values(), 0).hypergradient.values()
+    assert float(found) > 0.0

@@ -143,7 +143,7 @@ class Implicit(Method):
         return self._accept(solution, norm / first)
 
     def _reached(self, residual: float) -> bool:
-        return self.tolerance < 1.0 and residual <= self.tolerance
+        return residual == 0.0 or (self.tolerance < 1.0 and residual <= self.tolerance)
 
     def _accept(self, solution: Tensor, residual: float) -> Tensor:
         if self.tolerance < 1.0:
