@@ -7,4 +7,4 @@ from drmad_workers.objective import traces
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "TRACED_AFTER_S", 0.0, raising=False)
+    monkeypatch.setattr(traces, "FIRST_TRACED", 1)

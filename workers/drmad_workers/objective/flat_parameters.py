@@ -153,7 +153,8 @@ class FlatParameters:
 
     def load_carried(self) -> None:
         """Gives the model the carried values of the state."""
-        self.carried.load(self.carried_flat)
+        if self.carried:
+            self.carried.load(self.carried_flat)
 
     def store_carried(self) -> None:
         """Writes the model's carried values into the state."""

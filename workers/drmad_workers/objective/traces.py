@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,6 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from drmad_workers.errors import Restart
 
@@ -226,14 +225,14 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return form.bind(self._constants)
 
     def _note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        given = tree_leaves((args, kwargs))
+        given = [*leaves(args), *leaves(kwargs.values())]
         by_number = func is torch.ops.aten.index.Tensor and not any(
             isinstance(each, Tensor) and each.dtype == torch.bool for each in given
         )
         if not (by_number or REFUSED.isdisjoint(func.tags)):
             self._refused = str(func)
             return
-        nodes = tree_map_only(Tensor, self._node, (args, kwargs))
+        nodes = tuple(map(self._named, args)), {k: self._named(v) for k, v in kwargs.items()}
         if func is torch.ops.aten.detach.default:
             self._name(out, nodes[0][0])
         elif func is torch.ops.aten.t.default and nodes[0][0].target is func:
@@ -279,6 +278,14 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._name(tensor, node)
         return node
 
+    def _named(self, argument: Any) -> Any:
+        """An argument of an operation with nodes for tensors."""
+        if isinstance(argument, Tensor):
+            return self._node(argument)
+        if isinstance(argument, list | tuple):
+            return type(argument)(map(self._named, argument))
+        return argument
+
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._kept.append(tensor)
@@ -299,6 +306,15 @@ class Form:
         return partial(self._function, SimpleNamespace(**{n: constants[n] for n in self._used}))
 
 
+def leaves(arguments: Iterable[Any]) -> Iterator[Any]:
+    """The arguments of an operation, with lists resolved: the dispatcher knows no other tree."""
+    for argument in arguments:
+        if isinstance(argument, list | tuple):
+            yield from leaves(argument)
+        else:
+            yield argument
+
+
 def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
@@ -309,7 +325,7 @@ def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[T
     for number, stated in enumerate(func._schema.arguments):
         given = args[number] if number < len(args) else kwargs.get(stated.name)
         if stated.alias_info is not None and stated.alias_info.is_write:
-            found += [each for each in tree_leaves(given) if isinstance(each, Tensor)]
+            found += [each for each in leaves([given]) if isinstance(each, Tensor)]
     return found
 
 

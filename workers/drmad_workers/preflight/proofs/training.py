@@ -1,27 +1,19 @@
 """Proof 2: the engine's training against torch.optim and `loss.backward()` on the user's module."""
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.evaluation import repeated_on_restart
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.plain_objective import restored
-from drmad_workers.objective.traces import Traced
 from drmad_workers.preflight.proofs import random_states
 from drmad_workers.preflight.proofs.finding import Finding
 from drmad_workers.preflight.proofs.plain_training import Written, train
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
 from drmad_workers.training.run import TrainingRun
 
-WARM_UP_S = 0.05
-"""Seconds of training by the engine before a run that counts, so that its traces are in use."""
-TRACES = 8
-"""The number of runs that count, each with traces of its own, recorded at another step."""
-SECONDS = 2.0
-"""After this time no further run is begun."""
 SAFETY = 100.0
 """The difference that is allowed, in differences between two plain runs apart by rounding."""
 SLACK = 1e3
@@ -74,16 +66,13 @@ def training(short: ShortProblem) -> Finding:
             "compute the changed weight in forward and leave the parameter as it is "
             "(F.normalize(self.weight) instead of max_norm or .data), and step in no hook",
         )
-    largest = 0.0
-    for engine in engine_paths(short, raw):
-        worst = difference(short, engine, expected, shaken)
-        if isinstance(worst, Difference):
-            return failure(short, model, worst)
-        largest = max(largest, worst)
+    worst = difference(short, engine_weights(short, raw), expected, shaken)
+    if isinstance(worst, Difference):
+        return failure(short, model, worst)
     return Finding(
         "passed",
         f"{short.training.steps} steps by the engine and by torch.optim on your module lead to the "
-        f"same weights in {short.precision}; they differ by at most {largest:.1e} of the way",
+        f"same weights in {short.precision}; they differ by at most {worst:.1e} of the way",
     )
 
 
@@ -93,29 +82,20 @@ IN_PLACE = (
 )
 
 
-def engine_paths(short: ShortProblem, raw: dict[str, Tensor]) -> Iterator[list[Tensor]]:
-    """The weights of training runs by the engine, w_0 .. w_T each."""
-    began = time.perf_counter()
-    for number in range(TRACES):
-        short.tuner.objective.inner.traced = Traced()
-        started = time.perf_counter()
-        random_states.scatter(number)
-        path = engine_weights(short, raw)
-        while (now := time.perf_counter()) - started < WARM_UP_S:
-            path = engine_weights(short, raw)
-        yield path
-        if now - began > SECONDS:
-            break
-
-
 def engine_weights(short: ShortProblem, raw: dict[str, Tensor]) -> list[Tensor]:
     """w_0 .. w_T of a training run by the engine; the module is afterwards as it was."""
-    run, seed = short.run(raw)
-    path = WeightsPath()
-    with restored(short.plain.model):
-        initialize(run.objective, seed)
-        run.forward(path)
-    return path.weights
+
+    def trained() -> list[Tensor]:
+        run, seed = short.run(raw)
+        path = WeightsPath()
+        with restored(short.plain.model):
+            run.objective.inner.traced.begin()
+            initialize(run.objective, seed)
+            run.forward(path)
+        return path.weights
+
+    random_states.scatter(1)
+    return repeated_on_restart(trained)
 
 
 @dataclass(frozen=True)
