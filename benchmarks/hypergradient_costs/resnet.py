@@ -59,7 +59,7 @@ def resnet(options: argparse.Namespace) -> dict[str, Any]:
         return images, torch.randint(10, (count,), generator=draw)
 
     loss = nn.CrossEntropyLoss(reduction="none")
-    problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss)
+    problem = Problem(resnet18(), part(4 * rows), part(rows), loss=loss, initialize="reset")
     training = TrainingConfig("sgd", steps, rows, 0.01, GAMMA)
     tuner = Tuner(problem, [LearningRate()], training, Replay(), device=device)
     values = tuner.initial_values()

@@ -57,4 +57,5 @@ def build(width: int = 8, noise: float = 0.3) -> Problem:
         loss=nn.CrossEntropyLoss(reduction="none"),
         hyperparameters={"mixing": Hyperparameter(4.0 * torch.eye(10))},
         metrics={"error": error_rate},
+        initialize="reset",
     )

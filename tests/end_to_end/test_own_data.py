@@ -23,7 +23,7 @@ def build(data, width):
     model = torch.nn.Sequential(torch.nn.Linear(inputs.shape[1], width), torch.nn.Tanh(),
                                 torch.nn.Linear(width, 3))
     return Problem(model=model, train=(inputs[:80], targets[:80]),
-                   valid=(inputs[80:], targets[80:]))
+                   valid=(inputs[80:], targets[80:]), initialize="reset")
 """
 JOB: dict[str, Any] = {
     "hyperparameters": [{"kind": "l2", "per": "layer", "init": -4.0}],

@@ -26,7 +26,7 @@ def build():
     torch.manual_seed(0)
     data = torch.randn(40, 3), torch.arange(40) % 2
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), Counting(), torch.nn.Linear(4, 2))
-    return Problem(model=model, train=data, valid=data)
+    return Problem(model=model, train=data, valid=data, initialize="reset")
 """
 SPEC: dict[str, Any] = {
     "problem": {"entrypoint": "my_problem:build"},

@@ -46,7 +46,9 @@ def jobs(own_code: Path) -> Iterator[tuple[str, dict[str, Any], Path | None]]:
         if own:
             fields["problem"]["code"] = CODE
         yield file.name, fields, file.parent if own else None
-    yield "own", {"problem": {"entrypoint": "own_problem:build", "code": CODE}}, own_code
+    for function in ("build", "given"):
+        entrypoint = f"own_problem:{function}"
+        yield entrypoint, {"problem": {"entrypoint": entrypoint, "code": CODE}}, own_code
 
 
 def bits(fields: dict[str, Any], code: Path | None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from drmad_workers import Evaluation, Problem, TrainingConfig
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
-from drmad_workers.objective.flat_parameters import reset_parameters
+from drmad_workers.objective.weight_draw import draw_weights
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import WEIGHTS, seed_of
 
@@ -33,7 +33,7 @@ def held_out_loss(
     model = problem.model.double()
     seed_everything(seed_of(WEIGHTS, 0, 0, 0))
     with torch.no_grad():
-        (problem.initialize or reset_parameters)(model)
+        draw_weights(model, problem.initialize)
     model.train()
     examples = Examples(problem.train, "train", CPU, torch.float64)
     minibatches = Minibatches(examples, training.batch_size, (0, 0, 0))

@@ -35,11 +35,7 @@ def small_problem(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model or nn.Sequential(nn.Linear(features, 5), nn.Tanh(), nn.Linear(5, CLASSES))
-    return Problem(model.double(), part(rows), part(9), initialize=as_given)
-
-
-def as_given(model: nn.Module) -> None:
-    """Every training run starts from the weights that the model has."""
+    return Problem(model.double(), part(rows), part(9))
 
 
 def mixing_problem(rows: int = 12, seed: int = 0) -> Problem:

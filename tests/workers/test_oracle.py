@@ -28,7 +28,7 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.rates import PerStep
 from drmad_workers.problem import Batch
-from tests.workers.small import as_given, relative
+from tests.workers.small import relative
 
 FIXTURE = {
     key: torch.from_numpy(value)
@@ -121,7 +121,6 @@ def problem(inner: object, outer: object, meta: str) -> Problem:
         inner_loss=inner,  # type: ignore[arg-type]
         outer_loss=outer,  # type: ignore[arg-type]
         hyperparameters={"meta": Hyperparameter(FIXTURE[f"in/{meta}"])},
-        initialize=as_given,
     )
 
 

@@ -60,7 +60,7 @@ def assert_as_single(
     method: Method,
     shards: Shards | None = None,
 ) -> None:
-    problem.initialize = None
+    problem.initialize = "reset"
     problem.test = problem.valid
     replicas = together(problem, kinds, training, method, shards)
     values = {

@@ -42,7 +42,7 @@ def test_meta_iterations_draw_anew_unless_told_otherwise() -> None:
     for resample in (True, False):
         training = TrainingConfig(steps=10, batch_size=4, resample=resample)
         problem = small_problem()
-        problem.initialize = None
+        problem.initialize = "reset"
         tuner = tuner_of(problem, [SampleWeight()], training)
         first, second = (tuner.evaluate(tuner.initial_values(), n) for n in range(2))
         assert (first.validation_loss == second.validation_loss) is not resample

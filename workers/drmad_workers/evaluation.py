@@ -41,7 +41,8 @@ class Evaluation:
         metrics: metrics on held-out data, such as validation_error, test_error, test_loss.
         diagnostics: the problem's own diagnostics of the hyperparameters.
         hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
-        model: weights and buffers at w_T by state_dict name, on the CPU.
+        model: weights and buffers at w_T by state_dict name, on the CPU; of a model with frozen
+            parameters only what training changes.
         seconds: the wall-clock seconds of the phases "forward", "evaluate" and "backward", for
             all replicas of a batch together.
         peak_memory_bytes: the peak memory of the device; on the CPU the peak of the process.

@@ -51,6 +51,9 @@ draws from the global generators of torch, NumPy and Python is seeded by its row
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> (rows,)"""
 
+Initialize = Callable[[nn.Module], None] | Literal["reset"] | None
+"""What draws w_0 in place; see Problem."""
+
 FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 """(forward, hyperparameters, batch) -> (): `forward` is the model at the current weights,
 `hyperparameters` are the transformed values by name."""
@@ -78,9 +81,10 @@ class Problem:
             validation and the test data as `validation_<name>` and `test_<name>`.
         diagnostics: name -> function of the transformed values of all hyperparameters by name; a
             result of None is not reported.
-        initialize: draws new weights w_0, in place. By default every module's
-            `reset_parameters` is called, and parameters that no module resets keep their values.
-            A pretrained model needs a function that does nothing.
+        initialize: the weights w_0 of every training run. None takes the weights and buffers of
+            `model` as they are. "reset" draws new ones by every module's `reset_parameters`;
+            parameters that no module resets keep their values. A function draws in place. Each
+            draw is under a seed of the job, the replica and the meta-iteration.
     """
 
     model: nn.Module
@@ -95,12 +99,19 @@ class Problem:
     diagnostics: Mapping[str, Callable[[Mapping[str, Tensor]], float | None]] = field(
         default_factory=dict
     )
-    initialize: Callable[[nn.Module], None] | None = None
+    initialize: Initialize = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise ProblemError(
                 f"model must be a torch.nn.Module, got {type(self.model).__name__}", "model"
+            )
+        if not (self.initialize in (None, "reset") or callable(self.initialize)):
+            raise ProblemError(
+                "initialize must be None (training starts from the weights that the model has), "
+                '"reset" (every module draws new ones) or a function that draws in place, got '
+                f"{self.initialize!r}",
+                "initialize",
             )
         for name, hyperparameter in self.hyperparameters.items():
             if not isinstance(hyperparameter, Hyperparameter):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drmad_workers.catalog import Places, build_problem
 from drmad_workers.catalog.sources import tensors_of
+from drmad_workers.catalog.weights import load_weights
 from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.config import MetaConfig
-from drmad_workers.problem import Problem
+from drmad_workers.problem import Initialize, Problem
 from drmad_workers.random_streams import Purpose, seed_of
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.config import TrainingConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from drmad_client.spec.hyperparameters import HyperparameterSpec
     from drmad_client.spec.job import JobSpec
     from drmad_client.spec.methods import HypergradientSpec
+    from drmad_client.spec.problem import CodeProblem
 
 
 def tuner(
@@ -83,20 +86,38 @@ def shards(spec: JobSpec) -> Shards:
 
 
 def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
-    stated = spec.problem
+    stated, places = spec.problem, places or Places()
     if stated.kind == "catalog":
         model, data = stated.model.model_dump(), stated.data.model_dump()
-        return build_problem(model, data, seed=spec.seed, places=places)
+        initialize: Initialize = "reset" if stated.weights is None else None
+        built = build_problem(model, data, spec.seed, places, initialize)
+    else:
+        built = users_problem(stated, spec.seed, places, code)
+    if stated.weights is not None:
+        if built.initialize == "reset":
+            raise ProblemError(
+                "the weights of the file would be drawn again, because the problem has initialize="
+                '"reset": state initialize=None, or leave out problem.weights',
+                "problem.weights",
+            )
+        load_weights(built.model, stated.weights, places)
+    return built
+
+
+def users_problem(stated: CodeProblem, seed: int, places: Places, code: Path | None) -> Problem:
+    """The problem that the user's own code builds; `code` is its folder."""
     if code is None:
         raise ProblemError(
             "the job's code is missing on the worker; submit it with --code", "problem.code"
         )
     options = dict(stated.options)
     if stated.data is not None:
-        path = (places or Places()).upload(stated.data, "problem.data")
+        path = places.upload(stated.data, "problem.data")
         options["data"] = tensors_of(path, "problem.data")
-    seed = seed_of(Purpose.BUILD, spec.seed)
-    return load_problem(code, stated.entrypoint, options, seed)
+    built = load_problem(code, stated.entrypoint, options, seed_of(Purpose.BUILD, seed))
+    if built.initialize is None and stated.initialize is not None:
+        return replace(built, initialize=stated.initialize)
+    return built
 
 
 def training(spec: JobSpec) -> TrainingConfig:

@@ -162,7 +162,11 @@ def model(
     iteration: Annotated[str, typer.Option(help="Meta-iteration: best or last.")] = "best",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Print the weights and buffers of the trained model; `fetch` writes them to a file."""
+    """Print the weights and buffers of the trained model; `fetch` writes them to a file.
+
+    Of a model with frozen parameters they are what training changed, such as an adapter.
+    drmad_client.export.pytorch.load_model loads them into the model that your code builds.
+    """
     with options.open_client(context) as client:
         _print_arrays(client.jobs.model(job_id, iteration), output)
 

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(submit)
     app.command()(catalog)
-    data = typer.Typer(no_args_is_help=True, help="Manage your own data sets.")
+    data = typer.Typer(no_args_is_help=True, help="Manage your own data sets and weights.")
     data.command("upload")(upload_data)
     app.add_typer(data, name="data")
 
@@ -109,15 +109,16 @@ def upload_data(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors file.")],
 ) -> None:
-    """Upload a data set and print its name for the spec of a job.
+    """Upload a data set or weights, and print the name for the spec of a job.
 
-    A model of the catalog needs the arrays `inputs` (examples, ...) and `targets` (examples,). Your
-    own code may use any names.
+    As data, a model of the catalog needs the arrays `inputs` (examples, ...) and `targets`
+    (examples,). Your own code may use any names. Weights are a state dict in safetensors.
 
     \b
     Examples:
       drmad data upload mine.npz
       drmad submit job.yaml --set problem.data.data=$(drmad data upload mine.npz)
+      drmad submit job.yaml --set problem.weights=$(drmad data upload weights.safetensors)
     """
     with options.open_client(context) as client:
         typer.echo(client.data.upload(file))

@@ -88,6 +88,8 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
     """The results of a preflight, line by line."""
     for name, sizes in report.hyperparameters.items():
         yield f"hyperparameter {name}: {_shape(sizes)}"
+    if report.weights:
+        yield f"weights: {report.weights}"
     yield (
         f"one meta-iteration of {report.steps} steps: {report.seconds:.1f} s, validation loss "
         f"{report.validation_loss:.5g}, training loss {report.training_loss:.5g}"

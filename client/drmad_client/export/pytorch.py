@@ -28,8 +28,36 @@ PenaltyScope = Literal["weight", "unit", "layer", "model"]
 
 
 def state_dict(model: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """Convert the arrays of `job.model()` to tensors for `load_state_dict`."""
+    """Convert the arrays of `job.model()` to tensors for `load_state_dict`.
+
+    Of a model with frozen parameters they are only what training changed; see `load_model`.
+    """
     return {name: torch.from_numpy(np.array(values)) for name, values in model.items()}
+
+
+def load_model(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Load the arrays of `job.model()` into the model that your code builds.
+
+    Afterwards `model.state_dict()` is the whole trained model. Frozen parameters are not among the
+    arrays, and keep the values that the model has.
+
+    Raises:
+        ValueError: The arrays lack a parameter that requires a gradient, or hold a name or a shape
+            that the model lacks.
+    """
+    own = model.state_dict(keep_vars=True)
+    tensors = state_dict(arrays)
+    known = {id(own[name]) for name in tensors if name in own}
+    missing = [
+        n for n, t in own.items() if getattr(t, "requires_grad", False) and id(t) not in known
+    ]
+    misfits = [n for n, t in tensors.items() if n not in own or own[n].shape != t.shape]
+    if missing or misfits:
+        raise ValueError(
+            f"the model must be the one that the job trained; its arrays lack {missing}, and the "
+            f"model has no {misfits} of the same shape: build it with the options of the job"
+        )
+    model.load_state_dict(tensors, strict=False)
 
 
 def penalties(model: nn.Module, values: ArrayLike, per: PenaltyScope = "unit") -> dict[str, Tensor]:

@@ -19,11 +19,13 @@ MAX_BYTES = 1 << 30
 """Maximum size of an uploaded file, in bytes."""
 MAX_UNPACKED_BYTES = 8 << 30
 """Maximum size of all arrays of a file together, in bytes, before compression."""
-MAX_ARRAYS = 1000
+MAX_ARRAYS = 10_000
 """Maximum number of arrays in a file."""
 
 _NUMBERS = "biuf"
 """NumPy's codes of the kinds bool, int, unsigned int and float."""
+_BFLOAT16 = np.dtype("V2")
+"""Stands for bfloat16, of which NumPy has no dtype."""
 
 
 class DataError(DrmadError):
@@ -62,7 +64,7 @@ def check(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, ArrayHea
             f"the arrays of the file must take at most {max_bytes} bytes, they take {size}"
         )
     for name, array in found.items():
-        if array.dtype.kind not in _NUMBERS:
+        if array.dtype.kind not in _NUMBERS and array.dtype != _BFLOAT16:
             raise DataError(
                 f"the array {name!r} must hold numbers, it holds {array.dtype} (objects and text "
                 "cannot be read): save it as float32 or int64"
@@ -74,9 +76,14 @@ def load(path: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarra
     """The arrays by name.
 
     Raises:
-        DataError: as in `check`.
+        DataError: as in `check`; or an array holds bfloat16, which NumPy does not know.
     """
-    names = list(check(path, max_bytes))
+    names = check(path, max_bytes)
+    for name, array in names.items():
+        if array.dtype == _BFLOAT16:
+            raise DataError(
+                f"the array {name!r} holds bfloat16, which only weights may: save it as float32"
+            )
     try:
         if zipfile.is_zipfile(path):
             with np.load(path, allow_pickle=False) as file:
@@ -166,5 +173,5 @@ def _safetensors(path: Path) -> dict[str, ArrayHeader]:
 
 _SAFETENSORS = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "u2", "I16": "i2", "U32": "u4", "I32": "i4",
-    "U64": "u8", "I64": "i8", "F16": "f2", "F32": "f4", "F64": "f8",
+    "U64": "u8", "I64": "i8", "F16": "f2", "F32": "f4", "F64": "f8", "BF16": _BFLOAT16,
 }  # fmt: skip

@@ -97,7 +97,8 @@ class AsyncJob(JobView):
     async def model(self, iteration: str = "best") -> NamedArrays:
         """Fetch the weights and buffers of the best or last model, by `state_dict` name.
 
-        `drmad_client.export.pytorch.state_dict` converts them to torch's tensors.
+        Of a model with frozen parameters they are what training changed, such as an adapter.
+        `drmad_client.export.pytorch.load_model` loads them into the model that your code builds.
         """
         return await self._runner.send(calls.arrays(self.id, "model", iteration))
 

@@ -239,7 +239,7 @@ class AsyncJobs:
         return await self._runner.send(calls.arrays(job_id, "hypergradients", iteration))
 
     async def model(self, job_id: str, iteration: str = "best") -> NamedArrays:
-        """Fetch the weights and buffers of the best or last model, by `state_dict` name."""
+        """Fetch the weights and buffers of the best or last model; see `Job.model`."""
         return await self._runner.send(calls.arrays(job_id, "model", iteration))
 
     async def fidelity(self, job_id: str) -> dict[str, Any]:

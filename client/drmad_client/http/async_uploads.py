@@ -42,12 +42,13 @@ class AsyncDataUploads:
 
         A model of the catalog needs the arrays `inputs` (examples, ...) and `targets` (examples,)
         with classes 0, 1, ...; `test_inputs` and `test_targets` hold a separate test set, if there
-        is one. Your own code may use any names.
+        is one. Your own code may use any names. Weights are uploaded alike: a state dict as a
+        safetensors file, or the arrays of `job.model()`.
 
         Args:
             data: The path of an npz or safetensors file, or NumPy arrays by name.
         Returns:
-            The value of problem.data in a spec: sha256:<digits>.
+            The value of problem.data or problem.weights in a spec: sha256:<digits>.
         Raises:
             DataError: The file does not exist, or holds something other than numbers.
         """

@@ -238,7 +238,7 @@ class Jobs:
         return self._runner.send(calls.arrays(job_id, "hypergradients", iteration))
 
     def model(self, job_id: str, iteration: str = "best") -> NamedArrays:
-        """Fetch the weights and buffers of the best or last model, by `state_dict` name."""
+        """Fetch the weights and buffers of the best or last model; see `Job.model`."""
         return self._runner.send(calls.arrays(job_id, "model", iteration))
 
     def fidelity(self, job_id: str) -> dict[str, Any]:

@@ -90,6 +90,11 @@ class PreflightReport(Record):
         description="Predicted seconds of the whole job, on a worker like this one."
     )
     memory_bytes: int = Field(description="Predicted peak memory of a replica.")
+    weights: str = Field(
+        default="",
+        description="Weights that training runs start from: as they were given, or how they are "
+        "drawn; empty in reports of earlier releases.",
+    )
     proofs: list[Proof] = Field(
         default=[],
         description="The proofs in the order in which they ran; empty in reports of earlier "

@@ -172,9 +172,8 @@ class JobSpec(Spec):
     def _misfits(self) -> Iterator[Misfit]:
         if isinstance(self.problem, CatalogProblem):
             yield from self._catalog_misfits(self.problem)
-        elif self.problem.data and "data" in self.problem.options:
-            message = "is taken by problem.data; give the option another name"
-            yield ("problem", "options", "data"), self.problem.options["data"], message
+        else:
+            yield from self.problem.misfits()
         yield from self.hypergradient.misfits(self.training)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
-from drmad_client.spec.base import Spec
+from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.data_sets import UPLOAD, DataSpec
 from drmad_client.spec.models import MlpModel, ModelSpec
 from drmad_client.spec.sizes import ProblemSizes
+
+
+def _upload_or_path(value: str) -> str:
+    if value.startswith("sha256:") and re.fullmatch(UPLOAD, value) is None:
+        message = "must be sha256: and 64 hexadecimal digits, or a path below a data root"
+        raise PydanticCustomError("misfit", message)
+    return value
+
+
+Weights = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_upload_or_path)]
+"""The name of an upload, or a path."""
 
 # A name, extras and versions: no address, no path, no option of pip.
 _REQUIREMENT = (
@@ -28,6 +41,12 @@ class CatalogProblem(Spec):
 
     model: ModelSpec = Field(default=MlpModel(), description="Model to train.")
     data: DataSpec = Field(description="Data set, and the sizes of its parts.")
+    weights: Weights | None = Field(
+        default=None,
+        description="File of weights that every training run starts from, a state dict in "
+        "safetensors: the name of an upload, sha256:..., or a path below a data root of the "
+        "workers. null draws new weights for each training run.",
+    )
 
     def sizes(self, steps: int) -> ProblemSizes:
         """The sizes, as far as the spec determines them; `steps` are the inner steps."""
@@ -75,6 +94,28 @@ class CodeProblem(Spec):
         description="Name of an uploaded data set, whose tensors the function receives by name as "
         "`data`; null passes none.",
     )
+    weights: Weights | None = Field(
+        default=None,
+        description="File of weights that every training run starts from, a state dict in "
+        "safetensors: the name of an upload, sha256:..., or a path below a data root of the "
+        "workers. It is loaded into the model that the function builds. null takes the weights as "
+        "the function built them.",
+    )
+    initialize: Literal["reset"] | None = Field(
+        default=None,
+        description="`reset` draws new weights for each training run by every module's "
+        "`reset_parameters`, where the Problem of the code states no `initialize`. Jobs of "
+        "releases in which this was the default have it.",
+    )
+
+    def misfits(self) -> Iterator[Misfit]:
+        """The rules between fields that the problem breaks."""
+        if self.data and "data" in self.options:
+            message = "is taken by problem.data; give the option another name"
+            yield ("problem", "options", "data"), self.options["data"], message
+        if self.weights is not None and self.initialize is not None:
+            message = "would draw the weights of problem.weights again; leave out one of them"
+            yield ("problem", "initialize"), self.initialize, message
 
     def sizes(self, steps: int) -> ProblemSizes:
         """The steps alone, because the data and the model depend on the code."""
@@ -93,13 +134,16 @@ class CodeProblem(Spec):
         return options
 
 
-def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str, ...]] | None:
-    """The name of a problem's uploaded data set and the path of its field; None without one."""
-    if problem.kind == "code":
-        return (problem.data, ("problem", "data")) if problem.data else None
-    if problem.data.name == "upload":
-        return problem.data.data, ("problem", "data", "data")
-    return None
+def uploaded_files(problem: CatalogProblem | CodeProblem) -> dict[tuple[str, ...], str]:
+    """The names of a problem's uploaded data and weights, sha256:..., by the path of the field."""
+    files: dict[tuple[str, ...], str] = {}
+    if problem.kind == "code" and problem.data:
+        files["problem", "data"] = problem.data
+    if problem.kind == "catalog" and problem.data.name == "upload":
+        files["problem", "data", "data"] = problem.data.data
+    if problem.weights is not None and problem.weights.startswith("sha256:"):
+        files["problem", "weights"] = problem.weights
+    return files
 
 
 def _kind_of_problem(value: Any) -> str:

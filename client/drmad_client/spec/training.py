@@ -61,8 +61,8 @@ class TrainingSpec(Spec):
     )
     resample: bool = Field(
         default=defaults.Training.resample,
-        description="Whether every meta-iteration draws new initial weights and minibatches; "
-        "false repeats those of the first.",
+        description="Whether every meta-iteration draws new minibatches, and new initial weights "
+        "unless the problem gives them; false repeats those of the first.",
     )
 
     def misfits(self) -> Iterator[Misfit]:

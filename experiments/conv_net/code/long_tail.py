@@ -37,4 +37,5 @@ def build(width: int = 8, seed: int = 0, weighted: bool = False) -> Problem:
         valid=split.valid,
         test=split.test,
         metrics={"error": error_rate},
+        initialize="reset",
     )

@@ -33,4 +33,5 @@ def build(data: dict[str, Any], roots: list[str], begin: str = "noise", draw: in
         valid=split.valid,
         test=split.test,
         metrics={"error": error_rate},
+        initialize="reset",
     )

@@ -83,6 +83,7 @@ def build(seed: int = 0, train: int = 50, start: float = 0.0, one: bool = False)
         inner_loss=loss,
         outer_loss=loss,
         hyperparameters=share if one else tuned,
+        initialize="reset",
     )
 
 

@@ -21,7 +21,7 @@ from drmad_service.operations.backups import (
     JSON_PARTS,
     BackupError,
     code_digest,
-    data_digest,
+    data_digests,
 )
 from drmad_service.store import keys
 from drmad_service.store.data_folder import DataFolder
@@ -63,7 +63,7 @@ async def write(
                 if parts:
                     content = b"".join(parts[number] for number in sorted(parts, key=int))
                     archive.writestr(f"code/{sha256}", content, zipfile.ZIP_STORED)
-            for sha256 in sorted(set(filter(None, map(data_digest, specs)))):
+            for sha256 in sorted(set().union(*map(data_digests, specs))):
                 if data.holds(sha256):
                     name = f"data/{sha256}"
                     await asyncio.to_thread(

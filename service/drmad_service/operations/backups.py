@@ -8,7 +8,7 @@ A backup is a zip file:
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
     jobs/<id>/chunks/<sha256>       one chunk of its vectors; model_chunks are stored alike
     code/<sha256>                   archives of user code that the jobs name
-    data/<sha256>                   data sets that their users uploaded
+    data/<sha256>                   data sets and weights that their users uploaded
 
 Reading executes and unpickles nothing. A backup holds no keys and no sessions.
 """
@@ -33,7 +33,7 @@ from drmad_client.files.array_file import DataError
 from drmad_client.files.zip_errors import ZIP_ERRORS
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.problem import uploaded_data
+from drmad_client.spec.problem import uploaded_files
 from drmad_service.store import Store, keys
 from drmad_service.store.data_folder import DataFolder, WrongDigest
 from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
@@ -232,29 +232,28 @@ def code_digest(spec: JobSpec) -> str | None:
     return spec.problem.code.removeprefix("sha256:") if spec.problem.kind == "code" else None
 
 
-def data_digest(spec: JobSpec) -> str | None:
-    named = uploaded_data(spec.problem)
-    return named[0].removeprefix("sha256:") if named else None
+def data_digests(spec: JobSpec) -> set[str]:
+    return {name.removeprefix("sha256:") for name in uploaded_files(spec.problem).values()}
 
 
 async def _restore_uploads(
     store: Store, data: DataFolder, backup: Backup, fields: dict[str, str]
 ) -> None:
-    """Restores the code and the data that a job names, for its tenant."""
+    """Restores the code and the files that a job names, for its tenant."""
     spec = JobSpec.accepted(fields["spec"])
     if code := code_digest(spec):
         content = await asyncio.to_thread(backup.code, code)
         if content is not None:
             await store.put_code(code, content, fields["tenant"])
-    sha256 = data_digest(spec)
-    if sha256 is None or not (data.holds(sha256) or backup.holds_data(sha256)):
-        return
-    if not data.holds(sha256):
-        try:
-            await data.put(sha256, backup.data(sha256))
-        except (WrongDigest, DataError, *ZIP_ERRORS) as error:
-            raise BackupError(f"data/{sha256} is damaged: {error}") from error
-    await store.note_data(sha256, fields["tenant"])
+    for sha256 in data_digests(spec):
+        if not (data.holds(sha256) or backup.holds_data(sha256)):
+            continue
+        if not data.holds(sha256):
+            try:
+                await data.put(sha256, backup.data(sha256))
+            except (WrongDigest, DataError, *ZIP_ERRORS) as error:
+                raise BackupError(f"data/{sha256} is damaged: {error}") from error
+        await store.note_data(sha256, fields["tenant"])
 
 
 async def _restore_job(

@@ -10,7 +10,7 @@ from drmad_client.records.job import JobRecord, Progress
 from drmad_client.records.pages import Page
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.problem import uploaded_data
+from drmad_client.spec.problem import uploaded_files
 from drmad_service.errors import (
     ActionRefused,
     IdempotencyConflict,
@@ -201,8 +201,8 @@ class JobRequests(Base):
         body = spec.model_dump_json()
         if spec.problem.kind == "code":
             await self._touch(keys.CODES, spec.problem.code.removeprefix("sha256:"))
-        if uploaded := uploaded_data(spec.problem):
-            await self._touch(keys.DATA, uploaded[0].removeprefix("sha256:"))
+        for name in uploaded_files(spec.problem).values():
+            await self._touch(keys.DATA, name.removeprefix("sha256:"))
         described = {
             "spec": body,
             "tenant": tenant,

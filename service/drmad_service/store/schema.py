@@ -18,7 +18,7 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import SchemaDiffers
 from drmad_service.store import keys
 from drmad_service.store.ids import new_id
-from drmad_service.store.migrations import standard_terms, tenant_indices
+from drmad_service.store.migrations import initial_weights, standard_terms, tenant_indices
 from drmad_service.store.migrations.rewriting import JobRewriting
 
 logger = logging.getLogger(__name__)
@@ -39,13 +39,17 @@ return 1
 """
 
 
-MIGRATIONS: tuple[Migration, ...] = (tenant_indices.migrate, standard_terms.migrate)
+MIGRATIONS: tuple[Migration, ...] = (
+    tenant_indices.migrate,
+    standard_terms.migrate,
+    initial_weights.migrate,
+)
 """The migration from each version to the next. Running one twice has no further effect.
 
 Data of version 1 carries no version.
 """
 SCHEMA = len(MIGRATIONS) + 1
-REWRITINGS: dict[int, JobRewriting] = {2: standard_terms.REWRITING}
+REWRITINGS: dict[int, JobRewriting] = {2: standard_terms.REWRITING, 3: initial_weights.REWRITING}
 """How a migration from a version rewrites a job; the others change only indices."""
 
 

@@ -96,5 +96,6 @@ class Uploads(Base):
 
 def _uploads(problem: Mapping[str, Any]) -> set[str]:
     data = problem.get("data")
-    named = (problem.get("code"), data.get("data") if isinstance(data, dict) else data)
+    data = data.get("data") if isinstance(data, dict) else data
+    named = (problem.get("code"), data, problem.get("weights"))
     return {name.removeprefix("sha256:") for name in named if name}

@@ -189,3 +189,44 @@ def test_a_fetched_model_is_loaded() -> None:
     weights = {"weight": np.array([[1.0, 2.0]]), "bias": np.array([3.0])}
     model.load_state_dict(pytorch.state_dict(weights))
     assert [p.flatten().tolist() for p in model.parameters()] == [[1.0, 2.0], [3.0]]
+
+
+def test_arrays_of_a_job_and_the_model_of_the_code_are_the_whole_model() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    model[0].requires_grad_(False)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arrays = {
+        name: tensor.numpy() + 1 for name, tensor in base.items() if not name.startswith("0.")
+    }
+    pytorch.load_model(model, arrays)
+    for name, tensor in model.state_dict().items():
+        expected = torch.from_numpy(arrays[name]) if name in arrays else base[name]
+        assert torch.equal(tensor, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"2.weight": None}, r"lack \['2.weight'\]"),
+        ({"other": np.ones(1)}, r"has no \['other'\]"),
+        ({"2.bias": np.ones(4)}, r"has no \['2.bias'\]"),
+    ],
+)
+def test_arrays_of_another_model_are_not_loaded(change: dict[str, Any], words: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    arrays = {name: tensor.numpy() + 1 for name, tensor in before.items()} | change
+    with pytest.raises(ValueError, match=words):
+        pytorch.load_model(model, {n: a for n, a in arrays.items() if a is not None})
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_one_name_of_a_shared_parameter_suffices() -> None:
+    model = Parts()
+    arrays = {
+        name: tensor.numpy()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("tied")
+    }
+    pytorch.load_model(model, arrays)

@@ -104,10 +104,15 @@ def harmful(path: Path, kind: str) -> Path:
             path.write_bytes(written(path.with_name("whole"), "npz").read_bytes()[:-30])
         case "nothing":
             path.write_bytes(b"")
-        case "bfloat16":
-            header = b'{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
-            path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        case "eight bits":
+            path.write_bytes(safetensors_of("F8_E4M3", 4))
     return path
+
+
+def safetensors_of(dtype: str, count: int) -> bytes:
+    """A file with one array `a` of `count` numbers in four bytes."""
+    fields = f'{{"a":{{"dtype":"{dtype}","shape":[{count}],"data_offsets":[0,4]}}}}'.encode()
+    return len(fields).to_bytes(8, "little") + fields + bytes(4)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def harmful(path: Path, kind: str) -> Path:
         ("lying safetensors", "expected a complete npz or safetensors file"),
         ("cut", "expected a complete npz or safetensors file"),
         ("nothing", "expected a complete npz or safetensors file"),
-        ("bfloat16", "BF16"),
+        ("eight bits", "F8_E4M3"),
     ],
 )
 def test_what_could_do_harm_is_refused_before_it_is_read(
@@ -136,3 +141,13 @@ def test_what_could_do_harm_is_refused_before_it_is_read(
         with pytest.raises(DataError, match=words):
             open_(path, max_bytes=1_000_000)
     assert not Path("pickle-was-run").exists()
+
+
+def test_weights_in_bfloat16_may_be_uploaded_but_are_no_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(safetensors_of("BF16", 2))
+    assert array_file.check(path)["a"].shape == (2,)
+    with pytest.raises(DataError, match="save it as float32"):
+        array_file.load(path)
+    with pytest.raises(DataError, match="at most 3 bytes, they take 4"):
+        array_file.check(path, max_bytes=3)

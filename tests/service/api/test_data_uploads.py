@@ -91,6 +91,7 @@ async def test_what_is_refused_leaves_nothing_behind(
             },
             "problem.data",
         ),
+        ({"data": {"name": "digits"}, "weights": f"sha256:{SHA256}"}, "problem.weights"),
     ],
 )
 async def test_a_job_may_name_only_data_that_are_there(

@@ -170,8 +170,9 @@ async def pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + 1000]
 
 
-async def test_data_that_users_uploaded_comes_with_their_jobs(
-    redis: Redis, store: Store, body: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("field", ["data", "weights"])
+async def test_files_that_users_uploaded_come_with_their_jobs(
+    redis: Redis, store: Store, body: dict[str, Any], tmp_path: Path, field: str
 ) -> None:
     content = safetensors.save({"x": np.zeros((50_000, 10), np.float32)})
     sha256 = hashlib.sha256(content).hexdigest()
@@ -179,7 +180,7 @@ async def test_data_that_users_uploaded_comes_with_their_jobs(
     await before.put(sha256, pieces(content))
     await store.note_data(sha256, "team")
     uploaded = {"name": "upload", "data": f"sha256:{sha256}", "train": 100, "valid": 50}
-    body["problem"]["data"] = uploaded
+    body["problem"][field] = uploaded if field == "data" else f"sha256:{sha256}"
     for _ in range(2):  # it is written once
         await store.create(JobSpec.model_validate(body), tenant="team")
     path = tmp_path / "one.zip"

@@ -11,11 +11,13 @@ from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.problem import CodeProblem
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Store, keys
-from drmad_service.store.migrations import rewriting, standard_terms
-from drmad_service.store.schema import agree, version
+from drmad_service.store.migrations import initial_weights, rewriting, standard_terms
+from drmad_service.store.schema import SCHEMA, agree, version
 from tests.service.homes import SCHEMA_2, unpack
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +76,7 @@ async def test_every_job_of_schema_2_is_read(old: Redis, store: Store) -> None:
     before = await contents(old)
     assert await version(old) == (2, True)
     await agree(old)
-    assert await version(old) == (3, True)
+    assert await version(old) == (SCHEMA, True)
     jobs = {job.id: job for job in (await store.jobs(limit=50)).data}
     assert jobs.keys() == set(SCHEMA_2.values())
     for job_id, job in jobs.items():
@@ -214,7 +216,7 @@ async def test_repeated_migration_writes_nothing(old: Redis) -> None:
     commands = await old.info("commandstats")
     assert not {"cmdstat_hset", "cmdstat_xadd", "cmdstat_rename"} & commands.keys()
     after = await contents(old)
-    assert after | {keys.SCHEMA: b"3"} == before
+    assert after | {keys.SCHEMA: str(SCHEMA).encode()} == before
 
 
 async def test_process_that_was_frozen_in_a_migration_writes_nothing_after_its_end(
@@ -225,3 +227,27 @@ async def test_process_that_was_frozen_in_a_migration_writes_nothing_after_its_e
     with pytest.raises(rewriting.MigrationEnded, match="must be 2-3, got b'3'"):
         await standard_terms.migrate(old)
     assert await contents(old) == before | {keys.SCHEMA: b"3"}
+
+
+async def test_code_of_schema_3_draws_its_weights_again_as_it_did(
+    redis: Redis, store: Store, body: dict[str, Any]
+) -> None:
+    code = {"entrypoint": "mine:build", "code": "sha256:" + "ab" * 32}
+    own = (await store.create(JobSpec.model_validate(body | {"problem": code})))[0]
+    catalog = (await store.create(JobSpec.model_validate(body)))[0]
+    for job in (own, catalog):
+        spec = job.spec.model_dump(mode="json")
+        spec["problem"] = {
+            name: value
+            for name, value in spec["problem"].items()
+            if name not in ("weights", "initialize")
+        }
+        await redis.hset(keys.job(job.id), "spec", json.dumps(spec))
+    await redis.set(keys.SCHEMA, 3)
+    await agree(redis)
+    assert (await store.get(own.id)).spec.problem == CodeProblem(**code, initialize="reset")
+    assert (await store.get(catalog.id)).spec == catalog.spec
+    again = (await store.create(JobSpec.model_validate(body | {"problem": code})))[0]
+    await redis.set(keys.SCHEMA, initial_weights.MARKER)
+    await initial_weights.migrate(redis)
+    assert (await store.get(again.id)).spec.problem == CodeProblem(**code)

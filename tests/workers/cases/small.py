@@ -68,7 +68,7 @@ def problem_of(
         loss=each_loss,
         inner_loss=inner_loss,
         hyperparameters=stated,
-        **options,
+        **{"initialize": "reset", **options},
     )
 
 

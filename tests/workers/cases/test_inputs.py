@@ -205,7 +205,7 @@ def physics_problem(outer: Loss) -> Callable[[], Problem]:
         stated = {"h": Hyperparameter(torch.zeros(2), "exp")}
         return Problem(
             Wave(), (train, train), (valid, valid),
-            inner_loss=physics, outer_loss=outer, hyperparameters=stated,
+            inner_loss=physics, outer_loss=outer, hyperparameters=stated, initialize="reset",
         )  # fmt: skip
 
     return build

@@ -167,11 +167,11 @@ class Net(nn.Module):
 
 
 def build():
-    return Problem(model=Net(), train=(X, Y), valid=(X, Y))
+    return Problem(model=Net(), train=(X, Y), valid=(X, Y), initialize="reset")
 
 
 def drawn_items():
-    return Problem(model=Net(), train=Noise(), valid=Noise())
+    return Problem(model=Net(), train=Noise(), valid=Noise(), initialize="reset")
 """
 EVALUATE = """
 import hashlib, json, sys

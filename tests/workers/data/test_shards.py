@@ -126,7 +126,7 @@ def noisy_problem(rows: int, seed: int) -> Problem:
         score = inputs @ direction + 2.0 * torch.randn(count, generator=draw)
         return inputs, (score > 0).long()
 
-    return Problem(nn.Linear(12, 2), part(rows), part(rows // 2))
+    return Problem(nn.Linear(12, 2), part(rows), part(rows // 2), initialize="reset")
 
 
 def cosine(one: Tensor, other: Tensor) -> float:

@@ -48,7 +48,6 @@ from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.trajectory.fixed_point import FixedPointMomentum, to_fixed
 from tests.workers.small import (
-    as_given,
     finite_difference,
     largest_difference,
     mixing_problem,
@@ -266,7 +265,6 @@ def quadratic(rows: int = 8, features: int = 3, seed: int = 0) -> Problem:
         part(rows),
         part(5),
         loss=lambda outputs, targets: (outputs - targets).square().squeeze(1),
-        initialize=as_given,
     )
 
 

@@ -167,6 +167,7 @@ def test_a_solver_that_reaches_the_solution_exactly_stops(solver: Solver) -> Non
         (inputs, targets),
         (inputs, 2.0 * targets),
         loss=lambda outputs, goal: (outputs - goal).square().sum(1),
+        initialize="reset",
     )
     training = TrainingConfig(steps=3, batch_size=8, learning_rate=0.1)
     method = Implicit(solver=solver, tolerance=1.0, damping=0.0)

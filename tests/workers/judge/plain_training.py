@@ -19,7 +19,7 @@ from drmad_workers import Batch, Problem, TrainingConfig
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.flat_parameters import reset_parameters
+from drmad_workers.objective.weight_draw import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from tests.workers.judge.optimizers import optimizer_of, set_rates
 from tests.workers.judge.tuned import Layer, Tuned
@@ -53,7 +53,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Trained:
-    """The validation loss at w_T, and the weights and buffers by state_dict name."""
+    """The validation loss at w_T, and the weights and buffers by state_dict name.
+
+    Of a model with frozen parameters, those that are trained or have changed.
+    """
 
     validation_loss: float
     model: dict[str, Tensor]
@@ -75,6 +78,7 @@ def plain_training(
             Layer(name, module, parameter) for name, module, parameter in parameters_of(model)
         ]
         tuned = Tuned(problem, recipe.kinds, training, layers, values, dtype)
+        given = {name: t.detach().clone() for name, t in model.state_dict().items()}
         tuned.scale_weights()
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
         for step in range(training.steps):
@@ -90,14 +94,25 @@ def plain_training(
         held_out, answers = tensors_of(problem.valid, dtype)
         batch = Batch(held_out, answers, torch.arange(len(held_out)))
         loss = float(tuned.held_out_loss(model, batch).detach())
-    return Trained(loss, {name: t.detach().clone() for name, t in model.state_dict().items()})
+    frozen = {id(p) for p in model.parameters() if not p.requires_grad}
+    return Trained(
+        loss,
+        {
+            name: t.detach().clone()
+            for name, t in model.state_dict(keep_vars=True).items()
+            if not frozen or t.requires_grad or not torch.equal(t, given[name])
+        },
+    )
 
 
 def draw_weights(problem: Problem, model: nn.Module, seed: int, dtype: torch.dtype) -> None:
     """w_0 as the problem draws it; a parameter that `initialize` adds is trained like any other."""
     seed_everything(seed)
     with torch.no_grad():
-        (problem.initialize or reset_parameters)(model)
+        if problem.initialize == "reset":
+            reset_parameters(model)
+        elif problem.initialize is not None:
+            problem.initialize(model)
     in_precision(model, dtype)
     if not model.training:
         model.train()

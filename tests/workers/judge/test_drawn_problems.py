@@ -211,7 +211,7 @@ def problem_of(architecture: Architecture) -> Problem:
         targets = (inputs[:, 0] > 0).long() + (inputs[:, 1] * inputs[:, 2] > 0).long()
         return inputs, targets
 
-    return Problem(architecture.build(), part(ROWS), part(HELD_OUT))
+    return Problem(architecture.build(), part(ROWS), part(HELD_OUT), initialize="reset")
 
 
 def exact_methods(recipe: Recipe) -> list[Method]:

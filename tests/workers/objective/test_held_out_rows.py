@@ -133,6 +133,7 @@ def quadratic(model: nn.Module) -> Problem:
         (inputs, targets),
         (inputs.flip(0), targets),
         loss=lambda outputs, targets: (outputs.sum(dim=1) - targets).square(),
+        initialize="reset",
     )
 
 

@@ -96,7 +96,7 @@ class Idle(nn.Module):
 
 def with_fresh_weights(model: nn.Module) -> Problem:
     problem = small_problem(model)
-    problem.initialize = None
+    problem.initialize = "reset"
     return problem
 
 
@@ -174,7 +174,8 @@ def test_frozen_parameters_keep_their_values() -> None:
     before = model.state_dict()["0.weight"].clone()
     tuner = tuner_of(with_fresh_weights(model), [SampleWeight()], TRAINING)
     trained = tuner.evaluate(tuner.initial_values(), 0).model
-    assert torch.equal(trained["0.weight"], before.double())
+    assert torch.equal(model.state_dict()["0.weight"], before.double())
+    assert trained.keys() == model.state_dict().keys() - {"0.weight"}
     assert not torch.equal(trained["0.bias"], model.state_dict()["0.bias"])
 
 

@@ -206,7 +206,7 @@ def weighted(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> T
 
 def weighted_problem(model: nn.Module) -> Problem:
     problem = small_problem(model)
-    problem.inner_loss, problem.initialize = weighted, None
+    problem.inner_loss, problem.initialize = weighted, "reset"
     start = torch.linspace(-0.5, 0.5, CLASSES, dtype=torch.float64)
     problem.hyperparameters = {"by_class": Hyperparameter(start, "exp")}
     return problem

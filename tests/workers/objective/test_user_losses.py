@@ -55,6 +55,7 @@ def physics() -> Problem:
         outer_loss=lambda forward, tuned, batch: residual(forward, batch.inputs),
         hyperparameters={"terms": Hyperparameter(torch.zeros(2, dtype=torch.float64), "exp")},
         metrics={"size": lambda outputs, targets: outputs.abs().mean()},
+        initialize="reset",
     )
 
 
@@ -149,7 +150,7 @@ def weighted_problem(model: nn.Module) -> Problem:
         losses = nn.functional.cross_entropy(forward(batch.inputs), batch.targets, reduction="none")
         return (losses * tuned["by_class"][batch.targets]).mean()
 
-    problem.inner_loss, problem.initialize = inner, None
+    problem.inner_loss, problem.initialize = inner, "reset"
     start = torch.linspace(-0.5, 0.5, CLASSES, dtype=torch.float64)
     problem.hyperparameters = {"by_class": Hyperparameter(start, "exp")}
     return problem
@@ -174,7 +175,7 @@ def test_a_reentrant_checkpoint_is_refused_and_the_other_works() -> None:
 def ignoring() -> Problem:
     torch.manual_seed(5)
     problem = small_problem(rows=16)
-    problem.initialize = None
+    problem.initialize = "reset"
     problem.train[1][::3] = -100
     problem.metrics = {"error": error_rate}
     return problem

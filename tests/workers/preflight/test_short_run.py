@@ -40,7 +40,7 @@ def build():
     data = torch.randn(60, 4), torch.arange(60) % 3
     return Problem(
         model=nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)),
-        train=data, valid=data, inner_loss=inner_loss,
+        train=data, valid=data, inner_loss=inner_loss, initialize="reset",
         hyperparameters={"mixing": Hyperparameter(torch.eye(3)),
                          "idle": Hyperparameter(torch.zeros(2))},
     )

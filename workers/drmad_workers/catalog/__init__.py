@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from drmad_workers.catalog.data import DATA_SETS, Split, load_data
 from drmad_workers.catalog.models import MODELS, build_model
 from drmad_workers.catalog.places import Places
-from drmad_workers.problem import Problem, error_rate
+from drmad_workers.problem import Initialize, Problem, error_rate
 from drmad_workers.random_streams import Purpose, seed_of
 
 __all__ = ["DATA_SETS", "MODELS", "Places", "Split", "build_model", "build_problem", "load_data"]
@@ -20,13 +20,15 @@ def build_problem(
     data: Mapping[str, Any],
     seed: int = 0,
     places: Places | None = None,
+    initialize: Initialize = "reset",
 ) -> Problem:
     """Classification with a model and a data set of the catalog, by cross entropy.
 
     Args:
         model, data: {"name": ..., and the options of `build_model` and `load_data`}.
-        seed: the seed of the model's weights; every training run draws weights of its own.
+        seed: the seed of the model's weights.
         places: the folders from which data may be read.
+        initialize: see Problem; by default every training run draws weights of its own.
     Raises:
         ProblemError: an unknown name or option, or missing files.
     """
@@ -49,6 +51,7 @@ def build_problem(
         loss=nn.CrossEntropyLoss(reduction="none"),
         metrics={"error": error_rate},
         diagnostics=diagnostics,
+        initialize=initialize,
     )
 
 

@@ -20,6 +20,8 @@ from drmad_workers.objective.adopted_parameters import adopted_parameters
 from drmad_workers.objective.carried import CarriedState, ModelWatch, carried_state
 from drmad_workers.objective.cuts import confine_hooks
 from drmad_workers.objective.held_values import HeldValues, Number, Place
+from drmad_workers.objective.weight_draw import draw_weights
+from drmad_workers.problem import Initialize
 
 ALIGNMENT = 32
 """The carried values start at a multiple of it. No block of a quantized trajectory then holds both
@@ -168,17 +170,17 @@ class FlatParameters:
             self._given_model.restore()
             self.carried.load(self._given_carried)
 
-    def draw(self, seed: int, initialize: Callable[[nn.Module], None] | None) -> None:
+    def draw(self, seed: int, initialize: Initialize) -> None:
         """Restores the model as given and draws the w_0 of one replica under the seed.
 
-        `initialize` draws in place; None calls `reset_parameters`. The draw uses the global
-        generators, which the caller restores.
+        `initialize` is that of Problem. The draw uses the global generators, which the caller
+        restores.
         """
         self.restore_given()
         with torch.no_grad():
             seed_all(seed)
             with adopted_parameters(self.model, self._places, self._own):
-                (initialize or reset_parameters)(self.model)
+                draw_weights(self.model, initialize)
             for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
@@ -298,21 +300,3 @@ def places_of(model: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[nn.M
         for name, parameter in module._parameters.items()
         if id(parameter) in numbers
     ]
-
-
-def reset_parameters(model: nn.Module) -> None:
-    """Draws new weights with each module's own `reset_parameters`; frozen weights stay."""
-
-    def reset(module: nn.Module) -> None:
-        own = getattr(module, "reset_parameters", None) or getattr(
-            module, "_reset_parameters", None
-        )
-        parameters = list(module.parameters())
-        if own is None or (parameters and not any(p.requires_grad for p in parameters)):
-            return
-        frozen = [(p, p.detach().clone()) for p in parameters if not p.requires_grad]
-        own()
-        for parameter, value in frozen:
-            parameter.copy_(value)
-
-    model.apply(reset)

@@ -57,10 +57,18 @@ def diagnostic_figures(objective: Objective) -> dict[str, float]:
 
 
 def model_state(objective: Objective) -> dict[str, Tensor]:
-    """Weights and buffers by state_dict name, copied to the CPU."""
-    state = objective.parameters.model.state_dict()
+    """Weights and buffers by state_dict name, copied to the CPU.
+
+    If the model has frozen parameters, only what training changes: the parameters that are trained,
+    and the carried values.
+    """
+    parameters = objective.parameters
+    state = parameters.model.state_dict(keep_vars=True)
+    has_frozen = not all(p.requires_grad for p in parameters.model.parameters())
+    carried = {id(value.current) for value in parameters.carried.values}
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in state.items()
         if torch.is_tensor(tensor)
+        and (tensor.requires_grad or id(tensor) in carried or not has_frozen)
     }

@@ -12,6 +12,7 @@ from drmad_workers.errors import EngineError, ran_out_of_memory
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.preflight.fidelity import fidelity_report
+from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs import prove
 from drmad_workers.user_code import UserCodeError, user_error
 
@@ -69,6 +70,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
         "fidelity": _fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
         "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, tuner),
+        "weights": described_weights(spec, problem, tuner),
         "proofs": prove(spec, problem, tuner, device),
     }
 

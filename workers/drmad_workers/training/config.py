@@ -36,8 +36,8 @@ class TrainingConfig:
         evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
             of `implicit`; None chooses them by the memory of a row, at least a minibatch, and
             halves them when an allocation fails.
-        resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
-            all of them use those of the first (`Problem.initialize` draws w_0).
+        resample: whether every meta-iteration draws new minibatches, and new initial weights
+            where `Problem.initialize` draws them; otherwise all of them use those of the first.
     """
 
     optimizer: OptimizerName = defaults.Training.optimizer

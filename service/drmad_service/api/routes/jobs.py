@@ -16,7 +16,7 @@ from drmad_client.records.pages import Page
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.fork import ExtendSpec, ForkSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.problem import uploaded_data
+from drmad_client.spec.problem import uploaded_files
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.problem_details import problem_response
@@ -289,16 +289,14 @@ async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant
             "--code FOLDER"
         )
         raise body_refused(message, "problem", "code")
-    uploaded = uploaded_data(spec.problem)
-    if uploaded and not (
-        data.holds(uploaded[0].removeprefix("sha256:"))
-        and await store.has_data(uploaded[0], tenant)
-    ):
+    for path, name in uploaded_files(spec.problem).items():
+        if data.holds(name.removeprefix("sha256:")) and await store.has_data(name, tenant):
+            continue
         message = (
-            "this data set is not uploaded; PUT it to /v1/data/{sha256} first, or run: drmad data "
+            "this file is not uploaded; PUT it to /v1/data/{sha256} first, or run: drmad data "
             "upload FILE"
         )
-        raise body_refused(message, *uploaded[1])
+        raise body_refused(message, *path)
 
 
 def _invalid_body(

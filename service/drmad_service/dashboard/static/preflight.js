@@ -50,6 +50,7 @@ function found(report, override) {
     ["Estimated duration of the job", `about ${duration(report.job_seconds)} on this worker`],
     ["Memory per replica", `at most ${size(report.memory_bytes)}`],
     ["Hyperparameters", Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`).join(", ")],
+    ["Initial weights", report.weights],
     ["Preflight run", `${report.steps} steps with ${report.method} in ${duration(report.seconds)}, validation loss ${figure(report.validation_loss)}`],
     ["Cosine to the exact hypergradient", cosines.join(", ") || "not measured: the method is exact"],
   ];

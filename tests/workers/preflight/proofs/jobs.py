@@ -47,6 +47,7 @@ def net(*between: nn.Module) -> nn.Sequential:
 
 
 def stated(model: nn.Module | None = None, **fields: Any) -> Problem:
+    fields = {"initialize": "reset"} | fields
     return Problem(model or net(), examples(60, 0), examples(30, 1), **fields)
 
 

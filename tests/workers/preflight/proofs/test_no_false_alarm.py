@@ -37,7 +37,8 @@ def pooled(*between: nn.Module) -> Problem:
         nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(16, CLASSES),
     )  # fmt: skip
-    return Problem(model, examples(60, 0, 1, 8, 8), examples(30, 1, 1, 8, 8))
+    train, valid = examples(60, 0, 1, 8, 8), examples(30, 1, 1, 8, 8)
+    return Problem(model, train, valid, initialize="reset")
 
 
 class Recurrent(nn.Module):
@@ -74,7 +75,7 @@ CASES: dict[str, Case] = {
     "bfloat16": (lambda: stated(net(nn.ReLU())), lambda: job(precision="bfloat16")),
     "float32 only": (lambda: stated(Single()), job),
     "lstm": (lambda: stated(Recurrent()), job),
-    "pretrained": (lambda: stated(initialize=lambda model: None), job),
+    "pretrained": (lambda: stated(initialize=None), job),
     "adam": (lambda: stated(net(nn.ReLU())), lambda: job(**ADAM)),
     "l1 and l2": (
         stated,

@@ -1,6 +1,7 @@
 """A training run by torch.optim and `loss.backward()` on the user's own module.
 
-From the engine come the draws alone: w_0, the minibatches, and the seed of each step's noise.
+From the engine come the draws alone: the minibatches, the seed of each step's noise, and w_0 unless
+it is the weights that the module was given.
 """
 
 from collections.abc import Callable
@@ -51,7 +52,8 @@ def train(
     draw = torch.Generator(device=short.replica.device).manual_seed(1)
     written: Written | None = None
     with borrowed(plain.model):
-        parameters.draw(seed, run.objective.problem.initialize)
+        if run.objective.problem.initialize is not None:  # else the module stands at w_0
+            parameters.draw(seed, run.objective.problem.initialize)
         for parameter in trainable(plain.model):  # the engine's vector stays as it is
             parameter.data = parameter.data.clone()
         parameters.train()

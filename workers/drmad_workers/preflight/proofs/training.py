@@ -146,7 +146,7 @@ def failure(short: ShortProblem, model: nn.Module, found: Difference) -> Finding
             "remove the hook: the engine adds the gradients of penalties behind it, a plain loop "
             "before it; put the penalty into inner_loss, or change the loss instead of its gradient"
         )
-    elif short.tuner.objective.problem.initialize is not None:
+    elif callable(short.tuner.objective.problem.initialize):
         remedy = IN_PLACE
     else:
         remedy = (
