@@ -196,7 +196,7 @@ def test_arrays_of_a_job_and_the_model_of_the_code_are_the_whole_model() -> None
     model[0].requires_grad_(False)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     arrays = {
-        name: tensor.numpy() + 1 for name, tensor in base.items() if not name.startswith("0.")
+        name: (tensor + 1).numpy() for name, tensor in base.items() if not name.startswith("0.")
     }
     pytorch.load_model(model, arrays)
     for name, tensor in model.state_dict().items():
@@ -215,7 +215,7 @@ def test_arrays_of_a_job_and_the_model_of_the_code_are_the_whole_model() -> None
 def test_arrays_of_another_model_are_not_loaded(change: dict[str, Any], words: str) -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    arrays = {name: tensor.numpy() + 1 for name, tensor in before.items()} | change
+    arrays = {name: (tensor + 1).numpy() for name, tensor in before.items()} | change
     with pytest.raises(ValueError, match=words):
         pytorch.load_model(model, {n: a for n, a in arrays.items() if a is not None})
     for name, tensor in model.state_dict().items():

@@ -78,7 +78,7 @@ def plain_training(
             Layer(name, module, parameter) for name, module, parameter in parameters_of(model)
         ]
         tuned = Tuned(problem, recipe.kinds, training, layers, values, dtype)
-        given = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        drawn = {name: t.detach().clone() for name, t in model.state_dict().items()}
         tuned.scale_weights()
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
         for step in range(training.steps):
@@ -100,7 +100,7 @@ def plain_training(
         {
             name: t.detach().clone()
             for name, t in model.state_dict(keep_vars=True).items()
-            if not frozen or t.requires_grad or not torch.equal(t, given[name])
+            if not frozen or t.requires_grad or not torch.equal(t, drawn[name])
         },
     )
 

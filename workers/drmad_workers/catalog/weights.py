@@ -116,9 +116,9 @@ def kind(tensor: Tensor) -> tuple[bool, bool]:
 def require_tied_alike(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Raises ProblemError if the file has two values for one tensor of the model."""
     first: dict[int, str] = {}
-    for name, tensor in given.items():
+    for name in (name for name in own if name in given):
         other = first.setdefault(id(own[name]), name)
-        if not torch.equal(tensor, given[other]):
+        if not torch.equal(given[name], given[other]):
             raise ProblemError(
                 f"{other} and {name} are one tensor of the model, and the file has different "
                 "values for them: untie them in the model, or leave one of them out of the file",
