@@ -81,3 +81,22 @@ def test_a_file_outside_the_data_roots_fails_the_job_and_is_not_read(
     assert error is not None
     assert error.code == "problem_invalid"
     assert "must lie below a data root" in error.message
+
+
+@pytest.mark.full
+def test_a_job_goes_on_from_the_uploaded_model_of_another(client: Client) -> None:
+    inputs, targets = arrays()
+    data = client.data.upload({"inputs": inputs, "targets": targets})
+    problem: dict[str, Any] = {"data": {"name": "upload", "data": data, "train": 70, "valid": 50}}
+    first = client.jobs.create(JOB | {"problem": problem})
+    found = client.jobs.wait(first.id, timeout_s=120).best
+    assert found is not None
+    weights = client.data.upload(client.jobs.model(first.id))
+    still = JOB["training"] | {"learning_rate": 1e-9}
+    again = client.jobs.create(JOB | {"problem": problem | {"weights": weights}, "training": still})
+    started = client.jobs.wait(again.id, timeout_s=120)
+    assert started.best is not None
+    assert started.best.validation_loss == pytest.approx(found.validation_loss, rel=1e-4)
+    report = started.record.preflight
+    assert report is not None
+    assert report.weights == f"those of {weights}"

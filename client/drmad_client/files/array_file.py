@@ -24,7 +24,7 @@ MAX_ARRAYS = 10_000
 
 _NUMBERS = "biuf"
 """NumPy's codes of the kinds bool, int, unsigned int and float."""
-_BFLOAT16 = np.dtype("V2")
+_BFLOAT16: np.dtype[Any] = np.dtype("V2")
 """Stands for bfloat16, of which NumPy has no dtype."""
 
 
@@ -173,5 +173,5 @@ def _safetensors(path: Path) -> dict[str, ArrayHeader]:
 
 _SAFETENSORS = {
     "BOOL": "?", "U8": "u1", "I8": "i1", "U16": "u2", "I16": "i2", "U32": "u4", "I32": "i4",
-    "U64": "u8", "I64": "i8", "F16": "f2", "F32": "f4", "F64": "f8", "BF16": _BFLOAT16,
+    "U64": "u8", "I64": "i8", "F16": "f2", "F32": "f4", "F64": "f8", "BF16": "V2",
 }  # fmt: skip

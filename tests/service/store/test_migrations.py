@@ -232,7 +232,7 @@ async def test_process_that_was_frozen_in_a_migration_writes_nothing_after_its_e
 async def test_code_of_schema_3_draws_its_weights_again_as_it_did(
     redis: Redis, store: Store, body: dict[str, Any]
 ) -> None:
-    code = {"entrypoint": "mine:build", "code": "sha256:" + "ab" * 32}
+    code: dict[str, Any] = {"entrypoint": "mine:build", "code": "sha256:" + "ab" * 32}
     own = (await store.create(JobSpec.model_validate(body | {"problem": code})))[0]
     catalog = (await store.create(JobSpec.model_validate(body)))[0]
     for job in (own, catalog):
