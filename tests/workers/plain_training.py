@@ -56,7 +56,7 @@ def held_out_loss(
         optimizer.step()
     model.eval()
     inputs, targets = problem.valid
-    batch = Batch(inputs.double(), targets, torch.arange(len(inputs)))
+    batch = Batch((inputs.double(), targets), torch.arange(len(inputs)))
     if problem.outer_loss is not None:
         return float(problem.outer_loss(model, values, batch).detach())
     with torch.no_grad():

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.data import trees
 from drmad_workers.errors import ProblemError
 
 Transform = Literal["identity", "exp", "sigmoid"]
@@ -33,23 +34,72 @@ class Batch:
     """Some examples with their positions in the data set.
 
     Attributes:
-        inputs: shape (rows, ...).
-        targets: shape (rows, ...).
+        content: what the collate function makes of the examples: any nested structure of tensors
+            and plain values. A tuple or list of two is a pair (inputs, targets).
         index: the positions in the data set, shape (rows,), int64.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    content: Any
     index: Tensor
+
+    @property
+    def inputs(self) -> Any:
+        """The inputs of a pair, shape (rows, ...), or a structure of them."""
+        return self._part(0, "inputs")
+
+    @property
+    def targets(self) -> Any:
+        """The targets of a pair, shape (rows, ...), or a structure of them."""
+        return self._part(1, "targets")
+
+    def with_inputs(self, inputs: Any) -> "Batch":
+        """The same targets with other inputs; the batch must be a pair."""
+        return Batch((inputs, self.targets), self.index)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by an expression for each such as "batch.inputs['mask']"."""
+        parts = {"batch.content": self.content, "batch.index": self.index}
+        if is_pair(self.content):
+            parts |= {"batch.inputs": self.inputs, "batch.targets": self.targets}
+            del parts["batch.content"]
+        found = (each for name, part in parts.items() for each in trees.leaves(part, name))
+        return {name: leaf for name, leaf in found if isinstance(leaf, Tensor)}
+
+    def _part(self, number: int, name: str) -> Any:
+        if not is_pair(self.content):
+            raise ProblemError(
+                f"batch.{name} needs minibatches that are pairs (inputs, targets), got "
+                f"{described(self.content)}: take its parts from batch.content",
+                "problem",
+            )
+        return self.content[number]
+
+
+def is_pair(content: Any) -> bool:
+    """Whether the content of a minibatch is a pair (inputs, targets)."""
+    return isinstance(content, tuple | list) and len(content) == 2
+
+
+def described(value: Any) -> str:
+    """The type of a value with its size or keys, for a message."""
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {', '.join(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
 
 
 Data = Any
-"""A pair (inputs, targets) of tensors, or a map-style data set of (input, target). Every read of an
-item must return the same values, because the backward pass reads the items again; what an item
+"""Tensors with one row per example, or a map-style data set of items of any structure. The tensors
+are a pair (inputs, targets), or any structure of them: a dict, a tuple, a dataclass. Every read of
+an item must return the same values, because the backward pass reads the items again; what an item
 draws from the global generators of torch, NumPy and Python is seeded by its row."""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs, targets) -> (rows,)"""
+Collate = Callable[[list[Any]], Any]
+"""A list of items -> the content of a minibatch."""
+
+Loss = Callable[[Any, Any], Tensor]
+"""(outputs, targets) -> (rows,) where minibatches are pairs, else (outputs, content) -> (rows,)."""
 
 Initialize = Callable[[nn.Module], None] | Literal["reset"] | None
 """What draws w_0 in place; see Problem."""
@@ -72,19 +122,27 @@ class Problem:
     Attributes:
         model: the model, whose elementary parameters are those that require a gradient.
         train, valid, test: see `Data`; `test` is reported, and never used to choose.
-        loss: the loss of every example, (outputs, targets) -> (rows,).
+        loss: the loss of every example, see `Loss`.
         inner_loss: the training loss, if it is not the mean of `loss`. It must be a mean over the
             rows of the batch, because minibatches may be joined.
         outer_loss: the held-out objective, if it is not the mean of `loss`; likewise a mean.
         hyperparameters: the user's own tensors by name, which both full losses take.
-        metrics: name -> (outputs, targets) -> (), a mean over the rows; reported for the
-            validation and the test data as `validation_<name>` and `test_<name>`.
+        metrics: name -> (outputs, targets or content, as `loss`) -> (), a mean over the rows;
+            reported for the validation and the test data as `validation_<name>` and `test_<name>`.
         diagnostics: name -> function of the transformed values of all hyperparameters by name; a
             result of None is not reported.
         initialize: the weights w_0 of every training run. None takes the weights and buffers of
             `model` as they are. "reset" draws new ones by every module's `reset_parameters`;
             parameters that no module resets keep their values. A function draws in place. Each
             draw is under a seed of the job, the replica and the meta-iteration.
+        collate_fn: makes the content of a minibatch from a list of items, as for a DataLoader; it
+            may pad them. By default torch's `default_collate`. It also joins several minibatches
+            into one, so that a row's loss must not depend on the padding.
+        apply: (model, content) -> outputs. By default a pair applies the model to its inputs, and
+            a mapping to the entries that the model's forward takes: mappings are keyword
+            arguments, tuples and lists are positional ones.
+        targets: content -> the classes of the rows, shape (rows,), int64, for minibatches that
+            are no pair; weights of classes need it.
     """
 
     model: nn.Module
@@ -100,6 +158,9 @@ class Problem:
         default_factory=dict
     )
     initialize: Initialize = None
+    collate_fn: Collate | None = None
+    apply: Callable[[nn.Module, Any], Any] | None = None
+    targets: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):

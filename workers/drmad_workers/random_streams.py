@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     BUILD = 12
     ITEMS = 13
     HELD_OUT = 14
+    COLLATE = 15
     SEARCH = 21
 
 

@@ -68,7 +68,7 @@ class Replica:
         self._number = number
         dtype = dtype or training.dtype
         require_trainable(problem.model)
-        place = (self.device, dtype, seed)
+        place = (self.device, dtype, seed, problem.collate_fn)
         train = Examples(problem.train, "train", *place)
         valid = Examples(problem.valid, "valid", *place)
         shards = shards or Shards()

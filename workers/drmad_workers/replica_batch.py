@@ -111,6 +111,8 @@ class ReplicaBatch:
                 return f"the derivatives by {bound.name} accumulate separately for each replica"
         if single.parameters.stochastic:
             return "the model draws random numbers (dropout), which differ between replicas"
+        if not self._replicas[0].train_examples.is_uniform:
+            return "a collate function makes the minibatches, whose shapes may differ"
         if single.parameters.carried:
             return "training changes the model's buffers (running statistics)"
         minibatches = [replica.minibatches(0) for replica in self._replicas]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import Batch, Hyperparameter, Problem, ProblemError, Replay
+from drmad_workers import Batch, Hyperparameter, Problem, ProblemError, Replay, SampleWeight
 from tests.workers.cases.small import (
     CLASSES,
     EXACT,
@@ -23,7 +23,7 @@ from tests.workers.cases.small import (
     problem_of,
     recipe_of,
 )
-from tests.workers.judge.plain_training import own_randomness
+from tests.workers.judge.randomness import own_randomness
 from tests.workers.judge.verdict import (
     Refusal,
     assert_right,
@@ -57,25 +57,48 @@ def ragged(row: Tensor) -> Any:
     return row[: 3 + int(row[0] > 0)]
 
 
-@pytest.mark.parametrize(
-    ("item", "words"),
-    [
-        (dictionary, r"pair.*of.*tensors|\(input, target\)"),
-        (pair, r"pair.*of.*tensors|\(input, target\)"),
-        (ragged, "same shape|pad"),
-    ],
-)
-def test_items_that_are_no_tensors_of_one_shape_are_refused(
-    item: Callable[[Tensor], Any], words: str
-) -> None:
-    """The message says what is accepted."""
+class Masked(nn.Module):
+    """Takes the whole input, a dict."""
 
-    def build() -> Problem:
-        problem = problem_of(perceptron())
-        return replace(problem, train=Items(item, 0, 60), valid=Items(item, 60, 100))
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron()
 
-    with pytest.raises(ProblemError, match=words) as error:
-        tuner_of(recipe_of(build), Replay())
+    def forward(self, given: Any) -> Tensor:
+        outputs: Tensor = self.net(given["input"] * given["mask"])
+        return outputs
+
+
+class Halves(nn.Module):
+    """Takes the parts of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron()
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        outputs: Tensor = self.net(torch.cat([one, other], 1))
+        return outputs
+
+
+def of_items(model: nn.Module, item: Callable[[Tensor], Any], inner_loss: Loss | None) -> Problem:
+    problem = problem_of(model, inner_loss)
+    return replace(problem, train=Items(item, 0, 60), valid=Items(item, 60, 100))
+
+
+def test_items_that_are_dictionaries() -> None:
+    assert_right(recipe_of(lambda: of_items(Masked(), dictionary, class_weighted)), EXACT)
+
+
+def test_items_that_are_pairs_of_pairs() -> None:
+    kinds = (SampleWeight(),)
+    assert_right(recipe_of(lambda: of_items(Halves(), pair, None), kinds), EXACT)
+
+
+def test_items_of_several_lengths_are_refused_without_a_collate_function() -> None:
+    recipe = recipe_of(lambda: of_items(perceptron(), ragged, class_weighted))
+    with pytest.raises(ProblemError, match=r"same shapes.*pad.*collate_fn") as error:
+        tuner_of(recipe, Replay())
     assert error.value.field == "train"
 
 

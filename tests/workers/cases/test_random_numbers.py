@@ -120,7 +120,7 @@ def in_a_closure() -> Problem:
 
     def loss(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
         noise = torch.from_numpy(generator.normal(size=tuple(batch.inputs.shape)))
-        noisy = Batch(batch.inputs + 0.2 * noise, batch.targets, batch.index)
+        noisy = batch.with_inputs(batch.inputs + 0.2 * noise)
         return class_weighted(forward, tuned, noisy)
 
     return problem_of(perceptron(), loss)

@@ -10,7 +10,7 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.random_streams import Purpose, seed_of
 
-CPU = torch.device("cpu")
+CPU, DTYPE = torch.device("cpu"), torch.float64
 
 
 class Squares(Dataset[tuple[Tensor, int]]):
@@ -61,16 +61,16 @@ def test_joined_minibatches_are_those_of_their_steps_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [Squares(), TensorDataset(examples().inputs, torch.arange(11) ** 2)]
+    "data", [Squares(), TensorDataset(torch.arange(11.0)[:, None], torch.arange(11) ** 2)]
 )
 def test_map_style_data_is_the_same_as_tensors(data: Dataset[object]) -> None:
-    read = Examples(data, "train", CPU, torch.float64)
-    assert torch.equal(read.inputs, examples().inputs)
-    assert torch.equal(read.targets, examples().targets)
+    read, given = (each.chunk(0, 11) for each in (Examples(data, "train", CPU, DTYPE), examples()))
+    assert torch.equal(read.inputs, given.inputs)
+    assert torch.equal(read.targets, given.targets)
 
 
 def test_large_map_style_data_is_read_as_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("drmad_workers.data.examples.IN_MEMORY_BYTES", 10)
+    monkeypatch.setattr("drmad_workers.data.items.IN_MEMORY_BYTES", 10)
     read = Examples(Squares(), "train", CPU, torch.float32)
     batch = Minibatches(read, 4, (0, 0, 0)).join(0)
     assert torch.equal(batch.targets, batch.index**2)
@@ -85,7 +85,7 @@ def test_minibatch_must_fit_the_examples(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [(torch.zeros(3, 1), torch.zeros(2)), 5, [1, 2, 3], (torch.zeros(0, 1), torch.zeros(0))]
+    "data", [(torch.zeros(3, 1), torch.zeros(2)), 5, {1, 2, 3}, (torch.zeros(0, 1), torch.zeros(0))]
 )
 def test_data_of_another_kind_is_refused_by_name(data: object) -> None:
     with pytest.raises(ProblemError) as error:

@@ -5,23 +5,21 @@ the noise of every step. Losses, penalties, weights and schedules are written ou
 definitions of the kinds, so that an error of the engine cannot hide in a part that both use.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 
 from drmad_workers import Batch, Problem, TrainingConfig
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.weight_draw import reset_parameters
-from drmad_workers.random_streams import WEIGHTS, seed_of
+from drmad_workers.random_streams import WEIGHTS, Purpose, seed_of
+from tests.workers.judge.contents import Contents
 from tests.workers.judge.optimizers import optimizer_of, set_rates
+from tests.workers.judge.randomness import own_randomness, seed_everything
 from tests.workers.judge.tuned import Layer, Tuned
 
 CPU = torch.device("cpu")
@@ -68,10 +66,12 @@ def plain_training(
     """Trains at the hyperparameters `values` (λ by name, before the transform)."""
     problem, training = recipe.problem(), recipe.training
     model = in_precision(problem.model, dtype)
+    train, valid = (Contents(problem, data, dtype) for data in (problem.train, problem.valid))
     rows = Minibatches(
-        Examples(problem.train, "train", CPU, dtype), training.batch_size, (recipe.seed, draw, 0)
+        Examples(torch.empty(train.rows), "train", CPU, dtype),
+        training.batch_size,
+        (recipe.seed, draw, 0),
     )
-    inputs, targets = tensors_of(problem.train, dtype)
     with own_randomness():
         draw_weights(problem, model, seed_of(WEIGHTS, recipe.seed, draw, 0), dtype)
         layers = [
@@ -83,16 +83,15 @@ def plain_training(
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
         for step in range(training.steps):
             index = rows.index(step)
-            given = tuned.training_inputs(inputs)[index]
-            batch = Batch(given.clone(), targets[index].clone(), index)
+            batch = tuned.with_inputs(Batch(train.of(index, rows.seeds(step)), index))
             seed_everything(rows.step_seed(step))
             optimizer.zero_grad()
             tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
             set_rates(optimizer, tuned.rates(step))
             optimizer.step()
         model.eval()
-        held_out, answers = tensors_of(problem.valid, dtype)
-        batch = Batch(held_out, answers, torch.arange(len(held_out)))
+        index, seed = torch.arange(valid.rows), seed_of(Purpose.ITEMS, recipe.seed)
+        batch = Batch(valid.of(index, [seed + row for row in range(valid.rows)]), index)
         loss = float(tuned.held_out_loss(model, batch).detach())
     frozen = {id(p) for p in model.parameters() if not p.requires_grad}
     return Trained(
@@ -128,16 +127,6 @@ def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def tensors_of(data: object, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Copies of all inputs and all targets."""
-    if not isinstance(data, tuple):
-        assert isinstance(data, torch.utils.data.Dataset)
-        items: Sequence[object] = data  # type: ignore[assignment]
-        data = tuple(default_collate([items[row] for row in range(len(items))]))
-    inputs, targets = (part.to(dtype) if part.is_floating_point() else part for part in data)
-    return inputs.clone(), targets.clone()
-
-
 def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     """The trained parameters with the module that holds each; a shared one comes once."""
     seen: set[int] = set()
@@ -146,25 +135,3 @@ def parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Paramet
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield name, module, parameter
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds the global generators of torch, NumPy and Python.
-
-    torch.manual_seed would set the same state on the CPU, in half a millisecond.
-    """
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-@contextmanager
-def own_randomness() -> Iterator[None]:
-    """Restores the global generators of torch, NumPy and Python on exit."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

@@ -23,6 +23,7 @@ from drmad_workers import (
     WeightDecay,
 )
 from drmad_workers.hyperparameters.base import Kind
+from tests.workers.judge.contents import losses_of
 from tests.workers.judge.optimizers import Rates
 
 TRANSFORMS = {"identity": lambda raw: raw, "exp": torch.exp, "sigmoid": torch.sigmoid}
@@ -72,29 +73,30 @@ class Tuned:
                     for layer, scale in zip(self._layers, raw.exp(), strict=True):
                         layer.parameter.mul_(scale)
 
-    def training_inputs(self, inputs: Tensor) -> Tensor:
-        """The training inputs, or those that are tuned."""
+    def with_inputs(self, batch: Batch) -> Batch:
+        """The minibatch, with the inputs that are tuned if they are."""
         found = [raw for kind, raw in self._kinds if isinstance(kind, TrainingData)]
-        return found[0] if found else inputs
+        return batch.with_inputs(found[0][batch.index].clone()) if found else batch
 
     def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The training loss of a minibatch with all penalties."""
         problem = self._problem
         if problem.inner_loss is not None:
             return problem.inner_loss(model, self._named, batch) + self._penalties()
-        losses = problem.loss(model(batch.inputs), batch.targets)
+        losses = losses_of(problem, model, batch.content)
         for kind, raw in self._kinds:
             if isinstance(kind, SampleWeight):
                 losses = losses * raw.sigmoid()[batch.index]
             elif isinstance(kind, LossWeight):
-                losses = losses * raw.exp()[batch.targets]
+                targets = problem.targets(batch.content) if problem.targets else batch.targets
+                losses = losses * raw.exp()[targets]
         return losses.mean() + self._penalties()
 
     def held_out_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         problem = self._problem
         if problem.outer_loss is not None:
             return problem.outer_loss(model, self._named, batch)
-        return problem.loss(model(batch.inputs), batch.targets).mean()
+        return losses_of(problem, model, batch.content).mean()
 
     def rates(self, step: int) -> list[Rates]:
         """Learning rate, momentum and weight decay of every layer in a step."""

@@ -18,7 +18,8 @@ from drmad_workers import (
     TrainingDiverged,
     Tuner,
 )
-from tests.workers.judge.plain_training import Recipe, own_randomness, plain_training
+from tests.workers.judge.plain_training import Recipe, plain_training
+from tests.workers.judge.randomness import own_randomness
 
 STEP = 1e-5
 """The step h of a central difference. Its truncation error is about h² = 1e-10 and its rounding

@@ -1,57 +1,60 @@
 """Data sets on a device, read by position."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
 
-from drmad_workers.data.items import ACCEPTED, Items
+from drmad_workers.data import trees
+from drmad_workers.data.columns import Columns, Rows, columns_of, require_rows
+from drmad_workers.data.items import Items
 from drmad_workers.devices import placed
-from drmad_workers.errors import ProblemError
-from drmad_workers.problem import Batch, Data
-
-IN_MEMORY_BYTES = 2**30
-"""Bounds the size of a map-style data set that is read once and kept as two tensors, in bytes."""
+from drmad_workers.problem import Batch, Collate, Data, is_pair
 
 
 class Examples:
     """A data set on a device, read by position.
 
+    Data that are tensors, and items that join to tensors with a row each, are kept on the device.
+    Other items are collated for every minibatch.
+
     Attributes:
         rows: the number of examples.
         positions: the positions in the data set of a part's rows, shape (rows,); None for a whole
             data set.
+        draws: whether the seeds that `take` is given make a difference.
+        is_uniform: whether every minibatch consists of tensors with one row per example.
     """
 
     def __init__(
-        self, data: Data, name: str, device: torch.device, dtype: torch.dtype, seed: int = 0
+        self,
+        data: Data,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int = 0,
+        collate_fn: Collate | None = None,
+        fixed: bool = True,
     ) -> None:
-        """`seed` seeds what the items of a map-style data set draw; see Items."""
+        """`seed`, `collate_fn` and `fixed`: see Items."""
         self.device = device
         self._dtype = dtype
-        self._items: Items | None = None
         self.positions: Tensor | None = None
-        if isinstance(data, TensorDataset):
-            data = data.tensors
-        if not (isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[0])):
-            items = Items(data, name, seed)
-            in_memory = items.bytes <= IN_MEMORY_BYTES
-            data = items.read(range(items.rows)) if in_memory else None
-            self._items = None if in_memory else items
-        if data is not None:
-            inputs, targets = (require_rows(part, name) for part in data)
-            if len(inputs) != len(targets):
-                raise ProblemError(
-                    f"{name} must have as many targets as inputs, got {len(inputs)} inputs and "
-                    f"{len(targets)} targets",
-                    name,
-                )
-            self.inputs, self.targets = self._place(inputs), self._place(targets)
-        self.rows = self._items.rows if self._items is not None else len(self.inputs)
-        if self.rows == 0:
-            raise ProblemError(f"{name} must hold at least one example, got none", name)
+        content = columns_of(data)
+        if content is not None:
+            require_rows(content, name)
+        if content is not None and collate_fn is None:
+            self._source: Columns | Items = Columns(self._place(content))
+        else:
+            data = data if content is None else Rows(content)
+            self._source = Items(data, name, seed, collate_fn, fixed)
+            content = self._source.joined()
+            if content is not None:
+                self._source = Columns(self._place(content))
+        self.rows = self._source.rows
+        self.draws, self.is_uniform = self._source.draws, self._source.is_uniform
 
     def part(self, positions: Tensor | None) -> "Examples":
         """The rows at `positions`; the index of a batch still counts in the whole data set."""
@@ -63,22 +66,19 @@ class Examples:
         return part
 
     def all_inputs(self) -> Tensor | None:
-        """The inputs of all rows; None if the data set exceeds IN_MEMORY_BYTES."""
-        return self.inputs if self._items is None else None
+        """The inputs of all rows, if the data are pairs whose inputs are one tensor in memory."""
+        if not (isinstance(self._source, Columns) and is_pair(self._source.content)):
+            return None
+        inputs = self._source.content[0]
+        return inputs if isinstance(inputs, Tensor) else None
 
-    def all_targets(self) -> Tensor | None:
-        """The targets of all rows; None if the data set exceeds IN_MEMORY_BYTES."""
-        return self.targets if self._items is None else None
+    def take(self, index: Tensor, seeds: Sequence[int] | None = None) -> Batch:
+        """The rows at `index`, shape (rows,), int64, on the device.
 
-    def take(self, index: Tensor) -> Batch:
-        """The rows at `index`, shape (rows,), int64, on the device."""
-        if self._items is None:
-            inputs = self.inputs.index_select(0, index)
-            targets = self.targets.index_select(0, index)
-        else:
-            inputs, targets = self._items.read(index.tolist())
-            inputs, targets = self._place(inputs), self._place(targets)
-        return Batch(inputs, targets, index)
+        `seeds` are those of the rows, for data that draw; see Minibatches.
+        """
+        content = self._source.take(index, seeds)
+        return Batch(content if isinstance(self._source, Columns) else self._place(content), index)
 
     def chunks(self, rows: int) -> Iterator[Batch]:
         """All examples in order, at most `rows` at a time."""
@@ -89,24 +89,9 @@ class Examples:
         """A copy of at most `rows` examples from `start` on, which a model may overwrite."""
         stop = min(start + rows, self.rows)
         index = torch.arange(start, stop, device=self.device)
-        if self.positions is not None:
-            return self.take(self.positions[index])
-        if self._items is None:
-            return Batch(self.inputs[start:stop].clone(), self.targets[start:stop].clone(), index)
-        return self.take(index)
+        return self.take(index if self.positions is None else self.positions[index])
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        return placed(tensor.detach(), self.device, self._dtype)
-
-
-def require_rows(data: object, name: str) -> Tensor:
-    """Returns the tensor; raises ProblemError unless it is a dense tensor with an axis of rows."""
-    if not isinstance(data, Tensor):
-        raise ProblemError(f"{name} must be {ACCEPTED}, got {type(data).__name__} in a pair", name)
-    if data.is_nested or data.layout != torch.strided:
-        remedy = "pad the rows to one length" if data.is_nested else "call .to_dense()"
-        what = "a nested tensor" if data.is_nested else f"layout {data.layout}"
-        raise ProblemError(f"{name} must hold dense tensors, got {what}: {remedy}", name)
-    if data.ndim == 0:
-        raise ProblemError(f"{name} must have one row per example, got a single number", name)
-    return data
+    def _place(self, content: Any) -> Any:
+        return trees.mapped_tensors(
+            lambda tensor: placed(tensor.detach(), self.device, self._dtype), content
+        )

@@ -1,78 +1,158 @@
-"""A map-style data set, each item of which is read under a seed of its row."""
+"""A map-style data set, each item of which is read under a seed of its own."""
 
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from drmad_workers.data import trees
+from drmad_workers.data.columns import ACCEPTED, are_rows
 from drmad_workers.errors import ProblemError
-from drmad_workers.global_generators import restored_generators, seed_all
+from drmad_workers.global_generators import GeneratorStates, restored_generators, seed_all
+from drmad_workers.problem import Collate, described
 from drmad_workers.random_streams import Purpose, seed_of
 
-ACCEPTED = (
-    "a pair (inputs, targets) of tensors, or a map-style data set whose items are pairs "
-    "(input, target) of tensors, arrays or numbers"
-)
-"""What the data of a problem may be."""
+IN_MEMORY_BYTES = 2**30
+"""Bounds the size of a map-style data set that is read once and kept, in bytes."""
+SAMPLED = 4
+"""The number of items that are read twice before any training."""
 
 
 class Items:
-    """The items of a map-style data set, joined to tensors.
+    """The items of a map-style data set, which a collate function joins to minibatches.
 
-    An item that draws random numbers is read with the global generators under a seed of its row, so
-    that every read of it returns the same values, in every process.
+    An item is read with the global generators under a seed of its own, so that what it draws is the
+    same in every process, whoever reads it in whatever order. Items that draw nothing, and
+    those that are fixed, are read once if they fit into memory.
 
     Attributes:
         rows: the number of items.
-        bytes: the size of all items, from that of the first.
+        draws: whether the seeds that `take` is given make a difference.
+        is_uniform: whether every minibatch consists of tensors with one row per example.
     """
 
-    def __init__(self, data: Any, name: str, seed: int) -> None:
-        """`name` is that of the data in a ProblemError.
-
+    def __init__(
+        self, data: Any, name: str, seed: int, collate_fn: Collate | None, fixed: bool
+    ) -> None:
+        """
+        Args:
+            data: the data set.
+            name: that of the data in a ProblemError.
+            seed: seeds what fixed items draw.
+            collate_fn: see Problem.
+            fixed: whether every read of an item that draws is the same, as for held-out data.
         Raises:
-            ProblemError: this is no data set of (input, target), it has no item, or its first item
-                differs between two reads.
+            ProblemError: this is no data set of items, it has no item, its items cannot be joined,
+                or two reads of an item under the same seeds differ.
         """
         self._data = data
         self._name = name
         self._seed = seed_of(Purpose.ITEMS, seed)
+        self._collate_fn = collate_fn
+        self._fixed = fixed
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise ProblemError(f"{name} must be {ACCEPTED}, got {type(data).__name__}", name)
         self.rows = len(data)
         if self.rows == 0:
             raise ProblemError(f"{name} must hold at least one example, got none", name)
-        first, again = self.read([0]), self.read([0])
-        if not all(map(torch.equal, map(as_bytes, first), map(as_bytes, again))):
-            raise ProblemError(
-                f"{name}[0] must be the same whenever it is read, and two reads differ: draw from "
-                "the global generators of torch, NumPy or Python, which are seeded for every row, "
-                "instead of a generator of its own",
-                name,
-            )
-        self.bytes = self.rows * sum(part.nbytes for part in first)
+        rows = sorted({(self.rows - 1) * i // (SAMPLED - 1) for i in range(SAMPLED)})
+        sample = self._require_repeatable(rows)
+        size = sum(bytes_of(leaf) for item in sample for _, leaf in trees.leaves(item))
+        fits = size * self.rows <= IN_MEMORY_BYTES * len(sample)
+        self._kept = self._read_all(rows) if fits else None
+        self.draws = not fixed and (collate_fn is not None or self._kept is None)
+        content = self.collate(sample, self._seed)
+        self.is_uniform = collate_fn is None and are_rows(content, len(sample))
 
-    def read(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(inputs, targets) of these rows; raises ProblemError that names a row."""
-        with restored_generators():
-            items = [self._item(row) for row in rows]
+    def take(self, index: Tensor, seeds: Sequence[int] | None = None) -> Any:
+        """The content of the minibatch of the rows at `index`.
+
+        `seeds` are those of the rows; None for those of fixed items.
+        """
+        rows = index.tolist()
+        seeds = seeds or [self._seed + row for row in rows]
+        items = self._read(rows, seeds) if self._kept is None else [self._kept[r] for r in rows]
+        return self.collate(items, seeds[0], rows)
+
+    def joined(self) -> Any:
+        """All items as tensors with a row each; None where minibatches must be collated anew."""
+        if self._kept is None or not self.is_uniform:
+            return None
+        return self.collate(self._kept, self._seed)
+
+    def collate(self, items: Sequence[Any], seed: int, rows: Sequence[int] | None = None) -> Any:
+        """The content of a minibatch; `seed` seeds what the collate function draws."""
+        if self._collate_fn is not None:
+            with restored_generators():
+                seed_all(seed_of(Purpose.COLLATE, seed))
+                return self._collate_fn([own_container(item) for item in items])
         try:
-            inputs, targets = default_collate(items)
+            return default_collate(list(items))
         except RuntimeError as error:
-            raise self._ragged(rows, items) from error
+            raise self._ragged(rows or range(len(items)), items) from error
         except TypeError as error:
-            kinds = " and ".join(described(part) for part in items[0])
-            raise self._refused(rows[0], f"has {kinds}", "convert both to tensors") from error
-        return inputs, targets
+            raise ProblemError(
+                f"items of {self._name} must be joined to a minibatch, and default_collate cannot "
+                f"join {described(items[0])}: {error}; convert its parts to tensors, or state "
+                "the problem's collate_fn",
+                self._name,
+            ) from error
 
-    def _item(self, row: int) -> tuple[Any, Any]:
-        seed_all(self._seed + row)
+    def _require_repeatable(self, rows: Sequence[int]) -> list[Any]:
+        """The items of these rows; raises ProblemError if two reads or collations differ."""
+        seeds = [self._seed + row for row in rows]
+        first, again = self._read(rows, seeds), self._read(rows, seeds)
+        for row, one, other in zip(rows, first, again, strict=True):
+            if not same(one, other):
+                raise self._unequal(f"{self._name}[{row}]", "reads")
+        one, other = (self.collate(first, self._seed, rows) for _ in range(2))
+        if not same(one, other):
+            raise self._unequal(f"a minibatch of {self._name} by collate_fn", "calls")
+        return first
+
+    def _unequal(self, what: str, twice: str) -> ProblemError:
+        return ProblemError(
+            f"{what} must be the same under the same seeds, and two {twice} differ: draw from the "
+            "global generators of torch, NumPy or Python, which are seeded for every row, instead "
+            "of a generator of its own, and write into no item",
+            self._name,
+        )
+
+    def _read_all(self, sampled: Sequence[int]) -> list[Any] | None:
+        """All items; None if some draw, and are not fixed. `sampled` are tried first."""
+        rows = range(self.rows)
+        for tried in (sampled, rows):
+            items, drew = self._read_unseeded(tried)
+            if drew:
+                seeds = [self._seed + row for row in rows]
+                return self._read(rows, seeds) if self._fixed else None
+        return items
+
+    def _read_unseeded(self, rows: Sequence[int]) -> tuple[list[Any], bool]:
+        """The items of these rows, and whether one of them drew random numbers."""
+        with restored_generators():
+            before = GeneratorStates.now()
+            items = [self._item(row) for row in rows]
+            return items, not before.equal(GeneratorStates.now())
+
+    def _read(self, rows: Sequence[int], seeds: Sequence[int]) -> list[Any]:
+        items = []
+        with restored_generators():
+            for row, seed in zip(rows, seeds, strict=True):
+                seed_all(seed)
+                items.append(self._item(row))
+        return items
+
+    def _item(self, row: int) -> Any:
         try:
-            item = self._data[row]
+            return self._data[row]
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             raise ProblemError(
@@ -81,46 +161,52 @@ class Items:
                 f"({Path(last.filename).name}:{last.lineno})",
                 self._name,
             ) from error
-        if not (isinstance(item, tuple | list) and len(item) == 2):
-            raise self._refused(row, f"is {described(item)}", "return (input, target)")
-        for what, part in zip(("input", "target"), item, strict=True):
-            if isinstance(part, dict | tuple | list | str):
-                remedy = (
-                    "number the words"
-                    if isinstance(part, str)
-                    else "join its parts to one tensor, and split that in the model's forward"
-                )
-                raise self._refused(row, f"has {described(part)} as its {what}", remedy)
-        return item[0], item[1]
 
-    def _refused(self, row: int, fact: str, remedy: str) -> ProblemError:
-        return ProblemError(
-            f"{self._name} must be {ACCEPTED}, and item {row} {fact}: {remedy}", self._name
-        )
-
-    def _ragged(self, rows: Sequence[int], items: Sequence[tuple[Any, Any]]) -> ProblemError:
+    def _ragged(self, rows: Sequence[int], items: Sequence[Any]) -> ProblemError:
         """The error for the first item whose shapes are not those of the first."""
-        shapes = [tuple(tuple(getattr(part, "shape", ())) for part in item) for item in items]
+        shapes = [str(trees.mapped(shape_of, item)) for item in items]
         row, shape = next(
             ((row, shape) for row, shape in zip(rows, shapes, strict=True) if shape != shapes[0]),
             (rows[0], shapes[0]),
         )
         return ProblemError(
-            f"all items of {self._name} must have the same shapes, got input and target of "
-            f"{shapes[0][0]} and {shapes[0][1]} in item {rows[0]}, and {shape[0]} and {shape[1]} "
-            f"in item {row}: pad them to one length, and append the length to the input if the "
-            "model needs it",
+            f"items of {self._name} must have the same shapes to be joined by default_collate, got "
+            f"{shapes[0]} in item {rows[0]} and {shape} in item {row}: pad them in the problem's "
+            "collate_fn",
             self._name,
         )
 
 
-def described(value: Any) -> str:
-    """The type of a value with its size or keys, for a message."""
-    if isinstance(value, dict):
-        return f"a dict of {', '.join(map(str, value))}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
+def own_container(item: Any) -> Any:
+    """The item in a container of its own, for collate functions that write into the container."""
+    return copy(item) if isinstance(item, list | MutableMapping) else item
+
+
+def shape_of(leaf: Any) -> Any:
+    return tuple(getattr(leaf, "shape", ()))
+
+
+def bytes_of(leaf: Any) -> int:
+    return leaf.nbytes if isinstance(leaf, Tensor | np.ndarray) else sys.getsizeof(leaf)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two structures have equal tensors, arrays and plain values.
+
+    Objects of other types are not compared.
+    """
+    left, right = dict(trees.leaves(one)), dict(trees.leaves(other))
+    return left.keys() == right.keys() and all(_same_leaf(left[way], right[way]) for way in left)
+
+
+def _same_leaf(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(as_bytes(one), as_bytes(other))
+    if isinstance(one, np.ndarray):
+        return one.tobytes() == np.asarray(other).tobytes()
+    if isinstance(one, int | float | str | bytes | np.generic):
+        return bool(one == other) or one != one
+    return type(one) is type(other)
 
 
 def as_bytes(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from drmad_workers.data import trees
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch
@@ -46,13 +47,25 @@ class Minibatches:
 
         Uses the first of every `every` minibatches.
         """
-        return self._examples.take(self.index(step, count, every))
+        index = self.index(step, count, every)
+        seeds = self.seeds(step, count, every) if self._examples.draws else None
+        return self._examples.take(index, seeds)
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
         """The positions of the examples of `join`, shape (⌈count / every⌉ × batch size,)."""
         if count <= every:
             return self._index(step)
         return torch.cat([self._index(step + i) for i in range(0, count, every)])
+
+    def seeds(self, step: int, count: int = 1, every: int = 1) -> list[int]:
+        """The seed of what each row of `join` draws: a function of (stream, step, row)."""
+        steps = range(step, step + count, every)
+        firsts = [seed_of(Purpose.ITEMS, *self._stream, each) for each in steps]
+        return [
+            first + row
+            for first, each in zip(firsts, steps, strict=True)
+            for row in self._index(each).tolist()
+        ]
 
     def step_seed(self, step: int) -> int:
         """The seed of the random numbers that model and loss draw in a step (dropout)."""
@@ -79,7 +92,7 @@ class StackedMinibatches:
     """The minibatches of R replicas side by side: tensors of shape (R, rows, ...)."""
 
     def __init__(self, singles: Sequence[Minibatches], examples: Examples) -> None:
-        """`examples` reads the positions of every replica."""
+        """`examples` reads the positions of every replica, and is uniform."""
         self._singles = singles
         self._examples = examples
         self.batch_size = singles[0].batch_size
@@ -90,11 +103,15 @@ class StackedMinibatches:
 
     def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
         index = self.index(step, count, every)
-        batch = self._examples.take(index.reshape(-1))
-        inputs, targets = (
-            part.view(index.shape + part.shape[1:]) for part in (batch.inputs, batch.targets)
+        seeds = None
+        if self._examples.draws:
+            each = [single.seeds(step, count, every) for single in self._singles]
+            seeds = [seed for seeds in each for seed in seeds]
+        batch = self._examples.take(index.reshape(-1), seeds)
+        content = trees.mapped_tensors(
+            lambda part: part.view(index.shape + part.shape[1:]), batch.content
         )
-        return Batch(inputs, targets, index)
+        return Batch(content, index)
 
     def step_seed(self, step: int) -> int:
         """The seed of the first replica: models that draw random numbers are not stacked."""

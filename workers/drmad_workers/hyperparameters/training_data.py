@@ -43,7 +43,9 @@ class TrainingData:
         inputs = setting.train.all_inputs()
         if inputs is None or not inputs.is_floating_point():
             raise ProblemError(
-                f"{self.name} needs training inputs of floating point that fit into memory",
+                f"{self.name} needs training data that are pairs (inputs, targets) without a "
+                "collate_fn, and whose inputs are one tensor of floating point that fits into "
+                "memory",
                 f"hyperparameters.{self.name}",
             )
         require_one_of(("data", "noise"), self.init, self.name, "init")

@@ -9,6 +9,7 @@ from torch import Tensor
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
+from drmad_workers.objective.application import loss_of, outputs_of
 from drmad_workers.objective.carried import ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts
@@ -19,7 +20,7 @@ from drmad_workers.objective.products.finite_difference import finite_difference
 from drmad_workers.objective.repeatability import require_repeatable
 from drmad_workers.objective.side_effects import no_side_effects
 from drmad_workers.objective.undefined_derivatives import require_finite_parts
-from drmad_workers.problem import Batch
+from drmad_workers.problem import Batch, described
 
 logger = logging.getLogger(__name__)
 
@@ -158,11 +159,13 @@ def require_loss_shapes(objective: Objective, batch: Batch) -> None:
     """Raises ProblemError unless the losses have the shapes that `Problem` specifies."""
     problem = objective.problem
     if problem.inner_loss is None or problem.outer_loss is None:
-        losses = problem.loss(objective.parameters.model(batch.inputs), batch.targets)
-        if losses.shape != (len(batch.index),):
+        outputs = outputs_of(problem, objective.parameters.model, batch.content)
+        losses: object = loss_of(problem.loss, outputs, batch.content)
+        if not (isinstance(losses, Tensor) and losses.shape == (len(batch.index),)):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else described(losses)
             raise ProblemError(
                 f"loss must return one number per example, shape ({len(batch.index)},), got "
-                f"{tuple(losses.shape)}: use reduction='none', and average over all other axes",
+                f"{got}: use reduction='none', and average over all other axes",
                 "problem.loss",
             )
     loss = objective.inner.loss(batch)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
+from drmad_workers.objective.application import loss_of, outputs_of
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 
@@ -37,9 +38,9 @@ def figures_of(objective: Objective, batch: Batch) -> dict[str, Tensor]:
         figures = {"loss": losses.outer(batch).detach()}
     if problem.metrics:
         with torch.no_grad():
-            outputs = objective.parameters.model(batch.inputs)
+            outputs = outputs_of(problem, objective.parameters.model, batch.content)
             for name, metric in problem.metrics.items():
-                figures[name] = torch.as_tensor(metric(outputs, batch.targets))
+                figures[name] = torch.as_tensor(loss_of(metric, outputs, batch.content))
     for name, figure in figures.items():
         if figure.numel() != 1:
             raise ProblemError(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drmad_workers.data import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import CarriedPass
 from drmad_workers.objective.cuts import through_cuts
@@ -320,10 +321,10 @@ class InnerObjective:
         """
         if self.parameters.device.type != "cpu" or not self.is_plain:
             return function()
-        key = (what, batch.inputs.shape, batch.targets.shape)
+        key = (what, trees.signature(batch.content))
         rows = [self.values.by_name[name] for name in self.values.row_names]
         inputs = [*self.parameters.tensors, *self.values.leaves(), *rows]
-        inputs += [batch.inputs, batch.targets, batch.index, *others]
+        inputs += [*trees.tensors_of(batch.content), batch.index, *others]
         return self.traced(key, inputs, function)
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from drmad_workers.data import trees
+from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of, targets_of
 from drmad_workers.objective.flat_parameters import FlatParameters
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
@@ -52,26 +54,28 @@ class Losses:
     def inner(self, batch: Batch, arguments: Named, rows: Named) -> Tensor:
         """The training loss of one replica; see BatchLoss."""
         if self._values.training_data is not None:
-            batch = Batch(rows[self._values.training_data], batch.targets, batch.index)
+            batch = batch.with_inputs(rows[self._values.training_data])
         with self._precision():
             if self.problem.inner_loss is not None:
-                return self.problem.inner_loss(self._model, arguments, batch).to(self._dtype)
-            outputs = self._model(batch.inputs)
+                loss = full_loss_of(self.problem.inner_loss, self._model, arguments, batch)
+                return loss.to(self._dtype)
+        outputs = self.outputs(batch)
         return self.of_outputs(outputs, batch, arguments, rows)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, batch: Batch) -> Any:
         with self._precision():
-            outputs: Tensor = self._model(inputs)
-        return outputs
+            return outputs_of(self.problem, self._model, batch.content)
 
-    def of_outputs(self, outputs: Tensor, batch: Batch, arguments: Named, rows: Named) -> Tensor:
+    def of_outputs(self, outputs: Any, batch: Batch, arguments: Named, rows: Named) -> Tensor:
         """The mean of the problem's `loss` over the batch, weighted by class and example."""
         with self._precision():
-            losses = self.problem.loss(outputs, batch.targets)
+            losses = loss_of(self.problem.loss, outputs, batch.content)
         losses = losses.to(self._dtype)
         if self._values.class_weight is not None:
             by_class = arguments[self._values.class_weight]
-            losses = losses * self._values.weights_of(batch.targets, by_class)
+            targets = targets_of(self.problem, batch.content)
+            assert targets is not None  # or the weights would not have been bound
+            losses = losses * self._values.weights_of(targets, by_class)
         if self._values.sample_weight is None:
             return losses.mean()
         return torch.dot(losses, rows[self._values.sample_weight]) / len(losses)
@@ -81,8 +85,10 @@ class Losses:
         with self._precision():
             if self.problem.outer_loss is not None:
                 arguments = self._values.arguments
-                return self.problem.outer_loss(self._model, arguments, batch).to(self._dtype)
-            losses = self.problem.loss(self._model(batch.inputs), batch.targets)
+                loss = full_loss_of(self.problem.outer_loss, self._model, arguments, batch)
+                return loss.to(self._dtype)
+            outputs = outputs_of(self.problem, self._model, batch.content)
+            losses = loss_of(self.problem.loss, outputs, batch.content)
         return losses.to(self._dtype).mean()
 
     def _precision(self) -> AbstractContextManager[object]:
@@ -110,17 +116,17 @@ class StackedLoss:
             tensors: list[Tensor],
             leaves: dict[str, Tensor],
             rows: dict[str, Tensor],
-            inputs: Tensor,
-            targets: Tensor,
+            parts: list[Tensor],
             index: Tensor,
         ) -> Tensor:
             parameters.put(tensors)
-            return self._losses.inner(Batch(inputs, targets, index), {**arguments, **leaves}, rows)
+            one = Batch(trees.with_tensors(batch.content, parts), index)
+            return self._losses.inner(one, {**arguments, **leaves}, rows)
 
         try:
             losses: Tensor = torch.func.vmap(of_one)(
                 list(parameters.current), leaves, dict(rows),
-                batch.inputs, batch.targets, batch.index,
+                trees.tensors_of(batch.content), batch.index,
             )  # fmt: skip
         finally:
             parameters.put_back()

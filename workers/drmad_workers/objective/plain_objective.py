@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.penalty import BoundPenalty
+from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of, targets_of
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 
 Values = Mapping[str, Tensor]
 """transform(λ) by name, for every tuned hyperparameter."""
-
-ROWS = 1024
-"""Bounds the rows of held-out data that one forward pass of the model takes."""
 
 
 class PlainObjective:
@@ -36,6 +34,7 @@ class PlainObjective:
         values = objective.values
         self.model = objective.parameters.model
         self._problem = objective.problem
+        self._held_out = objective.held_out
         self._names = values
         self._slots = objective.parameters.slots
         self._dtype = dtype or objective.parameters.dtype
@@ -58,14 +57,17 @@ class PlainObjective:
         """The training loss with its penalties, shape ()."""
         names = self._names
         if names.training_data is not None:
-            inputs = values[names.training_data][batch.index]
-            batch = Batch(inputs, batch.targets, batch.index)
+            batch = batch.with_inputs(values[names.training_data][batch.index])
         if self._problem.inner_loss is not None:
-            loss = self._problem.inner_loss(self.model, self._arguments(values), batch)
+            loss = full_loss_of(
+                self._problem.inner_loss, self.model, self._arguments(values), batch
+            )
         else:
-            losses = self._problem.loss(self.model(batch.inputs), batch.targets)
+            losses = self._losses(batch)
             if names.class_weight is not None:
-                losses = losses * values[names.class_weight][batch.targets.clamp_min(0)]
+                targets = targets_of(self._problem, batch.content)
+                assert targets is not None
+                losses = losses * values[names.class_weight][targets.clamp_min(0)]
             if names.sample_weight is not None:
                 losses = losses * values[names.sample_weight][batch.index]
             loss = losses.mean()
@@ -75,11 +77,13 @@ class PlainObjective:
         """The held-out loss; the model must be in evaluation mode."""
         total = 0.0
         with torch.no_grad():
-            for batch in examples.chunks(ROWS):
+            for batch in examples.chunks(self._held_out.rows):
                 if self._problem.outer_loss is not None:
-                    loss = self._problem.outer_loss(self.model, self._arguments(values), batch)
+                    loss = full_loss_of(
+                        self._problem.outer_loss, self.model, self._arguments(values), batch
+                    )
                 else:
-                    loss = self._problem.loss(self.model(batch.inputs), batch.targets).mean()
+                    loss = self._losses(batch).mean()
                 total += float(loss) * len(batch.index) / examples.rows
         return total
 
@@ -103,6 +107,11 @@ class PlainObjective:
         """Writes a vector, shape (P,), into the parameters."""
         for parameter, slot in zip(self.parameters().values(), self._slots, strict=True):
             parameter.data.copy_(weights[slot.start : slot.stop].view(slot.shape))
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """The problem's `loss` of every row, shape (rows,)."""
+        outputs = outputs_of(self._problem, self.model, batch.content)
+        return loss_of(self._problem.loss, outputs, batch.content)
 
     def _arguments(self, values: Values) -> dict[str, Tensor]:
         return {name: values[name] for name in self._names.leaf_names} | self._constants

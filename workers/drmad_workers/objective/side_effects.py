@@ -40,7 +40,7 @@ def no_side_effects(objective: Objective, batch: Batch, name: LossName) -> Itera
     model = objective.parameters.model
     what, field = described_loss(objective, name)
     read = Unchanged(
-        {f"batch.{part}": getattr(batch, part) for part in ("inputs", "targets", "index")}
+        batch.tensors()
         | {f"hyperparameters[{n!r}]": value for n, value in objective.values.arguments.items()}
     )
     weights = Unchanged(trained(model))

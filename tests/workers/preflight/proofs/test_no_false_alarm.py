@@ -51,6 +51,29 @@ class Recurrent(nn.Module):
         return self.head(self.steps(inputs.view(-1, 2, 2))[0][:, -1])  # type: ignore[no-any-return]
 
 
+def texts() -> Problem:
+    """Rows of several lengths, which a collate function pads to those of their minibatch."""
+    torch.manual_seed(0)
+    inputs, targets = examples(90, 0)
+    items = [
+        {"x": row[: 2 + number % 3], "label": target}
+        for number, (row, target) in enumerate(zip(inputs, targets, strict=True))
+    ]
+
+    def collate(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        inputs = nn.utils.rnn.pad_sequence([item["x"] for item in items], batch_first=True)
+        missing = torch.zeros(len(items), 4 - inputs.shape[1])
+        labels = torch.stack([item["label"] for item in items])
+        return {"input": torch.cat([inputs, missing], 1), "labels": labels, "x": inputs}
+
+    return Problem(
+        net(), items[:60], items[60:], collate_fn=collate,
+        loss=lambda outputs, content: nn.functional.cross_entropy(
+            outputs, content["labels"], reduction="none"
+        ),
+    )  # fmt: skip
+
+
 def wide() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -81,6 +104,7 @@ CASES: dict[str, Case] = {
         stated,
         lambda: job({"kind": "l1", "per": "unit"}, {"kind": "l2", "per": "weight"}),
     ),
+    "padded texts": (texts, lambda: job({"kind": "sample_weight"}, L2)),
     "examples": (stated, lambda: job({"kind": "sample_weight"})),
     "classes": (stated, lambda: job({"kind": "loss_weight"})),
     "rates": (

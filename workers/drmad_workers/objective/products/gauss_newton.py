@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from drmad_workers.data import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch, Problem
@@ -41,23 +42,37 @@ def gauss_newton_product(
     losses, parameters, values = inner.losses, inner.parameters, inner.values
     rows = values.differentiable_rows_of(batch.index)
     leaves, data = values.leaves(), values.training_data
-    outputs = losses.outputs(batch.inputs if data is None else rows[data])
-    at_outputs = outputs.detach().requires_grad_()
-    loss = losses.of_outputs(at_outputs, batch, values.arguments, rows)
-    by_outputs = torch.autograd.grad(loss, at_outputs, create_graph=True)[0]
-    pulled = by_outputs.detach().requires_grad_()
+    found_outputs = losses.outputs(batch if data is None else batch.with_inputs(rows[data]))
+    outputs = [part for part in trees.tensors_of(found_outputs) if part.requires_grad]
+    at_outputs = [part.detach().requires_grad_() for part in outputs]
+    fresh = {id(part): at for part, at in zip(outputs, at_outputs, strict=True)}
+    given = trees.mapped_tensors(lambda part: fresh.get(id(part), part), found_outputs)
+    loss = losses.of_outputs(given, batch, values.arguments, rows)
+    by_outputs = torch.autograd.grad(
+        loss, at_outputs, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    pulled = [part.detach().requires_grad_() for part in by_outputs]
     gradients = torch.autograd.grad(
         outputs, parameters.tensors, pulled, create_graph=True, allow_unused=True
     )
     if prepare is not None:
         prepare(inner.flat_gradient(gradients))
-    through = [pulled] if data is None else [pulled, rows[data]]
+    through = pulled if data is None else [*pulled, rows[data]]
     parts, directions = inner.paired(gradients, cotangent)
-    along, *by_data = torch.autograd.grad(parts, through, directions, retain_graph=True)
-    inputs = [at_outputs, *leaves, *rows.values()]
-    by_at, *by_rest = torch.autograd.grad(
-        by_outputs, inputs, along, allow_unused=True, materialize_grads=True
+    pushed = torch.autograd.grad(
+        parts, through, directions, retain_graph=True, allow_unused=True, materialize_grads=True
     )
+    count = len(outputs)
+    along, by_data = pushed[:count], pushed[count:]
+    curved = [number for number in range(count) if by_outputs[number].requires_grad]
+    by_inputs = torch.autograd.grad(
+        [by_outputs[number] for number in curved],
+        [*at_outputs, *leaves, *rows.values()],
+        [along[number] for number in curved],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    by_at, by_rest = by_inputs[:count], [*by_inputs[count:]]
     wanted = [*parameters.tensors] if data is None else [*parameters.tensors, rows[data]]
     by_wanted = torch.autograd.grad(outputs, wanted, by_at, allow_unused=True)
     by_leaves, by_rows = by_rest[: len(leaves)], by_rest[len(leaves) :]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from drmad_workers.data import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective import central_differences
 from drmad_workers.objective.carried import ModelWatch
@@ -108,7 +109,8 @@ class GradientField:
 
     def __init__(self, objective: Objective, batch: Batch, dtype: torch.dtype) -> None:
         """The model must have the type `dtype` already."""
-        self.batch = Batch(_as(dtype, batch.inputs), _as(dtype, batch.targets), batch.index)
+        content = trees.mapped_tensors(lambda tensor: _as(dtype, tensor), batch.content)
+        self.batch = Batch(content, batch.index)
         self.values = {name: _as(dtype, v) for name, v in objective.values.by_name.items()}
         self._parameters = objective.parameters
         self._plain = PlainObjective(objective, dtype)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.data.columns import columns_of
+from drmad_workers.data.items import same as same_values
 from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs import random_states
@@ -36,7 +38,8 @@ def repeatable(short: ShortProblem, problem: Problem, repeats: int, to_the_bit: 
             "failed",
             f"two reads of the same item of {name} differ",
             name,
-            "return the same values from every read of an item: augment inside the model",
+            "draw with the global generators of torch, NumPy or Python, which the engine seeds for "
+            "every row, and keep no state between reads",
         )
     values = short.tuner.initial_values()
     run, seed = short.run(values)
@@ -101,17 +104,20 @@ def same(one: Tensor, other: Tensor, to_the_bit: bool) -> bool:
 
 
 def unequal_item(problem: Problem) -> str | None:
-    """The name of the part of the data of which two reads of one item differ; None for none."""
+    """The name of the part of the data of which two reads of one item differ; None for none.
+
+    Both reads begin with the same states of the global generators.
+    """
     for name in ("train", "valid"):
         data = getattr(problem, name)
-        if isinstance(data, tuple | list):
+        if columns_of(data) is not None:
             continue
         for row in range(min(ITEMS, len(data))):
             reads = []
-            for number in range(2):
-                random_states.scatter(number)
-                reads.append([torch.as_tensor(part) for part in data[row]])
-            if not all(map(torch.equal, *reads)):
+            for _ in range(2):
+                random_states.scatter(row)
+                reads.append(data[row])
+            if not same_values(*reads):
                 return name
     return None
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Subset
 
 from drmad_workers import spec_adapter
+from drmad_workers.data import trees
+from drmad_workers.data.columns import columns_of
 from drmad_workers.hypergradients import Forward, Replay, Stored
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.objective.plain_objective import PlainObjective, restored
@@ -122,9 +124,8 @@ def exact_method(spec: JobSpec, weights: int) -> Method:
 
 def first_rows(data: Data, rows: int) -> Data:
     """The first rows of a data set, with memory of their own where they are tensors."""
-    if isinstance(data, TensorDataset):
-        data = data.tensors
-    if isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[0]):
-        return tuple(each[:rows].clone() for each in data)
+    content = columns_of(data)
+    if content is not None:
+        return trees.mapped_tensors(lambda column: column[:rows].clone(), content)
     found: Any = Subset(data, range(min(rows, len(data))))
     return found

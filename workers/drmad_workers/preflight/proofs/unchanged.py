@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from drmad_workers.data.columns import columns_of
 from drmad_workers.objective.plain_objective import PlainObjective, restored
 from drmad_workers.preflight.proofs.finding import Finding, line_of
 from drmad_workers.problem import Batch, Problem
@@ -47,12 +48,10 @@ class Belongings:
 def others(problem: Problem) -> Iterator[tuple[str, Tensor]]:
     """Tensors that are neither parameters nor buffers: data, attributes, hyperparameters."""
     for part in ("train", "valid", "test"):
-        data = getattr(problem, part)
-        data = getattr(data, "tensors", data)  # of a TensorDataset
-        if isinstance(data, tuple | list):
-            for name, tensor in zip(("inputs", "targets"), data, strict=False):
-                if torch.is_tensor(tensor):
-                    yield f"{part} {name}", tensor
+        content = columns_of(getattr(problem, part))
+        if content is not None:
+            tensors = Batch(content, torch.empty(0)).tensors()
+            yield from ((name.replace("batch.", f"{part} "), t) for name, t in tensors.items())
     for prefix, module in problem.model.named_modules():
         for name, value in module.__dict__.items():
             if torch.is_tensor(value):
@@ -112,20 +111,17 @@ def written_rows(tuner: Tuner, problem: Problem) -> tuple[str, str] | None:
         parameters.train()
         return plain.training_loss(values, batch)
 
-    first = next(examples.chunks(min(ROWS, examples.rows)))
     tries: list[tuple[str, Callable[[Batch], object], Batch]] = [
         ("training", in_training, tuner.replica.minibatches(0).join(0)),
-        ("held-out", held_out, Batch(first.inputs.clone(), first.targets.clone(), first.index)),
+        ("held-out", held_out, next(examples.chunks(min(ROWS, examples.rows)))),
     ]
     with restored(problem.model), torch.no_grad():
         for what, loss, batch in tries:
-            given = [batch.inputs.clone(), batch.targets.clone()]
+            given = {name: digest(tensor) for name, tensor in batch.tensors().items()}
             loss(batch)
-            for name, now, old in zip(
-                ("inputs", "targets"), (batch.inputs, batch.targets), given, strict=True
-            ):
-                if digest(now) != digest(old):
+            for name, now in batch.tensors().items():
+                if digest(now) != given[name]:
                     stated = problem.inner_loss or problem.loss
-                    field = f"problem.{what}"
-                    return f"{what} {name}", line_of(problem.model) or line_of(stated) or field
+                    where = line_of(problem.model) or line_of(stated) or f"problem.{what}"
+                    return name.replace("batch.", f"{what} "), where
     return None
