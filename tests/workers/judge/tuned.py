@@ -60,7 +60,7 @@ class Tuned:
         if problem.inner_loss is not None:
             for kind, raw in self._kinds:
                 if isinstance(kind, SampleWeight):
-                    self._named[kind.name] = raw.sigmoid()
+                    self._named[kind.name] = self._by_row(kind, raw)
                 elif isinstance(kind, LossWeight):
                     self._named[kind.name] = raw.exp()
 
@@ -83,12 +83,26 @@ class Tuned:
         if problem.inner_loss is not None:
             return problem.inner_loss(model, self._named, batch) + self._penalties()
         losses = problem.loss(model(batch.inputs), batch.targets)
+        normalised = torch.ones_like(losses)
         for kind, raw in self._kinds:
             if isinstance(kind, SampleWeight):
-                losses = losses * raw.sigmoid()[batch.index]
+                weights = self._by_row(kind, raw)[batch.index]
+                losses = losses * weights
+                if kind.normalised:
+                    normalised = normalised * weights
             elif isinstance(kind, LossWeight):
                 losses = losses * raw.exp()[batch.targets]
-        return losses.mean() + self._penalties()
+        return losses.sum() / normalised.sum() + self._penalties()
+
+    def _by_row(self, kind: SampleWeight, raw: Tensor) -> Tensor:
+        """The weight of every training row."""
+        if kind.per == "example":
+            return raw.sigmoid()
+        columns = self._problem.columns
+        column = self._problem.train[1] if kind.per == "class" else columns[kind.column or "source"]
+        keys = column.tolist() if isinstance(column, Tensor) else list(column)
+        known = sorted(set(keys))
+        return raw.sigmoid()[[known.index(key) for key in keys]]
 
     def held_out_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         problem = self._problem

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 
 from drmad_client.spec import bounds, defaults
-from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
+from drmad_workers.hyperparameters.classes import classes_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LossWeight:
             )
         label, count = "term", self.terms or 0
         if self.terms is None:
-            label, count = "class", self._classes(setting.train)
+            label, count = "class", classes_of(setting.train, self.name)[0]
         groups = [Group(f"{label} {i}", i, i + 1) for i in range(count)]
         initial = torch.full((count,), self.init, dtype=setting.dtype)
         if own_loss:
@@ -65,20 +65,3 @@ class LossWeight:
         targets = setting.train.all_targets()
         ignores = targets is not None and bool((targets < 0).any())
         return BoundClassWeight(self.name, initial, "exp", self.lower, self.upper, groups, ignores)
-
-    def _classes(self, train: Examples) -> int:
-        targets = train.all_targets()
-        if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-            raise ProblemError(
-                f"{self.name} per class needs training targets that are class numbers (int64) and "
-                "fit into memory",
-                f"hyperparameters.{self.name}",
-            )
-        classes = int(targets.max()) + 1
-        if classes < 1:
-            raise ProblemError(
-                f"{self.name} per class needs training targets of at least one class, got negative "
-                "numbers alone, which stand for ignored rows",
-                f"hyperparameters.{self.name}",
-            )
-        return classes

@@ -1,6 +1,5 @@
 """The inner and the outer loss of a problem on one batch, without penalties."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -9,9 +8,8 @@ from torch import Tensor
 
 from drmad_workers.objective.flat_parameters import FlatParameters
 from drmad_workers.objective.values import HyperparameterValues
+from drmad_workers.objective.weighting import Named, Weighting
 from drmad_workers.problem import Batch, Problem
-
-Named = Mapping[str, Tensor]
 
 
 class BatchLoss(Protocol):
@@ -40,10 +38,12 @@ class Losses:
         parameters: FlatParameters,
         values: HyperparameterValues,
         autocast: bool = False,
+        batch_size: int = 1,
     ) -> None:
-        """`autocast` evaluates the losses in bfloat16."""
+        """`autocast` evaluates the losses in bfloat16; `batch_size` is that of a minibatch."""
         self.problem = problem
         self.autocast = autocast
+        self.weighting = Weighting(values, batch_size)
         self.outer_needs_grad = False
         self._model = parameters.model
         self._device, self._dtype = parameters.device, parameters.dtype
@@ -55,6 +55,7 @@ class Losses:
             batch = Batch(rows[self._values.training_data], batch.targets, batch.index)
         with self._precision():
             if self.problem.inner_loss is not None:
+                arguments = self._values.for_users(arguments)
                 return self.problem.inner_loss(self._model, arguments, batch).to(self._dtype)
             outputs = self._model(batch.inputs)
         return self.of_outputs(outputs, batch, arguments, rows)
@@ -65,22 +66,16 @@ class Losses:
         return outputs
 
     def of_outputs(self, outputs: Tensor, batch: Batch, arguments: Named, rows: Named) -> Tensor:
-        """The mean of the problem's `loss` over the batch, weighted by class and example."""
+        """The mean of the problem's `loss` over the batch, weighted; see Weighting."""
         with self._precision():
             losses = self.problem.loss(outputs, batch.targets)
-        losses = losses.to(self._dtype)
-        if self._values.class_weight is not None:
-            by_class = arguments[self._values.class_weight]
-            losses = losses * self._values.weights_of(batch.targets, by_class)
-        if self._values.sample_weight is None:
-            return losses.mean()
-        return torch.dot(losses, rows[self._values.sample_weight]) / len(losses)
+        return self.weighting.mean(losses.to(self._dtype), batch, arguments, rows)
 
     def outer(self, batch: Batch) -> Tensor:
         """The held-out objective on the batch, shape ()."""
         with self._precision():
             if self.problem.outer_loss is not None:
-                arguments = self._values.arguments
+                arguments = self._values.for_users(self._values.arguments)
                 return self.problem.outer_loss(self._model, arguments, batch).to(self._dtype)
             losses = self.problem.loss(self._model(batch.inputs), batch.targets)
         return losses.to(self._dtype).mean()
