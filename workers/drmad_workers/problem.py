@@ -1,6 +1,6 @@
 """The statement of a problem: a model, its data, its losses and its own hyperparameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -104,6 +104,9 @@ Loss = Callable[[Any, Any], Tensor]
 Initialize = Callable[[nn.Module], None] | Literal["reset"] | None
 """What draws w_0 in place; see Problem."""
 
+Column = Sequence[str | int] | Tensor
+"""One string or one integer for every training row, as a list, a tensor, an array or a Series."""
+
 FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 """(forward, hyperparameters, batch) -> (): `forward` is the model at the current weights,
 `hyperparameters` are the transformed values by name."""
@@ -127,6 +130,8 @@ class Problem:
             rows of the batch, because minibatches may be joined.
         outer_loss: the held-out objective, if it is not the mean of `loss`; likewise a mean.
         hyperparameters: the user's own tensors by name, which both full losses take.
+        columns: what is known of every training row beside its inputs, by name, such as the source
+            it comes from; `SampleWeight` forms its groups by them.
         metrics: name -> (outputs, targets or content, as `loss`) -> (), a mean over the rows;
             reported for the validation and the test data as `validation_<name>` and `test_<name>`.
         diagnostics: name -> function of the transformed values of all hyperparameters by name; a
@@ -153,6 +158,7 @@ class Problem:
     inner_loss: FullLoss | None = None
     outer_loss: FullLoss | None = None
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     metrics: Mapping[str, Loss] = field(default_factory=dict)
     diagnostics: Mapping[str, Callable[[Mapping[str, Tensor]], float | None]] = field(
         default_factory=dict

@@ -102,6 +102,7 @@ class Replica:
                 memory_rows=training.memory_rows,
                 autocast=training.precision == "bfloat16",
                 held_out=HeldOutRows(training.evaluation_rows, training.batch_size, seed),
+                batch_size=training.batch_size,
             )
             made.product = PRODUCTS[method.hvp]
             made.parameters.attach()

@@ -83,6 +83,18 @@ class JobView:
         return self.record.spec
 
     @property
+    def labels(self) -> dict[str, list[str]]:
+        """The label of every entry by hyperparameter, such as the sources of a `sample_weight`.
+
+        A hyperparameter is missing if its entries have no labels of their own, or exceed 128.
+        """
+        return {
+            info.name: [group.label for group in info.groups]
+            for info in self.record.hyperparameters
+            if info.groups and all(group.stop - group.start == 1 for group in info.groups)
+        }
+
+    @property
     def transitions(self) -> list[Transition]:
         return self.record.transitions
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from drmad_client.plots import panels
 from drmad_client.plots.panels import Figure, Panel
-from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
 from drmad_client.spec.job import JobSpec
 
 Values = NDArray[np.floating[Any]]
@@ -94,7 +94,7 @@ def movers(
         most = np.argsort(-size, kind="stable")[:count]
         for index in most[size[most] > 0.0].tolist():
             label = next(
-                (f"{g.label}[{index - g.start}]" for g in groups.get(name, ()) if index < g.stop),
+                (_entry(group, index) for group in groups.get(name, ()) if index < group.stop),
                 f"{name}[{index}]",
             )
             moves.append((float(change[index]), label))
@@ -114,6 +114,12 @@ def movers(
         "showlegend": False,
     }
     return {"data": [trace], "layout": layout}
+
+
+def _entry(group: HyperparameterGroup, index: int) -> str:
+    """The label of an entry: that of its group, with its number there if the group has several."""
+    only = group.stop - group.start == 1
+    return group.label if only else f"{group.label}[{index - group.start}]"
 
 
 def image_shape(spec: JobSpec) -> tuple[int, int] | None:

@@ -69,4 +69,5 @@ class Kinds:
     log_init_scale: Final = 0.0
     training_data: Final = "data"
     log_loss_weight: Final = 0.0
+    sample_weight_per: Final = "example"
     sample_weight_logit: Final = 0.0

@@ -23,7 +23,6 @@ class Hyperparameter(Spec):
         is_rate: whether it tunes a coefficient of the inner optimizer's update.
         is_schedule: whether figures plot its values over the inner steps.
         is_penalty: whether it penalises the weights, with one entry for each group of them.
-        per_example: whether it has a row for each training example.
         scales_start: whether it acts on the initial weights.
         from_code: whether the user's own problem must state it.
     """
@@ -32,7 +31,6 @@ class Hyperparameter(Spec):
     is_rate: ClassVar[bool] = False
     is_schedule: ClassVar[bool] = False
     is_penalty: ClassVar[bool] = False
-    per_example: ClassVar[bool] = False
     scales_start: ClassVar[bool] = False
     from_code: ClassVar[bool] = False
 
@@ -40,6 +38,16 @@ class Hyperparameter(Spec):
     def per_step(self) -> bool:
         """Whether every inner step has an entry of its own."""
         return False
+
+    @property
+    def per_example(self) -> bool:
+        """Whether it has a row for each training example."""
+        return False
+
+    @property
+    def data_column(self) -> str | None:
+        """The column of the data by which it forms groups of examples; None without groups."""
+        return None
 
     def entries(self, sizes: ProblemSizes) -> int | None:
         """The number of entries; None where only a worker knows it."""
@@ -239,7 +247,6 @@ class TrainingDataHyperparameter(_Bounded):
     """The inputs of the training examples; their targets do not change."""
 
     engine: ClassVar[str] = "training_data:TrainingData"
-    per_example: ClassVar[bool] = True
 
     kind: Literal["training_data"] = "training_data"
     init: Literal["data", "noise"] = Field(
@@ -247,6 +254,10 @@ class TrainingDataHyperparameter(_Bounded):
         description="Initial values: the training inputs, or normal noise with their mean and "
         "standard deviation.",
     )
+
+    @property
+    def per_example(self) -> bool:
+        return True
 
     def entries(self, sizes: ProblemSizes) -> int | None:
         if sizes.train is None or sizes.inputs is None:
@@ -277,12 +288,30 @@ class LossWeightHyperparameter(_Bounded):
 
 
 class SampleWeightHyperparameter(_Bounded):
-    """A weight σ(λ_i) in (0, 1) for each training example."""
+    """Weights σ(λ) in (0, 1) of the training examples: per example, class, source or other group.
+
+    The weights of several such hyperparameters multiply.
+    """
 
     engine: ClassVar[str] = "sample_weight:SampleWeight"
-    per_example: ClassVar[bool] = True
 
     kind: Literal["sample_weight"] = "sample_weight"
+    per: Literal["example", "class", "source", "group"] = Field(
+        default=defaults.Kinds.sample_weight_per,
+        description="Unit with a weight of its own: each training example, each class, or each "
+        "source or other group that a column of the data names.",
+    )
+    column: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        default=None,
+        description="Column of the data with the source or group of every training row; null "
+        "takes the column source with per: source.",
+    )
+    normalised: bool = Field(
+        default=False,
+        description="Whether the loss is divided by the sum of the weights in the minibatch, "
+        "Σ w ℓ / Σ w, so that the weights are those of a mixture; otherwise it is divided by the "
+        "number of examples.",
+    )
     init: float = Field(
         default=defaults.Kinds.sample_weight_logit,
         ge=-50.0,
@@ -290,8 +319,29 @@ class SampleWeightHyperparameter(_Bounded):
         description="Initial logit; 0 is a weight of one half.",
     )
 
+    @model_validator(mode="after")
+    def _groups_have_a_column(self) -> Self:
+        if (self.per in ("example", "class") and self.column is not None) or (
+            self.per == "group" and self.column is None
+        ):
+            raise PydanticCustomError(
+                "group_without_column",
+                "column must be given with per: group, may be given with per: source, and must be "
+                "left out otherwise, got per: {per}",
+                {"per": self.per},
+            )
+        return self
+
+    @property
+    def per_example(self) -> bool:
+        return self.per == "example"
+
+    @property
+    def data_column(self) -> str | None:
+        return "source" if self.per == "source" and self.column is None else self.column
+
     def entries(self, sizes: ProblemSizes) -> int | None:
-        return sizes.train
+        return {"example": sizes.train, "class": sizes.classes}.get(self.per)
 
 
 class TensorHyperparameter(Hyperparameter):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class Tuned:
         if problem.inner_loss is not None:
             for kind, raw in self._kinds:
                 if isinstance(kind, SampleWeight):
-                    self._named[kind.name] = raw.sigmoid()
+                    self._named[kind.name] = self._by_row(kind, raw)
                 elif isinstance(kind, LossWeight):
                     self._named[kind.name] = raw.exp()
 
@@ -84,13 +85,31 @@ class Tuned:
         if problem.inner_loss is not None:
             return problem.inner_loss(model, self._named, batch) + self._penalties()
         losses = losses_of(problem, model, batch.content)
+        normalised = torch.ones_like(losses)
         for kind, raw in self._kinds:
             if isinstance(kind, SampleWeight):
-                losses = losses * raw.sigmoid()[batch.index]
+                weights = self._by_row(kind, raw)[batch.index]
+                losses = losses * weights
+                if kind.normalised:
+                    normalised = normalised * weights
             elif isinstance(kind, LossWeight):
-                targets = problem.targets(batch.content) if problem.targets else batch.targets
-                losses = losses * raw.exp()[targets]
-        return losses.mean() + self._penalties()
+                losses = losses * raw.exp()[self._classes(batch.content)]
+        return losses.sum() / normalised.sum() + self._penalties()
+
+    def _by_row(self, kind: SampleWeight, raw: Tensor) -> Tensor:
+        """The weight of every training row."""
+        if kind.per == "example":
+            return raw.sigmoid()
+        columns = self._problem.columns
+        column = self._problem.train[1] if kind.per == "class" else columns[kind.column or "source"]
+        keys = column.tolist() if isinstance(column, Tensor) else list(column)
+        known = sorted(set(keys))
+        return raw.sigmoid()[[known.index(key) for key in keys]]
+
+    def _classes(self, content: Any) -> Tensor:
+        targets = self._problem.targets
+        classes: Tensor = targets(content) if targets else content[1]
+        return classes
 
     def held_out_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         problem = self._problem

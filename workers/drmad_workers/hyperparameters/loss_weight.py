@@ -4,15 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from drmad_client.spec import bounds, defaults
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor, Group, Setting
-from drmad_workers.objective.application import targets_of
-
-ROWS = 4096
-"""The examples whose classes are read at a time."""
+from drmad_workers.hyperparameters.classes import classes_of
 
 
 @dataclass(frozen=True)
@@ -61,33 +57,10 @@ class LossWeight:
             )
         label, count, ignores = "term", self.terms or 0, False
         if self.terms is None:
-            targets = self._targets(setting)
-            label, count, ignores = "class", int(targets.max()) + 1, bool((targets < 0).any())
+            classes, targets = classes_of(setting, self.name)
+            label, count, ignores = "class", classes, bool((targets < 0).any())
         groups = [Group(f"{label} {i}", i, i + 1) for i in range(count)]
         initial = torch.full((count,), self.init, dtype=setting.dtype)
         if own_loss:
             return BoundTensor(self.name, initial, "exp", self.lower, self.upper, groups)
         return BoundClassWeight(self.name, initial, "exp", self.lower, self.upper, groups, ignores)
-
-    def _targets(self, setting: Setting) -> Tensor:
-        """The class of every training example, shape (rows,), int64."""
-        batches = setting.train.chunks(ROWS)
-        found = [targets_of(setting.problem, batch.content) for batch in batches]
-        targets = [part for part in found if part is not None]
-        if len(targets) < len(found) or any(
-            part.dtype != torch.int64 or part.ndim != 1 for part in targets
-        ):
-            raise ProblemError(
-                f"{self.name} per class needs training targets that are class numbers, shape "
-                "(rows,), int64: for minibatches that are no pair (inputs, targets), state the "
-                "problem's targets, content -> classes",
-                f"hyperparameters.{self.name}",
-            )
-        joined = torch.cat(targets)
-        if int(joined.max()) < 0:
-            raise ProblemError(
-                f"{self.name} per class needs training targets of at least one class, got negative "
-                "numbers alone, which stand for ignored rows",
-                f"hyperparameters.{self.name}",
-            )
-        return joined

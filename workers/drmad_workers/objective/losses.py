@@ -1,6 +1,5 @@
 """The inner and the outer loss of a problem on one batch, without penalties."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -8,12 +7,11 @@ import torch
 from torch import Tensor
 
 from drmad_workers.data import trees
-from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of, targets_of
+from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of
 from drmad_workers.objective.flat_parameters import FlatParameters
 from drmad_workers.objective.values import HyperparameterValues
+from drmad_workers.objective.weighting import Named, Weighting
 from drmad_workers.problem import Batch, Problem
-
-Named = Mapping[str, Tensor]
 
 
 class BatchLoss(Protocol):
@@ -42,10 +40,12 @@ class Losses:
         parameters: FlatParameters,
         values: HyperparameterValues,
         autocast: bool = False,
+        batch_size: int = 1,
     ) -> None:
-        """`autocast` evaluates the losses in bfloat16."""
+        """`autocast` evaluates the losses in bfloat16; `batch_size` is that of a minibatch."""
         self.problem = problem
         self.autocast = autocast
+        self.weighting = Weighting(problem, values, batch_size)
         self.outer_needs_grad = False
         self._model = parameters.model
         self._device, self._dtype = parameters.device, parameters.dtype
@@ -57,6 +57,7 @@ class Losses:
             batch = batch.with_inputs(rows[self._values.training_data])
         with self._precision():
             if self.problem.inner_loss is not None:
+                arguments = self._values.for_users(arguments)
                 loss = full_loss_of(self.problem.inner_loss, self._model, arguments, batch)
                 return loss.to(self._dtype)
         outputs = self.outputs(batch)
@@ -67,24 +68,16 @@ class Losses:
             return outputs_of(self.problem, self._model, batch.content)
 
     def of_outputs(self, outputs: Any, batch: Batch, arguments: Named, rows: Named) -> Tensor:
-        """The mean of the problem's `loss` over the batch, weighted by class and example."""
+        """The mean of the problem's `loss` over the batch, weighted; see Weighting."""
         with self._precision():
             losses = loss_of(self.problem.loss, outputs, batch.content)
-        losses = losses.to(self._dtype)
-        if self._values.class_weight is not None:
-            by_class = arguments[self._values.class_weight]
-            targets = targets_of(self.problem, batch.content)
-            assert targets is not None  # or the weights would not have been bound
-            losses = losses * self._values.weights_of(targets, by_class)
-        if self._values.sample_weight is None:
-            return losses.mean()
-        return torch.dot(losses, rows[self._values.sample_weight]) / len(losses)
+        return self.weighting.mean(losses.to(self._dtype), batch, arguments, rows)
 
     def outer(self, batch: Batch) -> Tensor:
         """The held-out objective on the batch, shape ()."""
         with self._precision():
             if self.problem.outer_loss is not None:
-                arguments = self._values.arguments
+                arguments = self._values.for_users(self._values.arguments)
                 loss = full_loss_of(self.problem.outer_loss, self._model, arguments, batch)
                 return loss.to(self._dtype)
             outputs = outputs_of(self.problem, self._model, batch.content)

@@ -51,6 +51,7 @@ class Objective:
         autocast: bool = False,
         replicas: int | None = None,
         held_out: HeldOutRows | None = None,
+        batch_size: int = 1,
     ) -> None:
         """
         Args:
@@ -62,6 +63,7 @@ class Objective:
             autocast: whether losses are evaluated in bfloat16.
             replicas: R; None for one replica.
             held_out: the rows of held-out data that a pass takes; None chooses them.
+            batch_size: the rows of a minibatch; a joined batch has a multiple of it.
         """
         self.problem = problem
         losses = (problem.loss, problem.inner_loss)
@@ -69,7 +71,7 @@ class Objective:
             problem.model, slots, device, dtype, memory_rows, replicas, losses
         )
         self.values = HyperparameterValues(problem, bound, device, dtype, replicas)
-        self.losses = Losses(problem, self.parameters, self.values, autocast)
+        self.losses = Losses(problem, self.parameters, self.values, autocast, batch_size)
         self.penalties = Penalties(bound.values())
         self.inner = InnerObjective(
             self.losses,
@@ -96,6 +98,7 @@ class Objective:
             len(parameters.state) - 1,
             self.losses.autocast,
             replicas,
+            batch_size=self.losses.weighting.batch_size,
         )
 
     def set_hyperparameters(self, raw: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.penalty import BoundPenalty
+from drmad_workers.hyperparameters.sample_weight import BoundGroupWeight, BoundSampleWeight
 from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of, targets_of
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
@@ -68,9 +69,17 @@ class PlainObjective:
                 targets = targets_of(self._problem, batch.content)
                 assert targets is not None
                 losses = losses * values[names.class_weight][targets.clamp_min(0)]
-            if names.sample_weight is not None:
-                losses = losses * values[names.sample_weight][batch.index]
-            loss = losses.mean()
+            divisors = torch.ones_like(losses)
+            for name, bound in names.bound.items():
+                if isinstance(bound, BoundSampleWeight):
+                    weights = values[name][batch.index]
+                elif isinstance(bound, BoundGroupWeight):
+                    weights = self._by_example(bound, values)[batch.index]
+                else:
+                    continue
+                losses = losses * weights
+                divisors = divisors * weights if bound.normalised else divisors
+            loss = losses.sum() / divisors.sum()
         return loss.to(self._dtype) + self._penalty(values)
 
     def outer_loss(self, values: Values, examples: Examples) -> float:
@@ -114,7 +123,18 @@ class PlainObjective:
         return loss_of(self._problem.loss, outputs, batch.content)
 
     def _arguments(self, values: Values) -> dict[str, Tensor]:
-        return {name: values[name] for name in self._names.leaf_names} | self._constants
+        leaves = {name: values[name] for name in self._names.leaf_names}
+        for name in leaves:
+            bound = self._names.bound[name]
+            if isinstance(bound, BoundGroupWeight):
+                leaves[name] = self._by_example(bound, values)
+        return leaves | self._constants
+
+    def _by_example(self, bound: BoundGroupWeight, values: Values) -> Tensor:
+        """The weight of every training example, 0 where it has no group."""
+        by_group = values[bound.name]
+        none = by_group.new_zeros(1)
+        return torch.cat([by_group, none])[bound.group_of.to(by_group.device)]
 
     def _penalty(self, values: Values) -> Tensor:
         """Σ_j c_j |w_j|^k over all weights, with the coefficients c that each kind states."""

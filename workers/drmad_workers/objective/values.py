@@ -8,7 +8,7 @@ from torch import Tensor
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter, BoundTensor
 from drmad_workers.hyperparameters.loss_weight import BoundClassWeight
-from drmad_workers.hyperparameters.sample_weight import BoundSampleWeight
+from drmad_workers.hyperparameters.sample_weight import BoundGroupWeight, BoundSampleWeight
 from drmad_workers.hyperparameters.training_data import BoundTrainingData
 from drmad_workers.problem import Problem
 
@@ -26,6 +26,7 @@ class HyperparameterValues:
         arguments: the leaves and the problem's hyperparameters that are not tuned, by name.
         leaf_names, row_names: the names of the leaves and of the row-wise λ.
         sample_weight, class_weight, training_data: the name of the hyperparameter of this kind.
+        group_of: the group of every training example by the name of the weights of these groups.
         replicas: R; None for one replica.
     """
 
@@ -43,6 +44,9 @@ class HyperparameterValues:
         self.sample_weight = self._only(BoundSampleWeight)
         self.class_weight = self._only(BoundClassWeight)
         self.training_data = self._only(BoundTrainingData)
+        self.group_of = {
+            b.name: b.group_of.to(device) for b in bound.values() if isinstance(b, BoundGroupWeight)
+        }
         self._ignores = any(isinstance(b, BoundClassWeight) and b.ignores for b in bound.values())
         rows = (self.sample_weight, self.training_data)
         self.row_names = [name for name in rows if name is not None]
@@ -86,6 +90,22 @@ class HyperparameterValues:
         if not self._ignores:
             return by_class.index_select(0, targets)
         return by_class.index_select(0, targets.clamp_min(0)) * (targets >= 0)
+
+    def by_example(self, name: str, value: Tensor, index: Tensor | None = None) -> Tensor:
+        """The weights of the training examples at `index` by their groups; None takes all.
+
+        An example without a group has a weight of 0.
+        """
+        group_of = self.group_of[name]
+        group_of = group_of if index is None else group_of.index_select(0, index)
+        return value.index_select(0, group_of.clamp_min(0)) * (group_of >= 0)
+
+    def for_users(self, arguments: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the user's own losses take: of the weights of groups one per training example."""
+        if not self.group_of:
+            return arguments
+        spread = {name: self.by_example(name, arguments[name]) for name in self.group_of}
+        return {**arguments, **spread}
 
     def differentiable_rows_of(self, index: Tensor) -> dict[str, Tensor]:
         """`rows_of` as leaves of autograd."""

@@ -10,7 +10,6 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from drmad_client.spec.capabilities import HYPERPARAMETERS
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.hypergradients.auto import Choice, join_choices
@@ -215,9 +214,10 @@ class _JoinedResults:
 def _held(spec: JobSpec, infos: Infos, replica: int) -> Held:
     """The rows of each hyperparameter that belong to the replica's shard; see aggregation.Held."""
     shards = spec_adapter.shards(spec)
+    by_example = {h.name or h.kind for h in spec.hyperparameters if h.per_example}
     held: dict[str, Tensor] = {}
     for info in infos:
-        if HYPERPARAMETERS[info["kind"]].per_example:
+        if info["name"] in by_example:
             rows = shards.positions("train", info["shape"][0], replica)
             if rows is not None:
                 held[info["name"]] = rows

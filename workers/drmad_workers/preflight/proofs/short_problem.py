@@ -90,6 +90,7 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
         train=first_rows(problem.train, rows),
         valid=first_rows(problem.valid, VALID_ROWS),
         test=None,
+        columns={name: column[:rows] for name, column in problem.columns.items()},
     )
     weights = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     method = exact_method(spec, weights)
