@@ -47,7 +47,8 @@ def problem() -> Problem:
         return inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES))
-    return Problem(model, part(ROWS), part(9), columns={"source": SOURCES, "year": YEARS})
+    columns = {"source": SOURCES, "year": YEARS}
+    return Problem(model, part(ROWS), part(9), columns=columns, initialize="reset")
 
 
 def with_own_loss() -> Problem:
