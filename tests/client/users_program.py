@@ -11,13 +11,27 @@ from numpy.typing import NDArray
 
 import drmad_client as drmad
 from drmad_client.errors import JobFailed, UnprocessableEntity
+from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.plots import figures
 from drmad_client.records.events import Event
-from drmad_client.records.job import Best
+from drmad_client.records.job import Best, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.status import JobStatus
 
 SPEC = drmad.JobSpec.model_validate({"problem": {"data": {"name": "digits"}}})
+
+
+def build(width: int = 8) -> object:
+    return width
+
+
+def submit() -> None:
+    with drmad.Client() as client:
+        job = client.jobs.create(SPEC, problem=build)
+        assert_type(job.packed, PackedProblem | None)
+        packed = drmad.pack(build)
+        assert_type(packed, PackedProblem)
+        assert_type(client.jobs.check(SPEC, problem=packed), PreflightReport)
 
 
 def tune() -> NDArray[Any]:

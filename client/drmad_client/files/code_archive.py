@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,6 +50,11 @@ class Archive:
         """The name by which a job's spec refers to the archive: sha256:<hex digits>."""
         return f"sha256:{hashlib.sha256(self.content).hexdigest()}"
 
+    def sizes(self) -> dict[str, int]:
+        """The size of each file before compression, in bytes."""
+        with _opened(self.content) as archive:
+            return {info.filename: info.file_size for info in archive.infolist()}
+
 
 def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
     """Pack the files of a folder. Equal files give equal bytes, at any time and on any machine.
@@ -65,23 +70,36 @@ def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
     """
     if not folder.is_dir():
         raise CodeError(f"{folder} must be the folder that holds your code, and is not a folder")
-    paths = sorted(_chosen(folder), key=lambda path: path.relative_to(folder).as_posix())
-    if not paths:
+    names = {path.relative_to(folder).as_posix(): path for path in code_files(folder)}
+    if not names:
         raise CodeError(
             f"{folder} holds no files to pack: add your code to it, or see {IGNORE_FILE}"
         )
-    packed = io.BytesIO()
-    names = []
+    return pack_files(names, f"of {folder}", max_bytes)
+
+
+def pack_files(
+    files: Mapping[str, Path | bytes], origin: str, max_bytes: int = MAX_BYTES
+) -> Archive:
+    """Pack files by their names in the archive, from the disk or from memory.
+
+    Args:
+        origin: what the files are, for the message of an error.
+        max_bytes: maximum size of the archive.
+    Raises:
+        CodeError: the archive exceeds a limit; the message names the largest files.
+    """
+    packed, sizes = io.BytesIO(), {}
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in paths:
-            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
+        for name, file in sorted(files.items()):
+            info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
-            names.append(info.filename)
-    content = packed.getvalue()
-    if len(content) > max_bytes or len(names) > MAX_FILES:
-        raise CodeError(_too_large(folder, paths, len(content), max_bytes))
-    return Archive(content, tuple(names))
+            content = file.read_bytes() if isinstance(file, Path) else file
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+            sizes[name] = len(content)
+    if len(packed.getvalue()) > max_bytes or len(sizes) > MAX_FILES:
+        raise CodeError(_too_large(origin, sizes, len(packed.getvalue()), max_bytes))
+    return Archive(packed.getvalue(), tuple(sizes))
 
 
 def check(content: bytes, max_unpacked_bytes: int = MAX_UNPACKED_BYTES) -> None:
@@ -115,7 +133,8 @@ def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_
                 raise CodeError(f"the archive is damaged at {info.filename!r}: {error}") from error
 
 
-def _chosen(folder: Path) -> Iterator[Path]:
+def code_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder that `pack` takes."""
     lines = [*_NEVER]
     ignore = folder / IGNORE_FILE
     if ignore.is_file():
@@ -143,14 +162,12 @@ def _chosen(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _too_large(folder: Path, paths: list[Path], size: int, limit: int) -> str:
-    largest = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)[:_LISTED]
-    listed = "".join(
-        f"\n  {path.stat().st_size / 1e6:8.1f} MB  {path.relative_to(folder)}" for path in largest
-    )
+def _too_large(origin: str, sizes: Mapping[str, int], size: int, limit: int) -> str:
+    largest = sorted(sizes, key=lambda name: sizes[name], reverse=True)[:_LISTED]
+    listed = "".join(f"\n  {sizes[name] / 1e6:8.1f} MB  {name}" for name in largest)
     return (
-        f"the archive of {folder} must have at most {limit / 1e6:.0f} MB and {MAX_FILES} files, it "
-        f"has {size / 1e6:.1f} MB and {len(paths)} files: name what is not code in {IGNORE_FILE}. "
+        f"the archive {origin} must have at most {limit / 1e6:.0f} MB and {MAX_FILES} files, it "
+        f"has {size / 1e6:.1f} MB and {len(sizes)} files: name what is not code in {IGNORE_FILE}. "
         f"The largest files are:{listed}"
     )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drmad_client.http import asyncio_runtime
 from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_job_handle import AsyncJob
 from drmad_client.http.async_uploads import AsyncCodeUploads
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
+from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
@@ -21,6 +24,11 @@ from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
+
+logger = logging.getLogger(__name__)
+
+ProblemSource = Callable[..., Any] | PackedProblem
+"""A function that returns a problem, or what `drmad_client.pack` made of it."""
 
 
 class AsyncJobPage:
@@ -67,6 +75,7 @@ class AsyncJobs:
         spec: JobSpec | Mapping[str, Any],
         *,
         code: Path | str | None = None,
+        problem: ProblemSource | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
         """Submit a job.
@@ -74,37 +83,55 @@ class AsyncJobs:
         Args:
             spec: What to tune and how.
             code: A folder of your own code. It is uploaded, and problem.code is set to it.
+            problem: The function that returns your problem, from a module, a script or a notebook,
+                or what `drmad_client.pack` made of it. Its source is uploaded, and problem.code and
+                problem.entrypoint are set. The handle lists it as `packed`.
             idempotency_key: The service creates one job per key, however often it receives the
                 request. By default each call generates a key, which its retries share; give your
                 own key to avoid a second job after a restart of your program.
+        Raises:
+            CodeError: The code cannot be packed; see `drmad_client.pack`.
         """
-        if code is not None:
-            spec = calls.with_code(spec, await self._code.upload(code))
-        return await self._request(calls.create(spec, idempotency_key or uuid.uuid4().hex))
+        spec, packed = await self._with_code(spec, code, problem)
+        job = await self._request(calls.create(spec, idempotency_key or uuid.uuid4().hex))
+        job.packed = packed
+        return job
 
-    async def validate(self, spec: JobSpec | Mapping[str, Any]) -> JobSpec:
+    async def validate(
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        *,
+        code: Path | str | None = None,
+        problem: ProblemSource | None = None,
+    ) -> JobSpec:
         """Validate the spec of a job without running anything; return it with its defaults.
 
-        `check` also runs the preflight of the job on a worker.
+        `check` also runs the preflight of the job on a worker. `code` and `problem` are as in
+        `create`.
 
         Raises:
             UnprocessableEntity: The spec is invalid; `errors` names each bad field.
         """
+        spec, _ = await self._with_code(spec, code, problem)
         return await self._runner.send(calls.validate(spec))
 
     async def check(
-        self, spec: JobSpec | Mapping[str, Any], *, code: Path | str | None = None
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        *,
+        code: Path | str | None = None,
+        problem: ProblemSource | None = None,
     ) -> PreflightReport:
         """Run the preflight of a job on a worker, without creating the job.
 
         The report predicts the time and the memory that the job takes. Its proofs may have failed:
-        `report.refusal(spec.preflight)` says why the job would not start.
+        `report.refusal(spec.preflight)` says why the job would not start. `code` and `problem` are
+        as in `create`.
 
         Raises:
             UnprocessableEntity: The job would fail; the message is that of the job's error.
         """
-        if code is not None:
-            spec = calls.with_code(spec, await self._code.upload(code))
+        spec, _ = await self._with_code(spec, code, problem)
         return await self._runner.send(calls.check(spec))
 
     async def retrieve(self, job_id: str) -> AsyncJob:
@@ -261,5 +288,32 @@ class AsyncJobs:
         """
         return await self._runner.run(self._runner.flows.save(job_id, folder, iteration))
 
+    async def _with_code(
+        self,
+        spec: JobSpec | Mapping[str, Any],
+        code: Path | str | None,
+        problem: ProblemSource | None,
+    ) -> tuple[JobSpec | Mapping[str, Any], PackedProblem | None]:
+        """Upload the code or the source of the problem; return the spec that names it."""
+        if code is not None and problem is not None:
+            raise ValueError("expected either `code` or `problem`, got both: give one of them")
+        if code is not None:
+            return calls.with_problem(spec, code=await self._code.upload(code)), None
+        if problem is None:
+            return spec, None
+        packed = await _packed(problem)
+        logger.info("packed %s", packed.summary, extra={"action": "problem_packed"})
+        name = await self._runner.run(self._runner.flows.upload_code(packed.archive))
+        return calls.with_problem(spec, code=name, entrypoint=packed.entrypoint), packed
+
     async def _request(self, call: calls.Call[JobRecord]) -> AsyncJob:
         return AsyncJob(self._runner, await self._runner.send(call))
+
+
+async def _packed(problem: ProblemSource) -> PackedProblem:
+    if isinstance(problem, PackedProblem):
+        return problem
+    # The parser of .gitignore loads slowly.
+    from drmad_client.packing.build_function import pack
+
+    return await asyncio_runtime.run_in_thread(pack, problem)

@@ -7,13 +7,15 @@ from html import escape
 from drmad_client.records.job import JobRecord
 
 
-def as_html(job: JobRecord) -> str:
-    """The job as a table in the notebook's own colours."""
+def as_html(job: JobRecord, packed: str = "") -> str:
+    """The job as a table in the notebook's own colours; `packed` says what its code is."""
     rows = {
         "job": escape(job.id),
         "status": f"{job.status} <small>{escape(job.message or job.reason)}</small>",
         "progress": progress_as_html(job),
     }
+    if packed:
+        rows["packed"] = escape(packed)
     if job.best:
         figures = {"validation loss": job.best.validation_loss} | job.best.metrics
         shown = ", ".join(

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from drmad_client.http.job_html import as_html
+from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.records.job import Best, JobError, JobRecord, Progress
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.status import JobStatus, Transition
@@ -32,10 +33,16 @@ class History(list[MetaIteration]):
 
 
 class JobView:
-    """The fields of a job as of the last request that fetched it."""
+    """The fields of a job as of the last request that fetched it.
+
+    Attributes:
+        record: The job as the service answered it.
+        packed: What was packed, if this handle is that of `jobs.create(spec, problem=...)`.
+    """
 
     def __init__(self, record: JobRecord) -> None:
         self.record = record
+        self.packed: PackedProblem | None = None
 
     @property
     def id(self) -> str:
@@ -130,4 +137,4 @@ class JobView:
         return f"<{type(self).__name__} {self.id} {self.name!r} {self.status} {done}>"
 
     def _repr_html_(self) -> str:
-        return as_html(self.record)
+        return as_html(self.record, self.packed.summary if self.packed else "")

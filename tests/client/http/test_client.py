@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import importlib
 import json
+import logging
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+import drmad_client
 from drmad_client import errors
 from drmad_client.files import array_file
 from drmad_client.files.code_archive import pack
@@ -68,6 +75,16 @@ def test_a_given_idempotency_key_is_sent(client: Client, service: FakeService) -
     assert service.requests[0].headers["idempotency-key"] == "mine"
 
 
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "stated_here.py").write_text("def build(width=2): ...")
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module("stated_here")
+    del sys.modules["stated_here"]
+
+
 def test_code_is_sent_once_and_named_in_the_spec(
     client: Client, service: FakeService, tmp_path: Path
 ) -> None:
@@ -84,6 +101,60 @@ def test_code_is_sent_once_and_named_in_the_spec(
     assert sent.body == archive.content
     problem = json.loads(service.requests[-1].body)["problem"]
     assert problem == {"entrypoint": "my_problem:build", "code": archive.name}
+
+
+def test_a_function_is_packed_and_named_in_the_spec(
+    client: Client, service: FakeService, own_module: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    packed = drmad_client.pack(own_module.build)
+    path = f"/v1/code/{packed.archive.name.removeprefix('sha256:')}"
+    service.on("HEAD", path, Answer(404), Answer(200))
+    service.on("PUT", path, Answer(201))
+    service.on("POST", "/v1/jobs", created())
+    spec = samples.SPEC | {"problem": {"options": {"width": 3}}}
+    with caplog.at_level(logging.INFO, "drmad_client"):
+        job = client.jobs.create(spec, problem=own_module.build)
+    assert [line.message for line in caplog.records] == [f"packed {packed.summary}"]
+    assert job.packed == packed
+    assert html.escape(packed.summary) in job._repr_html_()
+    (sent,) = service.heard("PUT", path)
+    assert sent.body == packed.archive.content
+    assert client.jobs.create(spec, problem=packed).packed == packed
+    for request in service.heard("POST", "/v1/jobs"):
+        assert json.loads(request.body)["problem"] == {
+            "options": {"width": 3},
+            "code": packed.archive.name,
+            "entrypoint": "stated_here:build",
+        }
+
+
+def test_a_check_and_a_validation_take_a_function_too(
+    client: Client, service: FakeService, own_module: ModuleType
+) -> None:
+    packed = drmad_client.pack(own_module.build)
+    path = f"/v1/code/{packed.archive.name.removeprefix('sha256:')}"
+    service.on("HEAD", path, Answer(200))
+    spec = samples.SPEC | {"problem": {}}
+    for method in (client.jobs.check, client.jobs.validate):
+        with pytest.raises(errors.NotFound):  # the answer is not what this test is about
+            method(spec, problem=own_module.build)
+    sent = [json.loads(request.body)["problem"] for request in service.heard("POST", "/v1/jobs")]
+    named = {"code": packed.archive.name, "entrypoint": packed.entrypoint}
+    assert sent == [named, named]
+
+
+def test_a_folder_and_a_function_together_are_refused(
+    client: Client, service: FakeService, own_module: ModuleType, tmp_path: Path
+) -> None:
+    for method in (client.jobs.create, client.jobs.check, client.jobs.validate):
+        with pytest.raises(ValueError, match="either `code` or `problem`, got both"):
+            method(samples.SPEC, code=tmp_path, problem=own_module.build)
+    assert not service.requests
+
+
+def test_a_job_of_another_handle_has_nothing_packed(client: Client, service: FakeService) -> None:
+    service.on("POST", "/v1/jobs", created())
+    assert client.jobs.create(samples.SPEC).packed is None
 
 
 @pytest.mark.parametrize("as_file", [True, False])

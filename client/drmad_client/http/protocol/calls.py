@@ -102,10 +102,10 @@ def put_data(sha256: str, body: bytes | Path) -> Call[None]:
     )
 
 
-def with_code(spec: JobSpec | Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The spec with `name`, an uploaded archive, as problem.code."""
+def with_problem(spec: JobSpec | Mapping[str, Any], **fields: str) -> Mapping[str, Any]:
+    """The spec with these fields of its problem, such as the name of an uploaded archive."""
     plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
-    return {**plain, "problem": {**plain.get("problem", {}), "code": name}}
+    return {**plain, "problem": {**plain.get("problem", {}), **fields}}
 
 
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:

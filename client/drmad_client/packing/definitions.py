@@ -1,0 +1,258 @@
+"""The definitions in a notebook that a function needs, ordered so that they can be imported."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import sys
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, Literal
+
+from drmad_client.files.code_archive import CodeError
+from drmad_client.packing.cells import (
+    Binding,
+    Cell,
+    bindings,
+    function_text,
+    statements,
+)
+from drmad_client.packing.global_names import global_names
+from drmad_client.packing.literals import literal
+
+_OF_THE_NOTEBOOK = ("get_ipython", "display", "In", "Out")
+_MISSING = object()
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The source that binds one name.
+
+    Attributes:
+        kind: `value` is a constant, in the state in which the kernel holds it.
+        binding: The statement of a cell that it was taken from, if it was.
+    """
+
+    name: str
+    kind: Literal["import", "value", "definition"]
+    source: str
+    binding: Binding | None = None
+
+
+class Definitions:
+    """Collects, from one function on, the source of every global name that is used.
+
+    Args:
+        namespace: The global names of the notebook, with their values.
+        cells: The executed cells; the latest definition of a name counts.
+        future: The line `from __future__ import ...` under which the cells were compiled.
+    """
+
+    def __init__(self, namespace: Mapping[str, Any], cells: list[Cell], future: str = "") -> None:
+        self._namespace = namespace
+        self._cells = cells
+        self._future = future
+        self._bindings = bindings(cells)
+        self._seen: set[tuple[str, int]] = set()
+        self._assigned: set[str] = set()
+        self._undefined: list[tuple[str, str]] = []
+        self._pieces: list[Piece] = []
+
+    def of(self, name: str) -> list[Piece]:
+        """The pieces that `name` needs: imports first, and each after those that its import uses.
+
+        Raises:
+            CodeError: A name has a value that has no source, no definition, or is changed by a
+                statement that would be left out.
+        """
+        self._require(name, len(self._bindings.get(name, [])) - 1, name)
+        self._refuse_undefined()
+        self._refuse_changes()
+        return sorted(self._pieces, key=lambda piece: piece.kind != "import")
+
+    def left_out(self) -> Iterator[str]:
+        """Statements that may act on imported modules, which nothing packs."""
+        imported = {piece.name for piece in self._pieces if piece.kind == "import"}
+        for cell, statement in self._statements():
+            is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+            acted_on = _root(statement.value.func) if is_call else None  # type: ignore[attr-defined]
+            if imported & {acted_on, *_changed(statement)}:
+                yield f"In [{cell.number}] {cell.source(statement)}"
+
+    def _require(self, name: str, index: int, user: str) -> None:
+        """Place the piece of a binding after what it uses at once, before what it uses later."""
+        if (name, index) in self._seen:
+            return
+        self._seen.add((name, index))
+        found = self._bindings.get(name, [])
+        is_latest = index == len(found) - 1
+        piece = self._current(name, user) if is_latest else _stated(name, found[index])
+        if piece is None:
+            return
+        names = global_names(f"{self._future}\n{piece.source}")
+        self._assigned |= {*names.assigned}
+        for used in names.at_once:
+            earlier = index - 1 if used == name else None  # as in: loss = partial(loss, ...)
+            self._require_used(used, earlier, name)
+        self._pieces.append(piece)
+        for used in names.later:
+            self._require_used(used, None, name)
+
+    def _require_used(self, used: str, index: int | None, user: str) -> None:
+        latest = len(self._bindings.get(used, [])) - 1
+        if index is None or index >= 0:
+            self._require(used, latest if index is None else index, user)
+
+    def _current(self, name: str, user: str) -> Piece | None:
+        """The piece that gives `name` the value that the kernel holds; None if it holds none."""
+        if name not in self._namespace:
+            self._undefined.append((name, user))
+            return None
+        value, found = self._namespace[name], self._bindings.get(name, [])
+        if source := self._import_of(name, value):
+            return Piece(name, "import", source)
+        if source := literal(value):
+            return Piece(name, "value", f"{name} = {source}")
+        if binding := self._definition_of(value, found):
+            return _stated(name, binding)
+        raise CodeError(_refusal(name, value, user))
+
+    def _import_of(self, name: str, value: Any) -> str:
+        """The statements that import `value` as `name`; empty if no module has it."""
+        found = self._bindings.get(name, [])
+        dotted = [b.source for b in found if isinstance(b.statement, ast.Import)]
+        if isinstance(value, ModuleType) and value.__name__ == name and dotted:
+            return "\n".join(dict.fromkeys(dotted))
+        for binding in reversed(found):
+            if _gives(binding, value) or (binding is found[-1] and _is_from(binding)):
+                return binding.source
+        for binding in reversed(self._bindings.get("*", [])):
+            module = getattr(binding.statement, "module", "")
+            if getattr(sys.modules.get(module), name, _MISSING) is value:
+                return f"from {module} import {name}"
+        if isinstance(value, ModuleType):
+            return f"import {value.__name__} as {name}"
+        return "" if found else _import_from_its_module(name, value)
+
+    def _definition_of(self, value: Any, found: list[Binding]) -> Binding | None:
+        """The definition whose text the kernel holds, else the latest one.
+
+        They differ where a cell raised an exception before it reached its definition.
+        """
+        text = function_text(value)
+        for binding in reversed(found):
+            if isinstance(binding.statement, _DEFINITIONS) and binding.source.strip() == text:
+                return binding
+        if found and (
+            isinstance(found[-1].statement, _DEFINITIONS)
+            or self._states_code(found[-1].statement, value)
+        ):
+            return found[-1]
+        return None
+
+    def _states_code(self, statement: ast.stmt, value: Any) -> bool:
+        """Whether an assignment binds code, or the attribute of a module or a class."""
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            return False
+        if inspect.isroutine(value) or inspect.isclass(value):
+            return True
+        if isinstance(value, partial | typing.TypeVar) or typing.get_origin(value) is not None:
+            return True
+        owner = self._namespace.get(_root(statement.value) or "")
+        is_attribute = isinstance(statement.value, ast.Attribute)
+        return is_attribute and (isinstance(owner, ModuleType) or inspect.isclass(owner))
+
+    def _refuse_undefined(self) -> None:
+        for name, user in self._undefined:
+            is_builtin = hasattr(builtins, name) and name not in _OF_THE_NOTEBOOK
+            is_given = name.startswith("__") and name.endswith("__")
+            if not (is_builtin or is_given or name in self._assigned):
+                raise CodeError(
+                    f"{user} uses {name}, which is not defined: run the cell that defines it, or "
+                    f"define it inside {user}"
+                )
+
+    def _refuse_changes(self) -> None:
+        defined = {p.name: p.binding for p in self._pieces if p.kind == "definition" and p.binding}
+        for cell, statement in self._statements():
+            for name in _changed(statement):
+                if name in defined and _is_after(cell, statement, defined[name]):
+                    raise CodeError(
+                        f"In [{cell.number}] changes {name} after its definition, which cannot be "
+                        f"packed: move {cell.source(statement)!r} into the definition of {name}"
+                    )
+
+    def _statements(self) -> Iterator[tuple[Cell, ast.stmt]]:
+        return (
+            (cell, statement) for cell in self._cells for statement in statements(cell.tree.body)
+        )
+
+
+def _stated(name: str, binding: Binding) -> Piece:
+    return Piece(name, "import" if binding.alias else "definition", binding.source, binding)
+
+
+def _is_from(binding: Binding) -> bool:
+    return isinstance(binding.statement, ast.ImportFrom)
+
+
+def _gives(binding: Binding, value: Any) -> bool:
+    """Whether an import binds this very value."""
+    if binding.alias is None:
+        return False
+    if not isinstance(binding.statement, ast.ImportFrom):
+        return sys.modules.get(binding.alias.name, _MISSING) is value
+    module = sys.modules.get(binding.statement.module or "")
+    return getattr(module, binding.alias.name, _MISSING) is value
+
+
+def _import_from_its_module(name: str, value: Any) -> str:
+    """The import of what no cell binds, such as a name from a startup file of IPython."""
+    module, own = getattr(value, "__module__", None), getattr(value, "__name__", None)
+    if (
+        module in (None, "__main__")
+        or getattr(sys.modules.get(module), str(own), None) is not value
+    ):
+        return ""
+    return f"from {module} import {own} as {name}"
+
+
+def _changed(statement: ast.stmt) -> Iterator[str]:
+    """Names whose value a statement changes: Net.forward = f, table[0] = 1, @f.register."""
+    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+    targets = [node for node in targets if isinstance(node, ast.Attribute | ast.Subscript)]
+    for decorator in getattr(statement, "decorator_list", []):
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        targets += [called] if isinstance(called, ast.Attribute) else []
+    yield from (name for name in map(_root, targets) if name)
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name at the root of a dotted or indexed expression."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _is_after(cell: Cell, statement: ast.stmt, binding: Binding) -> bool:
+    there = (binding.cell.number, binding.statement.lineno)
+    return (cell.number, statement.lineno) > there
+
+
+def _refusal(name: str, value: Any, user: str) -> str:
+    if callable(value) and (inspect.isroutine(value) or inspect.isclass(value)):
+        return (
+            f"{user} uses {name}, and no cell of the notebook defines it: define it in a cell, or "
+            "import it from a module"
+        )
+    kind = type(value)
+    return (
+        f"{user} uses {name}, a {kind.__module__}.{kind.__qualname__}, which cannot be packed as "
+        f"source: make it inside {user}, state it in problem.options if it is JSON, or upload "
+        "arrays with client.data.upload and name them in problem.data"
+    )
