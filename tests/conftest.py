@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from drmad_service.operations.embedded import EmbeddedRedis
 
+# One thread, also in the processes that tests start: figures repeat, and tests do not fight for
+# cores. It is set before torch is loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+COMMON_SERVICE = "end_to_end"
+OWN_SERVICE = ("lifecycle", "faults", "up", "composed", "schedulers", "cluster", "upgrade")
+"""Files of end_to_end whose tests start a service of their own; those that take longest first."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a whole service takes longest, and comes first."""
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    """The tests of the common service take longest, and come first; then those with their own."""
+    order = [COMMON_SERVICE, *(f"tests/end_to_end/test_{name}.py" for name in OWN_SERVICE)]
+    rank = {scope: number for number, scope in enumerate(order)}
+    items.sort(key=lambda item: rank.get(_scope(item.nodeid), len(rank)))
 
 
-class OneServiceAtATime(LoadScopeScheduling):  # type: ignore[misc]
-    """On two cores, all tests that start a whole service run on one of them.
+def _scope(nodeid: str) -> str:
+    """The tests of a file stay together, for the fixtures that they share."""
+    file = nodeid.partition("::")[0]
+    own = file.endswith(tuple(f"/test_{name}.py" for name in OWN_SERVICE))
+    return COMMON_SERVICE if "end_to_end/" in file and not own else file
 
-    Two services at once would starve each other. The tests of any other file stay together, for
-    the fixtures that they share. (pytest-xdist's own groups change what a test is called, which
-    pytest 9 no longer respects.)
+
+class ServicesOnOneWorker(LoadScopeScheduling):  # type: ignore[misc]
+    """The first worker takes the tests that start a service first, and every other worker last.
+
+    So two services run at once only when nothing else is left, and no worker is ever idle.
+    (pytest-xdist's own groups change what a test is called, which pytest 9 no longer respects.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "end_to_end" if "/end_to_end/" in file else file
+        return _scope(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        is_first = node is self.nodes[0]
+        suited = (scope for scope in self.workqueue if ("end_to_end" in scope) == is_first)
+        if scope := next(suited, None):
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneServiceAtATime:
-    return OneServiceAtATime(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ServicesOnOneWorker:
+    return ServicesOnOneWorker(config, log)
 
 
 @pytest.fixture(scope="session")

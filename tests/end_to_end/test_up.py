@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from redis import Redis
-
 from drmad_client.http.job_handle import Job
 from drmad_client.records.status import JobStatus
 from tests.end_to_end.collector import collector
@@ -70,22 +68,6 @@ def _interrupted(service: Service) -> tuple[Job, Job]:
     assert service.interrupt() < 10.0
     assert [command for pid, command in started.items() if alive(pid)] == []
     return finished, long
-
-
-def test_second_up_on_the_same_home_is_refused_with_advice(service: Service) -> None:
-    second = service.run("up", "--port", str(free_port()))
-    assert second.returncode == 1
-    assert "another drmad up" in second.stderr
-    assert "Traceback" not in second.stderr
-
-
-def test_address_that_others_reach_is_refused(service: Service, redis_url: str) -> None:
-    with Redis.from_url(redis_url) as redis:
-        redis.flushall()
-    refused = service.run("serve", "--host", "0.0.0.0", "--redis-url", redis_url)
-    assert refused.returncode == 1
-    assert "loopback" in refused.stderr
-    assert "drmad keys create" in refused.stderr
 
 
 def test_demo_shows_what_tuning_gained_and_leaves_nothing_running(tmp_path: Path) -> None:

@@ -1,24 +1,14 @@
-"""One thread, so that figures repeat and tests running side by side do not fight for cores."""
+"""How Hypothesis draws examples for the engine, and where MNIST's files lie."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 
 hypothesis.settings.register_profile(
     "engine", derandomize=True, database=None, deadline=None, max_examples=25
 )
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn import datasets
 from torch import nn
 
 from drmad_workers import L2, ProblemError, SampleWeight, TrainingConfig
 from drmad_workers.catalog import Places, build_model, build_problem, load_data, sources
-from drmad_workers.catalog.data import Split
+from drmad_workers.catalog.data import DATA_SETS, Split
 from tests.workers.small import tuner_of
 
 
@@ -79,6 +80,16 @@ def test_dropping_the_noisy_leaves_the_correct_ones() -> None:
     assert torch.equal(kept.train[0], noisy.train[0][~noisy.wrong])
     assert torch.equal(kept.train[1], noisy.train[1][~noisy.wrong])
     assert kept.wrong is None
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "iris"])
+def test_bundled_examples_are_those_that_scikit_learn_returns(name: str) -> None:
+    source, _ = DATA_SETS[name]
+    raw = source({}, Places())
+    inputs, targets = getattr(datasets, f"load_{name}")(return_X_y=True)
+    scale = 16.0 if name == "digits" else 1.0
+    assert torch.equal(raw.inputs, torch.from_numpy(inputs / scale).float())
+    assert torch.equal(raw.targets, torch.from_numpy(targets).long())
 
 
 @pytest.mark.parametrize("compress", [True, False])

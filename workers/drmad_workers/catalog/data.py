@@ -173,16 +173,16 @@ _IMAGES = _sizes(50_000, 10_000, 10_000, folder=None)
 _UNKNOWN = _sizes(0, 0, 0)
 
 DATA_SETS: dict[str, tuple[Source, dict[str, Any]]] = {
-    "digits": (sources.bundled("load_digits", 16.0, (1, 8, 8)), _sizes(1000, 300, 497)),
+    "digits": (sources.bundled("digits.csv.gz", 0, 16.0, (1, 8, 8)), _sizes(1000, 300, 497)),
     "mnist": (sources.idx_files("mnist", "mnist_784"), _IMAGES),
     "fashion_mnist": (sources.idx_files("fashion_mnist", "Fashion-MNIST"), _IMAGES),
     "cifar10": (sources.cifar10, _sizes(40_000, 10_000, 10_000)),
     "breast_cancer": (
-        sources.bundled("load_breast_cancer"),
+        sources.bundled("breast_cancer.csv"),
         _sizes(300, 119, 150, standardize=True),
     ),
-    "wine": (sources.bundled("load_wine"), _sizes(90, 44, 44, standardize=True)),
-    "iris": (sources.bundled("load_iris"), _sizes(80, 35, 35, standardize=True)),
+    "wine": (sources.bundled("wine_data.csv"), _sizes(90, 44, 44, standardize=True)),
+    "iris": (sources.bundled("iris.csv"), _sizes(80, 35, 35, standardize=True)),
     "openml": (sources.openml, {**_UNKNOWN, "standardize": True, "dataset": "", "version": 1}),
     "upload": (sources.uploaded, {**_UNKNOWN, "standardize": False, "data": ""}),
     "file": (sources.local_file, {**_UNKNOWN, "standardize": False, "path": ""}),

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,23 @@ class Raw:
 Source = Callable[[Mapping[str, Any], Places], Raw]
 
 
-def bundled(function: str, divisor: float = 1.0, image: Image | None = None) -> Source:
-    """The data set that `sklearn.datasets.<function>` returns, its inputs divided by `divisor`."""
+def bundled(file: str, header: int = 1, divisor: float = 1.0, image: Image | None = None) -> Source:
+    """The data set in a file of scikit-learn, without `header` lines, its inputs divided.
+
+    The file is read without scikit-learn: the import takes longer than the start of a short job.
+    """
 
     def load(options: Mapping[str, Any], places: Places) -> Raw:
         try:
-            from sklearn import datasets
-        except ImportError as error:
+            package = distribution("scikit-learn")
+        except PackageNotFoundError as error:
             raise ProblemError(
                 "this data set requires scikit-learn, got none: pip install scikit-learn",
                 "problem.data.name",
             ) from error
-        inputs, targets = getattr(datasets, function)(return_X_y=True)
-        return classified(inputs / divisor, targets, image)
+        path = package.locate_file(f"sklearn/datasets/data/{file}")
+        rows = np.loadtxt(str(path), delimiter=",", skiprows=header)
+        return classified(rows[:, :-1] / divisor, rows[:, -1].astype(np.int64), image)
 
     return load
 

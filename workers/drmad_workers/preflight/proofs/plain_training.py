@@ -1,4 +1,4 @@
-"""A training run by torch.optim and `loss.backward()` on the user's own module.
+"""A training run by torch.optim's functions and `loss.backward()` on the user's own module.
 
 From the engine come the draws alone: the minibatches, the seed of each step's noise, and w_0 unless
 it is the weights that the module was given.
@@ -6,10 +6,12 @@ it is the weights that the module was given.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
@@ -80,7 +82,10 @@ def train(
 
 
 class Optimizer:
-    """The inner optimizer from torch.optim, with one group per parameter and rates per step."""
+    """The inner optimizer by the functions of torch.optim, with rates per parameter and step.
+
+    The classes of torch.optim load torch._dynamo, which takes a second and 80 MB.
+    """
 
     def __init__(
         self,
@@ -105,40 +110,64 @@ class Optimizer:
         self._constants, self._tables, self._name = constants, tables, training.optimizer
         ours = {id(parameter) for parameter in own.values()}
         others = [p for p in trainable(model) if id(p) not in ours]
-        groups: list[dict[str, Any]] = [{"params": [p]} for p in [*own.values(), *others]]
+        self._parameters = [*own.values(), *others]
         self._count = len(own)
-        if self._name in ("adam", "adamw"):
-            of_name = torch.optim.Adam if self._name == "adam" else torch.optim.AdamW
-            self._inner: torch.optim.Optimizer = of_name(
-                groups, betas=training.betas, eps=training.eps, weight_decay=0.0, foreach=False
-            )
-        else:
-            self._inner = torch.optim.SGD(groups, lr=1.0, momentum=0.5, foreach=False)
-            for parameter in (p for group in groups for p in group["params"]):
-                # torch takes the first gradient undamped unless there is a velocity already
-                self._inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._second_decay, self._eps = training.betas[1], training.eps
+        # torch takes the first gradient undamped unless there is a velocity already
+        self._first = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._second = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._steps = [torch.tensor(0.0) for _ in self._parameters]
 
     def zero_grad(self) -> None:
-        self._inner.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
 
+    @torch.no_grad()
     def step(self, step: int) -> None:
-        for number, group in enumerate(self._inner.param_groups):
+        for number in range(len(self._parameters)):
             rate, decay, weight_decay = (
                 self._rate(role, number, step)
                 for role in ("learning_rate", "momentum", "weight_decay")
             )
-            group["lr"], group["weight_decay"] = rate, weight_decay
-            if "betas" in group:
-                group["betas"] = (decay, group["betas"][1])
+            if self._name in ("adam", "adamw"):
+                self._adam(number, rate, decay, weight_decay)
             else:
-                group["momentum"] = decay
-                group["dampening"] = decay if self._name == "damped_sgd" else 0.0
-            for parameter in group["params"]:
-                if parameter.grad is None:  # weight decay and momentum move it all the same
-                    parameter.grad = torch.zeros_like(parameter)
-                elif parameter.grad.is_sparse:
-                    parameter.grad = parameter.grad.to_dense()
-        self._inner.step()
+                self._sgd(number, rate, decay, weight_decay)
+
+    def _sgd(self, number: int, rate: float, decay: float, weight_decay: float) -> None:
+        parameter = self._parameters[number]
+        sgd(
+            [parameter],
+            [_dense_gradient(parameter)],
+            [self._first[number]],
+            foreach=False,
+            weight_decay=weight_decay,
+            momentum=decay,
+            lr=rate,
+            dampening=decay if self._name == "damped_sgd" else 0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    def _adam(self, number: int, rate: float, decay: float, weight_decay: float) -> None:
+        parameter = self._parameters[number]
+        update = adam if self._name == "adam" else adamw
+        update(
+            [parameter],
+            [_dense_gradient(parameter)],
+            [self._first[number]],
+            [self._second[number]],
+            [],
+            [self._steps[number]],
+            foreach=False,
+            amsgrad=False,
+            beta1=decay,
+            beta2=self._second_decay,
+            lr=rate,
+            weight_decay=weight_decay,
+            eps=self._eps,
+            maximize=False,
+        )
 
     def _rate(self, role: str, number: int, step: int) -> float:
         table = self._tables[role]
@@ -146,6 +175,14 @@ class Optimizer:
             return self._constants[role]
         layers, steps = table.shape
         return float(table[number if layers > 1 else 0, step if steps > 1 else 0])
+
+
+def _dense_gradient(parameter: nn.Parameter) -> Tensor:
+    """Zero where the loss gave none: weight decay and momentum move the weight all the same."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _scale(
