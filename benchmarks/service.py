@@ -131,7 +131,7 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
     ]
     checked = JobSpec.model_validate(spec(iterations))
     torch.set_num_threads(1)
-    tuner = spec_adapter.tuner(checked, 0, [], "cpu")
+    tuner = spec_adapter.tuner(checked)
     state, config = initial_state(tuner.hyperparameters), spec_adapter.meta(checked)
     alone, cpu_began = [], 0.0
     for n in range(iterations):
@@ -187,7 +187,9 @@ async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
 
         async def cpu_s() -> float:
             spent = await redis.info("cpu")
-            return time.process_time() + spent["used_cpu_user"] + spent["used_cpu_sys"]
+            return (
+                time.process_time() + float(spent["used_cpu_user"]) + float(spent["used_cpu_sys"])
+            )
 
         times, cpu_times = [], []
         for n in range(repeats):

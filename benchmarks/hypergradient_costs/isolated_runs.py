@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hypergradient_costs.measurement import lengths, reset_peak, resident
 from hypergradient_costs.mnist_mlp import methods_at, training_of, tuner_of
@@ -27,10 +28,14 @@ def one(name: str, steps: int, device: torch.device) -> dict[str, Any]:
     if name in PEERS:
         PEERS[name](Plain(3, device))
     plain = Plain(steps, device)
+    gradient: Tensor | None = None
     if name == "plain" or name in PEERS:
         before = reset_peak()
         started = time.process_time()
-        gradient = PEERS[name](plain) if name in PEERS else plain.train()
+        if name in PEERS:
+            gradient = PEERS[name](plain)
+        else:
+            plain.train()
     else:
         tuner = tuner_of(steps, methods_at(steps)[name], device)
         values = tuner.initial_values()
@@ -42,10 +47,9 @@ def one(name: str, steps: int, device: torch.device) -> dict[str, Any]:
     peak = resident("VmHWM")
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
-    values = None if gradient is None else gradient.tolist()
     return {"name": name, "steps": steps, "seconds": seconds, "peak": peak} | {
         "growth": peak - before if device.type == "cpu" else peak,
-        "gradient": values,
+        "gradient": None if gradient is None else gradient.tolist(),
     }
 
 

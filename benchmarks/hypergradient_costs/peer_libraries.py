@@ -37,7 +37,7 @@ PEERS: dict[str, Callable[[Plain], Tensor]] = {"higher": by_higher, "torchopt": 
 
 
 def versions(python: str | None) -> dict[str, str]:
-    versions = {"torch": torch.__version__}
+    versions: dict[str, str] = {"torch": torch.__version__}
     if python:
         code = (
             "from importlib.metadata import version; "

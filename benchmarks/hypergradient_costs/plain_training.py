@@ -25,11 +25,10 @@ class Plain:
             initialize(tuner.objective, seed_of(WEIGHTS, 0, 0, 0))
         parameters = tuner.objective.parameters
         first = parameters.parts(parameters.weights.clone())
-        self.model = build_problem(
-            {"name": "mlp", "hidden": [50, 50, 50]}, {"name": "digits"}
-        ).model
-        self.model[0] = nn.Linear(784, 50)  # type: ignore[index]
-        self.model.to(device)
+        model = build_problem({"name": "mlp", "hidden": [50, 50, 50]}, {"name": "digits"}).model
+        assert isinstance(model, nn.Sequential)
+        model[0] = nn.Linear(784, 50)
+        self.model = model.to(device)
         self.first = [part.to(device) for part in first]
         train = Examples(problem.train, "train", device, torch.float32)
         self.valid = Examples(problem.valid, "valid", device, torch.float32)

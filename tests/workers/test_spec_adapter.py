@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from annotated_types import Len
 from pydantic import TypeAdapter, ValidationError
 
 from drmad_client.records.field_errors import field_errors
@@ -22,7 +23,8 @@ from drmad_client.spec.optimizers import OptimizerName
 from drmad_client.spec.problem import CatalogProblem
 from drmad_client.spec.training import TrainingSpec
 from drmad_workers import MetaConfig, ProblemError, TrainingConfig, spec_adapter
-from drmad_workers.catalog import build_problem, data, models
+from drmad_workers.catalog import Places, build_problem, data, models, sources
+from drmad_workers.catalog.sources import Raw
 from drmad_workers.data.examples import Examples
 from drmad_workers.hypergradients.method import require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting, slots_of
@@ -43,6 +45,12 @@ def checked(name: str, **options: Any) -> None:
     """A method of the engine, and its check."""
     method = spec_adapter.engine_class("hypergradients", capabilities.METHODS[name].engine)
     method(**options).check(TrainingConfig())
+
+
+def split(**options: Any) -> None:
+    """Examples of ten classes, split under these options."""
+    raw = Raw(torch.zeros(1797, 1), torch.arange(1797) % 10, classes=10)
+    data.split_data("digits", raw, data.DATA_SETS["digits"][1] | options)
 
 
 @pytest.mark.parametrize("spec", capabilities.METHODS.values(), ids=lambda spec: spec.__name__)
@@ -97,6 +105,7 @@ SECTIONS: list[tuple[type, type[Spec], Callable[..., object]]] = [
     (bounds.Auto, capabilities.METHODS["auto"], partial(checked, "auto")),
     (bounds.Shortcut, capabilities.METHODS["shortcut"], partial(checked, "shortcut")),
     (bounds.Implicit, capabilities.METHODS["implicit"], partial(checked, "implicit")),
+    (bounds.Data, capabilities.DATA_SETS["digits"], split),
 ]
 NUMBERS = [
     pytest.param(allowed, name, spec, engine, id=f"{table.__name__}.{name}")
@@ -156,6 +165,44 @@ def test_spec_and_engine_enforce_the_bounds_of_the_betas(betas: tuple[float, flo
         TrainingSpec(betas=betas)
     with pytest.raises(ProblemError, match="two numbers, each at least 0 and below 1, got"):
         TrainingConfig(betas=betas)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "allowed", "length"),
+    [
+        ("mlp", "hidden", bounds.Mlp.hidden, bounds.Mlp.hidden_layers),
+        ("cnn", "channels", bounds.Cnn.channels, bounds.Cnn.convolutions),
+    ],
+)
+def test_spec_and_engine_enforce_the_bounds_of_a_models_layers(
+    name: str, field: str, allowed: Bounds, length: Len
+) -> None:
+    spec = capabilities.MODELS[name]
+    least, most = int(allowed.ge or 0), int(allowed.limit or 0)
+
+    def built(sizes: list[int]) -> None:
+        models.build_model(name, {field: sizes}, (4096,), 10, image=(1, 64, 64))
+
+    for sizes in ([least] * length.min_length, [least]):
+        spec(**{field: sizes})
+        built(sizes)
+    wrong_for_both = [[least - 1], *([[]] if length.min_length else [])]
+    for sizes in wrong_for_both:
+        with pytest.raises(ProblemError, match=f"each {allowed}, got") as refused:
+            built(sizes)
+        assert refused.value.field == f"problem.model.{field}"
+    for sizes in [*wrong_for_both, [most + 1], [least] * (int(length.max_length or 0) + 1)]:
+        with pytest.raises(ValidationError, match="1 validation error"):
+            spec(**{field: sizes})
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_spec_and_engine_enforce_the_bound_of_a_version_of_openml(version: int) -> None:
+    options: dict[str, Any] = {"dataset": "tiny", "version": version}
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        capabilities.DATA_SETS["openml"](train=1, valid=1, **options)
+    with pytest.raises(ProblemError, match=f"version must be at least 1, got {version}"):
+        sources.openml(options, Places())
 
 
 METHOD_OPTIONS: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Len, Lt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,32 @@ class Bounds(GroupedMetadata):
 
 BETA = Bounds(ge=0.0, lt=1.0)
 LOSS_TERMS = Bounds(ge=1, limit=10_000)
+OPENML_VERSION = Bounds(ge=1, limit=1000)
+SEED = Bounds(ge=0, limit=2**63 - 1)
+
+
+class Data:
+    """The numbers that every data set takes."""
+
+    train = Bounds(ge=1)
+    valid = Bounds(ge=1)
+    test = Bounds(ge=0)
+    label_noise = Bounds(ge=0.0, lt=1.0)
+    seed = SEED
+
+
+class Mlp:
+    """Each entry of a list, and the length of the list."""
+
+    hidden = Bounds(ge=1, limit=65_536)
+    hidden_layers = Len(0, 32)
+
+
+class Cnn:
+    """Each entry of a list, and the length of the list."""
+
+    channels = Bounds(ge=1, limit=4096)
+    convolutions = Len(1, 8)
 
 
 class Training:

@@ -6,10 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from drmad_client.spec import bounds
 from drmad_client.spec.base import Spec
 
 UPLOAD = r"^sha256:[0-9a-f]{64}$"
 """The pattern of the name of an upload."""
+
+_Train = Annotated[int, bounds.Data.train]
+_Valid = Annotated[int, bounds.Data.valid]
+_Test = Annotated[int, bounds.Data.test]
 
 
 class DataSet(Spec):
@@ -19,13 +24,11 @@ class DataSet(Spec):
     classes: ClassVar[int | None] = None
     input_shape: ClassVar[tuple[int, ...] | None] = None
 
-    train: int = Field(ge=1, description="Number of training examples.")
-    valid: int = Field(ge=1, description="Number of validation examples.")
-    test: int = Field(default=0, ge=0, description="Number of test examples.")
-    label_noise: float = Field(
+    train: _Train = Field(description="Number of training examples.")
+    valid: _Valid = Field(description="Number of validation examples.")
+    test: _Test = Field(default=0, description="Number of test examples.")
+    label_noise: Annotated[float, bounds.Data.label_noise] = Field(
         default=0.0,
-        ge=0.0,
-        lt=1.0,
         description="Share of the training labels replaced by a class drawn at random, in [0, 1); "
         "with ten classes a tenth of the replaced labels is correct by chance.",
     )
@@ -33,8 +36,8 @@ class DataSet(Spec):
         default=False,
         description="Whether training uses the correctly labelled examples alone, as a reference.",
     )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Seed of the split and of the replaced labels."
+    seed: Annotated[int, bounds.Data.seed] = Field(
+        default=0, description="Seed of the split and of the replaced labels."
     )
 
 
@@ -46,9 +49,9 @@ class DigitsData(DataSet):
     input_shape: ClassVar[tuple[int, ...] | None] = (64,)
 
     name: Literal["digits"] = "digits"
-    train: int = Field(default=1000, ge=1, description="Number of training examples.")
-    valid: int = Field(default=300, ge=1, description="Number of validation examples.")
-    test: int = Field(default=497, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=1000, description="Number of training examples.")
+    valid: _Valid = Field(default=300, description="Number of validation examples.")
+    test: _Test = Field(default=497, description="Number of test examples.")
 
 
 class _IdxData(DataSet):
@@ -56,9 +59,9 @@ class _IdxData(DataSet):
     classes: ClassVar[int | None] = 10
     input_shape: ClassVar[tuple[int, ...] | None] = (784,)
 
-    train: int = Field(default=50_000, ge=1, description="Number of training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Number of validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=50_000, description="Number of training examples.")
+    valid: _Valid = Field(default=10_000, description="Number of validation examples.")
+    test: _Test = Field(default=10_000, description="Number of test examples.")
     folder: str | None = Field(
         default=None,
         max_length=4096,
@@ -87,9 +90,9 @@ class Cifar10Data(DataSet):
     input_shape: ClassVar[tuple[int, ...] | None] = (3072,)
 
     name: Literal["cifar10"] = "cifar10"
-    train: int = Field(default=40_000, ge=1, description="Number of training examples.")
-    valid: int = Field(default=10_000, ge=1, description="Number of validation examples.")
-    test: int = Field(default=10_000, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=40_000, description="Number of training examples.")
+    valid: _Valid = Field(default=10_000, description="Number of validation examples.")
+    test: _Test = Field(default=10_000, description="Number of test examples.")
 
 
 class _Table(DataSet):
@@ -108,9 +111,9 @@ class BreastCancerData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (30,)
 
     name: Literal["breast_cancer"] = "breast_cancer"
-    train: int = Field(default=300, ge=1, description="Number of training examples.")
-    valid: int = Field(default=119, ge=1, description="Number of validation examples.")
-    test: int = Field(default=150, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=300, description="Number of training examples.")
+    valid: _Valid = Field(default=119, description="Number of validation examples.")
+    test: _Test = Field(default=150, description="Number of test examples.")
 
 
 class WineData(_Table):
@@ -121,9 +124,9 @@ class WineData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (13,)
 
     name: Literal["wine"] = "wine"
-    train: int = Field(default=90, ge=1, description="Number of training examples.")
-    valid: int = Field(default=44, ge=1, description="Number of validation examples.")
-    test: int = Field(default=44, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=90, description="Number of training examples.")
+    valid: _Valid = Field(default=44, description="Number of validation examples.")
+    test: _Test = Field(default=44, description="Number of test examples.")
 
 
 class IrisData(_Table):
@@ -134,9 +137,9 @@ class IrisData(_Table):
     input_shape: ClassVar[tuple[int, ...] | None] = (4,)
 
     name: Literal["iris"] = "iris"
-    train: int = Field(default=80, ge=1, description="Number of training examples.")
-    valid: int = Field(default=35, ge=1, description="Number of validation examples.")
-    test: int = Field(default=35, ge=0, description="Number of test examples.")
+    train: _Train = Field(default=80, description="Number of training examples.")
+    valid: _Valid = Field(default=35, description="Number of validation examples.")
+    test: _Test = Field(default=35, description="Number of test examples.")
 
 
 class OpenmlData(_Table):
@@ -147,7 +150,9 @@ class OpenmlData(_Table):
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
         description="Name of the data set at OpenML, such as credit-g.",
     )
-    version: int = Field(default=1, ge=1, le=1000, description="Version of the data set at OpenML.")
+    version: Annotated[int, bounds.OPENML_VERSION] = Field(
+        default=1, description="Version of the data set at OpenML."
+    )
 
 
 class _ArraysData(DataSet):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.job import JobSpec
 
@@ -16,8 +17,8 @@ _FIXED = ("problem", "hyperparameters", "search")
 class ExtendSpec(Spec):
     """Further meta-iterations for a job that has ended."""
 
-    iterations: int = Field(
-        ge=1, le=100_000, description="Number of meta-iterations to add to those of the job."
+    iterations: Annotated[int, bounds.Meta.iterations] = Field(
+        description="Number of meta-iterations to add to those of the job."
     )
 
 

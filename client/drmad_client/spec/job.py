@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
@@ -91,10 +92,8 @@ class JobSpec(Spec):
     priority: int = Field(
         default=0, ge=-100, le=100, description="Priority in the queue; a higher one runs earlier."
     )
-    seed: int = Field(
+    seed: Annotated[int, bounds.SEED] = Field(
         default=0,
-        ge=0,
-        lt=2**63,
         description="Seed of initial weights and minibatches; it determines every random number.",
     )
 

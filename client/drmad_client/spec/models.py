@@ -9,8 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from drmad_client.spec import bounds
 from drmad_client.spec.base import Spec
 from drmad_client.spec.defaults import CNN, MLP
+
+_Width = Annotated[int, bounds.Mlp.hidden]
+_Channels = Annotated[int, bounds.Cnn.channels]
 
 
 class Model(Spec):
@@ -28,7 +32,7 @@ class MlpModel(Model):
     """A fully connected network with a linear output layer."""
 
     name: Literal["mlp"] = "mlp"
-    hidden: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(max_length=32)] = Field(
+    hidden: Annotated[list[_Width], bounds.Mlp.hidden_layers] = Field(
         default=MLP["hidden"],
         description="Number of units of each hidden layer, from the input to the output.",
     )
@@ -45,9 +49,8 @@ class CnnModel(Model):
     """Convolutions of 3 x 3, each followed by pooling over 2 x 2, and a linear output layer."""
 
     name: Literal["cnn"] = "cnn"
-    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(max_length=8)] = Field(
+    channels: Annotated[list[_Channels], bounds.Cnn.convolutions] = Field(
         default=CNN["channels"],
-        min_length=1,
         description="Number of channels of each convolution; each convolution halves the height "
         "and the width of the image.",
     )

@@ -32,7 +32,7 @@ class TrainingSpec(Spec):
     )
     learning_rate: Annotated[float, bounds.Training.learning_rate] = Field(
         default=defaults.Training.learning_rate,
-        description="Learning rate: Î± of damped_sgd, Î· of the others.",
+        description="Learning rate: α of damped_sgd, η of the others.",
     )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,

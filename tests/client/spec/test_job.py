@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -71,6 +73,29 @@ def test_every_field_says_what_it_is() -> None:
     ]
     assert silent == []
     assert [name for name, definition in models.items() if "description" not in definition] == []
+
+
+def test_no_text_was_decoded_under_another_encoding() -> None:
+    """UTF-8 read as Latin-1 or Windows-1252 can be encoded back, and is UTF-8 again."""
+    wrong = []
+    for text in strings(JobSpec.model_json_schema()):
+        for encoding in ("latin-1", "cp1252"):
+            with suppress(UnicodeError):
+                if text.encode(encoding).decode() != text:
+                    wrong.append(text)
+    assert wrong == []
+
+
+def strings(value: object) -> Iterator[str]:
+    """All strings of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from (key, *strings(inner))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
 
 
 def test_every_number_has_bounds() -> None:

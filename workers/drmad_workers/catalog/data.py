@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from drmad_client.spec import bounds
 from drmad_workers.catalog import sources
 from drmad_workers.catalog.places import Places
 from drmad_workers.catalog.sources import Image, Pair, Raw, Source
-from drmad_workers.errors import ProblemError
+from drmad_workers.errors import ProblemError, require_bounds
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,8 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
 
     The test examples are drawn from the data set's own test examples, if it has any.
     """
+    require_bounds(SimpleNamespace(**options), bounds.Data, "problem.data")
     sizes = {part: int(options[part]) for part in ("train", "valid", "test")}
-    for part, least in (("train", 1), ("valid", 1), ("test", 0)):
-        if sizes[part] < least:
-            raise ProblemError(
-                f"{part} must be at least {least}, got {sizes[part]}", f"problem.data.{part}"
-            )
     seeds = np.random.SeedSequence(int(options["seed"])).spawn(3)
     draw_split, draw_test, draw_noise = (np.random.default_rng(seed) for seed in seeds)
     requested = sizes["train"] + sizes["valid"] + (0 if raw.test else sizes["test"])
@@ -94,10 +92,6 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
         test = (raw.test[0][rows], raw.test[1][rows])
     inputs, targets = raw.inputs[train], raw.targets[train]
     share = float(options["label_noise"])
-    if not 0.0 <= share < 1.0:
-        raise ProblemError(
-            f"label_noise must be at least 0 and below 1, got {share}", "problem.data.label_noise"
-        )
     wrong: Tensor | None = None
     if share > 0.0:
         targets, wrong = replace_labels(targets, share, raw.classes, draw_noise)

@@ -4,8 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from annotated_types import Len
 from torch import nn
 
+from drmad_client.spec import bounds
+from drmad_client.spec.bounds import Bounds
 from drmad_client.spec.defaults import CNN, MLP
 from drmad_workers.errors import ProblemError
 
@@ -57,7 +60,7 @@ def mlp(
 ) -> nn.Module:
     """Fully connected layers of widths `hidden`, each followed by the activation."""
     hidden = options["hidden"]
-    _require_sizes(hidden, "hidden", "layer widths")
+    _require_sizes(hidden, "hidden", bounds.Mlp.hidden, bounds.Mlp.hidden_layers)
     widths = [math.prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
     for width, following in zip(widths, hidden, strict=False):
@@ -76,7 +79,7 @@ def cnn(
             "problem.model.name",
         )
     channels = options["channels"]
-    _require_sizes(channels, "channels", "numbers of channels")
+    _require_sizes(channels, "channels", bounds.Cnn.channels, bounds.Cnn.convolutions)
     before, rows, columns = image
     layers: list[nn.Module] = []
     for after in channels:
@@ -102,9 +105,11 @@ MODELS: dict[str, tuple[Builder, dict[str, Any]]] = {"mlp": (mlp, MLP), "cnn": (
 """By name, what builds the model, and the options with their defaults."""
 
 
-def _require_sizes(sizes: Sequence[int], name: str, what: str) -> None:
-    if any(not isinstance(size, int) or size < 1 for size in sizes):
+def _require_sizes(sizes: Sequence[int], name: str, each: Bounds, length: Len) -> None:
+    whole = all(isinstance(size, int) and each.hold(size) for size in sizes)
+    if not whole or len(sizes) < length.min_length:
         raise ProblemError(
-            f"{name} must be a list of {what} of at least 1, got {list(sizes)!r}",
+            f"{name} must be a list of at least {length.min_length} whole numbers, each {each}, "
+            f"got {list(sizes)!r}",
             f"problem.model.{name}",
         )

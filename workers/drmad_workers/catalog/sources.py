@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from drmad_client.files import array_file
+from drmad_client.spec import bounds
 from drmad_workers.catalog import idx
 from drmad_workers.catalog.places import Places
 from drmad_workers.errors import ProblemError
@@ -95,7 +96,12 @@ def cifar10(options: Mapping[str, Any], places: Places) -> Raw:
 
 def openml(options: Mapping[str, Any], places: Places) -> Raw:
     """A data set of OpenML; its categorical inputs are numbered."""
-    inputs, targets = fetched(options["dataset"], int(options["version"]), places)
+    version = options["version"]
+    if not bounds.OPENML_VERSION.hold(version):
+        raise ProblemError(
+            f"version must be {bounds.OPENML_VERSION}, got {version!r}", "problem.data.version"
+        )
+    inputs, targets = fetched(options["dataset"], int(version), places)
     return classified(_numbered(inputs), targets)
 
 
