@@ -23,6 +23,7 @@ RUN_WITH_A_SERVICE = (  # by tests/end_to_end/test_docs.py
 )
 RUN_HERE = (  # their Python blocks, one after the other
     "docs/concepts/hypergradients.md",
+    "docs/how-to/fine-tuning.md",
     "docs/how-to/problem.md",
     "docs/how-to/resume-and-fork.md",
     "docs/how-to/schedules.md",
@@ -34,6 +35,7 @@ NOT_RUN = {
     ("deploy/kubernetes/README.md", "sh"): "they need a Kubernetes cluster",
     ("docs/concepts/fidelity.md", "python"): "a fragment; tests/workers/preflight runs the call",
     ("docs/how-to/deploy.md", "sh"): "they need Docker, a collector or jobs to back up",
+    ("docs/how-to/fine-tuning.md", "sh"): "the weights are the reader's",
     ("docs/how-to/hugging-face.md", "python"): "transformers is no dependency",
     ("docs/how-to/own-model.md", "sh"): "their job is the reader's",
     ("docs/how-to/own-model.md", "python"): "their arrays are the reader's",

@@ -1,4 +1,4 @@
-"""Uploaded data sets: files named by their digest, in a folder that the workers share."""
+"""Uploaded data sets and weights: files named by digest, in a folder that the workers share."""
 
 from __future__ import annotations
 

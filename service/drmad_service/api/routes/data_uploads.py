@@ -1,4 +1,4 @@
-"""Uploaded data sets, named by the digest of their bytes."""
+"""Uploaded data sets and weights, named by the digest of their bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/data", tags=["data"])
 
 
 class UploadedData(Record):
-    """An uploaded data set, which jobs refer to by `data`."""
+    """An uploaded file of arrays, which jobs refer to by `problem.data` or `problem.weights`."""
 
     data: str
     size_bytes: int
