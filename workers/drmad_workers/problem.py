@@ -91,9 +91,10 @@ def described(value: Any) -> str:
 
 Data = Any
 """Tensors with one row per example, or a map-style data set of items of any structure. The tensors
-are a pair (inputs, targets), or any structure of them: a dict, a tuple, a dataclass. Every read of
-an item must return the same values, because the backward pass reads the items again; what an item
-draws from the global generators of torch, NumPy and Python is seeded by its row."""
+are a pair (inputs, targets), or any structure of them: a dict, a tuple, a dataclass. What an item
+or the collate function draws from the global generators of torch, NumPy and Python is a function of
+(seed, meta-iteration, replica, step, row) in training, and of (seed, row) on held-out data, so that
+the backward pass reads what the forward pass read. Nothing else may change between two reads."""
 
 Collate = Callable[[list[Any]], Any]
 """A list of items -> the content of a minibatch."""

@@ -69,7 +69,7 @@ class Replica:
         dtype = dtype or training.dtype
         require_trainable(problem.model)
         place = (self.device, dtype, seed, problem.collate_fn)
-        train = Examples(problem.train, "train", *place)
+        train = Examples(problem.train, "train", *place, fixed=False)
         valid = Examples(problem.valid, "valid", *place)
         shards = shards or Shards()
         self.train_examples = train.part(shards.positions("train", train.rows, number))

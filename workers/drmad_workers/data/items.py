@@ -28,9 +28,10 @@ SAMPLED = 4
 class Items:
     """The items of a map-style data set, which a collate function joins to minibatches.
 
-    An item is read with the global generators under a seed of its own, so that what it draws is the
-    same in every process, whoever reads it in whatever order. Items that draw nothing, and
-    those that are fixed, are read once if they fit into memory.
+    An item is read with the global generators under a seed of its own, and the items of a minibatch
+    are collated under one that follows from that of the first. What they draw is therefore the
+    same in every process and in every order. Items that draw nothing, and those that are fixed, are
+    read once if they fit into memory.
 
     Attributes:
         rows: the number of items.

@@ -117,7 +117,7 @@ class Augmented(Dataset[tuple[Tensor, int]]):
 
 
 def test_items_that_change_from_read_to_read_are_refused() -> None:
-    with pytest.raises(ProblemError, match="same whenever it is read") as error:
+    with pytest.raises(ProblemError, match="same under the same seeds") as error:
         found(Problem(net(), Augmented(), examples(30, 1)))
     assert error.value.field == "train"
 
