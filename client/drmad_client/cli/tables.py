@@ -90,9 +90,12 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
         yield f"hyperparameter {name}: {_shape(sizes)}"
     if report.weights:
         yield f"weights: {report.weights}"
+    if report.failure is not None:
+        yield f"one meta-iteration of {report.steps} steps has no result: {report.failure.message}"
+        return
     yield (
-        f"one meta-iteration of {report.steps} steps: {report.seconds:.1f} s, validation loss "
-        f"{report.validation_loss:.5g}, training loss {report.training_loss:.5g}"
+        f"one meta-iteration of {report.steps} steps: {report.seconds or 0.0:.1f} s, validation "
+        f"loss {report.validation_loss:.5g}, training loss {report.training_loss:.5g}"
     )
     cosines = ", ".join(
         f"{method} {'diverged' if cosine is None else f'{cosine:.3f}'}"
@@ -127,8 +130,9 @@ def proofs_table(report: PreflightReport, preflight: PreflightSpec) -> Renderabl
 
 def prediction(report: PreflightReport) -> str:
     """The predicted duration and memory of a job."""
-    seconds, megabytes = report.job_seconds, report.memory_bytes / 1e6
-    return f"about {duration(seconds)}, {megabytes:.0f} MB per replica"
+    if report.job_seconds is None or report.memory_bytes is None:
+        return "unknown, because the preflight has no result"
+    return f"about {duration(report.job_seconds)}, {report.memory_bytes / 1e6:.0f} MB per replica"
 
 
 def trials_table(trials: Iterable[Trial], best: int | None = None) -> RenderableType:

@@ -71,25 +71,45 @@ class Proof(Record):
     seconds: float = Field(description="Seconds that the proof took.")
 
 
+class JobError(Record):
+    """The root cause of a job's failure."""
+
+    code: str = Field(description="Code for programs: training_diverged, preflight_failed, ...")
+    message: str = Field(
+        description="Explanation for people: the expectation, the finding and the remedy."
+    )
+    iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
+    step: int | None = Field(default=None, description="Inner step at which it failed.")
+    traceback: str | None = Field(
+        default=None, description="Traceback of the worker, for errors of the user's code."
+    )
+
+
 class PreflightReport(Record):
     """What the preflight measured and proved on a worker."""
 
     hyperparameters: dict[str, list[int]] = Field(
         description="Shapes of the hyperparameters, by name."
     )
-    validation_loss: float = Field(description="Validation loss after the few training steps.")
-    training_loss: float
+    failure: JobError | None = Field(
+        default=None,
+        description="Why the short meta-iteration has no result; its figures are then null.",
+    )
+    validation_loss: float | None = Field(
+        description="Validation loss after the few training steps."
+    )
+    training_loss: float | None
     steps: int = Field(description="Inner steps of the short meta-iteration.")
-    seconds: float = Field(description="Seconds that the short meta-iteration took.")
-    method: str = Field(description="Method that computed its hypergradient.")
+    seconds: float | None = Field(description="Seconds that the short meta-iteration took.")
+    method: str = Field(description="Method that computes its hypergradient.")
     fidelity: dict[str, float | None] = Field(
         description="Cosine to the exact hypergradient over the few steps, by method; null where "
         "it diverged. Over many steps it may be lower."
     )
-    job_seconds: float = Field(
+    job_seconds: float | None = Field(
         description="Predicted seconds of the whole job, on a worker like this one."
     )
-    memory_bytes: int = Field(description="Predicted peak memory of a replica.")
+    memory_bytes: int | None = Field(description="Predicted peak memory of a replica.")
     weights: str = Field(
         default="",
         description="Weights that training runs start from: as they were given, or how they are "
@@ -105,21 +125,30 @@ class PreflightReport(Record):
     def failed(self) -> list[Proof]:
         return [proof for proof in self.proofs if proof.result == "failed"]
 
+    @property
+    def divergence(self) -> JobError | None:
+        """The failure, if the job's own training diverged in its first steps."""
+        diverged = self.failure is not None and self.failure.code == "training_diverged"
+        return self.failure if diverged else None
+
     def refusal(self, preflight: PreflightSpec) -> str:
         """Why a job with this report does not start; empty if it starts."""
-        refused = [proof for proof in self.failed if proof.name not in preflight.override]
+        refused = {
+            proof.name: f"{proof.name}{f' ({proof.where})' if proof.where else ''}: {proof.detail}"
+            f"{f'; {proof.remedy}' if proof.remedy else ''}"
+            for proof in self.failed
+            if proof.name not in preflight.override
+        }
+        if self.divergence is not None and "training" not in preflight.override:
+            refused["training"] = f"training: {self.divergence.message}"
         if not refused:
             return ""
-        lines = [
-            f"  {proof.name}{f' ({proof.where})' if proof.where else ''}: {proof.detail}"
-            f"{f'; {proof.remedy}' if proof.remedy else ''}"
-            for proof in refused
-        ]
-        names = ", ".join([*preflight.override, *(proof.name for proof in refused)])
+        names = ", ".join([*preflight.override, *refused])
+        what = "proofs of the preflight failed" if self.failed else "training diverges"
         return "\n".join(
             [
-                "proofs of the preflight failed, so the job does not start:",
-                *lines,
+                f"{what}, so the job does not start:",
+                *(f"  {line}" for line in refused.values()),
                 "correct the cause, or start the job in spite of the failure with "
                 f"preflight: {{override: [{names}]}}",
             ]
@@ -132,7 +161,15 @@ class PreflightReport(Record):
             for proof in self.proofs
             if proof.result == "passed" and proof.where is not None
         ]
-        return self.overridden(preflight) + limits
+        return self.overridden(preflight) + self.unproved() + limits
+
+    def unproved(self) -> list[str]:
+        """That the short run has no result, and the proofs that did not run."""
+        if self.failure is None:
+            return []
+        skipped = [proof.name for proof in self.proofs if proof.result == "skipped"]
+        rest = f"; proofs that did not run: {', '.join(skipped)}" if skipped else ""
+        return [f"preflight: its {self.steps} steps have no result: {self.failure.message}{rest}"]
 
     def overridden(self, preflight: PreflightSpec) -> list[str]:
         """One sentence for each failed proof that the job overrides."""
@@ -141,20 +178,6 @@ class PreflightReport(Record):
             for proof in self.failed
             if proof.name in preflight.override
         ]
-
-
-class JobError(Record):
-    """The root cause of a job's failure."""
-
-    code: str = Field(description="Code for programs: training_diverged, preflight_failed, ...")
-    message: str = Field(
-        description="Explanation for people: the expectation, the finding and the remedy."
-    )
-    iteration: int | None = Field(default=None, description="Meta-iteration in which it failed.")
-    step: int | None = Field(default=None, description="Inner step at which it failed.")
-    traceback: str | None = Field(
-        default=None, description="Traceback of the worker, for errors of the user's code."
-    )
 
 
 def _accepted(spec: Any, validate: ValidatorFunctionWrapHandler) -> JobSpec:

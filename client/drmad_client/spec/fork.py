@@ -80,19 +80,13 @@ def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
         field = hyperparameter.replaces(after.training.optimizer)
         if field is None:
             continue
-        kept, given = _first(before, field), _first(after, field)
+        kept, given = before.training.rate(field), after.training.rate(field)
         if kept != given:
             message = (
                 f"must stay {kept:g}, got {given:g}: it would have no effect, because {name} is "
                 "tuned in its place and continues from its kept values"
             )
             yield ("changes", "training", field), getattr(after.training, field), message
-
-
-def _first(spec: JobSpec, field: str) -> float:
-    """A number of the training; of a pair the first."""
-    value: float | tuple[float, float] = getattr(spec.training, field)
-    return value[0] if isinstance(value, tuple) else value
 
 
 def _invalid(*misfits: Misfit) -> ValidationError:

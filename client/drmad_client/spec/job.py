@@ -121,8 +121,8 @@ class JobSpec(Spec):
         if info.context is _ACCEPTED:
             return self
         misfits = list(self._misfits())
-        if info.context is not _COMBINED and not self._searches_optimizer:
-            misfits += self.training.misfits()
+        if info.context is not _COMBINED:
+            misfits += self._idle_settings(self._searches_optimizer)
         if self.search is not None and not misfits:
             misfits = list(self._search_misfits(self.search))
         if misfits:
@@ -157,23 +157,47 @@ class JobSpec(Spec):
         found: set[str] = set()
         try:
             for path, candidate in range_ends(fields, search):
-                try:
-                    JobSpec.combined(candidate)
-                except ValidationError as error:
-                    if path not in found:
-                        line = error.errors()[0]
-                        message = f"at an end of its range: {line['msg']}"
-                        yield ("search", "parameters", path), line["input"], message
+                misfit = None if path in found else self._candidate_misfit(candidate)
+                if misfit is not None:
+                    value, message = misfit
+                    message = f"at an end of its range: {message}"
+                    yield ("search", "parameters", path), value, message
                     found.add(path)
         except LookupError as error:
             yield ("search", "parameters"), None, str(error.args[0])
+
+    def _candidate_misfit(self, candidate: Mapping[str, Any]) -> tuple[Any, str] | None:
+        """Value and message of the first field of a trial that does not fit; None if all fit."""
+        try:
+            spec = JobSpec.combined(candidate)
+        except ValidationError as error:
+            line = error.errors()[0]
+            return line["input"], line["msg"]
+        for path, value, message in spec._idle_settings(self._searches_optimizer):
+            return value, f"{'.'.join(map(str, path))} {message}"
+        return None
+
+    def _idle_settings(self, of_any_optimizer: bool) -> Iterator[Misfit]:
+        """Settings without effect, except those of other inner optimizers `of_any_optimizer`."""
+        training = self.training
+        if not of_any_optimizer:
+            yield from training.misfits()
+        for index, hyperparameter in enumerate(self.hyperparameters):
+            field = hyperparameter.replaces(training.optimizer)
+            has_own = getattr(hyperparameter, "init", None) is not None
+            if field is not None and has_own and training.sets(field):
+                message = (
+                    f"has no effect beside hyperparameters[{index}].init, got "
+                    f"{training.rate(field):g}: leave one of the two out"
+                )
+                yield ("training", field), getattr(training, field), message
 
     def _misfits(self) -> Iterator[Misfit]:
         if isinstance(self.problem, CatalogProblem):
             yield from self._catalog_misfits(self.problem)
         else:
             yield from self.problem.misfits()
-        yield from self.hypergradient.misfits(self.training)
+        yield from self.hypergradient.misfits(self.training, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
         yield from self._hyperparameter_misfits()

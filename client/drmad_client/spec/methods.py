@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
-from drmad_client.spec.hyperparameters import Hyperparameter
+from drmad_client.spec.hyperparameters import Hyperparameter, MomentumHyperparameter
 from drmad_client.spec.training import TrainingSpec
 
 
@@ -50,9 +50,20 @@ class MethodSpec(Spec):
         """Settings that do not fit together, or do not fit the training."""
         return ()
 
-    def misfits(self, training: TrainingSpec) -> Iterator[Misfit]:
+    def refusals_beside(
+        self, hyperparameters: Sequence[Hyperparameter], total: int
+    ) -> Iterable[refusals.Refusal]:
+        """Settings that have no effect beside these hyperparameters, over `total` inner steps."""
+        return ()
+
+    def misfits(
+        self, training: TrainingSpec, hyperparameters: Sequence[Hyperparameter]
+    ) -> Iterator[Misfit]:
         """The refusals as misfits of the job."""
-        for field, message in self.setting_refusals(training):
+        for field, message in (
+            *self.setting_refusals(training),
+            *self.refusals_beside(hyperparameters, training.steps),
+        ):
             section, _, name = field.partition(".")
             value: Any = getattr(training if section == "training" else self, name)
             yield (section, name), value, message
@@ -96,13 +107,13 @@ class ShortcutMethod(_Horizon):
     method: Literal["shortcut"] = "shortcut"
     budget: Annotated[int, bounds.Shortcut.budget] = Field(
         default=defaults.Shortcut.budget,
-        description="Memory budget of the quantized trajectory, in copies of the weights; points "
-        "take 2.5 bits a weight.",
+        description="Memory budget of the trajectory, in copies of the weights, or of Adam's "
+        "state under Adam; quantized points take 2.5 bits a weight.",
     )
     interpolation_nodes: Annotated[int, bounds.Shortcut.interpolation_nodes] | None = Field(
         default=None,
         description="Number of interpolation nodes, each an average of the weights; null takes the "
-        "quantized trajectory, or 15 nodes under Adam.",
+        "quantized trajectory, or under Adam as many nodes as the budget holds.",
     )
     averaging_window: Annotated[int, bounds.Shortcut.averaging_window] | None = Field(
         default=None,
@@ -148,13 +159,14 @@ class ShortcutMethod(_Horizon):
         defaults = type(self).model_fields
         changed = [name for name, value in self if value != defaults[name].default]
         yield from refusals.preset_refusals(self.preset, changed)
-        yield from refusals.shortcut_refusals(
-            self.hvp,
-            self.curvature,
-            self.averaging_window,
-            self.interpolation_nodes,
-            self.budget,
-        )
+        yield from refusals.shortcut_refusals(self, training.steps)
+
+    def refusals_beside(
+        self, hyperparameters: Sequence[Hyperparameter], total: int
+    ) -> Iterable[refusals.Refusal]:
+        tuned = (h for h in hyperparameters if isinstance(h, MomentumHyperparameter))
+        if total > 1 and any(momentum.per_step for momentum in tuned):
+            yield from refusals.single_step_refusals(self)
 
 
 class ReplayMethod(_Horizon):

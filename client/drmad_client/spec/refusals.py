@@ -6,7 +6,7 @@ This module needs no pydantic, so that the engine can import it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS
@@ -71,30 +71,91 @@ def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refu
         )
 
 
-def shortcut_refusals(
-    hvp: str,
-    curvature: str,
-    averaging_window: int | None,
-    interpolation_nodes: int | None,
-    budget: int,
-) -> Iterator[Refusal]:
-    if interpolation_nodes is not None and budget != defaults.Shortcut.budget:
+class ShortcutSettings(Protocol):
+    """The settings of the method `shortcut`, of the spec and of the engine alike."""
+
+    @property
+    def hvp(self) -> str: ...
+
+    @property
+    def horizon(self) -> int | None: ...
+
+    @property
+    def budget(self) -> int: ...
+
+    @property
+    def interpolation_nodes(self) -> int | None: ...
+
+    @property
+    def averaging_window(self) -> int | None: ...
+
+    @property
+    def max_stride(self) -> int: ...
+
+    @property
+    def max_adjoint_change(self) -> float | None: ...
+
+    @property
+    def minibatch_subsampling(self) -> int | None: ...
+
+    @property
+    def curvature(self) -> str: ...
+
+
+def shortcut_refusals(settings: ShortcutSettings, total: int) -> Iterator[Refusal]:
+    if settings.interpolation_nodes is not None and settings.budget != defaults.Shortcut.budget:
         yield Refusal(
             "hypergradient.budget",
-            f"budget is that of the quantized trajectory, got {budget} beside interpolation_nodes, "
+            f"budget is that of the trajectory, got {settings.budget} beside interpolation_nodes, "
             "which take its place: leave one of the two out",
         )
-    if averaging_window is not None and interpolation_nodes is None:
+    if settings.averaging_window is not None and settings.interpolation_nodes is None:
         yield Refusal(
             "hypergradient.averaging_window",
             "averaging_window is the window of an interpolation node: set interpolation_nodes "
             "too, or leave averaging_window out",
         )
-    if curvature == "gauss_newton" and hvp == "finite_difference":
+    if settings.curvature == "gauss_newton" and settings.hvp == "finite_difference":
         yield Refusal(
             "hypergradient.hvp",
             "curvature gauss_newton computes its own product: use it with hvp exact",
         )
+    if settings.max_stride == 1 and _is_set(settings.max_adjoint_change):
+        yield Refusal(
+            "hypergradient.max_adjoint_change",
+            f"max_adjoint_change has no effect with max_stride 1, got "
+            f"{settings.max_adjoint_change:g}: it shortens strides; leave it out, or raise "
+            "max_stride",
+        )
+    early = total // 2 - last_steps(settings.horizon, total).start
+    if early < 2 and (settings.minibatch_subsampling or 1) > 1:
+        yield Refusal(
+            "hypergradient.minibatch_subsampling",
+            f"minibatch_subsampling has no effect on the last {settings.horizon or total} of "
+            f"{total} steps, got {settings.minibatch_subsampling}: it skips minibatches of the "
+            "first half of training; leave it out, or lengthen the horizon",
+        )
+
+
+def single_step_refusals(settings: ShortcutSettings) -> Iterator[Refusal]:
+    """What has no effect where a momentum is tuned per step, and every stride is a single step."""
+    set_ = {
+        "max_stride": settings.max_stride not in (1, defaults.Shortcut.max_stride),
+        "max_adjoint_change": _is_set(settings.max_adjoint_change),
+        "minibatch_subsampling": (settings.minibatch_subsampling or 1) > 1,
+    }
+    for name in (name for name, is_set in set_.items() if is_set):
+        yield Refusal(
+            f"hypergradient.{name}",
+            f"{name} has no effect where a momentum is tuned per step, got "
+            f"{getattr(settings, name):g}: shortcut then reverses single steps on every minibatch; "
+            "leave it out, or tune the momentum per model or layer",
+        )
+
+
+def _is_set(max_adjoint_change: float | None) -> bool:
+    """null takes every stride in full, which holds for single steps too."""
+    return max_adjoint_change not in (None, defaults.Shortcut.max_adjoint_change)
 
 
 def reversible_refusals(optimizer: str) -> Iterator[Refusal]:

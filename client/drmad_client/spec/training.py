@@ -65,6 +65,14 @@ class TrainingSpec(Spec):
         "unless the problem gives them; false repeats those of the first.",
     )
 
+    def rate(self, field: str) -> float:
+        """A number of the training; of a pair the first."""
+        return _first(getattr(self, field))
+
+    def sets(self, field: str) -> bool:
+        """Whether a number, of a pair the first, is not at its default."""
+        return self.rate(field) != _first(type(self).model_fields[field].default)
+
     def misfits(self) -> Iterator[Misfit]:
         """Settings that only other optimizers read."""
         for name in OPTIMIZERS[self.optimizer].unread:
@@ -75,3 +83,7 @@ class TrainingSpec(Spec):
                     "another optimizer"
                 )
                 yield ("training", name), value, message
+
+
+def _first(value: float | tuple[float, float]) -> float:
+    return value[0] if isinstance(value, tuple) else value

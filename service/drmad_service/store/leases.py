@@ -105,14 +105,20 @@ class Leases(Base):
         await self._update(lease, {"fidelity": json.dumps(report)})
 
     async def keep_preflight(
-        self, lease: Lease, report: PreflightReport, progress: Progress, warning: str = ""
+        self,
+        lease: Lease,
+        report: PreflightReport,
+        progress: Progress,
+        code: str = "",
+        warning: str = "",
     ) -> None:
         """Keep the report of the preflight, and the remaining time that it predicts.
 
-        `warning` says which failed proofs the job overrides; the same write records its event.
+        `warning` says which failed proofs the job overrides, and what did not run; the same write
+        records its event, under `code`.
         """
         fields = {"preflight": report.model_dump_json(), "progress": progress.model_dump_json()}
-        event = ("warning", _warning("preflight_overridden", warning)) if warning else ("", "")
+        event = ("warning", _warning(code, warning)) if warning else ("", "")
         await self._update(lease, fields, *event)
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from drmad_client.records.job import PreflightReport
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.preflight import PreflightSpec
 from drmad_workers import spec_adapter
 from drmad_workers.errors import ProblemError
 from drmad_workers.preflight import short_run
@@ -109,6 +110,38 @@ def test_a_preflight_leaves_no_trace_in_the_numbers(tmp_path: Path) -> None:
     assert torch.equal(after.hypergradient["mixing"], before.hypergradient["mixing"])
     for name, value in before.model.items():
         assert torch.equal(after.model[name], value), name
+
+
+def test_training_that_diverges_has_a_report_with_the_proofs_that_could_run(
+    tmp_path: Path,
+) -> None:
+    training = {"steps": 200, "batch_size": 10, "learning_rate": 1000.0, "momentum": 0.99}
+    kinds = [{"kind": "tensor", "name": "mixing"}, {"kind": "l2", "init": 5.0}]
+    report = report_on(tmp_path, GOOD, training=training, hyperparameters=kinds)
+    assert report.failure is not None
+    assert report.failure.code == "training_diverged"
+    assert 0 < (report.failure.step or 0) < report.steps
+    assert report.validation_loss is None
+    proofs = {proof.name: proof.result for proof in report.proofs}
+    assert proofs["repeatable"] == proofs["unchanged"] == "passed"
+    assert proofs["hypergradient"] == "skipped"
+    refusal = report.refusal(PreflightSpec())
+    assert refusal.startswith("training diverges, so the job does not start:")
+    assert "lower the learning rate" in refusal
+    overridden = PreflightSpec(override=["training"])
+    assert report.refusal(overridden) == ""
+    (warning,) = report.warnings(overridden)
+    assert "proofs that did not run: " in warning
+
+
+def test_method_without_a_hypergradient_over_a_few_steps_may_have_one_over_all(
+    tmp_path: Path,
+) -> None:
+    report = report_on(tmp_path, GOOD, hypergradient={"method": "implicit"})
+    assert report.failure is not None
+    assert report.failure.code == "hypergradient_failed"
+    assert report.refusal(PreflightSpec()) == ""
+    assert {proof.name: proof.result for proof in report.proofs}["training"] == "passed"
 
 
 def test_auto_is_tried_with_what_it_measures(tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ class Method(ABC):
             return refusals.steps_missing(steps, training.steps)
         return None
 
+    def refusals_beside(self, bound: Iterable[BoundHyperparameter]) -> Iterable[refusals.Refusal]:
+        """Settings that have no effect beside these hyperparameters."""
+        return ()
+
     @property
     def lockstep(self) -> bool:
         """Whether its steps do not depend on the values met, so that replicas can be batched."""
@@ -281,7 +285,11 @@ def growth_bounds(first: Tensor) -> list[float]:
 def require_derivatives(
     method: Method, bound: Iterable[BoundHyperparameter], training: TrainingConfig
 ) -> None:
-    """Raises ProblemError that names the first hyperparameter without a derivative."""
+    """Raises ProblemError that names the first hyperparameter without a derivative.
+
+    It also refuses the settings of the method that have no effect beside the hyperparameters.
+    """
+    bound = list(bound)
     if method.hvp not in get_args(Hvp):
         raise ProblemError(
             f"hvp must be exact or finite_difference, got {method.hvp!r}", "hypergradient.hvp"
@@ -294,6 +302,7 @@ def require_derivatives(
                 f"{method.name} has no hypergradient for {name}: {reason}",
                 f"hyperparameters.{name}",
             )
+    require_none(method.refusals_beside(bound))
 
 
 def require_none(found: Iterable[refusals.Refusal]) -> None:

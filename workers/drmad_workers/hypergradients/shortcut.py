@@ -5,6 +5,7 @@ of deep neural networks, 1601.00917.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
@@ -23,6 +24,8 @@ from drmad_workers.hypergradients.method import (
     last_steps,
     require_none,
 )
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.products.gauss_newton import require_outputs
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
@@ -32,9 +35,6 @@ from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory
 from drmad_workers.trajectory.segments import SegmentedTrajectory, segment_starts
 
 Preset = Literal["paper", "paper_tenth"]
-
-NODES_FOR_ADAM = 15
-"""The default number of interpolation nodes for Adam."""
 
 CONVOLUTION_SUBSAMPLING = 6
 """The default minibatch subsampling of models with convolutions, where a Hessian-vector product
@@ -57,8 +57,8 @@ class Shortcut(Method):
       towards the end. A mean covers a window around the node and averages the noise out. By
       default the window reaches the next node, so that almost every step contributes. K = 1
       without a mean is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T [Fu2016]. K = N nodes at stride 1
-      are the exact trajectory. Adam uses 15 nodes by default, because coarse quantization does not
-      keep its second moments positive.
+      are the exact trajectory. Under Adam the budget holds nodes instead of quantized points,
+      because coarse quantization does not keep its second moments positive.
 
     A stride reverses m steps at once. It joins their minibatches, linearizes at the middle of the
     interval, and applies the map of m steps under a constant gradient. The map is accurate while
@@ -83,14 +83,16 @@ class Shortcut(Method):
 
     Attributes:
         horizon: N; None for T.
-        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2.
-        interpolation_nodes: K, at least 1; None for quantized points.
+        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2;
+            under Adam, copies of its state for the nodes and the last state.
+        interpolation_nodes: K, at least 1; None for quantized points, and for `budget` - 1 nodes
+            under Adam.
         averaging_window: the length of a node's window in steps. 1 keeps the weights themselves;
             None reaches the next node.
         max_stride: the largest m, at least 1.
         max_adjoint_change: the bound on |Δdw| / |dw| per stride; None takes every stride in full.
         minibatch_subsampling: 1 uses every minibatch. None is 1, or CONVOLUTION_SUBSAMPLING if the
-            model has convolutions; `cost` assumes 1.
+            model has convolutions and no momentum is tuned per step; `cost` assumes 1.
         contraction: limits the growth of |dw| to 1 % per step, see Adjoint.begin. It keeps a
             backward pass far from the trajectory bounded, and biases one whose true |dw| grows.
         curvature: "gauss_newton" omits the curvature of the model and keeps that of the loss in
@@ -116,9 +118,8 @@ class Shortcut(Method):
 
     @property
     def lockstep(self) -> bool:
-        free = self.preset is None and (
-            self.max_adjoint_change is not None or self.curvature != "hessian"
-        )
+        adaptive = self.max_adjoint_change is not None and self.max_stride > 1
+        free = self.preset is None and (adaptive or self.curvature != "hessian")
         return self.hvp == "exact" and not free
 
     def check(self, training: TrainingConfig) -> None:
@@ -135,15 +136,12 @@ class Shortcut(Method):
             )
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         require_none(refusals.preset_refusals(self.preset, changed))
-        require_none(
-            refusals.shortcut_refusals(
-                self.hvp,
-                self.curvature,
-                self.averaging_window,
-                self.interpolation_nodes,
-                self.budget,
-            )
-        )
+        require_none(refusals.shortcut_refusals(self, training.steps))
+
+    def refusals_beside(self, bound: Iterable[BoundHyperparameter]) -> Iterable[refusals.Refusal]:
+        rates = (each for each in bound if isinstance(each, BoundRate))
+        if any(rate.role == "momentum" and rate.layout[1] > 1 for rate in rates):
+            yield from refusals.single_step_refusals(self)
 
     def steps(self, training: TrainingConfig) -> range:
         if self.preset == "paper_tenth":
@@ -178,11 +176,10 @@ class Shortcut(Method):
         return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
     def _nodes(self, path_rows: int) -> int | None:
-        return (
-            NODES_FOR_ADAM
-            if path_rows > 1 and self.interpolation_nodes is None
-            else self.interpolation_nodes
-        )
+        under_adam = path_rows > 1
+        if under_adam and self.interpolation_nodes is None:
+            return self.budget - 1
+        return self.interpolation_nodes
 
     def _retrained_steps(self, training: TrainingConfig) -> int:
         """The number of steps that are trained again during the backward pass."""
@@ -198,18 +195,19 @@ class Shortcut(Method):
             points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
             self._backward_as_published(run, recorder, adjoint, points)
             return
-        adaptive = self.max_adjoint_change is not None
-        adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
         single = run.dynamics.momentum.tuned_per_step
+        most_change = None if single or self.max_stride == 1 else self.max_adjoint_change
+        adaptive = most_change is not None
+        adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
         convolves = has_convolutions(run.objective.parameters.model)
         subsampling = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
-        subsampled = subsampling > 1 and recorder.start < run.steps // 2
+        subsampled = subsampling > 1 and not single and recorder.start < run.steps // 2
         rows = SubsampledRows(run) if subsampled else None
         stop = run.steps
-        stride = self.max_stride if self.max_adjoint_change is None and not single else 1
+        stride = 1 if adaptive or single else self.max_stride
         for segment in recorder.segments(run):
             while stop > segment.start:
-                every = subsampling if stop <= run.steps // 2 and not single else 1
+                every = subsampling if subsampled and stop <= run.steps // 2 else 1
                 start = max(segment.start, stop - every * math.ceil(stride / every))
                 count = stop - start
                 velocity = place_at_midpoint(segment, start, stop, run)
@@ -217,8 +215,8 @@ class Shortcut(Method):
                 adjoint.step_back(start, count, velocity, None, every, share)
                 if rows is not None:
                     rows.add(start, count, every)
-                if self.max_adjoint_change is not None and not single:
-                    allowed = stride * self.max_adjoint_change / max(adjoint.change, 1e-9)
+                if most_change is not None:
+                    allowed = stride * most_change / max(adjoint.change, 1e-9)
                     stride = max(1, min(self.max_stride, 2 * stride, int(allowed)))
                 stop = start
         if rows is not None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from drmad_workers import spec_adapter
 from drmad_workers.catalog import Places
-from drmad_workers.errors import EngineError, ran_out_of_memory
+from drmad_workers.errors import (
+    EngineError,
+    HypergradientDiverged,
+    HypergradientError,
+    TrainingDiverged,
+    ran_out_of_memory,
+)
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.preflight.fidelity import fidelity_report
@@ -50,28 +56,60 @@ def preflight(
 
 
 def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -> dict[str, Any]:
-    """As `preflight`, for a problem that is built already; `tuner` is the job's own."""
+    """As `preflight`, for a problem that is built already; `tuner` is the job's own.
+
+    The report of a short run that diverged, or that has no hypergradient, has the failure in place
+    of figures, and the proofs.
+    """
     short = _shortened(spec)
     trial = spec_adapter.tuner(short, device=device, built=problem)
+    try:
+        measured = _measured(spec, short, trial, tuner)
+    except (TrainingDiverged, HypergradientError) as error:
+        measured = _unmeasured(short, error)
+    return measured | {
+        "hyperparameters": {
+            name: list(bound.initial.shape) for name, bound in tuner.hyperparameters.items()
+        },
+        "steps": short.training.steps,
+        "weights": described_weights(spec, problem, tuner),
+        "proofs": prove(spec, problem, tuner, device),
+    }
+
+
+def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict[str, Any]:
+    """The figures of the short run."""
     values = trial.initial_values()
     first = trial.evaluate(values, 0)  # warms up and, where auto chooses, includes its probe
     began = time.perf_counter()
     evaluation = trial.evaluate(values, 0, choice=first.choice)
-    seconds = time.perf_counter() - began
     return {
-        "hyperparameters": {
-            name: list(bound.initial.shape) for name, bound in tuner.hyperparameters.items()
-        },
+        "seconds": time.perf_counter() - began,
         "validation_loss": evaluation.validation_loss,
         "training_loss": evaluation.training_loss,
-        "steps": short.training.steps,
-        "seconds": seconds,
         "method": evaluation.method,
         "fidelity": _fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
         "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, tuner),
-        "weights": described_weights(spec, problem, tuner),
-        "proofs": prove(spec, problem, tuner, device),
+    }
+
+
+def _unmeasured(short: JobSpec, error: TrainingDiverged | HypergradientError) -> dict[str, Any]:
+    """The fields of a report whose short run ended with this error."""
+    codes = {
+        TrainingDiverged: "training_diverged",
+        HypergradientDiverged: "hypergradient_diverged",
+    }
+    figures = ("seconds", "validation_loss", "training_loss", "job_seconds", "memory_bytes")
+    return dict.fromkeys(figures) | {
+        "method": short.hypergradient.method,
+        "fidelity": {},
+        "failure": {
+            "code": codes.get(type(error), "hypergradient_failed"),
+            "message": f"meta-iteration 0: {error}",
+            "iteration": 0,
+            "step": getattr(error, "step", None),
+        },
     }
 
 

@@ -42,18 +42,22 @@ const shape = (sizes) => (sizes.length ? sizes.map((count) => count.toLocaleStri
 function found(report, override) {
   const failed = report.proofs.filter((proof) => proof.result === "failed");
   const refused = failed.filter((proof) => !override.includes(proof.name));
+  const diverged = report.failure?.code === "training_diverged";
   const result = refused.length ? "Proofs failed; the job would not start"
-    : failed.length ? "Proofs failed and are overridden" : "No problems found";
+    : diverged && !override.includes("training") ? "Training diverges; the job would not start"
+    : failed.length ? "Proofs failed and are overridden"
+    : report.failure ? "The steps have no result" : "No problems found";
   const cosines = Object.entries(report.fidelity).map(([method, cosine]) => `${method} ${cosine === null ? "diverged" : figure(cosine, 3)}`);
-  const rows = [
-    ["Result", result],
+  const figures = report.failure ? [
+    ["Preflight run", `${report.steps} steps with ${report.method}: ${report.failure.message}`],
+  ] : [
     ["Estimated duration of the job", `about ${duration(report.job_seconds)} on this worker`],
     ["Memory per replica", `at most ${size(report.memory_bytes)}`],
-    ["Hyperparameters", Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`).join(", ")],
-    ["Initial weights", report.weights],
     ["Preflight run", `${report.steps} steps with ${report.method} in ${duration(report.seconds)}, validation loss ${figure(report.validation_loss)}`],
     ["Cosine to the exact hypergradient", cosines.join(", ") || "not measured: the method is exact"],
   ];
+  const hyperparameters = Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`);
+  const rows = [["Result", result], ...figures, ["Hyperparameters", hyperparameters.join(", ")], ["Initial weights", report.weights]];
   const list = document.createElement("dl");
   for (const [name, text] of rows) {
     const term = document.createElement("dt");

@@ -20,26 +20,33 @@ class JobPreflight:
     """Runs each part of the preflight once a job, whichever scheduler begins it."""
 
     def __init__(self, job: DrivenJob, monitor: JobMonitor, report: PreflightReport | None) -> None:
-        """`report` is what an earlier lease kept."""
+        """`report` is what an earlier lease kept; one without figures is made again."""
         self._job = job
         self._monitor = monitor
         self._report = report
-        self._has_run = report is not None
+        self._has_run = report is not None and report.failure is None
 
     async def short_run(self) -> None:
         """Run a few steps and the proofs on the first replica.
 
-        A mistake in the job's problem, or a failed proof that the job does not override, fails the
-        job. Numerical failures are left to the first meta-iteration, which can roll back.
+        A mistake in the job's problem, training that diverges in these steps, or a failed proof
+        fails the job, unless the job overrides it. Before a search a divergence is left to the
+        trials, and the run is repeated with the values that the search finds.
         """
         if not self._has_run:
             await self._run()
-        if self._report is None:
+        report, spec = self._report, self._job.spec
+        if report is None:
             return
-        preflight = self._job.spec.preflight
-        if refusal := self._report.refusal(preflight):
-            fail(Failure("preflight_failed", refusal))
-        self._job.warnings = self._report.warnings(preflight)
+        if report.divergence is not None and spec.search is not None:
+            self._has_run = False
+            return
+        if refusal := report.refusal(spec.preflight):
+            divergence = report.divergence
+            code = "preflight_failed" if report.failed or not divergence else divergence.code
+            step = divergence.step if divergence else None
+            fail(Failure(code, refusal, divergence and divergence.iteration, step))
+        self._job.warnings = report.warnings(spec.preflight)
 
     async def _run(self) -> None:
         job = self._job
@@ -50,13 +57,22 @@ class JobPreflight:
         if isinstance(found, Failure):
             if found.code in _MISTAKES:
                 fail(found)
+            message = f"the preflight could not run, so nothing is proved: {found.message}"
+            await job.persist(lambda: job.store.warn(job.lease, "preflight_incomplete", message))
+            job.warnings = [f"preflight: {message}"]
             return
         report = PreflightReport.model_validate(found)
-        left = 1.0 - job.progress.iteration / job.spec.meta.iterations
-        job.progress = job.progress.model_copy(update={"remaining_s": left * report.job_seconds})
-        warning = "; ".join(report.overridden(job.spec.preflight))
+        if report.job_seconds is not None:
+            left = 1.0 - job.progress.iteration / job.spec.meta.iterations
+            remaining = {"remaining_s": left * report.job_seconds}
+            job.progress = job.progress.model_copy(update=remaining)
+        preflight = job.spec.preflight
+        overridden = report.overridden(preflight)
+        unproved = [] if report.refusal(preflight) else report.unproved()
+        warning = "; ".join(overridden + unproved)
+        code = "preflight_overridden" if overridden or report.divergence else "preflight_incomplete"
         await job.persist(
-            lambda: job.store.keep_preflight(job.lease, report, job.progress, warning)
+            lambda: job.store.keep_preflight(job.lease, report, job.progress, code, warning)
         )
         self._report = report
 

@@ -57,14 +57,81 @@ async def test_mistake_of_the_problem_fails_the_job_in_its_preflight(
     assert cluster.calls["whole_meta_iteration"].empty()
 
 
-async def test_numerical_failure_of_the_preflight_is_left_to_the_first_meta_iteration(
-    drive: Drive, cluster: StandInCluster
+async def test_job_whose_preflight_could_not_run_says_that_nothing_is_proved(
+    drive: Drive, cluster: StandInCluster, store: Store
 ) -> None:
-    cluster.answers["preflight"] = Failure("training_diverged", "the loss is nan")
+    cluster.answers["preflight"] = Failure("out_of_memory", "2 GB are too little")
     driven = await drive()
     (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
     job = await driven.released()
     assert (job.status, job.preflight) == (JobStatus.SUCCEEDED, None)
+    message = "the preflight could not run, so nothing is proved: 2 GB are too little"
+    found = await driven.events("warning")
+    assert found == [{"code": "preflight_incomplete", "message": message}]
+    assert (await store.iteration(job.id, 0)).warnings == [f"preflight: {message}"]
+
+
+DIVERGED = {
+    "code": "training_diverged",
+    "message": "meta-iteration 0: training loss must stay finite, got nan at step 7 of 20",
+    "iteration": 0,
+    "step": 7,
+}
+FIGURES = ("validation_loss", "training_loss", "seconds", "job_seconds", "memory_bytes")
+UNMEASURED = PREFLIGHT | dict.fromkeys(FIGURES) | {"failure": DIVERGED}
+SKIPPED = {"name": "hypergradient", "result": "skipped", "detail": "none", "seconds": 0.1}
+
+
+async def test_job_that_diverges_in_its_preflight_fails_with_the_way_to_override(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    cluster.answers["preflight"] = UNMEASURED
+    job = await (await drive()).released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "training_diverged")
+    assert job.error is not None
+    assert (job.error.iteration, job.error.step) == (0, 7)
+    assert job.error.message.splitlines() == [
+        "training diverges, so the job does not start:",
+        f"  training: {DIVERGED['message']}",
+        "correct the cause, or start the job in spite of the failure with preflight: "
+        "{override: [training]}",
+    ]
+    assert job.preflight is not None
+    assert cluster.calls["whole_meta_iteration"].empty()
+
+
+async def test_job_that_overrides_its_divergence_starts_with_a_warning(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    cluster.answers["preflight"] = UNMEASURED | {"proofs": [SKIPPED]}
+    driven = await drive(preflight={"override": ["training"]})
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    assert job.status is JobStatus.SUCCEEDED
+    message = (
+        f"preflight: its 20 steps have no result: {DIVERGED['message']}; proofs that did not run: "
+        "hypergradient"
+    )
+    found = await driven.events("warning")
+    assert found == [{"code": "preflight_overridden", "message": message}]
+    assert (await store.iteration(job.id, 0)).warnings == [message]
+
+
+async def test_search_repeats_a_preflight_that_diverged_with_the_values_that_it_finds(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    cluster.answers["preflight"] = UNMEASURED
+    rates = {"training.learning_rate": {"low": 0.01, "high": 0.1}}
+    driven = await drive(search={"trials": 1, "parameters": rates})
+    trial = await cluster.called("trial")
+    cluster.answers["preflight"] = PREFLIGHT
+    trial.returns(TrialResult(1.0, {}))
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.preflight is not None
+    assert job.preflight.failure is None
+    assert await driven.events("warning") == []
 
 
 REPEATABLE = {"name": "repeatable", "result": "passed", "detail": "equal", "seconds": 0.1}
