@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from drmad_client.spec.hyperparameters import HyperparameterSpec
     from drmad_client.spec.job import JobSpec
     from drmad_client.spec.methods import HypergradientSpec
+    from drmad_client.spec.schedules import ScheduleSpec
+    from drmad_client.spec.training import TrainingSpec
+    from drmad_workers.training.schedules import Schedule
 
 
 def tuner(
@@ -100,7 +103,17 @@ def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:
 
 
 def training(spec: JobSpec) -> TrainingConfig:
-    return TrainingConfig(**spec.training.model_dump())
+    return training_config(spec.training)
+
+
+def training_config(spec: TrainingSpec) -> TrainingConfig:
+    fields = spec.model_dump(exclude={"schedule"})
+    return TrainingConfig(**fields, schedule=schedule(spec.schedule))
+
+
+def schedule(spec: ScheduleSpec) -> Schedule:
+    made: Schedule = engine_class("training", spec.engine)(**spec.model_dump(exclude={"name"}))
+    return made
 
 
 def kind(spec: HyperparameterSpec) -> Kind:

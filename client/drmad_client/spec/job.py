@@ -175,6 +175,7 @@ class JobSpec(Spec):
         elif self.problem.data and "data" in self.problem.options:
             message = "is taken by problem.data; give the option another name"
             yield ("problem", "options", "data"), self.problem.options["data"], message
+        yield from self.training.contradictions()
         yield from self.hypergradient.misfits(self.training)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()

@@ -5,8 +5,8 @@ This module needs no pydantic, so that the engine can import it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS
@@ -59,6 +59,36 @@ def horizon_refusals(horizon: int | None, total: int) -> Iterator[Refusal]:
             "hypergradient.horizon",
             f"horizon must be between 1 and training.steps, {total}, got {horizon}",
         )
+
+
+def schedule_refusals(options: Mapping[str, Any], total: int) -> Iterator[Refusal]:
+    """`options` are those of one schedule by name; `total` is the number of inner steps."""
+
+    def refusal(name: str, message: str) -> Refusal:
+        return Refusal(f"training.schedule.{name}", f"{name} {message}")
+
+    times = {name: [options[name]] for name in ("warmup", "every", "timescale") if name in options}
+    for name, numbers in {**times, "milestones": options.get("milestones", ())}.items():
+        for number in numbers:
+            if number is not None and number >= 1 and number != int(number):
+                yield refusal(
+                    name,
+                    "must be a share of the steps below 1, or a whole number of steps, got "
+                    f"{number:g}",
+                )
+    if options.get("warmup", 0) > total:
+        yield refusal("warmup", f"must be at most training.steps, {total}, got {options['warmup']}")
+    if "every" in options and (options["every"] is None) == (not options["milestones"]):
+        yield refusal("every", "or milestones must be given, and not both")
+    factors, at = options.get("factors"), options.get("at")
+    if factors is not None and at is None and len(factors) != total:
+        yield refusal(
+            "factors",
+            f"must have one entry for each of the {total} steps, got {len(factors)}: set `at` to "
+            "the positions between which they are interpolated",
+        )
+    if at is not None and (len(at) != len(factors or ()) or list(at) != sorted(set(at))):
+        yield refusal("at", "must have an increasing position for each of the factors")
 
 
 def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refusal]:

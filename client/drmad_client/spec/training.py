@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from drmad_client.spec import bounds, defaults
+from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
+from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
 
 _Beta = Annotated[float, bounds.BETA]
 
@@ -32,7 +33,11 @@ class TrainingSpec(Spec):
     )
     learning_rate: Annotated[float, bounds.Training.learning_rate] = Field(
         default=defaults.Training.learning_rate,
-        description="Learning rate: Î± of damped_sgd, Î· of the others.",
+        description="Learning rate: α of damped_sgd, η of the others.",
+    )
+    schedule: LearningRateSchedule = Field(
+        default=ConstantScheduleSpec(),
+        description="Factor of the learning rate in each step; it multiplies a tuned rate too.",
     )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,
@@ -75,3 +80,14 @@ class TrainingSpec(Spec):
                     "another optimizer"
                 )
                 yield ("training", name), value, message
+
+    def contradictions(self) -> Iterator[Misfit]:
+        """Settings that do not fit together under any optimizer."""
+        for field, message in refusals.schedule_refusals(dict(self.schedule), self.steps):
+            name = field.rpartition(".")[2]
+            yield ("training", "schedule", name), getattr(self.schedule, name), message
+
+    def shortened(self, steps: int) -> Self:
+        """The same training in fewer steps, with the schedule in the same shape."""
+        schedule = self.schedule.shortened(self.steps, steps)
+        return self.model_copy(update={"steps": steps, "schedule": schedule})

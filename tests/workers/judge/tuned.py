@@ -24,6 +24,7 @@ from drmad_workers import (
 )
 from drmad_workers.hyperparameters.base import Kind
 from tests.workers.judge.optimizers import Rates
+from tests.workers.judge.schedules import factors_of
 
 TRANSFORMS = {"identity": lambda raw: raw, "exp": torch.exp, "sigmoid": torch.sigmoid}
 
@@ -52,6 +53,7 @@ class Tuned:
         self._problem = problem
         self._training = training
         self._layers = layers
+        self._factors = factors_of(training.schedule, training.steps)
         self._kinds = [(kind, values[kind.name].to(dtype)) for kind in kinds]
         self._named = {
             name: TRANSFORMS[stated.transform](values.get(name, stated.init).to(dtype))
@@ -113,6 +115,7 @@ class Tuned:
                     decay_of(kind, raw.exp(), number, layer, training.weight_decay)
                     for number, layer in enumerate(self._layers)
                 ]
+        rate = [number * self._factors[step] for number in rate]
         return [Rates(*each) for each in zip(rate, momentum, decay, strict=True)]
 
     def _penalties(self) -> Tensor:

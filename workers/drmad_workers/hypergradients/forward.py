@@ -132,6 +132,8 @@ class Tangents:
                 factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
                 inputs.append(factor)
                 column = directions[:, :, step if rate.per_step else 0]
+                if rate.factors is not None:
+                    column = column * rate.factors[step]
                 if rate.per_layer:
                     counts = torch.tensor(rate.sizes, device=column.device)
                     column = torch.repeat_interleave(column, counts, dim=1)

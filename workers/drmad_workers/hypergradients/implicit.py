@@ -58,8 +58,8 @@ class Implicit(Method):
         tolerance: the relative residual, in (0, 1]; 1 accepts the result of K iterations.
         damping: μ >= 0. It makes H + μ positive definite where the curvature exceeds -μ, and
             biases the result.
-        step_size: η of neumann; None takes the learning rate of the training, in torch's
-            convention.
+        step_size: η of neumann; None takes the learning rate of the training before its schedule,
+            in torch's convention.
     """
 
     solver: Solver = defaults.Implicit.solver
@@ -155,7 +155,7 @@ class Implicit(Method):
             return self.step_size
         dynamics = run.dynamics
         assert isinstance(dynamics, MomentumSGD)
-        rate, decay = dynamics.learning_rate.at(0), dynamics.momentum.at(0)
+        rate, decay = dynamics.learning_rate.before_schedule(0), dynamics.momentum.at(0)
         return float(rate * dynamics.gain(decay))
 
 

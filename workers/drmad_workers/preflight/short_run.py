@@ -76,7 +76,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
 def _shortened(spec: JobSpec) -> JobSpec:
     """The same job with STEPS inner steps, or its own number if that is smaller."""
     steps = min(STEPS, spec.training.steps)
-    changes: dict[str, Any] = {"training": spec.training.model_copy(update={"steps": steps})}
+    changes: dict[str, Any] = {"training": spec.training.shortened(steps)}
     horizon = getattr(spec.hypergradient, "horizon", None)
     if horizon is not None:
         update = {"horizon": min(horizon, steps)}

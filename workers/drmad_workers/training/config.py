@@ -1,6 +1,7 @@
 """The settings of an inner training run, and the optimizer that they describe."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
 from drmad_workers.training.optimizers.registry import optimizer_class
+from drmad_workers.training.schedules import ConstantSchedule, Schedule
 
 Precision = Literal["float32", "float64", "bfloat16"]
 
@@ -26,6 +28,7 @@ class TrainingConfig:
         steps: the number of inner steps T, at least 1.
         batch_size: the rows of a minibatch.
         learning_rate: α > 0.
+        schedule: the factors of α in each step, whether α is tuned or not.
         momentum: γ in [0, 1), of both kinds of SGD.
         betas: β₁ and β₂ in [0, 1), of Adam and AdamW.
         eps: ε > 0, of Adam and AdamW.
@@ -51,19 +54,21 @@ class TrainingConfig:
     precision: Precision = defaults.Training.precision
     evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
+    schedule: Schedule = field(default_factory=ConstantSchedule)
 
     def __post_init__(self) -> None:
-        def require(holds: bool, field: str, what: str) -> None:
+        def require(holds: bool, name: str, what: str) -> None:
             if not holds:
                 raise ProblemError(
-                    f"{field} must be {what}, got {getattr(self, field)!r}", f"training.{field}"
+                    f"{name} must be {what}, got {getattr(self, name)!r}", f"training.{name}"
                 )
 
-        for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
-            require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
+        for name, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
+            require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
         require_bounds(self, bounds.Training, "training")
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
+        self.schedule.check(self.steps)
 
     @property
     def traits(self) -> OptimizerTraits:
@@ -90,24 +95,35 @@ class TrainingConfig:
         """Rows of the state that an approximate trajectory carries; see InnerOptimizer."""
         return optimizer_class(self.optimizer).path_rows
 
+    @property
+    def factors(self) -> list[float] | None:
+        """The factor of the learning rate in each step; None if all are 1."""
+        return None if self.schedule.is_constant else self.schedule.values(self.steps)
+
     def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The inner optimizer, at the rates that the objective's hyperparameters state."""
         return optimizer_class(self.optimizer).configured(
             self,
-            learning_rate=rate(objective, "learning_rate", self.learning_rate),
+            learning_rate=rate(objective, "learning_rate", self.learning_rate, self.factors),
             momentum=rate(objective, "momentum", self.first_decay),
             weight_decay=rate(objective, "weight_decay", self.weight_decay),
         )
 
 
-def rate(objective: Objective, role: RateRole, constant: float) -> Rate:
+def rate(
+    objective: Objective,
+    role: RateRole,
+    constant: float,
+    factors: Sequence[float] | None = None,
+) -> Rate:
     """The rate of every step: the hyperparameter of this role, or `constant` if none is tuned.
 
-    The derivative by the rate accumulates in the objective's gradient sums.
+    The factors of the steps multiply it. The derivative by the rate accumulates in the objective's
+    gradient sums.
     """
     sizes = [slot.stop - slot.start for slot in objective.parameters.slots]
     tuned = objective.sums.tuned_rate(role)
     if tuned is None:
-        return Rate(constant, sizes)
+        return Rate(constant, sizes, factors=factors)
     table = tuned.bound.table(tuned.values, constant)
-    return Rate(table, sizes, tuned.total.view(tuned.bound.layout), tuned.bound.rows)
+    return Rate(table, sizes, tuned.total.view(tuned.bound.layout), tuned.bound.rows, factors)

@@ -101,6 +101,7 @@ class Optimizer:
             if isinstance(bound, BoundRate):
                 tables[bound.role] = bound.table(values[bound.name], constants[bound.role]).cpu()
         self._constants, self._tables, self._name = constants, tables, training.optimizer
+        self._factors = training.schedule.values(training.steps)
         ours = {id(parameter) for parameter in own.values()}
         others = [p for p in trainable(model) if id(p) not in ours]
         groups: list[dict[str, Any]] = [{"params": [p]} for p in [*own.values(), *others]]
@@ -125,7 +126,7 @@ class Optimizer:
                 self._rate(role, number, step)
                 for role in ("learning_rate", "momentum", "weight_decay")
             )
-            group["lr"], group["weight_decay"] = rate, weight_decay
+            group["lr"], group["weight_decay"] = rate * self._factors[step], weight_decay
             if "betas" in group:
                 group["betas"] = (decay, group["betas"][1])
             else:
