@@ -20,6 +20,7 @@ from .hypergradients import Reversible as Reversible
 from .hypergradients import Shortcut as Shortcut
 from .hypergradients import Stored as Stored
 from .hyperparameters.custom_tensor import CustomTensor as CustomTensor
+from .hyperparameters.groups import ParameterGroup as ParameterGroup
 from .hyperparameters.init_scale import InitScale as InitScale
 from .hyperparameters.learning_rate import LearningRate as LearningRate
 from .hyperparameters.loss_weight import LossWeight as LossWeight

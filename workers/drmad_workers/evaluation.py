@@ -142,7 +142,7 @@ def _evaluate(
     stacked: Objective | None,
 ) -> list[Evaluation]:
     device = replicas[0].device
-    with replicas[0].own_randomness():
+    with replicas[0].at_work():
         try:
             clock = Clock(device)
             differentiated = differentiated_run(replicas, values, draw, monitor, stacked)

@@ -13,6 +13,7 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.groups import ParameterGroup
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import Purpose, seed_of
@@ -107,8 +108,9 @@ def training(spec: JobSpec) -> TrainingConfig:
 
 
 def training_config(spec: TrainingSpec) -> TrainingConfig:
-    fields = spec.model_dump(exclude={"schedule"})
-    return TrainingConfig(**fields, schedule=schedule(spec.schedule))
+    fields = spec.model_dump(exclude={"schedule", "groups"})
+    groups = tuple(ParameterGroup(**group.model_dump()) for group in spec.groups)
+    return TrainingConfig(**fields, schedule=schedule(spec.schedule), groups=groups)
 
 
 def schedule(spec: ScheduleSpec) -> Schedule:

@@ -14,6 +14,9 @@ from drmad_client.spec.optimizers import OPTIMIZERS
 FORWARD_MAX_ENTRIES = 256
 """Entries of one hyperparameter in forward mode: beyond a few dozen, replay is faster anyway."""
 
+GROUP_RATES = ("learning_rate", "momentum", "weight_decay")
+"""The rates that a group of parameters can have of its own."""
+
 NOT_IN_THE_MINIMUM = "the minimum of the training loss does not depend on how it was reached"
 
 
@@ -91,6 +94,20 @@ def schedule_refusals(options: Mapping[str, Any], total: int) -> Iterator[Refusa
         yield refusal("at", "must have an increasing position for each of the factors")
 
 
+def group_refusals(
+    number: int, options: Mapping[str, Any], unread: Iterable[str]
+) -> Iterator[Refusal]:
+    """`options` are those of group `number`; `unread` names what the optimizer does not read."""
+    for name in GROUP_RATES:
+        if options[name] is None:
+            continue
+        if options["frozen"] or name in unread:
+            why = "in a frozen group" if options["frozen"] else "with this optimizer"
+            yield Refusal(
+                f"training.groups[{number}].{name}", f"{name} has no effect {why}: leave it out"
+            )
+
+
 def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refusal]:
     """`changed` names all settings that are not at their defaults."""
     beside = [name for name in changed if name not in ("method", "preset", "hvp")]
@@ -137,12 +154,21 @@ def reversible_refusals(optimizer: str) -> Iterator[Refusal]:
 
 
 def implicit_refusals(
-    optimizer: str, weight_decay: float, solver: str, step_size: float | None
+    optimizer: str,
+    weight_decay: float,
+    solver: str,
+    step_size: float | None,
+    groups: Iterable[Mapping[str, Any]] = (),
 ) -> Iterator[Refusal]:
-    if solver == "neumann" and step_size is None and not OPTIMIZERS[optimizer].fixed_step:
+    """`groups` are those of the training, each by its options."""
+    groups = list(groups)
+    grouped = any(group["learning_rate"] or group["momentum"] for group in groups)
+    unknown = grouped or not OPTIMIZERS[optimizer].fixed_step
+    if solver == "neumann" and step_size is None and unknown:
+        beside = "groups with rates of their own" if grouped else optimizer
         yield Refusal(
             "hypergradient.step_size",
-            f"step_size must be stated for neumann under {optimizer}, got null",
+            f"step_size must be stated for neumann under {beside}, got null",
         )
     if solver == "conjugate_gradient" and step_size is not None:
         yield Refusal(
@@ -150,9 +176,10 @@ def implicit_refusals(
             f"step_size is that of neumann, got {step_size:g} with conjugate_gradient: leave it "
             "out, or set solver: neumann",
         )
-    if weight_decay:
+    decaying = any(group["weight_decay"] for group in groups)
+    if weight_decay or decaying:
         yield Refusal(
-            "training.weight_decay",
+            "training.weight_decay" if weight_decay else "training.groups",
             "implicit needs the minimum of the training loss, from which weight_decay leads "
             "away: set it to 0, and penalise the weights by an l2 hyperparameter",
         )

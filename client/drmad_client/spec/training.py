@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
 from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
 
+OPTIMIZER_FIELDS = ("learning_rate", "momentum", "betas", "eps", "weight_decay")
+"""The fields that may stand in a mapping `optimizer`."""
+
 _Beta = Annotated[float, bounds.BETA]
+
+
+class ParameterGroupSpec(Spec):
+    """Parameters that train at rates of their own, or not at all."""
+
+    match: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="Patterns over the names of named_parameters(), separated by |, such as "
+        "*.bias|*norm*; a parameter belongs to the first group that matches.",
+    )
+    learning_rate: Annotated[float, bounds.Training.learning_rate] | None = Field(
+        default=None, description="Learning rate; null takes that of training."
+    )
+    momentum: Annotated[float, bounds.Training.momentum] | None = Field(
+        default=None, description="Momentum of sgd and damped_sgd; null takes that of training."
+    )
+    weight_decay: Annotated[float, bounds.Training.weight_decay] | None = Field(
+        default=None, description="Weight decay; null takes that of training."
+    )
+    frozen: bool = Field(
+        default=False, description="Whether the parameters keep their initial values."
+    )
 
 
 class TrainingSpec(Spec):
@@ -54,6 +81,11 @@ class TrainingSpec(Spec):
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
     )
+    groups: tuple[ParameterGroupSpec, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Groups of parameters with rates of their own, or frozen.",
+    )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         default=defaults.Training.precision,
         description="Type of all numbers. bfloat16 computes the losses under autocast; weights and "
@@ -70,6 +102,12 @@ class TrainingSpec(Spec):
         "false repeats those of the first.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_is_flat(cls, fields: Any) -> Any:
+        """Takes `optimizer: {name: adamw, betas: [0.9, 0.95]}` as well as the fields beside it."""
+        return flattened(fields) if isinstance(fields, Mapping) else fields
+
     def misfits(self) -> Iterator[Misfit]:
         """Settings that only other optimizers read."""
         for name in OPTIMIZERS[self.optimizer].unread:
@@ -81,6 +119,11 @@ class TrainingSpec(Spec):
                 )
                 yield ("training", name), value, message
 
+        for number, group in enumerate(self.groups):
+            unread = OPTIMIZERS[self.optimizer].unread
+            for _, message in refusals.group_refusals(number, dict(group), unread):
+                yield ("training", "groups"), self.groups, f"group {number}: {message}"
+
     def contradictions(self) -> Iterator[Misfit]:
         """Settings that do not fit together under any optimizer."""
         for field, message in refusals.schedule_refusals(dict(self.schedule), self.steps):
@@ -91,3 +134,29 @@ class TrainingSpec(Spec):
         """The same training in fewer steps, with the schedule in the same shape."""
         schedule = self.schedule.shortened(self.steps, steps)
         return self.model_copy(update={"steps": steps, "schedule": schedule})
+
+
+def flattened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a training with those of a mapping `optimizer` beside its name.
+
+    Raises:
+        PydanticCustomError: the mapping has no name, a field that is no optimizer's, or one that is
+            given beside it too.
+    """
+    stated = fields.get("optimizer")
+    if not isinstance(stated, Mapping):
+        return dict(fields)
+    options = {name: value for name, value in stated.items() if name != "name"}
+    unknown = [name for name in options if name not in OPTIMIZER_FIELDS]
+    twice = [name for name in options if name in fields]
+    if "name" not in stated or unknown or twice:
+        raise PydanticCustomError(
+            "optimizer_mapping",
+            "optimizer must be a name, or a mapping with a name and any of {allowed}, each given "
+            "once, got {given}",
+            {
+                "allowed": ", ".join(OPTIMIZER_FIELDS),
+                "given": ", ".join(map(str, unknown or twice or ["no name"])),
+            },
+        )
+    return {**fields, **options, "optimizer": stated["name"]}

@@ -22,7 +22,7 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.flat_parameters import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from tests.workers.judge.optimizers import optimizer_of, set_rates
-from tests.workers.judge.tuned import Layer, Tuned
+from tests.workers.judge.tuned import Layer, Tuned, first_group
 
 CPU = torch.device("cpu")
 
@@ -65,6 +65,10 @@ def plain_training(
     """Trains at the hyperparameters `values` (λ by name, before the transform)."""
     problem, training = recipe.problem(), recipe.training
     model = in_precision(problem.model, dtype)
+    for name, parameter in model.named_parameters():
+        group = first_group(training.groups, name)
+        if group is not None and group.frozen:
+            parameter.requires_grad_(False)
     rows = Minibatches(
         Examples(problem.train, "train", CPU, dtype), training.batch_size, (recipe.seed, draw, 0)
     )

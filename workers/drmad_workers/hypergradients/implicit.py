@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -80,7 +80,11 @@ class Implicit(Method):
         require_bounds(self, bounds.Implicit, "hypergradient")
         require_none(
             refusals.implicit_refusals(
-                training.optimizer, training.weight_decay, self.solver, self.step_size
+                training.optimizer,
+                training.weight_decay,
+                self.solver,
+                self.step_size,
+                map(asdict, training.groups),
             )
         )
 

@@ -1,14 +1,15 @@
 """The settings of an inner training run, and the optimizer that they describe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 import torch
 
-from drmad_client.spec import bounds, defaults
+from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError, require_bounds
+from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
@@ -41,6 +42,7 @@ class TrainingConfig:
             halves them when an allocation fails.
         resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
             all of them use those of the first (`Problem.initialize` draws w_0).
+        groups: parameters with rates of their own, or frozen; the first that matches counts.
     """
 
     optimizer: OptimizerName = defaults.Training.optimizer
@@ -55,6 +57,7 @@ class TrainingConfig:
     evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
     schedule: Schedule = field(default_factory=ConstantSchedule)
+    groups: Sequence[ParameterGroup] = ()
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, what: str) -> None:
@@ -69,6 +72,16 @@ class TrainingConfig:
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
         self.schedule.check(self.steps)
+        for number, group in enumerate(self.groups):
+            for refusal in refusals.group_refusals(number, asdict(group), self.traits.unread):
+                raise ProblemError(refusal.message, refusal.field)
+            for name in refusals.GROUP_RATES:
+                value, allowed = getattr(group, name), getattr(bounds.Training, name)
+                if value is not None and not allowed.hold(value):
+                    raise ProblemError(
+                        f"{name} must be {allowed}, got {value!r}",
+                        f"training.groups[{number}].{name}",
+                    )
 
     @property
     def traits(self) -> OptimizerTraits:
@@ -104,26 +117,37 @@ class TrainingConfig:
         """The inner optimizer, at the rates that the objective's hyperparameters state."""
         return optimizer_class(self.optimizer).configured(
             self,
-            learning_rate=rate(objective, "learning_rate", self.learning_rate, self.factors),
-            momentum=rate(objective, "momentum", self.first_decay),
-            weight_decay=rate(objective, "weight_decay", self.weight_decay),
+            learning_rate=self._rate(objective, "learning_rate", self.factors),
+            momentum=self._rate(objective, "momentum"),
+            weight_decay=self._rate(objective, "weight_decay"),
         )
 
+    def constant(self, role: RateRole) -> float:
+        """The rate of this role where no group states one."""
+        if role == "momentum":
+            return self.first_decay
+        return self.learning_rate if role == "learning_rate" else self.weight_decay
 
-def rate(
-    objective: Objective,
-    role: RateRole,
-    constant: float,
-    factors: Sequence[float] | None = None,
-) -> Rate:
-    """The rate of every step: the hyperparameter of this role, or `constant` if none is tuned.
+    def own_values(self, role: RateRole, names: Sequence[str]) -> list[float]:
+        """The rate of this role of each parameter by its name, where it is not tuned."""
+        return own_values(self.groups, names, role, self.constant(role))
 
-    The factors of the steps multiply it. The derivative by the rate accumulates in the objective's
-    gradient sums.
-    """
-    sizes = [slot.stop - slot.start for slot in objective.parameters.slots]
-    tuned = objective.sums.tuned_rate(role)
-    if tuned is None:
-        return Rate(constant, sizes, factors=factors)
-    table = tuned.bound.table(tuned.values, constant)
-    return Rate(table, sizes, tuned.total.view(tuned.bound.layout), tuned.bound.rows, factors)
+    def _rate(
+        self, objective: Objective, role: RateRole, factors: Sequence[float] | None = None
+    ) -> Rate:
+        """The rate of every step: the hyperparameter of this role, or the training's own.
+
+        The factors of the steps multiply it. The derivative by the rate accumulates in the
+        objective's gradient sums.
+        """
+        parameters = objective.parameters
+        sizes = [slot.stop - slot.start for slot in parameters.slots]
+        own = self.own_values(role, [slot.name for slot in parameters.slots])
+        tuned = objective.sums.tuned_rate(role)
+        if tuned is not None:
+            table = tuned.bound.table(tuned.values, own)
+            total = tuned.total.view(tuned.bound.layout)
+            return Rate(table, sizes, total, tuned.bound.rows, factors)
+        if len(set(own)) == 1:
+            return Rate(own[0], sizes, factors=factors)
+        return Rate(parameters.weights.new_tensor(own)[:, None], sizes, factors=factors)

@@ -5,14 +5,14 @@ From the engine come the draws alone: w_0, the minibatches, and the seed of each
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
-from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.hyperparameters.rates import BoundRate, RateRole
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import borrowed
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
@@ -88,19 +88,19 @@ class Optimizer:
         values: dict[str, Tensor],
     ) -> None:
         training = short.training
-        constants = {
-            "learning_rate": training.learning_rate,
-            "momentum": training.first_decay,
-            "weight_decay": training.weight_decay,
-        }
-        tables = {
-            role: torch.tensor([[constant]], dtype=torch.float64)
-            for role, constant in constants.items()
+        names = list(own)
+        roles = get_args(RateRole)
+        self._constants = {role: training.constant(role) for role in roles}
+        each = {role: training.own_values(role, names) for role in roles}
+        self._tables = {
+            role: torch.tensor(values, dtype=torch.float64)[:, None]
+            for role, values in each.items()
         }
         for bound in short.tuner.hyperparameters.values():
             if isinstance(bound, BoundRate):
-                tables[bound.role] = bound.table(values[bound.name], constants[bound.role]).cpu()
-        self._constants, self._tables, self._name = constants, tables, training.optimizer
+                table = bound.table(values[bound.name], each[bound.role])
+                self._tables[bound.role] = table.cpu()
+        self._name = training.optimizer
         self._factors = training.schedule.values(training.steps)
         ours = {id(parameter) for parameter in own.values()}
         others = [p for p in trainable(model) if id(p) not in ours]
@@ -123,8 +123,7 @@ class Optimizer:
     def step(self, step: int) -> None:
         for number, group in enumerate(self._inner.param_groups):
             rate, decay, weight_decay = (
-                self._rate(role, number, step)
-                for role in ("learning_rate", "momentum", "weight_decay")
+                self._rate(role, number, step) for role in get_args(RateRole)
             )
             group["lr"], group["weight_decay"] = rate * self._factors[step], weight_decay
             if "betas" in group:
@@ -139,7 +138,7 @@ class Optimizer:
                     parameter.grad = parameter.grad.to_dense()
         self._inner.step()
 
-    def _rate(self, role: str, number: int, step: int) -> float:
+    def _rate(self, role: RateRole, number: int, step: int) -> float:
         table = self._tables[role]
         if number >= self._count:
             return self._constants[role]
