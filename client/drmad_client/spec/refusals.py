@@ -94,6 +94,15 @@ def schedule_refusals(options: Mapping[str, Any], total: int) -> Iterator[Refusa
         yield refusal("at", "must have an increasing position for each of the factors")
 
 
+def clip_refusals(clip_norm: float | None, clip_value: float | None) -> Iterator[Refusal]:
+    if clip_norm is not None and clip_value is not None:
+        yield Refusal(
+            "training.clip_value",
+            "clip_value must be null beside clip_norm, because their order would matter: leave one "
+            "of the two out",
+        )
+
+
 def group_refusals(
     number: int, options: Mapping[str, Any], unread: Iterable[str]
 ) -> Iterator[Refusal]:

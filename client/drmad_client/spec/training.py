@@ -81,6 +81,16 @@ class TrainingSpec(Spec):
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
     )
+    clip_norm: Annotated[float, bounds.Training.clip_norm] | None = Field(
+        default=None,
+        description="Largest norm of the gradient of all parameters together, as "
+        "clip_grad_norm_; null sets none.",
+    )
+    clip_value: Annotated[float, bounds.Training.clip_value] | None = Field(
+        default=None,
+        description="Largest magnitude of an entry of the gradient, as clip_grad_value_; null "
+        "sets none.",
+    )
     groups: tuple[ParameterGroupSpec, ...] = Field(
         default=(),
         max_length=256,
@@ -126,6 +136,8 @@ class TrainingSpec(Spec):
 
     def contradictions(self) -> Iterator[Misfit]:
         """Settings that do not fit together under any optimizer."""
+        for _, message in refusals.clip_refusals(self.clip_norm, self.clip_value):
+            yield ("training", "clip_value"), self.clip_value, message
         for field, message in refusals.schedule_refusals(dict(self.schedule), self.steps):
             name = field.rpartition(".")[2]
             yield ("training", "schedule", name), getattr(self.schedule, name), message

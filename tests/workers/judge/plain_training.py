@@ -21,7 +21,7 @@ from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.flat_parameters import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, seed_of
-from tests.workers.judge.optimizers import optimizer_of, set_rates
+from tests.workers.judge.optimizers import clip_gradients, optimizer_of, set_rates
 from tests.workers.judge.tuned import Layer, Tuned, first_group
 
 CPU = torch.device("cpu")
@@ -88,6 +88,7 @@ def plain_training(
             seed_everything(rows.step_seed(step))
             optimizer.zero_grad()
             tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            clip_gradients(training, [layer.parameter for layer in layers])
             set_rates(optimizer, tuned.rates(step))
             optimizer.step()
         model.eval()

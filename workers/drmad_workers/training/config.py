@@ -12,6 +12,7 @@ from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
+from drmad_workers.training.clipping import Clip, NormClip, ValueClip
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
 from drmad_workers.training.optimizers.registry import optimizer_class
 from drmad_workers.training.schedules import ConstantSchedule, Schedule
@@ -43,6 +44,8 @@ class TrainingConfig:
         resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
             all of them use those of the first (`Problem.initialize` draws w_0).
         groups: parameters with rates of their own, or frozen; the first that matches counts.
+        clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
+            clip_grad_value_; None clips no gradient.
     """
 
     optimizer: OptimizerName = defaults.Training.optimizer
@@ -58,6 +61,8 @@ class TrainingConfig:
     resample: bool = defaults.Training.resample
     schedule: Schedule = field(default_factory=ConstantSchedule)
     groups: Sequence[ParameterGroup] = ()
+    clip_norm: float | None = None
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, what: str) -> None:
@@ -72,6 +77,8 @@ class TrainingConfig:
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
         self.schedule.check(self.steps)
+        for refusal in refusals.clip_refusals(self.clip_norm, self.clip_value):
+            raise ProblemError(refusal.message, refusal.field)
         for number, group in enumerate(self.groups):
             for refusal in refusals.group_refusals(number, asdict(group), self.traits.unread):
                 raise ProblemError(refusal.message, refusal.field)
@@ -112,6 +119,13 @@ class TrainingConfig:
     def factors(self) -> list[float] | None:
         """The factor of the learning rate in each step; None if all are 1."""
         return None if self.schedule.is_constant else self.schedule.values(self.steps)
+
+    @property
+    def clip(self) -> Clip | None:
+        """What clips the gradients; None for nothing."""
+        if self.clip_norm is not None:
+            return NormClip(self.clip_norm)
+        return None if self.clip_value is None else ValueClip(self.clip_value)
 
     def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The inner optimizer, at the rates that the objective's hyperparameters state."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
+from drmad_workers.training.clipping import Clip
 from drmad_workers.training.optimizers import InnerOptimizer, MomentumSGD
 
 logger = logging.getLogger(__name__)
@@ -32,10 +33,14 @@ class StepwiseRun(Protocol):
     optimizer_state: Tensor
     gradient: Tensor
     losses: Tensor
+    clip: Clip | None
+    clipped: Tensor
 
     def batch(self, step: int) -> Batch: ...
 
     def take(self, step: int) -> Tensor: ...
+
+    def gradient_on(self, batch: Batch) -> Tensor: ...
 
 
 def training_step(run: StepwiseRun) -> Callable[[int], Tensor]:
@@ -80,6 +85,7 @@ class RecordedStep:
         first = run.batch(0)
         self._batch = Batch(first.inputs.clone(), first.targets.clone(), first.index.clone())
         self._loss = run.losses.new_zeros(())
+        self._clipped = run.clipped.new_zeros(())
         state = run.state.clone()
         try:
             self._replay = (record or cuda_graph)(self._take)
@@ -93,13 +99,15 @@ class RecordedStep:
         here.targets.copy_(batch.targets)
         here.index.copy_(batch.index)
         self._replay()
+        if self._run.clip is not None:
+            self._run.clipped[step] = self._clipped
         return self._loss
 
     def _take(self) -> None:
-        run, parameters = self._run, self._run.objective.parameters
-        parameters.load_carried()
-        self._loss.copy_(run.objective.inner.gradient(self._batch, run.gradient))
-        parameters.store_carried()
+        run = self._run
+        self._loss.copy_(run.gradient_on(self._batch))
+        if run.clip is not None:
+            self._clipped.copy_(run.clip.apply(run.gradient))
         run.dynamics.step(0, run.optimizer_state, run.gradient)
 
 

@@ -16,6 +16,7 @@ from drmad_workers.hyperparameters.rates import BoundRate, RateRole
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import borrowed
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
+from drmad_workers.training.config import TrainingConfig
 
 OnWeights = Callable[[int, list[Tensor]], None]
 """Called with the number of steps that were taken and the parameters in the engine's order."""
@@ -69,12 +70,21 @@ def train(
             plain.training_loss(values, batch).backward()  # type: ignore[no-untyped-call]
             if written is None:
                 written = _written(own, before, step)
+            clip(short.training, list(own.values()))
             optimizer.step(step)
             if on_weights is not None:
                 on_weights(step + 1, list(own.values()))
         plain.model.eval()
         loss = plain.outer_loss(values, short.replica.valid_examples)
     return loss, written
+
+
+def clip(training: TrainingConfig, parameters: list[nn.Parameter]) -> None:
+    """Clips the gradients as torch does."""
+    if training.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+    if training.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(parameters, training.clip_value)
 
 
 class Optimizer:
