@@ -29,8 +29,7 @@ class JobLimits:
         if spec.replicas.count > self.replicas:
             count = spec.replicas.count
             yield ("replicas", "count"), too_many("replicas", count, self.replicas)
-        sizes = spec.problem.sizes(spec.training.steps)
-        counted = [h.entries(sizes) or 0 for h in spec.hyperparameters]
+        counted = [h.entries(spec.sizes) or 0 for h in spec.hyperparameters]
         if sum(counted) > self.hyperparameters:
             message = too_many("hyperparameters", sum(counted), self.hyperparameters)
             yield ("hyperparameters",), message

@@ -94,9 +94,24 @@ def test_every_option_of_a_kind_reaches_the_engine(spec: type[Spec]) -> None:
 
 def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
     assert names(TrainingSpec) == settings_of(TrainingConfig)
-    assert TrainingConfig(**TrainingSpec().model_dump()) == TrainingConfig()
+    assert spec_adapter.training_config(TrainingSpec()) == TrainingConfig()
     assert names(MetaSpec) == settings_of(MetaConfig)
     assert MetaConfig(**MetaSpec().model_dump()) == MetaConfig()
+
+
+REQUIRED: dict[str, dict[str, Any]] = {"table": {"factors": (1.0,)}}
+
+
+@pytest.mark.parametrize("name", capabilities.LEARNING_RATE_SCHEDULES)
+def test_every_option_of_a_schedule_reaches_the_engine(name: str) -> None:
+    spec = capabilities.LEARNING_RATE_SCHEDULES[name]
+    stated = spec(**REQUIRED.get(name, {}))
+    made = spec_adapter.schedule(stated)
+    assert names(spec, "name") == settings_of(made)
+    assert stated.model_dump(exclude={"name"}) == {
+        field.name: getattr(made, field.name)
+        for field in fields(made)  # type: ignore[arg-type]
+    }
 
 
 SECTIONS: list[tuple[type, type[Spec], Callable[..., object]]] = [

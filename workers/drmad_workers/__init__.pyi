@@ -20,6 +20,7 @@ from .hypergradients import Reversible as Reversible
 from .hypergradients import Shortcut as Shortcut
 from .hypergradients import Stored as Stored
 from .hyperparameters.custom_tensor import CustomTensor as CustomTensor
+from .hyperparameters.groups import ParameterGroup as ParameterGroup
 from .hyperparameters.init_scale import InitScale as InitScale
 from .hyperparameters.learning_rate import LearningRate as LearningRate
 from .hyperparameters.loss_weight import LossWeight as LossWeight
@@ -39,6 +40,13 @@ from .problem import Hyperparameter as Hyperparameter
 from .problem import Problem as Problem
 from .problem import error_rate as error_rate
 from .training.config import TrainingConfig as TrainingConfig
+from .training.schedules import ConstantSchedule as ConstantSchedule
+from .training.schedules import CosineSchedule as CosineSchedule
+from .training.schedules import InverseSqrtSchedule as InverseSqrtSchedule
+from .training.schedules import LinearSchedule as LinearSchedule
+from .training.schedules import OneCycleSchedule as OneCycleSchedule
+from .training.schedules import StepSchedule as StepSchedule
+from .training.schedules import TableSchedule as TableSchedule
 from .tuning import Tuner as Tuner
 from .tuning import TuningResult as TuningResult
 from .tuning import tune as tune

@@ -38,7 +38,8 @@ class Evaluation:
         validation_loss: the outer loss at w_T.
         training_loss: the mean inner loss over the last epoch (at most T steps), with the
             penalties at w_T.
-        metrics: metrics on held-out data, such as validation_error, test_error, test_loss.
+        metrics: metrics on held-out data, such as validation_error, test_error, test_loss; and
+            clipped_steps, the share of steps whose gradient was clipped, where gradients are.
         diagnostics: the problem's own diagnostics of the hyperparameters.
         hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
         model: weights and buffers at w_T by state_dict name, on the CPU; of a model with frozen
@@ -143,7 +144,7 @@ def _evaluate(
     stacked: Objective | None,
 ) -> list[Evaluation]:
     device = replicas[0].device
-    with replicas[0].own_randomness():
+    with replicas[0].at_work():
         try:
             clock = Clock(device)
             differentiated = differentiated_run(replicas, values, draw, monitor, stacked)
@@ -210,6 +211,8 @@ def measure(replica: Replica, own: ReplicaRun, monitor: Monitor) -> Measurements
     training_loss = own.run.training_loss(replica.epoch_steps)
     metrics = held_out_metrics(replica, monitor)
     metrics.pop("validation_loss")
+    if own.run.clip is not None:
+        metrics["clipped_steps"] = float(own.run.clipped.double().mean())
     return Measurements(
         training_loss, metrics, diagnostic_figures(objective), model_state(objective)
     )

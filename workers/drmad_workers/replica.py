@@ -1,7 +1,7 @@
 """One replica of a problem: its examples, its objective and its training runs."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
+from drmad_workers.hyperparameters.groups import frozen, patterns_of, require_members
 from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.derivative_checks import (
     check_problem,
@@ -66,12 +67,25 @@ class Replica:
         self.training = training
         self._seed = seed
         self._number = number
-        dtype = dtype or training.dtype
+        self._problem = problem
+        require_members(
+            patterns_of(training.groups),
+            [name for name, _ in problem.model.named_parameters()],
+            "training.groups",
+            "training.groups",
+        )
+        with self.at_work():
+            self._prepare(kinds, method, dtype or training.dtype, shards or Shards())
+
+    def _prepare(
+        self, kinds: Sequence[Kind], method: Method, dtype: torch.dtype, shards: Shards
+    ) -> None:
+        """Binds the hyperparameters, and checks every derivative once."""
+        problem, training, seed, number = self._problem, self.training, self._seed, self._number
         require_trainable(problem.model)
         place = (self.device, dtype, seed, problem.collate_fn)
         train = Examples(problem.train, "train", *place, fixed=False)
         valid = Examples(problem.valid, "valid", *place)
-        shards = shards or Shards()
         self.train_examples = train.part(shards.positions("train", train.rows, number))
         self.valid_examples = valid.part(shards.positions("valid", valid.rows, number))
         self.test_examples = (
@@ -88,6 +102,7 @@ class Replica:
             weight_decay=training.weight_decay,
             dtype=dtype,
             seed=seed,
+            groups=training.groups,
         )
         self.hyperparameters: dict[str, BoundHyperparameter] = bind_all(kinds, setting)
         self.require(method)
@@ -109,27 +124,26 @@ class Replica:
             made.set_hyperparameters(self.initial_values())
             return made
 
-        with self.own_randomness():
+        self.objective = objective()
+        batch, weights_seed = self.minibatches(0).join(0), seed_of(WEIGHTS, seed, 0, number)
+        given = ModelWatch(self.objective.parameters.held)
+        initialize(self.objective, weights_seed)
+        with no_side_effects(self.objective, batch, "inner_loss"):
+            later = registers_buffers(
+                problem.model, lambda: require_loss_shapes(self.objective, batch)
+            )
+        self.objective.parameters.restore_given()
+        given.restore()
+        if later:
             self.objective = objective()
-            batch, weights_seed = self.minibatches(0).join(0), seed_of(WEIGHTS, seed, 0, number)
-            given = ModelWatch(self.objective.parameters.held)
-            initialize(self.objective, weights_seed)
-            with no_side_effects(self.objective, batch, "inner_loss"):
-                later = registers_buffers(
-                    problem.model, lambda: require_loss_shapes(self.objective, batch)
-                )
+        try:
+            first_step = 0 in method.steps(training)
+            check_problem(self.objective, batch, self.valid_examples, weights_seed, first_step)
+            is_free = isinstance(method, Auto)
+            hvp = chosen_product(self.objective, batch, method.hvp, is_free)
+            self.method = replace(method, hvp=hvp)
+        finally:
             self.objective.parameters.restore_given()
-            given.restore()
-            if later:
-                self.objective = objective()
-            try:
-                first_step = 0 in method.steps(training)
-                check_problem(self.objective, batch, self.valid_examples, weights_seed, first_step)
-                is_free = isinstance(method, Auto)
-                hvp = chosen_product(self.objective, batch, method.hvp, is_free)
-                self.method = replace(method, hvp=hvp)
-            finally:
-                self.objective.parameters.restore_given()
 
     def initial_values(self) -> dict[str, Tensor]:
         """The initial λ by name."""
@@ -166,6 +180,10 @@ class Replica:
             run, seed_of(WEIGHTS, self._seed, draw, self._number), self.valid_examples
         )
 
-    def own_randomness(self) -> AbstractContextManager[None]:
-        """Restores the global random generators on exit."""
-        return restored_generators(self.device)
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Freezes the frozen groups; restores them and the global random generators on exit."""
+        problem = self._problem
+        drawn = problem.initialize is not None  # it may write into parameters that are frozen
+        with restored_generators(self.device), frozen(problem.model, self.training.groups, drawn):
+            yield

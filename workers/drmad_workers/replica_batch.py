@@ -57,7 +57,7 @@ class ReplicaBatch:
         self._replicas = [tuner.replica for tuner in self.tuners]
         self._method = self._replicas[0].method
         first = self._replicas[0]
-        with first.own_randomness():
+        with first.at_work():
             first.objective.parameters.attach()
             first.objective.set_hyperparameters(self.initial_values())
             self._stacked = first.objective.stacked(len(self._replicas))

@@ -15,6 +15,7 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.groups import ParameterGroup
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Initialize, Problem
 from drmad_workers.random_streams import Purpose, seed_of
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
     from drmad_client.spec.methods import HypergradientSpec
     from drmad_client.spec.problem import CodeProblem
+    from drmad_client.spec.schedules import ScheduleSpec
+    from drmad_client.spec.training import TrainingSpec
+    from drmad_workers.training.schedules import Schedule
 
 
 def tuner(
@@ -121,7 +125,18 @@ def users_problem(stated: CodeProblem, seed: int, places: Places, code: Path | N
 
 
 def training(spec: JobSpec) -> TrainingConfig:
-    return TrainingConfig(**spec.training.model_dump())
+    return training_config(spec.training)
+
+
+def training_config(spec: TrainingSpec) -> TrainingConfig:
+    fields = spec.model_dump(exclude={"schedule", "groups"})
+    groups = tuple(ParameterGroup(**group.model_dump()) for group in spec.groups)
+    return TrainingConfig(**fields, schedule=schedule(spec.schedule), groups=groups)
+
+
+def schedule(spec: ScheduleSpec) -> Schedule:
+    made: Schedule = engine_class("training", spec.engine)(**spec.model_dump(exclude={"name"}))
+    return made
 
 
 def kind(spec: HyperparameterSpec) -> Kind:

@@ -151,7 +151,7 @@ class Tuner:
         monitor = Monitor(None, on_progress)
 
         def trained() -> dict[str, float]:
-            with self.replica.own_randomness():
+            with self.replica.at_work():
                 try:
                     self._run(values, iteration, monitor).forward([])
                     return held_out_metrics(self.replica, monitor)
@@ -189,7 +189,7 @@ class Tuner:
         monitor: Monitor,
     ) -> tuple[list[BackwardPass | HypergradientError], float]:
         found: list[BackwardPass | HypergradientError] = []
-        with self.replica.own_randomness():
+        with self.replica.at_work():
             try:
                 run = self._run(values, iteration, monitor)
                 clock = Clock(self.replica.device)

@@ -94,6 +94,22 @@ class Training:
     momentum = Bounds(ge=0.0, lt=1.0)
     eps = Bounds(gt=0.0, limit=1.0)
     weight_decay = Bounds(ge=0.0, limit=100.0)
+    clip_norm = Bounds(gt=0.0, limit=1e9)
+    clip_value = Bounds(gt=0.0, limit=1e9)
+
+
+class Schedule:
+    """The schedule of the learning rate; of a list, each entry."""
+
+    warmup = Bounds(ge=0.0, limit=1e6)
+    final = Bounds(ge=0.0, limit=1000.0)
+    start = Bounds(ge=0.0, limit=1000.0)
+    every = Bounds(gt=0.0, limit=1e6)
+    milestones = Bounds(gt=0.0, limit=1e6)
+    factor = Bounds(ge=0.0, limit=1000.0)
+    factors = Bounds(ge=0.0, limit=1000.0)
+    at = Bounds(ge=0.0, le=1.0)
+    timescale = Bounds(gt=0.0, limit=1e9)
 
 
 class Meta:

@@ -16,6 +16,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_client.spec.methods import HypergradientSpec, MethodSpec
 from drmad_client.spec.models import Model, ModelSpec
 from drmad_client.spec.optimizers import OPTIMIZERS as OPTIMIZERS
+from drmad_client.spec.schedules import LearningRateSchedule, ScheduleSpec
 
 RowT = TypeVar("RowT", bound=Spec)
 
@@ -31,6 +32,7 @@ HYPERPARAMETERS = _rows(HyperparameterSpec, "kind", Hyperparameter)
 METHODS = _rows(HypergradientSpec, "method", MethodSpec)
 MODELS = _rows(ModelSpec, "name", Model)
 DATA_SETS = _rows(DataSpec, "name", DataSet)
+LEARNING_RATE_SCHEDULES = _rows(LearningRateSchedule, "name", ScheduleSpec)
 PENALTIES = frozenset(kind for kind, row in HYPERPARAMETERS.items() if row.is_penalty)
 SCHEDULES = frozenset(kind for kind, row in HYPERPARAMETERS.items() if row.is_schedule)
 AGGREGATIONS: tuple[str, ...] = get_args(AggregationName)

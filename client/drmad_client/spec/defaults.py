@@ -23,6 +23,17 @@ class Training:
     resample: Final = True
 
 
+class Schedule:
+    """Defaults of the schedules of the learning rate."""
+
+    warmup: Final = 0.0
+    final: Final = 0.0
+    factor: Final = 0.1
+    one_cycle_warmup: Final = 0.3
+    one_cycle_start: Final = 1 / 25
+    one_cycle_final: Final = 1 / 25e4
+
+
 class Meta:
     """Defaults of the outer problem."""
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.training import flattened
 
 _FIXED = ("problem", "hyperparameters", "search")
 
@@ -46,12 +48,15 @@ class ForkSpec(Spec):
             message = "cannot change in a fork; leave it out"
             raise _invalid(*((("changes", part), None, message) for part in fixed))
         try:
-            forked = JobSpec.combined(_merged(spec.model_dump(), self.changes))
+            forked = JobSpec.combined(_merged(spec.model_dump(), _flat(self.changes)))
         except ValidationError as error:
             lines = (
                 (("changes", *line["loc"]), line["input"], line["msg"]) for line in error.errors()
             )
             raise _invalid(*lines) from None
+        except PydanticCustomError as error:
+            at = ("changes", "training", "optimizer")
+            raise _invalid((at, self.changes["training"]["optimizer"], str(error))) from None
         if forked.meta.iterations <= self.iteration:
             message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
             raise _invalid((("changes", "meta", "iterations"), forked.meta.iterations, message))
@@ -77,6 +82,9 @@ def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
                 "submit a new job to train for another number of steps"
             )
             yield ("changes", "training", "steps"), now, message
+        if hyperparameter.per_parameter and before.training.groups != after.training.groups:
+            message = f"must stay as they are: the kept {name} has entries for the parameters there"
+            yield ("changes", "training", "groups"), after.training.groups, message
         field = hyperparameter.replaces(after.training.optimizer)
         if field is None:
             continue
@@ -87,6 +95,12 @@ def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
                 "tuned in its place and continues from its kept values"
             )
             yield ("changes", "training", field), getattr(after.training, field), message
+
+
+def _flat(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes with a mapping `training.optimizer` as fields of the training."""
+    training = changes.get("training")
+    return changes | {"training": flattened(training)} if isinstance(training, dict) else changes
 
 
 def _invalid(*misfits: Misfit) -> ValidationError:

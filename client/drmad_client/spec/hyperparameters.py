@@ -49,6 +49,16 @@ class Hyperparameter(Spec):
         """The column of the data by which it forms groups of examples; None without groups."""
         return None
 
+    @property
+    def takes_training_groups(self) -> bool:
+        """Whether its entries are those of training.groups."""
+        return False
+
+    @property
+    def per_parameter(self) -> bool:
+        """Whether its entries depend on which parameters are trained, and on their groups."""
+        return False
+
     def entries(self, sizes: ProblemSizes) -> int | None:
         """The number of entries; None where only a worker knows it."""
         return None
@@ -128,23 +138,57 @@ class L1Hyperparameter(_Penalty):
     kind: Literal["l1"] = "l1"
 
 
-class _Rate(_Bounded):
+class _GroupedRate(_Bounded):
     is_rate: ClassVar[bool] = True
-    is_schedule: ClassVar[bool] = True
 
-    per: Literal["model", "layer", "step", "step_and_layer"] = Field(
-        default=defaults.Kinds.rate_per,
-        description="Unit with a value of its own: the model, each parameter tensor (a matrix and "
-        "its bias are two), each inner step, or each step of each parameter tensor.",
+    per: str
+    groups: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = Field(
+        default=(),
+        max_length=256,
+        description="Patterns over parameter names with per: group, such as *.bias|*norm*; the "
+        "first match counts, and a parameter without a match keeps the value of training. Empty "
+        "takes training.groups, and one group more of the parameters in none of them.",
     )
+
+    @property
+    def takes_training_groups(self) -> bool:
+        return self.per == "group" and not self.groups
+
+    @property
+    def per_parameter(self) -> bool:
+        return self.per in ("layer", "step_and_layer") or self.takes_training_groups
 
     @property
     def per_step(self) -> bool:
         return "step" in self.per
 
+    @model_validator(mode="after")
+    def _patterns_have_a_use(self) -> Self:
+        if self.groups and self.per != "group":
+            raise PydanticCustomError(
+                "patterns_without_use",
+                "groups are those of per: group, got per: {per}: leave them out",
+                {"per": self.per},
+            )
+        return self
+
     def entries(self, sizes: ProblemSizes) -> int | None:
-        layers = sizes.tensors if "layer" in self.per else 1
-        return None if layers is None else layers * (sizes.steps if self.per_step else 1)
+        if self.takes_training_groups:
+            return None
+        rows = sizes.tensors if "layer" in self.per else len(self.groups) or 1
+        return None if rows is None else rows * (sizes.steps if self.per_step else 1)
+
+
+class _Rate(_GroupedRate):
+    is_schedule: ClassVar[bool] = True
+
+    per: Literal["model", "group", "layer", "step", "step_and_layer"] = Field(
+        default=defaults.Kinds.rate_per,
+        description="Unit with a value of its own: the model, each group of parameter tensors, "
+        "each parameter tensor (a matrix and its bias are two), each inner step, or each step of "
+        "each parameter tensor. Per model or step, a parameter whose group in training.groups "
+        "states the rate keeps it.",
+    )
 
 
 class LearningRateHyperparameter(_Rate):
@@ -157,12 +201,11 @@ class LearningRateHyperparameter(_Rate):
         default=None,
         ge=-50.0,
         le=7.0,
-        description="Initial log learning rate (natural logarithm); null takes "
-        "training.learning_rate.",
+        description="Initial log learning rate (natural logarithm); null takes that of training.",
     )
 
     def replaces(self, optimizer: str) -> str | None:
-        return "learning_rate"
+        return None if self.groups else "learning_rate"
 
 
 class MomentumHyperparameter(_Rate):
@@ -179,50 +222,31 @@ class MomentumHyperparameter(_Rate):
     )
 
     def replaces(self, optimizer: str) -> str | None:
-        return OPTIMIZERS[optimizer].first_decay
+        return None if self.groups else OPTIMIZERS[optimizer].first_decay
 
 
-class WeightDecayHyperparameter(_Bounded):
+class WeightDecayHyperparameter(_GroupedRate):
     """The weight decay exp(λ): coupled with the gradient in SGD and Adam, decoupled in AdamW."""
 
     engine: ClassVar[str] = "weight_decay:WeightDecay"
-    is_rate: ClassVar[bool] = True
 
     kind: Literal["weight_decay"] = "weight_decay"
     per: Literal["model", "layer", "group"] = Field(
         default=defaults.Kinds.weight_decay_per,
         description="Unit with a value of its own: the model, each parameter tensor, or each "
-        "group of parameter tensors.",
-    )
-    groups: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
-        default=(),
-        max_length=256,
-        description="Patterns over parameter names with per: group, such as *.bias; the first "
-        "match counts, and a parameter without a match keeps training.weight_decay.",
+        "group of parameter tensors. Per model, a parameter whose group in training.groups states "
+        "a weight decay keeps it.",
     )
     init: float | None = Field(
         default=None,
         ge=-50.0,
         le=5.0,
-        description="Initial log weight decay (natural logarithm); null takes "
-        "training.weight_decay, but at least 1e-4.",
+        description="Initial log weight decay (natural logarithm); null takes that of training, "
+        "but at least 1e-4.",
     )
 
-    @model_validator(mode="after")
-    def _groups_have_patterns(self) -> Self:
-        if (self.per == "group") != bool(self.groups):
-            raise PydanticCustomError(
-                "groups_without_patterns",
-                "groups must be given with per: group, and only there, got per: {per}",
-                {"per": self.per},
-            )
-        return self
-
-    def entries(self, sizes: ProblemSizes) -> int | None:
-        return {"model": 1, "layer": sizes.tensors, "group": len(self.groups)}[self.per]
-
     def replaces(self, optimizer: str) -> str | None:
-        return None if self.per == "group" else "weight_decay"
+        return None if self.groups else "weight_decay"
 
 
 class InitScaleHyperparameter(_Bounded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -23,6 +24,7 @@ from drmad_client.spec.preflight import PreflightSpec
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.search import SearchSpec, changed, range_ends
+from drmad_client.spec.sizes import ProblemSizes
 from drmad_client.spec.training import TrainingSpec
 
 _ACCEPTED = {"accepted": True}
@@ -149,6 +151,14 @@ class JobSpec(Spec):
         return JobSpec.combined(changed(self.model_dump(exclude={"search"}), values))
 
     @property
+    def sizes(self) -> ProblemSizes:
+        """The sizes of the problem; those of its parameters are unknown if some are frozen."""
+        sizes = self.problem.sizes(self.training.steps)
+        if any(group.frozen for group in self.training.groups):
+            return replace(sizes, matrices=None, tensors=None)
+        return sizes
+
+    @property
     def _searches_optimizer(self) -> bool:
         return self.search is not None and "training.optimizer" in self.search.parameters
 
@@ -197,6 +207,7 @@ class JobSpec(Spec):
             yield from self._catalog_misfits(self.problem)
         else:
             yield from self.problem.misfits()
+        yield from self.training.contradictions()
         yield from self.hypergradient.misfits(self.training, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
@@ -204,7 +215,7 @@ class JobSpec(Spec):
 
     def _hyperparameter_misfits(self) -> Iterator[Misfit]:
         method, total = self.hypergradient, self.training.steps
-        sizes = self.problem.sizes(total)
+        sizes = self.sizes
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):
             at = ("hyperparameters", index)
@@ -215,6 +226,9 @@ class JobSpec(Spec):
             if reason is not None:
                 message = f"{method.method} has no hypergradient for {names[index]}: {reason}"
                 yield (*at, "kind"), hyperparameter.kind, message
+            if hyperparameter.takes_training_groups and not self.training.groups:
+                message = "needs patterns in groups, or training.groups: add one of them"
+                yield (*at, "per"), "group", message
             outside = hyperparameter.initial_misfit()
             if outside is not None:
                 yield (*at, "init"), getattr(hyperparameter, "init", None), outside

@@ -247,7 +247,11 @@ class ImplicitMethod(MethodSpec):
 
     def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
         return refusals.implicit_refusals(
-            training.optimizer, training.weight_decay, self.solver, self.step_size
+            training.optimizer,
+            training.weight_decay,
+            self.solver,
+            self.step_size,
+            map(dict, training.groups),
         )
 
 

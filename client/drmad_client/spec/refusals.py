@@ -5,14 +5,17 @@ This module needs no pydantic, so that the engine can import it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from drmad_client.spec import defaults
 from drmad_client.spec.optimizers import OPTIMIZERS
 
 FORWARD_MAX_ENTRIES = 256
 """Entries of one hyperparameter in forward mode: beyond a few dozen, replay is faster anyway."""
+
+GROUP_RATES = ("learning_rate", "momentum", "weight_decay")
+"""The rates that a group of parameters can have of its own."""
 
 NOT_IN_THE_MINIMUM = "the minimum of the training loss does not depend on how it was reached"
 
@@ -59,6 +62,59 @@ def horizon_refusals(horizon: int | None, total: int) -> Iterator[Refusal]:
             "hypergradient.horizon",
             f"horizon must be between 1 and training.steps, {total}, got {horizon}",
         )
+
+
+def schedule_refusals(options: Mapping[str, Any], total: int) -> Iterator[Refusal]:
+    """`options` are those of one schedule by name; `total` is the number of inner steps."""
+
+    def refusal(name: str, message: str) -> Refusal:
+        return Refusal(f"training.schedule.{name}", f"{name} {message}")
+
+    times = {name: [options[name]] for name in ("warmup", "every", "timescale") if name in options}
+    for name, numbers in {**times, "milestones": options.get("milestones", ())}.items():
+        for number in numbers:
+            if number is not None and number >= 1 and number != int(number):
+                yield refusal(
+                    name,
+                    "must be a share of the steps below 1, or a whole number of steps, got "
+                    f"{number:g}",
+                )
+    if options.get("warmup", 0) > total:
+        yield refusal("warmup", f"must be at most training.steps, {total}, got {options['warmup']}")
+    if "every" in options and (options["every"] is None) == (not options["milestones"]):
+        yield refusal("every", "or milestones must be given, and not both")
+    factors, at = options.get("factors"), options.get("at")
+    if factors is not None and at is None and len(factors) != total:
+        yield refusal(
+            "factors",
+            f"must have one entry for each of the {total} steps, got {len(factors)}: set `at` to "
+            "the positions between which they are interpolated",
+        )
+    if at is not None and (len(at) != len(factors or ()) or list(at) != sorted(set(at))):
+        yield refusal("at", "must have an increasing position for each of the factors")
+
+
+def clip_refusals(clip_norm: float | None, clip_value: float | None) -> Iterator[Refusal]:
+    if clip_norm is not None and clip_value is not None:
+        yield Refusal(
+            "training.clip_value",
+            "clip_value must be null beside clip_norm, because their order would matter: leave one "
+            "of the two out",
+        )
+
+
+def group_refusals(
+    number: int, options: Mapping[str, Any], unread: Iterable[str]
+) -> Iterator[Refusal]:
+    """`options` are those of group `number`; `unread` names what the optimizer does not read."""
+    for name in GROUP_RATES:
+        if options[name] is None:
+            continue
+        if options["frozen"] or name in unread:
+            why = "in a frozen group" if options["frozen"] else "with this optimizer"
+            yield Refusal(
+                f"training.groups[{number}].{name}", f"{name} has no effect {why}: leave it out"
+            )
 
 
 def preset_refusals(preset: str | None, changed: Iterable[str]) -> Iterator[Refusal]:
@@ -168,12 +224,21 @@ def reversible_refusals(optimizer: str) -> Iterator[Refusal]:
 
 
 def implicit_refusals(
-    optimizer: str, weight_decay: float, solver: str, step_size: float | None
+    optimizer: str,
+    weight_decay: float,
+    solver: str,
+    step_size: float | None,
+    groups: Iterable[Mapping[str, Any]] = (),
 ) -> Iterator[Refusal]:
-    if solver == "neumann" and step_size is None and not OPTIMIZERS[optimizer].fixed_step:
+    """`groups` are those of the training, each by its options."""
+    groups = list(groups)
+    grouped = any(group["learning_rate"] or group["momentum"] for group in groups)
+    unknown = grouped or not OPTIMIZERS[optimizer].fixed_step
+    if solver == "neumann" and step_size is None and unknown:
+        beside = "groups with rates of their own" if grouped else optimizer
         yield Refusal(
             "hypergradient.step_size",
-            f"step_size must be stated for neumann under {optimizer}, got null",
+            f"step_size must be stated for neumann under {beside}, got null",
         )
     if solver == "conjugate_gradient" and step_size is not None:
         yield Refusal(
@@ -181,9 +246,10 @@ def implicit_refusals(
             f"step_size is that of neumann, got {step_size:g} with conjugate_gradient: leave it "
             "out, or set solver: neumann",
         )
-    if weight_decay:
+    decaying = any(group["weight_decay"] for group in groups)
+    if weight_decay or decaying:
         yield Refusal(
-            "training.weight_decay",
+            "training.weight_decay" if weight_decay else "training.groups",
             "implicit needs the minimum of the training loss, from which weight_decay leads "
             "away: set it to 0, and penalise the weights by an l2 hyperparameter",
         )

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from drmad_client.spec import bounds, defaults
+from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
+from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
+
+OPTIMIZER_FIELDS = ("learning_rate", "momentum", "betas", "eps", "weight_decay")
+"""The fields that may stand in a mapping `optimizer`."""
 
 _Beta = Annotated[float, bounds.BETA]
+
+
+class ParameterGroupSpec(Spec):
+    """Parameters that train at rates of their own, or not at all."""
+
+    match: str = Field(
+        min_length=1,
+        max_length=1024,
+        description="Patterns over the names of named_parameters(), separated by |, such as "
+        "*.bias|*norm*; a parameter belongs to the first group that matches.",
+    )
+    learning_rate: Annotated[float, bounds.Training.learning_rate] | None = Field(
+        default=None, description="Learning rate; null takes that of training."
+    )
+    momentum: Annotated[float, bounds.Training.momentum] | None = Field(
+        default=None, description="Momentum of sgd and damped_sgd; null takes that of training."
+    )
+    weight_decay: Annotated[float, bounds.Training.weight_decay] | None = Field(
+        default=None, description="Weight decay; null takes that of training."
+    )
+    frozen: bool = Field(
+        default=False, description="Whether the parameters keep their initial values."
+    )
 
 
 class TrainingSpec(Spec):
@@ -34,6 +62,10 @@ class TrainingSpec(Spec):
         default=defaults.Training.learning_rate,
         description="Learning rate: α of damped_sgd, η of the others.",
     )
+    schedule: LearningRateSchedule = Field(
+        default=ConstantScheduleSpec(),
+        description="Factor of the learning rate in each step; it multiplies a tuned rate too.",
+    )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,
         description="Momentum γ of sgd and damped_sgd.",
@@ -48,6 +80,21 @@ class TrainingSpec(Spec):
         default=defaults.Training.weight_decay,
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
+    )
+    clip_norm: Annotated[float, bounds.Training.clip_norm] | None = Field(
+        default=None,
+        description="Largest norm of the gradient of all parameters together, as "
+        "clip_grad_norm_; null sets none.",
+    )
+    clip_value: Annotated[float, bounds.Training.clip_value] | None = Field(
+        default=None,
+        description="Largest magnitude of an entry of the gradient, as clip_grad_value_; null "
+        "sets none.",
+    )
+    groups: tuple[ParameterGroupSpec, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Groups of parameters with rates of their own, or frozen.",
     )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         default=defaults.Training.precision,
@@ -64,6 +111,12 @@ class TrainingSpec(Spec):
         description="Whether every meta-iteration draws new minibatches, and new initial weights "
         "unless the problem gives them; false repeats those of the first.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_is_flat(cls, fields: Any) -> Any:
+        """Takes `optimizer: {name: adamw, betas: [0.9, 0.95]}` as well as the fields beside it."""
+        return flattened(fields) if isinstance(fields, Mapping) else fields
 
     def rate(self, field: str) -> float:
         """A number of the training; of a pair the first."""
@@ -83,6 +136,50 @@ class TrainingSpec(Spec):
                     "another optimizer"
                 )
                 yield ("training", name), value, message
+
+        for number, group in enumerate(self.groups):
+            unread = OPTIMIZERS[self.optimizer].unread
+            for _, message in refusals.group_refusals(number, dict(group), unread):
+                yield ("training", "groups"), self.groups, f"group {number}: {message}"
+
+    def contradictions(self) -> Iterator[Misfit]:
+        """Settings that do not fit together under any optimizer."""
+        for _, message in refusals.clip_refusals(self.clip_norm, self.clip_value):
+            yield ("training", "clip_value"), self.clip_value, message
+        for field, message in refusals.schedule_refusals(dict(self.schedule), self.steps):
+            name = field.rpartition(".")[2]
+            yield ("training", "schedule", name), getattr(self.schedule, name), message
+
+    def shortened(self, steps: int) -> Self:
+        """The same training in fewer steps, with the schedule in the same shape."""
+        schedule = self.schedule.shortened(self.steps, steps)
+        return self.model_copy(update={"steps": steps, "schedule": schedule})
+
+
+def flattened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a training with those of a mapping `optimizer` beside its name.
+
+    Raises:
+        PydanticCustomError: the mapping has no name, a field that is no optimizer's, or one that is
+            given beside it too.
+    """
+    stated = fields.get("optimizer")
+    if not isinstance(stated, Mapping):
+        return dict(fields)
+    options = {name: value for name, value in stated.items() if name != "name"}
+    unknown = [name for name in options if name not in OPTIMIZER_FIELDS]
+    twice = [name for name in options if name in fields]
+    if "name" not in stated or unknown or twice:
+        raise PydanticCustomError(
+            "optimizer_mapping",
+            "optimizer must be a name, or a mapping with a name and any of {allowed}, each given "
+            "once, got {given}",
+            {
+                "allowed": ", ".join(OPTIMIZER_FIELDS),
+                "given": ", ".join(map(str, unknown or twice or ["no name"])),
+            },
+        )
+    return {**fields, **options, "optimizer": stated["name"]}
 
 
 def _first(value: float | tuple[float, float]) -> float:

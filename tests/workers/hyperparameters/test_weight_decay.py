@@ -150,8 +150,8 @@ def test_implicit_differentiation_refuses_it_by_name() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (WeightDecay(per="group"), "groups must be given with per: group"),
-        (WeightDecay(groups=("*",)), "groups must be given with per: group"),
+        (WeightDecay(per="group"), "needs patterns in groups, or training.groups"),
+        (WeightDecay(groups=("*",)), "groups are those of per group"),
         (WeightDecay(per="group", groups=("*", "*.bias")), "'\\*.bias' must be the first"),
         (WeightDecay(per="group", groups=("head.*",)), "'head.\\*' must be the first"),
     ],

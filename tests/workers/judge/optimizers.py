@@ -58,3 +58,11 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[Rates]) -> None:
             group["betas"] = (rate.momentum, group["betas"][1])
         else:
             group["momentum"] = rate.momentum
+
+
+def clip_gradients(training: TrainingConfig, parameters: Sequence[nn.Parameter]) -> None:
+    """Clips as a training loop does, before the step."""
+    if training.clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+    if training.clip_value is not None:
+        nn.utils.clip_grad_value_(parameters, training.clip_value)

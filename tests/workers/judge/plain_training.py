@@ -18,9 +18,9 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.weight_draw import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, Purpose, seed_of
 from tests.workers.judge.contents import Contents
-from tests.workers.judge.optimizers import optimizer_of, set_rates
+from tests.workers.judge.optimizers import clip_gradients, optimizer_of, set_rates
 from tests.workers.judge.randomness import own_randomness, seed_everything
-from tests.workers.judge.tuned import Layer, Tuned
+from tests.workers.judge.tuned import Layer, Tuned, first_group
 
 CPU = torch.device("cpu")
 
@@ -66,6 +66,10 @@ def plain_training(
     """Trains at the hyperparameters `values` (λ by name, before the transform)."""
     problem, training = recipe.problem(), recipe.training
     model = in_precision(problem.model, dtype)
+    for name, parameter in model.named_parameters():
+        group = first_group(training.groups, name)
+        if group is not None and group.frozen:
+            parameter.requires_grad_(False)
     train, valid = (Contents(problem, data, dtype) for data in (problem.train, problem.valid))
     rows = Minibatches(
         Examples(torch.empty(train.rows), "train", CPU, dtype),
@@ -87,6 +91,7 @@ def plain_training(
             seed_everything(rows.step_seed(step))
             optimizer.zero_grad()
             tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            clip_gradients(training, [layer.parameter for layer in layers])
             set_rates(optimizer, tuned.rates(step))
             optimizer.step()
         model.eval()

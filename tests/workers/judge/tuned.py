@@ -17,6 +17,7 @@ from drmad_workers import (
     LearningRate,
     LossWeight,
     Momentum,
+    ParameterGroup,
     Problem,
     SampleWeight,
     TrainingConfig,
@@ -26,6 +27,7 @@ from drmad_workers import (
 from drmad_workers.hyperparameters.base import Kind
 from tests.workers.judge.contents import losses_of
 from tests.workers.judge.optimizers import Rates
+from tests.workers.judge.schedules import factors_of
 
 TRANSFORMS = {"identity": lambda raw: raw, "exp": torch.exp, "sigmoid": torch.sigmoid}
 
@@ -54,6 +56,7 @@ class Tuned:
         self._problem = problem
         self._training = training
         self._layers = layers
+        self._factors = factors_of(training.schedule, training.steps)
         self._kinds = [(kind, values[kind.name].to(dtype)) for kind in kinds]
         self._named = {
             name: TRANSFORMS[stated.transform](values.get(name, stated.init).to(dtype))
@@ -119,22 +122,37 @@ class Tuned:
 
     def rates(self, step: int) -> list[Rates]:
         """Learning rate, momentum and weight decay of every layer in a step."""
-        training, layers = self._training, range(len(self._layers))
-        rate, momentum, decay = (
-            [number for _ in layers]
-            for number in (training.learning_rate, training.first_decay, training.weight_decay)
-        )
-        for kind, raw in self._kinds:
-            if isinstance(kind, LearningRate):
-                rate = [scheduled(raw.exp(), kind.per, layer, step) for layer in layers]
-            elif isinstance(kind, Momentum):
-                momentum = [scheduled(raw.sigmoid(), kind.per, layer, step) for layer in layers]
-            elif isinstance(kind, WeightDecay):
-                decay = [
-                    decay_of(kind, raw.exp(), number, layer, training.weight_decay)
-                    for number, layer in enumerate(self._layers)
-                ]
+        training = self._training
+        rate = self._rate(LearningRate, "learning_rate", training.learning_rate, step)
+        momentum = self._rate(Momentum, "momentum", training.first_decay, step)
+        decay = self._rate(WeightDecay, "weight_decay", training.weight_decay, step)
+        rate = [number * self._factors[step] for number in rate]
         return [Rates(*each) for each in zip(rate, momentum, decay, strict=True)]
+
+    def _rate(self, tuned: type[Kind], name: str, common: float, step: int) -> list[float]:
+        """The rate of every layer: of its group, of the training, or tuned."""
+        groups = [first_group(self._training.groups, layer.name) for layer in self._layers]
+        stated = [None if group is None else getattr(group, name) for group in groups]
+        own = [common if value is None else float(value) for value in stated]
+        for kind, raw in self._kinds:
+            if type(kind) is not tuned:
+                continue
+            assert isinstance(kind, LearningRate | Momentum | WeightDecay)
+            values = raw.sigmoid() if isinstance(kind, Momentum) else raw.exp()
+            if kind.per in ("model", "step"):
+                value = float(values[step if kind.per == "step" else 0])
+                return [value if each is None else float(each) for each in stated]
+            if kind.per == "layer":
+                return [float(value) for value in values]
+            if kind.per == "step_and_layer":
+                return [float(value) for value in values[:, step]]
+            if kind.groups:
+                matched = [first_match(kind.groups, layer.name) for layer in self._layers]
+                pairs = zip(matched, own, strict=True)
+                return [kept if row is None else float(values[row]) for row, kept in pairs]
+            trained = [group for group in self._training.groups if group in groups]
+            return [float(values[-1 if g is None else trained.index(g)]) for g in groups]
+        return own
 
     def _penalties(self) -> Tensor:
         """Σ_u e^{λ_u} Σ_{j in u} |w_j|^k over matrices and convolutions."""
@@ -173,19 +191,17 @@ def units_of(layer: Layer, per: str) -> Tensor:
     return units
 
 
-def scheduled(values: Tensor, per: str, layer: int, step: int) -> float:
-    """The rate of a layer in a step."""
-    if per == "step_and_layer":
-        return float(values[layer, step])
-    return float(values[{"model": 0, "layer": layer, "step": step}[per]])
+def first_match(patterns: Sequence[str], name: str) -> int | None:
+    """The number of the first pattern of which an alternative matches."""
+    for number, pattern in enumerate(patterns):
+        if any(fnmatchcase(name, alternative) for alternative in pattern.split("|")):
+            return number
+    return None
 
 
-def decay_of(kind: WeightDecay, values: Tensor, number: int, layer: Layer, own: float) -> float:
-    """The weight decay of a layer; the training's own for a layer in no group."""
-    if kind.per == "group":
-        matches = [i for i, each in enumerate(kind.groups) if fnmatchcase(layer.name, each)]
-        return float(values[matches[0]]) if matches else own
-    return float(values[number if kind.per == "layer" else 0])
+def first_group(groups: Sequence[ParameterGroup], name: str) -> ParameterGroup | None:
+    number = first_match([group.match for group in groups], name)
+    return None if number is None else groups[number]
 
 
 def custom(name: str = "h") -> tuple[Kind, ...]:

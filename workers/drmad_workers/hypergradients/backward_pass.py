@@ -208,12 +208,13 @@ class DifferentiatedRun:
         return [together] * len(adjoints)
 
     def _scatter(self) -> None:
-        """Copies the state and the losses of the stacked run to the run of each replica."""
+        """Copies the state and the records of the stacked run to the run of each replica."""
         if not self._is_stacked:
             return
         for number, replica in enumerate(self.replicas):
             replica.run.state.copy_(self._run.state[:, number])
             replica.run.losses.copy_(self._run.losses[:, number])
+            replica.run.clipped.copy_(self._run.clipped[:, number])
 
 
 class Together:

@@ -110,7 +110,10 @@ class Tangents:
         found = gradient_along(
             objective.inner, run.batch(step), self._weights, self._carried, self._values
         )
-        self._push(step, run, found.gradient, found.along)
+        gradient, along = found.gradient, found.along
+        if run.clip is not None:
+            gradient, along = run.clip.clipped(gradient), run.clip.product(gradient, along)
+        self._push(step, run, gradient, along)
         self._carried.copy_(found.carried)
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1
@@ -132,6 +135,8 @@ class Tangents:
                 factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
                 inputs.append(factor)
                 column = directions[:, :, step if rate.per_step else 0]
+                if rate.factors is not None:
+                    column = column * rate.factors[step]
                 if rate.per_layer:
                     counts = torch.tensor(rate.sizes, device=column.device)
                     column = torch.repeat_interleave(column, counts, dim=1)

@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -58,8 +58,8 @@ class Implicit(Method):
         tolerance: the relative residual, in (0, 1]; 1 accepts the result of K iterations.
         damping: μ >= 0. It makes H + μ positive definite where the curvature exceeds -μ, and
             biases the result.
-        step_size: η of neumann; None takes the learning rate of the training, in torch's
-            convention.
+        step_size: η of neumann; None takes the learning rate of the training before its schedule,
+            in torch's convention.
     """
 
     solver: Solver = defaults.Implicit.solver
@@ -80,7 +80,11 @@ class Implicit(Method):
         require_bounds(self, bounds.Implicit, "hypergradient")
         require_none(
             refusals.implicit_refusals(
-                training.optimizer, training.weight_decay, self.solver, self.step_size
+                training.optimizer,
+                training.weight_decay,
+                self.solver,
+                self.step_size,
+                map(asdict, training.groups),
             )
         )
 
@@ -155,7 +159,7 @@ class Implicit(Method):
             return self.step_size
         dynamics = run.dynamics
         assert isinstance(dynamics, MomentumSGD)
-        rate, decay = dynamics.learning_rate.at(0), dynamics.momentum.at(0)
+        rate, decay = dynamics.learning_rate.before_schedule(0), dynamics.momentum.at(0)
         return float(rate * dynamics.gain(decay))
 
 

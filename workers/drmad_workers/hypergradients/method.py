@@ -203,7 +203,8 @@ class Adjoint:
         """Reverses the steps `step` .. `step + count - 1`, linearised at the run's `point`.
 
         The minibatches of the steps are joined, and the map is that of `count` steps under a
-        constant gradient (InnerOptimizer.pull_back, which also explains `velocity_after`).
+        constant gradient (InnerOptimizer.pull_back, which also explains `velocity_after`). The
+        gradient of the joined minibatches is the one that is clipped.
 
         Args:
             step, count: the steps.
@@ -216,10 +217,15 @@ class Adjoint:
         dynamics, cotangent = run.dynamics, self._cotangent
 
         def prepare(gradient: Tensor | None = None) -> None:
+            taken = gradient
+            if run.clip is not None and gradient is not None:
+                taken = run.clip.clipped(gradient)
             dynamics.pull_back(
-                step, count, self._optimizer_state, cotangent, run.optimizer_state, gradient,
+                step, count, self._optimizer_state, cotangent, run.optimizer_state, taken,
                 velocity_after,
             )  # fmt: skip
+            if run.clip is not None and gradient is not None:
+                cotangent.copy_(run.clip.product(gradient, cotangent))
 
         objective = run.objective
         if step == 0:
@@ -228,7 +234,8 @@ class Adjoint:
         carried = self.carried if objective.parameters.carried else None
         batch = run.batch(step, count, every) if at is None else at.batch
         before = self.weights.clone() if self._watch else None
-        wanted = prepare if dynamics.reads_gradient_at(velocity_after) else None
+        reads_gradient = run.clip is not None or dynamics.reads_gradient_at(velocity_after)
+        wanted = prepare if reads_gradient else None
         if wanted is None:
             prepare()
         objective.subtract_product(

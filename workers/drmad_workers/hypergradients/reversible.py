@@ -70,11 +70,12 @@ class Reversible(Method):
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, FixedPointTrajectory)
         adjoint.begin(contraction=False)
-        objective, dynamics = run.objective, recorder.dynamics
+        dynamics = recorder.dynamics
         for step in range(run.steps - 1, -1, -1):
             recorder.restore_carried(step, run)
             dynamics.undo_weights(step, run.optimizer_state)
-            objective.inner.gradient(run.batch(step), run.gradient)
+            run.compute_gradient(step)
+            recorder.restore_carried(step, run)
             dynamics.undo_velocity(step, run.optimizer_state, run.gradient)
             adjoint.step_back(step)
         adjoint.finish(0)

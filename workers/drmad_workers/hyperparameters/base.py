@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
+from drmad_workers.hyperparameters.groups import ParameterGroup
 from drmad_workers.problem import Problem, Transform
 
 
@@ -61,6 +62,7 @@ class Setting:
         steps, learning_rate, momentum, weight_decay: T, α, γ (of Adam, β₁) and ω of the training.
         dtype: the type of the hyperparameters.
         seed: seeds what a kind draws.
+        groups: the groups of the training.
     """
 
     problem: Problem
@@ -72,6 +74,7 @@ class Setting:
     dtype: torch.dtype
     seed: int = 0
     weight_decay: float = 0.0
+    groups: Sequence[ParameterGroup] = ()
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
-import torch
-
 from drmad_client.spec import defaults
-from drmad_workers.errors import ProblemError
-from drmad_workers.hyperparameters.base import BoundHyperparameter, Group, Setting, require_one_of
-from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.hyperparameters.base import BoundHyperparameter, Setting, require_one_of
+from drmad_workers.hyperparameters.rates import bind_rate
 
 PerGroup = Literal["model", "layer", "group"]
 
@@ -28,9 +24,9 @@ class WeightDecay:
 
     Attributes:
         per: one λ for the "model", per "layer" (parameter tensor), or per "group" of layers.
-        groups: patterns over parameter names, such as "*.bias"; a layer belongs to the first that
-            matches. A layer that none matches keeps the training's own weight decay.
-        init: log ω to start from; None takes the training's own, but at least LEAST_START.
+        groups: see LearningRate.
+        init: log ω to start from; None takes the weight decay that the layers have in training, but
+            at least LEAST_START.
         lower, upper: bounds of λ.
     """
 
@@ -43,45 +39,9 @@ class WeightDecay:
 
     def bind(self, setting: Setting) -> BoundHyperparameter:
         require_one_of(get_args(PerGroup), self.per, self.name)
-        if (self.per == "group") != bool(self.groups):
-            raise ProblemError(
-                f"{self.name}: groups must be given with per: group, and only there, got "
-                f"{list(self.groups)} with per: {self.per}",
-                f"hyperparameters.{self.name}.groups",
-            )
-        names = [slot.name for slot in setting.slots]
-        rows = None
-        labels = ["model"]
-        if self.per == "layer":
-            labels = names
-        elif self.per == "group":
-            labels = list(self.groups)
-            rows = torch.tensor([self._group(name) for name in names])
-            self._require_members(rows.tolist(), names)
-        own = math.log(max(setting.weight_decay, LEAST_START))
-        init = own if self.init is None else self.init
-        return BoundRate(
-            self.name,
-            torch.full((len(labels),), init, dtype=setting.dtype),
-            "exp",
-            self.lower,
-            self.upper,
-            [Group(label, i, i + 1) for i, label in enumerate(labels)],
-            "weight_decay",
-            (len(labels), 1),
-            rows,
-        )
+        return bind_rate(self, "weight_decay", "exp", log_decay, setting.weight_decay, setting)
 
-    def _group(self, name: str) -> int:
-        """The first pattern that matches, -1 for none."""
-        matches = (i for i, pattern in enumerate(self.groups) if fnmatchcase(name, pattern))
-        return next(matches, -1)
 
-    def _require_members(self, rows: Sequence[int], names: Sequence[str]) -> None:
-        for index, pattern in enumerate(self.groups):
-            if index not in rows:
-                raise ProblemError(
-                    f"{self.name}: the pattern {pattern!r} must be the first to match some "
-                    f"parameter, and it is for none of {', '.join(names)}",
-                    f"hyperparameters.{self.name}.groups",
-                )
+def log_decay(weight_decay: float) -> float:
+    """log ω, but at least that of LEAST_START."""
+    return math.log(max(weight_decay, LEAST_START))

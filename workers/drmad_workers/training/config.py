@@ -1,17 +1,21 @@
 """The settings of an inner training run, and the optimizer that they describe."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 import torch
 
-from drmad_client.spec import bounds, defaults
+from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError, require_bounds
+from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
+from drmad_workers.training.clipping import Clip, NormClip, ValueClip
 from drmad_workers.training.optimizers import InnerOptimizer, Rate
 from drmad_workers.training.optimizers.registry import optimizer_class
+from drmad_workers.training.schedules import ConstantSchedule, Schedule
 
 Precision = Literal["float32", "float64", "bfloat16"]
 
@@ -26,6 +30,7 @@ class TrainingConfig:
         steps: the number of inner steps T, at least 1.
         batch_size: the rows of a minibatch.
         learning_rate: α > 0.
+        schedule: the factors of α in each step, whether α is tuned or not.
         momentum: γ in [0, 1), of both kinds of SGD.
         betas: β₁ and β₂ in [0, 1), of Adam and AdamW.
         eps: ε > 0, of Adam and AdamW.
@@ -38,6 +43,9 @@ class TrainingConfig:
             halves them when an allocation fails.
         resample: whether every meta-iteration draws new minibatches, and new initial weights
             where `Problem.initialize` draws them; otherwise all of them use those of the first.
+        groups: parameters with rates of their own, or frozen; the first that matches counts.
+        clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
+            clip_grad_value_; None clips no gradient.
     """
 
     optimizer: OptimizerName = defaults.Training.optimizer
@@ -51,19 +59,36 @@ class TrainingConfig:
     precision: Precision = defaults.Training.precision
     evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
+    schedule: Schedule = field(default_factory=ConstantSchedule)
+    groups: Sequence[ParameterGroup] = ()
+    clip_norm: float | None = None
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
-        def require(holds: bool, field: str, what: str) -> None:
+        def require(holds: bool, name: str, what: str) -> None:
             if not holds:
                 raise ProblemError(
-                    f"{field} must be {what}, got {getattr(self, field)!r}", f"training.{field}"
+                    f"{name} must be {what}, got {getattr(self, name)!r}", f"training.{name}"
                 )
 
-        for field, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
-            require(getattr(self, field) in allowed, field, f"one of {', '.join(allowed)}")
+        for name, allowed in (("optimizer", OPTIMIZERS), ("precision", get_args(Precision))):
+            require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}")
         require_bounds(self, bounds.Training, "training")
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
+        self.schedule.check(self.steps)
+        for refusal in refusals.clip_refusals(self.clip_norm, self.clip_value):
+            raise ProblemError(refusal.message, refusal.field)
+        for number, group in enumerate(self.groups):
+            for refusal in refusals.group_refusals(number, asdict(group), self.traits.unread):
+                raise ProblemError(refusal.message, refusal.field)
+            for name in refusals.GROUP_RATES:
+                value, allowed = getattr(group, name), getattr(bounds.Training, name)
+                if value is not None and not allowed.hold(value):
+                    raise ProblemError(
+                        f"{name} must be {allowed}, got {value!r}",
+                        f"training.groups[{number}].{name}",
+                    )
 
     @property
     def traits(self) -> OptimizerTraits:
@@ -90,24 +115,53 @@ class TrainingConfig:
         """Rows of the state that an approximate trajectory carries; see InnerOptimizer."""
         return optimizer_class(self.optimizer).path_rows
 
+    @property
+    def factors(self) -> list[float] | None:
+        """The factor of the learning rate in each step; None if all are 1."""
+        return None if self.schedule.is_constant else self.schedule.values(self.steps)
+
+    @property
+    def clip(self) -> Clip | None:
+        """What clips the gradients; None for nothing."""
+        if self.clip_norm is not None:
+            return NormClip(self.clip_norm)
+        return None if self.clip_value is None else ValueClip(self.clip_value)
+
     def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The inner optimizer, at the rates that the objective's hyperparameters state."""
         return optimizer_class(self.optimizer).configured(
             self,
-            learning_rate=rate(objective, "learning_rate", self.learning_rate),
-            momentum=rate(objective, "momentum", self.first_decay),
-            weight_decay=rate(objective, "weight_decay", self.weight_decay),
+            learning_rate=self._rate(objective, "learning_rate", self.factors),
+            momentum=self._rate(objective, "momentum"),
+            weight_decay=self._rate(objective, "weight_decay"),
         )
 
+    def constant(self, role: RateRole) -> float:
+        """The rate of this role where no group states one."""
+        if role == "momentum":
+            return self.first_decay
+        return self.learning_rate if role == "learning_rate" else self.weight_decay
 
-def rate(objective: Objective, role: RateRole, constant: float) -> Rate:
-    """The rate of every step: the hyperparameter of this role, or `constant` if none is tuned.
+    def own_values(self, role: RateRole, names: Sequence[str]) -> list[float]:
+        """The rate of this role of each parameter by its name, where it is not tuned."""
+        return own_values(self.groups, names, role, self.constant(role))
 
-    The derivative by the rate accumulates in the objective's gradient sums.
-    """
-    sizes = [slot.stop - slot.start for slot in objective.parameters.slots]
-    tuned = objective.sums.tuned_rate(role)
-    if tuned is None:
-        return Rate(constant, sizes)
-    table = tuned.bound.table(tuned.values, constant)
-    return Rate(table, sizes, tuned.total.view(tuned.bound.layout), tuned.bound.rows)
+    def _rate(
+        self, objective: Objective, role: RateRole, factors: Sequence[float] | None = None
+    ) -> Rate:
+        """The rate of every step: the hyperparameter of this role, or the training's own.
+
+        The factors of the steps multiply it. The derivative by the rate accumulates in the
+        objective's gradient sums.
+        """
+        parameters = objective.parameters
+        sizes = [slot.stop - slot.start for slot in parameters.slots]
+        own = self.own_values(role, [slot.name for slot in parameters.slots])
+        tuned = objective.sums.tuned_rate(role)
+        if tuned is not None:
+            table = tuned.bound.table(tuned.values, own)
+            total = tuned.total.view(tuned.bound.layout)
+            return Rate(table, sizes, total, tuned.bound.rows, factors)
+        if len(set(own)) == 1:
+            return Rate(own[0], sizes, factors=factors)
+        return Rate(parameters.weights.new_tensor(own)[:, None], sizes, factors=factors)

@@ -14,6 +14,7 @@ from torch import Tensor
 from drmad_workers.data import trees
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
+from drmad_workers.training.clipping import Clip
 from drmad_workers.training.optimizers import InnerOptimizer, MomentumSGD
 
 logger = logging.getLogger(__name__)
@@ -33,10 +34,14 @@ class StepwiseRun(Protocol):
     optimizer_state: Tensor
     gradient: Tensor
     losses: Tensor
+    clip: Clip | None
+    clipped: Tensor
 
     def batch(self, step: int) -> Batch: ...
 
     def take(self, step: int) -> Tensor: ...
+
+    def gradient_on(self, batch: Batch) -> Tensor: ...
 
 
 def training_step(run: StepwiseRun) -> Callable[[int], Tensor]:
@@ -82,6 +87,7 @@ class RecordedStep:
         self._signature = trees.signature(first.content)
         self._batch = Batch(trees.mapped_tensors(Tensor.clone, first.content), first.index.clone())
         self._loss = run.losses.new_zeros(())
+        self._clipped = run.clipped.new_zeros(())
         state = run.state.clone()
         try:
             self._replay = (record or cuda_graph)(self._take)
@@ -96,13 +102,15 @@ class RecordedStep:
         for own, given in zip(here.tensors().values(), batch.tensors().values(), strict=True):
             own.copy_(given)
         self._replay()
+        if self._run.clip is not None:
+            self._run.clipped[step] = self._clipped
         return self._loss
 
     def _take(self) -> None:
-        run, parameters = self._run, self._run.objective.parameters
-        parameters.load_carried()
-        self._loss.copy_(run.objective.inner.gradient(self._batch, run.gradient))
-        parameters.store_carried()
+        run = self._run
+        self._loss.copy_(run.gradient_on(self._batch))
+        if run.clip is not None:
+            self._clipped.copy_(run.clip.apply(run.gradient))
         run.dynamics.step(0, run.optimizer_state, run.gradient)
 
 

@@ -44,6 +44,8 @@ class TrainingRun:
         point: the rows of the state at which the reverse of a step is linearised.
         path: the rows of the state that an approximate trajectory must contain.
         losses: the loss of every step on its minibatch, shape (T,), without penalties.
+        clip: what clips the gradients; None for nothing.
+        clipped: whether the gradient of each step was clipped, shape (T,).
 
     With R replicas the state has shape (1 + S, R, P) and the losses have shape (T, R).
     """
@@ -67,6 +69,8 @@ class TrainingRun:
         weights = objective.parameters.weights
         self.gradient = torch.empty_like(weights)
         self.losses = weights.new_zeros(config.steps, *weights.shape[:-1])
+        self.clip = config.clip
+        self.clipped = self.losses.bool()
         self._minibatches = minibatches
 
     def batch(self, step: int, count: int = 1, every: int = 1) -> Batch:
@@ -154,6 +158,7 @@ class TrainingRun:
                 kept.append((point, at))
                 if step < stop - 1:
                     inner.gradient_of(at, self.gradient)
+                    self._clip_gradient(step)
                     self.dynamics.step(step, self.optimizer_state, self.gradient)
                     if at.carried is not None:
                         self.objective.parameters.carried_flat.copy_(at.carried.flat)
@@ -167,12 +172,30 @@ class TrainingRun:
 
     def take(self, step: int) -> Tensor:
         """Takes one training step; returns its loss, without penalties."""
-        parameters = self.objective.parameters
-        parameters.load_carried()
-        loss = self.objective.inner.gradient(self.batch(step), self.gradient)
-        parameters.store_carried()
+        loss = self.compute_gradient(step)
         self.dynamics.step(step, self.optimizer_state, self.gradient)
         return loss
+
+    def compute_gradient(self, step: int) -> Tensor:
+        """Writes the gradient that the optimizer takes, clipped; moves the carried values.
+
+        Returns the loss, without penalties.
+        """
+        loss = self.gradient_on(self.batch(step))
+        self._clip_gradient(step)
+        return loss
+
+    def gradient_on(self, batch: Batch) -> Tensor:
+        """Writes the gradient on a batch before clipping; moves the carried values."""
+        parameters = self.objective.parameters
+        parameters.load_carried()
+        loss = self.objective.inner.gradient(batch, self.gradient)
+        parameters.store_carried()
+        return loss
+
+    def _clip_gradient(self, step: int) -> None:
+        if self.clip is not None:
+            self.clipped[step] = self.clip.apply(self.gradient)
 
     def _check_losses(self, stop: int) -> None:
         bad = (~self.losses[:stop].isfinite()).nonzero()

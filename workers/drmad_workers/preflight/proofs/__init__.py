@@ -60,7 +60,7 @@ def prove(
     Returns:
         The fields of drmad_client.records.job.Proof, one dict per proof, in the order of cost.
     """
-    with own_random_states(tuner.replica.device):
+    with own_random_states(tuner.replica.device), tuner.replica.at_work():
         before = Belongings(problem, tuner)
         method = spec_adapter.method(spec.hypergradient)
         gradients = affordable(tuner, method)

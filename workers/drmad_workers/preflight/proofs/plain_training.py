@@ -6,6 +6,7 @@ it is the weights that the module was given.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from torch.optim.sgd import sgd
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
-from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.hyperparameters.rates import BoundRate, RateRole
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import borrowed
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
+from drmad_workers.training.config import TrainingConfig
 
 OnWeights = Callable[[int, list[Tensor]], None]
 """Called with the number of steps that were taken and the parameters in the engine's order."""
@@ -73,12 +75,21 @@ def train(
             plain.training_loss(values, batch).backward()  # type: ignore[no-untyped-call]
             if written is None:
                 written = _written(own, before, step)
+            clip(short.training, list(own.values()))
             optimizer.step(step)
             if on_weights is not None:
                 on_weights(step + 1, list(own.values()))
         plain.model.eval()
         loss = plain.outer_loss(values, short.replica.valid_examples)
     return loss, written
+
+
+def clip(training: TrainingConfig, parameters: list[nn.Parameter]) -> None:
+    """Clips the gradients as torch does."""
+    if training.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, training.clip_norm)
+    if training.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(parameters, training.clip_value)
 
 
 class Optimizer:
@@ -95,19 +106,20 @@ class Optimizer:
         values: dict[str, Tensor],
     ) -> None:
         training = short.training
-        constants = {
-            "learning_rate": training.learning_rate,
-            "momentum": training.first_decay,
-            "weight_decay": training.weight_decay,
-        }
-        tables = {
-            role: torch.tensor([[constant]], dtype=torch.float64)
-            for role, constant in constants.items()
+        names = list(own)
+        roles = get_args(RateRole)
+        self._constants = {role: training.constant(role) for role in roles}
+        each = {role: training.own_values(role, names) for role in roles}
+        self._tables = {
+            role: torch.tensor(values, dtype=torch.float64)[:, None]
+            for role, values in each.items()
         }
         for bound in short.tuner.hyperparameters.values():
             if isinstance(bound, BoundRate):
-                tables[bound.role] = bound.table(values[bound.name], constants[bound.role]).cpu()
-        self._constants, self._tables, self._name = constants, tables, training.optimizer
+                table = bound.table(values[bound.name], each[bound.role])
+                self._tables[bound.role] = table.cpu()
+        self._name = training.optimizer
+        self._factors = training.schedule.values(training.steps)
         ours = {id(parameter) for parameter in own.values()}
         others = [p for p in trainable(model) if id(p) not in ours]
         self._parameters = [*own.values(), *others]
@@ -126,9 +138,9 @@ class Optimizer:
     def step(self, step: int) -> None:
         for number in range(len(self._parameters)):
             rate, decay, weight_decay = (
-                self._rate(role, number, step)
-                for role in ("learning_rate", "momentum", "weight_decay")
+                self._rate(role, number, step) for role in get_args(RateRole)
             )
+            rate *= self._factors[step]
             if self._name in ("adam", "adamw"):
                 self._adam(number, rate, decay, weight_decay)
             else:
@@ -169,7 +181,7 @@ class Optimizer:
             maximize=False,
         )
 
-    def _rate(self, role: str, number: int, step: int) -> float:
+    def _rate(self, role: RateRole, number: int, step: int) -> float:
         table = self._tables[role]
         if number >= self._count:
             return self._constants[role]

@@ -83,7 +83,8 @@ class ShortProblem:
 
 def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> ShortProblem:
     """The job's problem with `steps` inner steps, in float64 if its code runs in it."""
-    training = replace(spec_adapter.training(spec), steps=steps, precision="float32")
+    shortened = spec.model_copy(update={"training": spec.training.shortened(steps)})
+    training = replace(spec_adapter.training(shortened), precision="float32")
     rows = min(20, steps) * training.batch_size
     small = replace(
         problem,

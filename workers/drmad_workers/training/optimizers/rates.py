@@ -20,6 +20,8 @@ class Rate:
             layers, see `rows`; None where it is not tuned.
         rows: the row of `total` to which each layer belongs, shape (L,), int64, -1 for a layer
             whose value is not tuned; None where the rows of `total` are those of the values.
+        factors: the factors of a schedule, one per step, which multiply the values; None for 1.
+        varies: whether it differs between steps.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class Rate:
         sizes: Sequence[int] = (),
         total: Tensor | None = None,
         rows: Tensor | None = None,
+        factors: Sequence[float] | None = None,
     ) -> None:
         """`values` has shape (L or 1, T or 1); only a plain number does without the sizes."""
         self.sizes = sizes
@@ -37,7 +40,9 @@ class Rate:
         layers, steps = self._values.shape
         self.per_layer, self.per_step = layers > 1, steps > 1
         self._numbers = [values] if isinstance(values, float) else self._values[0].tolist()
-        self._constant = None if self.per_step else self.spread(self.at(0))
+        self.factors = factors
+        self.varies = self.per_step or factors is not None
+        self._constant = None if self.varies else self.spread(self.at(0))
         self.is_zero = total is None and not bool(self._values.any())
 
     @property
@@ -46,6 +51,11 @@ class Rate:
 
     def at(self, step: int) -> Factor:
         """A number, or one per layer."""
+        value = self.before_schedule(step)
+        return value if self.factors is None else value * self.factors[step]
+
+    def before_schedule(self, step: int) -> Factor:
+        """`at` without the factor of the schedule."""
         column = step if self.per_step else 0
         return self._values[:, column] if self.per_layer else self._numbers[column]
 
@@ -63,7 +73,7 @@ class Rate:
     def rounded(self, denominator: int) -> "Rate":
         """The nearest n / denominator with 0 < n < denominator; their derivatives gather here."""
         numerators = self._values.mul(denominator).round_().clamp_(1, denominator - 1)
-        return Rate(numerators / denominator, self.sizes, self.total, self.rows)
+        return Rate(numerators / denominator, self.sizes, self.total, self.rows, self.factors)
 
     def gather(self, step: int, derivative: Tensor) -> None:
         """Adds a derivative by the value of one step: its parts by layer, or by weight."""
@@ -74,6 +84,8 @@ class Rate:
             derivative = torch.stack([part.sum() for part in parts])
         elif not self.per_layer:
             derivative = derivative.sum()
+        if self.factors is not None:
+            derivative = derivative * self.factors[step]
         column = self.total[:, step if self.per_step else 0]
         if self.rows is None:
             column.add_(derivative)

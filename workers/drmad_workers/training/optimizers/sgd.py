@@ -66,7 +66,7 @@ class MomentumSGD(InnerOptimizer):
         rates = (self.learning_rate, self.momentum)
         self.reads_gradient = any(rate.total is not None for rate in rates)
         self.point_rows = 2 if self.reads_gradient else 1
-        self.constant = not any(rate.per_step for rate in self.rates.values())
+        self.constant = not any(rate.varies for rate in self.rates.values())
 
     @classmethod
     def configured(
@@ -135,11 +135,18 @@ class MomentumSGD(InnerOptimizer):
         return made
 
     def velocity(self, step: int, count: int, moved: Tensor) -> Tensor:
-        """moved / Σα: the mean velocity of steps that moved the weights by `moved`, shape (P,)."""
+        """moved / Σα: the mean velocity of steps that moved the weights by `moved`, shape (P,).
+
+        It is 0 where Σα is: the derivatives by the rates of such steps are 0 too, but those by a
+        momentum whose velocity moves the weights later.
+        """
         total: Factor = 0.0
         for j in range(step, step + count):
             total = total + self.learning_rate.at(j)
-        return moved / self.learning_rate.spread(total)
+        summed = self.learning_rate.spread(total)
+        if isinstance(summed, Tensor):
+            return torch.where(summed > 0.0, moved / summed, 0.0)
+        return moved / summed if summed > 0.0 else torch.zeros_like(moved)
 
     def pull_back(
         self,
