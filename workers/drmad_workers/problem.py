@@ -181,6 +181,12 @@ class Problem:
                 f"{self.initialize!r}",
                 "initialize",
             )
+        for field_name in ("collate_fn", "apply", "targets"):
+            stated = getattr(self, field_name)
+            if not (stated is None or callable(stated)):
+                raise ProblemError(
+                    f"{field_name} must be a function, got {described(stated)}", field_name
+                )
         for name, hyperparameter in self.hyperparameters.items():
             if not isinstance(hyperparameter, Hyperparameter):
                 raise ProblemError(

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from drmad_workers import L2, Problem, ProblemError, SampleWeight, Stored, TrainingConfig, Tuner
+from drmad_workers import (
+    L2,
+    Problem,
+    ProblemError,
+    Replay,
+    SampleWeight,
+    Stored,
+    TrainingConfig,
+    Tuner,
+)
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.cases.small import (
     EXACT,
     INPUTS,
@@ -160,6 +170,20 @@ def test_items_that_draw_are_not_kept_and_others_are() -> None:
         reads.clear()
         replica.minibatches(0).join(0)
         assert len(reads) == again
+
+
+def test_replicas_side_by_side_draw_their_own() -> None:
+    problem = Problem(perceptron(), Noisy(0, 60), Noisy(60, 100), loss=each_loss)
+    replicas = ReplicaBatch(
+        problem, KINDS, TRAINING, Replay(), replicas=(0, 1), dtype=torch.float64
+    )
+    assert replicas.reason is None
+    values = replicas.initial_values()
+    expected = [tuner.evaluate(values, 1).hypergradient for tuner in replicas.tuners]
+    for found, own in zip(replicas.evaluate(values, 1), expected, strict=True):
+        for name in own:
+            torch.testing.assert_close(found.hypergradient[name], own[name], rtol=1e-9, atol=1e-12)
+    assert not torch.equal(expected[0]["sample_weight"], expected[1]["sample_weight"])
 
 
 def remembering() -> Callable[[list[Any]], Any]:

@@ -238,6 +238,13 @@ def test_minibatches_that_are_no_pair_have_no_inputs() -> None:
         _ = batch.inputs
 
 
+@pytest.mark.parametrize("field", ["collate_fn", "apply", "targets"])
+def test_fields_that_must_be_functions(field: str) -> None:
+    with pytest.raises(ProblemError, match=f"{field} must be a function, got a list of 2") as error:
+        replace(mapping(), **{field: [1, 2]})
+    assert error.value.field == field
+
+
 def test_joined_minibatches_have_the_mean_loss_whatever_their_padding() -> None:
     tuner = tuner_of(recipe_of(texts, KINDS, TRAINING), Stored())
     minibatches, inner = tuner.replica.minibatches(0), tuner.objective.inner

@@ -15,10 +15,10 @@ from drmad_workers.data import trees
 Named = namedtuple("Named", ["one", "other"])
 
 
-class Encoding(UserDict[str, Any]):
+class Encoding(UserDict[Any, Any]):
     """A mapping with an attribute of its own, as BatchEncoding has."""
 
-    def __init__(self, data: dict[str, Any], origin: str) -> None:
+    def __init__(self, data: dict[Any, Any], origin: str) -> None:
         super().__init__(data)
         self.origin = origin
 

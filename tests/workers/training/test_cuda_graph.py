@@ -1,6 +1,7 @@
 """Recorded training steps, as far as they can be seen without a GPU."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,42 @@ def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
     buffers = [each.objective.parameters.model.buffers() for each in (run, plain)]
     for one, other in zip(*buffers, strict=True):
         assert torch.equal(one, other)
+
+
+def test_minibatches_of_another_shape_than_the_recorded_one_are_taken_as_they_are() -> None:
+    def problem() -> Problem:
+        """The longest of each minibatch determines its shape."""
+        torch.manual_seed(0)
+        inputs, targets = small_problem().train
+        lengths = [2, 2, 2, 2, 2, 3] * 2
+        items = [
+            (row[:length], target)
+            for row, length, target in zip(inputs, lengths, targets, strict=True)
+        ]
+
+        def collate(items: list[Any]) -> Any:
+            rows = nn.utils.rnn.pad_sequence([row for row, _ in items], batch_first=True)
+            return {"x": rows, "labels": torch.stack([target for _, target in items])}
+
+        return Problem(
+            nn.Linear(2, CLASSES), items, items, collate_fn=collate,
+            apply=lambda model, content: model(content["x"][:, :2]) + content["x"].sum(1)[:, None],
+            loss=lambda outputs, content: nn.functional.cross_entropy(
+                outputs, content["labels"], reduction="none"
+            ),
+        )  # fmt: skip
+
+    replays: list[int] = []
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        return lambda: replays.append(1) or work()
+
+    plain, run = (run_of(problem(), [L2(per="weight"), SampleWeight()]) for _ in range(2))
+    take = RecordedStep(run, record=record)
+    losses = [float(plain.take(step)) for step in range(SGD.steps)]
+    assert [float(take(step)) for step in range(SGD.steps)] == losses
+    assert torch.equal(run.state, plain.state)
+    assert 0 < len(replays) < SGD.steps
 
 
 @pytest.mark.parametrize(
