@@ -127,6 +127,24 @@ PROGRAMS = {
         "if fast is None:\n    def f():\n        return 3\nelse:\n    f = fast.f",
         "def build(): return f()",
     ],
+    "the same import from two modules": [
+        "try:\n    from math import floor\nexcept ImportError:\n    from no_such import floor",
+        "import json\ntry:\n    import json.no_such\nexcept ImportError:\n    pass",
+        "def build(): return floor(json.loads('3.5'))",
+    ],
+    "strings in an indented definition": [
+        'if True:\n    def text():\n        return """\n    3\n    """',
+        "def build(): return int(text()) if text().count(' ') == 8 else 0",
+    ],
+    "definitions that are executed again": [
+        "N = 3\nclass Base: pass",
+        "class Net(Base):\n    def f(self, n=N): return n",
+        "N = 3\nclass Base: pass",
+        "def build(): return Net().f()",
+    ],
+    "a function whose name begins with an underscore": [
+        "def _three(): return 3\nbuild = _three",
+    ],
     "magics": [
         "%pwd\n!true\nfiles = !ls\nN = 3",
         "%%time\ndef f():\n    return N",
@@ -180,12 +198,12 @@ REFUSED = {
     ),
     "an array in a list": (
         ["import numpy\nTABLES = [numpy.zeros(3)]", "def build(): return TABLES"],
-        r"build uses TABLES, a builtins.list",
+        r"build uses TABLES, a list",
     ),
     "a long constant": (["LONG = [0] * 10_000", "def build(): return LONG"], r"build uses LONG"),
     "the variable of a loop": (
         ["for path in [object()]: pass", "def build(): return path"],
-        r"build uses path, a builtins.object",
+        r"build uses path, a object",
     ),
     "an array in the default of an argument": (
         ["import numpy\nX = numpy.ones(2)\ndef build(x=X): return x"],
@@ -201,11 +219,24 @@ REFUSED = {
         r"build uses forgotten, which is not defined: run the cell",
     ),
     "the notebook itself": (
-        ["def build():\n    %time 1\n    return In"], r"In, a builtins.list|get_ipython"
+        ["def build():\n    %time 1\n    return In"], r"In, a list|get_ipython"
     ),
     "a function that exec made": (
         ["exec('def f(): pass')", "def build(): return f()"],
         r"build uses f, and no cell of the notebook defines it",
+    ),
+    "a default from an earlier value": (
+        ["N = 3", "def build(n=N): return n", "N = 4"],
+        r"In \[3\] binds N again, after build was defined with it: run In \[2\] again",
+    ),
+    "a base class that was replaced": (
+        ["class Base: x = 1", "class Net(Base): pass", "class Base: x = 2",
+         "def build(): return Net()"],
+        r"In \[3\] binds Base again, after Net was defined with it: run In \[2\] again",
+    ),
+    "a result that was awaited": (
+        ["async def make(): return max", "f = await make()", "def build(): return f(1, 2)"],
+        r"f must be defined by a statement that a module can have",
     ),
     "a method that is replaced": (
         ["class Net: pass", "Net.width = lambda self: 3", "def build(): return Net().width()"],
