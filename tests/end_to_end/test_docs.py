@@ -170,7 +170,9 @@ def test_the_page_about_notebooks_has_the_cells_of_the_example() -> None:
 
 
 def notebook(name: str) -> nbformat.NotebookNode:
-    return nbformat.read(ROOT / "examples" / name, as_version=4)  # type: ignore[no-untyped-call]
+    path = ROOT / "examples" / name
+    read: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return read
 
 
 def executed(

@@ -227,8 +227,9 @@ def _stated(name: str, binding: Binding) -> Piece:
 def _is_dotted(binding: Binding) -> bool:
     """Whether a binding is `import a.b`, and has not failed."""
     alias = binding.alias
-    is_import = isinstance(binding.statement, ast.Import) and alias is not None
-    return is_import and alias.asname is None and alias.name in sys.modules
+    if alias is None or not isinstance(binding.statement, ast.Import):
+        return False
+    return alias.asname is None and alias.name in sys.modules
 
 
 def _gives(binding: Binding, value: Any) -> bool:
