@@ -146,6 +146,8 @@ def _bound(statement: ast.stmt) -> Iterator[tuple[str, ast.alias | None]]:
             yield from _stored([target])
         case ast.For(target=target) | ast.AsyncFor(target=target):
             yield from _stored([target])
+        case ast.With(items=items) | ast.AsyncWith(items=items):
+            yield from _stored([item.optional_vars for item in items if item.optional_vars])
 
 
 def _stored(targets: list[ast.expr]) -> Iterator[tuple[str, None]]:

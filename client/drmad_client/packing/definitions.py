@@ -99,7 +99,7 @@ class Definitions:
             earlier = index - 1 if used == name else None  # as in: loss = partial(loss, ...)
             self._require_used(used, earlier, name)
         self._pieces.append(piece)
-        for used in names.later:
+        for used in [*names.later, *self._hints(piece)]:
             self._require_used(used, None, name)
 
     def _names(self, piece: Piece) -> GlobalNames:
@@ -112,6 +112,13 @@ class Definitions:
                 f"define it inside the function that uses it"
             ) from error
         return global_names(source)
+
+    def _hints(self, piece: Piece) -> Iterator[str]:
+        """The types in annotations that nothing evaluates, which dataclasses and others look up."""
+        for name in global_names(piece.source).at_once if self._future else ():
+            value = self._namespace.get(name)
+            if inspect.isclass(value) or self._import_of(name, value):
+                yield name
 
     def _require_used(self, used: str, index: int | None, user: str) -> None:
         latest = len(self._bindings.get(used, [])) - 1
@@ -161,15 +168,14 @@ class Definitions:
             statement = binding.statement
             if isinstance(statement, _DEFINITIONS) and ast.unparse(statement) == text:
                 return binding
-        if found and (
-            isinstance(found[-1].statement, _DEFINITIONS)
-            or self._states_code(found[-1].statement, value)
-        ):
+        if found and self._states_code(found[-1].statement, value):
             return found[-1]
         return None
 
     def _states_code(self, statement: ast.stmt, value: Any) -> bool:
-        """Whether an assignment binds code, or the attribute of a module or a class."""
+        """Whether a statement binds code, or the attribute of a module or a class."""
+        if isinstance(statement, _DEFINITIONS):
+            return callable(value)
         if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             return False
         if inspect.isroutine(value) or inspect.isclass(value):
@@ -206,7 +212,7 @@ class Definitions:
     def _refuse_changes(self) -> None:
         defined = {p.name: p.binding for p in self._pieces if p.kind == "definition" and p.binding}
         for cell, statement in self._statements():
-            for name in _changed(statement):
+            for name in (*_changed(statement), *_registered_with(statement)):
                 changed = defined.get(name)
                 if changed and Binding(cell, statement).place > changed.place:
                     raise CodeError(
@@ -254,13 +260,18 @@ def _import_from_its_module(name: str, value: Any) -> str:
 
 
 def _changed(statement: ast.stmt) -> Iterator[str]:
-    """Names whose value a statement changes: Net.forward = f, table[0] = 1, @f.register."""
+    """Names to whose parts a statement assigns: Net.forward = f, table[0] = 1."""
     targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    targets = [node for node in targets if isinstance(node, ast.Attribute | ast.Subscript)]
+    parts = [node for node in targets if isinstance(node, ast.Attribute | ast.Subscript)]
+    yield from (name for name in map(_root, parts) if name)
+
+
+def _registered_with(statement: ast.stmt) -> Iterator[str]:
+    """Names whose methods decorate a definition: @f.register."""
     for decorator in getattr(statement, "decorator_list", []):
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        targets += [called] if isinstance(called, ast.Attribute) else []
-    yield from (name for name in map(_root, targets) if name)
+        if isinstance(called, ast.Attribute) and (name := _root(called)):
+            yield name
 
 
 def _called(statement: ast.stmt) -> Iterator[str]:

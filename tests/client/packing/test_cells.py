@@ -6,8 +6,8 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,22 +19,18 @@ from tests.client.packing.conftest import PackCells
 
 
 def built(packed: PackedProblem, folder: Path, **options: Any) -> Any:
-    """What the packed function returns where nothing of the notebook exists."""
-    return getattr(imported(packed, folder), packed.entrypoint.partition(":")[2])(**options)
-
-
-def imported(packed: PackedProblem, folder: Path) -> ModuleType:
-    """The packed module in a namespace of its own, as a worker imports it."""
+    """What the packed function returns where nothing of the notebook exists, as on a worker."""
     place = folder / packed.archive.name.removeprefix("sha256:")[:8]
     place.mkdir(exist_ok=True)
     code_archive.unpack(packed.archive.content, place)
-    name = packed.entrypoint.partition(":")[0]
+    name, _, function = packed.entrypoint.partition(":")
     spec = importlib.util.spec_from_file_location(name, place / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with mock.patch.dict(sys.modules, {name: module}):
+        spec.loader.exec_module(module)
+        return getattr(module, function)(**options)
 
 
 def test_what_build_uses_is_packed_and_nothing_else(pack_cells: PackCells, tmp_path: Path) -> None:
@@ -156,6 +152,11 @@ PROGRAMS = {
         "class Net:\n    def copy(self) -> Net: return self",
         "def build() -> Undefined: return 3 if Net().copy() else 0",
     ],
+    "types that only annotations of the future name": [
+        "from __future__ import annotations\nfrom typing import Optional, get_type_hints",
+        "class Part: pass\nclass Whole:\n    part: Optional[Part] = None",
+        "def build(): return 3 if get_type_hints(Whole) else 0",
+    ],
     "an attribute of a module, an enum and a dataclass": [
         "import enum, math, dataclasses\nclass Mode(enum.Enum):\n    FAST = 3\nMODE = Mode.FAST",
         "@dataclasses.dataclass\nclass Config:\n    mode: Mode = MODE\ninfinite = float('-inf')",
@@ -204,6 +205,14 @@ REFUSED = {
     "the variable of a loop": (
         ["for path in [object()]: pass", "def build(): return path"],
         r"build uses path, a object",
+    ),
+    "a file that has the name of a function": (
+        ["def f(): return 1", "import io\nwith io.StringIO() as f: pass", "def build(): return f"],
+        r"build uses f, a _io.StringIO",
+    ),
+    "a name of a function that a walrus takes": (
+        ["def f(): return 1", "print(f := object())", "def build(): return f"],
+        r"build uses f, a object",
     ),
     "an array in the default of an argument": (
         ["import numpy\nX = numpy.ones(2)\ndef build(x=X): return x"],
@@ -292,7 +301,8 @@ def test_statements_that_act_on_imported_modules_are_listed_as_left_out(
     packed = pack_cells(
         "import decimal\nimport random\nrandom.seed(0)\ndecimal.getcontext().prec = 4",
         "decimal.setcontext(decimal.getcontext())\ndecimal.MAX = 3",
-        "def build(): return decimal.Decimal(3)",
+        "import functools\n@functools.cache\ndef three(): return decimal.Decimal(3)",
+        "def build(): return three()",
     )
     assert [line.partition("] ")[2] for line in packed.left_out] == [
         "decimal.setcontext(decimal.getcontext())",
