@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbclient
 import nbformat
@@ -79,6 +80,8 @@ def test_the_readme_runs_as_it_is_printed(environment: dict[str, str], tmp_path:
     assert "of the 200 lowest" in printed["import torch"]
     assert "succeeded" in printed["drmad submit examples/clean-digits.yaml --watch"]
     assert "of the examples lost weight" in printed["import yaml"]
+    assert "block:build from" in printed["# own_model.py"]
+    assert "validation_loss=" in printed["# own_model.py"]
     own = printed["drmad check examples/own-model/job.yaml --code examples/own-model"]
     assert "no problems found" in own
     assert "succeeded" in own
@@ -136,10 +139,49 @@ def test_templates_run_as_they_are(environment: dict[str, str], tmp_path: Path) 
 
 @pytest.mark.full
 def test_the_notebook_runs(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    notebook = nbformat.read(ROOT / "examples" / "clean_digits.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    nbclient.execute(notebook, cwd=str(ROOT / "examples"), timeout=120)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("text/html" in output.get("data", {}) for output in outputs)
-    assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs)
+    shown = executed("clean_digits.ipynb", environment, monkeypatch)
+    assert any("text/html" in data for data in shown)
+    assert any("application/vnd.plotly.v1+json" in data for data in shown)
+
+
+@pytest.mark.full
+def test_the_notebook_with_a_model_of_its_own_runs(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = executed("own_model.ipynb", environment, monkeypatch)
+    text = "\n".join(data.get("text/plain", "") for data in shown)
+    assert "Net, In [2]" in text
+    assert "TRAIN = 500, by value" in text
+    assert "'hypergradient': 'passed'" in text
+    assert any("<progress" in data.get("text/html", "") for data in shown)
+    assert any("packed</th>" in data.get("text/html", "") for data in shown)
+    assert any("application/vnd.plotly.v1+json" in data for data in shown)
+    found = re.search(r"(\d+)% of the 100 lowest weights belong to wrong labels", text)
+    assert found is not None
+    assert int(found[1]) > 60
+
+
+def test_the_page_about_notebooks_has_the_cells_of_the_example() -> None:
+    cells = {cell.source for cell in notebook("own_model.ipynb").cells}
+    page = (ROOT / "docs" / "how-to" / "notebook.md").read_text(encoding="utf-8")
+    shown = [text.strip() for language, _, text in FENCE.findall(page) if language == "python"]
+    assert len(shown) >= 4
+    assert set(shown) <= cells
+
+
+def notebook(name: str) -> nbformat.NotebookNode:
+    path = ROOT / "examples" / name
+    read: nbformat.NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return read
+
+
+def executed(
+    name: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    """What the cells of an example show, by mime type; what they print is plain text."""
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    cells = notebook(name)
+    nbclient.execute(cells, cwd=str(ROOT / "examples"), timeout=120)
+    outputs = [output for cell in cells.cells for output in cell.get("outputs", [])]
+    return [output.get("data", {"text/plain": output.get("text", "")}) for output in outputs]

@@ -61,8 +61,11 @@ def pack(build: Callable[..., Any]) -> PackedProblem:
 
 
 def _global_name(build: Callable[..., Any], namespace: Mapping[str, Any]) -> str:
+    own = getattr(build, "__name__", "")
+    if namespace.get(own) is build:
+        return own
     for name, value in namespace.items():
-        if value is build and not name.startswith("_"):
+        if value is build and not name.startswith("_"):  # IPython binds results to _, _1, ...
             return name
     raise CodeError(
         f"{getattr(build, '__qualname__', build)} must be defined at the top level of its module, "

@@ -32,13 +32,14 @@ class Cell:
         return ast.parse(self.text)
 
     def source(self, statement: ast.stmt) -> str:
-        """The text of a statement, with its decorators and without its indentation."""
+        """The text of a statement, with its decorators."""
         decorators = getattr(statement, "decorator_list", [])
-        first = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
-        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if statement.col_offset:  # to move its lines would change the strings in them
+            return ast.unparse(statement)
+        if not decorators:
             return ast.get_source_segment(self.text, statement) or ast.unparse(statement)
-        lines = self.text.splitlines()[first - 1 : statement.end_lineno]
-        return textwrap.dedent("\n".join(lines))
+        first = min(decorator.lineno for decorator in decorators)
+        return "\n".join(self.text.splitlines()[first - 1 : statement.end_lineno])
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Binding:
     cell: Cell
     statement: ast.stmt
     alias: ast.alias | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Orders bindings by the time of their execution."""
+        return self.cell.number, self.statement.lineno
 
     @property
     def source(self) -> str:
@@ -105,13 +111,12 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def function_text(value: Any) -> str | None:
-    """The text of a function as the kernel compiled it; None where it is not kept."""
+    """The text of a function as the kernel compiled it, without comments; None if not kept."""
     if not isinstance(value, FunctionType) or hasattr(value, "__wrapped__"):
         return None
-    try:
-        return textwrap.dedent(inspect.getsource(value)).strip()
-    except (OSError, TypeError):  # as for a cell with %%time
-        return None
+    with contextlib.suppress(OSError, SyntaxError):  # as for a cell with %%time, or a lambda
+        return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(value))))
+    return None
 
 
 def _within_magic(text: str, shell: Any) -> str:
@@ -141,6 +146,8 @@ def _bound(statement: ast.stmt) -> Iterator[tuple[str, ast.alias | None]]:
             yield from _stored([target])
         case ast.For(target=target) | ast.AsyncFor(target=target):
             yield from _stored([target])
+        case ast.With(items=items) | ast.AsyncWith(items=items):
+            yield from _stored([item.optional_vars for item in items if item.optional_vars])
 
 
 def _stored(targets: list[ast.expr]) -> Iterator[tuple[str, None]]:

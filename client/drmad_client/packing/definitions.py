@@ -7,7 +7,7 @@ import builtins
 import inspect
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -21,7 +21,7 @@ from drmad_client.packing.cells import (
     function_text,
     statements,
 )
-from drmad_client.packing.global_names import global_names
+from drmad_client.packing.global_names import GlobalNames, global_names
 from drmad_client.packing.literals import literal
 
 _OF_THE_NOTEBOOK = ("get_ipython", "display", "In", "Out")
@@ -79,10 +79,8 @@ class Definitions:
         """Statements that may act on imported modules, which nothing packs."""
         imported = {piece.name for piece in self._pieces if piece.kind == "import"}
         for cell, statement in self._statements():
-            is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-            acted_on = _root(statement.value.func) if is_call else None  # type: ignore[attr-defined]
-            if imported & {acted_on, *_changed(statement)}:
-                yield f"In [{cell.number}] {cell.source(statement)}"
+            if not imported.isdisjoint([*_changed(statement), *_called(statement)]):
+                yield f"In [{cell.number}] {cell.source(statement).splitlines()[0]}"
 
     def _require(self, name: str, index: int, user: str) -> None:
         """Place the piece of a binding after what it uses at once, before what it uses later."""
@@ -94,14 +92,33 @@ class Definitions:
         piece = self._current(name, user) if is_latest else _stated(name, found[index])
         if piece is None:
             return
-        names = global_names(f"{self._future}\n{piece.source}")
+        names = self._names(piece)
         self._assigned |= {*names.assigned}
+        self._refuse_stale(piece, names.at_once)
         for used in names.at_once:
             earlier = index - 1 if used == name else None  # as in: loss = partial(loss, ...)
             self._require_used(used, earlier, name)
         self._pieces.append(piece)
-        for used in names.later:
+        for used in [*names.later, *self._hints(piece)]:
             self._require_used(used, None, name)
+
+    def _names(self, piece: Piece) -> GlobalNames:
+        source = f"{self._future}\n{piece.source}"
+        try:
+            compile(source, piece.name, "exec", dont_inherit=True)
+        except SyntaxError as error:  # such as an `await` outside of a function
+            raise CodeError(
+                f"{piece.name} must be defined by a statement that a module can have: {error.msg}; "
+                f"define it inside the function that uses it"
+            ) from error
+        return global_names(source)
+
+    def _hints(self, piece: Piece) -> Iterator[str]:
+        """The types in annotations that nothing evaluates, which dataclasses and others look up."""
+        for name in global_names(piece.source).at_once if self._future else ():
+            value = self._namespace.get(name)
+            if inspect.isclass(value) or self._import_of(name, value):
+                yield name
 
     def _require_used(self, used: str, index: int | None, user: str) -> None:
         latest = len(self._bindings.get(used, [])) - 1
@@ -125,12 +142,14 @@ class Definitions:
     def _import_of(self, name: str, value: Any) -> str:
         """The statements that import `value` as `name`; empty if no module has it."""
         found = self._bindings.get(name, [])
-        dotted = [b.source for b in found if isinstance(b.statement, ast.Import)]
+        dotted = [binding.source for binding in found if _is_dotted(binding)]
         if isinstance(value, ModuleType) and value.__name__ == name and dotted:
             return "\n".join(dict.fromkeys(dotted))
         for binding in reversed(found):
-            if _gives(binding, value) or (binding is found[-1] and _is_from(binding)):
+            if _gives(binding, value):
                 return binding.source
+        if found and isinstance(found[-1].statement, ast.ImportFrom):  # from a reloaded module
+            return found[-1].source
         for binding in reversed(self._bindings.get("*", [])):
             module = getattr(binding.statement, "module", "")
             if getattr(sys.modules.get(module), name, _MISSING) is value:
@@ -146,17 +165,17 @@ class Definitions:
         """
         text = function_text(value)
         for binding in reversed(found):
-            if isinstance(binding.statement, _DEFINITIONS) and binding.source.strip() == text:
+            statement = binding.statement
+            if isinstance(statement, _DEFINITIONS) and ast.unparse(statement) == text:
                 return binding
-        if found and (
-            isinstance(found[-1].statement, _DEFINITIONS)
-            or self._states_code(found[-1].statement, value)
-        ):
+        if found and self._states_code(found[-1].statement, value):
             return found[-1]
         return None
 
     def _states_code(self, statement: ast.stmt, value: Any) -> bool:
-        """Whether an assignment binds code, or the attribute of a module or a class."""
+        """Whether a statement binds code, or the attribute of a module or a class."""
+        if isinstance(statement, _DEFINITIONS):
+            return callable(value)
         if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             return False
         if inspect.isroutine(value) or inspect.isclass(value):
@@ -177,11 +196,25 @@ class Definitions:
                     f"define it inside {user}"
                 )
 
+    def _refuse_stale(self, piece: Piece, used_at_once: Iterable[str]) -> None:
+        """Refuse a definition that was made with an earlier binding of a name than the latest."""
+        if piece.binding is None:
+            return
+        for name in used_at_once:
+            found = self._bindings.get(name, [])
+            earlier = [binding for binding in found if binding.place < piece.binding.place]
+            if name != piece.name and earlier and earlier[-1].source != found[-1].source:
+                raise CodeError(
+                    f"In [{found[-1].cell.number}] binds {name} again, after {piece.name} was "
+                    f"defined with it: run In [{piece.binding.cell.number}] again"
+                )
+
     def _refuse_changes(self) -> None:
         defined = {p.name: p.binding for p in self._pieces if p.kind == "definition" and p.binding}
         for cell, statement in self._statements():
-            for name in _changed(statement):
-                if name in defined and _is_after(cell, statement, defined[name]):
+            for name in (*_changed(statement), *_registered_with(statement)):
+                changed = defined.get(name)
+                if changed and Binding(cell, statement).place > changed.place:
                     raise CodeError(
                         f"In [{cell.number}] changes {name} after its definition, which cannot be "
                         f"packed: move {cell.source(statement)!r} into the definition of {name}"
@@ -197,8 +230,12 @@ def _stated(name: str, binding: Binding) -> Piece:
     return Piece(name, "import" if binding.alias else "definition", binding.source, binding)
 
 
-def _is_from(binding: Binding) -> bool:
-    return isinstance(binding.statement, ast.ImportFrom)
+def _is_dotted(binding: Binding) -> bool:
+    """Whether a binding is `import a.b`, and has not failed."""
+    alias = binding.alias
+    if alias is None or not isinstance(binding.statement, ast.Import):
+        return False
+    return alias.asname is None and alias.name in sys.modules
 
 
 def _gives(binding: Binding, value: Any) -> bool:
@@ -223,13 +260,25 @@ def _import_from_its_module(name: str, value: Any) -> str:
 
 
 def _changed(statement: ast.stmt) -> Iterator[str]:
-    """Names whose value a statement changes: Net.forward = f, table[0] = 1, @f.register."""
+    """Names to whose parts a statement assigns: Net.forward = f, table[0] = 1."""
     targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    targets = [node for node in targets if isinstance(node, ast.Attribute | ast.Subscript)]
+    parts = [node for node in targets if isinstance(node, ast.Attribute | ast.Subscript)]
+    yield from (name for name in map(_root, parts) if name)
+
+
+def _registered_with(statement: ast.stmt) -> Iterator[str]:
+    """Names whose methods decorate a definition: @f.register."""
     for decorator in getattr(statement, "decorator_list", []):
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
-        targets += [called] if isinstance(called, ast.Attribute) else []
-    yield from (name for name in map(_root, targets) if name)
+        if isinstance(called, ast.Attribute) and (name := _root(called)):
+            yield name
+
+
+def _called(statement: ast.stmt) -> Iterator[str]:
+    """The root of a call whose result is not kept, as in torch.set_num_threads(1)."""
+    match statement:
+        case ast.Expr(ast.Call(func=called)) if name := _root(called):
+            yield name
 
 
 def _root(node: ast.AST) -> str | None:
@@ -239,20 +288,15 @@ def _root(node: ast.AST) -> str | None:
     return node.id if isinstance(node, ast.Name) else None
 
 
-def _is_after(cell: Cell, statement: ast.stmt, binding: Binding) -> bool:
-    there = (binding.cell.number, binding.statement.lineno)
-    return (cell.number, statement.lineno) > there
-
-
 def _refusal(name: str, value: Any, user: str) -> str:
     if callable(value) and (inspect.isroutine(value) or inspect.isclass(value)):
         return (
             f"{user} uses {name}, and no cell of the notebook defines it: define it in a cell, or "
             "import it from a module"
         )
-    kind = type(value)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     return (
-        f"{user} uses {name}, a {kind.__module__}.{kind.__qualname__}, which cannot be packed as "
+        f"{user} uses {name}, a {kind}, which cannot be packed as "
         f"source: make it inside {user}, state it in problem.options if it is JSON, or upload "
         "arrays with client.data.upload and name them in problem.data"
     )

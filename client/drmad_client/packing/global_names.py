@@ -30,7 +30,9 @@ def global_names(source: str) -> GlobalNames:
     Raises:
         SyntaxError: `source` is not Python.
     """
-    at_once, later, assigned = set(), set(), set()
+    at_once: set[str] = set()
+    later: set[str] = set()
+    assigned: set[str] = set()
     for table, runs_at_once in _tables(symtable.symtable(source, "<source>", "exec"), True):
         for symbol in table.get_symbols():
             is_global = table.get_type() == "module" or symbol.is_global()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import site
-import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -37,12 +36,12 @@ def local_modules(source: str, folder: Path) -> dict[str, Path]:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether the path belongs to the Python installation or its environment."""
-    installed = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix}
-    return any(
-        path.is_relative_to(Path(root).resolve())
-        for root in {*installed, site.getusersitepackages()}
-    )
+    """Whether the path belongs to Python itself or to an installed package."""
+    libraries = [
+        sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    roots = {*libraries, *site.getsitepackages(), site.getusersitepackages()}
+    return any(path.is_relative_to(Path(root).resolve()) for root in roots)
 
 
 def _imported(source: str) -> set[str]:

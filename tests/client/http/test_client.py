@@ -152,6 +152,18 @@ def test_a_folder_and_a_function_together_are_refused(
     assert not service.requests
 
 
+@pytest.mark.parametrize("of_a_model", [True, False])
+def test_a_function_beside_a_problem_of_the_catalog_is_refused(
+    client: Client, service: FakeService, own_module: ModuleType, of_a_model: bool
+) -> None:
+    packed = drmad_client.pack(own_module.build)
+    service.on("HEAD", f"/v1/code/{packed.archive.name.removeprefix('sha256:')}", Answer(200))
+    spec = JobSpec.model_validate(samples.SPEC) if of_a_model else samples.SPEC
+    with pytest.raises(ValueError, match=r"leave out problem\.model and problem\.data"):
+        client.jobs.create(spec, problem=packed)
+    assert not service.heard("POST", "/v1/jobs")
+
+
 def test_a_job_of_another_handle_has_nothing_packed(client: Client, service: FakeService) -> None:
     service.on("POST", "/v1/jobs", created())
     assert client.jobs.create(samples.SPEC).packed is None

@@ -19,8 +19,7 @@ PackCells = Callable[..., PackedProblem]
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("__main__",):
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])  # the shell makes its own
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the shell makes its own
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,8 +6,8 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,22 +19,18 @@ from tests.client.packing.conftest import PackCells
 
 
 def built(packed: PackedProblem, folder: Path, **options: Any) -> Any:
-    """What the packed function returns where nothing of the notebook exists."""
-    return getattr(imported(packed, folder), packed.entrypoint.partition(":")[2])(**options)
-
-
-def imported(packed: PackedProblem, folder: Path) -> ModuleType:
-    """The packed module in a namespace of its own, as a worker imports it."""
+    """What the packed function returns where nothing of the notebook exists, as on a worker."""
     place = folder / packed.archive.name.removeprefix("sha256:")[:8]
     place.mkdir(exist_ok=True)
     code_archive.unpack(packed.archive.content, place)
-    name = packed.entrypoint.partition(":")[0]
+    name, _, function = packed.entrypoint.partition(":")
     spec = importlib.util.spec_from_file_location(name, place / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with mock.patch.dict(sys.modules, {name: module}):
+        spec.loader.exec_module(module)
+        return getattr(module, function)(**options)
 
 
 def test_what_build_uses_is_packed_and_nothing_else(pack_cells: PackCells, tmp_path: Path) -> None:
@@ -127,6 +123,24 @@ PROGRAMS = {
         "if fast is None:\n    def f():\n        return 3\nelse:\n    f = fast.f",
         "def build(): return f()",
     ],
+    "the same import from two modules": [
+        "try:\n    from math import floor\nexcept ImportError:\n    from no_such import floor",
+        "import json\ntry:\n    import json.no_such\nexcept ImportError:\n    pass",
+        "def build(): return floor(json.loads('3.5'))",
+    ],
+    "strings in an indented definition": [
+        'if True:\n    def text():\n        return """\n    3\n    """',
+        "def build(): return int(text()) if text().count(' ') == 8 else 0",
+    ],
+    "definitions that are executed again": [
+        "N = 3\nclass Base: pass",
+        "class Net(Base):\n    def f(self, n=N): return n",
+        "N = 3\nclass Base: pass",
+        "def build(): return Net().f()",
+    ],
+    "a function whose name begins with an underscore": [
+        "def _three(): return 3\nbuild = _three",
+    ],
     "magics": [
         "%pwd\n!true\nfiles = !ls\nN = 3",
         "%%time\ndef f():\n    return N",
@@ -137,6 +151,11 @@ PROGRAMS = {
         "class Net:\n    def copy(self) -> Net: return self",
         "class Net:\n    def copy(self) -> Net: return self",
         "def build() -> Undefined: return 3 if Net().copy() else 0",
+    ],
+    "types that only annotations of the future name": [
+        "from __future__ import annotations\nfrom typing import Optional, get_type_hints",
+        "class Part: pass\nclass Whole:\n    part: Optional[Part] = None",
+        "def build(): return 3 if get_type_hints(Whole) else 0",
     ],
     "an attribute of a module, an enum and a dataclass": [
         "import enum, math, dataclasses\nclass Mode(enum.Enum):\n    FAST = 3\nMODE = Mode.FAST",
@@ -180,12 +199,20 @@ REFUSED = {
     ),
     "an array in a list": (
         ["import numpy\nTABLES = [numpy.zeros(3)]", "def build(): return TABLES"],
-        r"build uses TABLES, a builtins.list",
+        r"build uses TABLES, a list",
     ),
     "a long constant": (["LONG = [0] * 10_000", "def build(): return LONG"], r"build uses LONG"),
     "the variable of a loop": (
         ["for path in [object()]: pass", "def build(): return path"],
-        r"build uses path, a builtins.object",
+        r"build uses path, a object",
+    ),
+    "a file that has the name of a function": (
+        ["def f(): return 1", "import io\nwith io.StringIO() as f: pass", "def build(): return f"],
+        r"build uses f, a _io.StringIO",
+    ),
+    "a name of a function that a walrus takes": (
+        ["def f(): return 1", "print(f := object())", "def build(): return f"],
+        r"build uses f, a object",
     ),
     "an array in the default of an argument": (
         ["import numpy\nX = numpy.ones(2)\ndef build(x=X): return x"],
@@ -201,11 +228,24 @@ REFUSED = {
         r"build uses forgotten, which is not defined: run the cell",
     ),
     "the notebook itself": (
-        ["def build():\n    %time 1\n    return In"], r"In, a builtins.list|get_ipython"
+        ["def build():\n    %time 1\n    return In"], r"In, a list|get_ipython"
     ),
     "a function that exec made": (
         ["exec('def f(): pass')", "def build(): return f()"],
         r"build uses f, and no cell of the notebook defines it",
+    ),
+    "a default from an earlier value": (
+        ["N = 3", "def build(n=N): return n", "N = 4"],
+        r"In \[3\] binds N again, after build was defined with it: run In \[2\] again",
+    ),
+    "a base class that was replaced": (
+        ["class Base: x = 1", "class Net(Base): pass", "class Base: x = 2",
+         "def build(): return Net()"],
+        r"In \[3\] binds Base again, after Net was defined with it: run In \[2\] again",
+    ),
+    "a result that was awaited": (
+        ["async def make(): return max", "f = await make()", "def build(): return f(1, 2)"],
+        r"f must be defined by a statement that a module can have",
     ),
     "a method that is replaced": (
         ["class Net: pass", "Net.width = lambda self: 3", "def build(): return Net().width()"],
@@ -261,7 +301,8 @@ def test_statements_that_act_on_imported_modules_are_listed_as_left_out(
     packed = pack_cells(
         "import decimal\nimport random\nrandom.seed(0)\ndecimal.getcontext().prec = 4",
         "decimal.setcontext(decimal.getcontext())\ndecimal.MAX = 3",
-        "def build(): return decimal.Decimal(3)",
+        "import functools\n@functools.cache\ndef three(): return decimal.Decimal(3)",
+        "def build(): return three()",
     )
     assert [line.partition("] ")[2] for line in packed.left_out] == [
         "decimal.setcontext(decimal.getcontext())",

@@ -103,9 +103,19 @@ def put_data(sha256: str, body: bytes | Path) -> Call[None]:
 
 
 def with_problem(spec: JobSpec | Mapping[str, Any], **fields: str) -> Mapping[str, Any]:
-    """The spec with these fields of its problem, such as the name of an uploaded archive."""
+    """The spec with these fields of its problem, such as the name of an uploaded archive.
+
+    Raises:
+        ValueError: The spec states a problem of the catalog.
+    """
     plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
-    return {**plain, "problem": {**plain.get("problem", {}), **fields}}
+    problem = plain.get("problem", {})
+    if "model" in problem or isinstance(problem.get("data"), Mapping):
+        raise ValueError(
+            "expected a spec whose problem is your own code, got a model or a data set of the "
+            "catalog: leave out problem.model and problem.data"
+        )
+    return {**plain, "problem": {**problem, **fields}}
 
 
 def validate(spec: JobSpec | Mapping[str, Any]) -> Call[JobSpec]:
