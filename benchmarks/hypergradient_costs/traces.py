@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers.catalog import build_problem
-from drmad_workers.objective.traces import OperationRecorder
+from drmad_workers.objective.recorded_operations import OperationRecorder
 
 Form = Callable[..., Sequence[Tensor]]
 
@@ -103,9 +103,9 @@ def forms_of(work: Form, given: Sequence[Tensor]) -> tuple[dict[str, Form], dict
 def own_trace(work: Form, given: Sequence[Tensor]) -> Form:
     with OperationRecorder(given) as recorder:
         outputs = work(*given)
-    trace = recorder.trace(outputs)
+    trace = recorder.trace(outputs, {})
     assert trace is not None
-    return trace  # type: ignore[return-value]
+    return lambda *inputs: trace(inputs)  # type: ignore[return-value]
 
 
 def by_make_fx(work: Form, given: Sequence[Tensor]) -> Form:
@@ -132,8 +132,8 @@ def compiled(work: Form, given: Sequence[Tensor]) -> Form:
 
 FIRST_USES = {
     "own trace": (
-        "from drmad_workers.objective.traces import OperationRecorder\n"
-        "with OperationRecorder([given]) as recorder:\n    recorder.trace([given.sin()])"
+        "from drmad_workers.objective.recorded_operations import OperationRecorder\n"
+        "with OperationRecorder([given]) as recorder:\n    recorder.trace([given.sin()], {})"
     ),
     "make_fx": (
         "from torch.fx.experimental.proxy_tensor import make_fx\nmake_fx(torch.sin)(given)"
