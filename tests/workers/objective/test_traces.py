@@ -264,6 +264,46 @@ def test_a_function_that_changes_after_it_was_traced_is_noticed(changes_at: int)
     assert not call.traces
 
 
+def test_a_later_run_traces_from_its_first_call() -> None:
+    calls: list[int] = []
+    call, given = Traced(), torch.tensor([1.0, 2.0])
+
+    def doubled() -> Tensors:
+        calls.append(1)
+        return [given * 2.0]
+
+    counts = []
+    for _ in range(3):
+        call.begin()
+        for _ in range(7):
+            assert torch.equal(first(call("here", [given], doubled)), 2.0 * given)
+        counts.append(len(calls))
+        calls.clear()
+    assert counts == [2, 1, 1]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_later_run_does_not_keep_the_numbers_of_the_last(captured: bool) -> None:
+    """A number that changed is a new function; a captured tensor is compared in every run."""
+    call, given = Traced(), torch.tensor([1.0, 2.0])
+    for number in (2.0, 3.0, 3.0, 2.0):
+        factor = torch.tensor(number) if captured else number
+        call.begin()
+        for _ in range(6):
+            assert torch.equal(first(call("here", [given], times(given, factor))), given * number)
+        assert call.traces
+
+
+def test_a_function_that_changes_in_a_later_run_is_noticed() -> None:
+    call, ones = Traced(), torch.ones(2)
+    for _ in range(2):
+        call.begin()
+        for _ in range(7):
+            call("here", [ones], times(ones, 2.0))
+    with pytest.raises(Restart):
+        call("here", [ones], times(ones, 3.0))
+
+
 def test_check_compares_in_the_next_call() -> None:
     call, ones = Traced(), torch.ones(2)
     for _ in range(3):

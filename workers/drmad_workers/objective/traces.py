@@ -77,6 +77,10 @@ class Traced:
         self._unused: set[Hashable] = set()
         self.traces: dict[Hashable, Trace] = {}
 
+    def refuses(self, key: Hashable) -> bool:
+        """Whether the function is known to be one that is not traced."""
+        return key in self._refused
+
     def check(self) -> None:
         """Compares every trace with its function in the next call."""
         self._due = set(self.traces)
@@ -101,7 +105,7 @@ class Traced:
         self._calls[key] = calls
         trace = self.traces.get(key)
         if trace is None:
-            if calls == 1 and key in self._proven:
+            if calls == 1 and key in self._proven and not self._proven[key].constants:
                 return self._record_again(key, inputs, function)
             return function() if calls < FIRST_TRACED else self._record(key, inputs, function)
         if key not in self._unused and key not in self._due and not is_due(calls):
@@ -124,7 +128,7 @@ class Traced:
     ) -> Tensors:
         """Takes the trace of a function that an earlier run has traced, if nothing changed."""
         outputs, trace = recorded(inputs, function, self._forms)
-        if trace is not None and trace.form is self._proven[key] and not trace.form.constants:
+        if trace is not None and trace.form is self._proven[key]:
             self.traces[key] = trace
         return outputs
 
@@ -163,7 +167,7 @@ def recorded(
 
 def is_due(calls: int) -> bool:
     """Whether this call is one of 8, 32, 128, .., in which a trace is compared."""
-    return calls.bit_count() == 1 and calls.bit_length() % 2 == 0
+    return calls >= 8 and calls.bit_count() == 1 and calls.bit_length() % 2 == 0
 
 
 def same(one: Tensor | None, other: Tensor | None) -> bool:
