@@ -94,7 +94,8 @@ def test_without_room_for_graphs_replay_is_the_same(monkeypatch: pytest.MonkeyPa
 
 def test_a_small_model_that_is_traced_holds_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it give anything else than the stored path, to the bit."""
-    problem, kinds = small_problem(model_named("plain")), [L2(init=-2.0, per="weight")]
+    problem = small_problem(model_named("plain"))
+    kinds: list[Kind] = [L2(init=-2.0, per="weight")]
     replayed, stored = (tuner_of(problem, kinds, TRAINING, m) for m in (Replay(), Stored()))
     held = []
     for bound in (replay.TRACED_BYTES, 0):
