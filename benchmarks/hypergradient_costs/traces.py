@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers.catalog import build_problem
-from drmad_workers.objective.traces import OperationRecorder
+from drmad_workers.objective.recorded_operations import OperationRecorder
 
 Form = Callable[..., Sequence[Tensor]]
 
@@ -107,7 +107,7 @@ def own_trace(work: Form, given: Sequence[Tensor]) -> Form:
         outputs = work(*given)
     trace = recorder.trace(outputs, {})
     assert trace is not None
-    return cast(Form, trace)  # every parameter has a gradient
+    return lambda *inputs: cast(Sequence[Tensor], trace(inputs))  # every parameter has a gradient
 
 
 def by_make_fx(work: Form, given: Sequence[Tensor]) -> Form:
@@ -134,7 +134,7 @@ def compiled(work: Form, given: Sequence[Tensor]) -> Form:
 
 FIRST_USES = {
     "own trace": (
-        "from drmad_workers.objective.traces import OperationRecorder\n"
+        "from drmad_workers.objective.recorded_operations import OperationRecorder\n"
         "with OperationRecorder([given]) as recorder:\n    recorder.trace([given.sin()], {})"
     ),
     "make_fx": (

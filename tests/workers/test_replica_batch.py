@@ -144,8 +144,8 @@ def test_every_inner_optimizer_is_batched(optimizer: OptimizerName) -> None:
     assert_as_single(small_problem(), [L2(per="unit", init=-2.0)], training, Replay())
 
 
-def test_without_room_for_graphs_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "graphs_fit", lambda *sizes: False)
+def test_with_graphs_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "TRACED_BYTES", 0)
     assert_as_single(small_problem(), [L2(init=-2.0, per="weight")], TRAINING, Replay())
 
 

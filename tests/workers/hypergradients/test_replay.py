@@ -13,6 +13,7 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.graph_memory import graph_bytes
 from drmad_workers.objective.inner import InnerObjective
 from drmad_workers.problem import Batch
+from drmad_workers.training.progress import Monitor
 from tests.workers.small import CLASSES, largest_difference, shaken, small_problem, tuner_of
 
 TRAINING = TrainingConfig("damped_sgd", steps=23, batch_size=6, learning_rate=0.4, momentum=0.8)
@@ -41,6 +42,18 @@ class Tied(nn.Module):
         return out
 
 
+class Reading(nn.Module):
+    """Reads a value into Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(inputs)
+        return out if float(inputs.sum()) > 1e9 else torch.tanh(out)
+
+
 def model_named(name: str) -> nn.Module:
     if name == "listed":
         return Listed()
@@ -56,7 +69,10 @@ def model_named(name: str) -> nn.Module:
 
 @pytest.mark.parametrize("name", ["plain", "batch_norm", "dropout", "tied", "listed"])
 @pytest.mark.parametrize("rates", [False, True])
-def test_replay_with_graphs_is_the_stored_path(name: str, rates: bool) -> None:
+def test_replay_with_graphs_is_the_stored_path(
+    name: str, rates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "TRACED_BYTES", 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         problem = small_problem(model_named(name))
@@ -74,6 +90,34 @@ def test_without_room_for_graphs_replay_is_the_same(monkeypatch: pytest.MonkeyPa
     expected = tuner.evaluate(values, 0).hypergradient
     monkeypatch.setattr(replay, "graphs_fit", lambda *sizes: False)
     assert largest_difference(tuner.evaluate(values, 0), expected) < 1e-10
+
+
+def test_a_small_model_that_is_traced_holds_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it give anything else than the stored path, to the bit."""
+    problem = small_problem(model_named("plain"))
+    kinds: list[Kind] = [L2(init=-2.0, per="weight")]
+    replayed, stored = (tuner_of(problem, kinds, TRAINING, m) for m in (Replay(), Stored()))
+    held = []
+    for bound in (replay.TRACED_BYTES, 0):
+        monkeypatch.setattr(replay, "TRACED_BYTES", bound)
+        run = replayed.replica.training_run(replayed.initial_values(), 0, Monitor()).run
+        held.append(Replay().recorder(run).graphs)
+    assert held == [False, True]
+    monkeypatch.undo()
+    values = shaken(replayed)
+    expected = stored.evaluate(values, 0).hypergradient
+    assert torch.equal(replayed.evaluate(values, 0).hypergradient["l2"], expected["l2"])
+
+
+def test_graphs_are_held_where_products_are_not_traced() -> None:
+    """The velocity of tuned rates needs the gradient; a value read into Python stops a trace."""
+    rates = tuner_of(small_problem(), [LearningRate(per="step")], TRAINING, Replay())
+    reading = tuner_of(small_problem(Reading()), [L2(init=-2.0, per="layer")], TRAINING, Replay())
+    for tuner in (rates, reading):
+        values = tuner.initial_values()
+        tuner.evaluate(values, 0)
+        run = tuner.replica.training_run(values, 0, Monitor()).run
+        assert Replay().recorder(run).graphs
 
 
 @pytest.mark.parametrize(("name", "movable"), [("tied", True), ("listed", False)])

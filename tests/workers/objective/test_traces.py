@@ -30,7 +30,8 @@ from drmad_workers import (
 from drmad_workers.errors import Restart
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective import traces
-from drmad_workers.objective.traces import Tensors, Traced
+from drmad_workers.objective.recorded_operations import Tensors
+from drmad_workers.objective.traces import Traced
 from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.small import CLASSES, mixing_problem, shaken, small_problem, tuner_of
 
@@ -262,6 +263,46 @@ def test_a_function_that_changes_after_it_was_traced_is_noticed(changes_at: int)
     assert changes_at <= noticed <= 4 * changes_at
     assert torch.equal(first(call("here", [ones], times(ones, 5.0))), 5.0 * ones)
     assert not call.traces
+
+
+def test_a_later_run_traces_from_its_first_call() -> None:
+    calls: list[int] = []
+    call, given = Traced(), torch.tensor([1.0, 2.0])
+
+    def doubled() -> Tensors:
+        calls.append(1)
+        return [given * 2.0]
+
+    counts = []
+    for _ in range(3):
+        call.begin()
+        for _ in range(7):
+            assert torch.equal(first(call("here", [given], doubled)), 2.0 * given)
+        counts.append(len(calls))
+        calls.clear()
+    assert counts == [2, 1, 1]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_a_later_run_does_not_keep_the_numbers_of_the_last(captured: bool) -> None:
+    """A number that changed is a new function; a captured tensor is compared in every run."""
+    call, given = Traced(), torch.tensor([1.0, 2.0])
+    for number in (2.0, 3.0, 3.0, 2.0):
+        factor = torch.tensor(number) if captured else number
+        call.begin()
+        for _ in range(6):
+            assert torch.equal(first(call("here", [given], times(given, factor))), given * number)
+        assert call.traces
+
+
+def test_a_function_that_changes_in_a_later_run_is_noticed() -> None:
+    call, ones = Traced(), torch.ones(2)
+    for _ in range(2):
+        call.begin()
+        for _ in range(7):
+            call("here", [ones], times(ones, 2.0))
+    with pytest.raises(Restart):
+        call("here", [ones], times(ones, 3.0))
 
 
 def test_check_compares_in_the_next_call() -> None:

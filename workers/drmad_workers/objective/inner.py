@@ -1,6 +1,6 @@
 """The inner problem's objective L(w, λ): its gradient, and the gradient with its graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -312,6 +312,15 @@ class InnerObjective:
         ]
         return [gradient for gradient, _ in there], [part for _, part in there]
 
+    @property
+    def _is_traceable(self) -> bool:
+        return self.parameters.device.type == "cpu" and self.is_plain
+
+    def is_traced(self, batch: Batch) -> bool:
+        """Whether gradients and exact products on such a batch are traced, as far as is known."""
+        keys = [key_of(what, batch) for what in ("gradient", "product")]
+        return self._is_traceable and not any(map(self.traced.refuses, keys))
+
     def trace(
         self, what: str, function: Callable[[], Parts], batch: Batch, *others: Tensor
     ) -> Parts:
@@ -319,9 +328,9 @@ class InnerObjective:
 
         On a GPU the function is called as it is: there a training step is recorded as a whole.
         """
-        if self.parameters.device.type != "cpu" or not self.is_plain:
+        if not self._is_traceable:
             return function()
-        key = (what, trees.signature(batch.content))
+        key = key_of(what, batch)
         rows = [self.values.by_name[name] for name in self.values.row_names]
         inputs = [*self.parameters.tensors, *self.values.leaves(), *rows]
         inputs += [*trees.tensors_of(batch.content), batch.index, *others]
@@ -335,6 +344,11 @@ class DifferentiatedLoss(NamedTuple):
     carried: CarriedUpdate | None
     context: AbstractContextManager[object]
     mode: DifferentiableForward
+
+
+def key_of(what: str, batch: Batch) -> Hashable:
+    """Determines the structure and the shapes of what a function reads; see Traced."""
+    return what, trees.signature(batch.content)
 
 
 def joined(one: Derivatives, other: Derivatives) -> Derivatives:

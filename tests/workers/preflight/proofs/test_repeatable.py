@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 
 from drmad_workers import Problem, ProblemError
 from drmad_workers.preflight.proofs.finding import Finding
+from drmad_workers.preflight.proofs.plan import REPEATS
 from drmad_workers.preflight.proofs.random_states import own_random_states
-from drmad_workers.preflight.proofs.repeatable import REPEATS, repeatable, same
+from drmad_workers.preflight.proofs.repeatable import repeatable, same
 from tests.workers.preflight.proofs.jobs import Calls, examples, net, short, stated
 
 

@@ -15,7 +15,7 @@ from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.gauss_newton import gauss_newton_product
 from drmad_workers.objective.products.product import Hvp
 from drmad_workers.objective.products.right_product import right_product
-from drmad_workers.preflight.proofs import GROUPS
+from drmad_workers.preflight.proofs.plan import GROUPS
 from drmad_workers.preflight.proofs.second_derivatives import second_derivatives
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
 from drmad_workers.problem import Batch, Hyperparameter, Problem

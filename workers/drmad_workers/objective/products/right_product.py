@@ -105,6 +105,7 @@ class GradientField:
     Attributes:
         batch: the batch.
         values: transform(λ) by name.
+        gradients: the number of gradients that comparisons may still take.
     """
 
     def __init__(self, objective: Objective, batch: Batch, dtype: torch.dtype) -> None:
@@ -117,6 +118,7 @@ class GradientField:
         self._dtype = dtype
         self._weights = self._plain.weights()
         self._state = ModelWatch(objective.parameters.held)
+        self.gradients = math.inf
         self._size = float(torch.linalg.vector_norm(self._gradient(self._weights, self.values)[0]))
         self._kinks = has_kinks(self._loss(self.values))
 
@@ -197,7 +199,12 @@ class GradientField:
         )
 
     def _difference(self, measured: Direction, moved: Direction, distance: float) -> float:
-        """The change of <measured, (g, ∂L/∂λ)> per distance along `moved`."""
+        """The change of <measured, (g, ∂L/∂λ)> per distance along `moved`.
+
+        It is nan once no gradients are left.
+        """
+        if self.gradients <= 0:
+            return math.nan
         total = 0.0
         for sign in (1.0, -1.0):
             weights = self._weights + sign * distance * moved[0]
@@ -211,6 +218,7 @@ class GradientField:
     def _gradient(
         self, weights: Tensor, values: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        self.gradients -= 1
         self._plain.set_weights(weights)
         self.restore()
         with self._parameters.same_noise():

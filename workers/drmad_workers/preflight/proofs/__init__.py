@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from drmad_workers import spec_adapter
 from drmad_workers.errors import EngineError, ran_out_of_memory
@@ -18,12 +20,14 @@ from drmad_workers.evaluation import Clock
 from drmad_workers.objective.plain_objective import PlainObjective, restored
 from drmad_workers.preflight.proofs.finding import Finding, line_of_error
 from drmad_workers.preflight.proofs.hypergradient import hypergradient
+from drmad_workers.preflight.proofs.plan import plan
 from drmad_workers.preflight.proofs.random_states import own_random_states
-from drmad_workers.preflight.proofs.repeatable import REPEATS, repeatable
+from drmad_workers.preflight.proofs.repeatable import repeatable
 from drmad_workers.preflight.proofs.second_derivatives import second_derivatives
 from drmad_workers.preflight.proofs.short_problem import short_problem
 from drmad_workers.preflight.proofs.training import training
 from drmad_workers.preflight.proofs.unchanged import Belongings, unchanged
+from drmad_workers.training.progress import Monitor
 
 if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
@@ -31,19 +35,10 @@ if TYPE_CHECKING:
     from drmad_workers.problem import Problem
     from drmad_workers.tuning import Tuner
 
-STEPS = 20
-"""The number of inner steps of a proof; fewer if the job itself has fewer."""
-MIN_STEPS = 3
-"""The number of inner steps that a proof takes on a model of any size."""
 SECONDS = 10.0
-"""What a proof may take if a meta-iteration of the job takes less."""
-TRAININGS = 16
-"""The share of a proof's gradients that one of its training runs may take is 1 / TRAININGS."""
-GROUPS = 8
-MIN_GROUPS = 2
-GRADIENTS_PER_GROUP = 60
-"""The number of groups of parameters in the proof of second derivatives is at most GROUPS, and one
-for GRADIENTS_PER_GROUP gradients that a proof may take, but at least MIN_GROUPS."""
+"""What all proofs may take together if a meta-iteration of the job takes less."""
+MEASURED = 3
+"""The number of calls whose seconds are measured."""
 REMEDY = "correct the error: the same code must also run under loss.backward() and torch.optim"
 
 
@@ -63,30 +58,32 @@ def prove(
     with own_random_states(tuner.replica.device), tuner.replica.at_work():
         before = Belongings(problem, tuner)
         method = spec_adapter.method(spec.hypergradient)
-        gradients = affordable(tuner, method)
-        steps = min(STEPS, spec.training.steps, max(MIN_STEPS, gradients // TRAININGS))
-        hvp = method.hvp
-        horizon = getattr(method, "horizon", None)
+        hvp, horizon = method.hvp, getattr(method, "horizon", None)
         to_the_bit = tuner.replica.device.type == "cpu" or method.name == "reversible"
-        groups = min(GROUPS, max(MIN_GROUPS, gradients // GRADIENTS_PER_GROUP))
-        repeats = min(REPEATS, max(2, steps))
-        short = cache(lambda: short_problem(spec, problem, steps, device))
+        parameters = len(tuner.objective.parameters.slots)
+        gradients, count = affordable(tuner, method), len(tuner.hyperparameters)
+        sizes = plan(gradients, spec.training.steps, parameters, count)
+        short = cache(lambda: short_problem(spec, problem, sizes.steps, device))
         proofs: dict[str, Callable[[], Finding]] = {
-            "repeatable": lambda: repeatable(short(), problem, repeats, to_the_bit),
+            "repeatable": lambda: repeatable(short(), problem, sizes.repeats, to_the_bit),
             "training": lambda: training(short()),
-            "second_derivatives": lambda: second_derivatives(short(), hvp, groups),
-            "hypergradient": lambda: hypergradient(short(), method.name, hvp, horizon, gradients),
+            "second_derivatives": lambda: second_derivatives(
+                short(), hvp, sizes.groups, sizes.for_products
+            ),
+            "hypergradient": lambda: hypergradient(
+                short(), method.name, hvp, horizon, sizes.for_trainings
+            ),
             "unchanged": lambda: unchanged(tuner, problem, before),
         }
         try:
-            return [proved(name, proof) for name, proof in proofs.items()]
+            return [proved(name, proof, sizes.notes.get(name)) for name, proof in proofs.items()]
         finally:
             tuner.objective.parameters.attach()
             tuner.objective.parameters.restore_given()
 
 
-def proved(name: str, proof: Callable[[], Finding]) -> dict[str, Any]:
-    """The fields of a proof's record."""
+def proved(name: str, proof: Callable[[], Finding], note: str | None) -> dict[str, Any]:
+    """The fields of a proof's record; the note says what was shortened."""
     began = time.perf_counter()
     try:
         finding = proof()
@@ -96,26 +93,37 @@ def proved(name: str, proof: Callable[[], Finding]) -> dict[str, Any]:
         else:
             message = f"the code raised {type(error).__name__}: {error}"
             finding = Finding("failed", message, line_of_error(error), REMEDY)
+    if note is not None:
+        finding = replace(finding, detail=f"{finding.detail} ({note})")
     return {"name": name, **asdict(finding), "seconds": time.perf_counter() - began}
 
 
 def affordable(tuner: Tuner, method: Method) -> int:
-    """The gradients that a proof may take: those of a meta-iteration, or of SECONDS if more.
+    """The gradients that take as long as a meta-iteration of the job, or as SECONDS if more.
 
-    A gradient in float64 counts as two.
+    A meta-iteration takes its steps times the seconds of a step by the engine times the factor of
+    the method. The gradients are plain ones, of which one in float64 counts as two.
     """
-    objective, training = tuner.objective, tuner.replica.training
-    least = int(method.cost(training) * training.steps) // 2
-    objective.set_hyperparameters(tuner.initial_values())
-    plain, batch = PlainObjective(objective), tuner.replica.minibatches(0).join(0)
-    seconds = []
-    with restored(plain.model):
-        for _ in range(3):
-            clock = Clock(tuner.replica.device)
-            try:
-                plain.gradient(objective.values.by_name, batch)
-            except Exception:  # the proofs report what the user's code raises
-                return least
-            clock.lap("gradient")
-            seconds.append(clock.seconds["gradient"])
-    return max(least, int(SECONDS / (2.0 * min(seconds))))
+    replica, parameters = tuner.replica, tuner.objective.parameters
+    factor = method.cost(replica.training) * replica.training.steps
+    run = replica.training_run(tuner.initial_values(), 0, Monitor()).run
+    plain, values = PlainObjective(tuner.objective), tuner.objective.values.by_name
+    try:
+        with restored(plain.model):
+            step = quickest(lambda: run.take(0), replica.device)
+            gradient = quickest(lambda: plain.gradient(values, run.batch(0)), replica.device)
+    except Exception:  # the proofs report what the user's code raises
+        return int(factor) // 2
+    finally:
+        parameters.restore_given()
+    return int(max(SECONDS, factor * step) / (2.0 * gradient))
+
+
+def quickest(work: Callable[[], object], device: torch.device) -> float:
+    """The least of the seconds that several calls take."""
+    clock, seconds = Clock(device), []
+    for _ in range(MEASURED):
+        work()
+        clock.lap("call")
+        seconds.append(clock.seconds["call"])
+    return min(seconds)

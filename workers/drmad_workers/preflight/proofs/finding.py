@@ -10,6 +10,9 @@ import torch
 
 Result = Literal["passed", "failed", "skipped"]
 
+SMALLER = "try the same code with a smaller model, or with smaller minibatches"
+"""The remedy where a proof would cost too much."""
+
 
 @dataclass(frozen=True)
 class Finding:

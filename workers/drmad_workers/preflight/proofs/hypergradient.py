@@ -16,7 +16,7 @@ from drmad_workers.objective.central_differences import (
 )
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.plain_objective import restored
-from drmad_workers.preflight.proofs.finding import Finding
+from drmad_workers.preflight.proofs.finding import SMALLER, Finding
 from drmad_workers.preflight.proofs.plain_training import train
 from drmad_workers.preflight.proofs.short_problem import TOLERANCE, ShortProblem
 
@@ -82,8 +82,9 @@ def hypergradient(
     if cost(2, steps) > gradients:
         return Finding(
             "skipped",
-            f"it would take {cost(2, steps)} gradients, more than a meta-iteration of this job",
-            remedy="try the same code with a smaller model, or with smaller minibatches",
+            f"it would take {cost(2, steps)} gradients, more than the proofs before it leave of a "
+            "meta-iteration of this job",
+            remedy=SMALLER,
         )
     values = short.tuner.initial_values()
     with restored(short.plain.model):
@@ -114,7 +115,8 @@ def hypergradient(
     approximate = method not in EXACT or horizon is not None
     of_what = f"{name}, exact where {method} may be approximate," if approximate else name
     errors = []
-    for direction in directions(derivative, cost(len(values) + 1, steps) <= gradients):
+    each = cost(len(values) + 1, steps) <= gradients
+    for direction in directions(derivative, each):
         comparison = compared(direction)
         if comparison.outcome == "differs":
             return failure(short, name, hvp, *worst(direction, comparison, compared))
@@ -129,7 +131,8 @@ def hypergradient(
     return Finding(
         "passed",
         f"the hypergradient of {steps} steps by {of_what} agrees with differences of whole "
-        f"trainings by torch.optim in {short.precision}, to {max(errors):.1e}",
+        f"trainings by torch.optim in {short.precision}, to {max(errors):.1e}"
+        f"{'' if each or len(values) == 1 else ', along all hyperparameters at once'}",
     )
 
 

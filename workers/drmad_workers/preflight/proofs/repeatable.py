@@ -11,11 +11,10 @@ from drmad_workers.objective.carried import ModelWatch
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs import random_states
 from drmad_workers.preflight.proofs.finding import Finding, line_of
+from drmad_workers.preflight.proofs.plan import REPEATS
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
 from drmad_workers.problem import Problem
 
-REPEATS = 12
-"""The number of gradients that are compared; a counter that acts on every tenth call shows."""
 ITEMS = 4
 """The number of items of a data set that are read twice."""
 ROUNDING = 1e3

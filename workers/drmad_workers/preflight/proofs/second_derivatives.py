@@ -1,5 +1,6 @@
 """Proof 3: a Hessian-vector product of the engine against central differences of gradients."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,24 +17,35 @@ from drmad_workers.objective.products.right_product import (
     GradientField,
     right_product,
 )
-from drmad_workers.preflight.proofs.finding import Finding, line_of
+from drmad_workers.preflight.proofs.finding import SMALLER, Finding, line_of
+from drmad_workers.preflight.proofs.plan import MIN_GROUPS, PRODUCT, WARM_UP, of_products
 from drmad_workers.preflight.proofs.short_problem import TOLERANCE, ShortProblem
 from drmad_workers.problem import Batch
 from drmad_workers.training.run import TrainingRun
 
 PARAMETERS = 64
 """Bounds the parameters that are searched for the one that disagrees most."""
-WARM_UP = 6
-"""Products of other minibatches before the one that counts, so that traces are in use."""
 
 
-def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
+def second_derivatives(
+    short: ShortProblem, hvp: str, groups: int, gradients: float = math.inf
+) -> Finding:
     """Compares <Hu, v> with the change of <∇L, u> along v, for groups of parameters and for λ.
 
     Args:
         hvp: the product that the job uses.
-        groups: the number of groups of parameters, which are moved one after the other.
+        groups: the number of groups of parameters, which are moved one after the other; 0 skips
+            the proof.
+        gradients: bounds the number of gradients, a product counted as PRODUCT, unless it fails.
     """
+    if groups == 0:
+        price = of_products(MIN_GROUPS + len(short.tuner.hyperparameters))
+        return Finding(
+            "skipped",
+            f"it would take {price} gradients, "
+            "more than the proofs before it leave of a meta-iteration of this job",
+            remedy=SMALLER,
+        )
     values = short.tuner.initial_values()
     run, seed = short.run(values)
     objective, model = run.objective, short.plain.model
@@ -50,6 +62,7 @@ def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
         except HypergradientError as error:
             return Finding("failed", str(error))
         field.restore()
+        field.gradients = gradients - PRODUCT * (WARM_UP + 1)
         across = field.direction(1)
 
         def compare(expected: Tensor, moved: Direction, part: Tensor) -> Comparison:
@@ -87,6 +100,8 @@ def second_derivatives(short: ShortProblem, hvp: str, groups: int) -> Finding:
         f"a product with second derivatives (hvp {hvp}) agrees with differences of gradients on "
         f"your module in {short.precision}, to {max(each.error for each in decided):.1e}"
     )
+    if len(decided) < len(found):
+        detail += f", along {len(decided)} of {len(found)} directions"
     if objective.inner.has_attention:
         detail += (
             "; while it is differentiated, attention takes torch's math kernel, which holds rows x "
@@ -152,6 +167,7 @@ def worst(
     comparison: Comparison,
 ) -> tuple[str, Comparison]:
     """The parameter of the group whose derivative is farthest from its difference."""
+    field.gradients = math.inf
     largest, named = -1.0, (group[0].name, comparison)
     for slot in group[:PARAMETERS] if len(group) > 1 else ():
         moved = masked(direction, [slot])
