@@ -135,7 +135,7 @@ class Container:
             message = f"{self.name}: {self.log.read_text()[-3000:]}"
             assert self.process.poll() is None, message
             assert time.monotonic() < deadline, message
-            time.sleep(0.1)
+            time.sleep(0.5)  # Ray's own check takes a second of a core
 
     def terminate(self) -> None:
         """SIGTERM to its command; what is left after a while is killed, as an engine does it."""

@@ -29,6 +29,12 @@ SHORT = {
 }
 
 
+ASYNC = pytest.mark.parametrize(
+    "client", ["async", pytest.param("sync", marks=pytest.mark.full)], indirect=True
+)
+"""For tests that run jobs: the other files run theirs by the synchronous client."""
+
+
 @pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Client]:
     with clients(request.param) as make:
@@ -78,6 +84,7 @@ def test_every_view_of_a_job_is_available(client: Client, finished: str, tmp_pat
     assert yaml.safe_load((tmp_path / "job.yaml").read_text())["name"] == "clean-digits"
 
 
+@ASYNC
 def test_a_job_passes_its_preflight_and_reports_its_search(client: Client) -> None:
     report = client.jobs.check(short())
     assert report.hyperparameters == {"sample_weight": [1000]}
@@ -102,6 +109,7 @@ def until(job: Job, is_there: Callable[[Event], bool]) -> Event:
     return next(event for event in job.stream() if is_there(event))
 
 
+@ASYNC
 def test_a_job_is_paused_resumed_extended_forked_and_deleted(client: Client) -> None:
     job = client.jobs.create(short(meta={"iterations": 6}))
     until(job, lambda event: event.type == "iteration")
@@ -127,6 +135,7 @@ def test_a_job_is_paused_resumed_extended_forked_and_deleted(client: Client) -> 
             done.reload()
 
 
+@ASYNC
 def test_a_job_is_cancelled(client: Client) -> None:
     job = client.jobs.create(short(training={"steps": 1_000_000, "batch_size": 50}))
     until(job, lambda event: event.data.get("status") == "running")
@@ -135,6 +144,7 @@ def test_a_job_is_cancelled(client: Client) -> None:
     assert job.reload().status is JobStatus.CANCELLED
 
 
+@ASYNC
 def test_one_idempotency_key_is_one_job(client: Client) -> None:
     key = f"sdk-{id(client)}"
     one, other = (client.jobs.create(short(), idempotency_key=key) for _ in range(2))

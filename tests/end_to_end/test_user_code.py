@@ -125,13 +125,6 @@ def test_own_problem_runs_like_a_built_in_one(
     assert "features.1.running_mean" in client.jobs.model(job.id)
 
 
-def test_check_finds_no_fault_in_the_example_and_needs_no_service(service: Service) -> None:
-    checked = service.run("check", str(EXAMPLE / "job.yaml"), "--code", str(EXAMPLE))
-    assert checked.returncode == 0, checked.stderr
-    assert "no problems found" in checked.stdout
-    assert "mixing: 10 × 10" in checked.stdout
-
-
 def test_a_worker_checks_a_job_that_is_not_created(
     client: Client, service: Service, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with browsers.chromium() as browser:
         yield browser

@@ -1,6 +1,7 @@
 """Kernels and modules of torch whose second derivatives are missing or written for one pass."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.workers.cases.small import (
     EXACT,
     FEATURES,
     INPUTS,
+    TRAINING,
     WIDTH,
     problem_of,
     recipe_of,
@@ -26,6 +28,8 @@ from tests.workers.judge.verdict import (
     assert_right_or_refused,
 )
 
+SHORT = replace(TRAINING, steps=10)
+"""What a kernel computes does not depend on the number of steps."""
 NOT_TWICE = Refusal(("hypergradient.hvp",), "finite_difference")
 
 
@@ -95,7 +99,7 @@ KERNELS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_are_right_by_differences_and_twice_where_they_can(name: str) -> None:
-    recipe = recipe_of(lambda: problem_of(KERNELS[name]()))
+    recipe = recipe_of(lambda: problem_of(KERNELS[name]()), training=SHORT)
     assert_right(recipe, BY_DIFFERENCES)
     assert_right_or_refused(recipe, [*EXACT, Auto()], NOT_TWICE)
 
@@ -127,7 +131,7 @@ NORMS: dict[str, Callable[[], Problem]] = {
 @pytest.mark.parametrize("name", NORMS)
 def test_penalties_of_parametrized_weights(name: str) -> None:
     kinds: tuple[Kind, ...] = (L2(per="layer", init=-5.0),)
-    assert_right(recipe_of(NORMS[name], kinds), [*EXACT, *BY_DIFFERENCES])
+    assert_right(recipe_of(NORMS[name], kinds, SHORT), [*EXACT, *BY_DIFFERENCES])
 
 
 class Checkpointed(nn.Module):
@@ -156,12 +160,12 @@ def test_reentrant_checkpoints(method: object) -> None:
         return problem_of(Checkpointed(reentrant=False))
 
     refusal = Refusal(("model", "problem.inner_loss"), "use_reentrant=False", remedied)
-    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=True)))
+    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=True)), training=SHORT)
     assert_right_or_refused(recipe, [method], refusal)  # type: ignore[list-item]
 
 
 def test_checkpoints_that_are_not_reentrant() -> None:
-    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=False)))
+    recipe = recipe_of(lambda: problem_of(Checkpointed(reentrant=False)), training=SHORT)
     assert_right(recipe, [*EXACT[:3], *BY_DIFFERENCES])
 
 
