@@ -71,6 +71,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
             name: list(bound.initial.shape) for name, bound in tuner.hyperparameters.items()
         },
         "steps": short.training.steps,
+        "limits": spec_adapter.method(spec.hypergradient).limits(trial.objective),
         "proofs": prove(spec, problem, tuner, device),
     }
 
