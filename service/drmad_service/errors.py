@@ -19,9 +19,9 @@ class ResultNotFound(DrmadError):
 class ActionRefused(DrmadError):
     """The job's state does not allow the action."""
 
-    def __init__(self, job_id: str, action: str, status: str) -> None:
+    def __init__(self, job_id: str, action: str, status: str, advice: str = "") -> None:
         self.job_id, self.action, self.status = job_id, action, status
-        super().__init__(f"cannot {action} job {job_id}: it is {status}")
+        super().__init__(f"cannot {action} job {job_id}: it is {status}{advice}")
 
 
 class IdempotencyConflict(DrmadError):

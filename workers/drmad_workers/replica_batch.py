@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from drmad_client.spec import refusals
 from drmad_workers.data.minibatches import StackedMinibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.evaluation import Evaluation, evaluate
@@ -103,12 +104,12 @@ class ReplicaBatch:
         """
         stacked, single = self._stacked, self._replicas[0].objective
         if isinstance(self._method, Auto):
-            return "auto probes each replica separately and may choose different methods"
+            return refusals.AUTO_NOT_BATCHED
         if self._method.takes_part:
-            return f"{self._method.name} changes or differentiates the training steps themselves"
+            return refusals.steps_not_batched(self._method.name)
         for bound in single.values.bound.values():
             if isinstance(bound, BoundRate):
-                return f"the derivatives by {bound.name} accumulate separately for each replica"
+                return refusals.rate_not_batched(bound.name)
         if single.parameters.stochastic:
             return "the model draws random numbers (dropout), which differ between replicas"
         if not self._replicas[0].train_examples.is_uniform:

@@ -115,6 +115,10 @@ class PreflightReport(Record):
         description="Weights that training runs start from: as they were given, or how they are "
         "drawn; empty in reports of earlier releases.",
     )
+    limits: list[str] = Field(
+        default=[],
+        description="What the method's hypergradient leaves out on this problem, a sentence each.",
+    )
     proofs: list[Proof] = Field(
         default=[],
         description="The proofs in the order in which they ran; empty in reports of earlier "
@@ -164,12 +168,14 @@ class PreflightReport(Record):
         return self.overridden(preflight) + self.unproved() + limits
 
     def unproved(self) -> list[str]:
-        """That the short run has no result, and the proofs that did not run."""
-        if self.failure is None:
-            return []
-        skipped = [proof.name for proof in self.proofs if proof.result == "skipped"]
-        rest = f"; proofs that did not run: {', '.join(skipped)}" if skipped else ""
-        return [f"preflight: its {self.steps} steps have no result: {self.failure.message}{rest}"]
+        """What the method leaves out, that the short run failed, and which proofs did not run."""
+        found = [f"preflight: {limit}" for limit in self.limits]
+        if self.failure is not None:
+            skipped = [proof.name for proof in self.proofs if proof.result == "skipped"]
+            rest = f"; proofs that did not run: {', '.join(skipped)}" if skipped else ""
+            why = f"{self.failure.message}{rest}"
+            found.append(f"preflight: its {self.steps} steps have no result: {why}")
+        return found
 
     def overridden(self, preflight: PreflightSpec) -> list[str]:
         """One sentence for each failed proof that the job overrides."""
@@ -201,6 +207,10 @@ class JobRecord(Record):
     forked_from: str | None = Field(
         default=None, description="Job and meta-iteration from which it continues, as in job_...@7."
     )
+    not_batched: str | None = Field(
+        default=None,
+        description="Why each replica has an actor of its own in spite of replicas.batched: auto.",
+    )
     adapted: list[str] = Field(
         default=[],
         description="What of the state it continues from was adapted to the changes of the fork.",
@@ -228,6 +238,12 @@ class JobRecord(Record):
     version: int = Field(
         description="Version of the record, which increases with every change; it is also the ETag."
     )
+
+    @property
+    def failed_preflight(self) -> bool:
+        """Whether the job failed by its preflight, before its first meta-iteration."""
+        refusal = self.preflight.refusal(self.spec.preflight) if self.preflight else ""
+        return self.error is not None and self.error.message == refusal
 
     @property
     def begun(self) -> JobSpec:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from drmad_client.spec import bounds
+from drmad_client.spec import bounds, refusals
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
@@ -157,6 +157,13 @@ class JobSpec(Spec):
         if any(group.frozen for group in self.training.groups):
             return replace(sizes, matrices=None, tensors=None)
         return sizes
+
+    @property
+    def not_batched(self) -> str | None:
+        """Why no replicas can be computed as one batch; None where only a worker can tell."""
+        rates = (h.name or h.kind for h in self.hyperparameters if h.is_rate)
+        by_rates = (refusals.rate_not_batched(name) for name in rates)
+        return self.hypergradient.not_batched or next(by_rates, None)
 
     @property
     def _searches_optimizer(self) -> bool:

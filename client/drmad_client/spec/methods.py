@@ -31,6 +31,11 @@ class MethodSpec(Spec):
         "finite_difference subtracts two gradients, for kernels without a second derivative.",
     )
 
+    @property
+    def not_batched(self) -> str | None:
+        """Why it computes the replicas of a device in turn; None if it may batch them."""
+        return None
+
     def steps(self, total: int) -> range:
         """The inner steps that it differentiates, out of `total`."""
         return range(total)
@@ -59,11 +64,14 @@ class MethodSpec(Spec):
     def misfits(
         self, training: TrainingSpec, hyperparameters: Sequence[Hyperparameter]
     ) -> Iterator[Misfit]:
-        """The refusals as misfits of the job."""
+        """The refusals as misfits of the job, the first of each field."""
+        found: dict[str, str] = {}
         for field, message in (
             *self.setting_refusals(training),
             *self.refusals_beside(hyperparameters, training.steps),
         ):
+            found.setdefault(field, message)
+        for field, message in found.items():
             section, _, name = field.partition(".")
             value: Any = getattr(training if section == "training" else self, name)
             yield (section, name), value, message
@@ -97,6 +105,10 @@ class AutoMethod(MethodSpec):
         description="Minimum cosine to the exact hypergradient at which a cheaper method is "
         "chosen.",
     )
+
+    @property
+    def not_batched(self) -> str:
+        return refusals.AUTO_NOT_BATCHED
 
 
 class ShortcutMethod(_Horizon):
@@ -195,6 +207,10 @@ class ReversibleMethod(MethodSpec):
 
     method: Literal["reversible"] = "reversible"
 
+    @property
+    def not_batched(self) -> str:
+        return refusals.steps_not_batched(self.method)
+
     def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
         return refusals.reversible_refusals(training.optimizer)
 
@@ -262,6 +278,10 @@ class ForwardMethod(MethodSpec):
     is_exact: ClassVar[bool] = True
 
     method: Literal["forward"] = "forward"
+
+    @property
+    def not_batched(self) -> str:
+        return refusals.steps_not_batched(self.method)
 
     def refuses(
         self, hyperparameter: Hyperparameter, total: int, entries: int | None

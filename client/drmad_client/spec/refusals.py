@@ -16,8 +16,20 @@ FORWARD_MAX_ENTRIES = 256
 
 GROUP_RATES = ("learning_rate", "momentum", "weight_decay")
 """The rates that a group of parameters can have of its own."""
+AUTO_NOT_BATCHED = "auto probes each replica separately and may choose different methods"
+"""Why the replicas of a job with the method `auto` are no batch."""
 
 NOT_IN_THE_MINIMUM = "the minimum of the training loss does not depend on how it was reached"
+
+
+def steps_not_batched(method: str) -> str:
+    """Why replicas are no batch under a method that takes part in the training steps."""
+    return f"{method} changes or differentiates the training steps themselves"
+
+
+def rate_not_batched(name: str) -> str:
+    """Why replicas are no batch where a rate of the inner optimizer is tuned."""
+    return f"the derivatives by {name} accumulate separately for each replica"
 
 
 class Refusal(NamedTuple):

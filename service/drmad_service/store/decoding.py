@@ -112,6 +112,7 @@ def job(
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
         transitions=transitions,
         tags=spec.tags,
+        not_batched=fields[b"not_batched"].decode() if b"not_batched" in fields else None,
         adapted=json.loads(fields.get(b"adapted", b"[]")),
         forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
         spec=spec,

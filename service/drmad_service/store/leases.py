@@ -96,6 +96,15 @@ class Leases(Base):
     async def warn(self, lease: Lease, code: str, message: str) -> None:
         await self._update(lease, {}, "warning", _warning(code, message))
 
+    async def keep_not_batched(self, lease: Lease, reason: str) -> None:
+        """Keep why the replicas are not batched; the same write records the warning."""
+        message = (
+            f"the replicas are not batched: {reason}; each has an actor of its own, as with "
+            "replicas.batched: off"
+        )
+        warning = _warning("not_batched", message)
+        await self._update(lease, {"not_batched": reason}, "warning", warning)
+
     async def record_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
         """Record the event that a single hypergradient was applied."""
         await self._update(lease, {}, "arrival", json.dumps(arrival))

@@ -208,6 +208,65 @@ def test_a_bad_field_is_named_and_explained(change: dict[str, Any], path: str, w
     assert words in errors[0].message
 
 
+MOMENTUM_BY_STEP = {"hyperparameters": [{"kind": "momentum", "per": "step"}]}
+OWN_RATES = [
+    {"kind": "learning_rate", "init": -2.0},
+    {"kind": "momentum", "init": 1.0},
+    {"kind": "weight_decay", "init": -6.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "words"),
+    [
+        *(
+            (
+                MOMENTUM_BY_STEP | {"hypergradient": {"method": "shortcut", name: value}},
+                f"hypergradient.{name}",
+                f"has no effect where a momentum is tuned per step, got {value}",
+            )
+            for name, value in (
+                ("max_stride", 5),
+                ("max_adjoint_change", 0.3),
+                ("minibatch_subsampling", 2),
+            )
+        ),
+        (
+            {"hypergradient": {"method": "shortcut", "max_stride": 1, "max_adjoint_change": 0.3}},
+            "hypergradient.max_adjoint_change",
+            "has no effect with max_stride 1, got 0.3",
+        ),
+        (
+            {"hypergradient": {"method": "shortcut", "horizon": 9, "minibatch_subsampling": 2}},
+            "hypergradient.minibatch_subsampling",
+            "has no effect on the last 9 of",
+        ),
+        (
+            {"hyperparameters": OWN_RATES, "training": {"learning_rate": 0.3}},
+            "training.learning_rate",
+            "has no effect beside hyperparameters[0].init, got 0.3",
+        ),
+        (
+            {"hyperparameters": OWN_RATES, "training": {"optimizer": "adam", "betas": [0.5, 0.99]}},
+            "training.betas",
+            "has no effect beside hyperparameters[1].init, got 0.5",
+        ),
+        (
+            {"hyperparameters": OWN_RATES, "training": {"weight_decay": 0.1}},
+            "training.weight_decay",
+            "has no effect beside hyperparameters[2].init, got 0.1",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_refused(change: dict[str, Any], path: str, words: str) -> None:
+    job = samples.SPEC | change
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(job)
+    errors = field_errors(caught.value.errors(), job)
+    assert [error.path for error in errors] == [path]
+    assert words in errors[0].message
+
+
 def test_every_bad_field_is_named_at_once() -> None:
     job = samples.SPEC | {"training": {"steps": 0, "momentum": 1}, "seed": -1, "colour": "red"}
     with pytest.raises(ValidationError) as caught:
@@ -252,6 +311,7 @@ def test_values_of_a_search_stand_in_the_job_that_it_starts() -> None:
         ({"meta.iterations": {"low": 1, "high": 9}}, "cannot be searched"),
         ({"training.batch_size": {"low": 1.5, "high": 9, "integer": True}}, "must be whole"),
         ({"training.batch_size": {"low": 10, "high": 1e5, "integer": True}}, "at most the 5000"),
+        ({"training.eps": {"low": 1e-8, "high": 1e-3}}, "training.eps has no effect with sgd"),
     ],
 )
 def test_a_search_that_cannot_start_a_job_is_refused(

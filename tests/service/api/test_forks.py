@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
-from drmad_client.records.job import JobRecord
+from drmad_client.records.job import JobError, JobRecord, Progress, Proof
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import MetaIterationCommit, ResumePoint, Store
+from drmad_service.store import Capacity, MetaIterationCommit, ResumePoint, Store
+from drmad_service.store.state_machine import Action
+from tests.client import samples
 from tests.service.store.test_forked_state import SCALARS
 from tests.service.store.test_store import started, step
 
@@ -41,6 +43,28 @@ async def test_fork_says_what_of_the_state_was_adapted(
     assert (await store.get(fork.id)).adapted == fork.adapted
     page = await api.get(f"/jobs/{fork.id}")
     assert fork.adapted[0] in page.text
+
+
+async def test_extending_a_job_that_failed_its_preflight_says_what_to_do(
+    api: httpx.AsyncClient, store: Store, spec: JobSpec
+) -> None:
+    await store.create(spec)
+    lease = await store.claim("scheduler", 10.0, Capacity(4.0, 0.0))
+    assert lease is not None
+    wrong = Proof(name="unchanged", result="failed", detail="batch 3 differs", seconds=0.0)
+    report = samples.PREFLIGHT.model_copy(update={"proofs": [wrong]})
+    await store.keep_preflight(lease, report, Progress(iterations=3))
+    refusal = report.refusal(spec.preflight)
+    error = JobError(code="preflight_failed", message=refusal)
+    await store.act(lease, Action.FAIL, error.code, refusal, error)
+    answer = await api.post(f"/v1/jobs/{lease.job_id}/extend", json={"iterations": 1})
+    assert answer.status_code == 409
+    assert answer.json()["detail"] == (
+        f"cannot extend job {lease.job_id}: it is failed, because its preflight failed, and the "
+        "same spec would fail it again; submit a new job with the cause corrected, or with the "
+        "failed proofs in preflight.override"
+    )
+    assert (await store.get(lease.job_id)).status == "failed"
 
 
 async def test_fork_without_changes_keeps_the_state(

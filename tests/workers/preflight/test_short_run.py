@@ -144,6 +144,14 @@ def test_method_without_a_hypergradient_over_a_few_steps_may_have_one_over_all(
     assert {proof.name: proof.result for proof in report.proofs}["training"] == "passed"
 
 
+def test_running_statistics_that_implicit_takes_as_constants_are_named(tmp_path: Path) -> None:
+    code = GOOD.replace("nn.Tanh()", "nn.BatchNorm1d(5), nn.Tanh()")
+    report = report_on(tmp_path, code, hypergradient={"method": "implicit"})
+    warnings = report.warnings(PreflightSpec())
+    assert "implicit takes 1.running_mean, 1.running_var as constants" in warnings[0]
+    assert report_on(tmp_path, code, hypergradient={"method": "stored"}).limits == []
+
+
 def test_auto_is_tried_with_what_it_measures(tmp_path: Path) -> None:
     kinds = [{"kind": "tensor", "name": "mixing"}]
     report = report_on(tmp_path, GOOD, hyperparameters=kinds, hypergradient={"method": "auto"})

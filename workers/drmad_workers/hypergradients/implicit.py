@@ -24,6 +24,7 @@ from drmad_workers.hypergradients.method import Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
@@ -48,6 +49,9 @@ class Implicit(Method):
     not positive definite, x does not exist: the solver raises CurvatureIndefinite at the first
     direction of no positive curvature, instead of returning an uncorrelated direction (cosine -.86
     to the exact hypergradient was observed in another library).
+
+    What training changes beside the weights (running statistics, averaged copies) is a constant
+    here, although it depends on the weights; `limits` names it.
 
     Cost: at most K + 1 Hessian-vector products, each over one epoch.
     Memory: four vectors of shape (P,); the trajectory is not kept.
@@ -92,6 +96,16 @@ class Implicit(Method):
         if isinstance(bound, BoundRate | BoundInitScale):
             return refusals.NOT_IN_THE_MINIMUM
         return None
+
+    def limits(self, objective: Objective) -> list[str]:
+        names = [value.place.path for value in objective.parameters.carried.values if value.is_real]
+        if not names:
+            return []
+        return [
+            f"implicit takes {', '.join(names)} as constants, although training changes them: its "
+            "hypergradient omits how they depend on weights and hyperparameters; use stored or "
+            "replay"
+        ]
 
     def copies(self, training: TrainingConfig) -> float:
         return 0.0

@@ -24,6 +24,7 @@ from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.inner import Linearization
+from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.products.gauss_newton import gauss_newton_product
 from drmad_workers.objective.products.product import Hvp, Product
 from drmad_workers.training.config import TrainingConfig
@@ -83,6 +84,10 @@ class Method(ABC):
     def refusals_beside(self, bound: Iterable[BoundHyperparameter]) -> Iterable[refusals.Refusal]:
         """Settings that have no effect beside these hyperparameters."""
         return ()
+
+    def limits(self, objective: Objective) -> list[str]:
+        """What the hypergradient leaves out on this problem: a sentence each."""
+        return []
 
     @property
     def lockstep(self) -> bool:

@@ -39,6 +39,16 @@ class CarriedValue:
         """The value that the model holds now."""
         return self.place.value
 
+    @property
+    def is_real(self) -> bool:
+        """Whether it is a real number, or a tensor of them, which has derivatives."""
+        current = self.current
+        return (
+            current.is_floating_point()
+            if isinstance(current, Tensor)
+            else (isinstance(current, float))
+        )
+
     def hold(self, value: Tensor | Number) -> None:
         """Puts a value in its place."""
         self.place.holder[self.place.name] = value
@@ -83,12 +93,8 @@ class CarriedState:
         """Raises ProblemError if a whole number in `flat` may grow beyond those of its type."""
         most = 2.0 / torch.finfo(flat.dtype).eps - MAX_STEPS
         for value in self.values:
-            current = value.current
-            is_real = isinstance(current, float) or (
-                isinstance(current, Tensor) and current.is_floating_point()
-            )
             largest = float(flat[value.start : value.stop].abs().max())
-            if not is_real and largest > most:
+            if not value.is_real and largest > most:
                 raise ProblemError(
                     f"whole numbers that training changes must stay below {most:.0f} in "
                     f"{flat.dtype}, and {value.place.path} is {largest:.0f}: start from a smaller "

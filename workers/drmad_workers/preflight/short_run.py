@@ -73,6 +73,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
         },
         "steps": short.training.steps,
         "weights": described_weights(spec, problem, tuner),
+        "limits": spec_adapter.method(spec.hypergradient).limits(trial.objective),
         "proofs": prove(spec, problem, tuner, device),
     }
 

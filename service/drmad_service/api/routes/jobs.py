@@ -30,6 +30,7 @@ from drmad_service.api.routes.dependencies import (
     VisibleJobId,
     body_refused,
 )
+from drmad_service.errors import ActionRefused
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder
@@ -177,6 +178,12 @@ async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDepend
     """Continue a job that has ended from its last meta-iteration, for more meta-iterations."""
     job = await store.get(job_id)
     spec = job.spec
+    if job.failed_preflight:
+        advice = (
+            ", because its preflight failed, and the same spec would fail it again; submit a new "
+            "job with the cause corrected, or with the failed proofs in preflight.override"
+        )
+        raise ActionRefused(job_id, "extend", job.status, advice)
     try:
         longer = JobSpec.combined(
             spec.model_dump()

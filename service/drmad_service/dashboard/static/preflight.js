@@ -57,7 +57,11 @@ function found(report, override) {
     ["Cosine to the exact hypergradient", cosines.join(", ") || "not measured: the method is exact"],
   ];
   const hyperparameters = Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`);
-  const rows = [["Result", result], ...figures, ["Hyperparameters", hyperparameters.join(", ")], ["Initial weights", report.weights]];
+  const limits = report.limits.map((limit) => ["Limit of the method", limit]);
+  const rows = [
+    ["Result", result], ...figures, ...limits,
+    ["Hyperparameters", hyperparameters.join(", ")], ["Initial weights", report.weights],
+  ];
   const list = document.createElement("dl");
   for (const [name, text] of rows) {
     const term = document.createElement("dt");

@@ -51,6 +51,7 @@ class DrivenJob:
         self.infos: list[HyperparameterInfo] = []
         self.warnings: list[str] = []
         self._code = code
+        self._separated = record.not_batched is not None
         # Trials of a search run side by side on the actors.
         self.replicas = self._unplaced(batched=self.spec.search is None)
         self._spent_before_s = record.progress.spent_s
@@ -62,15 +63,23 @@ class DrivenJob:
         self.spec = self.spec.started_from(values)
         self.replicas = self._unplaced()
 
-    def separate(self) -> None:
-        """Replace the replicas by unplaced ones with an actor each."""
+    @property
+    def asks_for_batches(self) -> bool:
+        """Whether several replicas are to be batched, and nothing has spoken against it yet."""
+        replicas = self.spec.replicas
+        return replicas.batched == "auto" and replicas.count > 1 and not self._separated
+
+    async def separate(self, reason: str) -> None:
+        """Replace the replicas by unplaced ones with an actor each, now and after every resume."""
+        await self.persist(lambda: self.store.keep_not_batched(self.lease, reason))
+        self._separated = True
         self.replicas.kill()
-        self.replicas = self._unplaced(batched=False)
+        self.replicas = self._unplaced()
 
     def _unplaced(self, batched: bool = True) -> Replicas:
         """New replicas; `batched` allows what `replicas.batched` asks for."""
         spec = self.spec
-        if not batched:
+        if not batched or self._separated:
             separate = spec.replicas.model_copy(update={"batched": "off"})
             spec = spec.model_copy(update={"replicas": separate})
         return self.cluster.replicas(spec, self._code)

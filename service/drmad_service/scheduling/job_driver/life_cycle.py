@@ -151,16 +151,14 @@ class _LifeCycle:
         job = self._job
         while job.spec.search is not None:
             await self._search(job.spec.search.trials)
+        reason = job.spec.not_batched
+        if reason is not None and job.asks_for_batches:
+            await job.separate(reason)
         await self._place()
         settings = job.settings
         first = await self._prepare()
         if first.not_batched is not None:
-            message = (
-                f"the replicas are not batched: {first.not_batched}; each has an actor of its own, "
-                "as with replicas.batched: off"
-            )
-            await job.store.warn(job.lease, "not_batched", message)
-            job.separate()
+            await job.separate(first.not_batched)
             self._reports.discard()
             await self._place()
             first = await self._prepare()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from drmad_client.records.job import PreflightReport
 from drmad_client.records.status import JobStatus
+from drmad_client.spec import refusals
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store, keys
 from drmad_workers.ray_actor.messages import Failure, Prepared, TrialResult
@@ -324,27 +326,54 @@ async def test_commit_is_retried_while_redis_is_full(
     assert cluster.created == 1, "no replica is lost because Redis is full"
 
 
-async def test_replicas_that_cannot_be_batched_get_an_actor_each_and_the_job_warns(
-    drive: Drive, cluster: StandInCluster
+async def test_replicas_that_cannot_be_batched_get_an_actor_each_and_the_job_warns_once(
+    drive: Drive, cluster: StandInCluster, store: Store
 ) -> None:
+    """Where only a worker can tell; a resumed job knows it."""
     del cluster.answers["prepare"]
-    driven = await drive(resources={"cpus": 0.5}, replicas={"count": 2, "batched": "auto"})
-    reason = "auto probes each replica by itself"
+    driven = await drive(hypergradient={"method": "replay"}, **BATCHED)
+    reason = "the model draws random numbers"
     (await cluster.called("prepare")).returns(Prepared([INFO], START, reason))
     (await cluster.called("prepare")).returns(Prepared([INFO], START))
-    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    call = await cluster.called("whole_meta_iteration")
+    await store.pause(driven.lease.job_id)
+    call.returns(result(0))
     job = await driven.released()
-    assert job.status is JobStatus.SUCCEEDED
+    assert (job.status, job.not_batched) == (JobStatus.PAUSED, reason)
     assert job.spec.replicas.batched == "auto"
     assert [spec.replicas.batched for spec in cluster.specs] == ["auto", "off"]
-    assert cluster.created == 2
-    assert await driven.events("warning") == [
-        {
-            "code": "not_batched",
-            "message": f"the replicas are not batched: {reason}; each has an actor of its own, "
-            "as with replicas.batched: off",
-        }
-    ]
+    await store.resume(job.id)
+    again = await drive(name="another")  # claims the older job, the resumed one
+    (await cluster.called("prepare")).returns(Prepared([INFO], START))
+    (await cluster.called("whole_meta_iteration")).returns(result(1, finished="iterations"))
+    assert (await again.released()).status is JobStatus.SUCCEEDED
+    assert [spec.replicas.batched for spec in cluster.specs[2:]] == ["off"]
+    assert await driven.events("warning") == [not_batched(reason)]
+
+
+async def test_replicas_that_the_method_cannot_batch_are_prepared_once(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    driven = await drive(hypergradient={"method": "auto"}, **BATCHED)
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    assert (await driven.released()).status is JobStatus.SUCCEEDED
+    assert cluster.created == 1
+    assert cluster.calls["prepare"].qsize() == 1
+    assert await driven.events("warning") == [not_batched(refusals.AUTO_NOT_BATCHED)]
+
+
+BATCHED: dict[str, Any] = {
+    "resources": {"cpus": 0.5},
+    "replicas": {"count": 2, "batched": "auto"},
+}
+
+
+def not_batched(reason: str) -> dict[str, str]:
+    message = (
+        f"the replicas are not batched: {reason}; each has an actor of its own, as with "
+        "replicas.batched: off"
+    )
+    return {"code": "not_batched", "message": message}
 
 
 async def test_trials_of_a_search_run_side_by_side_before_replicas_are_batched(
