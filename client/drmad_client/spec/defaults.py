@@ -21,6 +21,7 @@ class Training:
     weight_decay: Final = 0.0
     precision: Final = "float32"
     resample: Final = True
+    accumulate: Final = 1
 
 
 class Schedule:

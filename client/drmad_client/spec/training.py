@@ -81,6 +81,11 @@ class TrainingSpec(Spec):
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
     )
+    accumulate: Annotated[int, bounds.Training.accumulate] = Field(
+        default=defaults.Training.accumulate,
+        description="Number of minibatches whose mean gradient a step takes, with the memory of "
+        "one.",
+    )
     clip_norm: Annotated[float, bounds.Training.clip_norm] | None = Field(
         default=None,
         description="Largest norm of the gradient of all parameters together, as "

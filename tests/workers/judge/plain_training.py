@@ -82,20 +82,25 @@ def plain_training(
         tuned.scale_weights()
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
         for step in range(training.steps):
-            index = rows.index(step)
-            given = tuned.training_inputs(inputs)[index]
-            batch = Batch(given.clone(), targets[index].clone(), index)
-            seed_everything(rows.step_seed(step))
             optimizer.zero_grad()
-            tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            for part in range(training.accumulate):
+                number = training.accumulate * step + part
+                index = rows.index(number)
+                given = tuned.training_inputs(inputs)[index]
+                batch = Batch(given.clone(), targets[index].clone(), index)
+                seed_everything(rows.step_seed(number))
+                loss = tuned.training_loss(model, batch) / training.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
             clip_gradients(training, [layer.parameter for layer in layers])
             set_rates(optimizer, tuned.rates(step))
             optimizer.step()
         model.eval()
         held_out, answers = tensors_of(problem.valid, dtype)
         batch = Batch(held_out, answers, torch.arange(len(held_out)))
-        loss = float(tuned.held_out_loss(model, batch).detach())
-    return Trained(loss, {name: t.detach().clone() for name, t in model.state_dict().items()})
+        held_out_loss = float(tuned.held_out_loss(model, batch).detach())
+    return Trained(
+        held_out_loss, {name: t.detach().clone() for name, t in model.state_dict().items()}
+    )
 
 
 def draw_weights(problem: Problem, model: nn.Module, seed: int, dtype: torch.dtype) -> None:

@@ -51,11 +51,12 @@ class Replay(TruncatedMethod):
         start = run.steps - (self.horizon or run.steps)
         length = run.steps - start
         state, point = run.state.nbytes, run.point.nbytes
-        exact = self.hvp == "exact"
-        graph = graph_bytes(run.objective.inner, lambda: run.batch(0)) if exact else None
+        # The graphs of accumulated gradients would take the memory that accumulation spares.
+        held = self.hvp == "exact" and run.accumulate == 1
+        graph = graph_bytes(run.objective.inner, lambda: run.batch(0)) if held else None
         graphs = graph is not None and graphs_fit(length, state, point, graph)
-        held = point + graph if graph is not None and graphs else point
-        return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / held))), graphs)
+        each = point + graph if graph is not None and graphs else point
+        return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / each))), graphs)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Snapshots)

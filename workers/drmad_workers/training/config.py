@@ -44,6 +44,7 @@ class TrainingConfig:
         resample: whether every meta-iteration draws new initial weights and minibatches; otherwise
             all of them use those of the first (`Problem.initialize` draws w_0).
         groups: parameters with rates of their own, or frozen; the first that matches counts.
+        accumulate: the minibatches whose mean gradient a step takes, one after the other.
         clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
             clip_grad_value_; None clips no gradient.
     """
@@ -61,6 +62,7 @@ class TrainingConfig:
     resample: bool = defaults.Training.resample
     schedule: Schedule = field(default_factory=ConstantSchedule)
     groups: Sequence[ParameterGroup] = ()
+    accumulate: int = defaults.Training.accumulate
     clip_norm: float | None = None
     clip_value: float | None = None
 

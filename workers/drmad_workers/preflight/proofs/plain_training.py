@@ -64,10 +64,11 @@ def train(
         for step in range(short.training.steps):
             if shaken:
                 _shake(own, draw)
-            batch = run.batch(step)
             before = [p.detach().clone() for p in own.values()]
             optimizer.zero_grad()
-            plain.training_loss(values, batch).backward()  # type: ignore[no-untyped-call]
+            for part in run.parts(step):
+                loss = plain.training_loss(values, run.batch(part)) / run.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
             if written is None:
                 written = _written(own, before, step)
             clip(short.training, list(own.values()))
@@ -75,8 +76,8 @@ def train(
             if on_weights is not None:
                 on_weights(step + 1, list(own.values()))
         plain.model.eval()
-        loss = plain.outer_loss(values, short.replica.valid_examples)
-    return loss, written
+        outer = plain.outer_loss(values, short.replica.valid_examples)
+    return outer, written
 
 
 def clip(training: TrainingConfig, parameters: list[nn.Parameter]) -> None:
