@@ -184,7 +184,7 @@ class ReversibleMethod(MethodSpec):
     method: Literal["reversible"] = "reversible"
 
     def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
-        return refusals.reversible_refusals(training.optimizer)
+        return refusals.reversible_refusals(training.optimizer, training.nesterov)
 
 
 class OneStepMethod(MethodSpec):

@@ -123,7 +123,9 @@ class Optimizer:
                 groups, betas=training.betas, eps=training.eps, weight_decay=0.0, foreach=False
             )
         else:
-            self._inner = torch.optim.SGD(groups, lr=1.0, momentum=0.5, foreach=False)
+            self._inner = torch.optim.SGD(
+                groups, lr=1.0, momentum=0.5, foreach=False, nesterov=training.nesterov
+            )
             for parameter in (p for group in groups for p in group["params"]):
                 # torch takes the first gradient undamped unless there is a velocity already
                 self._inner.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
