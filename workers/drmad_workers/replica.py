@@ -157,7 +157,8 @@ class Replica:
     @property
     def epoch_steps(self) -> int:
         """The steps of the window over which the training loss is averaged."""
-        epoch = self.train_examples.rows // max(1, self.training.batch_size)
+        training = self.training
+        epoch = self.train_examples.rows // (training.batch_size * training.accumulate)
         return min(self.training.steps, max(1, epoch))
 
     @property

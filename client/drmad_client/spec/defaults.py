@@ -16,11 +16,13 @@ class Training:
     batch_size: Final = 100
     learning_rate: Final = 0.05
     momentum: Final = 0.9
+    nesterov: Final = False
     betas: Final = (0.9, 0.999)
     eps: Final = 1e-8
     weight_decay: Final = 0.0
     precision: Final = "float32"
     resample: Final = True
+    accumulate: Final = 1
 
 
 class Schedule:

@@ -212,7 +212,7 @@ class ReversibleMethod(MethodSpec):
         return refusals.steps_not_batched(self.method)
 
     def setting_refusals(self, training: TrainingSpec) -> Iterable[refusals.Refusal]:
-        return refusals.reversible_refusals(training.optimizer)
+        return refusals.reversible_refusals(training.optimizer, training.nesterov)
 
 
 class OneStepMethod(MethodSpec):

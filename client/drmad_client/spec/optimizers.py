@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 OptimizerName = Literal["sgd", "damped_sgd", "adam", "adamw"]
@@ -31,11 +31,13 @@ class OptimizerTraits:
 _SGD = OptimizerTraits(
     "sgd:MomentumSGD", ("betas", "eps"), "momentum", reversible=True, fixed_step=True
 )
-_ADAM = OptimizerTraits("adam:Adam", ("momentum",), "betas", reversible=False, fixed_step=False)
+_ADAM = OptimizerTraits(
+    "adam:Adam", ("momentum", "nesterov"), "betas", reversible=False, fixed_step=False
+)
 
 OPTIMIZERS: dict[str, OptimizerTraits] = {
     "sgd": _SGD,
-    "damped_sgd": _SGD,
+    "damped_sgd": replace(_SGD, unread=("betas", "eps", "nesterov")),
     "adam": _ADAM,
     "adamw": _ADAM,
 }

@@ -115,6 +115,14 @@ def clip_refusals(clip_norm: float | None, clip_value: float | None) -> Iterator
         )
 
 
+def nesterov_refusals(optimizer: str, nesterov: bool, momentum: float) -> Iterator[Refusal]:
+    if nesterov and optimizer == "sgd" and momentum == 0.0:
+        yield Refusal(
+            "training.nesterov",
+            "nesterov needs a momentum above 0, as in torch: set momentum, or leave nesterov out",
+        )
+
+
 def group_refusals(
     number: int, options: Mapping[str, Any], unread: Iterable[str]
 ) -> Iterator[Refusal]:
@@ -226,7 +234,13 @@ def _is_set(max_adjoint_change: float | None) -> bool:
     return max_adjoint_change not in (None, defaults.Shortcut.max_adjoint_change)
 
 
-def reversible_refusals(optimizer: str) -> Iterator[Refusal]:
+def reversible_refusals(optimizer: str, nesterov: bool) -> Iterator[Refusal]:
+    if nesterov:
+        yield Refusal(
+            "training.nesterov",
+            "reversible cannot undo a step of Nesterov's momentum, whose weights need the gradient "
+            "at the weights before: use replay, or set nesterov to false",
+        )
     if not OPTIMIZERS[optimizer].reversible:
         allowed = " and ".join(name for name, row in OPTIMIZERS.items() if row.reversible)
         yield Refusal(

@@ -13,7 +13,7 @@ from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
 from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
 
-OPTIMIZER_FIELDS = ("learning_rate", "momentum", "betas", "eps", "weight_decay")
+OPTIMIZER_FIELDS = ("learning_rate", "momentum", "nesterov", "betas", "eps", "weight_decay")
 """The fields that may stand in a mapping `optimizer`."""
 
 _Beta = Annotated[float, bounds.BETA]
@@ -70,6 +70,10 @@ class TrainingSpec(Spec):
         default=defaults.Training.momentum,
         description="Momentum γ of sgd and damped_sgd.",
     )
+    nesterov: bool = Field(
+        default=defaults.Training.nesterov,
+        description="Whether sgd takes Nesterov's momentum, as in torch: w' = w + η (γ v' - g).",
+    )
     betas: tuple[_Beta, _Beta] = Field(
         default=defaults.Training.betas, description="Decay rates β₁ and β₂ of adam and adamw."
     )
@@ -80,6 +84,11 @@ class TrainingSpec(Spec):
         default=defaults.Training.weight_decay,
         description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
         "1 - η ω instead.",
+    )
+    accumulate: Annotated[int, bounds.Training.accumulate] = Field(
+        default=defaults.Training.accumulate,
+        description="Number of minibatches whose mean gradient a step takes, with the memory of "
+        "one.",
     )
     clip_norm: Annotated[float, bounds.Training.clip_norm] | None = Field(
         default=None,
@@ -144,6 +153,8 @@ class TrainingSpec(Spec):
 
     def contradictions(self) -> Iterator[Misfit]:
         """Settings that do not fit together under any optimizer."""
+        for _, message in refusals.nesterov_refusals(self.optimizer, self.nesterov, self.momentum):
+            yield ("training", "nesterov"), self.nesterov, message
         for _, message in refusals.clip_refusals(self.clip_norm, self.clip_value):
             yield ("training", "clip_value"), self.clip_value, message
         for field, message in refusals.schedule_refusals(dict(self.schedule), self.steps):

@@ -146,3 +146,34 @@ def test_a_fork_keeps_the_groups_that_its_hyperparameters_belong_to(per: str) ->
         return
     with pytest.raises(ValidationError, match="must stay as they are"):
         fork.applied_to(JobSpec.model_validate(stated))
+
+
+@pytest.mark.parametrize(
+    ("training", "path", "words"),
+    [
+        ({"clip_norm": 1, "clip_value": 1}, "clip_value", "must be null beside clip_norm"),
+        ({"nesterov": True, "optimizer": "adam"}, "nesterov", "has no effect with adam"),
+        ({"nesterov": True, "momentum": 0}, "nesterov", "needs a momentum above 0"),
+        ({"accumulate": 0}, "accumulate", "greater than or equal to 1, got 0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    training: dict[str, Any], path: str, words: str
+) -> None:
+    found = faults(**training)
+    assert words in found[f"training.{path}"]
+
+
+def test_reversible_refuses_nesterov_by_field() -> None:
+    stated = fields(nesterov=True) | {"hypergradient": {"method": "reversible"}}
+    with pytest.raises(ValidationError, match="cannot undo a step of Nesterov"):
+        JobSpec.model_validate(stated)
+
+
+def test_a_job_of_an_earlier_release_reads_as_it_was_meant() -> None:
+    """Its record has none of the fields of the recipe."""
+    recipe = ("schedule", "groups", "accumulate", "clip_norm", "clip_value", "nesterov")
+    stored = job().model_dump(mode="json")
+    for name in recipe:
+        del stored["training"][name]
+    assert JobSpec.accepted(stored) == job()

@@ -45,7 +45,7 @@ def optimizer_of(
     if training.optimizer == "damped_sgd":
         return DampedSGD(groups)
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups)
+        return torch.optim.SGD(groups, momentum=training.momentum, nesterov=training.nesterov)
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, betas=training.betas, eps=training.eps)
 

@@ -86,21 +86,24 @@ def plain_training(
         tuned.scale_weights()
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
         for step in range(training.steps):
-            index = rows.index(step)
-            batch = tuned.with_inputs(Batch(train.of(index, rows.seeds(step)), index))
-            seed_everything(rows.step_seed(step))
             optimizer.zero_grad()
-            tuned.training_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            for part in range(training.accumulate):
+                number = training.accumulate * step + part
+                index = rows.index(number)
+                batch = tuned.with_inputs(Batch(train.of(index, rows.seeds(number)), index))
+                seed_everything(rows.step_seed(number))
+                loss = tuned.training_loss(model, batch) / training.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
             clip_gradients(training, [layer.parameter for layer in layers])
             set_rates(optimizer, tuned.rates(step))
             optimizer.step()
         model.eval()
         index, seed = torch.arange(valid.rows), seed_of(Purpose.ITEMS, recipe.seed)
         batch = Batch(valid.of(index, [seed + row for row in range(valid.rows)]), index)
-        loss = float(tuned.held_out_loss(model, batch).detach())
+        held_out_loss = float(tuned.held_out_loss(model, batch).detach())
     frozen = {id(p) for p in model.parameters() if not p.requires_grad}
     return Trained(
-        loss,
+        held_out_loss,
         {
             name: t.detach().clone()
             for name, t in model.state_dict(keep_vars=True).items()

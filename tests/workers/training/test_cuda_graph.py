@@ -1,13 +1,22 @@
 """Recorded training steps, as far as they can be seen without a GPU."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from drmad_workers import L2, LearningRate, Problem, SampleWeight, Shortcut, TrainingConfig
+from drmad_workers import (
+    L2,
+    CosineSchedule,
+    LearningRate,
+    Problem,
+    SampleWeight,
+    Shortcut,
+    TrainingConfig,
+)
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.initial_weights import initialize
@@ -19,6 +28,7 @@ from drmad_workers.training.run import TrainingRun
 from tests.workers.small import CLASSES, small_problem, tuner_of
 
 SGD = TrainingConfig("sgd", steps=12, batch_size=4, learning_rate=0.2)
+CLIPPED = replace(SGD, clip_norm=0.3)
 
 
 def run_of(problem: Problem, kinds: list[Kind], training: TrainingConfig = SGD) -> TrainingRun:
@@ -39,20 +49,23 @@ def twice(work: Callable[[], None]) -> Callable[[], None]:
     return work
 
 
-def test_recorded_steps_train_as_the_steps_themselves_do() -> None:
+@pytest.mark.parametrize("training", [SGD, CLIPPED], ids=["plain", "clipped"])
+def test_recorded_steps_train_as_the_steps_themselves_do(training: TrainingConfig) -> None:
     def problem() -> Problem:
         torch.manual_seed(0)
         layers = (nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
         return small_problem(nn.Sequential(*layers))
 
     kinds: list[Kind] = [L2(per="weight"), SampleWeight(), LearningRate(per="layer")]
-    plain, run = run_of(problem(), kinds), run_of(problem(), kinds)
+    plain, run = (run_of(problem(), kinds, training) for _ in range(2))
     assert recordable(run)
     take = RecordedStep(run, record=twice)
     assert torch.equal(run.state, plain.state)
     losses = [float(plain.take(step)) for step in range(SGD.steps)]
     assert [float(take(step)) for step in range(SGD.steps)] == losses
     assert torch.equal(run.state, plain.state)
+    assert torch.equal(run.clipped, plain.clipped)
+    assert bool(run.clipped.any()) == (training is CLIPPED)
     buffers = [each.objective.parameters.model.buffers() for each in (run, plain)]
     for one, other in zip(*buffers, strict=True):
         assert torch.equal(one, other)
@@ -98,6 +111,8 @@ def test_minibatches_of_another_shape_than_the_recorded_one_are_taken_as_they_ar
     ("model", "kind", "training"),
     [
         (None, LearningRate(per="step"), SGD),
+        (None, L2(per="weight"), replace(SGD, schedule=CosineSchedule())),
+        (None, L2(per="weight"), replace(SGD, accumulate=2)),
         (None, L2(per="weight"), TrainingConfig("adam", steps=12, batch_size=4)),
         (
             nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, CLASSES)),
@@ -105,7 +120,7 @@ def test_minibatches_of_another_shape_than_the_recorded_one_are_taken_as_they_ar
             SGD,
         ),
     ],
-    ids=["rates per step", "adam", "dropout"],
+    ids=["rates per step", "schedule", "accumulation", "adam", "dropout"],
 )
 def test_steps_that_differ_in_more_than_their_minibatch_are_not_recorded(
     model: nn.Module | None, kind: Kind, training: TrainingConfig

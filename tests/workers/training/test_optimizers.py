@@ -11,17 +11,21 @@ from drmad_workers.training.optimizers import Adam, InnerOptimizer, MomentumSGD,
 MOMENTA = [0.0, 0.5, 0.9, 0.99]
 
 
-def constant(learning_rate: float, momentum: float, damped: bool) -> MomentumSGD:
-    return MomentumSGD(Rate(learning_rate), Rate(momentum), damped)
+def constant(
+    learning_rate: float, momentum: float, damped: bool, nesterov: bool = False
+) -> MomentumSGD:
+    return MomentumSGD(Rate(learning_rate), Rate(momentum), damped, nesterov=nesterov)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", MOMENTA)
-def test_sgd_takes_the_path_of_torch(momentum: float) -> None:
+def test_sgd_takes_the_path_of_torch(momentum: float, nesterov: bool) -> None:
+    nesterov &= momentum > 0.0
     weights = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parameter = torch.nn.Parameter(weights.clone())
-    reference = torch.optim.SGD([parameter], lr=0.3, momentum=momentum)
+    reference = torch.optim.SGD([parameter], lr=0.3, momentum=momentum, nesterov=nesterov)
     state = torch.stack([weights, torch.zeros_like(weights)])
-    dynamics = constant(0.3, momentum, damped=False)
+    dynamics = constant(0.3, momentum, damped=False, nesterov=nesterov)
     for step in range(10):
         reference.zero_grad()
         parameter.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -44,13 +48,13 @@ def test_damped_sgd_is_sgd_at_a_damped_rate(momentum: float) -> None:
     torch.testing.assert_close(paths[0], paths[1], rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("damped", [True, False])
+@pytest.mark.parametrize("rule", ["damped", "plain", "nesterov"])
 @pytest.mark.parametrize("momentum", MOMENTA)
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_stride_is_that_many_steps_under_a_constant_gradient(
-    count: int, momentum: float, damped: bool
+    count: int, momentum: float, rule: str
 ) -> None:
-    dynamics = constant(0.7, momentum, damped)
+    dynamics = constant(0.7, momentum, rule == "damped", rule == "nesterov")
     draw = torch.Generator().manual_seed(1)
     first, speed, gradient, *adjoint = torch.randn(5, 4, dtype=torch.float64, generator=draw)
     state = torch.stack([first, speed])
@@ -149,27 +153,30 @@ def test_rates_per_step_and_layer_are_torchs_parameter_groups(kind: str) -> None
 
 
 @pytest.mark.parametrize("per_layer", [True, False])
-@pytest.mark.parametrize("decoupled", [None, False, True])
+@pytest.mark.parametrize("rule", ["damped", "nesterov", "adam", "adamw"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_reverse_of_a_stride_is_autograd_through_its_steps(
-    count: int, decoupled: bool | None, per_layer: bool
+    count: int, rule: str, per_layer: bool
 ) -> None:
     """That of momentum is exact in the rates for a steady velocity, which it takes as a mean."""
     both = tables(per_layer)
     learning_rate, momentum = (scheduled(table) for table in both)
     dynamics: InnerOptimizer = (
-        MomentumSGD(learning_rate, momentum, damped=True)
-        if decoupled is None
-        else Adam(learning_rate, momentum, weight_decay=Rate(0.1), decoupled=decoupled)
+        Adam(learning_rate, momentum, weight_decay=Rate(0.1), decoupled=rule == "adamw")
+        if rule.startswith("adam")
+        else MomentumSGD(learning_rate, momentum, rule == "damped", nesterov=rule == "nesterov")
     )
     state, adjoint = (
         normal(1 + dynamics.memory_rows, 7),
         normal(1 + dynamics.memory_rows, 7, seed=2),
     )
     gradient = normal(7, seed=3)
+    if rule == "nesterov" and count > 1:
+        gradient.zero_()  # no velocity stays where it is under momenta that change
+        state[1].zero_()
     if dynamics.memory_rows == 2:
         state[2].square_()
-    else:
+    elif rule == "damped":
         state[1] = -gradient  # v' = γ v - (1 - γ) g stays where it is
     inputs = [
         leaf.clone().requires_grad_()
@@ -201,6 +208,10 @@ def unrolled(
             table[:, j].expand(2).repeat_interleave(torch.tensor([3, 4]))
             for table in (learning_rate, momentum)
         )
+        if isinstance(dynamics, MomentumSGD) and dynamics.nesterov:
+            memory = [gamma * memory[0] - gradient]
+            weights = weights + alpha * (gamma * memory[0] - gradient)
+            continue
         if isinstance(dynamics, MomentumSGD):
             memory = [gamma * memory[0] - (1.0 - gamma) * gradient]
             weights = weights + alpha * memory[0]

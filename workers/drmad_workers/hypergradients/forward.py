@@ -106,19 +106,37 @@ class Tangents:
         if step == 0:
             objective.begin_products()
             self._weights.copy_(initial_along(objective, self._values))
-        objective.parameters.load_carried()
-        found = gradient_along(
-            objective.inner, run.batch(step), self._weights, self._carried, self._values
-        )
-        gradient, along = found.gradient, found.along
+        gradient, along = self._gradient_along(step, run)
         if run.clip is not None:
             gradient, along = run.clip.clipped(gradient), run.clip.product(gradient, along)
         self._push(step, run, gradient, along)
-        self._carried.copy_(found.carried)
         last = step == run.steps - 1
         self.next_step = step + 1 if not last else run.steps + 1
         if step % self._check_every == 0 or last:
             self._check(step, run)
+
+    def _gradient_along(self, step: int, run: TrainingRun) -> tuple[Tensor, Tensor]:
+        """The gradient and its derivatives along Z, means over the minibatches of the step.
+
+        Shapes (P,) and (D, P). Moves the directions of the carried values through the step.
+        """
+        parameters, parts = run.objective.parameters, run.parts(step)
+        gradient, along = torch.zeros_like(parameters.weights), torch.zeros_like(self._weights)
+        before = [parameters.carried_flat.clone()]
+        if parameters.carried and len(parts) > 1:
+            _, before = run.mean_gradient(step, 1, 1, gradient.clone())
+        for number, first in enumerate(parts):
+            if parameters.carried:
+                parameters.carried_flat.copy_(before[number])
+                parameters.load_carried()
+            found = gradient_along(
+                run.objective.inner, run.batch(first), self._weights, self._carried, self._values
+            )
+            gradient.add_(found.gradient, alpha=1.0 / len(parts))
+            along.add_(found.along, alpha=1.0 / len(parts))
+            self._carried.copy_(found.carried)
+        parameters.carried_flat.copy_(before[0])
+        return gradient, along
 
     def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:
         """Z <- the directional derivatives of the update along Z, the gradient and the rates.

@@ -11,7 +11,7 @@ Methods differ in ŵ_t, the point where step t is linearised, and in the steps t
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -236,16 +236,24 @@ class Adjoint:
         if step == 0:
             objective.inner.traced.check()
         objective.parameters.load_carried()
-        carried = self.carried if objective.parameters.carried else None
-        batch = run.batch(step, count, every) if at is None else at.batch
-        before = self.weights.clone() if self._watch else None
         reads_gradient = run.clip is not None or dynamics.reads_gradient_at(velocity_after)
-        wanted = prepare if reads_gradient else None
-        if wanted is None:
-            prepare()
-        objective.subtract_product(
-            batch, cotangent, self.weights, wanted, at, share, self._product, carried, count
-        )
+        before = self.weights.clone() if self._watch else None
+        if run.accumulate > 1:
+            self._subtract_parts(step, count, every, share, prepare, reads_gradient)
+        else:
+            if not reads_gradient:
+                prepare()
+            objective.subtract_product(
+                run.batch(step, count, every) if at is None else at.batch,
+                cotangent,
+                self.weights,
+                prepare if reads_gradient else None,
+                at,
+                share,
+                self._product,
+                self._carried_if_any,
+                count,
+            )
         self.products += 1
         if self.strict:
             run.objective.sums.require_finite(step)
@@ -262,6 +270,39 @@ class Adjoint:
             norm = torch.minimum(limit, norm)
         self._last, self._largest = norm, torch.maximum(self._largest, norm)
         run.monitor.advance(count)
+
+    @property
+    def _carried_if_any(self) -> Tensor | None:
+        return self.carried if self._run.objective.parameters.carried else None
+
+    def _subtract_parts(
+        self,
+        step: int,
+        count: int,
+        every: int,
+        share: float,
+        prepare: Callable[[Tensor | None], None],
+        reads_gradient: bool,
+    ) -> None:
+        """The products of steps that take the mean of several gradients, the last part first.
+
+        The carried values move from part to part, and so does their adjoint backwards.
+        """
+        run, parameters, carried = self._run, self._run.objective.parameters, self._carried_if_any
+        gradient, before = None, []
+        if reads_gradient or carried is not None:
+            gradient = torch.empty_like(self.weights)
+            _, before = run.mean_gradient(step, count, every, gradient)
+        prepare(gradient if reads_gradient else None)
+        each = self._cotangent / run.accumulate
+        for first in reversed(run.parts(step, count)):
+            if carried is not None:
+                parameters.carried_flat.copy_(before.pop())
+                parameters.load_carried()
+            batch = run.batch(first, count, every)
+            run.objective.subtract_product(
+                batch, each, self.weights, None, None, share, self._product, carried, count
+            )
 
     def finish(self, step: int) -> None:
         """Raises HypergradientDiverged unless |dw| is within its bound at the end."""

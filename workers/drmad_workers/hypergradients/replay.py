@@ -56,7 +56,8 @@ class Replay(TruncatedMethod):
         start = run.steps - (self.horizon or run.steps)
         length = run.steps - start
         state, point = run.state.nbytes, run.point.nbytes
-        exact = self.hvp == "exact"
+        # The graphs of accumulated gradients would take the memory that accumulation spares.
+        exact = self.hvp == "exact" and run.accumulate == 1
         graph = graph_bytes(run.objective.inner, lambda: run.batch(0)) if exact else None
         graphs = (
             graph is not None

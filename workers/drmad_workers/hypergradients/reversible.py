@@ -51,7 +51,7 @@ class Reversible(Method):
         return True
 
     def check(self, training: TrainingConfig) -> None:
-        require_none(refusals.reversible_refusals(training.optimizer))
+        require_none(refusals.reversible_refusals(training.optimizer, training.nesterov))
 
     def cost(self, training: TrainingConfig) -> float:
         return super().cost(training) + 1.0

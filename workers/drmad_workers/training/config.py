@@ -44,6 +44,8 @@ class TrainingConfig:
         resample: whether every meta-iteration draws new minibatches, and new initial weights
             where `Problem.initialize` draws them; otherwise all of them use those of the first.
         groups: parameters with rates of their own, or frozen; the first that matches counts.
+        nesterov: whether SGD takes Nesterov's momentum, as in torch.
+        accumulate: the minibatches whose mean gradient a step takes, one after the other.
         clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
             clip_grad_value_; None clips no gradient.
     """
@@ -61,6 +63,8 @@ class TrainingConfig:
     resample: bool = defaults.Training.resample
     schedule: Schedule = field(default_factory=ConstantSchedule)
     groups: Sequence[ParameterGroup] = ()
+    nesterov: bool = defaults.Training.nesterov
+    accumulate: int = defaults.Training.accumulate
     clip_norm: float | None = None
     clip_value: float | None = None
 
@@ -77,7 +81,11 @@ class TrainingConfig:
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
         self.schedule.check(self.steps)
-        for refusal in refusals.clip_refusals(self.clip_norm, self.clip_value):
+        require(not self.nesterov or self.optimizer == "sgd", "nesterov", "false but with sgd")
+        for refusal in (
+            *refusals.nesterov_refusals(self.optimizer, self.nesterov, self.momentum),
+            *refusals.clip_refusals(self.clip_norm, self.clip_value),
+        ):
             raise ProblemError(refusal.message, refusal.field)
         for number, group in enumerate(self.groups):
             for refusal in refusals.group_refusals(number, asdict(group), self.traits.unread):

@@ -34,6 +34,7 @@ class StepwiseRun(Protocol):
     optimizer_state: Tensor
     gradient: Tensor
     losses: Tensor
+    accumulate: int
     clip: Clip | None
     clipped: Tensor
 
@@ -59,8 +60,8 @@ def recordable(run: StepwiseRun) -> bool:
     """Whether every step launches the same kernels with the same numbers, minibatches aside.
 
     Steps differ if rates change from step to step (as Adam's do), if each step draws random
-    numbers under its own seed, or if the model counts in Python. Replicas side by side are not
-    recorded either.
+    numbers under its own seed, or if the model counts in Python. Replicas side by side, and steps
+    that accumulate gradients, are not recorded either.
     """
     objective, dynamics = run.objective, run.dynamics
     return (
@@ -68,6 +69,7 @@ def recordable(run: StepwiseRun) -> bool:
         and dynamics.constant
         and not objective.parameters.stochastic
         and not objective.losses.autocast
+        and run.accumulate == 1
         and objective.parameters.weights.ndim == 1
         and not objective.parameters.carried.has_numbers
     )

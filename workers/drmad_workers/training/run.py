@@ -44,6 +44,7 @@ class TrainingRun:
         point: the rows of the state at which the reverse of a step is linearised.
         path: the rows of the state that an approximate trajectory must contain.
         losses: the loss of every step on its minibatch, shape (T,), without penalties.
+        accumulate: the minibatches of a step; step t takes accumulate × t and those that follow it.
         clip: what clips the gradients; None for nothing.
         clipped: whether the gradient of each step was clipped, shape (T,).
 
@@ -69,22 +70,32 @@ class TrainingRun:
         weights = objective.parameters.weights
         self.gradient = torch.empty_like(weights)
         self.losses = weights.new_zeros(config.steps, *weights.shape[:-1])
+        self.accumulate = config.accumulate
         self.clip = config.clip
         self.clipped = self.losses.bool()
         self._minibatches = minibatches
 
-    def batch(self, step: int, count: int = 1, every: int = 1) -> Batch:
-        """The joined minibatches of `count` steps; also sets the seed of the model's own noise.
+    def batch(self, first: int, count: int = 1, every: int = 1) -> Batch:
+        """`count` minibatches from `first` on, joined; also sets the seed of the model's own noise.
 
         Uses the first of every `every` minibatches.
         """
         if self.objective.parameters.stochastic:
-            seed_all(self._minibatches.step_seed(step))
-        return self._minibatches.join(step, count, every)
+            seed_all(self._minibatches.step_seed(first))
+        return self._minibatches.join(first, count, every)
+
+    def parts(self, step: int, count: int = 1) -> range:
+        """The first minibatch of each of the `accumulate` parts of `count` steps.
+
+        A part has `count` minibatches, as the steps have without accumulation.
+        """
+        first = self.accumulate * step
+        return range(first, first + self.accumulate * count, count)
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
-        """The positions of the examples of `batch`, shape (rows,)."""
-        return self._minibatches.index(step, count, every)
+        """The positions of the examples that `count` steps use, shape (rows,); see `batch`."""
+        parts = self.parts(step, count)
+        return torch.cat([self._minibatches.index(part, count, every) for part in parts], -1)
 
     def epoch_part(self, start: int, rows: int) -> tuple[Batch, float, int]:
         """Minibatches of the first epoch from `start` on, joined to about `rows` rows.
@@ -181,9 +192,32 @@ class TrainingRun:
 
         Returns the loss, without penalties.
         """
-        loss = self.gradient_on(self.batch(step))
+        if self.accumulate == 1:
+            loss = self.gradient_on(self.batch(step))
+        else:
+            loss, _ = self.mean_gradient(step, 1, 1, self.gradient)
         self._clip_gradient(step)
         return loss
+
+    def mean_gradient(
+        self, step: int, count: int, every: int, out: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Writes the mean gradient of the parts of `count` steps, before clipping, into `out`.
+
+        Moves the carried values once per part. Returns the mean loss, and the carried values before
+        each part, shape (Q,).
+        """
+        parameters = self.objective.parameters
+        part, loss = torch.empty_like(out), self.losses.new_zeros(self.losses.shape[1:])
+        out.zero_()
+        parameters.load_carried()
+        carried = []
+        for first in self.parts(step, count):
+            carried.append(parameters.carried_flat.clone())
+            loss += self.objective.inner.gradient(self.batch(first, count, every), part)
+            parameters.store_carried()
+            out.add_(part, alpha=1.0 / self.accumulate)
+        return loss / self.accumulate, carried
 
     def gradient_on(self, batch: Batch) -> Tensor:
         """Writes the gradient on a batch before clipping; moves the carried values."""

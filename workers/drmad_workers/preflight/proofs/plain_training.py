@@ -69,10 +69,11 @@ def train(
         for step in range(short.training.steps):
             if shaken:
                 _shake(own, draw)
-            batch = run.batch(step)
             before = [p.detach().clone() for p in own.values()]
             optimizer.zero_grad()
-            plain.training_loss(values, batch).backward()  # type: ignore[no-untyped-call]
+            for part in run.parts(step):
+                loss = plain.training_loss(values, run.batch(part)) / run.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
             if written is None:
                 written = _written(own, before, step)
             clip(short.training, list(own.values()))
@@ -80,8 +81,8 @@ def train(
             if on_weights is not None:
                 on_weights(step + 1, list(own.values()))
         plain.model.eval()
-        loss = plain.outer_loss(values, short.replica.valid_examples)
-    return loss, written
+        outer = plain.outer_loss(values, short.replica.valid_examples)
+    return outer, written
 
 
 def clip(training: TrainingConfig, parameters: list[nn.Parameter]) -> None:
@@ -125,6 +126,7 @@ class Optimizer:
         self._parameters = [*own.values(), *others]
         self._count = len(own)
         self._second_decay, self._eps = training.betas[1], training.eps
+        self._nesterov = training.nesterov
         # torch takes the first gradient undamped unless there is a velocity already
         self._first = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._second = [torch.zeros_like(parameter) for parameter in self._parameters]
@@ -157,7 +159,7 @@ class Optimizer:
             momentum=decay,
             lr=rate,
             dampening=decay if self._name == "damped_sgd" else 0.0,
-            nesterov=False,
+            nesterov=self._nesterov,
             maximize=False,
         )
 

@@ -85,7 +85,7 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
     """The job's problem with `steps` inner steps, in float64 if its code runs in it."""
     shortened = spec.model_copy(update={"training": spec.training.shortened(steps)})
     training = replace(spec_adapter.training(shortened), precision="float32")
-    rows = min(20, steps) * training.batch_size
+    rows = min(20, steps) * training.batch_size * training.accumulate
     small = replace(
         problem,
         train=first_rows(problem.train, rows),

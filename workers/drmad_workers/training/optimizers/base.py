@@ -22,6 +22,9 @@ class OptimizerSettings(Protocol):
     def optimizer(self) -> str: ...
 
     @property
+    def nesterov(self) -> bool: ...
+
+    @property
     def betas(self) -> tuple[float, float]: ...
 
     @property

@@ -40,16 +40,23 @@ class MomentumSGD(InnerOptimizer):
         dα_t = dw·v_{t+1}    dv += α dw    dγ_t = dv·(v_t + κ g_t)    u = δ dv    dv *= γ
         dω -= w·u            dw -= ω u
 
+    Nesterov's momentum, as in torch.optim.SGD, moves the weights along d = γ v_{t+1} - g_t in place
+    of v_{t+1}. Its reverse, for δ = 1:
+
+        dα_t = dw·d_t    dγ_t = α dw·v_{t+1} + (dv + α γ dw)·v_t    u = dv + α (1 + γ) dw
+        dv <- γ (dv + α γ dw)
+
     A stride reverses m steps under one gradient, of which ω ŵ is a part, as the gradient of a
-    penalty is. For the rates on an approximate trajectory, v_{t+1} is (ŵ_{t+m} - ŵ_t)/Σα over the
-    m steps of a stride: it replaces the velocity after each of them; v_t is the one before the
-    first, ḡ the gradient of each.
+    penalty is. For the rates on an approximate trajectory, v_{t+1} (and d_t) is
+    (ŵ_{t+m} - ŵ_t)/Σα over the m steps of a stride: it replaces the velocity after each of them;
+    v_t is the one before the first, ḡ the gradient of each.
 
     Attributes:
         learning_rate: α > 0.
         momentum: γ in [0, 1).
         damped: whether δ is 1 - γ.
         weight_decay: ω >= 0, coupled as in torch.optim.SGD.
+        nesterov: whether the momentum is Nesterov's; not with damped.
         constant: whether the rates are the same in every step.
     """
 
@@ -57,6 +64,7 @@ class MomentumSGD(InnerOptimizer):
     momentum: Rate
     damped: bool
     weight_decay: Rate = field(default_factory=lambda: Rate(0.0))
+    nesterov: bool = False
     _maps: dict[int, StrideMap] = field(default_factory=dict)
 
     memory_rows: ClassVar[int] = 1
@@ -73,7 +81,7 @@ class MomentumSGD(InnerOptimizer):
         cls, settings: OptimizerSettings, learning_rate: Rate, momentum: Rate, weight_decay: Rate
     ) -> Self:
         damped = settings.optimizer == "damped_sgd"
-        return cls(learning_rate, momentum, damped, weight_decay)
+        return cls(learning_rate, momentum, damped, weight_decay, settings.nesterov)
 
     def reads_gradient_at(self, velocity_after: Tensor | None) -> bool:
         known = velocity_after is not None and self.momentum.total is None
@@ -85,7 +93,8 @@ class MomentumSGD(InnerOptimizer):
         decay = self.momentum.factor(step)
         velocity.mul_(decay)
         add_scaled(velocity, self.gain(decay), gradient, -1.0)
-        add_scaled(weights, self.learning_rate.factor(step), velocity)
+        along = decay * velocity - gradient if self.nesterov else velocity
+        add_scaled(weights, self.learning_rate.factor(step), along)
 
     def decayed(self, step: int, weights: Tensor, gradient: Tensor) -> Tensor:
         """g_t = ∇_w L_t + ω w, shape (P,)."""
@@ -108,7 +117,8 @@ class MomentumSGD(InnerOptimizer):
         if not self.weight_decay.is_zero:
             gradient = gradient + weight_decay * weights
         velocity = decay * velocity - self.gain(decay) * gradient
-        return weights + rate * velocity, velocity
+        along = decay * velocity - gradient if self.nesterov else velocity
+        return weights + rate * along, velocity
 
     def stride(self, step: int, count: int) -> StrideMap:
         """The map of the m = `count` steps from `step` on for a gradient that stays the same.
@@ -127,7 +137,11 @@ class MomentumSGD(InnerOptimizer):
         for j in range(step, step + count):
             rate, decay = self.learning_rate.at(j), self.momentum.at(j)
             kept, gained = decay * kept, decay * gained + self.gain(decay)
-            by_velocity, by_gradient = by_velocity + rate * kept, by_gradient + rate * gained
+            moved_by_velocity, moved_by_gradient = kept, gained
+            if self.nesterov:
+                moved_by_velocity, moved_by_gradient = decay * kept, decay * gained + 1.0
+            by_velocity = by_velocity + rate * moved_by_velocity
+            by_gradient = by_gradient + rate * moved_by_gradient
         spread = self.learning_rate.spread
         made = StrideMap(spread(by_velocity), spread(by_gradient), spread(kept), spread(gained))
         if self.constant:
@@ -186,11 +200,14 @@ class MomentumSGD(InnerOptimizer):
 
         Within the stride dv is kept dv + given dw, with the dw and dv after the stride.
         """
-        if after is None:
+        along = after
+        if after is None or along is None:
             assert gradient is not None
             decay = self.momentum.factor(step)
             after = decay * before - self.gain(decay) * gradient
+            along = decay * after - gradient if self.nesterov else after
         w_after, v_after = self._layer_sums(adjoint, after)
+        w_along = w_after if along is after else self._layer_sums(adjoint, along)[0]
         w_before, v_before, at_w, at_v = w_after, v_after, 0.0 * w_after, 0.0 * v_after
         if self.momentum.total is not None:
             w_before, v_before = self._layer_sums(adjoint, before)
@@ -200,11 +217,13 @@ class MomentumSGD(InnerOptimizer):
         kept: Factor = 1.0
         given: Factor = 0.0
         for j in range(step + count - 1, step - 1, -1):
-            given = given + self.learning_rate.at(j)
-            self.learning_rate.gather(j, w_after)
+            rate, decay = self.learning_rate.at(j), self.momentum.at(j)
+            given = given + (rate * decay if self.nesterov else rate)
+            self.learning_rate.gather(j, w_along)
             v_velocity, w_velocity = (v_before, w_before) if j == step else (v_after, w_after)
-            self.momentum.gather(j, kept * (v_velocity + at_v) + given * (w_velocity + at_w))
-            kept, given = kept * self.momentum.at(j), given * self.momentum.at(j)
+            by_decay = kept * (v_velocity + at_v) + given * (w_velocity + at_w)
+            self.momentum.gather(j, by_decay + rate * w_after if self.nesterov else by_decay)
+            kept, given = kept * decay, given * decay
 
     def _layer_sums(self, adjoint: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
         """<dw, other> and <dv, other>: by layer, or one number where no rate is per layer."""
