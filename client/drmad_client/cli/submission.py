@@ -107,7 +107,9 @@ def submit(
 
 def upload_data(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="npz, safetensors, CSV or Parquet file.")
+    ],
 ) -> None:
     """Upload a data set and print its name for the spec of a job.
 

@@ -55,6 +55,7 @@ class Bounds(GroupedMetadata):
 
 
 BETA = Bounds(ge=0.0, lt=1.0)
+DROPOUT = Bounds(ge=0.0, lt=1.0)
 LOSS_TERMS = Bounds(ge=1, limit=10_000)
 
 

@@ -10,7 +10,8 @@ from pydantic import Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Spec
-from drmad_client.spec.data_sets import UPLOAD, DataSpec
+from drmad_client.spec.data_set import UPLOAD
+from drmad_client.spec.data_sets import DataSpec
 from drmad_client.spec.models import MlpModel, ModelSpec
 from drmad_client.spec.sizes import ProblemSizes
 
@@ -37,7 +38,7 @@ class CatalogProblem(Spec):
             matrices = self.model.matrices(inputs, data.classes)
         return ProblemSizes(
             steps,
-            train=data.train,
+            train=None if data.parts is None else data.parts[0],
             inputs=None if inputs is None else prod(inputs),
             classes=data.classes,
             matrices=matrices,
@@ -97,9 +98,8 @@ def uploaded_data(problem: CatalogProblem | CodeProblem) -> tuple[str, tuple[str
     """The name of a problem's uploaded data set and the path of its field; None without one."""
     if problem.kind == "code":
         return (problem.data, ("problem", "data")) if problem.data else None
-    if problem.data.name == "upload":
-        return problem.data.data, ("problem", "data", "data")
-    return None
+    data = problem.data.data if problem.data.name in ("upload", "table") else None
+    return (data, ("problem", "data", "data")) if data else None
 
 
 def _kind_of_problem(value: Any) -> str:
