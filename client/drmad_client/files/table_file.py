@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,7 @@ MAX_HEADER_BYTES = 1 << 22
 """Maximum size of the header line of a CSV file, in bytes."""
 
 _PARQUET = b"PAR1"
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = ("\t", ";", ",")
 
 
 def is_parquet(path: Path) -> bool:
@@ -42,7 +43,8 @@ def check(path: Path) -> None:
 def header(path: Path) -> tuple[str, list[str]]:
     """The delimiter and the column names of a CSV file.
 
-    The delimiter is the one of comma, semicolon and tab that the first line has most often.
+    The delimiter is the one of tab, semicolon and comma that the first line has most often outside
+    quotes; of equally many the first.
 
     Raises:
         DataError: the file is no UTF-8 text, has fewer than two columns or more than
@@ -54,7 +56,7 @@ def header(path: Path) -> tuple[str, list[str]]:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"expected a CSV file in UTF-8: {error}") from error
-    delimiter = max(_DELIMITERS, key=text.count)
+    delimiter = max(_DELIMITERS, key=re.sub('"[^"]*"', "", text).count)
     try:
         names = next(csv.reader([text], delimiter=delimiter), [])
     except csv.Error as error:

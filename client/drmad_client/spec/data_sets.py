@@ -169,7 +169,8 @@ class _ArraysData(ExampleData):
     def _only_classes_are_replaced(self) -> Self:
         if self.task == "regression" and (self.label_noise or self.drop_noisy):
             raise PydanticCustomError(
-                "misfit", "label_noise replaces classes: leave it out with task: regression"
+                "noise_without_classes",
+                "label_noise replaces classes: leave it out with task: regression",
             )
         return self
 

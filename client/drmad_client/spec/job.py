@@ -14,7 +14,6 @@ from pydantic import (
 )
 
 from drmad_client.spec.base import Misfit, Spec, misfit_error
-from drmad_client.spec.data_set import DataSet
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
@@ -199,7 +198,7 @@ class JobSpec(Spec):
                 yield (*at, "init"), getattr(hyperparameter, "init", None), outside
 
     def _catalog_misfits(self, problem: CatalogProblem) -> Iterator[Misfit]:
-        yield from self._size_misfits(problem.data)
+        yield from self._size_misfits(problem)
         data, model = problem.data, problem.model
         if data.has_categories and not model.takes_categories:
             message = f"{model.name} takes numbers alone, and data has categorical columns: tabular"
@@ -222,12 +221,13 @@ class JobSpec(Spec):
                 )
                 yield (*at, "column"), column, message
 
-    def _size_misfits(self, data: DataSet) -> Iterator[Misfit]:
+    def _size_misfits(self, problem: CatalogProblem) -> Iterator[Misfit]:
+        data = problem.data
         if data.parts is None:
             return
         train, wanted, held = data.parts[0], sum(data.parts), data.examples
         if held is not None and wanted > held:
-            message = f"the data has {held} examples, but train + valid + test is {wanted}"
+            message = f"{data.name} has {held} examples, but train + valid + test is {wanted}"
             yield ("problem", "data", "train"), train, message
         batch_size = self.training.batch_size
         shard = self.replicas.smallest(train)

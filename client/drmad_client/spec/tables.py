@@ -103,7 +103,7 @@ class TableData(DataSet):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if message := self._misfit():
-            raise PydanticCustomError("misfit", "{message}", {"message": message})
+            raise PydanticCustomError("unfit_table", "{message}", {"message": message})
         return self
 
     def _misfit(self) -> str | None:
