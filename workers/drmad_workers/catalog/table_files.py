@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drmad_client.files import table_file
+from drmad_client.files.array_file import DataError
 from drmad_workers.errors import ProblemError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class TableFile:
                 self.names = self._parquet_names()
             else:
                 self._delimiter, self.names = table_file.header(path)
-        except table_file.DataError as error:
+        except DataError as error:
             raise ProblemError(str(error), field) from error
 
     def read(self, names: Sequence[str]) -> pd.DataFrame:
