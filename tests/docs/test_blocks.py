@@ -27,6 +27,7 @@ RUN_HERE = (  # their Python blocks, one after the other
     "docs/how-to/problem.md",
     "docs/how-to/resume-and-fork.md",
     "docs/how-to/schedules.md",
+    "docs/how-to/tables.md",
     "docs/how-to/wrong-labels.md",
 )
 NOT_RUN = {
@@ -40,6 +41,7 @@ NOT_RUN = {
     ("docs/how-to/notebook.md", "python"): "cells of a notebook that tests/end_to_end runs",
     ("docs/how-to/own-model.md", "sh"): "their job is the reader's",
     ("docs/how-to/own-model.md", "python"): "their arrays are the reader's",
+    ("docs/how-to/tables.md", "sh"): "their file is the reader's",
 }
 COMMAND = re.compile(r"\$\(|-- | api | scheduler ")  # what may stand before one
 JOB = {

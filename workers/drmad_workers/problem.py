@@ -113,6 +113,19 @@ FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 `hyperparameters` are the transformed values by name."""
 
 
+@dataclass(frozen=True)
+class AllRows:
+    """A metric that is no mean over the rows, such as a root of a mean or a rank statistic.
+
+    The engine keeps the outputs of all held-out rows for it.
+
+    Attributes:
+        measure: (outputs, targets) of all rows -> ().
+    """
+
+    measure: Loss
+
+
 @dataclass
 class Problem:
     """A model to train, and an objective by which its hyperparameters are tuned.
@@ -133,8 +146,9 @@ class Problem:
         hyperparameters: the user's own tensors by name, which both full losses take.
         columns: what is known of every training row beside its inputs, by name, such as the source
             it comes from; `SampleWeight` forms its groups by them.
-        metrics: name -> (outputs, targets or content, as `loss`) -> (), a mean over the rows;
-            reported for the validation and the test data as `validation_<name>` and `test_<name>`.
+        metrics: name -> (outputs, targets or content, as `loss`) -> (), a mean over the rows, or an
+            AllRows; reported for the validation and the test data as `validation_<name>` and
+            `test_<name>`.
         diagnostics: name -> function of the transformed values of all hyperparameters by name; a
             result of None is not reported.
         initialize: the weights w_0 of every training run. None takes the weights and buffers of
@@ -160,7 +174,7 @@ class Problem:
     outer_loss: FullLoss | None = None
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
-    metrics: Mapping[str, Loss] = field(default_factory=dict)
+    metrics: Mapping[str, Loss | AllRows] = field(default_factory=dict)
     diagnostics: Mapping[str, Callable[[Mapping[str, Tensor]], float | None]] = field(
         default_factory=dict
     )

@@ -107,7 +107,9 @@ def submit(
 
 def upload_data(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="npz or safetensors file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="npz, safetensors, CSV or Parquet file.")
+    ],
 ) -> None:
     """Upload a data set or weights, and print the name for the spec of a job.
 

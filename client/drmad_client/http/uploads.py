@@ -41,17 +41,18 @@ class DataUploads:
     def upload(self, data: DataSource) -> str:
         """Upload a data set, unless the service already has it.
 
-        A model of the catalog needs the arrays `inputs` (examples, ...) and `targets` (examples,)
-        with classes 0, 1, ...; `test_inputs` and `test_targets` hold a separate test set, if there
-        is one. Your own code may use any names. Weights are uploaded alike: a state dict as a
-        safetensors file, or the arrays of `job.model()`.
+        A CSV or Parquet file is the data set `table`. Of a file of arrays, a model of the catalog
+        needs `inputs` (examples, ...) and `targets` (examples,) with classes 0, 1, ..., or numbers;
+        `test_inputs` and `test_targets` hold a separate test set, if there is one. Your own code
+        may use any names. Weights are uploaded alike: a state dict as a safetensors file, or the
+        arrays of `job.model()`.
 
         Args:
-            data: The path of an npz or safetensors file, or NumPy arrays by name.
+            data: The path of an npz, safetensors, CSV or Parquet file, or NumPy arrays by name.
         Returns:
             The value of problem.data or problem.weights in a spec: sha256:<digits>.
         Raises:
-            DataError: The file does not exist, or holds something other than numbers.
+            DataError: The file does not exist, or holds neither arrays of numbers nor a table.
         """
         sha256, body = blocking_runtime.run_in_thread(digest_and_body, data)
         return self._runner.run(self._runner.flows.upload_data(sha256, body))

@@ -55,6 +55,8 @@ class Bounds(GroupedMetadata):
 
 
 BETA = Bounds(ge=0.0, lt=1.0)
+DROPOUT = Bounds(ge=0.0, lt=1.0)
+EMBEDDING_DIM = Bounds(ge=1, limit=4096)
 LOSS_TERMS = Bounds(ge=1, limit=10_000)
 OPENML_VERSION = Bounds(ge=1, limit=1000)
 SEED = Bounds(ge=0, limit=2**63 - 1)

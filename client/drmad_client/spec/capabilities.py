@@ -10,7 +10,8 @@ from typing import Any, TypeVar, get_args
 
 from drmad_client.spec.aggregations import AggregationName
 from drmad_client.spec.base import Spec
-from drmad_client.spec.data_sets import DataSet, DataSpec
+from drmad_client.spec.data_set import DataSet
+from drmad_client.spec.data_sets import DataSpec
 from drmad_client.spec.hyperparameters import Hyperparameter, HyperparameterSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.methods import HypergradientSpec, MethodSpec

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds
-from drmad_client.spec.base import Spec
-
-UPLOAD = r"^sha256:[0-9a-f]{64}$"
-"""The pattern of the name of an upload."""
+from drmad_client.spec.data_set import UPLOAD, DataSet
+from drmad_client.spec.tables import TableData
 
 _Train = Annotated[int, bounds.Data.train]
 _Valid = Annotated[int, bounds.Data.valid]
 _Test = Annotated[int, bounds.Data.test]
 
 
-class DataSet(Spec):
-    """Base of the data sets; the sizes are None where only a worker can read them."""
-
-    examples: ClassVar[int | None] = None
-    classes: ClassVar[int | None] = None
-    input_shape: ClassVar[tuple[int, ...] | None] = None
+class ExampleData(DataSet):
+    """Base of the data sets with a number of examples for each part."""
 
     train: _Train = Field(description="Number of training examples.")
     valid: _Valid = Field(description="Number of validation examples.")
@@ -40,8 +35,12 @@ class DataSet(Spec):
         default=0, description="Seed of the split and of the replaced labels."
     )
 
+    @property
+    def parts(self) -> tuple[int, int, int] | None:
+        return self.train, self.valid, self.test
 
-class DigitsData(DataSet):
+
+class DigitsData(ExampleData):
     """1,797 handwritten digits of 8 x 8 pixels (UCI), bundled with scikit-learn."""
 
     examples: ClassVar[int | None] = 1797
@@ -54,7 +53,7 @@ class DigitsData(DataSet):
     test: _Test = Field(default=497, description="Number of test examples.")
 
 
-class _IdxData(DataSet):
+class _IdxData(ExampleData):
     examples: ClassVar[int | None] = 70_000
     classes: ClassVar[int | None] = 10
     input_shape: ClassVar[tuple[int, ...] | None] = (784,)
@@ -82,7 +81,7 @@ class FashionMnistData(_IdxData):
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
-class Cifar10Data(DataSet):
+class Cifar10Data(ExampleData):
     """Colour photographs of 10 classes of objects, 3 x 32 x 32 values each, from OpenML."""
 
     examples: ClassVar[int | None] = 60_000
@@ -95,7 +94,7 @@ class Cifar10Data(DataSet):
     test: _Test = Field(default=10_000, description="Number of test examples.")
 
 
-class _Table(DataSet):
+class _Table(ExampleData):
     standardize: bool = Field(
         default=True,
         description="Whether every input is shifted and scaled to mean 0 and standard deviation 1 "
@@ -155,12 +154,30 @@ class OpenmlData(_Table):
     )
 
 
-class _ArraysData(DataSet):
+class _ArraysData(ExampleData):
     standardize: bool = Field(
         default=False,
         description="Whether every input is shifted and scaled to mean 0 and standard deviation 1 "
         "over the training examples.",
     )
+    task: Literal["classification", "regression"] = Field(
+        default="classification",
+        description="What the targets are: classes, or numbers of shape (examples,) or (examples, "
+        "targets).",
+    )
+
+    def has_column(self, name: str) -> bool:
+        """Only a worker knows the arrays of the file."""
+        return True
+
+    @model_validator(mode="after")
+    def _only_classes_are_replaced(self) -> Self:
+        if self.task == "regression" and (self.label_noise or self.drop_noisy):
+            raise PydanticCustomError(
+                "noise_without_classes",
+                "label_noise replaces classes: leave it out with task: regression",
+            )
+        return self
 
 
 class UploadData(_ArraysData):
@@ -194,6 +211,7 @@ DataSpec = Annotated[
     | IrisData
     | OpenmlData
     | UploadData
-    | FileData,
+    | FileData
+    | TableData,
     Field(discriminator="name"),
 ]

@@ -6,6 +6,14 @@ from typing import Any, Final
 
 MLP: dict[str, Any] = {"hidden": [50], "activation": "tanh"}
 CNN: dict[str, Any] = {"channels": [8, 16], "activation": "relu", "batch_norm": False}
+TABULAR: dict[str, Any] = {
+    "hidden": [50],
+    "activation": "relu",
+    "embedding_dim": None,
+    "dropout": 0.0,
+}
+TABLE_SPLIT = {"train": 0.6, "valid": 0.2, "test": 0.2}
+"""The shares of the rows of a table."""
 
 
 class Training:

@@ -241,15 +241,41 @@ class JobSpec(Spec):
                 yield (*at, "init"), getattr(hyperparameter, "init", None), outside
 
     def _catalog_misfits(self, problem: CatalogProblem) -> Iterator[Misfit]:
-        data, training = problem.data, self.training
-        wanted, held = data.train + data.valid + data.test, data.examples
+        yield from self._size_misfits(problem)
+        data, model = problem.data, problem.model
+        if data.has_categories and not model.takes_categories:
+            message = f"{model.name} takes numbers alone, and data has categorical columns: tabular"
+            yield ("problem", "model", "name"), model.name, message
+        for index, hyperparameter in enumerate(self.hyperparameters):
+            at, kind = ("hyperparameters", index), hyperparameter.kind
+            column = hyperparameter.data_column
+            if hyperparameter.from_code:
+                message = (
+                    f"{kind} names a hyperparameter of your own code; a built-in problem has none"
+                )
+                yield (*at, "kind"), kind, message
+            if kind == "training_data" and data.has_categories:
+                message = "training_data tunes numbers, and data has categorical columns"
+                yield (*at, "kind"), kind, message
+            if column is not None and not data.has_column(column):
+                message = (
+                    f"the data {data.name} hands over no column {column}: a table lists it in "
+                    "problem.data.columns"
+                )
+                yield (*at, "column"), column, message
+
+    def _size_misfits(self, problem: CatalogProblem) -> Iterator[Misfit]:
+        data = problem.data
+        if data.parts is None:
+            return
+        train, wanted, held = data.parts[0], sum(data.parts), data.examples
         if held is not None and wanted > held:
             message = f"{data.name} has {held} examples, but train + valid + test is {wanted}"
-            yield ("problem", "data", "train"), data.train, message
-        batch_size = training.batch_size
-        shard = self.replicas.smallest(data.train)
-        if batch_size > data.train:
-            message = f"must be at most the {data.train} training examples, got {batch_size}"
+            yield ("problem", "data", "train"), train, message
+        batch_size = self.training.batch_size
+        shard = self.replicas.smallest(train)
+        if batch_size > train:
+            message = f"must be at most the {train} training examples, got {batch_size}"
             yield ("training", "batch_size"), batch_size, message
         elif batch_size > shard:
             message = (
@@ -257,10 +283,3 @@ class JobSpec(Spec):
                 f"{batch_size}; or set fewer replicas or a larger replicas.train_share"
             )
             yield ("training", "batch_size"), batch_size, message
-        for index, hyperparameter in enumerate(self.hyperparameters):
-            if hyperparameter.from_code:
-                kind = hyperparameter.kind
-                message = (
-                    f"{kind} names a hyperparameter of your own code; a built-in problem has none"
-                )
-                yield ("hyperparameters", index, "kind"), kind, message

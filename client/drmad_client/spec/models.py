@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from drmad_client.spec import bounds
 from drmad_client.spec.base import Spec
-from drmad_client.spec.defaults import CNN, MLP
+from drmad_client.spec.defaults import CNN, MLP, TABULAR
 
 _Width = Annotated[int, bounds.Mlp.hidden]
 _Channels = Annotated[int, bounds.Cnn.channels]
 
 
 class Model(Spec):
-    """Base of the built-in models."""
+    """Base of the built-in models.
+
+    Attributes:
+        takes_categories: whether inputs may be numbers of categories.
+    """
+
+    takes_categories: ClassVar[bool] = False
 
     def matrices(self, inputs: Sequence[int], classes: int) -> list[tuple[int, int]] | None:
         """Inputs and outputs of each weight matrix; None where only a worker knows them.
@@ -63,4 +69,28 @@ class CnnModel(Model):
     )
 
 
-ModelSpec = Annotated[MlpModel | CnnModel, Field(discriminator="name")]
+class TabularModel(Model):
+    """A network for tables: an embedding of each categorical column, then a fully connected one."""
+
+    takes_categories: ClassVar[bool] = True
+
+    name: Literal["tabular"] = "tabular"
+    hidden: Annotated[list[Annotated[int, bounds.Mlp.hidden]], bounds.Mlp.hidden_layers] = Field(
+        default=TABULAR["hidden"],
+        description="Number of units of each hidden layer, from the input to the output.",
+    )
+    activation: Literal["tanh", "relu"] = Field(
+        default=TABULAR["activation"], description="Nonlinearity after each hidden layer."
+    )
+    embedding_dim: Annotated[int, bounds.EMBEDDING_DIM] | None = Field(
+        default=TABULAR["embedding_dim"],
+        description="Numbers of the embedding of a category; null takes half the categories of "
+        "the column, at most 50.",
+    )
+    dropout: Annotated[float, bounds.DROPOUT] = Field(
+        default=TABULAR["dropout"],
+        description="Share of the units of each hidden layer that a training step drops.",
+    )
+
+
+ModelSpec = Annotated[MlpModel | CnnModel | TabularModel, Field(discriminator="name")]

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Misfit, Spec
-from drmad_client.spec.data_sets import UPLOAD, DataSpec
+from drmad_client.spec.data_set import UPLOAD
+from drmad_client.spec.data_sets import DataSpec
 from drmad_client.spec.models import MlpModel, ModelSpec
 from drmad_client.spec.sizes import ProblemSizes
 
@@ -56,7 +57,7 @@ class CatalogProblem(Spec):
             matrices = self.model.matrices(inputs, data.classes)
         return ProblemSizes(
             steps,
-            train=data.train,
+            train=None if data.parts is None else data.parts[0],
             inputs=None if inputs is None else prod(inputs),
             classes=data.classes,
             matrices=matrices,
@@ -139,7 +140,7 @@ def uploaded_files(problem: CatalogProblem | CodeProblem) -> dict[tuple[str, ...
     files: dict[tuple[str, ...], str] = {}
     if problem.kind == "code" and problem.data:
         files["problem", "data"] = problem.data
-    if problem.kind == "catalog" and problem.data.name == "upload":
+    if problem.kind == "catalog" and problem.data.name in ("upload", "table") and problem.data.data:
         files["problem", "data", "data"] = problem.data.data
     if problem.weights is not None and problem.weights.startswith("sha256:"):
         files["problem", "weights"] = problem.weights

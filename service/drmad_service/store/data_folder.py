@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from drmad_client.files import array_file
+from drmad_client.files import data_file
 
 _PIECE_BYTES = 1 << 20
 """Size of one write, which runs in a thread because a disk may be slow."""
@@ -42,7 +42,7 @@ class DataFolder:
 
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
-            DataError: the file is no valid npz or safetensors file.
+            DataError: the file holds neither arrays nor a table; see data_file.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
@@ -69,7 +69,7 @@ class DataFolder:
                     f"the sha256 of the body is {digest.hexdigest()}, not that of the path; "
                     "send the body to its own digest"
                 )
-            await asyncio.to_thread(array_file.check, being_written)
+            await asyncio.to_thread(data_file.check, being_written)
             being_written.chmod(0o640)
             being_written.replace(self.path(sha256))
         finally:

@@ -18,6 +18,7 @@ from drmad_client.http.client import Client
 from drmad_client.http.job_html import as_html
 from drmad_client.plots import figures
 from drmad_client.records.events import LogLine
+from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
 from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
@@ -66,6 +67,21 @@ def test_a_handle_has_all_that_a_job_has(client: Client, done: FakeService, tmp_
         "history.csv",
         "job.yaml",
     }
+
+
+def test_a_handle_has_the_labels_of_groups_of_examples(
+    client: Client, service: FakeService
+) -> None:
+    groups = [HyperparameterGroup(label=label, start=i, stop=i + 1) for i, label in enumerate("ab")]
+    layers = [HyperparameterGroup(label="0.weight", start=0, stop=6)]
+    parts = {"mixture": groups, "l2": layers, "each": []}
+    infos = [
+        HyperparameterInfo(name=name, kind=name, shape=[6], transform="exp", groups=own)
+        for name, own in parts.items()
+    ]
+    record = samples.job(JobStatus.RUNNING, 1).model_copy(update={"hyperparameters": infos})
+    service.on("GET", JOB, fake_service.record(record))
+    assert client.jobs.retrieve(samples.ID).labels == {"mixture": ["a", "b"]}
 
 
 def test_a_handle_returns_the_record_of_the_service(client: Client, done: FakeService) -> None:

@@ -259,6 +259,20 @@ def test_movers_are_named_and_in_order() -> None:
     assert (plain["y"], plain["x"]) == (["a[0]"], [-1.0])
 
 
+def test_movers_of_groups_have_the_labels_of_the_groups() -> None:
+    groups = [
+        HyperparameterGroup(label=label, start=n, stop=n + 1)
+        for n, label in enumerate(["books", "web"])
+    ]
+    info = HyperparameterInfo(
+        name="mixture", kind="sample_weight", shape=[2], transform="sigmoid", groups=groups
+    )
+    (trace,) = figures.movers({"mixture": np.zeros(2)}, {"mixture": np.array([1.0, -2.0])}, [info])[
+        "data"
+    ]
+    assert (trace["y"], trace["x"]) == (["web", "books"], [-2.0, 1.0])
+
+
 def test_reduction_keeps_ends_peaks_and_order() -> None:
     random = np.random.default_rng(0)
     y = random.normal(size=10_000)

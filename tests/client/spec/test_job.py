@@ -112,6 +112,10 @@ def test_every_number_has_bounds() -> None:
     assert {name.partition(".")[2] for name in unbounded} <= {"lower", "upper"}
 
 
+TABLE: dict[str, Any] = {"name": "table", "data": "sha256:" + "ab" * 32, "target": "price"}
+ARRAYS: dict[str, Any] = {"name": "file", "path": "a.npz", "train": 100, "valid": 50}
+
+
 @pytest.mark.parametrize(
     ("change", "path", "words"),
     [
@@ -197,6 +201,66 @@ def test_every_number_has_bounds() -> None:
             "digits has 1797 examples",
         ),
         ({"seed": float("nan")}, "seed", "finite"),
+        (
+            {"hyperparameters": [{"kind": "sample_weight", "per": "group"}]},
+            "hyperparameters[0]",
+            "column must be given with per: group",
+        ),
+        (
+            {"hyperparameters": [{"kind": "sample_weight", "column": "source"}]},
+            "hyperparameters[0]",
+            "must be left out otherwise, got per: example",
+        ),
+        (
+            {"hyperparameters": [{"kind": "sample_weight", "per": "source"}]},
+            "hyperparameters[0].column",
+            "digits hands over no column source",
+        ),
+        (
+            {"problem": {"data": TABLE | {"path": "b.csv"}}},
+            "problem.data",
+            "data (an upload) or path (a file on the workers)",
+        ),
+        (
+            {"problem": {"data": TABLE | {"numeric": ["price"]}}},
+            "problem.data",
+            "got price twice",
+        ),
+        (
+            {"problem": {"data": TABLE | {"split": "part", "train": 100}}},
+            "problem.data",
+            "leave train, valid and test out",
+        ),
+        (
+            {"problem": {"data": TABLE | {"train": 0.9}}},
+            "problem.data",
+            "at most 1 together, got 1.3",
+        ),
+        (
+            {"problem": {"data": TABLE | {"target": ["a", "b"], "task": "binary"}}},
+            "problem.data",
+            "binary has one target, got 2",
+        ),
+        (
+            {"problem": {"data": TABLE | {"categorical": ["city"]}}},
+            "problem.model.name",
+            "mlp takes numbers alone",
+        ),
+        (
+            {
+                "problem": {
+                    "data": TABLE | {"train": 300, "valid": 10, "test": 0},
+                },
+                "training": {"batch_size": 301},
+            },
+            "training.batch_size",
+            "at most the 300 training examples",
+        ),
+        (
+            {"problem": {"data": ARRAYS | {"task": "regression", "label_noise": 0.1}}},
+            "problem.data",
+            "label_noise replaces classes",
+        ),
     ],
 )
 def test_a_bad_field_is_named_and_explained(change: dict[str, Any], path: str, words: str) -> None:
@@ -273,6 +337,24 @@ def test_every_bad_field_is_named_at_once() -> None:
         JobSpec.model_validate(job)
     paths = {error.path for error in field_errors(caught.value.errors(), job)}
     assert paths == {"training.steps", "training.momentum", "seed", "colour"}
+
+
+def test_a_mixture_of_the_sources_of_a_table_is_one_line() -> None:
+    job = JobSpec.model_validate(
+        {
+            "problem": {
+                "model": {"name": "tabular"},
+                "data": TABLE | {"categorical": ["city"], "columns": ["source"]},
+            },
+            "hyperparameters": [
+                {"kind": "sample_weight", "per": "source", "column": "source", "normalised": True},
+                {"kind": "sample_weight", "name": "by_example"},
+            ],
+        }
+    )
+    assert JobSpec.model_validate_json(job.model_dump_json()) == job
+    assert [h.per_example for h in job.hyperparameters] == [False, True]
+    assert job.problem.sizes(10).train is None
 
 
 SEARCH: dict[str, Any] = {

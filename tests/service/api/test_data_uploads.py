@@ -76,6 +76,25 @@ async def test_what_is_refused_leaves_nothing_behind(
     assert [path.name for path in tmp_path.iterdir()] in ([], ["data"])
 
 
+async def test_a_table_is_kept_and_named_by_a_job(
+    api: httpx.AsyncClient, store: Store, body: dict[str, Any]
+) -> None:
+    table = b"area,city,price\n70,Oslo,300.5\n80,Bergen,310.5\n90,Oslo,320.5\n"
+    sha256 = hashlib.sha256(table).hexdigest()
+    data = {"name": "table", "data": f"sha256:{sha256}", "target": "price", "categorical": ["city"]}
+    job = body | {"problem": {"model": {"name": "tabular"}, "data": data}}
+    job |= {"training": {"steps": 2, "batch_size": 1}, "hyperparameters": [{"kind": "l2"}]}
+    details = problem(await api.post("/v1/jobs", json=job), 422, "invalid_fields")
+    assert [error.path for error in details.errors] == ["problem.data.data"]
+    assert (await api.put(f"/v1/data/{sha256}", content=table)).status_code == 201
+    assert (await api.post("/v1/jobs", json=job)).status_code == 201
+    assert await store.unused_data(-1000) == []  # the job names it
+    await api.put(f"/v1/data/{sha256}", content=table)
+    on_workers = data | {"data": None, "path": "homes.csv"}
+    job["problem"] = {"model": {"name": "tabular"}, "data": on_workers}
+    assert (await api.post("/v1/jobs", json=job)).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("part", "path"),
     [

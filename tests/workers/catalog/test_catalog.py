@@ -15,7 +15,8 @@ from torch import nn
 
 from drmad_workers import L2, ProblemError, SampleWeight, TrainingConfig
 from drmad_workers.catalog import Places, build_model, build_problem, load_data, sources
-from drmad_workers.catalog.data import DATA_SETS, Split
+from drmad_workers.catalog.data import DATA_SETS
+from drmad_workers.catalog.split import Split
 from tests.workers.small import tuner_of
 
 
@@ -50,7 +51,7 @@ def test_digits_are_split_into_disjoint_parts_of_the_asked_sizes() -> None:
     parts = (split.train, split.valid, split.test)
     assert [len(targets) for _, targets in parts] == [1000, 300, 497]
     rows = torch.cat([inputs for inputs, _ in parts])
-    assert (split.input_shape, split.classes) == ((64,), 10)
+    assert (split.input_shape, split.task.outputs) == ((64,), 10)
     assert (float(rows.min()), float(rows.max())) == (0.0, 1.0)
     assert split.wrong is None
 
@@ -237,7 +238,7 @@ def test_tables_are_standardized_by_their_training_part(
 ) -> None:
     split = load_data(name, {})
     inputs = split.train[0]
-    assert (split.input_shape, split.classes) == ((shape,), classes)
+    assert (split.input_shape, split.task.outputs) == ((shape,), classes)
     assert torch.allclose(inputs.mean(dim=0), torch.zeros(shape), atol=1e-5)
     assert torch.allclose(inputs.std(dim=0, correction=0), torch.ones(shape), atol=1e-5)
     assert split.valid[0].mean(dim=0).abs().max() > 1e-3
@@ -298,7 +299,7 @@ def test_a_data_set_of_openml_is_read_from_what_was_downloaded_before(tmp_path: 
     options = {"dataset": "tiny", "version": 2, "train": 20, "valid": 10, "standardize": False}
     split = load_data("openml", options, Places(cache=tmp_path))
     inputs, targets = (torch.cat(pair) for pair in zip(split.train, split.valid, strict=True))
-    assert (split.input_shape, split.classes) == ((2,), 2)
+    assert (split.input_shape, split.task.outputs) == ((2,), 2)
     assert torch.equal(targets, (inputs[:, 0] * 7 > 19.5).long())
     assert set(inputs[:, 1].tolist()) == {0.0, 1.0}
 
@@ -319,7 +320,7 @@ def test_cifar10_is_read_from_what_was_downloaded_before_and_trains_a_net(
     keep_openml(tmp_path, "CIFAR_10", 1, columns, rows)
     options = {"train": 20, "valid": 10, "test": 0}
     split = load_data("cifar10", options, Places(cache=tmp_path))
-    assert (split.input_shape, split.classes, split.image) == ((3072,), 10, (3, 32, 32))
+    assert (split.input_shape, split.task.outputs, split.image) == ((3072,), 10, (3, 32, 32))
     inputs, targets = (torch.cat(pair) for pair in zip(split.train, split.valid, strict=True))
     pictures = inputs.view(30, 3, 32, 32)
     assert torch.equal(pictures.amax(dim=(2, 3)), pictures.amin(dim=(2, 3)))
@@ -348,7 +349,7 @@ def test_uploaded_pictures_train_either_model(tmp_path: Path) -> None:
     data = {"name": "upload", "data": f"sha256:{name}", **OWN}
     places = Places(uploads=tmp_path)
     split = load_data("upload", {k: v for k, v in data.items() if k != "name"}, places)
-    assert (split.input_shape, split.classes, split.image) == ((4, 4), 3, (1, 4, 4))
+    assert (split.input_shape, split.task.outputs, split.image) == ((4, 4), 3, (1, 4, 4))
     assert sorted(torch.cat([split.train[0], split.valid[0]])[:, 0, 0].tolist()) == [
         16.0 * row for row in range(30)
     ]
@@ -367,7 +368,7 @@ def test_own_test_part_is_kept_for_the_test(tmp_path: Path) -> None:
     )
     split = load_data("file", {"path": path.name, "test": 5, **OWN}, Places([tmp_path]))
     assert split.test is not None
-    assert (split.classes, np.unique(split.test[0]).tolist()) == (5, [-1.0])
+    assert (split.task.outputs, np.unique(split.test[0]).tolist()) == (5, [-1.0])
 
 
 def test_files_are_read_below_the_data_roots_and_nowhere_else(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from drmad_workers.catalog.data import DATA_SETS, Split, load_data
+from drmad_workers.catalog.data import DATA_SETS, load_data
 from drmad_workers.catalog.models import MODELS, build_model
 from drmad_workers.catalog.places import Places
-from drmad_workers.problem import Initialize, Problem, error_rate
+from drmad_workers.catalog.split import Split
+from drmad_workers.problem import Initialize, Problem
 from drmad_workers.random_streams import Purpose, seed_of
 
 __all__ = ["DATA_SETS", "MODELS", "Places", "Split", "build_model", "build_problem", "load_data"]
@@ -22,7 +23,7 @@ def build_problem(
     places: Places | None = None,
     initialize: Initialize = "reset",
 ) -> Problem:
-    """Classification with a model and a data set of the catalog, by cross entropy.
+    """The problem of a model and a data set of the catalog; its task gives the loss and metrics.
 
     Args:
         model, data: {"name": ..., and the options of `build_model` and `load_data`}.
@@ -38,7 +39,12 @@ def build_problem(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(Purpose.MODEL_WEIGHTS, seed))
         network = build_model(
-            model.get("name", ""), model_options, split.input_shape, split.classes, split.image
+            model.get("name", ""),
+            model_options,
+            split.input_shape,
+            split.task.outputs,
+            split.image,
+            split.categories,
         )
     diagnostics = {}
     if split.wrong is not None and split.wrong.any():
@@ -48,8 +54,9 @@ def build_problem(
         train=split.train,
         valid=split.valid,
         test=split.test,
-        loss=nn.CrossEntropyLoss(reduction="none"),
-        metrics={"error": error_rate},
+        loss=split.task.loss,
+        columns=split.columns,
+        metrics=split.task.metrics,
         diagnostics=diagnostics,
         initialize=initialize,
     )

@@ -1,7 +1,7 @@
 """Built-in data sets, their splits, and synthetic label noise."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,32 +10,13 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec import bounds
-from drmad_workers.catalog import sources
+from drmad_client.spec.defaults import TABLE_SPLIT
+from drmad_workers.catalog import sources, tasks
 from drmad_workers.catalog.places import Places
 from drmad_workers.catalog.sources import Image, Pair, Raw, Source
+from drmad_workers.catalog.split import Split
+from drmad_workers.catalog.table import load_table
 from drmad_workers.errors import ProblemError, require_bounds
-
-
-@dataclass(frozen=True)
-class Split:
-    """A data set, split into training, validation and test examples.
-
-    Attributes:
-        train, valid, test: (inputs, targets); test is None if no test examples were requested.
-        classes: the number of classes.
-        input_shape: the shape of one example.
-        wrong: the mask of the training examples whose label was replaced by a wrong one; None
-            without label noise.
-        image: (channels, rows, columns) of one example, if it is an image.
-    """
-
-    train: Pair
-    valid: Pair
-    test: Pair | None
-    classes: int
-    input_shape: tuple[int, ...]
-    wrong: Tensor | None = None
-    image: Image | None = None
 
 
 def load_data(name: str, options: Mapping[str, Any], places: Places | None = None) -> Split:
@@ -45,7 +26,7 @@ def load_data(name: str, options: Mapping[str, Any], places: Places | None = Non
     noise), label_noise (the fraction of the training labels that are replaced by a random class,
     which leaves some of them right), and drop_noisy (train only on examples with right labels).
     Some take `folder`, `standardize`, `dataset` and `version`, `data` or `path`; see
-    drmad_client.spec.data_sets.
+    drmad_client.spec.data_sets. A `table` has options of its own; see drmad_client.spec.tables.
 
     Raises:
         ProblemError: an unknown name or option, or data that are missing or damaged.
@@ -61,8 +42,8 @@ def load_data(name: str, options: Mapping[str, Any], places: Places | None = Non
         raise ProblemError(
             f"{name} takes {', '.join(defaults)}, got {', '.join(sorted(unknown))}", "problem.data"
         )
-    raw = load(given, places or Places())
-    return split_data(name, raw, given)
+    found = load(given, places or Places())
+    return found if isinstance(found, Split) else split_data(name, found, given)
 
 
 def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
@@ -96,16 +77,18 @@ def split_data(name: str, raw: Raw, options: Mapping[str, Any]) -> Split:
     if share > 0.0:
         targets, wrong = replace_labels(targets, share, raw.classes, draw_noise)
         if options["drop_noisy"]:
-            inputs, targets, wrong = inputs[~wrong], targets[~wrong], None
+            inputs, targets, train, wrong = inputs[~wrong], targets[~wrong], train[~wrong], None
     split = Split(
         train=(inputs, targets),
         valid=(raw.inputs[valid], raw.targets[valid]),
         test=test if sizes["test"] else None,
-        classes=raw.classes,
+        task=tasks.classification(raw.classes),
         input_shape=tuple(raw.inputs.shape[1:]),
         wrong=wrong,
         image=raw.image or image_of(raw.inputs.shape[1:]),
+        columns={column: values[train] for column, values in raw.columns.items()},
     )
+    split = split if raw.classes else with_standardized_targets(split)
     return standardized(split) if options.get("standardize") else split
 
 
@@ -155,6 +138,22 @@ def standardized(split: Split) -> Split:
     return replace(split, train=scaled(split.train), valid=scaled(split.valid), test=test)
 
 
+def with_standardized_targets(split: Split) -> Split:
+    """A regression on targets of mean 0 and deviation 1 over the training examples."""
+    known = split.train[1].double()
+    mean, deviation = known.mean(dim=0), known.std(dim=0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+    def scaled(pair: Pair) -> Pair:
+        return pair[0], ((pair[1].double() - mean) / deviation).to(pair[0].dtype)
+
+    test = None if split.test is None else scaled(split.test)
+    task = tasks.regression([str(i) for i in range(len(mean))], deviation.tolist())
+    return replace(
+        split, train=scaled(split.train), valid=scaled(split.valid), test=test, task=task
+    )
+
+
 _COMMON = {"label_noise": 0.0, "drop_noisy": False, "seed": 0}
 
 
@@ -166,7 +165,24 @@ def _sizes(train: int, valid: int, test: int, **more: Any) -> dict[str, Any]:
 _IMAGES = _sizes(50_000, 10_000, 10_000, folder=None)
 _UNKNOWN = _sizes(0, 0, 0)
 
-DATA_SETS: dict[str, tuple[Source, dict[str, Any]]] = {
+_ARRAYS = {**_UNKNOWN, "standardize": False, "task": "classification"}
+_TABLE: dict[str, Any] = {
+    **TABLE_SPLIT,
+    "data": None,
+    "path": None,
+    "target": (),
+    "task": None,
+    "categorical": (),
+    "numeric": None,
+    "ignore": (),
+    "columns": (),
+    "split": None,
+    "standardize": True,
+    "missing": "refuse",
+    "seed": 0,
+}
+
+DATA_SETS: dict[str, tuple[Source | Callable[..., Split], dict[str, Any]]] = {
     "digits": (sources.bundled("digits.csv.gz", 0, 16.0, (1, 8, 8)), _sizes(1000, 300, 497)),
     "mnist": (sources.idx_files("mnist", "mnist_784"), _IMAGES),
     "fashion_mnist": (sources.idx_files("fashion_mnist", "Fashion-MNIST"), _IMAGES),
@@ -178,6 +194,7 @@ DATA_SETS: dict[str, tuple[Source, dict[str, Any]]] = {
     "wine": (sources.bundled("wine_data.csv"), _sizes(90, 44, 44, standardize=True)),
     "iris": (sources.bundled("iris.csv"), _sizes(80, 35, 35, standardize=True)),
     "openml": (sources.openml, {**_UNKNOWN, "standardize": True, "dataset": "", "version": 1}),
-    "upload": (sources.uploaded, {**_UNKNOWN, "standardize": False, "data": ""}),
-    "file": (sources.local_file, {**_UNKNOWN, "standardize": False, "path": ""}),
+    "upload": (sources.uploaded, {**_ARRAYS, "data": ""}),
+    "file": (sources.local_file, {**_ARRAYS, "path": ""}),
+    "table": (load_table, _TABLE),
 }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from annotated_types import Len
@@ -9,11 +10,32 @@ from torch import nn
 
 from drmad_client.spec import bounds
 from drmad_client.spec.bounds import Bounds
-from drmad_client.spec.defaults import CNN, MLP
+from drmad_client.spec.defaults import CNN, MLP, TABULAR
+from drmad_workers.catalog.tabular import Tabular
 from drmad_workers.errors import ProblemError
 
 Shape = tuple[int, ...]
-Builder = Callable[[Mapping[str, Any], Shape, int, Shape | None], nn.Module]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of the examples and of what is predicted.
+
+    Attributes:
+        inputs: the shape of one example.
+        outputs: the number of outputs.
+        image: (channels, rows, columns) of one example that is an image.
+        categories: the number of categories of each categorical column, the unknown one included;
+            these columns are the last ones.
+    """
+
+    inputs: Shape
+    outputs: int
+    image: Shape | None = None
+    categories: Shape = ()
+
+
+Builder = Callable[[Mapping[str, Any], Form], nn.Module]
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -22,17 +44,18 @@ def build_model(
     name: str,
     options: Mapping[str, Any],
     input_shape: Sequence[int],
-    classes: int,
+    outputs: int,
     image: Sequence[int] | None = None,
+    categories: Sequence[int] = (),
 ) -> nn.Module:
     """A model of the catalog with fresh weights, by torch's default initialization.
 
     `mlp` takes hidden (a list of layer widths) and activation ("tanh" or "relu").
     `cnn` takes channels (of each convolution), activation and batch_norm.
+    `tabular` takes hidden, activation, embedding_dim and dropout; see Tabular.
 
     Args:
-        input_shape: the shape of one example.
-        image: (channels, rows, columns) of one example that is an image.
+        input_shape, outputs, image, categories: see Form.
     Raises:
         ProblemError: an unknown name or option, or one that does not fit the data.
     """
@@ -52,26 +75,48 @@ def build_model(
             f"activation must be one of {', '.join(ACTIVATIONS)}, got {given['activation']!r}",
             "problem.model.activation",
         )
-    return builder(given, tuple(input_shape), classes, None if image is None else tuple(image))
+    if categories and name != "tabular":
+        raise ProblemError(
+            f"{name} takes numbers alone, and the data has categorical columns: use tabular",
+            "problem.model.name",
+        )
+    shape = None if image is None else tuple(image)
+    return builder(given, Form(tuple(input_shape), outputs, shape, tuple(categories)))
 
 
-def mlp(
-    options: Mapping[str, Any], input_shape: Shape, classes: int, image: Shape | None
-) -> nn.Module:
+def mlp(options: Mapping[str, Any], form: Form) -> nn.Module:
     """Fully connected layers of widths `hidden`, each followed by the activation."""
     hidden = options["hidden"]
     _require_sizes(hidden, "hidden", bounds.Mlp.hidden, bounds.Mlp.hidden_layers)
-    widths = [math.prod(input_shape), *hidden]
-    layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
+    widths = [math.prod(form.inputs), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()] if len(form.inputs) > 1 else []
     for width, following in zip(widths, hidden, strict=False):
         layers += [nn.Linear(width, following), ACTIVATIONS[options["activation"]]()]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+    return nn.Sequential(*layers, nn.Linear(widths[-1], form.outputs))
 
 
-def cnn(
-    options: Mapping[str, Any], input_shape: Shape, classes: int, image: Shape | None
-) -> nn.Module:
+def tabular(options: Mapping[str, Any], form: Form) -> nn.Module:
+    """Embeddings of the categorical columns, then fully connected layers."""
+    _require_sizes(options["hidden"], "hidden", bounds.Mlp.hidden, bounds.Mlp.hidden_layers)
+    if not bounds.DROPOUT.hold(options["dropout"]):
+        raise ProblemError(
+            f"dropout must be {bounds.DROPOUT}, got {options['dropout']}",
+            "problem.model.dropout",
+        )
+    return Tabular(
+        math.prod(form.inputs) - len(form.categories),
+        form.categories,
+        form.outputs,
+        options["hidden"],
+        ACTIVATIONS[options["activation"]],
+        options["embedding_dim"],
+        options["dropout"],
+    )
+
+
+def cnn(options: Mapping[str, Any], form: Form) -> nn.Module:
     """Convolutions with mean pooling, which is smooth: second derivatives pass through it."""
+    image, input_shape = form.image, form.inputs
     if image is None:
         raise ProblemError(
             "cnn needs images, examples of shape (channels, rows, columns) or (rows, columns), "
@@ -94,14 +139,18 @@ def cnn(
             f"columns, got {image[1:]}; ask for fewer channels",
             "problem.model.channels",
         )
-    layers += [nn.Flatten(), nn.Linear(before * rows * columns, classes)]
+    layers += [nn.Flatten(), nn.Linear(before * rows * columns, form.outputs)]
     if input_shape == image:
         return nn.Sequential(*layers)
     flatten = [nn.Flatten()] if len(input_shape) > 1 else []
     return nn.Sequential(*flatten, nn.Unflatten(1, image), *layers)
 
 
-MODELS: dict[str, tuple[Builder, dict[str, Any]]] = {"mlp": (mlp, MLP), "cnn": (cnn, CNN)}
+MODELS: dict[str, tuple[Builder, dict[str, Any]]] = {
+    "mlp": (mlp, MLP),
+    "cnn": (cnn, CNN),
+    "tabular": (tabular, TABULAR),
+}
 """By name, what builds the model, and the options with their defaults."""
 
 

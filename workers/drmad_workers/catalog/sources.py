@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +29,11 @@ class Raw:
 
     Attributes:
         inputs: float32, shape (rows, ...).
-        targets: int64, shape (rows,).
-        classes: the number of classes.
+        targets: int64, shape (rows,); or float64, shape (rows, targets).
+        classes: the number of classes; 0 where the targets are numbers.
         test: the data set's own test examples, if it has any.
         image: the shape (channels, rows, columns) of an example, if it is a flattened image.
+        columns: what is known of every row beside its inputs, int64, shape (rows,), by name.
     """
 
     inputs: Tensor
@@ -40,6 +41,7 @@ class Raw:
     classes: int
     test: Pair | None = None
     image: Image | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Source = Callable[[Mapping[str, Any], Places], Raw]
@@ -153,7 +155,8 @@ def fetched(
 
 def uploaded(options: Mapping[str, Any], places: Places) -> Raw:
     """An uploaded file, identified by the digest of its bytes."""
-    return from_file(places.upload(options["data"], "problem.data.data"), "problem.data.data")
+    field = "problem.data.data"
+    return from_file(places.upload(options["data"], field), field, options["task"])
 
 
 def local_file(options: Mapping[str, Any], places: Places) -> Raw:
@@ -164,7 +167,7 @@ def local_file(options: Mapping[str, Any], places: Places) -> Raw:
             f"path must be an npz or safetensors file, got {path}, which is not a file",
             "problem.data.path",
         )
-    return from_file(path, "problem.data.path")
+    return from_file(path, "problem.data.path", options["task"])
 
 
 def tensors_of(path: Path, field: str) -> dict[str, Tensor]:
@@ -179,8 +182,11 @@ def _arrays(path: Path, field: str) -> dict[str, NDArray[Any]]:
         raise ProblemError(str(error), field) from error
 
 
-def from_file(path: Path, field: str) -> Raw:
-    """The arrays `inputs` and `targets`, and optionally `test_inputs` and `test_targets`."""
+def from_file(path: Path, field: str, task: str = "classification") -> Raw:
+    """The arrays `inputs` and `targets`, and optionally `test_inputs` and `test_targets`.
+
+    Every further array of integers, one per example, is a column.
+    """
     arrays = _arrays(path, field)
     missing = {"inputs", "targets"} - arrays.keys()
     missing |= {"test_inputs", "test_targets"} - arrays.keys() if "test_inputs" in arrays else set()
@@ -191,18 +197,48 @@ def from_file(path: Path, field: str) -> Raw:
             f"{', '.join(sorted(arrays)) or 'no array'}",
             field,
         )
-    raw = classified(arrays["inputs"], arrays["targets"], field=field)
+    read = measured if task == "regression" else classified
+    raw = read(arrays["inputs"], arrays["targets"], field=field)
+    columns = {
+        name: torch.from_numpy(array.astype(np.int64))
+        for name, array in arrays.items()
+        if array.dtype.kind in "iub"
+        and array.shape == (len(raw.inputs),)
+        and name not in ("inputs", "targets", "test_inputs", "test_targets")
+    }
     if "test_inputs" not in arrays:
-        return raw
-    test = classified(arrays["test_inputs"], arrays["test_targets"], field=field)
-    if test.inputs.shape[1:] != raw.inputs.shape[1:]:
+        return replace(raw, columns=columns)
+    test = read(arrays["test_inputs"], arrays["test_targets"], field=field)
+    for name, known, got in (
+        ("inputs", raw.inputs, test.inputs),
+        ("targets", raw.targets, test.targets),
+    ):
+        if known.shape[1:] != got.shape[1:]:
+            raise ProblemError(
+                f"test_{name} must have examples of shape {tuple(known.shape[1:])} like {name}, "
+                f"got {tuple(got.shape[1:])}",
+                field,
+            )
+    classes = max(raw.classes, test.classes)
+    return Raw(raw.inputs, raw.targets, classes, (test.inputs, test.targets), columns=columns)
+
+
+def measured(inputs: NDArray[Any], targets: NDArray[Any], field: str = "problem.data") -> Raw:
+    """Inputs with numbers as targets, shape (rows,) or (rows, targets).
+
+    Raises:
+        ProblemError: the numbers of targets and inputs differ, or a number is not finite.
+    """
+    table = targets[:, None] if targets.ndim == 1 else targets
+    if inputs.ndim < 2 or table.ndim != 2 or len(table) != len(inputs):
         raise ProblemError(
-            f"test_inputs must have examples of shape {tuple(raw.inputs.shape[1:])} like inputs, "
-            f"got {tuple(test.inputs.shape[1:])}",
+            "inputs must have the shape (examples, ...) and targets (examples,) or (examples, "
+            f"targets), got {inputs.shape} and {targets.shape}",
             field,
         )
-    classes = max(raw.classes, test.classes)
-    return Raw(raw.inputs, raw.targets, classes, (test.inputs, test.targets))
+    values = np.ascontiguousarray(table, dtype=np.float64)
+    require_finite(values, "targets", field)
+    return Raw(torch.from_numpy(finite_inputs(inputs, field)), torch.from_numpy(values), 0)
 
 
 def classified(
@@ -223,17 +259,7 @@ def classified(
             f"{inputs.shape} and {targets.shape}",
             field,
         )
-    try:
-        numbers = np.ascontiguousarray(inputs, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ProblemError(f"inputs must be numbers, got {inputs.dtype}: {error}", field) from error
-    if not np.isfinite(numbers).all():
-        missing = int((~np.isfinite(numbers)).sum())
-        raise ProblemError(
-            f"inputs must be finite, got {missing} missing or infinite values: replace or remove "
-            "them",
-            field,
-        )
+    numbers = finite_inputs(inputs, field)
     if targets.dtype.kind in "iu" and targets.size and targets.min() >= 0:
         labels, classes = targets.astype(np.int64), int(targets.max()) + 1
     else:
@@ -246,3 +272,23 @@ def classified(
             field,
         )
     return Raw(torch.from_numpy(numbers), torch.from_numpy(labels), classes, image=image)
+
+
+def finite_inputs(inputs: NDArray[Any], field: str) -> NDArray[np.float32]:
+    """The inputs in float32; raises ProblemError for one that is no finite number."""
+    try:
+        numbers = np.ascontiguousarray(inputs, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"inputs must be numbers, got {inputs.dtype}: {error}", field) from error
+    require_finite(numbers, "inputs", field)
+    return numbers
+
+
+def require_finite(numbers: NDArray[Any], what: str, field: str) -> None:
+    missing = int((~np.isfinite(numbers)).sum())
+    if missing:
+        raise ProblemError(
+            f"{what} must be finite, got {missing} missing or infinite values: replace or remove "
+            "them",
+            field,
+        )

@@ -9,45 +9,65 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.application import loss_of, outputs_of
 from drmad_workers.objective.objective import Objective
-from drmad_workers.problem import Batch
+from drmad_workers.problem import AllRows, Batch
 
 
 def held_out_figures(
     objective: Objective, examples: Examples, prefix: str, poll: Callable[[], None]
 ) -> dict[str, float]:
-    """`<prefix>_loss` and `<prefix>_<metric>` of every metric, as means over all rows."""
+    """`<prefix>_loss` and `<prefix>_<metric>` of every metric over all rows."""
     totals: dict[str, Tensor] = {}
+    metrics = objective.problem.metrics
+    whole = {name: each for name, each in metrics.items() if isinstance(each, AllRows)}
+    kept: list[tuple[Tensor, Tensor]] = []
 
-    def measure(batch: Batch) -> dict[str, Tensor]:
+    def measure(batch: Batch) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
         poll()
-        return figures_of(objective, batch)
+        figures, outputs = means_of(objective, batch)
+        return figures, (outputs, batch.targets) if whole and outputs is not None else None
 
     objective.parameters.eval()
-    for figures, share in objective.held_out.over(examples, measure):
+    for (figures, outputs), share in objective.held_out.over(examples, measure):
         for name, figure in figures.items():
             total = totals.get(name, torch.zeros((), device=figure.device))
             totals[name] = total + figure.to(torch.float64) * share
+        if outputs is not None:
+            kept.append(outputs)
     objective.parameters.train()
+    if kept:
+        together = [torch.cat(parts) for parts in zip(*kept, strict=True)]
+        for name, metric in whole.items():
+            totals[name] = one_number(name, metric.measure(*together))
     return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
 
 
-def figures_of(objective: Objective, batch: Batch) -> dict[str, Tensor]:
-    """The outer loss and every metric on a batch, each of shape (), without graphs."""
+def means_of(objective: Objective, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The outer loss and every metric that is a mean, on a batch, each of shape ().
+
+    Also the outputs, if there are metrics. Nothing has a graph.
+    """
     problem, losses = objective.problem, objective.losses
     with torch.set_grad_enabled(losses.outer_needs_grad):
-        figures = {"loss": losses.outer(batch).detach()}
-    if problem.metrics:
-        with torch.no_grad():
-            outputs = outputs_of(problem, objective.parameters.model, batch.content)
-            for name, metric in problem.metrics.items():
-                figures[name] = torch.as_tensor(loss_of(metric, outputs, batch.content))
-    for name, figure in figures.items():
-        if figure.numel() != 1:
-            raise ProblemError(
-                f"metric {name!r} must return one number, got shape {tuple(figure.shape)}",
-                f"metrics.{name}",
-            )
-    return {name: figure.reshape(()) for name, figure in figures.items()}
+        figures = {"loss": one_number("loss", losses.outer(batch).detach())}
+    if not problem.metrics:
+        return figures, None
+    with torch.no_grad():
+        outputs = outputs_of(problem, objective.parameters.model, batch.content)
+        for name, metric in problem.metrics.items():
+            if not isinstance(metric, AllRows):
+                figures[name] = one_number(name, loss_of(metric, outputs, batch.content))
+    return figures, outputs
+
+
+def one_number(name: str, figure: Tensor | float) -> Tensor:
+    """The figure with shape (); raises ProblemError unless it is one number."""
+    tensor = torch.as_tensor(figure)
+    if tensor.numel() != 1:
+        raise ProblemError(
+            f"metric {name!r} must return one number, got shape {tuple(tensor.shape)}",
+            f"metrics.{name}",
+        )
+    return tensor.reshape(())
 
 
 def diagnostic_figures(objective: Objective) -> dict[str, float]:

@@ -41,7 +41,10 @@ async def upload(
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedData:
-    """Upload an npz or safetensors file. Uploading the same bytes again changes nothing."""
+    """Upload a file of arrays (npz, safetensors) or of a table (CSV, Parquet).
+
+    Uploading the same bytes again changes nothing.
+    """
     await store.must_have_room()
     try:
         size = await folder.put(sha256, request.stream())

@@ -127,7 +127,7 @@ document.querySelector("#data")?.addEventListener("change", async ({ target }) =
   try {
     const data = await upload(file);
     notify(`Uploaded ${file.name}`);
-    await validate({ job: withData(answer?.draft.job, data) });
+    await validate({ job: withData(answer?.draft.job, data, /\.(csv|parquet)$/i.test(file.name)) });
   } catch (error) {
     complain(error);
   }

@@ -11,9 +11,11 @@ export async function upload(file) {
   return (await request("PUT", `/v1/data/${name}`, file, {}, MAX_UPLOAD_MS)).data;
 }
 
-/** Returns the job with `data` as its data set. */
-export function withData(job, data) {
+/** Returns the job with the upload `data` as its data set; a table keeps the columns that were named. */
+export function withData(job, data, isTable) {
   const problem = job?.problem ?? {};
-  const named = problem.entrypoint ? data : { name: "upload", data };
+  const beside = isTable && problem.data?.name === "table" ? problem.data : { target: "" };
+  const set = isTable ? { ...beside, name: "table", data } : { name: "upload", data };
+  const named = problem.entrypoint ? data : set;
   return { ...job, problem: { ...problem, data: named } };
 }
