@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.errors import ProblemError
 
 Transform = Literal["identity", "exp", "sigmoid"]

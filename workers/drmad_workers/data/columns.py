@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Data
 

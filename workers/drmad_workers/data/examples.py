@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.data.columns import Columns, Rows, columns_of, require_rows
 from drmad_workers.data.items import Items
 from drmad_workers.devices import placed

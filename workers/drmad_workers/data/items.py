@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.data.columns import ACCEPTED, are_rows
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates, restored_generators, seed_all

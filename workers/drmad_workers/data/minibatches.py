@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch

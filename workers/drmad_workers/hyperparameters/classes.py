@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from drmad_workers.application import targets_of
 from drmad_workers.errors import ProblemError
 from drmad_workers.hyperparameters.base import Setting
-from drmad_workers.objective.application import targets_of
 
 ROWS = 4096
 """The examples whose classes are read at a time."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
-from drmad_workers.objective.application import loss_of, outputs_of
 from drmad_workers.objective.carried import ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts

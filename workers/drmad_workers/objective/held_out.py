@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
-from drmad_workers.objective.application import loss_of, outputs_of
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import AllRows, Batch
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.carried import CarriedPass
 from drmad_workers.objective.cuts import through_cuts

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from drmad_workers.application import full_loss_of, loss_of, outputs_of, targets_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.penalty import BoundPenalty
 from drmad_workers.hyperparameters.sample_weight import BoundGroupWeight, BoundSampleWeight
-from drmad_workers.objective.application import full_loss_of, loss_of, outputs_of, targets_of
 from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from drmad_workers.application import targets_of
 from drmad_workers.hyperparameters.sample_weight import BoundGroupWeight, BoundSampleWeight
-from drmad_workers.objective.application import targets_of
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 from drmad_workers.training.clipping import Clip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch, Problem

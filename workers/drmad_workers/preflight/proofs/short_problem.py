@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from drmad_workers import spec_adapter
-from drmad_workers.data import trees
+from drmad_workers import spec_adapter, trees
 from drmad_workers.data.columns import columns_of
 from drmad_workers.hypergradients import Forward, Replay, Stored
 from drmad_workers.hypergradients.method import Method

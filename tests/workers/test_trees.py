@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 
 Named = namedtuple("Named", ["one", "other"])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers import Problem, ProblemError
-from drmad_workers.objective.application import outputs_of
+from drmad_workers.application import outputs_of
 
 X, Y = torch.ones(2, 3), torch.zeros(2)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drmad_workers.data import trees
+from drmad_workers import trees
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch, FullLoss, Loss, Problem, described, is_pair
 
