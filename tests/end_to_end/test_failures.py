@@ -12,12 +12,13 @@ from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_client.records.job import JobError
 from drmad_client.records.status import JobStatus
+from tests.end_to_end.running import WAIT_S
 from tests.end_to_end.test_tuning import example
 
 
 def failure(client: Client, job: Job) -> JobError:
     with pytest.raises(JobFailed) as caught:
-        client.jobs.wait(job.id, timeout_s=120)
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
     assert caught.value.job.status is JobStatus.FAILED
     error = caught.value.job.error
     assert error is not None
@@ -39,7 +40,7 @@ def test_diverged_training_names_step_meta_iteration_and_advice(client: Client) 
     assert 0 < error.step < 200
     assert "meta-iteration 0" in error.message
     assert "lower the learning rate" in error.message
-    assert client.jobs.wait(client.jobs.create(small()).id, timeout_s=120).best is not None
+    assert client.jobs.wait(client.jobs.create(small()).id, timeout_s=WAIT_S).best is not None
 
 
 def test_missing_files_fail_the_first_phase_and_say_which_files_go_where(client: Client) -> None:

@@ -15,7 +15,7 @@ from drmad_client.http.job_handle import Job
 from drmad_client.records.events import Event
 from drmad_client.records.meta_iteration import Arrival
 from drmad_client.records.status import JobStatus
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import WAIT_S, Service
 
 ITERATIONS = 8
 ALL_CPUS = {"cpus": 1}
@@ -40,7 +40,7 @@ def endless(**changes: Any) -> dict[str, Any]:
 
 
 def done(client: Client, job: Job) -> Job:
-    return client.jobs.wait(job.id, timeout_s=120)
+    return client.jobs.wait(job.id, timeout_s=WAIT_S)
 
 
 def until(client: Client, job: Job, wanted: Callable[[Event], bool]) -> Event:

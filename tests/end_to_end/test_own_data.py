@@ -11,7 +11,7 @@ import yaml
 
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import WAIT_S, Service
 
 CODE = """
 import torch
@@ -50,7 +50,7 @@ def test_uploaded_data_are_tuned_by_a_model_of_the_catalog(
     data = {"name": "upload", "data": name, "train": 70, "valid": 50, "standardize": True}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB | {"problem": {"data": data}}))
     submitted = service.run("submit", str(tmp_path / "job.yaml"))
-    job = client.jobs.wait(submitted.stdout.strip(), timeout_s=120)
+    job = client.jobs.wait(submitted.stdout.strip(), timeout_s=WAIT_S)
     assert client.jobs.model(job.id)["0.weight"].shape == (50, 6)
     assert (service.home / "data" / name.removeprefix("sha256:")).is_file()
 
@@ -65,7 +65,7 @@ def test_uploaded_data_are_handed_to_the_users_own_code(client: Client, tmp_path
         "data": client.data.upload({"mine/inputs": inputs, "mine/targets": targets}),
     }
     job = client.jobs.create(JOB | {"problem": problem})
-    assert client.jobs.wait(job.id, timeout_s=120).best is not None
+    assert client.jobs.wait(job.id, timeout_s=WAIT_S).best is not None
 
 
 def test_a_file_outside_the_data_roots_fails_the_job_and_is_not_read(
@@ -76,7 +76,7 @@ def test_a_file_outside_the_data_roots_fails_the_job_and_is_not_read(
     data = {"name": "file", "path": str(tmp_path / "mine.npz"), "train": 70, "valid": 50}
     job = client.jobs.create(JOB | {"problem": {"data": data}})
     with pytest.raises(JobFailed) as caught:
-        client.jobs.wait(job.id, timeout_s=120)
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
     error = caught.value.job.error
     assert error is not None
     assert error.code == "problem_invalid"

@@ -10,7 +10,7 @@ import pytest
 from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import WAIT_S, Service
 
 WRONG = """
 import torch
@@ -46,7 +46,7 @@ def test_a_failed_proof_prevents_the_job_unless_it_is_overridden(
     assert "repeatable" in failed
     job = client.jobs.create(SPEC, code=tmp_path)
     with pytest.raises(JobFailed):
-        job.wait(timeout_s=300)
+        job.wait(timeout_s=WAIT_S)
     record = job.record
     assert record.error is not None
     assert record.error.code == "preflight_failed"
@@ -55,7 +55,7 @@ def test_a_failed_proof_prevents_the_job_unless_it_is_overridden(
     assert [proof.name for proof in record.preflight.failed] == failed
     assert service.run("show", job.id).stdout.count("failed") > 2
     job = client.jobs.create(SPEC | {"preflight": {"override": failed}}, code=tmp_path)
-    assert job.wait(timeout_s=300).status is JobStatus.SUCCEEDED
+    assert job.wait(timeout_s=WAIT_S).status is JobStatus.SUCCEEDED
     warnings = [record.warnings for record in job.history()]
     assert len(warnings) == 2
     assert all(len(sentences) == len(failed) for sentences in warnings)

@@ -19,7 +19,7 @@ from drmad_client.plots import figures
 from drmad_client.records.events import Event
 from drmad_client.records.status import JobStatus
 from tests.client.http.both import clients
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import WAIT_S, Service
 from tests.end_to_end.test_tuning import example
 
 SHORT = {
@@ -45,7 +45,7 @@ def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Client]
 def finished(service: Service) -> str:
     """A short job that has succeeded."""
     with service.client() as client:
-        return client.jobs.create(short(tags={"from": "sdk"})).wait(120).id
+        return client.jobs.create(short(tags={"from": "sdk"})).wait(WAIT_S).id
 
 
 def short(**changes: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def test_a_job_passes_its_preflight_and_reports_its_search(client: Client) -> No
     report = client.jobs.check(short())
     assert report.hyperparameters == {"sample_weight": [1000]}
     rates = {"training.learning_rate": {"low": 0.01, "high": 0.2, "log": True}}
-    job = client.jobs.create(short(search={"trials": 2, "parameters": rates})).wait(240)
+    job = client.jobs.create(short(search={"trials": 2, "parameters": rates})).wait(WAIT_S)
     assert [trial.number for trial in job.trials()] == [0, 1]
     assert len(job.history()) == 3
 
@@ -120,13 +120,13 @@ def test_a_job_is_paused_resumed_extended_forked_and_deleted(client: Client) -> 
     with pytest.raises(Conflict):
         job.delete()
     assert job.resume().status in (JobStatus.QUEUED, JobStatus.STARTING)
-    assert job.wait(120).progress.iteration == 6
+    assert job.wait(WAIT_S).progress.iteration == 6
     assert job.extend(1).status in (JobStatus.QUEUED, JobStatus.STARTING)
-    assert job.wait(120).progress.iteration == 7
+    assert job.wait(WAIT_S).progress.iteration == 7
     events = list(job.stream())
     assert [e.data["iteration"] for e in events if e.type == "iteration"] == list(range(7))
     forked = client.jobs.fork(job.id, 4, {"meta": {"iterations": 6}, "name": "forked"})
-    assert (forked.name, forked.wait(120).progress.iteration) == ("forked", 6)
+    assert (forked.name, forked.wait(WAIT_S).progress.iteration) == ("forked", 6)
     losses = [[r.validation_loss for r in j.history()][:6] for j in (job, forked)]
     assert losses[0][4:] == losses[1][-2:]  # the same numbers from there on
     for done in (job, forked):
@@ -149,7 +149,7 @@ def test_one_idempotency_key_is_one_job(client: Client) -> None:
     key = f"sdk-{id(client)}"
     one, other = (client.jobs.create(short(), idempotency_key=key) for _ in range(2))
     assert one.id == other.id
-    one.wait(120)
+    one.wait(WAIT_S)
 
 
 def test_commands_answer_what_the_clients_answer(service: Service, finished: str) -> None:

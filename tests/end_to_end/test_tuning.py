@@ -14,7 +14,7 @@ from drmad_client.errors import JobFailed
 from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus
 from drmad_workers.catalog import Places, load_data
-from tests.end_to_end.running import Service
+from tests.end_to_end.running import WAIT_S, Service
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -75,7 +75,7 @@ def test_same_seed_gives_the_same_numbers(client: Client) -> None:
     other = client.jobs.create(spec | {"seed": 1})
     losses = []
     for job in [*jobs, other]:
-        client.jobs.wait(job.id, timeout_s=120)
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
         losses.append([record.validation_loss for record in client.jobs.history(job.id)])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
@@ -98,7 +98,7 @@ def test_mnist_with_wrong_labels_is_cleaned(client: Client, data_root: Path) -> 
     }
     best = {}
     for name, job in jobs.items():
-        done = client.jobs.wait(job.id, timeout_s=300).best
+        done = client.jobs.wait(job.id, timeout_s=WAIT_S).best
         assert done is not None
         best[name] = done.metrics["test_error"]
     assert best["weights one"] > 0.18
@@ -118,7 +118,7 @@ def test_async_reaches_the_validation_loss_of_rounds(client: Client, data_root: 
     }
     losses = {}
     for mode, job in jobs.items():
-        best = client.jobs.wait(job.id, timeout_s=1200).best
+        best = client.jobs.wait(job.id, timeout_s=WAIT_S).best
         assert best is not None
         losses[mode] = best.validation_loss
     assert losses["async"] <= 1.1 * losses["sync"]
@@ -130,8 +130,9 @@ def test_async_reaches_the_validation_loss_of_rounds(client: Client, data_root: 
 
 
 def test_result_can_be_fetched_and_used(client: Client, service: Service, tmp_path: Path) -> None:
-    spec = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
-    job = client.jobs.wait(client.jobs.create(spec).id, timeout_s=120)
+    spec = example("clean-digits.yaml") | {"meta": {"iterations": 1}}
+    spec["training"]["steps"] = 100
+    job = client.jobs.wait(client.jobs.create(spec).id, timeout_s=WAIT_S)
     fetched = service.run("fetch", job.id, "--to", str(tmp_path / "result"))
     assert fetched.returncode == 0, fetched.stderr
     model = safetensors.load_file(tmp_path / "result" / "model.safetensors")
@@ -148,9 +149,9 @@ def test_method_that_points_nowhere_is_warned_of(client: Client) -> None:
     paper = client.jobs.create(spec | {"hypergradient": {"method": "shortcut", "preset": "paper"}})
     chosen = client.jobs.create(spec | {"hypergradient": {"method": "auto"}})
     for job in (trusted, chosen):
-        job.wait(timeout_s=120)
+        job.wait(timeout_s=WAIT_S)
     with pytest.raises(JobFailed) as caught:
-        paper.wait(timeout_s=120)
+        paper.wait(timeout_s=WAIT_S)
     assert caught.value.job.error is not None
     assert caught.value.job.error.code == "hypergradient_diverged"
     warnings = {

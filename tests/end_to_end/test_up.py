@@ -9,7 +9,7 @@ from pathlib import Path
 from drmad_client.http.job_handle import Job
 from drmad_client.records.status import JobStatus
 from tests.end_to_end.collector import collector
-from tests.end_to_end.running import Service, alive, descendants, free_port
+from tests.end_to_end.running import WAIT_S, Service, alive, descendants, free_port
 from tests.end_to_end.test_tuning import example
 
 SHORT = example("clean-digits.yaml") | {"meta": {"iterations": 2}}
@@ -38,9 +38,9 @@ def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -
     service.start()
     with service.client() as client:
         assert client.jobs.retrieve(finished.id) == finished
-        resumed = client.jobs.wait(long.id, timeout_s=120)
+        resumed = client.jobs.wait(long.id, timeout_s=WAIT_S)
         again = client.jobs.wait(
-            client.jobs.create(SHORT | {"meta": {"iterations": 6}}).id, timeout_s=120
+            client.jobs.create(SHORT | {"meta": {"iterations": 6}}).id, timeout_s=WAIT_S
         )
         histories = [
             [(r.iteration, r.validation_loss) for r in client.jobs.history(job.id)]
@@ -58,7 +58,7 @@ def _interrupted(service: Service) -> tuple[Job, Job]:
     service.start()
     assert service.process is not None
     with service.client() as client:
-        finished = client.jobs.wait(client.jobs.create(SHORT).id, timeout_s=120)
+        finished = client.jobs.wait(client.jobs.create(SHORT).id, timeout_s=WAIT_S)
         long = client.jobs.create(SHORT | {"meta": {"iterations": 6}})
         for event in client.jobs.events(long.id):
             if event.type == "iteration" and event.data["iteration"] == 1:

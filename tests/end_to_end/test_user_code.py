@@ -14,7 +14,7 @@ from drmad_client.errors import JobFailed, UnprocessableEntity
 from drmad_client.http.client import Client
 from drmad_client.records.job import JobError
 from drmad_client.records.status import JobStatus
-from tests.end_to_end.running import Service, descendants
+from tests.end_to_end.running import WAIT_S, Service, descendants
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-model"
 
@@ -70,7 +70,7 @@ def bystander(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
         assert processes(service) == before
         job.cancel()
         with pytest.raises(JobFailed):
-            job.wait(timeout_s=60)
+            job.wait(timeout_s=WAIT_S)
         done = [record.iteration for record in job.history()]
         assert done == list(range(len(done)))
         assert done
@@ -102,7 +102,7 @@ def written(folder: Path, text: str) -> Path:
 def failure(client: Client, folder: Path, **changes: Any) -> JobError:
     job = client.jobs.create(spec(client, folder, **changes))
     with pytest.raises(JobFailed) as caught:
-        client.jobs.wait(job.id, timeout_s=120)
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
     error = caught.value.job.error
     assert error is not None
     return error
@@ -130,7 +130,7 @@ def test_a_worker_checks_a_job_that_is_not_created(
 ) -> None:
     before = [job.id for job in client.jobs.list(limit=100)]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(SMALL))
-    printed = service.run("submit", str(tmp_path / "job.yaml"), "--check", timeout_s=300)
+    printed = service.run("submit", str(tmp_path / "job.yaml"), "--check", timeout_s=WAIT_S)
     assert printed.returncode == 0, printed.stderr
     assert "hyperparameter l2: 2" in printed.stdout
     assert "no problems found" in printed.stdout
@@ -151,7 +151,7 @@ def test_two_versions_of_a_module_run_side_by_side(client: Client, tmp_path: Pat
     jobs = [client.jobs.create(spec(client, folder, **short)) for folder in (narrow, wide)]
     widths = []
     for job in jobs:
-        client.jobs.wait(job.id, timeout_s=120)
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
         widths.append(client.jobs.model(job.id)["features.0.weight"].shape[0])
     assert widths == [8, 16]
 
@@ -202,7 +202,7 @@ def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path:
     assert "2 times in a row" in error.message
     assert "os._exit" in error.message
     good = client.jobs.create(spec(client, EXAMPLE, meta={"iterations": 1}))
-    assert client.jobs.wait(good.id, timeout_s=120).best is not None
+    assert client.jobs.wait(good.id, timeout_s=WAIT_S).best is not None
 
 
 def test_lack_of_memory_counts_as_a_lost_replica_and_says_what_needs_less(
@@ -247,7 +247,7 @@ def test_what_the_code_prints_is_in_the_logs(client: Client, tmp_path: Path) -> 
     printing = text.replace("    images, labels", "    print('building now')\n    images, labels")
     folder = written(tmp_path / "printing", printing)
     job = client.jobs.create(spec(client, folder, meta={"iterations": 1}))
-    client.jobs.wait(job.id, timeout_s=120)
+    client.jobs.wait(job.id, timeout_s=WAIT_S)
     assert "building now" in [line.text for line in client.jobs.logs(job.id)]
 
 
