@@ -40,7 +40,7 @@ ASYNC = {"count": 2, "mode": "async", "data": "disjoint", "max_staleness": 3}
 AUTO = {"method": "auto", "min_cosine": 0.9}
 SHORTCUT = {
     "method": "shortcut",
-    "horizon": 100,
+    "horizon": 300,
     "interpolation_nodes": 8,
     "averaging_window": 10,
     "max_stride": 5,

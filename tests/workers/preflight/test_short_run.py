@@ -80,6 +80,8 @@ def test_a_good_job_is_described_and_what_it_takes_predicted(tmp_path: Path) -> 
     cosine = report.fidelity["shortcut"]
     assert cosine is not None
     assert 0.5 < cosine <= 1.0 + 1e-6
+    assert report.seconds is not None
+    assert report.job_seconds is not None
     assert report.seconds > 0.0
     assert report.job_seconds > 5 * report.seconds  # 5 meta-iterations, each ten times as long
 
@@ -88,6 +90,7 @@ def test_what_a_whole_path_takes_is_added_to_what_was_measured(tmp_path: Path) -
     steps = {"training": {"steps": 1_000_000, "batch_size": 10}}
     long = report_on(tmp_path, GOOD, hypergradient={"method": "stored"}, **steps)
     weights = 4 * 5 + 5 + 5 * 3 + 3
+    assert long.memory_bytes is not None
     assert long.memory_bytes > (1_000_000 - 20) * weights * 4
     assert long.memory_bytes > 1e5 * report_on(tmp_path, GOOD).steps
 

@@ -42,10 +42,10 @@ class JobPreflight:
             self._has_run = False
             return
         if refusal := report.refusal(spec.preflight):
-            divergence = report.divergence
-            code = "preflight_failed" if report.failed or not divergence else divergence.code
-            step = divergence.step if divergence else None
-            fail(Failure(code, refusal, divergence and divergence.iteration, step))
+            diverged = report.divergence
+            if diverged is None or report.failed:
+                fail(Failure("preflight_failed", refusal))
+            fail(Failure(diverged.code, refusal, diverged.iteration, diverged.step))
         self._job.warnings = report.warnings(spec.preflight)
 
     async def _run(self) -> None:
