@@ -25,6 +25,7 @@ RUN_HERE = (  # their Python blocks, one after the other
     "docs/concepts/hypergradients.md",
     "docs/how-to/fine-tuning.md",
     "docs/how-to/problem.md",
+    "docs/how-to/recipe.md",
     "docs/how-to/resume-and-fork.md",
     "docs/how-to/schedules.md",
     "docs/how-to/tables.md",

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from drmad_workers import Batch, Forward, Problem, Replay
+from drmad_workers import (
+    Batch,
+    CosineSchedule,
+    CustomTensor,
+    Forward,
+    LearningRate,
+    Problem,
+    Replay,
+    Stored,
+    TrainingConfig,
+)
 from tests.workers.cases.small import (
     CLASSES,
     FEATURES,
@@ -78,6 +88,17 @@ def distilled(forward: Averaged, tuned: Mapping[str, Tensor], batch: Batch) -> T
         target = forward.teacher(batch.inputs)
     distance: Tensor = (outputs - target).square().mean(0)
     return each_loss(outputs, batch.targets).mean() + (tuned["h"] * distance).sum()
+
+
+def smoothed(forward: Averaged, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Label smoothing; the average of the weights decides the held-out loss alone."""
+    outputs, targets = forward(batch.inputs), batch.targets
+    losses = functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
+    return (losses * tuned["h"][targets]).mean()
+
+
+def of_average(forward: Averaged, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    return each_loss(forward.teacher(batch.inputs), batch.targets).mean()
 
 
 class Queue(nn.Module):
@@ -266,3 +287,27 @@ CODE: dict[str, Callable[[], Problem]] = {
 @pytest.mark.parametrize("name", CODE)
 def test_it_is_exact_as_it_is(name: str) -> None:
     require_none(faults(recipe_of(CODE[name]), (Replay(), Forward())))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_averaged_weights_and_smoothed_labels_are_exact_in_the_usual_recipe(
+    accumulate: int,
+) -> None:
+    """torch.optim.swa_utils averages the weights in every forward pass in training."""
+    training = TrainingConfig(
+        "adamw",
+        steps=8,
+        batch_size=10,
+        learning_rate=0.05,
+        eps=1e-4,
+        weight_decay=0.1,
+        schedule=CosineSchedule(warmup=2),
+        clip_norm=0.5,
+        accumulate=accumulate,
+    )
+
+    def build() -> Problem:
+        return problem_of(Averaged(), smoothed, outer_loss=of_average)
+
+    recipe = recipe_of(build, (CustomTensor("h"), LearningRate(per="model")), training)
+    require_none(faults(recipe, (Stored(), Replay(), Forward()), step=1e-6))

@@ -186,7 +186,9 @@ class Adjoint:
             off_path: see HypergradientDiverged.
         """
         first = norms(self.weights)
-        self._first = self._last = self._largest = first
+        self._last = self._largest = first
+        # An outer loss of averaged weights, which are carried, does not depend on w_T itself.
+        self._first = torch.where(first > 0.0, first, norms(self.carried))
         self._contraction, self._watch = contraction, watch
         self._product = gauss_newton_product if curvature == "gauss_newton" else None
         self._off_path = off_path
@@ -194,7 +196,7 @@ class Adjoint:
             self._check_every = 1
         self._bounds = [math.inf] * first.numel()
         self._check(self._run.steps, first)
-        self._bounds = growth_bounds(first)
+        self._bounds = growth_bounds(self._first)
 
     def step_back(
         self,
@@ -289,7 +291,8 @@ class Adjoint:
         The carried values move from part to part, and so does their adjoint backwards.
         """
         run, parameters, carried = self._run, self._run.objective.parameters, self._carried_if_any
-        gradient, before = None, []
+        gradient: Tensor | None = None
+        before: list[Tensor] = []
         if reads_gradient or carried is not None:
             gradient = torch.empty_like(self.weights)
             _, before = run.mean_gradient(step, count, every, gradient)

@@ -74,9 +74,15 @@ def check_problem(
         by_leaves = probe_symmetry(objective, batch, first_step)
     parameters.eval()
     first_valid = valid.chunk(0, len(batch.index))
-    with no_side_effects(objective, first_valid, "outer_loss"), DifferentiableForward():
+    # The outer loss may depend on the weights through carried values alone: averages of them.
+    begun = parameters.carried.begin(parameters.carried_flat)
+    with (
+        no_side_effects(objective, first_valid, "outer_loss"),
+        DifferentiableForward(begun.given) as forward,
+    ):
         loss = objective.losses.outer(first_valid)
         require_scalar(loss, "the outer loss", "problem.outer_loss")
+    begun.end(forward.carried, torch.empty_like(parameters.carried_flat))
     require_finite(loss, "the outer loss", "problem.outer_loss")
     require_repeatable(objective, lambda: objective.losses.outer(first_valid), "outer_loss")
     objective.held_out.fit(
