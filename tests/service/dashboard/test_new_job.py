@@ -132,6 +132,27 @@ def test_data_of_this_machine_are_uploaded_and_named_in_the_job(page: Page, serv
     expect(page.locator("#verdict")).to_contain_text("problem.data.train")
 
 
+def test_a_table_is_uploaded_and_its_target_is_named_in_the_form(
+    page: Page, server: Server
+) -> None:
+    page.goto(f"{server.url}/new")
+    verdict, form = page.locator("#verdict"), page.locator("#form")
+    expect(verdict).to_contain_text("can be submitted")
+    content = b"area,price\n" + b"70,300.5\n" * 9
+    file = {"name": "homes.csv", "mimeType": "text/csv", "buffer": content}
+    page.locator("#data").set_input_files(file)  # type: ignore[arg-type]
+    digest = hashlib.sha256(content).hexdigest()
+    expect(page.locator("#yaml")).to_have_value(re.compile(f"name: table\n.*sha256:{digest}"))
+    expect(verdict).to_contain_text("problem.data.target")
+    target = form.locator('[id="f.problem.data.target"]')
+    for written, text in (("price", "target: price\n"), ('["price"]', "target:\n +- price\n")):
+        target.fill(written)
+        target.press("Tab")
+        expect(page.locator("#yaml")).to_have_value(re.compile(text))
+        expect(target).to_have_value(written)
+        expect(verdict).to_contain_text("can be submitted")
+
+
 def test_a_failed_preflight_is_shown_until_the_job_changes(
     browser: Browser, server: Server
 ) -> None:

@@ -309,20 +309,13 @@ def test_defaults_of_the_spec_are_those_of_the_engine() -> None:
 def test_tabular_embeds_the_last_columns() -> None:
     model = build_model("tabular", {"hidden": [4]}, (5,), 2, categories=(4, 300))
     assert isinstance(model, Tabular)
-    assert [tuple(e.weight.shape) for e in model.embeddings] == [(4, 2), (300, 50)]  # type: ignore[union-attr]
+    tables = list(model.embeddings.parameters())
+    assert [tuple(table.shape) for table in tables] == [(4, 2), (300, 50)]
     inputs = torch.tensor([[0.5, -1.0, 2.0, 3.0, 299.0]])
-    parts = [inputs[:, :3]] + [
-        embedding.weight[[number]]  # type: ignore[union-attr]
-        for embedding, number in zip(model.embeddings, (3, 299), strict=True)
-    ]
+    parts = [inputs[:, :3], tables[0][[3]], tables[1][[299]]]
     assert torch.equal(model(inputs), model.layers(torch.cat(parts, 1)))
     with pytest.raises(ProblemError, match="use tabular"):
         build_model("mlp", {}, (5,), 2, categories=(4,))
-
-
-def test_category_numbers_are_exact_in_float32() -> None:
-    largest = 2**24 - 1
-    assert int(torch.tensor([float(largest)]).long()) == largest
 
 
 def small_table(folder: Path, **options: Any) -> Problem:

@@ -220,7 +220,9 @@ export class Form {
     if (input.type === "number") input.step = kind === "integer" ? 1 : "any";
     if (schema.default !== undefined && schema.default !== null) input.placeholder = written(schema.default);
     else if (schema.default === null) input.placeholder = "not set";
-    if (value !== undefined && value !== null) input.value = written(value);
+    // A list in a field that takes a word or a list is read as JSON, and must be written as such.
+    const shown = kind === "json" && typeof value !== "string" ? JSON.stringify : written;
+    if (value !== undefined && value !== null) input.value = shown(value);
     return input;
   }
 
