@@ -80,16 +80,16 @@ def diagnostic_figures(objective: Objective) -> dict[str, float]:
 def model_state(objective: Objective) -> dict[str, Tensor]:
     """Weights and buffers by state_dict name, copied to the CPU.
 
-    If the model has frozen parameters, only what training changes: the parameters that are trained,
-    and the carried values.
+    If the model has frozen parameters, only what is not as it was given: the parameters that are
+    trained, the carried values, and frozen parameters that a function `initialize` wrote into.
     """
     parameters = objective.parameters
     state = parameters.model.state_dict(keep_vars=True)
     has_frozen = not all(p.requires_grad for p in parameters.model.parameters())
-    carried = {id(value.current) for value in parameters.carried.values}
+    changed = {id(value.current) for value in parameters.carried.values} | parameters.drawn_frozen
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in state.items()
         if torch.is_tensor(tensor)
-        and (tensor.requires_grad or id(tensor) in carried or not has_frozen)
+        and (tensor.requires_grad or id(tensor) in changed or not has_frozen)
     }
