@@ -1,11 +1,13 @@
 """Clipped gradients against torch's own, and derivatives of trainings that clip them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     Forward,
@@ -32,7 +34,10 @@ STEPS = 7
 TRAINING = TrainingConfig(
     "sgd", STEPS, 4, learning_rate=0.2, momentum=0.5, weight_decay=0.1, eps=1e-4
 )
-CLIPS = {"clip_norm": 0.35, "clip_value": 0.08}
+CLIPS: dict[str, dict[str, Any]] = {
+    "clip_norm": {"clip_norm": 0.35},
+    "clip_value": {"clip_value": 0.08},
+}
 """Bounds that some steps of the small problem exceed, and some do not."""
 KINDS: dict[str, tuple[Kind, ...]] = {
     "losses": (SampleWeight(), L2(per="layer", init=-3.0)),
@@ -67,9 +72,9 @@ def test_gradients_are_those_of_torch_and_the_product_is_their_derivative(clip: 
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_exact_methods_are_central_differences_of_clipped_trainings(
-    clip: str, kinds: str, optimizer: str
+    clip: str, kinds: str, optimizer: OptimizerName
 ) -> None:
-    training = replace(TRAINING, optimizer=optimizer, **{clip: CLIPS[clip]})
+    training = replace(TRAINING, optimizer=optimizer, **CLIPS[clip])
     methods: list[Method] = [Stored(), Replay(), Forward()]
     if optimizer != "adamw" and kinds == "losses":
         methods.append(Reversible())
@@ -91,7 +96,7 @@ def test_reversible_undoes_clipped_steps_of_a_model_with_running_statistics() ->
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_the_shortcut_is_exact_with_a_node_at_every_step(clip: str) -> None:
-    training = replace(TRAINING, **{clip: CLIPS[clip]})
+    training = replace(TRAINING, **CLIPS[clip])
     everywhere = Shortcut(interpolation_nodes=STEPS, max_stride=1, minibatch_subsampling=1)
     exact, shortcut = (
         tuner_of(small_problem(), [*KINDS["losses"], LearningRate()], training, method)
@@ -105,7 +110,7 @@ def test_the_shortcut_is_exact_with_a_node_at_every_step(clip: str) -> None:
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("method", [Stored(), Replay()])
 def test_replicas_side_by_side_have_norms_of_their_own(method: Method, clip: str) -> None:
-    training = replace(TRAINING, **{clip: CLIPS[clip]})
+    training = replace(TRAINING, **CLIPS[clip])
     batch = ReplicaBatch(
         small_problem(), [*KINDS["losses"]], training, method, replicas=(0, 1, 2),
         dtype=torch.float64,
