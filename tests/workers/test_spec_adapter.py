@@ -101,8 +101,7 @@ def test_every_option_of_a_schedule_reaches_the_engine(name: str) -> None:
     made = spec_adapter.schedule(stated)
     assert names(spec, "name") == settings_of(made)
     assert stated.model_dump(exclude={"name"}) == {
-        field.name: getattr(made, field.name)
-        for field in fields(made)  # type: ignore[arg-type]
+        field.name: getattr(made, field.name) for field in fields(made)
     }
 
 
