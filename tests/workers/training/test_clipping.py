@@ -34,10 +34,7 @@ STEPS = 7
 TRAINING = TrainingConfig(
     "sgd", STEPS, 4, learning_rate=0.2, momentum=0.5, weight_decay=0.1, eps=1e-4
 )
-CLIPS: dict[str, dict[str, Any]] = {
-    "clip_norm": {"clip_norm": 0.35},
-    "clip_value": {"clip_value": 0.08},
-}
+CLIPS: dict[str, Any] = {"clip_norm": 0.35, "clip_value": 0.08}
 """Bounds that some steps of the small problem exceed, and some do not."""
 KINDS: dict[str, tuple[Kind, ...]] = {
     "losses": (SampleWeight(), L2(per="layer", init=-3.0)),
@@ -74,7 +71,7 @@ def test_gradients_are_those_of_torch_and_the_product_is_their_derivative(clip: 
 def test_exact_methods_are_central_differences_of_clipped_trainings(
     clip: str, kinds: str, optimizer: OptimizerName
 ) -> None:
-    training = replace(TRAINING, optimizer=optimizer, **CLIPS[clip])
+    training = replace(TRAINING, optimizer=optimizer, **{clip: CLIPS[clip]})
     methods: list[Method] = [Stored(), Replay(), Forward()]
     if optimizer != "adamw" and kinds == "losses":
         methods.append(Reversible())
@@ -96,7 +93,7 @@ def test_reversible_undoes_clipped_steps_of_a_model_with_running_statistics() ->
 
 @pytest.mark.parametrize("clip", CLIPS)
 def test_the_shortcut_is_exact_with_a_node_at_every_step(clip: str) -> None:
-    training = replace(TRAINING, **CLIPS[clip])
+    training = replace(TRAINING, **{clip: CLIPS[clip]})
     everywhere = Shortcut(interpolation_nodes=STEPS, max_stride=1, minibatch_subsampling=1)
     exact, shortcut = (
         tuner_of(small_problem(), [*KINDS["losses"], LearningRate()], training, method)
@@ -110,7 +107,7 @@ def test_the_shortcut_is_exact_with_a_node_at_every_step(clip: str) -> None:
 @pytest.mark.parametrize("clip", CLIPS)
 @pytest.mark.parametrize("method", [Stored(), Replay()])
 def test_replicas_side_by_side_have_norms_of_their_own(method: Method, clip: str) -> None:
-    training = replace(TRAINING, **CLIPS[clip])
+    training = replace(TRAINING, **{clip: CLIPS[clip]})
     batch = ReplicaBatch(
         small_problem(), [*KINDS["losses"]], training, method, replicas=(0, 1, 2),
         dtype=torch.float64,
