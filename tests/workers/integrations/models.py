@@ -51,7 +51,11 @@ def llama() -> Any:
 
 def lora() -> Any:
     settings = peft.LoraConfig(
-        r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.1
+        r=2,
+        lora_alpha=64,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+        lora_dropout=0.1,
     )
     return peft.get_peft_model(llama(), settings)
 
