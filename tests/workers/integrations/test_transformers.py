@@ -16,6 +16,9 @@ import transformers as hf
 from torch import Tensor
 
 from drmad_client.export import pytorch
+from drmad_client.records.job import PreflightReport
+from drmad_client.spec import job_file
+from drmad_client.spec.job import JobSpec
 from drmad_workers import (
     L2,
     Forward,
@@ -32,6 +35,8 @@ from drmad_workers import (
 from drmad_workers.integrations import transformers
 from drmad_workers.integrations.tokenized_data import Padding
 from drmad_workers.preflight.proofs.wide_precision import widened
+from drmad_workers.preflight.short_run import preflight
+from tests.docs.pages import ROOT, blocks
 from tests.workers.integrations.models import (
     CLASSES,
     bert,
@@ -250,3 +255,21 @@ def test_the_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "drmad_workers.integrations.transformers")
     with pytest.raises(ModuleNotFoundError, match=r"drmad\[huggingface\]"):
         importlib.import_module("drmad_workers.integrations.transformers")
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = "docs/how-to/hugging-face.md"
+    found = [block.text for block in blocks(ROOT / page) if block.language == "python"]
+    exec(compile("\n".join(found), page, "exec"), {"__name__": "page"})
+    assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["text-classification", "causal-lora"])
+def test_the_proofs_pass_on_the_example(name: str) -> None:
+    folder = ROOT / "examples" / name
+    fields = job_file.read(folder / "job.yaml")
+    fields["problem"]["code"] = f"sha256:{'0' * 64}"
+    fields["training"]["steps"] = 4
+    report = PreflightReport.model_validate(preflight(JobSpec.model_validate(fields), code=folder))
+    assert [proof for proof in report.proofs if proof.result == "failed"] == []
