@@ -51,7 +51,7 @@ class FlatParameters:
         current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
         slots: the position of each parameter in the flat vector.
         stochastic: whether a training loss draws random numbers (dropout).
-        drawn_frozen: the ids of the frozen parameters that the last draw wrote into.
+        drawn_frozen: the ids of the frozen parameters that a function drew last.
     """
 
     def __init__(
@@ -182,7 +182,8 @@ class FlatParameters:
         with torch.no_grad():
             seed_all(seed)
             with adopted_parameters(self.model, self._places, self._own):
-                versions = {p: p._version for p in self._frozen()}
+                frozen = self._frozen() if callable(initialize) else []
+                versions = {p: p._version for p in frozen}
                 draw_weights(self.model, initialize)
                 self.drawn_frozen = {id(p) for p, old in versions.items() if p._version != old}
             for parameter, view in zip(self._own, self._views, strict=True):

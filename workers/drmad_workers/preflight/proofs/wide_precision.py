@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from drmad_workers.application import outputs_of
+from drmad_workers.objective.autograd_graph import graph_nodes
 from drmad_workers.problem import Problem
 
 
@@ -41,18 +42,9 @@ def widened(problem: Problem) -> Problem:
 
 def has_float32(loss: Tensor) -> bool:
     """Whether the graph of a loss contains values in float32."""
-    pending = [loss.grad_fn]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        if any(each.dtype == torch.float32 for each in node._input_metadata):
-            return True
-        following = {parent for parent, _ in node.next_functions} - seen
-        seen |= following
-        pending.extend(following)
-    return False
+    return any(
+        each.dtype == torch.float32 for node in graph_nodes(loss) for each in node._input_metadata
+    )
 
 
 def _inside(function: Callable[..., Any]) -> Callable[..., Any]:
