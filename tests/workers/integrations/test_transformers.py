@@ -280,7 +280,7 @@ def test_the_proofs_pass_on_the_example(name: str) -> None:
     folder = ROOT / "examples" / name
     fields = job_file.read(folder / "job.yaml")
     fields["problem"]["code"] = f"sha256:{'0' * 64}"
-    fields["training"]["steps"] = 4
+    fields["training"]["steps"], fields["hypergradient"] = 4, {"method": "stored"}
     report = PreflightReport.model_validate(preflight(JobSpec.model_validate(fields), code=folder))
     assert [proof for proof in report.proofs if proof.result == "failed"] == []
 
@@ -301,7 +301,7 @@ def test_the_examples_load_a_checkpoint(tmp_path: Path) -> None:
     sys.modules.pop("my_problem")
     seeded(llama).save_pretrained(tmp_path / "llama")
     problem = entrypoint(ROOT / "examples" / "causal-lora")(checkpoint=str(tmp_path / "llama"))
-    kept = problem.model.get_base_model().model.embed_tokens.weight
+    kept = problem.model.state_dict()["base_model.model.model.embed_tokens.weight"]
     assert torch.equal(kept, seeded(llama).model.embed_tokens.weight)
 
 
