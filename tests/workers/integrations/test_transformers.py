@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -265,11 +265,47 @@ def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "adapter" / "adapter_config.json").is_file()
 
 
+@pytest.fixture
+def own_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every example has a module my_problem, which no other test may meet."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("my_problem", None)
+    yield
+    sys.modules.pop("my_problem", None)
+
+
+@pytest.mark.usefixtures("own_module")
 @pytest.mark.parametrize("name", ["text-classification", "causal-lora"])
 def test_the_proofs_pass_on_the_example(name: str) -> None:
     folder = ROOT / "examples" / name
     fields = job_file.read(folder / "job.yaml")
     fields["problem"]["code"] = f"sha256:{'0' * 64}"
-    fields["training"]["steps"] = 4
+    fields["training"]["steps"], fields["hypergradient"] = 4, {"method": "stored"}
     report = PreflightReport.model_validate(preflight(JobSpec.model_validate(fields), code=folder))
     assert [proof for proof in report.proofs if proof.result == "failed"] == []
+
+
+@pytest.mark.usefixtures("own_module")
+def test_the_examples_load_a_checkpoint(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "great", "awful", "screen", "the"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    hf.BertTokenizerFast.from_pretrained(str(tmp_path)).save_pretrained(tmp_path / "bert")
+    model = seeded(lambda: bert(hf.BertForMaskedLM))
+    model.save_pretrained(tmp_path / "bert")
+    build = entrypoint(ROOT / "examples" / "text-classification")
+    problem = build(checkpoint=str(tmp_path / "bert"))
+    encoder = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(problem.model.state_dict()[encoder], model.state_dict()[encoder])
+    assert {row["input_ids"][0] for row in problem.train} == {2}
+
+    sys.modules.pop("my_problem")
+    seeded(llama).save_pretrained(tmp_path / "llama")
+    problem = entrypoint(ROOT / "examples" / "causal-lora")(checkpoint=str(tmp_path / "llama"))
+    kept = problem.model.state_dict()["base_model.model.model.embed_tokens.weight"]
+    assert torch.equal(kept, seeded(llama).model.embed_tokens.weight)
+
+
+def entrypoint(folder: Path) -> Callable[..., Problem]:
+    sys.path.insert(0, str(folder))
+    build: Callable[..., Problem] = importlib.import_module("my_problem").build
+    return build

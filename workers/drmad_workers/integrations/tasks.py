@@ -92,18 +92,19 @@ def token_errors(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def by_row(losses: Tensor, counted: Tensor) -> Tensor:
     """The mean over the tokens of each row, shape (rows,)."""
-    return losses.sum(1) / counted.sum(1).clamp_min(1)
+    return losses.sum(1).div(counted.sum(1).clamp_min(1))
 
 
 def by_token(losses: Tensor, counted: Tensor) -> Tensor:
     """Shares of the rows whose mean is the mean over all tokens of the minibatch, (rows,)."""
-    return losses.sum(1) * len(losses) / counted.sum().clamp_min(1)
+    return losses.sum(1).mul(len(losses)).div(counted.sum().clamp_min(1))
 
 
 def mean_over_tokens(sums: Tensor) -> Tensor:
     """The mean over the tokens of all rows, from the sum and the count of each row, (rows, 2)."""
     total, count = sums.sum(0)
-    return total / count.clamp_min(1)
+    mean: Tensor = total / count.clamp_min(1)
+    return mean
 
 
 def cross_entropy(logits: Tensor, content: Any) -> Tensor:
@@ -113,23 +114,25 @@ def cross_entropy(logits: Tensor, content: Any) -> Tensor:
 
 
 def squared_error(logits: Tensor, content: Any) -> Tensor:
-    labels = content["labels"].to(logits.dtype).view(logits.shape)
+    labels: Tensor = content["labels"].to(logits.dtype).view(logits.shape)
     return (logits - labels).square().mean(1)
 
 
 def binary_cross_entropy(logits: Tensor, content: Any) -> Tensor:
-    labels = content["labels"].to(logits.dtype)
+    labels: Tensor = content["labels"].to(logits.dtype)
     return functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
 
 
 def class_error(logits: Tensor, content: Any) -> Tensor:
     """The share of rows whose class is wrong."""
-    return (logits.argmax(1) != content["labels"]).double().mean()
+    wrong: Tensor = logits.argmax(1) != content["labels"]
+    return wrong.double().mean()
 
 
 def label_error(logits: Tensor, content: Any) -> Tensor:
     """The share of labels, of several per row, that are wrong."""
-    return ((logits > 0) != (content["labels"] > 0.5)).double().mean()
+    wrong: Tensor = (logits > 0) != (content["labels"] > 0.5)
+    return wrong.double().mean()
 
 
 CLASSIFICATIONS: Mapping[ProblemType, Task] = {

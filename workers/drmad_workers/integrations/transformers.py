@@ -124,7 +124,9 @@ def application_without_cache(model: nn.Module, content: Any) -> Tensor:
 
 def base_of(model: nn.Module) -> nn.Module:
     """The model of transformers itself, of which PEFT has replaced some modules."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    adapted: Any = model
+    base: nn.Module = adapted.get_base_model() if hasattr(model, "get_base_model") else model
+    return base
 
 
 def taken_by(base: nn.Module) -> set[str]:

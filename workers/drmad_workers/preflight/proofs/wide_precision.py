@@ -49,7 +49,7 @@ def has_float32(loss: Tensor) -> bool:
 
 def _inside(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        with Wide():  # type: ignore[no-untyped-call]
+        with Wide():
             return function(*arguments)
 
     return call
