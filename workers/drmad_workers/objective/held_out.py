@@ -1,6 +1,7 @@
 """Metrics of a trained model on held-out data, and the trained model itself."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import Objective
-from drmad_workers.problem import AllRows, Batch
+from drmad_workers.problem import AllRows, Batch, Loss
 
 
 def held_out_figures(
@@ -19,29 +20,36 @@ def held_out_figures(
     totals: dict[str, Tensor] = {}
     metrics = objective.problem.metrics
     whole = {name: each for name, each in metrics.items() if isinstance(each, AllRows)}
-    kept: list[tuple[Tensor, Tensor]] = []
+    kept: dict[Loss | None, list[tuple[Tensor, ...]]] = {each.rows: [] for each in whole.values()}
 
-    def measure(batch: Batch) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+    def measure(batch: Batch) -> tuple[dict[str, Tensor], list[tuple[Tensor, ...]]]:
         poll()
         figures, outputs = means_of(objective, batch)
-        return figures, (outputs, batch.targets) if whole and outputs is not None else None
+        return figures, [of_rows(rows, outputs, batch) for rows in kept]
 
     objective.parameters.eval()
-    for (figures, outputs), share in objective.held_out.over(examples, measure):
+    for (figures, parts), share in objective.held_out.over(examples, measure):
         for name, figure in figures.items():
             total = totals.get(name, torch.zeros((), device=figure.device))
             totals[name] = total + figure.to(torch.float64) * share
-        if outputs is not None:
-            kept.append(outputs)
+        for each, part in zip(kept.values(), parts, strict=True):
+            each.append(part)
     objective.parameters.train()
-    if kept:
-        together = [torch.cat(parts) for parts in zip(*kept, strict=True)]
-        for name, metric in whole.items():
-            totals[name] = one_number(name, metric.measure(*together))
+    for name, metric in whole.items():
+        together = [torch.cat(parts) for parts in zip(*kept[metric.rows], strict=True)]
+        totals[name] = one_number(name, metric.measure(*together))
     return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
 
 
-def means_of(objective: Objective, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+def of_rows(rows: Loss | None, outputs: Any, batch: Batch) -> tuple[Tensor, ...]:
+    """What is kept of a batch for the metrics of all rows; see AllRows."""
+    if rows is None:
+        return outputs, batch.targets
+    with torch.no_grad():
+        return (loss_of(rows, outputs, batch.content),)
+
+
+def means_of(objective: Objective, batch: Batch) -> tuple[dict[str, Tensor], Any]:
     """The outer loss and every metric that is a mean, on a batch, each of shape ().
 
     Also the outputs, if there are metrics. Nothing has a graph.
