@@ -20,11 +20,13 @@ SMALL = {
     Template.TEXT: ["problem.options.width=8"],
     Template.VISION: ["problem.options.width=2"],
     Template.TABULAR: ["problem.options.hidden=4"],
+    Template.LORA: ["problem.options.rank=1"],
 }
 """What makes the job of a template short; the tests of the documentation run `basic`."""
 
 
-SHORT = ["training.steps=20", "training.batch_size=10", "meta.iterations=2"]
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+SHORT = ["training.steps=8", "training.batch_size=10", "meta.iterations=2"]
 
 
 @pytest.fixture

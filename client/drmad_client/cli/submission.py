@@ -19,6 +19,7 @@ class Template(StrEnum):
     TEXT = "text"
     VISION = "vision"
     TABULAR = "tabular"
+    LORA = "lora"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,9 +46,10 @@ def init(
       text      a transformer in plain torch; a weight for every text; AdamW, warm-up, clipping
       vision    a residual net, shifted images; rates and weight decays of layers; SGD, cosine
       tabular   a table with categories; a weight for every source of rows
+      lora      an adapter on a language model; a weight for every source of texts
 
     All but basic have a README.md with the commands. In each, one function returns the data:
-    replace it with your own.
+    replace it with your own. lora needs the extra huggingface.
 
     \b
     Examples:
