@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "client" / "drmad_client"
 PROGRAM = Path(__file__).with_name("users_program.py")
 MISTAKES = """
 import drmad_client as drmad
@@ -55,8 +56,10 @@ def test_the_wheel_alone_is_light_and_says_what_is_missing(tmp_path: Path) -> No
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 2_000_000
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("py.typed", "spec/templates/job.yaml", "spec/templates/my_problem.py.txt"):
-        assert f"drmad_client/{name}" in names
+    templates = {path.relative_to(CLIENT) for path in CLIENT.glob("spec/templates/*/*")}
+    assert len(templates) >= 14
+    for name in (Path("py.typed"), *templates):
+        assert f"drmad_client/{name.as_posix()}" in names
     run(sys.executable, "-m", "venv", "alone")
     alone = tmp_path / "alone" / "bin"
     installed = run(str(alone / "pip"), "install", "--quiet", str(wheel))

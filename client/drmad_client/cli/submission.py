@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,16 @@ import typer
 
 from drmad_client.cli import inspection, options
 from drmad_client.cli.options import Output, OutputOption
+
+
+class Template(StrEnum):
+    """What `init` writes: the folders of drmad_client/spec/templates."""
+
+    BASIC = "basic"
+    TEXT = "text"
+    VISION = "vision"
+    TABULAR = "tabular"
+    LORA = "lora"
 
 
 def register(app: typer.Typer) -> None:
@@ -22,19 +33,34 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")] = Path(),
+    template: Annotated[
+        Template, typer.Option(help="What to start from; see below.")
+    ] = Template.BASIC,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write a commented job.yaml and a my_problem.py, both ready to run.
+    """Write a job.yaml and a my_problem.py to start from, both ready to run.
+
+    \b
+    Templates:
+      basic     a small net on images of digits, with a penalty for every unit
+      text      a transformer in plain torch; a weight for every text; AdamW, warm-up, clipping
+      vision    a residual net, shifted images; rates and weight decays of layers; SGD, cosine
+      tabular   a table with categories; a weight for every source of rows
+      lora      an adapter on a language model; a weight for every source of texts
+
+    All but basic have a README.md with the commands. In each, one function returns the data:
+    replace it with your own. lora needs the extra huggingface.
 
     \b
     Examples:
       drmad init
-      drmad submit job.yaml --watch         tune a model of the catalog on the service
-      python my_problem.py                  tune your own model in this process
+      drmad init --template text reviews
+      drmad check job.yaml --code .         test the problem in this process
+      drmad submit job.yaml --code . -w     tune it on the service
     """
     from drmad_client.spec import job_file
 
-    for path in job_file.write_templates(folder, overwrite=force):
+    for path in job_file.write_template(folder, template, overwrite=force):
         typer.echo(path)
 
 

@@ -83,16 +83,16 @@ def assign(job: dict[str, Any], assignment: str) -> None:
         here[last] = value
 
 
-def write_templates(folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Write the templates job.yaml and my_problem.py into a folder; returns their paths.
+def write_template(folder: Path, name: str, *, overwrite: bool = False) -> list[Path]:
+    """Write the files of a template, a folder of drmad_client/spec/templates; returns their paths.
 
     Raises:
         BadJobFile: one of them exists, and `overwrite` is false.
     """
-    templates = resources.files("drmad_client.spec") / "templates"
+    template = resources.files("drmad_client.spec") / "templates" / name
     texts = {
-        folder / name.removesuffix(".txt"): (templates / name).read_text(encoding="utf-8")
-        for name in ("job.yaml", "my_problem.py.txt")
+        folder / file.name.removesuffix(".txt"): file.read_text(encoding="utf-8")
+        for file in sorted(template.iterdir(), key=lambda file: file.name)
     }
     for path in texts:
         if path.exists() and not overwrite:

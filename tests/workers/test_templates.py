@@ -1,0 +1,82 @@
+"""Every template of `drmad init` passes the preflight as it is, and tunes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from drmad_client.cli.main import run
+from drmad_client.cli.submission import Template
+from drmad_client.spec import job_file
+from drmad_client.spec.job import JobSpec
+from drmad_workers import TuningResult, spec_adapter, tune
+
+SMALL = {
+    Template.TEXT: ["problem.options.width=8"],
+    Template.VISION: ["problem.options.width=2"],
+    Template.TABULAR: ["problem.options.hidden=4"],
+    Template.LORA: ["problem.options.rank=1"],
+}
+"""What makes the job of a template short; the tests of the documentation run `basic`."""
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+SHORT = ["training.steps=8", "training.batch_size=10", "meta.iterations=2"]
+
+
+@pytest.fixture
+def _modules_of_users() -> Iterator[None]:
+    """Forgets the modules of a template afterwards: all have the same name."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    sys.modules.pop("my_problem", None)
+
+
+def tuned(fields: dict[str, Any], folder: Path) -> TuningResult:
+    """Tunes by the engine what a job states, in this process."""
+    job_file.assign(fields, f"problem.code=sha256:{64 * '0'}")  # what --code fills in
+    spec = JobSpec.model_validate(fields)
+    return tune(
+        spec_adapter.problem(spec, None, folder),
+        [spec_adapter.kind(each) for each in spec.hyperparameters],
+        spec_adapter.training(spec),
+        spec_adapter.method(spec.hypergradient),
+        spec_adapter.meta(spec),
+        seed=spec.seed,
+    )
+
+
+@pytest.mark.usefixtures("_modules_of_users")
+@pytest.mark.parametrize("template", SMALL)
+def test_a_template_passes_the_preflight_and_tunes(
+    template: Template, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["init", "--template", template, str(tmp_path)]) == 0
+    job = tmp_path / "job.yaml"
+    fields = job_file.read(job)
+    for change in [*SMALL[template], *SHORT]:
+        job_file.assign(fields, change)
+    job.write_text(yaml.safe_dump(fields))
+    assert run(["check", str(job), "--code", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("no problems found\n")
+    result = tuned(fields, tmp_path)
+    assert len(result.evaluations) == 2
+    assert len(result.best) == len(fields["hyperparameters"])
+    for evaluation in result.evaluations:
+        assert all(hypergradient.any() for hypergradient in evaluation.hypergradient.values())
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("_modules_of_users")
+@pytest.mark.parametrize("template", SMALL)
+def test_a_template_as_it_is_lowers_the_validation_loss(template: Template, tmp_path: Path) -> None:
+    assert run(["init", "--template", template, str(tmp_path)]) == 0
+    result = tuned(job_file.read(tmp_path / "job.yaml"), tmp_path)
+    losses = [evaluation.validation_loss for evaluation in result.evaluations]
+    assert min(losses) < 0.85 * losses[0]
