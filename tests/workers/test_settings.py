@@ -54,7 +54,7 @@ VALUES: dict[str, list[Any]] = {
     "tolerance": [1e-6, 1.0],
     "damping": [0.5],
     "step_size": [0.05],
-    "optimizer": ["sgd", "damped_sgd", "adam", "adamw", "rmsprop", "lion"],
+    "optimizer": ["sgd", "damped_sgd", "adam", "adamw", "rmsprop", "lion", "muon"],
     "steps": [11],
     "batch_size": [4],
     "learning_rate": [0.06],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-OptimizerName = Literal["sgd", "damped_sgd", "adam", "adamw", "rmsprop", "lion", "custom"]
+OptimizerName = Literal["sgd", "damped_sgd", "adam", "adamw", "rmsprop", "lion", "muon", "custom"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ OPTIMIZERS: dict[str, OptimizerTraits] = {
         "learning_rate, weight_decay and init_scale have a hypergradient, and that of all "
         "hyperparameters of the training loss is 0; use another inner optimizer for them",
     ),
+    "muon": replace(_ADAM, engine="muon:Muon", unread=("smoothing",), first_decay="momentum"),
     "custom": replace(
         _ADAM,
         engine="rule_optimizer:RuleOptimizer",

@@ -59,7 +59,8 @@ class TrainingSpec(Spec):
         description="Inner optimizer. sgd, adam, adamw and rmsprop are those of torch; sgd: "
         "v' = γ v - g, w' = w + η v'. damped_sgd is that of the papers: v' = γ v - (1 - γ) g, "
         "w' = w + α v'. For constant γ and η = α (1 - γ), sgd and damped_sgd have the same "
-        "trajectory. lion is that of its paper. custom is the optimizer of your own Problem.",
+        "trajectory. lion is that of its paper. muon is that of torch for matrices, and adamw "
+        "for other parameters. custom is the optimizer of your own Problem.",
     )
     steps: Annotated[int, bounds.Training.steps] = Field(
         default=defaults.Training.steps, description="Number of inner steps T."
@@ -78,18 +79,20 @@ class TrainingSpec(Spec):
     )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,
-        description="Momentum γ of sgd, damped_sgd and rmsprop; a custom optimizer may read it.",
+        description="Momentum γ of sgd, damped_sgd, rmsprop and muon; a custom optimizer may read "
+        "it.",
     )
     nesterov: bool = Field(
         default=defaults.Training.nesterov,
-        description="Whether sgd takes Nesterov's momentum, as in torch: w' = w + η (γ v' - g).",
+        description="Whether sgd or muon takes Nesterov's momentum, as in torch; sgd: "
+        "w' = w + η (γ v' - g).",
     )
     betas: tuple[_Beta, _Beta] = Field(
         default=defaults.Training.betas,
-        description="Decay rates β₁ and β₂ of adam, adamw and lion.",
+        description="Decay rates β₁ and β₂ of adam, adamw and lion, and of the adamw within muon.",
     )
     eps: Annotated[float, bounds.Training.eps] = Field(
-        default=defaults.Training.eps, description="Constant ε of adam, adamw and rmsprop."
+        default=defaults.Training.eps, description="Constant ε of adam, adamw, rmsprop and muon."
     )
     smoothing: Annotated[float, bounds.Training.smoothing] = Field(
         default=defaults.Training.smoothing,
@@ -97,8 +100,8 @@ class TrainingSpec(Spec):
     )
     weight_decay: Annotated[float, bounds.Training.weight_decay] = Field(
         default=defaults.Training.weight_decay,
-        description="Weight decay ω as in torch: g + ω w takes the place of g; adamw and lion "
-        "shrink w by 1 - η ω instead.",
+        description="Weight decay ω as in torch: g + ω w takes the place of g; adamw, lion "
+        "and muon shrink w by 1 - η ω instead.",
     )
     accumulate: Annotated[int, bounds.Training.accumulate] = Field(
         default=defaults.Training.accumulate,

@@ -23,7 +23,7 @@ from drmad_workers import (
     WeightDecay,
 )
 from drmad_workers.hyperparameters.base import Kind
-from tests.workers.judge.optimizers import Lion
+from tests.workers.judge.optimizers import Lion, MuonAndAdamW
 from tests.workers.small import (
     finite_difference,
     largest_difference,
@@ -55,6 +55,9 @@ def reference(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, rate, TRAINING.betas)
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, rate, TRAINING.smoothing, momentum=TRAINING.momentum)
+    if name == "muon":
+        made = [{"lr": rate, "momentum": TRAINING.momentum, **group} for group in groups]
+        return MuonAndAdamW(made, TRAINING)
     if name == "lion":
         return Lion([{"lr": rate, **group} for group in groups], TRAINING.betas)
     return torch.optim.SGD(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import nn
 
@@ -74,6 +75,32 @@ class NormalisedSGD(torch.optim.Optimizer):
                 weights.sub_(group["lr"] * velocity / (velocity**2).mean().add(0.01).sqrt())
 
 
+class MuonAndAdamW(torch.optim.Optimizer):
+    """torch's Muon for matrices, and its AdamW for the other parameters."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], training: TrainingConfig) -> None:
+        defaults = {"lr": 0.0, "momentum": 0.0, "weight_decay": 0.0}
+        super().__init__(groups, defaults)
+        self._parts = [
+            torch.optim.Muon(
+                group["params"], nesterov=training.nesterov, eps=training.eps, momentum=0.5
+            )
+            if group["params"][0].ndim == 2
+            else torch.optim.AdamW(group["params"], betas=training.betas, eps=training.eps)
+            for group in self.param_groups
+        ]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """In the type of the weights, where torch orthogonalises in bfloat16."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+            for group, part in zip(self.param_groups, self._parts, strict=True):
+                names = ["lr", "weight_decay"]
+                names += ["momentum"] if isinstance(part, torch.optim.Muon) else []
+                part.param_groups[0].update({name: group[name] for name in names})
+                part.step()
+
+
 def optimizer_of(
     training: TrainingConfig, parameters: Sequence[nn.Parameter]
 ) -> torch.optim.Optimizer:
@@ -83,6 +110,8 @@ def optimizer_of(
         return DampedSGD(groups)
     if training.optimizer == "custom":
         return NormalisedSGD(groups)
+    if training.optimizer == "muon":
+        return MuonAndAdamW(groups, training)
     if training.optimizer == "lion":
         return Lion(groups, training.betas)
     if training.optimizer == "rmsprop":

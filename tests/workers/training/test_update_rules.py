@@ -148,13 +148,13 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     ),
     "losses": (SampleWeight(), L2(init=-3.0, per="layer"), InitScale()),
 }
-RULES: dict[str, UpdateRule | None] = {"rmsprop": None, "custom": Normalised()}
+RULES: dict[str, UpdateRule | None] = {"rmsprop": None, "muon": None, "custom": Normalised()}
 
 
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("name", RULES)
 def test_exact_methods_are_central_differences_of_whole_trainings(name: str, kinds: str) -> None:
-    training = replace(TRAINING, optimizer=name)  # type: ignore[arg-type]
+    training = replace(TRAINING, optimizer=name, nesterov=name == "muon")  # type: ignore[arg-type]
     methods: list[Method] = [Stored(), Replay()]
     if kinds == "losses" or name == "custom":
         methods.append(Forward())
@@ -193,7 +193,7 @@ def test_a_rule_of_adamw_has_the_derivatives_that_are_written_out(method: Method
     assert largest_difference(own.evaluate(values, 0), expected) < 1e-9
 
 
-@pytest.mark.parametrize(("name", "rule"), [("rmsprop", None), ("custom", Normalised())])
+@pytest.mark.parametrize(("name", "rule"), RULES.items())
 def test_the_shortcut_is_exact_with_a_node_at_every_step(
     name: str, rule: UpdateRule | None
 ) -> None:

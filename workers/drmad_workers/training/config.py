@@ -35,16 +35,17 @@ class TrainingConfig:
     Attributes:
         optimizer: "sgd" (torch's momentum), "damped_sgd" (the momentum of the papers, where α
             corresponds to α(1-γ) in torch), "adam", "adamw", "rmsprop" (all as in torch), "lion",
-            or "custom", the rule that `Problem.optimizer` states.
+            "muon" (as in torch for matrices, AdamW for the rest), or "custom", the rule that
+            `Problem.optimizer` states.
         steps: the number of inner steps T, at least 1.
         batch_size: the rows of a minibatch.
         learning_rate: α > 0.
         schedule: the factors of α in each step, whether α is tuned or not.
-        momentum: γ in [0, 1), of both kinds of SGD and of RMSprop.
-        betas: β₁ and β₂ in [0, 1), of Adam, AdamW and Lion.
-        eps: ε > 0, of Adam, AdamW and RMSprop.
-        weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD, Adam and RMSprop do; AdamW
-            and Lion decouple it from the gradient.
+        momentum: γ in [0, 1), of both kinds of SGD, RMSprop and Muon.
+        betas: β₁ and β₂ in [0, 1), of Adam, AdamW and Lion, and of Muon's AdamW.
+        eps: ε > 0, of Adam, AdamW, RMSprop and Muon.
+        weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD, Adam and RMSprop do; AdamW,
+            Lion and Muon decouple it from the gradient.
         precision: the type of all tensors, "float32" or "float64". "bfloat16" evaluates the losses
             under autocast; weights, optimizer memory and hypergradient are float32.
         evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
@@ -53,7 +54,7 @@ class TrainingConfig:
         resample: whether every meta-iteration draws new minibatches, and new initial weights
             where `Problem.initialize` draws them; otherwise all of them use those of the first.
         groups: parameters with rates of their own, or frozen; the first that matches counts.
-        nesterov: whether SGD takes Nesterov's momentum, as in torch.
+        nesterov: whether SGD or Muon takes Nesterov's momentum, as in torch.
         accumulate: the minibatches whose mean gradient a step takes, one after the other.
         clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
             clip_grad_value_; None clips no gradient.
