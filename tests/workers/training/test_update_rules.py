@@ -28,9 +28,11 @@ from drmad_workers import (
     TrainingConfig,
     UpdateRule,
     WeightDecay,
+    spec_adapter,
     square_root,
 )
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.preflight.short_run import report
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.optimizers import RuleOptimizer
 from drmad_workers.training.optimizers.lion import Lion
@@ -39,6 +41,7 @@ from drmad_workers.training.optimizers.rmsprop import RMSprop
 from tests.workers.judge import optimizers as plain
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import assert_right
+from tests.workers.preflight.proofs.jobs import job, stated
 from tests.workers.small import largest_difference, relative, shaken, small_problem, tuner_of
 
 STEPS = 6
@@ -302,3 +305,16 @@ def test_a_problem_takes_no_optimizer_of_torch() -> None:
 def test_methods_that_need_sgd_refuse_a_rule_by_field(method: Method, words: str) -> None:
     with pytest.raises(ProblemError, match=words):
         tuner_of(problem_of(Normalised()), [L2()], replace(OWN, weight_decay=0.0), method)
+
+
+def test_a_job_with_a_rule_of_its_own_passes_the_preflight() -> None:
+    problem, spec = replace(stated(), optimizer=Normalised()), job(optimizer="custom")
+    found = report(spec, problem, spec_adapter.tuner(spec, built=problem))
+    assert not [proof for proof in found["proofs"] if proof["result"] == "failed"]
+    assert found["memory_bytes"] > 0
+
+
+def test_the_preflight_says_what_lion_leaves_out() -> None:
+    problem, spec = stated(), job({"kind": "learning_rate"}, optimizer="lion")
+    limits = report(spec, problem, spec_adapter.tuner(spec, built=problem))["limits"]
+    assert [limit for limit in limits if "whose derivative is 0 almost everywhere" in limit]
