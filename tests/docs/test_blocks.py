@@ -39,7 +39,10 @@ NOT_RUN = {
     ("docs/concepts/fidelity.md", "python"): "a fragment; tests/workers/preflight runs the call",
     ("docs/how-to/deploy.md", "sh"): "they need Docker, a collector or jobs to back up",
     ("docs/how-to/fine-tuning.md", "sh"): "the weights are the reader's",
-    ("docs/how-to/hugging-face.md", "python"): "transformers is no dependency",
+    (
+        "docs/how-to/hugging-face.md",
+        "python",
+    ): "tests/workers/integrations runs them, beside its own models",
     ("docs/how-to/notebook.md", "python"): "cells of a notebook that tests/end_to_end runs",
     ("docs/how-to/own-model.md", "sh"): "their job is the reader's",
     ("docs/how-to/own-model.md", "python"): "their arrays are the reader's",

@@ -90,6 +90,7 @@ def processes(service: Service) -> set[int]:
 def spec(client: Client, folder: Path, **changes: Any) -> dict[str, Any]:
     fields: dict[str, Any] = yaml.safe_load((EXAMPLE / "job.yaml").read_text())
     fields["problem"]["code"] = client.code.upload(folder)
+    fields["training"] |= {"steps": 30, "batch_size": 10}
     return fields | changes
 
 

@@ -109,8 +109,7 @@ def test_every_option_of_a_schedule_reaches_the_engine(name: str) -> None:
     made = spec_adapter.schedule(stated)
     assert names(spec, "name") == settings_of(made)
     assert stated.model_dump(exclude={"name"}) == {
-        field.name: getattr(made, field.name)
-        for field in fields(made)  # type: ignore[arg-type]
+        field.name: getattr(made, field.name) for field in fields(made)
     }
 
 
@@ -215,7 +214,7 @@ def test_spec_and_engine_enforce_the_bounds_of_a_models_layers(
 def test_spec_and_engine_enforce_the_bound_of_a_version_of_openml(version: int) -> None:
     options: dict[str, Any] = {"dataset": "tiny", "version": version}
     with pytest.raises(ValidationError, match="greater than or equal to 1"):
-        capabilities.DATA_SETS["openml"](train=1, valid=1, **options)
+        capabilities.DATA_SETS["openml"](**{"train": 1, "valid": 1, **options})
     with pytest.raises(ProblemError, match=f"version must be at least 1, got {version}"):
         sources.openml(options, Places())
 

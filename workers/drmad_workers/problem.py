@@ -118,13 +118,17 @@ FullLoss = Callable[[nn.Module, Mapping[str, Tensor], Batch], Tensor]
 class AllRows:
     """A metric that is no mean over the rows, such as a root of a mean or a rank statistic.
 
-    The engine keeps the outputs of all held-out rows for it.
+    The engine keeps the outputs and the targets of all held-out rows for it, or what `rows` takes
+    of them.
 
     Attributes:
-        measure: (outputs, targets) of all rows -> ().
+        measure: (outputs, targets) of all rows -> (); with `rows`, the joined values -> ().
+        rows: (outputs, targets or content, as `loss`) -> (rows, ...), what is kept of a minibatch.
+            Minibatches that are no pair need it.
     """
 
-    measure: Loss
+    measure: Callable[..., Tensor]
+    rows: Loss | None = None
 
 
 @dataclass

@@ -287,7 +287,7 @@ def test_diff_shows_where_two_jobs_differ_and_what_came_of_it(service: FakeServi
     lines = {line["what"]: (line["first"], line["second"]) for line in found}
     assert lines["hyperparameters[0].kind"] == ("sample_weight", "l2")
     assert lines["hyperparameters[0].init"] == (0.0, -6.0)
-    assert lines["hyperparameters[0].per"] == (None, "unit")
+    assert lines["hyperparameters[0].per"] == ("example", "unit")
     assert lines["meta.iterations"] == (3, 5)
     assert lines["best.validation_loss"] == (0.25, None)
     assert lines["status"] == ("succeeded", "failed")

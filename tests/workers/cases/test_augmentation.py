@@ -72,9 +72,9 @@ def rare() -> Problem:
 
 
 def masked() -> Problem:
-    plain = [list(zip(INPUTS[part], TARGETS[part], strict=True)) for part in (TRAIN, VALID)]
+    train, valid = (list(zip(INPUTS[p], TARGETS[p], strict=True)) for p in (TRAIN, VALID))
     return Problem(
-        perceptron(), *plain, collate_fn=masking,
+        perceptron(), train, valid, collate_fn=masking,
         loss=lambda outputs, content: each_loss(outputs, content["labels"]),
     )  # fmt: skip
 

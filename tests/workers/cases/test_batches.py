@@ -240,8 +240,9 @@ def test_minibatches_that_are_no_pair_have_no_inputs() -> None:
 
 @pytest.mark.parametrize("field", ["collate_fn", "apply", "targets"])
 def test_fields_that_must_be_functions(field: str) -> None:
+    stated: Any = {field: [1, 2]}
     with pytest.raises(ProblemError, match=f"{field} must be a function, got a list of 2") as error:
-        replace(mapping(), **{field: [1, 2]})
+        replace(mapping(), **stated)
     assert error.value.field == field
 
 
@@ -336,7 +337,10 @@ def test_a_model_that_cannot_take_the_content_names_apply() -> None:
 
 def test_a_loss_of_another_shape_is_refused_by_rows() -> None:
     def build() -> Problem:
-        return replace(mapping(), loss=lambda outputs, content: {"loss": outputs.sum()})
+        def loss(outputs: Tensor, content: Any) -> Any:
+            return {"loss": outputs.sum()}
+
+        return replace(mapping(), loss=loss)
 
     with pytest.raises(ProblemError, match=r"shape \(10,\), got a dict of loss") as error:
         tuner_of(recipe_of(build, KINDS, TRAINING), Stored())

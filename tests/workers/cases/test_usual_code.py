@@ -182,7 +182,7 @@ def adapted(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> Te
 
 def smooth(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """A penalty on the gradient by the inputs."""
-    inputs = batch.inputs.detach().requires_grad_()
+    inputs: Tensor = batch.inputs.detach().requires_grad_()
     outputs = forward(inputs)
     (slope,) = torch.autograd.grad(outputs.logsumexp(1).sum(), inputs, create_graph=True)
     penalty = (tuned["h"][:, None] * slope[:CLASSES].square()).mean()

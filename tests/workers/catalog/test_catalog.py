@@ -87,6 +87,7 @@ def test_dropping_the_noisy_leaves_the_correct_ones() -> None:
 def test_bundled_examples_are_those_that_scikit_learn_returns(name: str) -> None:
     source, _ = DATA_SETS[name]
     raw = source({}, Places())
+    assert isinstance(raw, sources.Raw)
     inputs, targets = getattr(datasets, f"load_{name}")(return_X_y=True)
     scale = 16.0 if name == "digits" else 1.0
     assert torch.equal(raw.inputs, torch.from_numpy(inputs / scale).float())

@@ -27,6 +27,7 @@ from drmad_workers import (
 )
 from drmad_workers.data.shards import Shards
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.problem import Column
 from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import assert_right
@@ -47,7 +48,7 @@ def problem() -> Problem:
         return inputs, (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
 
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES))
-    columns = {"source": SOURCES, "year": YEARS}
+    columns: dict[str, Column] = {"source": SOURCES, "year": YEARS}
     return Problem(model, part(ROWS), part(9), columns=columns, initialize="reset")
 
 

@@ -181,3 +181,17 @@ def test_torch_is_as_it_was_afterwards() -> None:
     with pytest.raises(ZeroDivisionError), DifferentiableForward():
         _ = 1 / 0
     assert torch.autograd.Function.__dict__["apply"] is before
+
+
+def test_reading_the_type_or_the_shape_of_a_value_is_no_cut() -> None:
+    weights = torch.ones(3, requires_grad=True)
+    with DifferentiableForward() as forward:
+        hidden = weights.exp()
+        with torch.no_grad():
+            table = torch.arange(hidden.shape[0], dtype=hidden.dtype, device=hidden.device)
+            largest = hidden.argmax()
+        assert not (hidden * table)[largest].isnan()
+    assert not forward.has_cuts
+    with DifferentiableForward() as forward, torch.no_grad():
+        assert weights.exp().sum() > 0
+    assert forward.has_cuts

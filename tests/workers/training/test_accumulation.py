@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     Forward,
@@ -53,7 +54,7 @@ def problem(name: str) -> Problem:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_exact_methods_are_central_differences_of_accumulating_trainings(
-    optimizer: str, name: str, kinds: str
+    optimizer: OptimizerName, name: str, kinds: str
 ) -> None:
     """Twelve rows are four minibatches of three: a step ends in the next epoch.
 

@@ -1,11 +1,13 @@
 """Clipped gradients against torch's own, and derivatives of trainings that clip them."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     Forward,
@@ -32,7 +34,7 @@ STEPS = 7
 TRAINING = TrainingConfig(
     "sgd", STEPS, 4, learning_rate=0.2, momentum=0.5, weight_decay=0.1, eps=1e-4
 )
-CLIPS = {"clip_norm": 0.35, "clip_value": 0.08}
+CLIPS: dict[str, Any] = {"clip_norm": 0.35, "clip_value": 0.08}
 """Bounds that some steps of the small problem exceed, and some do not."""
 KINDS: dict[str, tuple[Kind, ...]] = {
     "losses": (SampleWeight(), L2(per="layer", init=-3.0)),
@@ -67,7 +69,7 @@ def test_gradients_are_those_of_torch_and_the_product_is_their_derivative(clip: 
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_exact_methods_are_central_differences_of_clipped_trainings(
-    clip: str, kinds: str, optimizer: str
+    clip: str, kinds: str, optimizer: OptimizerName
 ) -> None:
     training = replace(TRAINING, optimizer=optimizer, **{clip: CLIPS[clip]})
     methods: list[Method] = [Stored(), Replay(), Forward()]

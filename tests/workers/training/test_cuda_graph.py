@@ -97,7 +97,11 @@ def test_minibatches_of_another_shape_than_the_recorded_one_are_taken_as_they_ar
     replays: list[int] = []
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
-        return lambda: replays.append(1) or work()
+        def replay() -> None:
+            replays.append(1)
+            work()
+
+        return replay
 
     plain, run = (run_of(problem(), [L2(per="weight"), SampleWeight()]) for _ in range(2))
     take = RecordedStep(run, record=record)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     Forward,
@@ -52,7 +53,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("per", KINDS)
 def test_exact_methods_are_central_differences_of_trainings_by_group(
-    per: str, optimizer: str
+    per: str, optimizer: OptimizerName
 ) -> None:
     groups = GROUPS
     if optimizer == "adamw":
@@ -141,7 +142,7 @@ def test_groups_without_effect_are_refused(
     ],
 )
 def test_rates_that_no_parameter_takes_are_refused(
-    group: ParameterGroup, optimizer: str, field: str
+    group: ParameterGroup, optimizer: OptimizerName, field: str
 ) -> None:
     with pytest.raises(ProblemError) as caught:
         replace(TRAINING, optimizer=optimizer, groups=(group,))

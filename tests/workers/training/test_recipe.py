@@ -127,7 +127,7 @@ def test_training_takes_the_steps_of_a_loop_in_torch(name: str) -> None:
         for part in range(training.accumulate):
             batch = minibatches.join(training.accumulate * step + part)
             loss = nn.functional.cross_entropy(model(batch.inputs), batch.targets)
-            (loss / training.accumulate).backward()
+            (loss / training.accumulate).backward()  # type: ignore[no-untyped-call]
         if training.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
         if training.clip_value is not None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drmad_client.spec.optimizers import OptimizerName
 from drmad_workers import (
     ConstantSchedule,
     CosineSchedule,
@@ -85,7 +86,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 @pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("name", ["cosine", "table"])
 def test_exact_methods_are_central_differences_of_scheduled_trainings(
-    name: str, kinds: str, optimizer: str
+    name: str, kinds: str, optimizer: OptimizerName
 ) -> None:
     """The schedules begin with a rate of 0, and the table ends with two."""
     training = replace(
@@ -118,7 +119,9 @@ def test_truncation_has_the_last_steps_of_the_schedule(name: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "damped_sgd", "adamw"])
 @pytest.mark.parametrize("name", ["cosine", "table"])
-def test_the_shortcut_is_exact_with_a_node_at_every_step(name: str, optimizer: str) -> None:
+def test_the_shortcut_is_exact_with_a_node_at_every_step(
+    name: str, optimizer: OptimizerName
+) -> None:
     """Also where a rate of 0 lets no velocity follow from the points."""
     training = replace(TRAINING, optimizer=optimizer, schedule=SCHEDULES[name])
     kinds: list[Kind] = [LearningRate(per="model"), SampleWeight()]

@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.autograd_graph import graph_nodes
+
 Outcome = Literal["agrees", "differs", "undecided"]
 
 DISTANCES = {
@@ -110,15 +112,4 @@ def agree(found: Sequence[float], expected: float) -> bool:
 
 def has_kinks(loss: Tensor) -> bool:
     """Whether the graph of a loss contains a function with kinks."""
-    pending = [loss.grad_fn]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        if node.name().startswith(KINKS):
-            return True
-        following = {parent for parent, _ in node.next_functions} - seen
-        seen |= following
-        pending.extend(following)
-    return False
+    return any(node.name().startswith(KINKS) for node in graph_nodes(loss))

@@ -10,6 +10,7 @@ from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
+from drmad_workers.objective.autograd_graph import graph_nodes
 from drmad_workers.objective.carried import ModelWatch, carried_state
 from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts
@@ -253,18 +254,9 @@ def require_second_derivatives(objective: Objective, batch: Batch) -> None:
     cause: Exception | None = None
     try:
         gradients = objective.inner.linearize(batch).gradients
-        pending = [g.grad_fn for g in gradients if g is not None]
-        seen = set(pending)
-        while pending:
-            node = pending.pop()
-            if node is None:
-                continue
-            if node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented"):
-                message = "one of its kernels is differentiable only once"
-                break
-            following = {parent for parent, _ in node.next_functions} - seen
-            seen |= following
-            pending.extend(following)
+        nodes = graph_nodes(*(gradient for gradient in gradients if gradient is not None))
+        if any(node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented") for node in nodes):
+            message = "one of its kernels is differentiable only once"
         if message is None:
             ones = torch.ones_like(objective.parameters.weights)
             exact_product(objective.inner, batch, ones)

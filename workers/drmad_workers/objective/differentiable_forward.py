@@ -95,9 +95,12 @@ class DifferentiableForward(TorchFunctionMode):
         writes = _writes(func)
         target = args[0] if writes and args else None
         given = args[1:] if writes else args
+        had_cuts = self.has_cuts
         given, kwargs = self.values((given, kwargs))
         if target is None:
-            return self._call(func, given, kwargs)
+            result = self._call(func, given, kwargs)
+            self.has_cuts = had_cuts or (self.has_cuts and _has_graph(result))
+            return result
         return self._write(func, target, given, kwargs)
 
     def _write(self, func: Any, target: Any, given: Any, kwargs: Any) -> Any:

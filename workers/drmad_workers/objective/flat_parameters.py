@@ -51,6 +51,7 @@ class FlatParameters:
         current: the tensors at which a loss is taken: `tensors`, or those given to `move`.
         slots: the position of each parameter in the flat vector.
         stochastic: whether a training loss draws random numbers (dropout).
+        drawn_frozen: the ids of the frozen parameters that a function drew last.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class FlatParameters:
         self.dtype = dtype
         self.replicas = replicas
         self.stochastic = False
+        self.drawn_frozen: set[int] = set()
         self.model = model
         self._place()
         own = trainable(self.model)
@@ -180,12 +182,18 @@ class FlatParameters:
         with torch.no_grad():
             seed_all(seed)
             with adopted_parameters(self.model, self._places, self._own):
+                frozen = self._frozen() if callable(initialize) else []
+                versions = {p: p._version for p in frozen}
                 draw_weights(self.model, initialize)
+                self.drawn_frozen = {id(p) for p, old in versions.items() if p._version != old}
             for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():
                     view.copy_(parameter)
                     parameter.data = view
         self.store_carried()
+
+    def _frozen(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if not p.requires_grad]
 
     def _allocate(self, weights: Tensor, carried: CarriedState) -> None:
         """Allocates the state, with these weights and values of the given number."""

@@ -1,6 +1,7 @@
 """Metrics of a trained model on held-out data, and the trained model itself."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import Objective
-from drmad_workers.problem import AllRows, Batch
+from drmad_workers.problem import AllRows, Batch, Loss
 
 
 def held_out_figures(
@@ -19,29 +20,36 @@ def held_out_figures(
     totals: dict[str, Tensor] = {}
     metrics = objective.problem.metrics
     whole = {name: each for name, each in metrics.items() if isinstance(each, AllRows)}
-    kept: list[tuple[Tensor, Tensor]] = []
+    kept: dict[Loss | None, list[tuple[Tensor, ...]]] = {each.rows: [] for each in whole.values()}
 
-    def measure(batch: Batch) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+    def measure(batch: Batch) -> tuple[dict[str, Tensor], list[tuple[Tensor, ...]]]:
         poll()
         figures, outputs = means_of(objective, batch)
-        return figures, (outputs, batch.targets) if whole and outputs is not None else None
+        return figures, [of_rows(rows, outputs, batch) for rows in kept]
 
     objective.parameters.eval()
-    for (figures, outputs), share in objective.held_out.over(examples, measure):
+    for (figures, parts), share in objective.held_out.over(examples, measure):
         for name, figure in figures.items():
             total = totals.get(name, torch.zeros((), device=figure.device))
             totals[name] = total + figure.to(torch.float64) * share
-        if outputs is not None:
-            kept.append(outputs)
+        for each, part in zip(kept.values(), parts, strict=True):
+            each.append(part)
     objective.parameters.train()
-    if kept:
-        together = [torch.cat(parts) for parts in zip(*kept, strict=True)]
-        for name, metric in whole.items():
-            totals[name] = one_number(name, metric.measure(*together))
+    for name, metric in whole.items():
+        together = [torch.cat(parts) for parts in zip(*kept[metric.rows], strict=True)]
+        totals[name] = one_number(name, metric.measure(*together))
     return {f"{prefix}_{name}": float(total) for name, total in totals.items()}
 
 
-def means_of(objective: Objective, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+def of_rows(rows: Loss | None, outputs: Any, batch: Batch) -> tuple[Tensor, ...]:
+    """What is kept of a batch for the metrics of all rows; see AllRows."""
+    if rows is None:
+        return outputs, batch.targets
+    with torch.no_grad():
+        return (loss_of(rows, outputs, batch.content),)
+
+
+def means_of(objective: Objective, batch: Batch) -> tuple[dict[str, Tensor], Any]:
     """The outer loss and every metric that is a mean, on a batch, each of shape ().
 
     Also the outputs, if there are metrics. Nothing has a graph.
@@ -80,16 +88,16 @@ def diagnostic_figures(objective: Objective) -> dict[str, float]:
 def model_state(objective: Objective) -> dict[str, Tensor]:
     """Weights and buffers by state_dict name, copied to the CPU.
 
-    If the model has frozen parameters, only what training changes: the parameters that are trained,
-    and the carried values.
+    If the model has frozen parameters, only what is not as it was given: the parameters that are
+    trained, the carried values, and frozen parameters that a function `initialize` wrote into.
     """
     parameters = objective.parameters
     state = parameters.model.state_dict(keep_vars=True)
     has_frozen = not all(p.requires_grad for p in parameters.model.parameters())
-    carried = {id(value.current) for value in parameters.carried.values}
+    changed = {id(value.current) for value in parameters.carried.values} | parameters.drawn_frozen
     return {
         name: tensor.detach().to("cpu", copy=True)
         for name, tensor in state.items()
         if torch.is_tensor(tensor)
-        and (tensor.requires_grad or id(tensor) in carried or not has_frozen)
+        and (tensor.requires_grad or id(tensor) in changed or not has_frozen)
     }

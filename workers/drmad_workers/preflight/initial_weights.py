@@ -33,7 +33,7 @@ def described_weights(spec: JobSpec, problem: Problem, tuner: Tuner) -> str:
         return f"drawn by initialize{f' ({place})' if place else ''} from those given"
     modules = sum(reset_of(module) is not None for module in problem.model.modules())
     text = f"drawn again by reset_parameters in {modules} modules"
-    with tuner.replica.own_randomness():
+    with tuner.replica.at_work():
         kept = kept_parameters(problem.model)
     if kept:
         more = len(kept) - SHOWN

@@ -195,6 +195,41 @@ def test_every_model_of_the_catalog_passes(model: dict[str, Any]) -> None:
     assert failed(spec_adapter.problem(spec, None, None), spec) == []
 
 
+RECIPES: list[dict[str, Any]] = [
+    {
+        "optimizer": {"name": "sgd", "momentum": 0.5, "nesterov": True},
+        "schedule": {"name": "cosine", "warmup": 20},
+        "groups": [{"match": "*.bias", "weight_decay": 0.0}],
+        "clip_norm": 0.3,
+        "accumulate": 2,
+    },
+    {
+        "optimizer": {"name": "adamw", "weight_decay": 0.1, "learning_rate": 0.01},
+        "schedule": {"name": "table", "factors": [1.0] * 60 + [0.1] * 40},
+        "groups": [{"match": "0.weight", "frozen": True}],
+        "clip_value": 0.01,
+    },
+]
+
+
+@pytest.mark.parametrize("training", RECIPES, ids=["sgd", "adamw"])
+def test_the_usual_recipe_passes(training: dict[str, Any]) -> None:
+    data = {"name": "digits", "train": 200, "valid": 100, "test": 50}
+    spec = JobSpec.model_validate(
+        {
+            "problem": {"model": {"name": "mlp", "hidden": [6]}, "data": data},
+            "hyperparameters": [
+                {"kind": "sample_weight"},
+                {"kind": "learning_rate", "per": "group"},
+            ],
+            "training": training | {"steps": 100, "batch_size": 10},
+            "hypergradient": {"method": "stored"},
+        }
+    )
+    report = PreflightReport.model_validate(preflight(spec))
+    assert [proof for proof in report.proofs if proof.result != "passed"] == []
+
+
 @pytest.mark.parametrize("name", ["clean-digits", "clean-mnist", "mnist-l2"])
 def test_every_example_passes(name: str, request: pytest.FixtureRequest) -> None:
     roots = request.getfixturevalue("mnist_roots") if "mnist" in name else []

@@ -14,6 +14,7 @@ from drmad_workers.data.columns import columns_of
 from drmad_workers.hypergradients import Forward, Replay, Stored
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.objective.plain_objective import PlainObjective, restored
+from drmad_workers.preflight.proofs.wide_precision import has_float32, widened
 from drmad_workers.problem import Data, Problem
 from drmad_workers.replica import Replica
 from drmad_workers.training.config import TrainingConfig
@@ -66,13 +67,19 @@ class ShortProblem:
         self.tuner.objective.parameters.restore_given()
         return own.run, own.weights_seed
 
-    def require_gradient(self) -> None:
-        """Takes a gradient at w_0; raises what the user's code raises in this type."""
+    def require_gradient(self) -> bool:
+        """Takes a gradient at w_0; raises what the user's code raises in this type.
+
+        Returns:
+            Whether all values are of this type, so that none is rounded to float32.
+        """
         values = self.tuner.initial_values()
         run, seed = self.run(values)
         with restored(self.plain.model), torch.random.fork_rng():
             run.objective.parameters.draw(seed, run.objective.problem.initialize)
-            self.plain.training_loss(self.transformed(values), run.batch(0)).backward()  # type: ignore[no-untyped-call]
+            loss = self.plain.training_loss(self.transformed(values), run.batch(0))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return self.dtype == torch.float32 or not has_float32(loss)
 
     def transformed(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """transform(λ) by name, on the device."""
@@ -97,20 +104,24 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
     method = exact_method(spec, 4 * weights * training.path_rows * spec.training.steps)
     kinds = [spec_adapter.kind(hyperparameter) for hyperparameter in spec.hyperparameters]
 
-    def made(dtype: torch.dtype, precision: str) -> ShortProblem:
-        tuner = Tuner(small, kinds, training, method, seed=spec.seed, device=device, dtype=dtype)
+    def made(own: Problem, dtype: torch.dtype, precision: str) -> tuple[ShortProblem, bool]:
+        tuner = Tuner(own, kinds, training, method, seed=spec.seed, device=device, dtype=dtype)
         short = ShortProblem(tuner, training, PlainObjective(tuner.objective), dtype, precision)
-        short.require_gradient()
-        return short
+        return short, short.require_gradient()
 
     autocast = " without autocast" if spec.training.precision == "bfloat16" else ""
     reason = "the model is large"
     if 8 * weights <= FLOAT64_BYTES:
-        try:
-            return made(torch.float64, f"float64{autocast}")
-        except Exception as error:  # the user's code may do anything with a type it does not know
-            reason = f"in float64 its code raises {type(error).__name__}"
-    return made(torch.float32, f"float32{autocast}, because {reason}")
+        reason = "its code computes in float32"
+        for own, where in ((small, ""), (widened(small), ", also where its code says float32")):
+            try:
+                short, is_pure = made(own, torch.float64, f"float64{autocast}{where}")
+            except Exception as error:  # the user's code may do anything with an unknown type
+                reason = f"in float64 its code raises {type(error).__name__}"
+                break
+            if is_pure:
+                return short
+    return made(small, torch.float32, f"float32{autocast}, because {reason}")[0]
 
 
 def exact_method(spec: JobSpec, trajectory: int) -> Method:

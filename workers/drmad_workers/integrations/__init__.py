@@ -1,0 +1,1 @@
+"""Problems from the models and the data of other libraries."""
