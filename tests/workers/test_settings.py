@@ -66,6 +66,12 @@ VALUES: dict[str, list[Any]] = {
     "precision": ["float64", "bfloat16"],
     "evaluation_rows": [2],
     "resample": [False],
+    "schedule": [{"name": "cosine"}],
+    "nesterov": [True],
+    "accumulate": [2],
+    "clip_norm": [1e-3],
+    "clip_value": [1e-4],
+    "groups": [[{"match": "*.bias", "frozen": True}]],
 }
 """Other values than those of the job, by the name of the option."""
 BESIDE: dict[str, list[Fields]] = {
@@ -187,7 +193,7 @@ def test_no_option_of_a_method_is_accepted_and_ignored(
         pytest.param("damped_sgd", marks=pytest.mark.full),
         pytest.param("adamw", marks=pytest.mark.full),
         pytest.param("rmsprop", marks=pytest.mark.full),
-        pytest.param("lion", marks=pytest.mark.full),
+        pytest.param("muon", marks=pytest.mark.full),
     ],
 )
 @pytest.mark.parametrize("option", TrainingSpec.model_fields)

@@ -98,7 +98,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
                 names = ["lr", "weight_decay"]
                 names += ["momentum"] if isinstance(part, torch.optim.Muon) else []
                 part.param_groups[0].update({name: group[name] for name in names})
-                part.step()
+                part.step()  # type: ignore[no-untyped-call]
 
 
 def optimizer_of(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from drmad_workers.training.optimizers.base import NamedRule, OptimizerSettings
@@ -74,9 +75,11 @@ class Muon(NamedRule):
 def orthogonalised(matrix: Tensor, epsilon: float) -> Tensor:
     """The matrix with its singular values moved towards 1, shape (rows, columns)."""
     a, b, c = COEFFICIENTS
-    wide = matrix.mT if len(matrix) > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp_min(epsilon)
+    tall = len(matrix) > matrix.shape[1]
+    wide: Tensor = matrix.mT if tall else matrix
+    wide = wide / torch.linalg.vector_norm(wide).clamp_min(epsilon)
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
         wide = a * wide + (b * gram + c * gram @ gram) @ wide
-    return wide.mT if len(matrix) > matrix.shape[1] else wide
+    out: Tensor = wide.mT if tall else wide
+    return out
