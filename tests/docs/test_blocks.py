@@ -24,6 +24,7 @@ RUN_WITH_A_SERVICE = (  # by tests/end_to_end/test_docs.py
 RUN_HERE = (  # their Python blocks, one after the other
     "docs/concepts/hypergradients.md",
     "docs/how-to/fine-tuning.md",
+    "docs/how-to/own-optimizer.md",
     "docs/how-to/problem.md",
     "docs/how-to/recipe.md",
     "docs/how-to/resume-and-fork.md",

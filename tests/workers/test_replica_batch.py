@@ -138,7 +138,7 @@ def test_losses_of_the_users_own_are_batched() -> None:
     assert_as_single(mixing_problem(), kinds, TRAINING, Shortcut(max_adjoint_change=None))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_every_inner_optimizer_is_batched(optimizer: OptimizerName) -> None:
     training = replace(TRAINING, optimizer=optimizer, learning_rate=0.05)
     assert_as_single(small_problem(), [L2(per="unit", init=-2.0)], training, Replay())

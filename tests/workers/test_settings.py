@@ -54,17 +54,24 @@ VALUES: dict[str, list[Any]] = {
     "tolerance": [1e-6, 1.0],
     "damping": [0.5],
     "step_size": [0.05],
-    "optimizer": ["sgd", "damped_sgd", "adam", "adamw"],
+    "optimizer": ["sgd", "damped_sgd", "adam", "adamw", "rmsprop", "lion", "muon"],
     "steps": [11],
     "batch_size": [4],
     "learning_rate": [0.06],
     "momentum": [0.5],
     "betas": [(0.8, 0.999), (0.9, 0.99)],
     "eps": [1e-3],
+    "smoothing": [0.9],
     "weight_decay": [0.1],
     "precision": ["float64", "bfloat16"],
     "evaluation_rows": [2],
     "resample": [False],
+    "schedule": [{"name": "cosine"}],
+    "nesterov": [True],
+    "accumulate": [2],
+    "clip_norm": [1e-3],
+    "clip_value": [1e-4],
+    "groups": [[{"match": "*.bias", "frozen": True}]],
 }
 """Other values than those of the job, by the name of the option."""
 BESIDE: dict[str, list[Fields]] = {
@@ -185,6 +192,8 @@ def test_no_option_of_a_method_is_accepted_and_ignored(
         "adam",
         pytest.param("damped_sgd", marks=pytest.mark.full),
         pytest.param("adamw", marks=pytest.mark.full),
+        pytest.param("rmsprop", marks=pytest.mark.full),
+        pytest.param("muon", marks=pytest.mark.full),
     ],
 )
 @pytest.mark.parametrize("option", TrainingSpec.model_fields)

@@ -71,9 +71,9 @@ def test_every_row_of_the_table_has_its_counterpart_in_the_engine() -> None:
     for kind in capabilities.HYPERPARAMETERS.values():
         spec_adapter.engine_class("hyperparameters", kind.engine)
     for name, traits in capabilities.OPTIMIZERS.items():
-        config = TrainingConfig(optimizer=name)  # type: ignore[arg-type]
         assert optimizer_class(name).__name__ == traits.engine.partition(":")[2]
-        assert config.memory_rows >= 1
+        config = TrainingConfig(optimizer=name)  # type: ignore[arg-type]
+        assert name == "custom" or config.memory_rows >= 1
     assert set(get_args(OptimizerName)) == set(capabilities.OPTIMIZERS)
     assert set(capabilities.AGGREGATIONS) == set(aggregation.AGGREGATIONS)
     assert set(capabilities.MODELS) == set(models.MODELS)
@@ -93,7 +93,7 @@ def test_every_option_of_a_kind_reaches_the_engine(spec: type[Spec]) -> None:
 
 
 def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
-    assert names(TrainingSpec) == settings_of(TrainingConfig)
+    assert names(TrainingSpec) == settings_of(TrainingConfig) - {"rule"}  # a problem's own
     assert spec_adapter.training_config(TrainingSpec()) == TrainingConfig()
     assert names(MetaSpec) == settings_of(MetaConfig)
     assert MetaConfig(**MetaSpec().model_dump()) == MetaConfig()

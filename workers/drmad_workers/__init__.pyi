@@ -51,3 +51,6 @@ from .training.schedules import TableSchedule as TableSchedule
 from .tuning import Tuner as Tuner
 from .tuning import TuningResult as TuningResult
 from .tuning import tune as tune
+from .update_rule import StepRates as StepRates
+from .update_rule import UpdateRule as UpdateRule
+from .update_rule import square_root as square_root

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from drmad_workers import trees
 from drmad_workers.errors import ProblemError
+from drmad_workers.update_rule import UpdateRule
 
 Transform = Literal["identity", "exp", "sigmoid"]
 
@@ -167,6 +168,7 @@ class Problem:
             arguments, tuples and lists are positional ones.
         targets: content -> the classes of the rows, shape (rows,), int64, for minibatches that
             are no pair; weights of classes need it.
+        optimizer: the inner optimizer, if the training states optimizer "custom".
     """
 
     model: nn.Module
@@ -186,6 +188,7 @@ class Problem:
     collate_fn: Collate | None = None
     apply: Callable[[nn.Module, Any], Any] | None = None
     targets: Callable[[Any], Tensor] | None = None
+    optimizer: UpdateRule | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -205,6 +208,12 @@ class Problem:
                 raise ProblemError(
                     f"{field_name} must be a function, got {described(stated)}", field_name
                 )
+        if not (self.optimizer is None or isinstance(self.optimizer, UpdateRule)):
+            raise ProblemError(
+                f"optimizer must be an UpdateRule, got {described(self.optimizer)}: state the "
+                "optimizers of the table by training.optimizer",
+                "optimizer",
+            )
         for name, hyperparameter in self.hyperparameters.items():
             if not isinstance(hyperparameter, Hyperparameter):
                 raise ProblemError(

@@ -33,6 +33,7 @@ from drmad_workers.objective.side_effects import no_side_effects, registers_buff
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.optimizers.rule_optimizer import require_rule
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 
@@ -64,7 +65,7 @@ class Replica:
     ) -> None:
         """See Tuner; `number` is that of the replica."""
         self.device = resolve_device(device)
-        self.training = training
+        self.training = training.with_rule(problem.optimizer)
         self._seed = seed
         self._number = number
         self._problem = problem
@@ -125,6 +126,12 @@ class Replica:
             return made
 
         self.objective = objective()
+        if problem.optimizer is not None:
+            require_rule(
+                problem.optimizer,
+                [slot.shape for slot in slots],
+                self.objective.parameters.weights,
+            )
         batch, weights_seed = self.minibatches(0).join(0), seed_of(WEIGHTS, seed, 0, number)
         given = ModelWatch(self.objective.parameters.held)
         initialize(self.objective, weights_seed)

@@ -95,6 +95,7 @@ class Training:
     learning_rate = Bounds(gt=0.0, limit=1000.0)
     momentum = Bounds(ge=0.0, lt=1.0)
     eps = Bounds(gt=0.0, limit=1.0)
+    smoothing = Bounds(ge=0.0, lt=1.0)
     weight_decay = Bounds(ge=0.0, limit=100.0)
     accumulate = Bounds(ge=1, limit=10_000)
     clip_norm = Bounds(gt=0.0, limit=1e9)

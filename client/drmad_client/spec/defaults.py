@@ -27,6 +27,7 @@ class Training:
     nesterov: Final = False
     betas: Final = (0.9, 0.999)
     eps: Final = 1e-8
+    smoothing: Final = 0.99
     weight_decay: Final = 0.0
     precision: Final = "float32"
     resample: Final = True

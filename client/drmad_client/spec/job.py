@@ -243,6 +243,9 @@ class JobSpec(Spec):
     def _catalog_misfits(self, problem: CatalogProblem) -> Iterator[Misfit]:
         yield from self._size_misfits(problem)
         data, model = problem.data, problem.model
+        if self.training.optimizer == "custom":
+            message = "custom is the optimizer of your own code; a built-in problem has none"
+            yield ("training", "optimizer"), "custom", message
         if data.has_categories and not model.takes_categories:
             message = f"{model.name} takes numbers alone, and data has categorical columns: tabular"
             yield ("problem", "model", "name"), model.name, message

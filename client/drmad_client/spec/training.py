@@ -13,7 +13,15 @@ from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
 from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
 
-OPTIMIZER_FIELDS = ("learning_rate", "momentum", "nesterov", "betas", "eps", "weight_decay")
+OPTIMIZER_FIELDS = (
+    "learning_rate",
+    "momentum",
+    "nesterov",
+    "betas",
+    "eps",
+    "smoothing",
+    "weight_decay",
+)
 """The fields that may stand in a mapping `optimizer`."""
 
 _Beta = Annotated[float, bounds.BETA]
@@ -32,7 +40,8 @@ class ParameterGroupSpec(Spec):
         default=None, description="Learning rate; null takes that of training."
     )
     momentum: Annotated[float, bounds.Training.momentum] | None = Field(
-        default=None, description="Momentum of sgd and damped_sgd; null takes that of training."
+        default=None,
+        description="Momentum, where the optimizer reads that of training; null takes it.",
     )
     weight_decay: Annotated[float, bounds.Training.weight_decay] | None = Field(
         default=None, description="Weight decay; null takes that of training."
@@ -47,9 +56,11 @@ class TrainingSpec(Spec):
 
     optimizer: OptimizerName = Field(
         default=defaults.Training.optimizer,
-        description="Inner optimizer. sgd, adam and adamw are those of torch; sgd: v' = γ v - g, "
-        "w' = w + η v'. damped_sgd is that of the papers: v' = γ v - (1 - γ) g, w' = w + α v'. For "
-        "constant γ and η = α (1 - γ), sgd and damped_sgd have the same trajectory.",
+        description="Inner optimizer. sgd, adam, adamw and rmsprop are those of torch; sgd: "
+        "v' = γ v - g, w' = w + η v'. damped_sgd is that of the papers: v' = γ v - (1 - γ) g, "
+        "w' = w + α v'. For constant γ and η = α (1 - γ), sgd and damped_sgd have the same "
+        "trajectory. lion is that of its paper. muon is that of torch for matrices, and adamw "
+        "for other parameters. custom is the optimizer of your own Problem.",
     )
     steps: Annotated[int, bounds.Training.steps] = Field(
         default=defaults.Training.steps, description="Number of inner steps T."
@@ -68,22 +79,29 @@ class TrainingSpec(Spec):
     )
     momentum: Annotated[float, bounds.Training.momentum] = Field(
         default=defaults.Training.momentum,
-        description="Momentum γ of sgd and damped_sgd.",
+        description="Momentum γ of sgd, damped_sgd, rmsprop and muon; a custom optimizer may read "
+        "it.",
     )
     nesterov: bool = Field(
         default=defaults.Training.nesterov,
-        description="Whether sgd takes Nesterov's momentum, as in torch: w' = w + η (γ v' - g).",
+        description="Whether sgd or muon takes Nesterov's momentum, as in torch; sgd: "
+        "w' = w + η (γ v' - g).",
     )
     betas: tuple[_Beta, _Beta] = Field(
-        default=defaults.Training.betas, description="Decay rates β₁ and β₂ of adam and adamw."
+        default=defaults.Training.betas,
+        description="Decay rates β₁ and β₂ of adam, adamw and lion, and of the adamw within muon.",
     )
     eps: Annotated[float, bounds.Training.eps] = Field(
-        default=defaults.Training.eps, description="Constant ε of adam and adamw."
+        default=defaults.Training.eps, description="Constant ε of adam, adamw, rmsprop and muon."
+    )
+    smoothing: Annotated[float, bounds.Training.smoothing] = Field(
+        default=defaults.Training.smoothing,
+        description="Decay rate of the squared gradients of rmsprop, alpha in torch.",
     )
     weight_decay: Annotated[float, bounds.Training.weight_decay] = Field(
         default=defaults.Training.weight_decay,
-        description="Weight decay ω as in torch: g + ω w takes the place of g; adamw shrinks w by "
-        "1 - η ω instead.",
+        description="Weight decay ω as in torch: g + ω w takes the place of g; adamw, lion "
+        "and muon shrink w by 1 - η ω instead.",
     )
     accumulate: Annotated[int, bounds.Training.accumulate] = Field(
         default=defaults.Training.accumulate,

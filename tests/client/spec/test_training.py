@@ -153,6 +153,8 @@ def test_a_fork_keeps_the_groups_that_its_hyperparameters_belong_to(per: str) ->
     [
         ({"clip_norm": 1, "clip_value": 1}, "clip_value", "must be null beside clip_norm"),
         ({"nesterov": True, "optimizer": "adam"}, "nesterov", "has no effect with adam"),
+        ({"optimizer": "custom"}, "optimizer", "a built-in problem has none"),
+        ({"optimizer": "rmsprop", "betas": (0.8, 0.9)}, "betas", "has no effect with rmsprop"),
         ({"nesterov": True, "momentum": 0}, "nesterov", "needs a momentum above 0"),
         ({"accumulate": 0}, "accumulate", "greater than or equal to 1, got 0"),
     ],

@@ -23,6 +23,7 @@ from drmad_workers import (
     WeightDecay,
 )
 from drmad_workers.hyperparameters.base import Kind
+from tests.workers.judge.optimizers import Lion, MuonAndAdamW
 from tests.workers.small import (
     finite_difference,
     largest_difference,
@@ -41,6 +42,7 @@ KINDS: dict[str, Kind] = {
     "layer": WeightDecay(per="layer", init=-2.0),
     "group": WeightDecay(per="group", groups=("*.bias", "2.*"), init=-2.0),
 }
+NAMES = [name for name in OPTIMIZERS if name != "custom"]
 METHODS: list[Method] = [Stored(), Replay(), Forward()]
 EVERYWHERE = Shortcut(interpolation_nodes=STEPS, max_stride=1, minibatch_subsampling=1)
 
@@ -51,6 +53,13 @@ def reference(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.Adam(groups, rate, TRAINING.betas)
     if name == "adamw":
         return torch.optim.AdamW(groups, rate, TRAINING.betas)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(groups, rate, TRAINING.smoothing, momentum=TRAINING.momentum)
+    if name == "muon":
+        made = [{"lr": rate, "momentum": TRAINING.momentum, **group} for group in groups]
+        return MuonAndAdamW(made, TRAINING)
+    if name == "lion":
+        return Lion([{"lr": rate, **group} for group in groups], TRAINING.betas)
     return torch.optim.SGD(
         groups,
         rate,
@@ -59,7 +68,7 @@ def reference(name: str, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     )
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("per", KINDS)
 def test_training_takes_the_steps_of_torch_with_that_weight_decay(
     per: str, name: OptimizerName
@@ -97,7 +106,7 @@ def test_training_takes_the_steps_of_torch_with_that_weight_decay(
         torch.testing.assert_close(trained[key], expected, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("per", KINDS)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_exact_methods_are_central_differences_of_whole_trainings(
@@ -114,7 +123,7 @@ def test_exact_methods_are_central_differences_of_whole_trainings(
             assert error < 1e-6 * max(1e-2, float(gradient.abs().max())), (key, coordinate)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("per", KINDS)
 def test_the_shortcut_is_exact_with_a_node_at_every_step(per: str, name: OptimizerName) -> None:
     config = replace(TRAINING, optimizer=name)

@@ -18,7 +18,7 @@ from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.initial_weights import initial_along
 from drmad_workers.objective.products.tangents import gradient_along
 from drmad_workers.training.config import TrainingConfig
-from drmad_workers.training.optimizers import Factor
+from drmad_workers.training.optimizers import Factor, Rate
 from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
 
@@ -141,35 +141,53 @@ class Tangents:
     def _push(self, step: int, run: TrainingRun, gradient: Tensor, along: Tensor) -> None:
         """Z <- the directional derivatives of the update along Z, the gradient and the rates.
 
-        The update is elementwise, so that its Jacobian consists of a few vectors of shape (P,).
+        They are the derivative by u of the vector-Jacobian product with u, which is linear in it.
         """
-        dynamics = run.dynamics
+        dynamics, rows = run.dynamics, len(run.optimizer_state)
         inputs = [row.detach().requires_grad_() for row in (*run.optimizer_state, gradient)]
         tangents = [*self._optimizer_state, along]
         factors: list[Factor] = []
         for role, rate in dynamics.rates.items():
-            factor, directions = rate.factor(step), self._rates.get(role)
-            if directions is not None:
+            factor = rate.factor(step)
+            if role in self._rates:
                 factor = torch.zeros_like(gradient).add_(factor).requires_grad_()
                 inputs.append(factor)
-                column = directions[:, :, step if rate.per_step else 0]
-                if rate.factors is not None:
-                    column = column * rate.factors[step]
-                if rate.per_layer:
-                    counts = torch.tensor(rate.sizes, device=column.device)
-                    column = torch.repeat_interleave(column, counts, dim=1)
-                tangents.append(column)
+                tangents.append(self._rate_directions(role, rate, step).expand_as(along))
             factors.append(factor)
-        rows = len(run.optimizer_state)
         with torch.enable_grad():
             after = dynamics.updated(step, inputs[:rows], inputs[rows], *factors)
-        pushed = torch.zeros_like(self._optimizer_state)
-        for row, out in zip(after, pushed, strict=True):
-            slopes = torch.autograd.grad(row.sum(), inputs, retain_graph=True, allow_unused=True)
-            for slope, tangent in zip(slopes, tangents, strict=True):
-                if slope is not None:
-                    out.addcmul_(slope, tangent)
-        self._optimizer_state.copy_(pushed)
+            moving = [number for number, row in enumerate(after) if row.requires_grad]
+            vectors = [torch.zeros_like(gradient).requires_grad_() for _ in moving]
+            slopes = torch.autograd.grad(
+                [after[number] for number in moving],
+                inputs,
+                vectors,
+                create_graph=True,
+                allow_unused=True,
+            )
+        pairs = [
+            (slope, tangent)
+            for slope, tangent in zip(slopes, tangents, strict=True)
+            if slope is not None and slope.requires_grad
+        ]
+        outputs, directions = zip(*pairs, strict=True)
+        pushed = torch.autograd.grad(
+            outputs, vectors, directions, is_grads_batched=True, allow_unused=True
+        )
+        self._optimizer_state.zero_()
+        for number, row in zip(moving, pushed, strict=True):
+            if row is not None:
+                self._optimizer_state[number].copy_(row)
+
+    def _rate_directions(self, role: str, rate: Rate, step: int) -> Tensor:
+        """The derivatives of the rate of a step by λ, shape (D, P or 1)."""
+        column = self._rates[role][:, :, step if rate.per_step else 0]
+        if rate.factors is not None:
+            column = column * rate.factors[step]
+        if rate.per_layer:
+            counts = torch.tensor(rate.sizes, device=column.device)
+            column = torch.repeat_interleave(column, counts, dim=1)
+        return column
 
     def _check(self, step: int, run: TrainingRun) -> None:
         norm = float(torch.linalg.vector_norm(self._weights))

@@ -73,9 +73,16 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
         },
         "steps": short.training.steps,
         "weights": described_weights(spec, problem, tuner),
-        "limits": spec_adapter.method(spec.hypergradient).limits(trial.objective),
+        "limits": _limits(spec, trial),
         "proofs": prove(spec, problem, tuner, device),
     }
+
+
+def _limits(spec: JobSpec, trial: Tuner) -> list[str]:
+    """What the hypergradient leaves out, by the inner optimizer and by the method."""
+    of_method = spec_adapter.method(spec.hypergradient).limits(trial.objective)
+    of_optimizer = trial.replica.training.traits.limit
+    return of_method if of_optimizer is None else [of_optimizer, *of_method]
 
 
 def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict
         "method": evaluation.method,
         "fidelity": _fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
-        "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, tuner),
+        "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, trial, tuner),
     }
 
 
@@ -130,7 +137,7 @@ def _fidelity(short: JobSpec, trial: Tuner, first: Evaluation) -> dict[str, floa
     if first.choice is not None:
         probes = first.choice.probes
     else:
-        method, training = spec_adapter.method(short.hypergradient), spec_adapter.training(short)
+        method, training = spec_adapter.method(short.hypergradient), trial.replica.training
         values = trial.initial_values()
         measured = fidelity_report(trial, training, [method], values, short.meta.iterations)
         probes = tuple(prediction.figure for prediction in measured.predictions)
@@ -155,12 +162,12 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
     return spec.meta.iterations * each + trials * seconds["forward"] / short_steps * steps
 
 
-def _additional_bytes(spec: JobSpec, short: JobSpec, tuner: Tuner) -> int:
+def _additional_bytes(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> int:
     """The maximum size of the whole trajectory beyond that of the short run."""
     method = spec_adapter.method(spec.hypergradient)
     short_method = spec_adapter.method(short.hypergradient)
     if isinstance(method, Auto):  # its probes need the exact method
         method = short_method = Replay()
-    copies = method.copies(spec_adapter.training(spec))
-    copies -= short_method.copies(spec_adapter.training(short))
+    copies = method.copies(tuner.replica.training)
+    copies -= short_method.copies(trial.replica.training)
     return round(max(0.0, copies) * tuner.copy_bytes)

@@ -357,7 +357,7 @@ class Replica:
         spec = self._spec
         report = fidelity_report(
             self._tuners[0],
-            spec_adapter.training(spec),
+            self._tuners[0].replica.training,
             [spec_adapter.method(spec.hypergradient)],
             unpack(state).hyperparameters,
             spec.meta.iterations,

@@ -1,8 +1,8 @@
 """The settings of an inner training run, and the optimizer that they describe."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, Self, get_args
 
 import torch
 
@@ -13,9 +13,17 @@ from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole
 from drmad_workers.objective.objective import Objective
 from drmad_workers.training.clipping import Clip, NormClip, ValueClip
-from drmad_workers.training.optimizers import InnerOptimizer, Rate
+from drmad_workers.training.optimizers import (
+    Adam,
+    InnerOptimizer,
+    MomentumSGD,
+    NamedRule,
+    Rate,
+    RuleOptimizer,
+)
 from drmad_workers.training.optimizers.registry import optimizer_class
 from drmad_workers.training.schedules import ConstantSchedule, Schedule
+from drmad_workers.update_rule import UpdateRule
 
 Precision = Literal["float32", "float64", "bfloat16"]
 
@@ -26,16 +34,18 @@ class TrainingConfig:
 
     Attributes:
         optimizer: "sgd" (torch's momentum), "damped_sgd" (the momentum of the papers, where α
-            corresponds to α(1-γ) in torch), "adam" or "adamw" (both as in torch).
+            corresponds to α(1-γ) in torch), "adam", "adamw", "rmsprop" (all as in torch), "lion",
+            "muon" (as in torch for matrices, AdamW for the rest), or "custom", the rule that
+            `Problem.optimizer` states.
         steps: the number of inner steps T, at least 1.
         batch_size: the rows of a minibatch.
         learning_rate: α > 0.
         schedule: the factors of α in each step, whether α is tuned or not.
-        momentum: γ in [0, 1), of both kinds of SGD.
-        betas: β₁ and β₂ in [0, 1), of Adam and AdamW.
-        eps: ε > 0, of Adam and AdamW.
-        weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD and Adam do; AdamW decouples
-            it from the gradient.
+        momentum: γ in [0, 1), of both kinds of SGD, RMSprop and Muon.
+        betas: β₁ and β₂ in [0, 1), of Adam, AdamW and Lion, and of Muon's AdamW.
+        eps: ε > 0, of Adam, AdamW, RMSprop and Muon.
+        weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD, Adam and RMSprop do; AdamW,
+            Lion and Muon decouple it from the gradient.
         precision: the type of all tensors, "float32" or "float64". "bfloat16" evaluates the losses
             under autocast; weights, optimizer memory and hypergradient are float32.
         evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
@@ -44,10 +54,12 @@ class TrainingConfig:
         resample: whether every meta-iteration draws new minibatches, and new initial weights
             where `Problem.initialize` draws them; otherwise all of them use those of the first.
         groups: parameters with rates of their own, or frozen; the first that matches counts.
-        nesterov: whether SGD takes Nesterov's momentum, as in torch.
+        nesterov: whether SGD or Muon takes Nesterov's momentum, as in torch.
         accumulate: the minibatches whose mean gradient a step takes, one after the other.
         clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
             clip_grad_value_; None clips no gradient.
+        smoothing: a in [0, 1) of RMSprop, the `alpha` of torch.
+        rule: the rule of "custom", which the engine takes from the problem; see `with_rule`.
     """
 
     optimizer: OptimizerName = defaults.Training.optimizer
@@ -67,6 +79,8 @@ class TrainingConfig:
     accumulate: int = defaults.Training.accumulate
     clip_norm: float | None = None
     clip_value: float | None = None
+    smoothing: float = defaults.Training.smoothing
+    rule: UpdateRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, what: str) -> None:
@@ -81,7 +95,8 @@ class TrainingConfig:
         pair = len(self.betas) == 2 and all(map(bounds.BETA.hold, self.betas))
         require(pair, "betas", f"two numbers, each {bounds.BETA}")
         self.schedule.check(self.steps)
-        require(not self.nesterov or self.optimizer == "sgd", "nesterov", "false but with sgd")
+        takes_nesterov = "nesterov" not in self.traits.unread
+        require(takes_nesterov or not self.nesterov, "nesterov", f"false with {self.optimizer}")
         for refusal in (
             *refusals.nesterov_refusals(self.optimizer, self.nesterov, self.momentum),
             *refusals.clip_refusals(self.clip_norm, self.clip_value),
@@ -116,12 +131,49 @@ class TrainingConfig:
     @property
     def memory_rows(self) -> int:
         """Rows of the state, shape (P,) each, that the optimizer keeps beside the weights."""
-        return optimizer_class(self.optimizer).memory_rows
+        return self._optimizer().memory_rows
 
     @property
     def path_rows(self) -> int:
         """Rows of the state that an approximate trajectory carries; see InnerOptimizer."""
-        return optimizer_class(self.optimizer).path_rows
+        made = self._optimizer()
+        return 1 + made.memory_rows if isinstance(made, UpdateRule) else made.path_rows
+
+    def with_rule(self, rule: UpdateRule | None) -> Self:
+        """The same training by the rule of a problem, which has one exactly for "custom".
+
+        Raises:
+            ProblemError: the problem states a rule and the training another optimizer, or the
+                training states "custom" and the problem no rule.
+        """
+        if (rule is not None) != (self.optimizer == "custom"):
+            found = "no optimizer" if rule is None else f"optimizer={type(rule).__name__}(...)"
+            raise ProblemError(
+                "the problem states its optimizer exactly where training.optimizer is custom, got "
+                f"training.optimizer {self.optimizer} and a Problem with {found}: change one of "
+                "the two",
+                "training.optimizer",
+            )
+        return replace(self, rule=rule)
+
+    @property
+    def own_rule(self) -> UpdateRule | None:
+        """The rule at these settings; None for an optimizer with a reverse of its own."""
+        made = self._optimizer()
+        return made if isinstance(made, UpdateRule) else None
+
+    def _optimizer(self) -> UpdateRule | type[Adam] | type[MomentumSGD]:
+        """The rule at these settings, or the class of an optimizer with a reverse of its own."""
+        if self.optimizer == "custom":
+            if self.rule is None:
+                raise ProblemError(
+                    "training.optimizer custom needs the rule of a problem: state "
+                    "Problem(optimizer=...)",
+                    "training.optimizer",
+                )
+            return self.rule
+        found = optimizer_class(self.optimizer)
+        return found.configured(self) if issubclass(found, NamedRule) else found
 
     @property
     def factors(self) -> list[float] | None:
@@ -137,12 +189,16 @@ class TrainingConfig:
 
     def dynamics(self, objective: Objective) -> InnerOptimizer:
         """The inner optimizer, at the rates that the objective's hyperparameters state."""
-        return optimizer_class(self.optimizer).configured(
-            self,
-            learning_rate=self._rate(objective, "learning_rate", self.factors),
-            momentum=self._rate(objective, "momentum"),
-            weight_decay=self._rate(objective, "weight_decay"),
+        rates = (
+            self._rate(objective, "learning_rate", self.factors),
+            self._rate(objective, "momentum"),
+            self._rate(objective, "weight_decay"),
         )
+        made = self._optimizer()
+        if isinstance(made, UpdateRule):
+            shapes = [slot.shape for slot in objective.parameters.slots]
+            return RuleOptimizer(made, *rates, shapes)
+        return made.configured(self, *rates)
 
     def constant(self, role: RateRole) -> float:
         """The rate of this role where no group states one."""

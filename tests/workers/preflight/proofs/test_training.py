@@ -155,6 +155,8 @@ def test_a_hook_that_is_not_linear_is_caught_with_a_penalty() -> None:
         {"optimizer": "damped_sgd"},
         {"optimizer": "adam", "learning_rate": 0.01},
         {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.1},
+        {"optimizer": "rmsprop", "learning_rate": 0.01, "momentum": 0.5},
+        {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.1, "nesterov": True},
         {"precision": "bfloat16"},
     ],
 )

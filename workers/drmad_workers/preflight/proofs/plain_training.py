@@ -21,6 +21,7 @@ from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import borrowed
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
 from drmad_workers.training.config import TrainingConfig
+from drmad_workers.update_rule import StepRates
 
 OnWeights = Callable[[int, list[Tensor]], None]
 """Called with the number of steps that were taken and the parameters in the engine's order."""
@@ -127,6 +128,9 @@ class Optimizer:
         self._count = len(own)
         self._second_decay, self._eps = training.betas[1], training.eps
         self._nesterov = training.nesterov
+        self._rule = training.own_rule
+        rows = 0 if self._rule is None else self._rule.memory_rows
+        self._memory = [[torch.zeros_like(p) for _ in range(rows)] for p in self._parameters]
         # torch takes the first gradient undamped unless there is a velocity already
         self._first = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._second = [torch.zeros_like(parameter) for parameter in self._parameters]
@@ -143,10 +147,21 @@ class Optimizer:
                 self._rate(role, number, step) for role in get_args(RateRole)
             )
             rate *= self._factors[step]
-            if self._name in ("adam", "adamw"):
+            if self._rule is not None:
+                self._ruled(number, step, StepRates(rate, decay, weight_decay))
+            elif self._name in ("adam", "adamw"):
                 self._adam(number, rate, decay, weight_decay)
             else:
                 self._sgd(number, rate, decay, weight_decay)
+
+    def _ruled(self, number: int, step: int, rates: StepRates) -> None:
+        """A step of an update rule, which torch.optim does not have, on the parameter by itself."""
+        assert self._rule is not None
+        parameter, memory = self._parameters[number], self._memory[number]
+        gradient = _dense_gradient(parameter)
+        moved, kept = self._rule.update(step, parameter.detach(), memory, gradient, rates)
+        parameter.copy_(moved)
+        self._memory[number] = list(kept)
 
     def _sgd(self, number: int, rate: float, decay: float, weight_decay: float) -> None:
         parameter = self._parameters[number]

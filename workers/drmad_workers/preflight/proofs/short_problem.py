@@ -90,7 +90,8 @@ class ShortProblem:
 def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> ShortProblem:
     """The job's problem with `steps` inner steps, in float64 if its code runs in it."""
     shortened = spec.model_copy(update={"training": spec.training.shortened(steps)})
-    training = replace(spec_adapter.training(shortened), precision="float32")
+    stated = spec_adapter.training(shortened).with_rule(problem.optimizer)
+    training = replace(stated, precision="float32")
     rows = min(20, steps) * training.batch_size * training.accumulate
     small = replace(
         problem,
@@ -100,7 +101,7 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
         columns={name: column[:rows] for name, column in problem.columns.items()},
     )
     weights = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
-    method = exact_method(spec, weights)
+    method = exact_method(spec, 4 * weights * training.path_rows * spec.training.steps)
     kinds = [spec_adapter.kind(hyperparameter) for hyperparameter in spec.hyperparameters]
 
     def made(own: Problem, dtype: torch.dtype, precision: str) -> tuple[ShortProblem, bool]:
@@ -123,12 +124,14 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
     return made(small, torch.float32, f"float32{autocast}, because {reason}")[0]
 
 
-def exact_method(spec: JobSpec, weights: int) -> Method:
-    """The job's own method, if it is exact over all steps, and else one that is."""
+def exact_method(spec: JobSpec, trajectory: int) -> Method:
+    """The job's own method, if it is exact over all steps, and else one that is.
+
+    `trajectory` is the number of bytes of all points of the trajectory.
+    """
     own = spec_adapter.method(spec.hypergradient)
     if isinstance(own, Forward):
         return own
-    trajectory = 4 * weights * spec_adapter.training(spec).path_rows * spec.training.steps
     if isinstance(own, Replay) or trajectory > STORED_BYTES:
         return Replay(hvp=own.hvp)
     return Stored(hvp=own.hvp)

@@ -6,13 +6,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
 from drmad_workers.training.optimizers.rates import Factor, Rate, add_scaled
+from drmad_workers.update_rule import square_root
 
 
 @dataclass
@@ -43,8 +44,8 @@ class Adam(InnerOptimizer):
     weight_decay: Rate = field(default_factory=lambda: Rate(0.0))
     decoupled: bool = False
 
-    memory_rows: ClassVar[int] = 2
-    path_rows: ClassVar[int] = 3
+    memory_rows = 2
+    path_rows = 3
     point_rows = 3
     reads_gradient = True
 
@@ -160,6 +161,5 @@ class Adam(InnerOptimizer):
         first = decay * first + (1.0 - decay) * gradient
         second = self.second_decay * second + (1.0 - self.second_decay) * gradient.square()
         scaled = second / (1.0 - self.second_decay ** (step + 1))
-        root = torch.where(scaled > 0.0, scaled, 1.0).sqrt() * (scaled > 0.0)
         size = rate / (1.0 - decay ** (step + 1))
-        return weights - size * first / (root + self.epsilon), first, second
+        return weights - size * first / (square_root(scaled) + self.epsilon), first, second

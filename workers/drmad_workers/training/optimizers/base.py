@@ -8,11 +8,12 @@ optimizer: the velocity v, or Adam's two moments.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 from torch import Tensor
 
 from drmad_workers.training.optimizers.rates import Factor, Rate
+from drmad_workers.update_rule import UpdateRule
 
 
 class OptimizerSettings(Protocol):
@@ -30,6 +31,18 @@ class OptimizerSettings(Protocol):
     @property
     def eps(self) -> float: ...
 
+    @property
+    def smoothing(self) -> float: ...
+
+
+class NamedRule(UpdateRule):
+    """An update rule of the table of optimizers."""
+
+    @classmethod
+    @abstractmethod
+    def configured(cls, settings: OptimizerSettings) -> Self:
+        """The rule at the settings of a training run."""
+
 
 class InnerOptimizer(ABC):
     """An update rule (w, memory) -> (w', memory') under a gradient, and its reverse.
@@ -46,17 +59,10 @@ class InnerOptimizer(ABC):
     learning_rate: Rate
     momentum: Rate
     weight_decay: Rate
-    memory_rows: ClassVar[int]
-    path_rows: ClassVar[int]
+    memory_rows: int
+    path_rows: int
     point_rows: int
     reads_gradient: bool
-
-    @classmethod
-    @abstractmethod
-    def configured(
-        cls, settings: OptimizerSettings, learning_rate: Rate, momentum: Rate, weight_decay: Rate
-    ) -> Self:
-        """The optimizer that the settings of a training run ask for, at these rates."""
 
     @property
     def rates(self) -> Mapping[str, Rate]:
@@ -87,8 +93,8 @@ class InnerOptimizer(ABC):
     ) -> Sequence[Tensor]:
         """The state after `step`, as a differentiable function of all but the step.
 
-        The map is elementwise: the rows of the state and the gradient have shape (..., P); α_t,
-        γ_t and ω have any shape that broadcasts to it.
+        The rows of the state and the gradient have shape (..., P); α_t, γ_t and ω are numbers, or
+        have a shape that broadcasts to it.
         """
 
     @abstractmethod

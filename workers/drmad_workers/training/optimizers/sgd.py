@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -67,8 +67,8 @@ class MomentumSGD(InnerOptimizer):
     nesterov: bool = False
     _maps: dict[int, StrideMap] = field(default_factory=dict)
 
-    memory_rows: ClassVar[int] = 1
-    path_rows: ClassVar[int] = 1
+    memory_rows = 1
+    path_rows = 1
 
     def __post_init__(self) -> None:
         rates = (self.learning_rate, self.momentum)
