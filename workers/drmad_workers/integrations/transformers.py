@@ -62,10 +62,12 @@ def problem(
     Args:
         model: a PreTrainedModel or a PeftModel. Parameters with `requires_grad=False` are not
             trained.
-        train, valid, test: tokenized rows: a `datasets.Dataset`, a list of dicts, another map-style
-            data set of dicts, or a dict of columns. The labels are `labels`, `label` or
-            `label_ids`; a causal language model without them predicts its input. Columns that the
-            model does not take are left out.
+        train: tokenized rows: a `datasets.Dataset`, a list of dicts, another map-style data set of
+            dicts, or a dict of columns. The labels are `labels`, `label` or `label_ids`; a causal
+            language model without them predicts its input. Columns that the model does not take
+            are left out.
+        valid: the held-out rows, in the same form.
+        test: rows that are reported and never used to choose, in the same form.
         task: what the head is trained for; by default that of the model's class.
         collate_fn: makes a minibatch, a mapping with `labels`, from a list of rows, such as a data
             collator of transformers. By default rows are padded on the right to the longest, labels
