@@ -31,8 +31,9 @@ SHORT = ["training.steps=8", "training.batch_size=10", "meta.iterations=2"]
 
 @pytest.fixture
 def _modules_of_users() -> Iterator[None]:
-    """Forgets the modules of a template afterwards: all have the same name."""
+    """Forgets the modules of examples and templates: all have the same name."""
     path = list(sys.path)
+    sys.modules.pop("my_problem", None)
     yield
     sys.path[:] = path
     sys.modules.pop("my_problem", None)

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from drmad_workers import (
     L1,
     L2,
+    ConstantSchedule,
+    CosineSchedule,
     Forward,
     InitScale,
     LearningRate,
+    LinearSchedule,
     LossWeight,
     Method,
     Momentum,
@@ -181,6 +184,11 @@ TRAININGS = st.builds(
     momentum=st.sampled_from([0.25, 0.5, 0.75]),
     eps=st.just(1e-4),
     weight_decay=st.sampled_from([0.0, 0.1]),
+    schedule=st.sampled_from(
+        [ConstantSchedule(), CosineSchedule(warmup=0.3), LinearSchedule(final=0.1)]
+    ),
+    clip_norm=st.sampled_from([None, None, 0.1]),
+    accumulate=st.sampled_from([1, 1, 2]),
 )
 CHOICES: list[st.SearchStrategy[Kind]] = [
     st.builds(L2, init=st.just(-3.0), per=st.sampled_from(["model", "layer", "unit", "weight"])),

@@ -230,7 +230,7 @@ def test_a_device_that_is_not_here_is_refused(device: str) -> None:
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"momentum": 1.0}, "momentum"),
-        ({"optimizer": "lion"}, "optimizer"),
+        ({"optimizer": "adagrad"}, "optimizer"),
         ({"precision": "float16"}, "precision"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"eps": 0.0}, "eps"),

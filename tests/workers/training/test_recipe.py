@@ -191,7 +191,7 @@ def test_reversible_refuses_nesterovs_momentum() -> None:
     ("changes", "words"),
     [
         ({"momentum": 0.0}, "nesterov needs a momentum above 0"),
-        ({"optimizer": "adam"}, "nesterov must be false but with sgd"),
+        ({"optimizer": "adam"}, "nesterov must be false with adam"),
     ],
 )
 def test_nesterov_without_effect_is_refused(changes: dict[str, Any], words: str) -> None:
