@@ -34,7 +34,7 @@ def jobs(own_code: Path) -> Iterator[tuple[str, dict[str, Any], Path | None]]:
         for options in ({}, {"batch_norm": True}) if name == "cnn" else ({},):
             problem = {"model": {"name": name, **options}, "data": data}
             yield f"{name} {options}", {"problem": problem}, None
-    for file in (*EXAMPLES.glob("*.yaml"), EXAMPLES / "own-model" / "job.yaml"):
+    for file in (*sorted(EXAMPLES.glob("*.yaml")), *sorted(EXAMPLES.glob("*/job.yaml"))):
         fields = yaml.safe_load(file.read_text())
         fields["training"] = fields.get("training", {}) | SHORT
         fields.get("hypergradient", {}).pop("horizon", None)
@@ -45,7 +45,9 @@ def jobs(own_code: Path) -> Iterator[tuple[str, dict[str, Any], Path | None]]:
         own = "entrypoint" in fields["problem"]
         if own:
             fields["problem"]["code"] = CODE
-        yield file.name, fields, file.parent if own else None
+        sys.modules.pop("my_problem", None)  # every example has one
+        name = file.relative_to(EXAMPLES).as_posix()
+        yield name, fields, file.parent if own else None
     for function in ("build", "given"):
         entrypoint = f"own_problem:{function}"
         yield entrypoint, {"problem": {"entrypoint": entrypoint, "code": CODE}}, own_code
@@ -59,7 +61,7 @@ def bits(fields: dict[str, Any], code: Path | None) -> str:
         "hypergradient": {"method": "replay"},
     }
     spec = JobSpec.model_validate(whole | fields)
-    tuner = spec_adapter.tuner(spec, places=Places(ROOTS), code=code)
+    tuner = spec_adapter.tuner(spec, places=Places([*ROOTS, EXAMPLES / "table"]), code=code)
     found = tuner.evaluate(tuner.initial_values(), 0)
     digest = hashlib.sha256(f"{found.validation_loss!r} {found.metrics!r}".encode())
     for part in (found.hypergradient, found.model):

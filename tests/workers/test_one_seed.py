@@ -65,4 +65,6 @@ def test_two_processes_compute_the_same_bits(tmp_path: Path) -> None:
         printed.append(done.stdout.splitlines())
     assert printed[0] == printed[1]
     assert len({line.split()[-1] for line in printed[0]}) == len(printed[0])
+    examples = [line for line in printed[0] if "/job.yaml" in line]
+    assert len(examples) == len([*(Path(__file__).parents[2] / "examples").glob("*/job.yaml")]) >= 4
     assert len(printed[0]) >= 6

@@ -106,7 +106,7 @@ def opened(options: Mapping[str, Any], places: Places) -> tuple[TableFile, str]:
     if not (find_spec("pandas") and find_spec("pyarrow")):
         raise ProblemError(
             "the data set table requires pandas and pyarrow on the workers, got none: pip install "
-            "'drmad[workers]'",
+            "pandas pyarrow",
             "problem.data.name",
         )
     if options["data"] is not None:
