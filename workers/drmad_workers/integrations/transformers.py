@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "drmad_workers.integrations.transformers needs the package transformers, which is not "
-        'installed: pip install transformers peft datasets'
+        "installed: pip install transformers peft datasets"
     ) from error
 
 CLASSES: dict[TaskName, Sequence[str]] = {
