@@ -52,6 +52,7 @@ def actions(job: JobRecord) -> list[str]:
         action.value
         for action in (Action.PAUSE, Action.RESUME, Action.CANCEL, Action.EXTEND)
         if TRANSITIONS[action].get(job.status, job.status) != job.status
+        and not (action is Action.EXTEND and job.failed_preflight)
     ]
     if job.progress.iteration > 0:
         allowed.append("fork")

@@ -91,6 +91,7 @@ def test_proofs_are_a_table_with_their_findings_and_remedies(
     page: Page, server: Server, jobs: dict[str, str]
 ) -> None:
     page.goto(f"{server.url}/jobs/{jobs['attention kernel']}")
+    expect(page.get_by_role("button", name="Extend", exact=True)).to_have_count(0)
     expect(page.locator("#notice")).to_contain_text("preflight: {override: [second_derivatives]}")
     panel = page.locator("#preflight")
     expect(panel.locator("header")).to_contain_text("one proof failed")
