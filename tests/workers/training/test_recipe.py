@@ -1,6 +1,7 @@
 """The usual recipe all together: torch's own loop step for step, and its derivatives."""
 
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from drmad_workers import (
     ConstantSchedule,
     CosineSchedule,
     Forward,
+    InverseSqrtSchedule,
     LearningRate,
     LinearSchedule,
     Method,
@@ -25,6 +27,7 @@ from drmad_workers import (
     Shortcut,
     StepSchedule,
     Stored,
+    TableSchedule,
     TrainingConfig,
     WeightDecay,
 )
@@ -32,6 +35,7 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
+from drmad_workers.training.schedules import Schedule
 from tests.workers.judge.optimizers import DampedSGD
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.schedules import scheduler_of
@@ -67,6 +71,30 @@ RECIPES: dict[str, TrainingConfig] = {
         accumulate=2,
     ),
 }
+
+OPTIMIZERS: tuple[dict[str, Any], ...] = (
+    {"optimizer": "sgd"},
+    {"optimizer": "sgd", "nesterov": True},
+    {"optimizer": "damped_sgd", "learning_rate": 0.1},
+    {"optimizer": "adam", "learning_rate": 0.02, "betas": (0.8, 0.95), "eps": 1e-4},
+    {"optimizer": "adamw", "learning_rate": 0.02, "betas": (0.8, 0.95), "eps": 1e-4},
+)
+SCHEDULES: tuple[Schedule, ...] = (
+    ConstantSchedule(),
+    ConstantSchedule(warmup=3),
+    LinearSchedule(final=0.1),
+    LinearSchedule(warmup=0.3),
+    CosineSchedule(final=0.1),
+    CosineSchedule(warmup=2),
+    StepSchedule(milestones=(2, 4), factor=0.3),
+    StepSchedule(every=2, factor=0.5),
+    StepSchedule(every=2, factor=0.5, warmup=2),
+    OneCycleSchedule(),
+    InverseSqrtSchedule(timescale=3),
+    InverseSqrtSchedule(warmup=2),
+    TableSchedule(factors=(0.5, 1.0, 1.5, 1.0, 0.2, 0.1)),
+)
+CLIPS: tuple[dict[str, float], ...] = ({}, {"clip_norm": 0.3}, {"clip_value": 0.05})
 
 
 @dataclass
@@ -107,7 +135,30 @@ def torch_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_takes_the_steps_of_a_loop_in_torch(name: str) -> None:
-    training, problem = RECIPES[name], small_problem()
+    training = RECIPES[name]
+    clipped = steps_of_torch(training)
+    assert clipped == (training.clip_norm is not None or training.clip_value is not None)
+
+
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.full), 7])
+@pytest.mark.parametrize(
+    "optimizer", OPTIMIZERS, ids=lambda each: "-".join(map(str, each.values()))
+)
+def test_every_combination_takes_the_steps_of_a_loop_in_torch(
+    optimizer: dict[str, Any], every: int
+) -> None:
+    base = replace(BASE, steps=6, **optimizer)
+    combinations = [*product(SCHEDULES, CLIPS, ((), GROUPS), (1, 2))]
+    clipped = set()
+    for schedule, clip, groups, accumulate in combinations[::every]:
+        stated: dict[str, Any] = {**clip, "groups": groups, "accumulate": accumulate}
+        clipped.add((*clip, steps_of_torch(replace(base, schedule=schedule, **stated))))
+    assert {("clip_norm", True), ("clip_value", True), (False,)} <= clipped
+
+
+def steps_of_torch(training: TrainingConfig) -> bool:
+    """Asserts that the engine's weights are those of a torch loop; returns whether it clipped."""
+    problem = small_problem()
     tuner = tuner_of(problem, [SampleWeight(init=50.0)], training)
     model = small_problem().model
     optimizer = torch_optimizer(model, training)
@@ -134,8 +185,7 @@ def test_training_takes_the_steps_of_a_loop_in_torch(name: str) -> None:
             nn.utils.clip_grad_value_(model.parameters(), training.clip_value)
         optimizer.step()
         scheduler.step()
-    clipped = training.clip_norm is not None or training.clip_value is not None
-    assert bool(run.clipped.any()) == clipped
+    return bool(run.clipped.any())
 
 
 KINDS: dict[str, tuple[Kind, ...]] = {
