@@ -98,6 +98,7 @@ DAMPED: Fields = {"damping": 1.0}
 """What `implicit` needs here, because 12 steps do not lead to a minimum."""
 SECTIONS = ("hypergradient.", "training.")
 EXCEPTIONS: dict[tuple[str, Any], str] = {
+    ("min_cosine", 1.0): "equals the default where every shortcut misses that, as Adam's do here",
     ("minibatch_subsampling", 1): "states what null takes without convolutions",
     ("max_stride", 1): "states what a momentum by step takes",
     ("max_adjoint_change", None): "states that a stride of one step is taken in full",
