@@ -250,7 +250,7 @@ def test_what_cannot_be_trained_is_refused_by_field(name: str) -> None:
     assert caught.value.field == field
 
 
-def test_the_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_library_is_named_with_an_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers.models.auto", None)
     monkeypatch.delitem(sys.modules, "drmad_workers.integrations.transformers")
     with pytest.raises(ModuleNotFoundError, match="pip install transformers peft datasets"):
