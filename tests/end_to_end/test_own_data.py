@@ -89,12 +89,12 @@ def test_a_job_goes_on_from_the_uploaded_model_of_another(client: Client) -> Non
     data = client.data.upload({"inputs": inputs, "targets": targets})
     problem: dict[str, Any] = {"data": {"name": "upload", "data": data, "train": 70, "valid": 50}}
     first = client.jobs.create(JOB | {"problem": problem})
-    found = client.jobs.wait(first.id, timeout_s=120).best
+    found = client.jobs.wait(first.id, timeout_s=WAIT_S).best
     assert found is not None
     weights = client.data.upload(client.jobs.model(first.id))
     still = JOB["training"] | {"learning_rate": 1e-9}
     again = client.jobs.create(JOB | {"problem": problem | {"weights": weights}, "training": still})
-    started = client.jobs.wait(again.id, timeout_s=120)
+    started = client.jobs.wait(again.id, timeout_s=WAIT_S)
     assert started.best is not None
     assert started.best.validation_loss == pytest.approx(found.validation_loss, rel=1e-4)
     report = started.record.preflight

@@ -19,6 +19,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store import Store
 from drmad_service.store.connection import connect
+from tests.end_to_end.running import WAIT_S
 from tests.end_to_end.test_lifecycle import spec
 
 pytestmark = pytest.mark.anyio
@@ -41,8 +42,8 @@ async def scheduler(url: str, log: Path) -> AsyncIterator[subprocess.Popen[bytes
         await asyncio.to_thread(process.wait, 30)
 
 
-async def until(holds: Callable[[], Awaitable[bool]], timeout_s: float = 90.0) -> None:
-    async with asyncio.timeout(timeout_s):
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WAIT_S):
         while not await holds():
             await asyncio.sleep(0.02)
 

@@ -29,7 +29,6 @@ SETTINGS = {
     "DRMAD_RETRY_S": "0.1",
     "DRMAD_RAY_TIMEOUT_S": "3",
     "DRMAD_START_TIMEOUT_S": str(RECOVERY_S),
-    "RAY_worker_niceness": "0",  # or replicas starve beside whatever else the machine does
 }
 
 FAULTS: dict[str, tuple[str, ...]] = {
