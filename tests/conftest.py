@@ -14,10 +14,9 @@ from xdist.workermanage import WorkerController
 from drmad_service.operations.embedded import EmbeddedRedis
 
 # One thread, also in the processes that tests start: figures repeat, and tests do not fight for
-# cores. It is set before torch is loaded.
-os.environ["OMP_NUM_THREADS"] = "1"
-# Ray lowers the priority of its workers; beside other tests they would hardly run.
-os.environ["RAY_worker_niceness"] = "0"
+# cores. It is set before torch is loaded. And Ray would lower the priority of its workers, which
+# would hardly run beside other tests.
+os.environ.update({"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"})
 
 COMMON_SERVICE = "end_to_end"
 OWN_SERVICE = ("lifecycle", "faults", "up", "composed", "schedulers", "cluster", "upgrade")
