@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from drmad_workers import Batch, Problem
+from drmad_workers import Batch, Problem, Stored, TrainingConfig, Tuner
+from drmad_workers.training.config import Precision
 from tests.workers.cases.small import (
     CLASSES,
     EXACT,
     FEATURES,
     INPUTS,
     WIDTH,
+    H,
     class_weighted,
     each_loss,
     padded,
@@ -56,6 +58,20 @@ class Packed(nn.Module):
         _, last = self.recurrent(packed)
         hidden = last[0] if isinstance(last, tuple) else last
         outputs: Tensor = self.last(hidden[0])
+        return outputs
+
+
+class Unpacked(nn.Module):
+    """A recurrent net over sequences of one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(1, WIDTH, batch_first=True)
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden, _ = self.recurrent(inputs[:, :, None])
+        outputs: Tensor = self.last(hidden[:, -1])
         return outputs
 
 
@@ -264,3 +280,16 @@ def test_what_python_counts_is_right_or_refused(name: str) -> None:
     """A backward pass evaluates a step again, when the counter is elsewhere."""
     refusal = Refusal(("model", "problem.inner_loss"), "buffer|repeat|differ|again")
     assert_right_or_refused(recipe_of(COUNTERS[name]), EXACT, refusal)
+
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
+
+
+def test_the_fused_lstm_of_float32_is_differentiated_as_that_of_float64() -> None:
+    found = []
+    for precision in PRECISIONS:
+        torch.manual_seed(0)
+        training = TrainingConfig("adam", steps=12, batch_size=10, precision=precision)
+        tuner = Tuner(problem_of(Unpacked()), H, training, Stored())
+        found.append(tuner.evaluate(tuner.initial_values(), 0).hypergradient["h"].double())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-8)

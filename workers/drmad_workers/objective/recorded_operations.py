@@ -25,6 +25,10 @@ REFUSED = {
 }
 """Operations that draw random numbers, or whose results Python code may branch on."""
 
+REFUSED_BY_NAME = {"aten::mkldnn_rnn_layer"}
+"""The LSTM of oneDNN (float32 on a CPU): it leaves out the workspace of its backward pass where no
+gradient is recorded, as in a trace."""
+
 
 class ValueReads(TorchFunctionMode):
     """Notes whether a function reads values of tensors into Python, past torch's dispatcher."""
@@ -273,8 +277,9 @@ a call takes 30 % less than through torch.ops."""
 
 @cache
 def traits(func: Any) -> tuple[bool, bool]:
-    """Whether the operation is one of REFUSED, and whether it writes into its arguments."""
-    return not REFUSED.isdisjoint(func.tags), func._schema.is_mutable
+    """Whether the operation is one that is refused, and whether it writes into its arguments."""
+    is_refused = not REFUSED.isdisjoint(func.tags) or func._schema.name in REFUSED_BY_NAME
+    return is_refused, func._schema.is_mutable
 
 
 def is_by_number(args: Iterable[Any]) -> bool:
