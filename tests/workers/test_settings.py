@@ -66,6 +66,7 @@ VALUES: dict[str, list[Any]] = {
     "precision": ["float64", "bfloat16"],
     "evaluation_rows": [2],
     "resample": [False],
+    "data_workers": [1],
     "schedule": [{"name": "cosine"}],
     "nesterov": [True],
     "accumulate": [2],
@@ -102,6 +103,7 @@ EXCEPTIONS: dict[tuple[str, Any], str] = {
     ("minibatch_subsampling", 1): "states what null takes without convolutions",
     ("max_stride", 1): "states what a momentum by step takes",
     ("max_adjoint_change", None): "states that a stride of one step is taken in full",
+    ("data_workers", 1): "reads the same in another process",
     ("evaluation_rows", 2): "bounds the memory; the loss changes by rounding at most",
 }
 """Values that the spec takes although they may leave the result as it is."""

@@ -28,8 +28,16 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The tensor on the device in the precision of `dtype`; integers and booleans keep theirs."""
+def placed(
+    tensor: Tensor, device: torch.device, dtype: torch.dtype, pinned: bool = False
+) -> Tensor:
+    """The tensor on the device in the precision of `dtype`; integers and booleans keep theirs.
+
+    `pinned` copies to a GPU through pinned memory, and does not wait for the copy.
+    """
+    if pinned and device.type == "cuda" and tensor.device.type == "cpu":
+        # The allocator reuses pinned memory only after the copies from it have ended.
+        tensor = tensor.pin_memory().to(device, non_blocking=True)
     if tensor.is_complex():
         return tensor.to(device, dtype.to_complex())
     return tensor.to(device, dtype if tensor.is_floating_point() else None)

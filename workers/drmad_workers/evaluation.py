@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from drmad_workers.data.minibatches import StackedMinibatches
+from drmad_workers.data.minibatches import Minibatches, StackedMinibatches
 from drmad_workers.errors import Restart
 from drmad_workers.hypergradients.auto import Auto, Choice
 from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
@@ -23,7 +23,7 @@ from drmad_workers.objective.held_out import diagnostic_figures, held_out_figure
 from drmad_workers.objective.objective import Objective
 from drmad_workers.replica import Replica
 from drmad_workers.training.progress import Monitor
-from drmad_workers.training.run import TrainingRun
+from drmad_workers.training.run import TrainingRun, step_order
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +85,28 @@ def differentiated_run(
         stacked: the objective of R replicas; None for one replica.
     """
     training = replicas[0].training
-    draw = draw if training.resample else 0
-    runs = [replica.training_run(values, draw, monitor) for replica in replicas]
+    runs = [
+        replica.training_run(values, draw if training.resample else 0, monitor)
+        for replica in replicas
+    ]
     run = runs[0].run
     if stacked is not None:
         stacked.parameters.attach()
         stacked.set_hyperparameters(values)
-        minibatches = StackedMinibatches(
-            [replica.minibatches(draw) for replica in replicas], replicas[0].train_examples
-        )
-        run = TrainingRun(stacked, training, minibatches, monitor)
+        run = TrainingRun(stacked, training, minibatches_of(replicas, draw, True), monitor)
     return DifferentiatedRun(run, runs, training)
+
+
+def minibatches_of(
+    replicas: Sequence[Replica], draw: int, side_by_side: bool
+) -> Minibatches | StackedMinibatches:
+    """The minibatches of a training run of one replica, or of several side by side."""
+    singles = [
+        replica.minibatches(draw if replica.training.resample else 0) for replica in replicas
+    ]
+    if not side_by_side:
+        return singles[0]
+    return StackedMinibatches(singles, replicas[0].train_examples)
 
 
 def evaluate(
@@ -172,6 +183,8 @@ def _evaluate(
                 settled, choice = plan.settle(lambda each: differentiated.backward(each)[0])
                 passes = [settled]
             clock.lap("backward")
+            order = step_order(range(replicas[0].training.steps), replicas[0].training.accumulate)
+            minibatches_of(replicas, draw + 1, stacked is not None).expect(order)
         finally:
             replicas[0].objective.parameters.attach()
             replicas[0].objective.parameters.restore_given()

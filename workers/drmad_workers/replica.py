@@ -85,7 +85,7 @@ class Replica:
         problem, training, seed, number = self._problem, self.training, self._seed, self._number
         require_trainable(problem.model)
         place = (self.device, dtype, seed, problem.collate_fn)
-        train = Examples(problem.train, "train", *place, fixed=False)
+        train = Examples(problem.train, "train", *place, fixed=False, workers=training.data_workers)
         valid = Examples(problem.valid, "valid", *place)
         self.train_examples = train.part(shards.positions("train", train.rows, number))
         self.valid_examples = valid.part(shards.positions("valid", valid.rows, number))
@@ -177,6 +177,11 @@ class Replica:
         """The minibatches of draw `draw`."""
         stream = (self._seed, draw, self._number)
         return Minibatches(self.train_examples, self.training.batch_size, stream)
+
+    def close(self) -> None:
+        """Ends the processes that read data; a later run begins new ones."""
+        if self.train_examples.ahead is not None:
+            self.train_examples.ahead.close()
 
     def training_run(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> ReplicaRun:
         """The training run at λ whose w_0 and minibatches belong to draw `draw`."""

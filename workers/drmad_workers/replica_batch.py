@@ -68,6 +68,11 @@ class ReplicaBatch:
         """The initial λ by name."""
         return self._replicas[0].initial_values()
 
+    def close(self) -> None:
+        """Ends the processes that read data; a later run begins new ones."""
+        for tuner in self.tuners:
+            tuner.close()
+
     def evaluate(
         self,
         values: Mapping[str, Tensor],

@@ -104,6 +104,10 @@ class Tuner:
         """Raises ProblemError unless the method fits the training and the hyperparameters."""
         self.replica.require(method)
 
+    def close(self) -> None:
+        """Ends the processes that read data; a later run begins new ones."""
+        self.replica.close()
+
     def evaluate(
         self,
         values: Mapping[str, Tensor],
@@ -260,17 +264,20 @@ def tune(
     bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
     state = replace(state, hyperparameters=projected(state.hyperparameters, bounds))
     result = TuningResult()
-    while stop_reason(state, meta) is None:
-        iteration, values = state.iteration, state.hyperparameters
-        evaluation = tuner.evaluate(values, iteration, choice=state.choice)
-        if on_iteration is not None:
-            on_iteration(iteration, evaluation)
-        state = meta_update(
-            state, evaluation.validation_loss, evaluation.hypergradient, meta, bounds
-        )
-        state = replace(state, choice=evaluation.choice)
-        if state.best_iteration == iteration:
-            result.best = values
-        result.evaluations.append(evaluation)
+    try:
+        while stop_reason(state, meta) is None:
+            iteration, values = state.iteration, state.hyperparameters
+            evaluation = tuner.evaluate(values, iteration, choice=state.choice)
+            if on_iteration is not None:
+                on_iteration(iteration, evaluation)
+            state = meta_update(
+                state, evaluation.validation_loss, evaluation.hypergradient, meta, bounds
+            )
+            state = replace(state, choice=evaluation.choice)
+            if state.best_iteration == iteration:
+                result.best = values
+            result.evaluations.append(evaluation)
+    finally:
+        tuner.close()
     result.state = state
     return result

@@ -98,6 +98,7 @@ class Training:
     smoothing = Bounds(ge=0.0, lt=1.0)
     weight_decay = Bounds(ge=0.0, limit=100.0)
     accumulate = Bounds(ge=1, limit=10_000)
+    data_workers = Bounds(ge=0, limit=64)
     clip_norm = Bounds(gt=0.0, limit=1e9)
     clip_value = Bounds(gt=0.0, limit=1e9)
 

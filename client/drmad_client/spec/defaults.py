@@ -32,6 +32,7 @@ class Training:
     precision: Final = "float32"
     resample: Final = True
     accumulate: Final = 1
+    data_workers: Final = 0
 
 
 class Schedule:

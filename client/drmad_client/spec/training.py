@@ -133,6 +133,12 @@ class TrainingSpec(Spec):
         description="Number of held-out examples in one pass of the model. null chooses it by the "
         "memory of an example, at least batch_size, and halves it when memory runs out.",
     )
+    data_workers: Annotated[int, bounds.Training.data_workers] = Field(
+        default=defaults.Training.data_workers,
+        description="Number of processes of each replica that read training data ahead, for "
+        "map-style data sets that are not kept in memory. 0 reads in the process that trains. It "
+        "does not change what is read.",
+    )
     resample: bool = Field(
         default=defaults.Training.resample,
         description="Whether every meta-iteration draws new minibatches, and new initial weights "

@@ -10,6 +10,7 @@ from torch import Tensor
 from drmad_workers import trees
 from drmad_workers.data.columns import Columns, Rows, columns_of, require_rows
 from drmad_workers.data.items import Items
+from drmad_workers.data.read_ahead import ReadAhead
 from drmad_workers.devices import placed
 from drmad_workers.problem import Batch, Collate, Data, is_pair
 
@@ -26,6 +27,8 @@ class Examples:
             data set.
         draws: whether the seeds that `take` is given make a difference.
         is_uniform: whether every minibatch consists of tensors with one row per example.
+        ahead: reads minibatches in other processes; None if the data lie in memory, or no process
+            was asked for.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class Examples:
         seed: int = 0,
         collate_fn: Collate | None = None,
         fixed: bool = True,
+        workers: int = 0,
     ) -> None:
-        """`seed`, `collate_fn` and `fixed`: see Items."""
+        """`workers` is the number of processes that may read; see Items for the other arguments."""
         self.device = device
         self._dtype = dtype
         self.positions: Tensor | None = None
+        self.ahead: ReadAhead | None = None
         content = columns_of(data)
         if content is not None:
             require_rows(content, name)
@@ -49,10 +54,12 @@ class Examples:
             self._source: Columns | Items = Columns(self._place(content))
         else:
             data = data if content is None else Rows(content)
-            self._source = Items(data, name, seed, collate_fn, fixed)
-            content = self._source.joined()
+            self._source = items = Items(data, name, seed, collate_fn, fixed)
+            content = items.joined()
             if content is not None:
                 self._source = Columns(self._place(content))
+            elif workers and not items.in_memory:
+                self.ahead = ReadAhead(items, name, workers)
         self.rows = self._source.rows
         self.draws, self.is_uniform = self._source.draws, self._source.is_uniform
 
@@ -78,7 +85,17 @@ class Examples:
         `seeds` are those of the rows, for data that draw; see Minibatches.
         """
         content = self._source.take(index, seeds)
-        return Batch(content if isinstance(self._source, Columns) else self._place(content), index)
+        if isinstance(self._source, Columns):
+            return Batch(content, index)
+        return self.placed(content, index)
+
+    def read(self, rows: Sequence[int], seeds: Sequence[int] | None) -> Any:
+        """The content of the minibatch of these rows, before it is placed on the device."""
+        return self._source.take(torch.tensor(rows), seeds)
+
+    def placed(self, content: Any, index: Tensor) -> Batch:
+        """The minibatch of the rows at `index`, on the device, whose content has been read."""
+        return Batch(self._place(content, pinned=True), index)
 
     def chunks(self, rows: int) -> Iterator[Batch]:
         """All examples in order, at most `rows` at a time."""
@@ -91,7 +108,7 @@ class Examples:
         index = torch.arange(start, stop, device=self.device)
         return self.take(index if self.positions is None else self.positions[index])
 
-    def _place(self, content: Any) -> Any:
+    def _place(self, content: Any, pinned: bool = False) -> Any:
         return trees.mapped_tensors(
-            lambda tensor: placed(tensor.detach(), self.device, self._dtype), content
+            lambda tensor: placed(tensor.detach(), self.device, self._dtype, pinned), content
         )

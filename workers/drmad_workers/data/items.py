@@ -72,6 +72,11 @@ class Items:
         content = self.collate(sample, self._seed)
         self.is_uniform = collate_fn is None and are_rows(content, len(sample))
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the items were read once and are kept."""
+        return self._kept is not None
+
     def take(self, index: Tensor, seeds: Sequence[int] | None = None) -> Any:
         """The content of the minibatch of the rows at `index`.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drmad_workers import trees
 from drmad_workers.data.examples import Examples
+from drmad_workers.data.pass_order import Order, content_of, expect
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import Purpose, generator_of, seed_of
@@ -37,10 +38,14 @@ class Minibatches:
                 "training.batch_size",
             )
         self.batch_size = batch_size
+        self.stream = stream
         self._examples = examples
-        self._stream = stream
         self.per_epoch = examples.rows // batch_size
-        self._orders: dict[int, Tensor] = {}
+        self._orders: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def expect(self, order: Order) -> None:
+        """States what `join` will be asked for, for data that other processes read."""
+        expect(order, self._examples, [self])
 
     def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
         """The minibatches of the steps `step` .. `step + count - 1`, joined into one batch.
@@ -48,44 +53,53 @@ class Minibatches:
         Uses the first of every `every` minibatches.
         """
         index = self.index(step, count, every)
+        content = content_of(range(step, step + count, every), self._examples, [self])
+        if content is not None:
+            return self._examples.placed(content, index)
         seeds = self.seeds(step, count, every) if self._examples.draws else None
         return self._examples.take(index, seeds)
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
         """The positions of the examples of `join`, shape (⌈count / every⌉ × batch size,)."""
         if count <= every:
-            return self._index(step)
-        return torch.cat([self._index(step + i) for i in range(0, count, every)])
+            return self._rows(step)[1]
+        return torch.cat([self._rows(step + i)[1] for i in range(0, count, every)])
+
+    def rows(self, step: int) -> list[int]:
+        """The positions of the examples of one minibatch, which no GPU computes."""
+        found: list[int] = self._rows(step)[0].tolist()
+        return found
 
     def seeds(self, step: int, count: int = 1, every: int = 1) -> list[int]:
         """The seed of what each row of `join` draws: a function of (stream, step, row)."""
         steps = range(step, step + count, every)
-        firsts = [seed_of(Purpose.ITEMS, *self._stream, each) for each in steps]
+        firsts = [seed_of(Purpose.ITEMS, *self.stream, each) for each in steps]
         return [
             first + row
             for first, each in zip(firsts, steps, strict=True)
-            for row in self._index(each).tolist()
+            for row in self.rows(each)
         ]
 
     def step_seed(self, step: int) -> int:
         """The seed of the random numbers that model and loss draw in a step (dropout)."""
-        return seed_of(Purpose.NOISE, *self._stream, step)
+        return seed_of(Purpose.NOISE, *self.stream, step)
 
-    def _index(self, step: int) -> Tensor:
+    def _rows(self, step: int) -> tuple[Tensor, Tensor]:
+        """The positions of a minibatch, on the CPU and on the device."""
         epoch, position = divmod(step, self.per_epoch)
-        order = self._orders.get(epoch)
-        if order is None:
+        found = self._orders.get(epoch)
+        if found is None:
             # A pass in either direction reads few epochs at a time, so that four suffice.
             if len(self._orders) >= 4:
                 self._orders.pop(next(iter(self._orders)))
-            draw = generator_of(Purpose.MINIBATCHES, *self._stream, epoch)
+            draw = generator_of(Purpose.MINIBATCHES, *self.stream, epoch)
             order = torch.from_numpy(draw.permutation(self._examples.rows))
-            order = order.to(self._examples.device)
             if self._examples.positions is not None:
-                order = self._examples.positions[order]
-            self._orders[epoch] = order
+                order = self._examples.positions.cpu()[order]
+            found = self._orders[epoch] = (order, order.to(self._examples.device))
         start = position * self.batch_size
-        return order[start : start + self.batch_size]
+        host, device = (order[start : start + self.batch_size] for order in found)
+        return host, device
 
 
 class StackedMinibatches:
@@ -98,16 +112,25 @@ class StackedMinibatches:
         self.batch_size = singles[0].batch_size
         self.per_epoch = singles[0].per_epoch
 
+    def expect(self, order: Order) -> None:
+        """See Minibatches."""
+        expect(order, self._examples, self._singles)
+
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
         return torch.stack([single.index(step, count, every) for single in self._singles])
 
     def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
         index = self.index(step, count, every)
-        seeds = None
-        if self._examples.draws:
-            each = [single.seeds(step, count, every) for single in self._singles]
-            seeds = [seed for seeds in each for seed in seeds]
-        batch = self._examples.take(index.reshape(-1), seeds)
+        numbers = range(step, step + count, every)
+        content = content_of(numbers, self._examples, self._singles)
+        if content is not None:
+            batch = self._examples.placed(content, index)
+        else:
+            seeds = None
+            if self._examples.draws:
+                each = [single.seeds(step, count, every) for single in self._singles]
+                seeds = [seed for seeds in each for seed in seeds]
+            batch = self._examples.take(index.reshape(-1), seeds)
         content = trees.mapped_tensors(
             lambda part: part.view(index.shape + part.shape[1:]), batch.content
         )

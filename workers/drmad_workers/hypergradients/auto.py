@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from drmad_client.spec import bounds, defaults
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import HypergradientDiverged, ProblemError, require_bounds
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
@@ -136,6 +137,9 @@ class Auto(Method):
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         """The recorder of replay: without a choice from an earlier probe, auto is exact."""
         return Replay(hvp=self.hvp).recorder(run)
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        return Replay().order(run, recorder)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         Replay().backward(run, recorder, adjoint)

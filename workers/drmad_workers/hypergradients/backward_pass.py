@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -90,6 +91,9 @@ class DifferentiatedRun:
         run.objective.inner.traced.begin()
         self._recorders = {method: self._recorder(method) for method in methods}
         run.forward(Together(list(self._recorders.values())))
+        for method, recorder in islice(self._recorders.items(), 1):
+            if not isinstance(recorder, RecorderPerReplica):
+                run.expect(method.order(run, recorder))  # is read while the result is measured
         # A single backward pass may overwrite the end state, and needs no copy of it.
         self._end = run.state.clone() if len(methods) > 1 else None
         self._scatter()
@@ -178,6 +182,7 @@ class DifferentiatedRun:
         for replica, own, adjoint in zip(self.replicas, recorders, adjoints, strict=True):
             if self._is_stacked:
                 replica.objective.parameters.attach()
+            replica.run.expect(method.order(replica.run, own))
             method.backward(replica.run, own, adjoint)
         return adjoints
 
@@ -199,6 +204,7 @@ class DifferentiatedRun:
         try:
             together = Adjoint(run, strict)
             together.weights.copy_(torch.stack([adjoint.weights for adjoint in adjoints]))
+            run.expect(method.order(run, recorder))
             method.backward(run, recorder, together)
             for number, (replica, adjoint) in enumerate(zip(self.replicas, adjoints, strict=True)):
                 replica.objective.add_replica(number, run.objective)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec import refusals
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import HypergradientDiverged
 from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
@@ -53,6 +54,9 @@ class Forward(Method):
 
     def backward_total(self, training: TrainingConfig) -> int:
         return 1
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        return run.order(())
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Tangents)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec import bounds, defaults, refusals
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import (
     CurvatureIndefinite,
     ProblemError,
@@ -115,6 +116,10 @@ class Implicit(Method):
 
     def recorder(self, run: TrainingRun) -> "NoTrajectory":
         return NoTrajectory(run.steps)
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        """One epoch after the other; the number of iterations is not known."""
+        return run.epochs()
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         adjoint.begin(contraction=False)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec import defaults, refusals
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import HypergradientDiverged, ProblemError
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
@@ -102,6 +103,10 @@ class Method(ABC):
     @abstractmethod
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         """Keeps in the forward pass what `backward` needs of the trajectory."""
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        """The minibatches that `backward` reads, for data that other processes read ahead."""
+        return run.order(range(run.steps - 1, -1, -1))
 
     @abstractmethod
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: "Adjoint") -> None:

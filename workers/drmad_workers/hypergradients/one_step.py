@@ -7,6 +7,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drmad_workers.data.pass_order import Order
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.training.config import TrainingConfig
@@ -43,6 +44,9 @@ class OneStep(Method):
 
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         return _LAST_STEP.recorder(run)
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        return _LAST_STEP.order(run, recorder)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         _LAST_STEP.backward(run, recorder, adjoint)

@@ -5,8 +5,10 @@
 
 import math
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import ClassVar
 
+from drmad_workers.data.pass_order import Order
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.truncation import TruncatedMethod
 from drmad_workers.objective.graph_memory import graph_bytes
@@ -66,6 +68,15 @@ class Replay(TruncatedMethod):
         )
         held = point + graph if graph is not None and graphs else point
         return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / held))), graphs)
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        assert isinstance(recorder, Snapshots)
+        starts = [step for step, _ in recorder.kept]
+        segments = list(pairwise([*starts, run.steps]))[::-1]
+        if recorder.graphs:
+            return run.order(chain(*(range(*segment) for segment in segments)))
+        steps = ((range(i, j - 1), range(j - 1, i - 1, -1)) for i, j in segments)
+        return run.order(chain.from_iterable(chain.from_iterable(steps)))
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, Snapshots)

@@ -5,7 +5,7 @@ of deep neural networks, 1601.00917.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, get_args
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from drmad_client.spec import bounds, defaults, refusals
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hypergradients.method import (
     PRODUCT,
@@ -188,26 +189,34 @@ class Shortcut(Method):
         steps = self.steps(training)
         return segment_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
 
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
+        if self.preset is not None:
+            return run.order(range(self._published_points(run) - 1, -1, -1))
+        return self._order(run, recorder.spans, run.steps, self._subsampling(run, recorder.start))
+
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
         if self.preset is not None:
             assert isinstance(recorder, InterpolatedTrajectory)
-            points = run.steps if self.preset == "paper" else max(1, run.steps // 10)
-            self._backward_as_published(run, recorder, adjoint, points)
+            self._backward_as_published(run, recorder, adjoint, self._published_points(run))
             return
         single = run.dynamics.momentum.tuned_per_step
         most_change = None if single or self.max_stride == 1 else self.max_adjoint_change
         adaptive = most_change is not None
         adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
-        convolves = has_convolutions(run.objective.parameters.model)
-        subsampling = self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
-        subsampled = subsampling > 1 and not single and recorder.start < run.steps // 2
-        rows = SubsampledRows(run) if subsampled else None
+        subsampling = self._subsampling(run, recorder.start)
+        rows = SubsampledRows(run) if subsampling > 1 else None
+        spans, aligned = recorder.spans, subsampling == 1
         stop = run.steps
         stride = 1 if adaptive or single else self.max_stride
         for segment in recorder.segments(run):
             while stop > segment.start:
-                every = subsampling if subsampled and stop <= run.steps // 2 else 1
+                every = subsampling if stop <= run.steps // 2 else 1
+                if every > 1 and not aligned:
+                    aligned = True
+                    left = [span for span in spans if span[0] < stop]
+                    run.expect(self._order(run, left, stop, subsampling))
                 start = max(segment.start, stop - every * math.ceil(stride / every))
                 count = stop - start
                 velocity = place_at_midpoint(segment, start, stop, run)
@@ -222,6 +231,35 @@ class Shortcut(Method):
         if rows is not None:
             rows.rescale()
         adjoint.finish(recorder.start)
+
+    def _published_points(self, run: TrainingRun) -> int:
+        return run.steps if self.preset == "paper" else max(1, run.steps // 10)
+
+    def _subsampling(self, run: TrainingRun, start: int) -> int:
+        """Uses the first of so many minibatches in the first half of the training."""
+        if run.dynamics.momentum.tuned_per_step or start >= run.steps // 2:
+            return 1
+        convolves = has_convolutions(run.objective.parameters.model)
+        return self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
+
+    def _order(
+        self, run: TrainingRun, spans: Sequence[tuple[int, int]], stop: int, subsampling: int
+    ) -> Order:
+        """The minibatches from `stop` backwards, through the spans of the segments.
+
+        Strides decide where subsampling begins, so that this must be stated again there.
+        """
+
+        def steps() -> Iterator[int]:
+            for start, end in spans:
+                if end < stop:  # an earlier segment is first trained again
+                    yield from range(start, end)
+                step = min(stop, end)
+                while step > start:
+                    step = max(start, step - (subsampling if step <= run.steps // 2 else 1))
+                    yield step
+
+        return run.order(steps(), self.max_stride)
 
     def _backward_as_published(
         self, run: TrainingRun, recorder: InterpolatedTrajectory, adjoint: Adjoint, points: int

@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drmad_workers.data.pass_order import Order
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.truncation import TruncatedMethod
 from drmad_workers.training.config import TrainingConfig
@@ -36,6 +37,10 @@ class Stored(TruncatedMethod):
 
     def recorder(self, run: TrainingRun) -> FullTrajectory:
         return FullTrajectory(run.steps - (self.horizon or run.steps), run.steps)
+
+    def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
+        assert isinstance(recorder, FullTrajectory)
+        return run.order(range(run.steps - 1, recorder.start - 1, -1))
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, FullTrajectory)

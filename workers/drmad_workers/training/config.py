@@ -59,6 +59,8 @@ class TrainingConfig:
         clip_norm, clip_value: the bound of clip_grad_norm_ over all parameters, or that of
             clip_grad_value_; None clips no gradient.
         smoothing: a in [0, 1) of RMSprop, the `alpha` of torch.
+        data_workers: the processes that read training data which do not lie in memory, ahead of the
+            pass that uses them; 0 reads in the process that trains. Every result is the same.
         rule: the rule of "custom", which the engine takes from the problem; see `with_rule`.
     """
 
@@ -80,6 +82,7 @@ class TrainingConfig:
     clip_norm: float | None = None
     clip_value: float | None = None
     smoothing: float = defaults.Training.smoothing
+    data_workers: int = defaults.Training.data_workers
     rule: UpdateRule | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

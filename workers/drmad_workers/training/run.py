@@ -1,12 +1,15 @@
 """The inner training run: its state, its steps and its forward pass."""
 
 import math
+from collections.abc import Iterable, Iterator
+from itertools import cycle
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from drmad_workers.data.minibatches import Minibatches, StackedMinibatches
+from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import TrainingDiverged
 from drmad_workers.global_generators import seed_all
 from drmad_workers.objective.inner import Linearization, total
@@ -84,6 +87,18 @@ class TrainingRun:
             seed_all(self._minibatches.step_seed(first))
         return self._minibatches.join(first, count, every)
 
+    def expect(self, order: Order) -> None:
+        """States the minibatches that a pass is about to read, if other processes read them."""
+        self._minibatches.expect(order)
+
+    def order(self, steps: Iterable[int], joined: int = 1) -> Order:
+        """The minibatches of these steps; see step_order."""
+        return step_order(steps, self.accumulate, joined)
+
+    def epochs(self) -> Order:
+        """The minibatches of the first epoch again and again."""
+        return Order(cycle(range(self._minibatches.per_epoch)))
+
     def parts(self, step: int, count: int = 1) -> range:
         """The first minibatch of each of the `accumulate` parts of `count` steps.
 
@@ -115,6 +130,7 @@ class TrainingRun:
             Stopped: the caller asked to stop.
         """
         self.monitor.begin("forward", self.steps)
+        self.expect(self.order(range(self.steps)))
         on_cpu = self.state.device.type == "cpu"
         take = training_step(self)
         parameters, traced = self.objective.parameters, self.objective.inner.traced
@@ -236,3 +252,20 @@ class TrainingRun:
         if len(bad):
             step = int(bad[0][0])
             raise TrainingDiverged(step, self.steps, float(total(self.losses[step])), "loss")
+
+
+def step_order(steps: Iterable[int], accumulate: int, joined: int = 1) -> Order:
+    """The minibatches of these steps, in the direction of the steps.
+
+    A step takes `accumulate` minibatches, and may read them in both directions. The minibatches of
+    up to `joined` steps are read together.
+    """
+
+    def numbers() -> Iterator[int]:
+        before = -1
+        for step in steps:
+            parts = range(accumulate * step, accumulate * (step + 1))
+            yield from parts if step > before else reversed(parts)
+            before = step
+
+    return Order(numbers(), accumulate * joined if accumulate > 1 else 1)

@@ -87,6 +87,11 @@ class InterpolatedTrajectory:
             out=out,
         )
 
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """See SegmentedTrajectory.spans."""
+        return [(self.start, self._stop)]
+
     def segments(self, run: TrainingRun) -> "Iterator[InterpolatedTrajectory]":
         """The whole trajectory as one segment; see SegmentedTrajectory.segments."""
         yield self

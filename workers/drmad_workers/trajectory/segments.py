@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.trajectory.quantized import BITS, QuantizedTrajectory, spacing
@@ -46,6 +47,11 @@ class SegmentedTrajectory:
         else:
             self._segment.add(run.path)
         self.next_step = self._segment.next_step
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the stop step of each segment, the last segment first."""
+        return list(pairwise([*self._starts, self._stop]))[::-1]
 
     def segments(self, run: TrainingRun) -> Iterator[QuantizedTrajectory]:
         """The segments, the last one first; overwrites the state of the run."""
