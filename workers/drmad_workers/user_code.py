@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from drmad_client.files import code_archive as archives
 from drmad_workers.errors import ProblemError, ran_out_of_memory
 from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.problem import Problem
+
+TYPES_DIFFER = re.compile(r"same dtype|expected scalar type|should be the same")
+"""What torch says where the types of two tensors differ."""
 
 
 class UserCodeError(Exception):
@@ -120,4 +124,10 @@ def user_error(error: BaseException, folder: Path) -> UserCodeError:
         frame.filename = str(Path(frame.filename).relative_to(folder))
     lines = traceback.format_list(frames) + traceback.format_exception_only(error)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return UserCodeError(f"{type(error).__name__}: {error}{where}", "".join(lines))
+    text = str(error)
+    if isinstance(error, RuntimeError) and TYPES_DIFFER.search(text):
+        text += (
+            "; model and data are of training.precision: give other tensors the type of the "
+            "inputs, as x.new_zeros(1) or torch.zeros(1, dtype=x.dtype) do"
+        )
+    return UserCodeError(f"{type(error).__name__}: {text}{where}", "".join(lines))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -208,3 +209,29 @@ def test_sparse_gradients(name: str) -> None:
     )
     recipe = recipe_of(lambda: problem_of(Table(sparse()), inputs=CODES))
     assert_right_or_refused(recipe, BY_DIFFERENCES if name == "bags" else EXACT, refusal)
+
+
+def given_table(**options: Any) -> Callable[[], Problem]:
+    """A table whose padding row is not 0, as that of a pretrained model need not be."""
+
+    def build() -> Problem:
+        table = nn.Embedding(9, WIDTH, **options)
+        with torch.no_grad():
+            table.weight.copy_(torch.linspace(-1, 1, table.weight.numel()).view(9, WIDTH))
+        return problem_of(Table(table), None, inputs=CODES, initialize=None)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding_idx": 4},
+        {"scale_grad_by_freq": True},
+        {"padding_idx": -2, "scale_grad_by_freq": True},
+    ],
+)
+def test_tables_whose_gradient_is_not_that_of_the_loss(options: dict[str, Any]) -> None:
+    """The penalty moves the padding row, which the gradient of the loss leaves alone."""
+    kinds: tuple[Kind, ...] = (L2(per="layer", init=-4.0),)
+    assert_right(recipe_of(given_table(**options), kinds, SHORT), EXACT)

@@ -181,6 +181,7 @@ def test_schedules_over_all_steps_are_tried_by_the_exact_method(tmp_path: Path) 
         ("nn.Tanh()", "nn.Linear(7, 7)", UserCodeError, "shapes cannot be multiplied"),
         ("batch.targets)", "batch.targets, reduction='none')", ProblemError, "got shape"),
         ("batch.targets)", "batch.targets).sub(9).log()", ProblemError, "must be finite at"),
+        ("batch.inputs)", "batch.inputs.double())", UserCodeError, "dtype=x.dtype"),
         ("@ hyperparameters", "@ torch.eye(3); hyperparameters", ProblemError, "'mixing'"),
         ("forward(batch.inputs)", "Once.apply(forward(batch.inputs))", ProblemError, "only once"),
     ],

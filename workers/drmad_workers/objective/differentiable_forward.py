@@ -9,9 +9,10 @@ derivative is zero while the gradient itself is taken, and one while the gradien
 (inside `through_cuts`). Updates of carried buffers build new tensors, with a graph, in the place of
 the old ones; so does what is written in place inside `no_grad`. A function of the user's with a
 backward pass of its own keeps it for the gradient; the derivative of its value is that of its
-forward pass. Three operations take another form, because torch has no second derivative of theirs
+forward pass. Four operations take another form, because torch has no second derivative of theirs
 or a wrong one: attention (the math kernel), weight normalization (written out; in torch 2.13 its
-double backward is wrong on CPUs), and batch normalization where its running statistics matter.
+double backward is wrong on CPUs), embeddings whose gradient leaves out a padding row or is divided
+by frequencies, and batch normalization where its running statistics matter.
 """
 
 from __future__ import annotations
@@ -243,6 +244,32 @@ class DifferentiableForward(TorchFunctionMode):
             norm = torch.norm_except_dim(direction, 2, dim)
             return direction * (length / norm)
 
+    def _embedding(
+        self,
+        weight: Tensor,
+        indices: Tensor,
+        padding_idx: int = -1,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+    ) -> Tensor:
+        """Rows of a table; training's gradient leaves out padding, or divides by frequencies."""
+        (weight,) = self.values((weight,))
+        is_plain = padding_idx == -1 and not scale_grad_by_freq
+        if is_plain or not weight.requires_grad:
+            given = (weight, indices, padding_idx, scale_grad_by_freq, sparse)
+            found: Tensor = self._call(torch.embedding, given, {})
+            return found
+        trained = torch.ones(indices.shape, dtype=weight.dtype, device=weight.device)
+        if scale_grad_by_freq:
+            counts = torch.bincount(indices.reshape(-1), minlength=weight.shape[0])
+            trained = trained / counts[indices]
+        if padding_idx != -1:
+            trained = trained.masked_fill(indices == padding_idx % weight.shape[0], 0.0)
+        with torch.enable_grad():
+            rows = torch.embedding(weight, indices, -1, False, sparse)
+            constant = self.cut(rows)
+            return constant + trained.unsqueeze(-1) * (rows - constant)
+
     def _batch_norm(
         self,
         input: Tensor,  # noqa: A002 (torch's name)
@@ -328,6 +355,7 @@ _FORMS: dict[Any, _Form] = {
     torch.autograd.grad: DifferentiableForward._gradient,
     functional.scaled_dot_product_attention: DifferentiableForward._attention,
     torch._weight_norm: DifferentiableForward._weight_norm,
+    torch.embedding: DifferentiableForward._embedding,
     functional.batch_norm: DifferentiableForward._batch_norm,
     functional.instance_norm: DifferentiableForward._instance_norm,
 }

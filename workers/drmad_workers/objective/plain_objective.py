@@ -83,9 +83,12 @@ class PlainObjective:
         return loss.to(self._dtype) + self._penalty(values)
 
     def outer_loss(self, values: Values, examples: Examples) -> float:
-        """The held-out loss; the model must be in evaluation mode."""
+        """The held-out loss; the model must be in evaluation mode.
+
+        Gradients are enabled, because the loss may take derivatives by the inputs.
+        """
         total = 0.0
-        with torch.no_grad():
+        with torch.enable_grad():
             for batch in examples.chunks(self._held_out.rows):
                 if self._problem.outer_loss is not None:
                     loss = full_loss_of(
@@ -93,7 +96,7 @@ class PlainObjective:
                     )
                 else:
                     loss = self._losses(batch).mean()
-                total += float(loss) * len(batch.index) / examples.rows
+                total += float(loss.detach()) * len(batch.index) / examples.rows
         return total
 
     def gradient(self, values: Values, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

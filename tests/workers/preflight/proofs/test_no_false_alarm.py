@@ -1,6 +1,6 @@
 """No proof fails on jobs that are right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from drmad_client.records.job import PreflightReport
 from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
-from drmad_workers import Hyperparameter, Problem, spec_adapter
+from drmad_workers import Batch, Hyperparameter, Problem, spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.preflight.short_run import preflight
 from tests.workers.preflight.proofs.jobs import (
     CLASSES,
     L2,
+    Calls,
     examples,
     failed,
     job,
@@ -74,6 +75,31 @@ def texts() -> Problem:
     )  # fmt: skip
 
 
+def slopes() -> Problem:
+    """Losses that take derivatives by the inputs, as physics-informed networks do."""
+
+    def residual(forward: nn.Module, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        inputs = batch.inputs.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(forward(inputs).sum(), inputs, create_graph=True)
+        defect: Tensor = slope.square().mean()
+        return defect + nn.functional.cross_entropy(forward(inputs), batch.targets)
+
+    return stated(inner_loss=residual, outer_loss=residual)
+
+
+def table() -> Problem:
+    """Embeddings with a padding row, which the data have."""
+    model = Calls(lambda module, codes: module.last(module.table(codes).mean(1)))
+    model.table, model.last = nn.Embedding(5, 4, padding_idx=0), nn.Linear(4, CLASSES)
+    codes = [(examples(rows, seed)[0].abs() * 2).long().clamp_max(4) for rows, seed in ROWS]
+    targets = [examples(rows, seed)[1] for rows, seed in ROWS]
+    train, valid = zip(codes, targets, strict=True)
+    return Problem(model, train, valid)
+
+
+ROWS = ((60, 0), (30, 1))
+
+
 def wide() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -105,6 +131,12 @@ CASES: dict[str, Case] = {
         lambda: job({"kind": "l1", "per": "unit"}, {"kind": "l2", "per": "weight"}),
     ),
     "padded texts": (texts, lambda: job({"kind": "sample_weight"}, L2)),
+    "derivatives by the inputs": (slopes, job),
+    "padding": (table, job),
+    "spectral norm by a hook": (
+        lambda: stated(net(nn.utils.spectral_norm(nn.Linear(5, 5)), nn.Tanh())),
+        job,
+    ),
     "examples": (stated, lambda: job({"kind": "sample_weight"})),
     "classes": (stated, lambda: job({"kind": "loss_weight"})),
     "rates": (

@@ -75,7 +75,6 @@ class Teacher(nn.Module):
 
 CHANGES: dict[str, Callable[[Any], object]] = {
     "teacher.weight": lambda problem: problem.model.teacher.weight.data.mul_(0.99),
-    "seen": lambda problem: problem.model.seen.add_(1.0),
     "train inputs": lambda problem: problem.train[0][7].add_(1.0),
     "valid targets": lambda problem: problem.valid[1][:2].zero_().add_(1),
 }
@@ -87,6 +86,12 @@ def test_what_changed_is_named(name: str) -> None:
     problem.valid = (problem.valid[0], torch.zeros_like(problem.valid[1]))
     finding = found(problem, CHANGES[name])
     assert (finding.result, finding.where) == ("failed", name)
+
+
+def test_a_tensor_in_an_attribute_is_put_back() -> None:
+    problem: Any = stated(Teacher())
+    assert found(problem, lambda _: problem.model.seen.add_(1.0)).result == "passed"
+    assert torch.equal(problem.model.seen, torch.zeros(4))
 
 
 def test_an_attribute_that_is_bound_anew_passes() -> None:

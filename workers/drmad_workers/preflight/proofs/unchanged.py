@@ -25,19 +25,19 @@ class Belongings:
 
     def __init__(self, problem: Problem, tuner: Tuner) -> None:
         self._problem, self._tuner = problem, tuner
-        self._others = [(name, tensor, digest(tensor)) for name, tensor in others(problem)]
         self._state = self._read()
+        self._others = [(name, tensor, digest(tensor)) for name, tensor in others(problem)]
 
     def changed(self) -> str | None:
         """The name of the first tensor that changed; None for none."""
+        now = self._read()
         for name, tensor, before in self._others:
             if digest(tensor) != before:
                 return name
-        now = self._read()
         return next((name for name, each in self._state.items() if now.get(name) != each), None)
 
     def _read(self) -> dict[str, str]:
-        """Digests of parameters and buffers, with the given ones in their place."""
+        """Digests of parameters and buffers; puts what was given in its place, attributes too."""
         self._tuner.objective.parameters.attach()
         self._tuner.objective.parameters.restore_given()
         model = self._problem.model
@@ -115,7 +115,7 @@ def written_rows(tuner: Tuner, problem: Problem) -> tuple[str, str] | None:
         ("training", in_training, tuner.replica.minibatches(0).join(0)),
         ("held-out", held_out, next(examples.chunks(min(ROWS, examples.rows)))),
     ]
-    with restored(problem.model), torch.no_grad():
+    with restored(problem.model), torch.enable_grad():
         for what, loss, batch in tries:
             given = {name: digest(tensor) for name, tensor in batch.tensors().items()}
             loss(batch)
