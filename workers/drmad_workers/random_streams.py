@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     ITEMS = 13
     HELD_OUT = 14
     COLLATE = 15
+    VALIDATION = 16
     SEARCH = 21
 
 

@@ -144,6 +144,7 @@ class Tuner:
         values: Mapping[str, Tensor],
         iteration: int = 0,
         on_progress: OnProgress | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Trains once at λ and returns the held-out metrics, without any derivative.
 
@@ -151,8 +152,9 @@ class Tuner:
 
         Raises:
             TrainingDiverged: a loss, the weights or the validation loss are not finite.
+            Stopped: `should_stop` returned True.
         """
-        monitor = Monitor(None, on_progress)
+        monitor = Monitor(should_stop, on_progress)
 
         def trained() -> dict[str, float]:
             with self.replica.at_work():

@@ -15,7 +15,7 @@ import typer
 import typer.core
 import typer.main
 
-from drmad_client.cli import inspection, job_control, results, submission
+from drmad_client.cli import inspection, job_control, results, submission, validation
 from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
 
@@ -100,7 +100,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (submission, inspection, job_control, results):
+for _module in (submission, inspection, job_control, results, validation):
     _module.register(app)
 
 

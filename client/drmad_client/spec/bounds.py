@@ -145,3 +145,13 @@ class Implicit:
     tolerance = Bounds(gt=0.0, le=1.0)
     damping = Bounds(ge=0.0, limit=1e6)
     step_size = Bounds(gt=0.0, limit=1000.0)
+
+
+class Validation:
+    """The validation of a hypergradient by retraining; of a list, each entry."""
+
+    changes = Bounds(ge=5, limit=1000)
+    draws = Bounds(ge=2, limit=64)
+    fractions = Bounds(gt=0.0, lt=1.0)
+    radii = Bounds(gt=0.0, limit=1000.0)
+    seed = SEED

@@ -94,3 +94,12 @@ class Kinds:
     log_loss_weight: Final = 0.0
     sample_weight_per: Final = "example"
     sample_weight_logit: Final = 0.0
+
+
+class Validation:
+    """Defaults of the validation of a hypergradient by retraining."""
+
+    changes: Final = 30
+    draws: Final = 4
+    fractions: Final = (0.01, 0.05, 0.1)
+    radii: Final = (0.1, 1.0)

@@ -1,8 +1,10 @@
-"""The agreement of two hypergradients."""
+"""The agreement of two hypergradients, and of those of several draws."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -54,3 +56,43 @@ def _agreement(actual: Tensor, exact: Tensor) -> Agreement:
 
 def _distance_from_one(length: float) -> float:
     return math.inf if length == 0.0 else abs(math.log(length))
+
+
+@dataclass(frozen=True)
+class DrawAgreement:
+    """The agreement of the exact hypergradients of several draws of weights and minibatches.
+
+    It is the ceiling of every fidelity: no method finds in one draw what another draw does not
+    share.
+
+    Attributes:
+        cosine: the mean cosine over all pairs of draws, of the hyperparameter where it is lowest.
+        low, high: the smallest and the largest cosine of a pair, of the same hyperparameter.
+        draws: the number of draws.
+    """
+
+    cosine: float
+    low: float
+    high: float
+    draws: int
+
+    def averaged(self, draws: int) -> float:
+        """The expected cosine of two means over `draws` draws each, by Spearman and Brown.
+
+        Each hypergradient is taken as a part that all draws share and a part of its own.
+        """
+        shared = max(0.0, self.cosine)
+        return draws * shared / (1.0 + (draws - 1.0) * shared)
+
+
+def draw_agreement(exact: Sequence[Mapping[str, Tensor]]) -> DrawAgreement:
+    """The agreement of the exact hypergradients of at least two draws at the same λ."""
+    pairs = list(combinations(exact, 2))
+    if not pairs:
+        raise ValueError(f"at least two draws are needed, got {len(exact)}")
+    cosines = {
+        name: [_agreement(one[name], other[name]).cosine for one, other in pairs]
+        for name in exact[0]
+    }
+    worst = min(cosines.values(), key=fmean)
+    return DrawAgreement(fmean(worst), min(worst), max(worst), len(exact))

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def register() -> Mapping[str, str]:
     """Every command of the workers by its name, see drmad_service.operations.commands."""
-    return {"check": f"{__name__}:check"}
+    return {
+        "check": f"{__name__}:check",
+        "validate": "drmad_workers.validation.command:validate_file",
+    }
 
 
 def check(
@@ -60,7 +63,7 @@ def check(
     from drmad_workers.preflight.short_run import preflight
     from drmad_workers.user_code import UserCodeError
 
-    spec, folder = _read(file, code)
+    spec, folder = read_job(file, code)
     torch.set_num_threads(
         max(1, int(spec.resources.cpus))
     )  # like a worker, whose speed is predicted
@@ -73,7 +76,7 @@ def check(
     print_report(report, spec.preflight)
 
 
-def _read(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
+def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     """The spec, and the folder of the code, packed and unpacked as for a worker."""
     from pydantic import ValidationError
 

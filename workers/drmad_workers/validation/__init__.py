@@ -1,0 +1,1 @@
+"""Validation of hypergradients by retraining: do they predict what a change of λ does?"""
