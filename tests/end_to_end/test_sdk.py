@@ -62,7 +62,7 @@ def test_every_view_of_a_job_is_available(client: Client, finished: str, tmp_pat
     history = job.history()
     assert [record.iteration for record in history] == [0, 1, 2]
     assert [record.cosine_to_previous is None for record in history] == [True, False, False]
-    best = min(history, key=lambda record: record.validation_loss)
+    best = [record for record in history if record.is_best][-1]
     check = job.record.preflight
     assert check is not None
     assert check.hyperparameters == {"sample_weight": [1000]}

@@ -85,10 +85,7 @@ def differentiated_run(
         stacked: the objective of R replicas; None for one replica.
     """
     training = replicas[0].training
-    runs = [
-        replica.training_run(values, draw if training.resample else 0, monitor)
-        for replica in replicas
-    ]
+    runs = [replica.training_run(values, draw, monitor) for replica in replicas]
     run = runs[0].run
     if stacked is not None:
         stacked.parameters.attach()
@@ -101,9 +98,7 @@ def minibatches_of(
     replicas: Sequence[Replica], draw: int, side_by_side: bool
 ) -> Minibatches | StackedMinibatches:
     """The minibatches of a training run of one replica, or of several side by side."""
-    singles = [
-        replica.minibatches(draw if replica.training.resample else 0) for replica in replicas
-    ]
+    singles = [replica.minibatches(draw) for replica in replicas]
     if not side_by_side:
         return singles[0]
     return StackedMinibatches(singles, replicas[0].train_examples)
@@ -158,7 +153,8 @@ def _evaluate(
     with replicas[0].at_work():
         try:
             clock = Clock(device)
-            differentiated = differentiated_run(replicas, values, draw, monitor, stacked)
+            draw_of = replicas[0].training.draw_of
+            differentiated = differentiated_run(replicas, values, draw_of(draw), monitor, stacked)
             plan = None
             if isinstance(method, Auto):
                 (replica,) = replicas
@@ -184,7 +180,7 @@ def _evaluate(
                 passes = [settled]
             clock.lap("backward")
             order = step_order(range(replicas[0].training.steps), replicas[0].training.accumulate)
-            minibatches_of(replicas, draw + 1, stacked is not None).expect(order)
+            minibatches_of(replicas, draw_of(draw + 1), stacked is not None).expect(order)
         finally:
             replicas[0].objective.parameters.attach()
             replicas[0].objective.parameters.restore_given()

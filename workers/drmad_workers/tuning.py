@@ -23,7 +23,18 @@ from drmad_workers.hypergradients.backward_pass import BackwardPass, Differentia
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind
 from drmad_workers.meta.config import MetaConfig
-from drmad_workers.meta.loss_history import stop_reason
+from drmad_workers.meta.confirmation import (
+    FEWEST_DRAWS,
+    Confirmation,
+    Draw,
+    Plan,
+    allowed_draws,
+    next_draw,
+    number_of,
+    outcome,
+    plan_of,
+)
+from drmad_workers.meta.loss_history import levels, stop_reason
 from drmad_workers.meta.state import MetaState, initial_state, require_fit
 from drmad_workers.meta.update import meta_update, projected
 from drmad_workers.objective.objective import Objective
@@ -154,12 +165,28 @@ class Tuner:
             TrainingDiverged: a loss, the weights or the validation loss are not finite.
             Stopped: `should_stop` returned True.
         """
+        draw = self.replica.training.draw_of(iteration)
+        return self.retrain(values, draw, should_stop, on_progress)
+
+    def retrain(
+        self,
+        values: Mapping[str, Tensor],
+        draw: int,
+        should_stop: Callable[[], bool] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, float]:
+        """As `train`, with the w_0 and the minibatches of any draw, whatever `resample` says.
+
+        Raises:
+            TrainingDiverged: a loss, the weights or the validation loss are not finite.
+            Stopped: `should_stop` answered true.
+        """
         monitor = Monitor(should_stop, on_progress)
 
         def trained() -> dict[str, float]:
             with self.replica.at_work():
                 try:
-                    self._run(values, iteration, monitor).forward([])
+                    self._run(values, draw, monitor).forward([])
                     return held_out_metrics(self.replica, monitor)
                 finally:
                     self.objective.parameters.restore_given()
@@ -185,19 +212,20 @@ class Tuner:
             training.
         """
         monitor = Monitor(should_stop, on_progress)
-        return repeated_on_restart(lambda: self._compare(values, methods, iteration, monitor))
+        draw = self.replica.training.draw_of(iteration)
+        return repeated_on_restart(lambda: self._compare(values, methods, draw, monitor))
 
     def _compare(
         self,
         values: Mapping[str, Tensor],
         methods: Sequence[Method],
-        iteration: int,
+        draw: int,
         monitor: Monitor,
     ) -> tuple[list[BackwardPass | HypergradientError], float]:
         found: list[BackwardPass | HypergradientError] = []
         with self.replica.at_work():
             try:
-                run = self._run(values, iteration, monitor)
+                run = self._run(values, draw, monitor)
                 clock = Clock(self.replica.device)
                 run.forward(methods)
                 clock.lap("forward")
@@ -220,13 +248,17 @@ class TuningResult:
 
     Attributes:
         evaluations: one per meta-iteration, at the hyperparameters before its update.
-        best: the hyperparameters of the meta-iteration with the lowest validation loss.
+        best: the hyperparameters of the best meta-iteration, as `confirmation` chose it; without a
+            confirmation, by the smoothed validation losses.
         state: the state from which `tune` continues.
+        confirmation: the figures of the best, the last and the first meta-iteration from fresh
+            draws, as in drmad_client.records.confirmation; None if there were too few draws.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     state: MetaState | None = None
+    confirmation: Confirmation | None = None
 
 
 def tune(
@@ -243,9 +275,12 @@ def tune(
 ) -> TuningResult:
     """Tunes in this process: evaluates and updates λ until the budget or the patience ends.
 
+    Then it confirms the result, see meta.confirmation.
+
     `state` continues an earlier result, bit for bit as if it had not been interrupted. Under other
     settings it keeps the hyperparameters, projected onto their bounds, and the memory of the outer
-    optimizer; `auto` probes again if they change what it may choose.
+    optimizer; `auto` probes again if they change what it may choose. The confirmation has no
+    candidates among earlier meta-iterations.
 
     Raises:
         ProblemError: the problem cannot be tuned as stated, see Tuner; or `state` belongs to
@@ -266,6 +301,8 @@ def tune(
     bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
     state = replace(state, hyperparameters=projected(state.hyperparameters, bounds))
     result = TuningResult()
+    tried: dict[int, dict[str, Tensor]] = {}
+    smoothed: list[tuple[int, float]] = []
     try:
         while stop_reason(state, meta) is None:
             iteration, values = state.iteration, state.hyperparameters
@@ -273,13 +310,53 @@ def tune(
             if on_iteration is not None:
                 on_iteration(iteration, evaluation)
             state = meta_update(
-                state, evaluation.validation_loss, evaluation.hypergradient, meta, bounds
+                state,
+                evaluation.validation_loss,
+                evaluation.hypergradient,
+                meta,
+                bounds,
+                metrics=evaluation.metrics,
+                cost=evaluation.cost,
             )
             state = replace(state, choice=evaluation.choice)
-            if state.best_iteration == iteration:
-                result.best = values
+            tried[iteration] = values
+            smoothed.append((iteration, levels(state)["validation_loss"].mean))
             result.evaluations.append(evaluation)
+        result.state = state
+        best = state.best_iteration
+        if best in tried:
+            result.best = tried[best]
+            fresh = tuner.replica.training.resample
+            plan = plan_of(
+                smoothed,
+                best,
+                smoothed[0][0],
+                allowed_draws(meta.confirmation, state.runs),
+                state.recent_losses if fresh else (),
+                state.recent_metrics if fresh else (),
+            )
+            result.confirmation = _confirmed(tuner, plan, tried)
+            if result.confirmation is not None:
+                result.best = tried[result.confirmation.best.iteration]
     finally:
         tuner.close()
-    result.state = state
     return result
+
+
+def _confirmed(
+    tuner: Tuner, plan: Plan, tried: Mapping[int, Mapping[str, Tensor]]
+) -> Confirmation | None:
+    """The confirmation of a plan; `tried` holds the λ of each meta-iteration."""
+    if plan.allowed < FEWEST_DRAWS:
+        return None
+    draws: list[Draw] = []
+    while (following := next_draw(plan, draws)) is not None:
+        iteration, index = following
+        try:
+            metrics = tuner.retrain(tried[iteration], number_of(plan, index))
+        except TrainingDiverged:
+            draws.append(Draw(iteration, index, None))
+        else:
+            loss = metrics.pop("validation_loss")
+            draws.append(Draw(iteration, index, loss, metrics))
+    return outcome(plan, draws)

@@ -72,7 +72,7 @@ class JobView:
 
     @property
     def best(self) -> Best | None:
-        """The meta-iteration with the lowest validation loss."""
+        """The meta-iteration with the lowest smoothed validation loss."""
         return self.record.best
 
     @property

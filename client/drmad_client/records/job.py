@@ -47,7 +47,7 @@ class Waiting(Record):
 
 
 class Best(Record):
-    """The meta-iteration with the lowest validation loss."""
+    """The meta-iteration with the lowest smoothed validation loss."""
 
     iteration: int
     validation_loss: float

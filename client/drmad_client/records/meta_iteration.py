@@ -80,7 +80,7 @@ class MetaIteration(Record):
         description="What makes its figures doubtful: each failed proof of the preflight that the "
         "job overrides.",
     )
-    is_best: bool = Field(description="Whether its validation loss is the lowest so far.")
+    is_best: bool = Field(description="Whether its smoothed validation loss is the lowest so far.")
     has_vectors: bool = Field(
         default=True,
         description="Whether the service still keeps its hyperparameters and hypergradient.",

@@ -19,16 +19,26 @@ SHORTCUT_FIELDS = {
 
 
 def migrate_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
-    """The scalars of a state (MetaState.scalars) in version 2, from version 1 or 2.
+    """The scalars of a state (MetaState.scalars) in version 3, from version 1, 2 or 3.
 
-    Any other version is returned as it is: the engine names it in its refusal.
+    Any other version is returned as it is: the engine names it in its refusal. Versions 1 and 2
+    kept neither metrics nor costs; a meta-iteration then counts as one training run, the least that
+    it can have cost.
     """
-    if scalars["version"] != 1:
+    if scalars["version"] not in (1, 2):
         return dict(scalars)
-    migrated = _renamed(scalars, {"retreats": "rollbacks"}) | {"version": 2}
-    if migrated.get("choice") is not None:
-        migrated["choice"] = migrate_choice(migrated["choice"])
-    return migrated
+    migrated = dict(scalars)
+    if scalars["version"] == 1:
+        migrated = _renamed(scalars, {"retreats": "rollbacks"})
+        if migrated.get("choice") is not None:
+            migrated["choice"] = migrate_choice(migrated["choice"])
+    added: dict[str, Any] = {
+        "best_error": None,
+        "best_bound": None,
+        "recent_metrics": [{} for _ in migrated["recent_losses"]],
+        "runs": float(migrated["iteration"]),
+    }
+    return migrated | added | {"version": 3}
 
 
 def migrate_choice(fields: Mapping[str, Any]) -> dict[str, Any]:

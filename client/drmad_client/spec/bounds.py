@@ -125,6 +125,7 @@ class Meta:
     rollback_tolerance = Bounds(gt=0.0)
     max_rollbacks = Bounds(ge=0, limit=100)
     patience = Bounds(ge=1)
+    confirmation = Bounds(ge=0.0, le=0.5)
 
 
 class Auto:

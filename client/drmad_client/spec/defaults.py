@@ -54,6 +54,7 @@ class Meta:
     iterations: Final = 30
     rollback_tolerance: Final = 5.0
     max_rollbacks: Final = 5
+    confirmation: Final = 0.1
 
 
 class Method:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from drmad_client.records.migration import migrate_scalars
 from drmad_client.spec.job import JobSpec
 
 _WITHOUT_INFLUENCE = {"placement", "batched"}
@@ -23,8 +24,11 @@ def forked_scalars(
         before: the spec under which the state was computed, with the values of its search.
         after: the spec of the fork.
     """
-    # The fork keeps neither the model nor the record of the other job's best meta-iteration.
-    kept = dict(scalars) | {"best_iteration": None, "best_validation_loss": None}
+    # The fork keeps neither the model nor the record of the other job's best meta-iteration, and a
+    # share of its own training runs confirms its result.
+    best = ("best_iteration", "best_validation_loss", "best_error", "best_bound")
+    own = {**dict.fromkeys(best), "runs": 0.0}
+    kept = (migrate_scalars(scalars) if "version" in scalars else dict(scalars)) | own
     evaluation = _changed(before, after, "training", "replicas", "seed")
     method = _changed(before, after, "hypergradient")
     outer = [name for name in ("optimizer", "learning_rate") if _differs(before, after, name)]
@@ -34,7 +38,7 @@ def forked_scalars(
         if after.hypergradient.method == "auto":
             adapted.append(f"auto probes again, because {_and(evaluation + method)} changed")
     if evaluation and kept.get("recent_losses"):
-        kept |= {"reference_loss": None, "stale": 0, "recent_losses": []}
+        kept |= {"reference_loss": None, "stale": 0, "recent_losses": [], "recent_metrics": []}
         adapted.append(
             f"the validation losses of the forked job do not count, because {_and(evaluation)} "
             "changed: meta.patience and meta.rollback_tolerance begin anew"

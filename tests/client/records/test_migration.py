@@ -1,19 +1,27 @@
-"""States and choices of version 1 are read in today's names."""
+"""States and choices of earlier releases are read in today's names."""
 
 import copy
 
 from drmad_client.records.migration import migrate_choice, migrate_method, migrate_scalars
-from tests.client.records.version_1 import CHOICE_1, CHOICE_2, SCALARS_1, SCALARS_2, STORED
+from tests.client.records.version_1 import (
+    CHOICE_1,
+    CHOICE_2,
+    SCALARS_1,
+    SCALARS_2,
+    SCALARS_3,
+    STORED,
+)
 
 
-def test_a_state_of_version_1_becomes_one_of_version_2() -> None:
-    before = copy.deepcopy(SCALARS_1)
-    assert migrate_scalars(SCALARS_1) == SCALARS_2
-    assert before == SCALARS_1, "the argument must stay as it is"
+def test_a_state_of_an_earlier_version_becomes_one_of_version_3() -> None:
+    for scalars in (SCALARS_1, SCALARS_2):
+        before = copy.deepcopy(scalars)
+        assert migrate_scalars(scalars) == SCALARS_3
+        assert before == scalars, "the argument must stay as it is"
 
 
 def test_a_state_without_a_choice_is_migrated() -> None:
-    assert migrate_scalars(SCALARS_1 | {"choice": None}) == SCALARS_2 | {"choice": None}
+    assert migrate_scalars(SCALARS_1 | {"choice": None}) == SCALARS_3 | {"choice": None}
 
 
 def test_a_choice_is_renamed_with_the_methods_that_it_names() -> None:
@@ -21,7 +29,7 @@ def test_a_choice_is_renamed_with_the_methods_that_it_names() -> None:
 
 
 def test_the_current_form_stays_as_it_is() -> None:
-    assert migrate_scalars(SCALARS_2) == SCALARS_2
+    assert migrate_scalars(SCALARS_3) == SCALARS_3
     assert migrate_choice(CHOICE_2) == CHOICE_2
 
 

@@ -105,3 +105,10 @@ SCALARS_2: dict[str, Any] = {
     "rollbacks": 1,
     "choice": CHOICE_2,
 }
+SCALARS_3: dict[str, Any] = SCALARS_2 | {
+    "version": 3,
+    "best_error": None,
+    "best_bound": None,
+    "recent_metrics": [{}, {}, {}],
+    "runs": 7.0,
+}

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.store.forked_state import forked_scalars
+from tests.client.records.version_1 import SCALARS_1
 
 SCALARS: dict[str, Any] = {
-    "version": 2,
+    "version": 3,
     "iteration": 7,
     "best_iteration": 6,
     "best_validation_loss": 0.5,
+    "best_error": 0.125,
+    "best_bound": 0.75,
     "reference_loss": 0.5,
     "stale": 2,
     "recent_losses": [0.7, 0.6, 0.5],
+    "recent_metrics": [{}, {}, {"test_error": 0.25}],
+    "runs": 17.5,
     "step_scale": 0.25,
     "rollbacks": 0,
     "choice": {"method": {"method": "shortcut", "horizon": 10}},
 }
-ANEW: dict[str, Any] = {"reference_loss": None, "stale": 0, "recent_losses": []}
+OWN: dict[str, Any] = {
+    "best_iteration": None,
+    "best_validation_loss": None,
+    "best_error": None,
+    "best_bound": None,
+    "runs": 0.0,
+}
+ANEW: dict[str, Any] = {
+    "reference_loss": None,
+    "stale": 0,
+    "recent_losses": [],
+    "recent_metrics": [],
+}
 PROBES = {"choice": None}
 
 
@@ -117,8 +135,7 @@ def test_state_is_kept_except_for_what_a_change_invalidates(
     changes: dict[str, Any], dropped: dict[str, Any], sentences: list[str]
 ) -> None:
     kept, adapted = forked_scalars(SCALARS, job(), job(**changes))
-    own_best = {"best_iteration": None, "best_validation_loss": None}
-    assert kept == SCALARS | own_best | dropped
+    assert kept == SCALARS | OWN | dropped
     assert len(adapted) == len(sentences)
     for sentence, words in zip(adapted, sentences, strict=True):
         assert words in sentence
@@ -129,5 +146,10 @@ def test_nothing_is_said_of_what_the_state_does_not_hold() -> None:
     kept, adapted = forked_scalars(
         at_the_start, job(), job(seed=1, meta={"learning_rate": 0.1, "patience": 3})
     )
-    assert kept == at_the_start | {"best_iteration": None, "best_validation_loss": None}
+    assert kept == at_the_start | OWN
     assert adapted == []
+
+
+def test_a_state_of_an_earlier_release_has_spent_nothing_of_the_fork() -> None:
+    kept, _ = forked_scalars(json.loads(json.dumps(SCALARS_1)), job(), job())
+    assert (kept["version"], kept["runs"], kept["recent_metrics"]) == (3, 0.0, [{}, {}, {}])

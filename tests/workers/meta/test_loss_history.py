@@ -1,17 +1,45 @@
 """Best iteration and patience over noisy validation losses."""
 
+import pytest
 import torch
 
 from drmad_workers import MetaConfig, MetaState, meta_update
-from drmad_workers.meta.loss_history import stop_reason
+from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
 from tests.workers.meta.updates import START, gradients
 
 
 def test_best_iteration_is_the_one_that_was_evaluated() -> None:
     state = MetaState(dict(START))
-    for loss in (3.0, 1.0, 2.0):
+    for loss in (3.0, 1.0):
         state = meta_update(state, loss, gradients(0), MetaConfig())
-    assert (state.iteration, state.best_iteration, state.best_validation_loss) == (3, 1, 1.0)
+    assert (state.iteration, state.best_iteration, state.best_validation_loss) == (2, 1, 1.0)
+
+
+def test_one_lucky_loss_is_not_the_best() -> None:
+    """Twelve losses around 1, one of them far lower, then a level that is truly lower."""
+    draw = torch.Generator().manual_seed(3)
+    losses = [1.0 + 0.1 * float(torch.randn((), generator=draw)) for _ in range(20)]
+    losses[6] = 0.5
+    state = MetaState(dict(START))
+    for iteration, loss in enumerate(losses):
+        level = loss - 0.4 * (iteration >= 12)
+        state = meta_update(state, level, gradients(0), MetaConfig())
+        assert state.best_iteration != 6
+    assert state.best_iteration is not None
+    assert state.best_iteration >= 12
+    assert state.best_validation_loss == pytest.approx(0.6, abs=0.1)
+
+
+def test_without_noise_the_level_is_the_loss_itself() -> None:
+    state = MetaState(dict(START))
+    for iteration in range(20):
+        metrics = {"test_error": 0.5 * 0.9**iteration}
+        state = record_loss(state, 2.0 * 0.9**iteration, metrics, cost=2.5)
+    found = levels(state)
+    assert found["validation_loss"].mean == pytest.approx(2.0 * 0.9**19, rel=0.2)
+    assert found["test_error"].mean == pytest.approx(0.5 * 0.9**19, rel=0.2)
+    assert state.best_iteration == 19
+    assert state.runs == 50.0
 
 
 def test_patience_ends_when_losses_only_jitter() -> None:

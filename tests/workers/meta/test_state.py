@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from drmad_workers import EngineError, MetaConfig, MetaState
 from drmad_workers.hypergradients import Choice, Shortcut, Stored
 from drmad_workers.hypergradients.auto import method_of
 from drmad_workers.meta.config import OuterOptimizer
-from tests.client.records.version_1 import SCALARS_1, SCALARS_2
+from tests.client.records.version_1 import SCALARS_1, SCALARS_2, SCALARS_3
 from tests.workers.meta.updates import START, run
 
 
@@ -27,11 +28,12 @@ def test_resume_through_tensors_and_json_changes_no_bit(optimizer: OuterOptimize
     assert resumed.tensors().keys() == undisturbed.tensors().keys()
 
 
-def test_a_state_of_version_1_is_restored() -> None:
+@pytest.mark.parametrize("scalars", [SCALARS_1, SCALARS_2, SCALARS_3], ids=["1", "2", "3"])
+def test_a_state_of_an_earlier_version_is_restored(scalars: dict[str, Any]) -> None:
     tensors = MetaState(dict(START)).tensors()
-    state = MetaState.restore(tensors, json.loads(json.dumps(SCALARS_1)))
+    state = MetaState.restore(tensors, json.loads(json.dumps(scalars)))
     choice = SCALARS_2["choice"] | {"steps": None}
-    assert json.loads(json.dumps(state.scalars())) == SCALARS_2 | {"choice": choice}
+    assert json.loads(json.dumps(state.scalars())) == SCALARS_3 | {"choice": choice}
     assert (state.rollbacks, state.best_validation_loss) == (1, 0.75)
     assert state.choice is not None
     assert (state.choice.reason, state.choice.next_probe) == ("scheduled", 15)

@@ -24,6 +24,8 @@ class MetaConfig:
         max_rollbacks: consecutive rollbacks before the job fails; each halves the outer step.
         patience: consecutive meta-iterations without a significantly better validation loss before
             the loop stops; None never stops early.
+        confirmation: the share of all training runs that may confirm the result, in [0, 0.5]; 0
+            confirms nothing. See meta.confirmation.
     """
 
     optimizer: OuterOptimizer = defaults.Meta.optimizer
@@ -32,6 +34,7 @@ class MetaConfig:
     rollback_tolerance: float | None = defaults.Meta.rollback_tolerance
     max_rollbacks: int = defaults.Meta.max_rollbacks
     patience: int | None = None
+    confirmation: float = defaults.Meta.confirmation
 
     def __post_init__(self) -> None:
         optimizers = get_args(OuterOptimizer)

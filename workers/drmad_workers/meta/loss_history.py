@@ -1,44 +1,78 @@
-"""Validation losses over the meta-iterations: the best one, their noise, and when to stop."""
+"""Validation losses over the meta-iterations: the best level, their noise, and when to stop."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 from drmad_workers.meta.config import MetaConfig
+from drmad_workers.meta.estimates import Estimate, level_of, noise_of, smoothed
 from drmad_workers.meta.state import LOSS_WINDOW, MetaState
 
+SUPPORT = 3
+"""The least losses by whose mean a meta-iteration becomes the best, once there are so many."""
 
-def record_loss(state: MetaState, validation_loss: float) -> MetaState:
-    """The state with one more validation loss: best iteration, patience, noise.
 
-    Fresh weights and minibatches make the loss noisy. To reset the patience, a loss must therefore
-    be lower than the reference by more than a standard error of the loss.
+def record_loss(
+    state: MetaState,
+    validation_loss: float,
+    metrics: Mapping[str, float] | None = None,
+    cost: float = 1.0,
+) -> MetaState:
+    """The state with one more validation loss: best iteration, patience, noise, cost.
+
+    Fresh weights and minibatches make the loss noisy, so the smoothed loss is judged. To reset the
+    patience it must be lower than the reference by more than its standard error. To be the best,
+    the mean of at least SUPPORT losses must be lower with two standard errors added: a single low
+    loss may be luck.
+
+    Args:
+        metrics: the metrics of the meta-iteration, by name.
+        cost: its cost in plain training runs.
     """
     recent = (*state.recent_losses, validation_loss)[-LOSS_WINDOW:]
-    noise = standard_error(recent)
-    reference = state.reference_loss
-    beaten = reference is None or validation_loss < reference - noise
-    best = state.best_validation_loss
-    is_best = best is None or validation_loss < best
+    noise = noise_of(recent)
+    level = smoothed(recent, noise)
+    reference, best = state.reference_loss, state.best_validation_loss
+    beaten = reference is None or level.mean < reference - level.error
+    bound = None
+    if noise is None:
+        is_best = best is None or level.mean < best
+    else:
+        supported = level_of(recent, max(level.draws, SUPPORT), noise)
+        bound = supported.mean + 2.0 * supported.error
+        kept = state.best_bound
+        if kept is None and best is not None:
+            kept = best + 2.0 * noise.deviation  # the best so far is one loss
+        is_best = kept is None or bound < kept
     return replace(
         state,
         iteration=state.iteration + 1,
         best_iteration=state.iteration if is_best else state.best_iteration,
-        best_validation_loss=validation_loss if is_best else best,
-        reference_loss=validation_loss if beaten else reference,
+        best_validation_loss=level.mean if is_best else best,
+        best_error=_error(level) if is_best else state.best_error,
+        best_bound=bound if is_best else state.best_bound,
+        reference_loss=level.mean if beaten else reference,
         stale=0 if beaten else state.stale + 1,
         recent_losses=recent,
+        recent_metrics=(*state.recent_metrics, metrics or {})[-LOSS_WINDOW:],
+        runs=state.runs + cost,
     )
 
 
-def standard_error(losses: Sequence[float]) -> float:
-    """The standard error of one loss, √(Σ d² / 2n) over the n differences d of consecutive losses.
+def _error(level: Estimate) -> float | None:
+    return level.error if level.freedom else None
 
-    A slow trend contributes little to it.
+
+def levels(state: MetaState) -> dict[str, Estimate]:
+    """The smoothed validation loss and the smoothed metrics after the last meta-iteration.
+
+    All are means over the same meta-iterations, by name; "validation_loss" is among them.
     """
-    differences = [after - before for before, after in pairwise(losses)]
-    return math.sqrt(sum(d * d for d in differences) / (2 * len(differences) or 1))
+    loss = smoothed(state.recent_losses, noise_of(state.recent_losses))
+    found = {"validation_loss": loss}
+    for name in state.recent_metrics[-1] if state.recent_metrics else ():
+        values = [metrics[name] for metrics in state.recent_metrics if name in metrics]
+        found[name] = level_of(values, loss.draws, noise_of(values))
+    return found
 
 
 def stop_reason(state: MetaState, config: MetaConfig) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from drmad_workers.meta.config import MetaConfig
-from drmad_workers.meta.loss_history import standard_error
+from drmad_workers.meta.estimates import noise_of, quantile
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, outer_update
 
@@ -15,21 +15,25 @@ from drmad_workers.meta.update import Bounds, outer_update
 def rollback_reason(state: MetaState, validation_loss: float, config: MetaConfig) -> str | None:
     """Why a meta-iteration with this loss must be rolled back, or None.
 
-    The last outer step was too long if the loss is not finite, or if it exceeds the best loss by
-    more than a tenth of it and `rollback_tolerance` standard errors. Fewer than three losses give
-    no estimate of the standard error, and then every finite loss is accepted.
+    The last outer step was too long if the loss is not finite, or if it exceeds the best smoothed
+    loss by more than a tenth of it and `rollback_tolerance` standard errors of the difference.
+    These are wider where few losses tell the noise. Fewer than three losses tell nothing of it, and
+    then every finite loss is accepted.
     """
     if not math.isfinite(validation_loss):
         return f"the validation loss is not finite ({validation_loss})"
-    best = state.best_validation_loss
-    if config.rollback_tolerance is None or best is None or len(state.recent_losses) < 3:
+    best, noise = state.best_validation_loss, noise_of(state.recent_losses)
+    if config.rollback_tolerance is None or best is None or noise is None:
         return None
-    limit = best + 0.1 * abs(best) + config.rollback_tolerance * standard_error(state.recent_losses)
+    best_error = noise.deviation if state.best_error is None else state.best_error
+    widened = quantile(noise.freedom) / quantile(math.inf)
+    allowed = config.rollback_tolerance * widened * math.hypot(noise.deviation, best_error)
+    limit = best + 0.1 * abs(best) + allowed
     if validation_loss <= limit:
         return None
     return (
         f"the validation loss {validation_loss:.6g} exceeds the limit {limit:.6g}; "
-        f"the best is {best:.6g}"
+        f"the best level is {best:.6g}"
     )
 
 

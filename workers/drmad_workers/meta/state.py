@@ -11,10 +11,10 @@ from drmad_workers.errors import EngineError, ProblemError
 from drmad_workers.hypergradients.auto import Choice
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 
-STATE_VERSION = 2
-"""The version that `MetaState.scalars` writes; `restore` also reads version 1."""
+STATE_VERSION = 3
+"""The version that `MetaState.scalars` writes; `restore` also reads versions 1 and 2."""
 
-LOSS_WINDOW = 8
+LOSS_WINDOW = 16
 """The number of recent validation losses from which their noise is estimated."""
 
 ROLLBACK_DRAWS = 2**32
@@ -30,12 +30,17 @@ class MetaState:
         iteration: number of committed meta-iterations, which is the index of the next one.
         version: version of this layout.
         optimizer: state of the outer optimizer, as "<slot>/<name>".
-        best_iteration: the meta-iteration with the lowest validation loss. It trained with the λ
+        best_iteration: the meta-iteration with the lowest `best_bound`. It trained with the λ
             *before* its update.
-        best_validation_loss: the validation loss of `best_iteration`.
-        reference_loss: the loss that a new one must beat to reset the patience.
+        best_validation_loss: the smoothed validation loss of `best_iteration`.
+        best_error: its standard error; None while it is unknown.
+        best_bound: the bound by which it became the best, see record_loss; None while no bound is
+            known.
+        reference_loss: the smoothed loss that a new one must beat to reset the patience.
         stale: number of meta-iterations since `reference_loss` was beaten.
         recent_losses: the last LOSS_WINDOW validation losses.
+        recent_metrics: the metrics that belong to them, by name.
+        runs: the cost of all meta-iterations so far, in plain training runs of a replica.
         step_scale: factor on the outer learning rate; every rollback halves it.
         rollbacks: consecutive rollbacks since the last accepted meta-iteration.
         choice: the decision of the method `auto`, from which it continues.
@@ -47,9 +52,13 @@ class MetaState:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     best_iteration: int | None = None
     best_validation_loss: float | None = None
+    best_error: float | None = None
+    best_bound: float | None = None
     reference_loss: float | None = None
     stale: int = 0
     recent_losses: tuple[float, ...] = ()
+    recent_metrics: tuple[Mapping[str, float], ...] = ()
+    runs: float = 0.0
     step_scale: float = 1.0
     rollbacks: int = 0
     choice: Choice | None = None
@@ -74,9 +83,13 @@ class MetaState:
             "iteration": self.iteration,
             "best_iteration": self.best_iteration,
             "best_validation_loss": self.best_validation_loss,
+            "best_error": self.best_error,
+            "best_bound": self.best_bound,
             "reference_loss": self.reference_loss,
             "stale": self.stale,
             "recent_losses": list(self.recent_losses),
+            "recent_metrics": [dict(metrics) for metrics in self.recent_metrics],
+            "runs": self.runs,
             "step_scale": self.step_scale,
             "rollbacks": self.rollbacks,
             "choice": None if self.choice is None else self.choice.as_dict(),
@@ -84,7 +97,7 @@ class MetaState:
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> "MetaState":
-        """The state whose `tensors()` and `scalars()` these are; reads versions 1 and 2.
+        """The state whose `tensors()` and `scalars()` these are; reads versions 1 to 3.
 
         Raises:
             EngineError: another release wrote the state, in a version that this one cannot read.
@@ -107,6 +120,7 @@ class MetaState:
         others = {
             **scalars,
             "recent_losses": tuple(scalars["recent_losses"]),
+            "recent_metrics": tuple(scalars["recent_metrics"]),
             "choice": None if choice is None else Choice.from_dict(choice),
         }
         return cls(under("hyperparameters/"), optimizer=under("optimizer/"), **others)

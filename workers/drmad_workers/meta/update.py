@@ -25,6 +25,8 @@ def meta_update(
     config: MetaConfig,
     bounds: Mapping[str, Bounds] | None = None,
     covered: Mapping[str, Tensor] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    cost: float = 1.0,
 ) -> MetaState:
     """The state after one accepted meta-iteration; the argument `state` stays as it is.
 
@@ -35,12 +37,14 @@ def meta_update(
         config: the outer optimizer.
         bounds: the bounds of λ by name; λ is projected onto them.
         covered: see `outer_update`.
+        metrics: the metrics of the meta-iteration, by name.
+        cost: its cost in plain training runs.
     Raises:
         EngineError: a hypergradient is missing, has another shape or is not finite.
     """
     hyperparameters, memory = outer_update(state, hypergradient, config, bounds or {}, covered)
     return replace(
-        record_loss(state, validation_loss),
+        record_loss(state, validation_loss, metrics, cost),
         hyperparameters=hyperparameters,
         optimizer=memory,
         rollbacks=0,

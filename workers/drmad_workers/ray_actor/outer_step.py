@@ -53,6 +53,8 @@ def meta_step(
         spec_adapter.meta(spec),
         _bounds(infos),
         covered(joined.held, _shapes(infos)),
+        joined.metrics,
+        joined.cost,
     )
     return joined.result(state, after, max_model_bytes)
 
@@ -107,7 +109,8 @@ def arrivals_step(
     joined = _JoinedResults(spec, infos, packed, results, staleness)
     if (reason := joined.rollback_reason(state)) is not None:
         return RollbackRequired(reason)
-    after = replace(record_loss(unpack(packed_after), joined.validation_loss), rollbacks=0)
+    figures = joined.validation_loss, joined.metrics, joined.cost
+    after = replace(record_loss(unpack(packed_after), *figures), rollbacks=0)
     return joined.result(state, after, max_model_bytes)
 
 
@@ -162,6 +165,8 @@ class _JoinedResults:
             self.held,
         )
         self.validation_loss = mean([e.validation_loss for e in self._evaluations])
+        self.metrics = finite_means([e.metrics | e.diagnostics for e in self._evaluations])
+        self.cost = mean([e.cost for e in self._evaluations])
 
     def rollback_reason(self, state: MetaState) -> str | None:
         """Why the meta-iteration must be rolled back, or None."""
@@ -194,7 +199,7 @@ class _JoinedResults:
             "iteration": state.iteration,
             "validation_loss": self.validation_loss,
             "training_loss": mean([e.training_loss for e in evaluations]),
-            "metrics": finite_means([e.metrics | e.diagnostics for e in evaluations]),
+            "metrics": self.metrics,
             "hypergradient_norm": float(flat(hypergradient).norm()),
             "cosine_to_previous": cosine_to_previous(self._packed, hypergradient),
             "hyperparameters": {
@@ -206,7 +211,7 @@ class _JoinedResults:
             "seconds": finite_means([e.seconds for e in evaluations]),
             "replicas": [replica_figures(*part, hypergradient) for part in parts],
             "method": evaluations[0].method,
-            "cost": mean([e.cost for e in evaluations]),
+            "cost": self.cost,
             "choice": choice.as_dict() if choice and choice.last_probe == state.iteration else None,
         }
 

@@ -116,6 +116,10 @@ class TrainingConfig:
                         f"training.groups[{number}].{name}",
                     )
 
+    def draw_of(self, draw: int) -> int:
+        """The draw of w_0 and minibatches that a meta-iteration's draw stands for."""
+        return draw if self.resample else 0
+
     @property
     def traits(self) -> OptimizerTraits:
         """The optimizer's row in the table."""

@@ -25,7 +25,7 @@ _ARRAYS: dict[int | str, dict[str, Any]] = {
 
 Which = Annotated[
     Literal["best", "last"] | Annotated[int, Query(ge=0, lt=2**31)],
-    Query(description="best (lowest validation loss), last, or the number of a meta-iteration."),
+    Query(description="best, last, or the number of a meta-iteration."),
 ]
 Accept = Annotated[str, Header(description=f"{SAFETENSORS} selects safetensors instead of JSON.")]
 
