@@ -26,6 +26,7 @@ from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.training.run import TrainingRun
+from tests.workers import peaks
 from tests.workers.small import small_problem
 
 Peak = Callable[[Method, int], int]
@@ -140,3 +141,12 @@ def test_a_meta_iteration_leaves_nothing_behind() -> None:
             tuner.evaluate(values, iteration)
         gc.collect()
         assert live_bytes() - before < 4 * torch.finfo(torch.float32).bits, method.name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_training_takes_at_most_one_and_a_half_copies_above_a_plain_loop(optimizer: str) -> None:
+    """By what Linux reports, in a process of its own; so does the construction with its checks."""
+    found = peaks.elsewhere(optimizer)
+    assert found["plain"] > (3 if optimizer == "sgd" else 4)
+    assert found["train"] < found["plain"] + 1.5
+    assert found["build"] < found["plain"] + 1.5

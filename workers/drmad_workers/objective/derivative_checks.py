@@ -1,10 +1,13 @@
 """Checks of the derivatives of an objective, on one minibatch before any training."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
@@ -16,11 +19,12 @@ from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import Parts
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.objective import Objective
-from drmad_workers.objective.products.exact import exact_product
+from drmad_workers.objective.products.exact import derivatives
 from drmad_workers.objective.products.finite_difference import finite_difference_product
 from drmad_workers.objective.repeatability import require_repeatable
 from drmad_workers.objective.side_effects import no_side_effects
-from drmad_workers.objective.undefined_derivatives import require_finite_parts
+from drmad_workers.objective.streamed_derivatives import placeholder, streamed
+from drmad_workers.objective.undefined_derivatives import not_finite, require_finite_parts
 from drmad_workers.problem import Batch, described
 
 logger = logging.getLogger(__name__)
@@ -71,8 +75,7 @@ def check_problem(
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves
     else:
-        require_second_derivatives(objective, batch)
-        by_leaves = probe_symmetry(objective, batch, first_step)
+        by_leaves = probe_second_derivatives(objective, batch, first_step)
     parameters.eval()
     first_valid = valid.chunk(0, len(batch.index))
     # The outer loss may depend on the weights through carried values alone: averages of them.
@@ -127,39 +130,116 @@ def can_be_differentiated(objective: Objective, batch: Batch) -> bool:
     return True
 
 
-def probe_symmetry(objective: Objective, batch: Batch, first_step: bool) -> Parts:
-    """Finds out whether the Jacobian J of the training gradient is symmetric (`is_symmetric`).
+def probe_second_derivatives(objective: Objective, batch: Batch, first_step: bool) -> Parts:
+    """Takes the Jacobian J of the training gradient along two directions.
 
-    It is not if training's gradient is no gradient of a function: the loss cuts values off, or a
-    hook or a function of the user's changes the gradient. The function compares <Jᵀa, b> with
-    <Jᵀb, a> for random a and b, and returns the derivatives of <∇_w L, a> by the leaves.
+    Finds out whether J is symmetric (`is_symmetric`). It is not if training's gradient is no
+    gradient of a function: the loss cuts values off, or a hook or a function of the user's changes
+    the gradient. The function compares <Jᵀa, b> with <Jᵀb, a> for random a and b, and returns the
+    derivatives of <∇_w L, a> by the leaves.
 
     Raises:
-        ProblemError: a second derivative is not finite, and the backward pass needs it
-            (`first_step`).
+        ProblemError: the backward pass of some kernel cannot be differentiated; or a second
+            derivative is not finite, and the backward pass needs it (`first_step`).
     """
-    inner, weights = objective.inner, objective.parameters.weights
-    generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn(len(weights), generator=generator).to(weights) for _ in range(2))
+    inner, dtype = objective.inner, objective.parameters.dtype
+    try:
+        one = probe(objective, batch, 0)
+        other = probe(objective, batch, 1)
+    except (RuntimeError, NotImplementedError) as error:
+        raise no_second_derivatives(str(error)) from error
+    if first_step and not one.is_finite:
+        what = "the second derivative of the training loss"
+        raise not_finite(what, lambda: probe(objective, batch, 0))
+    size = one.length * other.direction_length + other.length * one.direction_length
+    rounding = 1e3 * torch.finfo(dtype).eps
+    difference = abs(one.along_other - other.along_other)
+    inner.is_symmetric = not inner.has_cuts and not difference > rounding * size
+    return one.by_leaves
 
-    def product(direction: Tensor) -> tuple[Tensor, Parts]:
-        with objective.parameters.same_noise():
-            found = exact_product(inner, batch, direction)
-        flat = torch.zeros_like(weights)
-        objective.parameters.join(found.by_parameters, flat)
-        return flat, found.by_leaves
 
-    along_one, by_leaves = product(one)
-    if first_step:
-        require_finite_parts(
-            [along_one], "the second derivative of the training loss", lambda: product(one)
-        )
-    along_other, _ = product(other)
-    size = along_one.norm() * other.norm() + along_other.norm() * one.norm()
-    rounding = 1e3 * torch.finfo(weights.dtype).eps
-    difference = (along_one @ other - along_other @ one).abs()
-    inner.is_symmetric = not inner.has_cuts and not bool(difference > rounding * size)
-    return by_leaves
+@dataclass
+class Probe:
+    """What is kept of Jᵀa for one of two random directions; b is the other.
+
+    Attributes:
+        by_leaves: the derivatives of <∇_w L, a> by the leaves.
+        along_other: <Jᵀa, b>.
+        length, direction_length: |Jᵀa| and |a|.
+        is_finite: whether Jᵀa is.
+    """
+
+    by_leaves: Parts
+    along_other: float
+    length: float
+    direction_length: float
+    is_finite: bool
+
+
+def probe(objective: Objective, batch: Batch, number: int) -> Probe:
+    """Jᵀa for the random direction of this number, 0 or 1; holds no copy of it.
+
+    Raises:
+        RuntimeError, NotImplementedError: a kernel has no second derivative.
+    """
+    inner, parameters = objective.inner, objective.parameters
+    slots = parameters.slots
+
+    def direction(of: int, slot: int) -> Tensor:
+        """One of the two directions, in the shape of a parameter."""
+        draw = torch.Generator().manual_seed(of + 2 * slot)
+        return torch.randn(slots[slot].shape, generator=draw, dtype=parameters.dtype)
+
+    found = Probe([], 0.0, 0.0, 0.0, True)
+    along, squares = [0.0] * len(slots), [0.0] * len(slots)
+
+    def measure(slot: int, part: Tensor) -> Tensor:
+        other = direction(1 - number, slot).to(part)
+        along[slot] = float((part * other).sum())
+        squares[slot] = float(part.square().sum())
+        found.is_finite &= bool(part.isfinite().all())
+        return placeholder(part)
+
+    with parameters.same_noise():
+        begun = inner.linearize(batch)
+        require_differentiable(begun.gradients)
+        inputs, gradients = begun.inputs, list(begun.gradients)
+        del begun
+        edges, directions = [], []
+        for slot in range(len(slots)):
+            drawn = direction(number, slot)
+            found.direction_length += float(drawn.square().sum())
+            gradient, gradients[slot] = gradients[slot], None  # its graph suffices
+            if gradient is not None and gradient.requires_grad:
+                edges.append(get_gradient_edge(gradient))
+                directions.append(drawn.to(gradient))
+        del gradient
+        with streamed(parameters.tensors, measure):
+            parts = derivatives(inputs, edges, directions)
+    found.by_leaves = inner.split(parts).by_leaves
+    found.along_other, found.length = sum(along), math.sqrt(sum(squares))
+    found.direction_length = math.sqrt(found.direction_length)
+    return found
+
+
+def require_differentiable(gradients: Parts) -> None:
+    """Raises ProblemError if the backward pass of some kernel cannot be differentiated.
+
+    Autograd silently omits such a kernel where no requested derivative lies behind it. The function
+    therefore searches the graph of the gradient for nodes that would raise if they were reached.
+    """
+    nodes = graph_nodes(*(gradient for gradient in gradients if gradient is not None))
+    if any(node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented") for node in nodes):
+        raise no_second_derivatives("one of its kernels is differentiable only once")
+
+
+def no_second_derivatives(message: str) -> ProblemError:
+    return ProblemError(
+        "the training loss must have second derivatives in the weights and in the "
+        f"hyperparameters: {message}; use hvp finite_difference, which replaces each "
+        "Hessian-vector product by two gradients",
+        "hypergradient.hvp",
+    )
 
 
 def require_loss_shapes(objective: Objective, batch: Batch) -> None:
@@ -242,30 +322,3 @@ def needs_grad(loss: Callable[[], Tensor]) -> bool:
             raise
         return True
     return False
-
-
-def require_second_derivatives(objective: Objective, batch: Batch) -> None:
-    """Raises ProblemError if the backward pass of some kernel cannot be differentiated.
-
-    Autograd silently omits such a kernel where no requested derivative lies behind it. The function
-    therefore searches the graph of the gradient for nodes that would raise if they were reached.
-    """
-    message: str | None = None
-    cause: Exception | None = None
-    try:
-        gradients = objective.inner.linearize(batch).gradients
-        nodes = graph_nodes(*(gradient for gradient in gradients if gradient is not None))
-        if any(node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented") for node in nodes):
-            message = "one of its kernels is differentiable only once"
-        if message is None:
-            ones = torch.ones_like(objective.parameters.weights)
-            exact_product(objective.inner, batch, ones)
-    except (RuntimeError, NotImplementedError) as error:
-        message, cause = str(error), error
-    if message is not None:
-        raise ProblemError(
-            "the training loss must have second derivatives in the weights and in the "
-            f"hyperparameters: {message}; use hvp finite_difference, which replaces each "
-            "Hessian-vector product by two gradients",
-            "hypergradient.hvp",
-        ) from cause

@@ -27,6 +27,11 @@ ALIGNMENT = 32
 """The carried values start at a multiple of it. No block of a quantized trajectory then holds both
 weights and carried values, which differ in size."""
 
+LARGE_BYTES = 2**23
+"""From this size of the weights on (8 MiB, 2 million in float32) their memory counts for more than
+the calls of torch. Gradients and products are then not traced, which would hold every value of a
+function at once; they are taken parameter by parameter, and rates and penalties too."""
+
 Mark = Number | tuple[int, int, bool]
 Signature = Mapping[tuple[int, str], tuple[Place, Mark]]
 
@@ -75,25 +80,29 @@ class FlatParameters:
         own = trainable(self.model)
         if not own:
             raise ProblemError("the model must have a parameter that requires a gradient", "model")
-        given = torch.cat([p.detach().reshape(-1) for p in own])
+        self._given = torch.cat([p.detach().reshape(-1) for p in own])
         self.slots = slots
         self._sizes = [slot.stop - slot.start for slot in slots]
         self._shapes = [slot.shape for slot in slots]
         self._memory_rows = memory_rows
-        self._allocate(given, CarriedState())
+        self._allocate(self._given, CarriedState())
         self.tensors: Sequence[Tensor] = own
         if replicas is not None:
             self.tensors = [part.requires_grad_() for part in self.parts(self.weights.detach())]
         self.current: Sequence[Tensor] = self.tensors
         self._own: Sequence[Tensor] = own
         self._places = places_of(self.model, own)
-        self._given = given.cpu().clone()
+        self._given = self._given.cpu()
         self.held = HeldValues(self.model, losses)
         self._given_model = ModelWatch(self.held, frozen=False)
-        self._given_carried = given.new_zeros(0)
+        self._given_carried = self._given.new_zeros(0)
         confine_hooks(self.model)
         trains = self.model.training
         self._modes = [(m, m.training or not trains) for m in self.model.modules()]
+
+    @property
+    def are_large(self) -> bool:
+        return is_large(self.weights)
 
     def attach(self) -> None:
         """Makes the model's parameters views into `weights` (again), in training mode.
@@ -196,11 +205,15 @@ class FlatParameters:
         return [p for p in self.model.parameters() if not p.requires_grad]
 
     def _allocate(self, weights: Tensor, carried: CarriedState) -> None:
-        """Allocates the state, with these weights and values of the given number."""
+        """Allocates the state, with these weights and values of the given number.
+
+        A run sets the optimizer's memory to zero; until then it takes no memory.
+        """
         count = weights.shape[-1]
         lead = () if self.replicas is None else (self.replicas,)
         first = count + (-count % ALIGNMENT if carried else 0)
-        self.state = weights.new_zeros(1 + self._memory_rows, *lead, first + carried.size)
+        self.state = weights.new_empty(1 + self._memory_rows, *lead, first + carried.size)
+        self.state[0][..., count:].zero_()
         self.weights = self.state[0][..., :count]
         self.weights.copy_(weights)
         self.carried = carried
@@ -232,8 +245,11 @@ class FlatParameters:
         ]
 
     def join(self, parts: Parts, out: Tensor) -> None:
-        """Writes one tensor per parameter into `out`, shape (..., P); None stands for zeros."""
-        if self.replicas is None:
+        """Writes one tensor per parameter into `out`, shape (..., P); None stands for zeros.
+
+        Tensors that are views of `out` already (see `streamed`) stay as they are.
+        """
+        if self.replicas is None and not self.are_large:
             flat = [
                 self.weights.new_zeros(size) if part is None else part.reshape(-1)
                 for part, size in zip(parts, self._sizes, strict=True)
@@ -244,7 +260,7 @@ class FlatParameters:
         for view, part in zip(self.parts(out), parts, strict=True):
             if part is None:
                 view.zero_()
-            else:
+            elif part.data_ptr() != view.data_ptr():
                 view.copy_(part)
 
     @contextmanager
@@ -279,6 +295,11 @@ class FlatParameters:
     def same_noise(self) -> AbstractContextManager[None]:
         """Restores the random state on exit, so that the model draws the same numbers again."""
         return restored_generators(self.device) if self.stochastic else nullcontext()
+
+
+def is_large(weights: Tensor) -> bool:
+    """Whether their memory counts for more than the calls of torch; see LARGE_BYTES."""
+    return weights.nbytes > LARGE_BYTES
 
 
 def _mark(place: Place, is_python: bool) -> Mark:

@@ -16,6 +16,7 @@ from drmad_workers.objective.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.losses import BatchLoss, Losses
 from drmad_workers.objective.penalties import Penalties
+from drmad_workers.objective.streamed_derivatives import streamed
 from drmad_workers.objective.traces import Traced
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch
@@ -167,9 +168,15 @@ class InnerObjective:
         The gradient includes the penalties; the loss does not.
         """
 
+        tensors, views = self.parameters.tensors, self.parameters.parts(out)
+
+        def into_place(number: int, part: Tensor) -> Tensor:
+            return views[number].copy_(part)
+
         def derive() -> Parts:
             loss = self.loss(batch)
-            parts = torch.autograd.grad(total(loss), self.parameters.tensors, allow_unused=True)
+            with streamed(tensors, into_place) if self.parameters.are_large else nullcontext():
+                parts = torch.autograd.grad(total(loss), tensors, allow_unused=True)
             return loss.detach(), *parts
 
         loss, *parts = self.trace("gradient", derive, batch)
@@ -314,7 +321,9 @@ class InnerObjective:
 
     @property
     def _is_traceable(self) -> bool:
-        return self.parameters.device.type == "cpu" and self.is_plain
+        parameters = self.parameters
+        on_cpu = parameters.device.type == "cpu"
+        return on_cpu and self.is_plain and not parameters.are_large
 
     def is_traced(self, batch: Batch) -> bool:
         """Whether gradients and exact products on such a batch are traced, as far as is known."""

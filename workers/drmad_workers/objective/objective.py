@@ -116,6 +116,7 @@ class Objective:
         """Frees dλ."""
         self.sums.end()
         self.values.release()
+        self.penalties.end_products()
 
     def subtract_product(
         self,

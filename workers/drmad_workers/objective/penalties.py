@@ -1,12 +1,13 @@
 """Penalties Σ_u e^{λ_u} Σ_{j in u} |w_j|^k, k = 1 or 2, with their derivatives written out."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
-from drmad_workers.hyperparameters.penalty import BoundPenalty
+from drmad_workers.hyperparameters.penalty import Block, BoundPenalty
+from drmad_workers.objective.flat_parameters import is_large
 
 
 class Penalties:
@@ -26,11 +27,11 @@ class Penalties:
     def set(self, values: Mapping[str, Tensor], weights: Tensor) -> None:
         """Takes e^λ by name; `weights` gives the number, type and device of the coefficients."""
         for penalty in self._powers:
-            penalty.set(values, weights.new_zeros(weights.shape[-1]))
+            penalty.set(values, weights)
 
     def value(self, weights: Tensor) -> float:
         """The sum of the penalties at weights of shape (P,)."""
-        return sum(float(penalty.value(weights)) for penalty in self._powers)
+        return sum(penalty.value(weights) for penalty in self._powers)
 
     def add_gradient(self, weights: Tensor, out: Tensor) -> None:
         """out += ∇_w of the penalties, shape (..., P)."""
@@ -40,6 +41,11 @@ class Penalties:
     def begin_products(self, weights: Tensor) -> None:
         for penalty in self._powers:
             penalty.begin_products(weights)
+
+    def end_products(self) -> None:
+        """Frees the products."""
+        for penalty in self._powers:
+            penalty.begin_products(None)
 
     def subtract_product(
         self, weights: Tensor, cotangent: Tensor, out: Tensor, share: float = 1.0
@@ -63,7 +69,7 @@ class Penalties:
     def add_products(self, replica: int, stacked: "Penalties") -> None:
         """Adds the products that R replicas side by side accumulated for one replica."""
         for penalty, other in zip(self._powers, stacked._powers, strict=True):
-            penalty.products.add_(other.products[replica])
+            penalty.add_products(replica, other)
 
     def subtract_totals(self, totals: Mapping[str, Tensor]) -> None:
         """totals -= ∂/∂e^λ Σ <∇_w penalty, u> over the products since `begin_products`."""
@@ -71,61 +77,137 @@ class Penalties:
             penalty.subtract_totals(totals)
 
 
+@dataclass
+class Term:
+    """A penalty c |w|^k / k on the weights start .. stop, with a coefficient c = k e^λ for each.
+
+    Attributes:
+        start, stop: the weights in the flat vector.
+        view: their shape.
+        coefficients: c, which broadcasts to `view`.
+        products: the sum of ∂/∂c <∇_w penalty, u>, in the shape of c, or (R, ..) with R replicas;
+            None outside of a backward pass.
+        origin: the penalty of which the term is one block; None if it has all blocks of all.
+    """
+
+    start: int
+    stop: int
+    view: tuple[int, ...]
+    coefficients: Tensor
+    products: Tensor | None = None
+    origin: tuple[BoundPenalty, Block] | None = None
+
+    def part(self, flat: Tensor) -> Tensor:
+        """The term's part of a flat tensor, from shape (..., P) to (..., *view)."""
+        return flat[..., self.start : self.stop].view(*flat.shape[:-1], *self.view)
+
+    def begin_products(self, weights: Tensor | None) -> None:
+        """Sets the products to zero; frees them for None."""
+        if weights is None:
+            self.products = None
+        else:
+            shape = (*weights.shape[:-1], *self.coefficients.shape)
+            self.products = weights.new_zeros(shape)
+
+    def add_product(self, slope: Tensor, cotangent: Tensor) -> None:
+        """Adds ∂/∂c <c slope, u>, for a slope and u of shape (..., *view)."""
+        assert self.products is not None
+        if self.products.shape == slope.shape:
+            self.products.addcmul_(slope, cotangent)
+        else:
+            self.products.add_((slope * cotangent).sum_to_size(self.products.shape))
+
+
 class PowerPenalty:
     """All penalties of one power k.
 
-    Attributes:
-        products: the sum of ∂/∂c <∇_w penalty, u> by the coefficient c of every weight, shape
-            (..., P).
+    It acts term by term. A single term covers all weights, so that one operation acts on all of
+    them. Where the weights are large (LARGE_BYTES), every penalised parameter is a term instead,
+    with coefficients in the shape of its part of λ: nothing of the size of the weights is held.
     """
 
     def __init__(self, power: int, bound: Sequence[BoundPenalty]) -> None:
         self._power = power
         self._bound = bound
-        self._coefficients = torch.empty(0)
-        self.products = torch.empty(0)
+        self._terms: list[Term] = []
 
-    def set(self, values: Mapping[str, Tensor], zeros: Tensor) -> None:
-        """Spreads e^λ by name over a vector of zeros, shape (P,)."""
-        self._coefficients = zeros
+    def set(self, values: Mapping[str, Tensor], weights: Tensor) -> None:
+        """Takes e^λ by name, for weights of shape (..., P)."""
+        count, power = weights.shape[-1], self._power
+        if not is_large(weights):
+            coefficients = weights.new_zeros(count)
+            for penalty in self._bound:
+                penalty.spread(values[penalty.name], coefficients)
+            self._terms = [Term(0, count, (count,), coefficients.mul_(power))]
+            return
+        self._terms = []
         for penalty in self._bound:
-            penalty.spread(values[penalty.name], self._coefficients)
-        self._coefficients.mul_(self._power)
+            for block in penalty.blocks:
+                value = values[penalty.name][block.first : block.last]
+                coefficients = value.view(block.keep) * power
+                place = (block.start, block.stop, block.view)
+                self._terms.append(Term(*place, coefficients, origin=(penalty, block)))
 
-    def value(self, weights: Tensor) -> Tensor:
-        return torch.dot(self._coefficients, weights.abs() ** self._power) / self._power
+    def value(self, weights: Tensor) -> float:
+        total = 0.0
+        for term in self._terms:
+            powers = term.part(weights).abs() ** self._power
+            total += float((powers * term.coefficients).sum())
+        return total / self._power
 
     def add_gradient(self, weights: Tensor, out: Tensor) -> None:
         """out += k e^λ |w|^{k-1} sign w."""
-        out.addcmul_(self._coefficients, self._slope(weights))
+        for term in self._terms:
+            term.part(out).addcmul_(term.coefficients, self._slope(term.part(weights)))
 
-    def begin_products(self, weights: Tensor) -> None:
-        self.products = torch.zeros_like(weights)
+    def begin_products(self, weights: Tensor | None) -> None:
+        """Sets the products to zero; frees them for None."""
+        for term in self._terms:
+            term.begin_products(weights)
 
     def subtract_product(
         self, weights: Tensor, cotangent: Tensor, out: Tensor, share: float
     ) -> None:
         self.subtract_curvature(cotangent, out, share)
-        self.products.addcmul_(self._slope(weights), cotangent)
+        for term in self._terms:
+            term.add_product(self._slope(term.part(weights)), term.part(cotangent))
 
     def subtract_curvature(self, cotangent: Tensor, out: Tensor, share: float = 1.0) -> None:
         """out -= share H u; H is 0 for k = 1."""
         if self._power == 2:
-            out.addcmul_(self._coefficients, cotangent, value=-share)
+            for term in self._terms:
+                term.part(out).addcmul_(term.coefficients, term.part(cotangent), value=-share)
 
     def add_along(
         self, weights: Tensor, along: Tensor, values: Mapping[str, Tensor], out: Tensor
     ) -> None:
         if self._power == 2:
-            out.addcmul_(self._coefficients, along)
-        coefficients = torch.zeros_like(out)
+            for term in self._terms:
+                term.part(out).addcmul_(term.coefficients, term.part(along))
         for penalty in self._bound:
-            penalty.spread(values[penalty.name], coefficients)
-        out.addcmul_(coefficients, self._slope(weights), value=self._power)
+            for start, stop, view, keep, first, last in penalty.blocks:
+                coefficients = values[penalty.name][:, first:last].view(-1, *keep)
+                slope = self._slope(weights[start:stop].view(view))
+                target = out[:, start:stop].view(-1, *view)
+                target.addcmul_(coefficients, slope, value=self._power)
+
+    def add_products(self, replica: int, stacked: "PowerPenalty") -> None:
+        for term, other in zip(self._terms, stacked._terms, strict=True):
+            assert term.products is not None
+            assert other.products is not None
+            term.products.add_(other.products[replica])
 
     def subtract_totals(self, totals: Mapping[str, Tensor]) -> None:
-        for penalty in self._bound:
-            totals[penalty.name].sub_(penalty.gather(self.products), alpha=self._power)
+        for term in self._terms:
+            assert term.products is not None
+            if term.origin is not None:
+                penalty, block = term.origin
+                target = totals[penalty.name][block.first : block.last]
+                target.sub_(term.products.reshape(-1), alpha=self._power)
+                continue
+            for penalty in self._bound:
+                gathered = penalty.gather(term.products)
+                totals[penalty.name].sub_(gathered, alpha=self._power)
 
     def _slope(self, weights: Tensor) -> Tensor:
         return weights if self._power == 2 else weights.sign()

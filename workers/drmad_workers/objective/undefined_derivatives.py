@@ -28,11 +28,15 @@ def require_finite_parts(
         what: the derivatives in words.
         compute: computes them again, to find the line that is at fault.
     """
-    if all(bool(part.isfinite().all()) for part in parts if part is not None):
-        return
+    if not all(bool(part.isfinite().all()) for part in parts if part is not None):
+        raise not_finite(what, compute)
+
+
+def not_finite(what: str, compute: Callable[[], object]) -> ProblemError:
+    """The error about derivatives that are not finite; see require_finite_parts."""
     line = failing_line(compute)
     where = "" if line is None else f", by the line {line}"
-    raise ProblemError(
+    return ProblemError(
         f"{what} must be finite at the first weights of the training, and it is not{where}: "
         f"{REMEDY}",
         "problem.inner_loss",

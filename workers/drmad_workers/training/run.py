@@ -151,7 +151,7 @@ class TrainingRun:
             self.monitor.advance()
         self._check_losses(self.steps)
         parameters.require_signature(signature)
-        largest = float(parameters.weights.abs().max())
+        largest = float(torch.linalg.vector_norm(parameters.weights, math.inf))
         if not math.isfinite(largest):
             raise TrainingDiverged(self.steps, self.steps, largest, "weights")
         if recorder.next_step == self.steps:

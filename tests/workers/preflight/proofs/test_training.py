@@ -46,8 +46,10 @@ def test_a_stale_gradient_is_caught_at_its_step(monkeypatch: pytest.MonkeyPatch)
 def test_an_update_without_its_weight_decay_is_caught(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MomentumSGD, "decayed", lambda self, step, weights, gradient: gradient)
-    monkeypatch.setattr(Adam, "_coupled", lambda self, step, weights, gradient: gradient)
+    monkeypatch.setattr(
+        MomentumSGD, "_decayed", lambda self, weights, gradient, weight_decay: gradient
+    )
+    monkeypatch.setattr(Adam, "_coupled", lambda self, weights, gradient, weight_decay: gradient)
     spec = job(optimizer=optimizer, learning_rate=0.01, weight_decay=1e-3)
     assert training(short(spec=spec)).result == "failed"
 
@@ -56,7 +58,8 @@ def test_a_penalty_half_as_large_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     from drmad_workers.objective.penalties import PowerPenalty
 
     def half(self: Any, weights: Tensor, out: Tensor) -> None:
-        out.addcmul_(self._coefficients, weights, value=0.5)
+        (term,) = self._terms
+        out.addcmul_(term.coefficients, weights, value=0.5)
 
     monkeypatch.setattr(PowerPenalty, "add_gradient", half)
     finding = training(short())

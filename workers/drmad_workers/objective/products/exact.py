@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from drmad_workers.objective.cuts import through_cuts
 from drmad_workers.objective.flat_parameters import Parts
@@ -49,9 +50,11 @@ def exact_product(
 
 
 def derivatives(
-    inputs: Sequence[Tensor], outputs: Sequence[Tensor], directions: Sequence[Tensor]
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor] | Sequence[GradientEdge],
+    directions: Sequence[Tensor],
 ) -> Parts:
-    """∂ Σ <output, direction> by the inputs, through every value."""
+    """∂ Σ <output, direction> by the inputs, through every value; an edge stands for an output."""
     if not outputs:
         return [None] * len(inputs)
     with through_cuts():

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
-from drmad_workers.training.optimizers.rates import Factor, Rate, add_scaled
+from drmad_workers.training.optimizers.rates import (
+    Factor,
+    Rate,
+    add_scaled,
+    part_of,
+    parts_of,
+)
 from drmad_workers.update_rule import square_root
 
 
@@ -57,11 +63,24 @@ class Adam(InnerOptimizer):
         return cls(learning_rate, momentum, *rest)
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
+        factors = [rate.factor(step) for rate in self.rates.values()]
+        for part in parts_of(state):
+            own = (part_of(factor, part) for factor in factors)
+            self._step(step, state[..., part], gradient[..., part], *own)
+
+    def _step(
+        self,
+        step: int,
+        state: Tensor,
+        gradient: Tensor,
+        rate: Factor,
+        decay: Factor,
+        weight_decay: Factor,
+    ) -> None:
         weights, first, second = state
-        rate, decay = self.learning_rate.factor(step), self.momentum.factor(step)
         if self.decoupled and not self.weight_decay.is_zero:
-            weights.mul_(1.0 - self.weight_decay.factor(step) * rate)
-        gradient = self._coupled(step, weights, gradient)
+            weights.mul_(1.0 - weight_decay * rate)
+        gradient = self._coupled(weights, gradient, weight_decay)
         first.lerp_(gradient, 1.0 - decay)
         second.mul_(self.second_decay)
         second.addcmul_(gradient, gradient, value=1.0 - self.second_decay)
@@ -72,12 +91,12 @@ class Adam(InnerOptimizer):
         else:
             weights.addcdiv_(first, root, value=-size)
 
-    def _coupled(self, step: int, weights: Tensor, gradient: Tensor) -> Tensor:
+    def _coupled(self, weights: Tensor, gradient: Tensor, weight_decay: Factor) -> Tensor:
         """The gradient that the moments take, shape (P,): with ω w where the decay is coupled."""
         if self.decoupled or self.weight_decay.is_zero:
             return gradient
         total = gradient.clone()
-        add_scaled(total, self.weight_decay.factor(step), weights)
+        add_scaled(total, weight_decay, weights)
         return total
 
     def pull_back(
@@ -107,7 +126,7 @@ class Adam(InnerOptimizer):
         d_weights, d_first, d_second = adjoint
         rate, decay, time = self.learning_rate.factor(step), self.momentum.factor(step), step + 1
         shrink = self.weight_decay.factor(step)
-        gradient = self._coupled(step, weights, gradient)
+        gradient = self._coupled(weights, gradient, shrink)
         correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time
         root = torch.mul(second, self.second_decay)
         root.addcmul_(gradient, gradient, value=1.0 - self.second_decay)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drmad_workers.errors import ProblemError
 from drmad_workers.training.optimizers.base import InnerOptimizer
-from drmad_workers.training.optimizers.rates import Factor, Rate
+from drmad_workers.training.optimizers.rates import Factor, Rate, part_of, parts_of
 from drmad_workers.update_rule import StepRates, UpdateRule
 
 
@@ -37,9 +37,15 @@ class RuleOptimizer(InnerOptimizer):
         self.path_rows = self.point_rows = 1 + self.memory_rows
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
+        factors = [rate.factor(step) for rate in self.rates.values()]
+        parts = parts_of(state) if self.rule.elementwise else [slice(None)]
         with torch.no_grad():
-            factors = [rate.factor(step) for rate in self.rates.values()]
-            state.copy_(torch.stack(list(self.updated(step, state.unbind(), gradient, *factors))))
+            for part in parts:
+                moved, slope = state[..., part], gradient[..., part]
+                own = (part_of(factor, part) for factor in factors)
+                after = self.updated(step, moved.unbind(), slope, *own)
+                for row, found in zip(moved, after, strict=True):
+                    row.copy_(found)
 
     def updated(
         self,

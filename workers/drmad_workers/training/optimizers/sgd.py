@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
-from drmad_workers.training.optimizers.rates import Factor, Rate, add_scaled
+from drmad_workers.training.optimizers.rates import (
+    Factor,
+    Rate,
+    add_scaled,
+    part_of,
+    parts_of,
+)
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,30 @@ class MomentumSGD(InnerOptimizer):
         return self.reads_gradient and not known
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
+        factors = [rate.factor(step) for rate in self.rates.values()]
+        for part in parts_of(state):
+            own = (part_of(factor, part) for factor in factors)
+            self._step(state[..., part], gradient[..., part], *own)
+
+    def _step(
+        self, state: Tensor, gradient: Tensor, rate: Factor, decay: Factor, weight_decay: Factor
+    ) -> None:
         weights, velocity = state.unbind()
-        gradient = self.decayed(step, weights, gradient)
-        decay = self.momentum.factor(step)
+        gradient = self._decayed(weights, gradient, weight_decay)
         velocity.mul_(decay)
         add_scaled(velocity, self.gain(decay), gradient, -1.0)
         along = decay * velocity - gradient if self.nesterov else velocity
-        add_scaled(weights, self.learning_rate.factor(step), along)
+        add_scaled(weights, rate, along)
 
     def decayed(self, step: int, weights: Tensor, gradient: Tensor) -> Tensor:
         """g_t = ∇_w L_t + ω w, shape (P,)."""
+        return self._decayed(weights, gradient, self.weight_decay.factor(step))
+
+    def _decayed(self, weights: Tensor, gradient: Tensor, weight_decay: Factor) -> Tensor:
         if self.weight_decay.is_zero:
             return gradient
         total = gradient.clone()
-        add_scaled(total, self.weight_decay.factor(step), weights)
+        add_scaled(total, weight_decay, weights)
         return total
 
     def updated(
