@@ -37,6 +37,7 @@ NOT_RUN = {
     ("SECURITY.md", "python"): "the signature is tested by tests/service/scheduling",
     ("deploy/kubernetes/README.md", "sh"): "they need a Kubernetes cluster",
     ("docs/concepts/fidelity.md", "python"): "a fragment; tests/workers/preflight runs the call",
+    ("docs/concepts/validation.md", "sh"): "tests/workers/validation runs the command",
     ("docs/getting-started/templates.md", "sh"): "tests/workers/test_templates.py runs them",
     ("docs/how-to/deploy.md", "sh"): "they need Docker, a collector or jobs to back up",
     ("docs/how-to/fine-tuning.md", "sh"): "the weights are the reader's",

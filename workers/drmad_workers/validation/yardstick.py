@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from statistics import fmean
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,9 +26,10 @@ from drmad_workers.validation.changes import (
     changes_of,
     predicted,
 )
-from drmad_workers.validation.mean_interval import MeanInterval, mean_interval
-from drmad_workers.validation.rank_correlation import RankCorrelation, rank_correlation
-from drmad_workers.validation.verdict import Findings, Verdict, verdict
+from drmad_workers.validation.mean_interval import mean_interval
+from drmad_workers.validation.rank_correlation import rank_correlation
+from drmad_workers.validation.report import Correlation, ValidationReport, lds_of
+from drmad_workers.validation.verdict import Findings, verdict
 
 FIRST_DRAW = 2**48
 """The draw that is differentiated; no meta-iteration of a job has a draw as high."""
@@ -105,69 +105,6 @@ class Differentiated:
     fidelity: float | None = None
     agreement: DrawAgreement | None = None
     unknown: str = ""
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """The LDS of one hyperparameter at one size [Park2023].
-
-    Attributes:
-        kind, size: see Change.
-        retrainings: the training runs after a change.
-        diverged: those of them that diverged; they rank as the largest loss.
-        correlation: of the predicted and the actual changes of the validation loss.
-    """
-
-    hyperparameter: str
-    kind: ChangeKind
-    size: float
-    retrainings: int
-    diverged: int
-    correlation: RankCorrelation
-
-
-@dataclass(frozen=True)
-class ValidationReport:
-    """What retraining says of a hypergradient.
-
-    Attributes:
-        method: the settings of the method, with its name under "method".
-        cost: the cost of a meta-iteration by the method, in plain training runs.
-        runs: the plain training runs that the validation took.
-        validation_loss: at λ, of the draw that was differentiated; None if training diverged.
-        correlations: by hyperparameter and size.
-        lds: by hyperparameter, the mean over its sizes.
-        fidelity: the cosine to the exact hypergradient of the same draw.
-        agreement: the agreement of the exact hypergradients of several draws, the ceiling of every
-            fidelity.
-        unknown: why fidelity or agreement is not known; empty if both are.
-        gain: how much one outer step lowers the validation loss, over draws that did not choose
-            it: each is trained before and after the step.
-        gain_per_run: `gain` by the cost of the step in plain training runs.
-        verdict: what it means, and what to change.
-    """
-
-    method: dict[str, Any]
-    cost: float
-    runs: float
-    validation_loss: float | None
-    correlations: list[Correlation]
-    lds: dict[str, RankCorrelation]
-    fidelity: float | None
-    agreement: DrawAgreement | None
-    unknown: str
-    gain: MeanInterval | None
-    gain_per_run: float | None
-    verdict: Verdict
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields of drmad_client.records.validation.ValidationReport."""
-        fields = asdict(self)
-        for each in fields["correlations"]:
-            each |= each.pop("correlation")
-        if self.agreement is not None:
-            fields["agreement"]["of_four"] = self.agreement.averaged(4)
-        return fields
 
 
 class Yardstick:
@@ -385,24 +322,6 @@ class Yardstick:
     @property
     def _resamples(self) -> bool:
         return self._tuner.replica.training.resample
-
-
-def lds_of(correlations: Sequence[Correlation], name: str) -> RankCorrelation:
-    """The mean of a hyperparameter's correlations over all sizes, and of their intervals' ends."""
-    known = [each.correlation for each in correlations if each.hyperparameter == name]
-    values = [each for each in known if each.value is not None]
-    return (
-        RankCorrelation(
-            *(
-                fmean(parts) if (parts := [p for p in column if p is not None]) else None
-                for column in zip(
-                    *((each.value, each.low, each.high) for each in values), strict=True
-                )
-            )
-        )
-        if values
-        else RankCorrelation(None)
-    )
 
 
 def validate(
