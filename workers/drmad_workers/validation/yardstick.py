@@ -250,7 +250,7 @@ class Yardstick:
             for before, then in zip(pairs[::2], pairs[1::2], strict=True)
             if before is not None and then is not None
         ]
-        correlations = self._correlations(known, after)
+        correlations = self.correlations(known, after)
         gain = mean_interval(gains)
         findings = Findings(
             {name: lds_of(correlations, name) for name in self._tuner.hyperparameters},
@@ -273,9 +273,15 @@ class Yardstick:
             verdict=verdict(findings, self._tuner),
         )
 
-    def _correlations(
+    def correlations(
         self, known: Differentiated, after: Sequence[float | None]
     ) -> list[Correlation]:
+        """The LDS of the predictions for every hyperparameter and size.
+
+        Args:
+            known: only its predictions count, which may come from any attribution.
+            after: the losses after each change, in the order of the retrainings.
+        """
         groups: dict[tuple[str, ChangeKind, float], list[int]] = {}
         for position, change in enumerate(self._changes):
             groups.setdefault((change.name, change.kind, change.size), []).append(position)

@@ -1,0 +1,1 @@
+"""Parts of benchmarks/lds.py; no module here is a script."""

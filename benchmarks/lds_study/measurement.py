@@ -1,0 +1,117 @@
+"""What is measured in a cell: retrainings, the scores of every method, and what they cost."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from drmad_workers import Replay, Shortcut, Tuner
+from drmad_workers.hypergradients import Method
+from drmad_workers.hypergradients.agreement import draw_agreement
+from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.hypergradients.shortcut import has_convolutions
+from drmad_workers.validation.changes import left_out_rows, predicted_by_scores
+from drmad_workers.validation.report import lds_of
+from drmad_workers.validation.yardstick import (
+    FIRST_DRAW,
+    Differentiated,
+    ValidationSettings,
+    Yardstick,
+)
+from lds_study.cells import STEPS, Cell
+from lds_study.plain_run import Losses, influences, plain_run, tracin
+
+REPEATS = 3
+OTHER_DRAWS = 4
+
+
+def methods_of(cell: Cell) -> dict[str, Method]:
+    methods: dict[str, Method] = {
+        "exact": Replay(),
+        "shortcut": Shortcut(),
+        "shortcut T/10": Shortcut(horizon=STEPS // 10),
+    }
+    if has_convolutions(cell.problem().model):
+        methods["shortcut, every minibatch"] = Shortcut(minibatch_subsampling=1)
+        methods["shortcut, one in two"] = Shortcut(minibatch_subsampling=2)
+    return methods
+
+
+def measure(cell: Cell, seed: int, changes: int) -> dict[str, Any]:
+    """The figures of a cell and a seed, as a line of the results has them."""
+    tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Replay(), seed=seed)
+    yardstick = Yardstick(tuner, ValidationSettings(changes=changes, draws=2, seed=seed))
+    losses = Losses(cell)
+    plain = min(
+        (plain_run(cell, seed, FIRST_DRAW) for _ in range(REPEATS)), key=lambda r: r.seconds
+    )
+    scores: dict[str, tuple[Tensor, float]] = {}
+    for name, method in methods_of(cell).items():
+        scores[name] = _scores(tuner, method, FIRST_DRAW)
+    others = [_scores(tuner, Replay(), FIRST_DRAW + 1 + draw, 1)[0] for draw in range(OTHER_DRAWS)]
+    exact, seconds = scores["exact"]
+    scores["exact, of another draw"] = (others[0], seconds)
+    mean = sum(others[1:], others[0]) / OTHER_DRAWS
+    scores["exact, mean of four other draws"] = (mean, OTHER_DRAWS * seconds)
+    found, seconds = _timed(lambda: tracin(losses, plain))
+    scores["TracIn"] = (found, plain.seconds + seconds)
+    started = time.process_time()
+    for damping, each in influences(losses, plain):
+        scores[f"influence functions, damping {damping:g}"] = (
+            each,
+            plain.seconds + time.process_time() - started,
+        )
+        started = time.process_time()
+    agreed = draw_agreement([{"": exact}, *({"": other} for other in others)])
+    retrainings = yardstick.retrainings[: 1 + 3 * changes]
+    known = Differentiated({}, 0.0, 0.0, {"sample_weight": 1.0}, [], {})
+    after = [yardstick.retrain(known, retraining) for retraining in retrainings]
+    rows = exact.numel()
+    judged = {}
+    for name, (found, seconds) in scores.items():
+        predictions = [
+            predicted_by_scores(left_out_rows(each.change, rows, seed), found)
+            for each in retrainings
+            if each.change is not None
+        ]
+        known = Differentiated({}, 0.0, 0.0, {}, predictions, {})
+        by_size = yardstick.correlations(known, after[1:])
+        mean_lds = lds_of(by_size, "sample_weight")
+        judged[name] = {
+            "lds": mean_lds.value,
+            "sizes": {str(each.size): each.correlation.value for each in by_size},
+            "times_plain": seconds / plain.seconds,
+        }
+    return {
+        "cell": cell.name,
+        "seed": seed,
+        "changes": changes,
+        "calm": cell.calm,
+        "validation_loss": after[0],
+        "agreement": agreed.cosine,
+        "plain_seconds": plain.seconds,
+        "methods": judged,
+    }
+
+
+def _scores(
+    tuner: Tuner, method: Method, draw: int, repeats: int = REPEATS
+) -> tuple[Tensor, float]:
+    """What each example adds to the validation loss, by a method, and the least CPU seconds."""
+    seconds, found = [], None
+    for _ in range(repeats):
+        started = time.process_time()
+        (found,), _ = tuner.compare(tuner.initial_values(), [method], draw)
+        seconds.append(time.process_time() - started)
+    if not isinstance(found, BackwardPass):
+        assert found is not None
+        raise found
+    # All weights are one half: the derivative by σ times σ is that by λ over 1 - σ.
+    return 2.0 * found.hypergradient["sample_weight"], min(seconds)
+
+
+def _timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    started = time.process_time()
+    found = work()
+    return found, time.process_time() - started
