@@ -26,7 +26,9 @@ class Attention(nn.Module):
         query, key, value = self.mixed(self.before(tokens)).chunk(3, dim=-1)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         tokens = tokens + self.out(scores.softmax(-1) @ value)
-        return tokens + self.narrow(nn.functional.gelu(self.wide(self.between(tokens))))
+        wide = nn.functional.gelu(self.wide(self.between(tokens)))
+        found: Tensor = tokens + self.narrow(wide)
+        return found
 
 
 class Transformer(nn.Module):
@@ -40,8 +42,9 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.embed(images.unflatten(-1, (8, 8))) + self.place.weight
-        return self.head(self.norm(self.layers(tokens)).mean(dim=-2))
+        tokens = self.embed(images.reshape(*images.shape[:-1], 8, 8)) + self.place.weight
+        found: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=-2))
+        return found
 
 
 @dataclass(frozen=True)

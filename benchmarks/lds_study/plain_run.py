@@ -112,14 +112,14 @@ class Losses:
         def outputs(at: Weights) -> Tensor:
             return self.outputs(at, inputs)
 
-        values, tangent = jvp(outputs, (weights,), (direction,))
+        values, tangent = jvp(outputs, (weights,), (direction,))[:2]
 
         def loss_gradient(at: Tensor) -> Tensor:
             found: Tensor = grad(lambda z: 0.5 * torch.nn.functional.cross_entropy(z, targets))(at)
             return found
 
-        _, curved = jvp(loss_gradient, (values,), (tangent,))
-        _, back = vjp(outputs, weights)
+        curved = jvp(loss_gradient, (values,), (tangent,))[1]
+        back = vjp(outputs, weights)[1]
         (product,) = back(curved)
         return dict(product)
 
