@@ -245,7 +245,6 @@ def test_error_in_a_reading_process_alone_names_its_line_and_a_remedy(tuners: An
 def test_process_that_is_killed_is_an_error_with_a_remedy(
     tuners: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     tuner = tuners(2, data=Ending())
     with pytest.raises(ProblemError, match=r"ended by signal 9.*memory.*fewer processes") as error:
         results(tuner)

@@ -1,20 +1,17 @@
 """Minibatches that other processes read while this one trains."""
 
 import multiprocessing
-import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from ctypes import c_longlong
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
 
-from drmad_workers.data import reading_process
 from drmad_workers.data.items import Items
-from drmad_workers.data.reading_process import Reader, Request, Settings, Unread
+from drmad_workers.data.reading_process import Reader, Request, Unread
+from drmad_workers.data.reading_processes import ProcessEnded, ReadingProcesses
 from drmad_workers.data.shared_slots import Packed, SharedSlots
 from drmad_workers.errors import ProblemError
 
@@ -60,7 +57,6 @@ class ReadAhead:
 
     Attributes:
         missed: the number of minibatches that `take` did not have, since the first order.
-        processes: the processes, from the first order to `close`.
     """
 
     def __init__(self, items: Items, name: str, workers: int) -> None:
@@ -69,12 +65,15 @@ class ReadAhead:
         self._name = name
         self._workers = workers
         self._requests = Requests()
-        self._loader: DataLoader[Any] | None = None
-        self._results: Iterator[Packed | Unread] = iter(())
+        self._reading: ReadingProcesses | None = None
         self._kept: deque[Kept] = deque()
         self._window = 1
         self.missed = 0
-        self.processes: list[Any] = []
+
+    @property
+    def processes(self) -> list[Any]:
+        """The processes, from the first order to `close`."""
+        return [] if self._reading is None else self._reading.processes
 
     def expect(self, order: Iterable[Wanted], window: int = 1) -> None:
         """States the minibatches that a pass will take, in the order of their first use.
@@ -95,10 +94,11 @@ class ReadAhead:
             return
         self._kept.clear()
         requests.begin(chain(first, fresh))
-        is_new = self._loader is None
-        loader = self._made() if self._loader is None else self._loader
-        self._results = self._attempt(lambda: iter(loader), is_new)
-        self._loader = loader
+        if self._reading is None:
+            self._reading = self._begun()
+        self._attempt(self._reading.drain)
+        for _ in range(AHEAD * self._workers):
+            self._ask()
 
     def take(self, keys: Sequence[Hashable]) -> list[Any | None]:
         """The content of minibatches, and None for each that is not near the front of the order.
@@ -119,18 +119,31 @@ class ReadAhead:
         contents = [self._content(kept[key]) if key in kept else None for key in keys]
         while len(self._kept) > self._window:
             self._requests.free.append(self._kept.popleft().slot)
-        self.missed += len(missing) if self._loader is not None else 0
+        self.missed += len(missing) if self._reading is not None else 0
         return contents
 
     def close(self) -> None:
         """Ends the processes; a later order begins new ones."""
-        self._results, self._loader, self.processes = iter(()), None, []
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
         self._kept.clear()
         self._requests = Requests()
 
+    def _ask(self) -> None:
+        """Requests the next minibatch of the order, if there is one."""
+        reading, request = self._reading, self._requests.next()
+        if reading is not None and request is not None:
+            self._attempt(lambda: reading.ask(request))
+
     def _receive(self) -> Hashable:
+        """Receives the first minibatch that was requested, and requests another one."""
+        assert self._reading is not None
+        read = self._attempt(self._reading.answer)
         wanted, slot = self._requests.sent.popleft()
-        self._kept.append(Kept(wanted, self._attempt(lambda: next(self._results)), slot))
+        assert read is not None, "only requests of earlier orders have no answer"
+        self._kept.append(Kept(wanted, read, slot))
+        self._ask()
         return wanted.key
 
     def _content(self, kept: Kept) -> Any:
@@ -145,39 +158,20 @@ class ReadAhead:
             FIELD,
         )
 
-    def _made(self) -> "DataLoader[Any]":
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([reading_process.__name__])
+    def _begun(self) -> ReadingProcesses:
         reader = Reader(self._items, self._requests.slots, self._requests.turn)
-        return DataLoader(
-            reader,  # type: ignore[arg-type]
-            batch_sampler=self._requests,  # type: ignore[arg-type]
-            num_workers=self._workers,
-            collate_fn=reading_process.content_of,
-            worker_init_fn=Settings.now().apply,
-            multiprocessing_context=context,
-            prefetch_factor=AHEAD,
-            persistent_workers=True,
-            generator=torch.Generator(),  # by default it draws from the global one
-        )
-
-    def _attempt(self, work: Callable[[], T], starts: bool = False) -> T:
-        """The result of `work`, which starts the processes or waits for them."""
-        before = multiprocessing.active_children() if starts else []
         try:
-            with without_warning() if starts else nullcontext():
-                result = work()
+            return ReadingProcesses(reader, self._workers)
         except Exception as error:
-            ended = [process for process in self.processes if not process.is_alive()]
+            raise self._not_sent(error) from error
+
+    def _attempt(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which speaks with the processes."""
+        try:
+            return work()
+        except ProcessEnded as error:
             self.close()
-            if starts:
-                raise self._not_sent(error) from error
-            if not ended:
-                raise
-            raise self._ended(ended[0]) from error
-        if starts:
-            self.processes = [p for p in multiprocessing.active_children() if p not in before]
-        return result
+            raise self._ended(error) from error
 
     def _not_sent(self, error: Exception) -> ProblemError:
         return ProblemError(
@@ -188,19 +182,18 @@ class ReadAhead:
             FIELD,
         )
 
-    def _ended(self, process: Any) -> ProblemError:
-        code = process.exitcode
-        if code is not None and code < 0:
+    def _ended(self, error: ProcessEnded) -> ProblemError:
+        if error.code < 0:
             reason = (
-                f"process {process.pid} was ended by signal {-code}, as the system does when "
+                f"process {error.pid} was ended by signal {-error.code}, as the system does when "
                 "memory runs out: use fewer processes, a smaller training.batch_size or smaller "
                 "items"
             )
         else:
             reason = (
-                f"process {process.pid} ended with exit code {code}: define the class of the data "
-                "set in a module that another process can import, start a script's work under "
-                "if __name__ == '__main__', and let no item end its process"
+                f"process {error.pid} ended with exit code {error.code}: define the class of the "
+                "data set in a module that another process can import, start a script's work "
+                "under if __name__ == '__main__', and let no item end its process"
             )
         return ProblemError(
             f"the processes of {FIELD} must live as long as the training, and {reason}; or set "
@@ -209,16 +202,8 @@ class ReadAhead:
         )
 
 
-@contextmanager
-def without_warning() -> Iterator[None]:
-    """Leaves out torch's warning about data that cannot be sent, which the error repeats."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Got pickle error", UserWarning)
-        yield
-
-
 class Requests:
-    """The order of a pass as the requests that the DataLoader sends, each with a free slot.
+    """The order of a pass as requests, each with a free slot.
 
     Attributes:
         sent: what was requested and not received yet, with its slot.
@@ -254,14 +239,16 @@ class Requests:
         self._looked_up.extend(islice(self._order, max(0, lacking)))
         return islice(chain((wanted for wanted, _ in self.sent), self._looked_up), count)
 
-    def __iter__(self) -> Iterator[Request]:
-        return self
-
-    def __next__(self) -> Request:
-        wanted = self._looked_up.popleft() if self._looked_up else next(self._order)
+    def next(self) -> Request | None:
+        """The next request; None at the end of the order."""
+        wanted = self._looked_up.popleft() if self._looked_up else next(self._order, None)
+        if wanted is None:
+            return None
         if not self.free:
             self.free.append(self._count)
             self._count += 1
         slot = self.free.pop()
         self.sent.append((wanted, slot))
-        return Request(self.turn.value, slot, wanted.rows, wanted.seeds)
+        seeds = None if wanted.seeds is None else torch.tensor(wanted.seeds, dtype=torch.uint64)
+        of = self.slots.pack(slot, (torch.tensor(wanted.rows), seeds))
+        return Request(self.turn.value, slot, of)

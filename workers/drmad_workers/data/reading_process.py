@@ -2,13 +2,13 @@
 
 import mmap
 import os
+import signal
 import threading
 import traceback
-from collections.abc import Sequence
 from ctypes import c_longlong
 from dataclasses import dataclass
 from multiprocessing import parent_process, reduction
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,13 @@ class Request:
     Attributes:
         turn: the number of the order that asks for it; one that was replaced needs it no longer.
         slot: where its tensors are written.
-        rows, seeds: see Items.take.
+        of: its rows and seeds, shape (rows,) each, in this slot; see Items.take. A request is thus
+            short, and sending it does not wait for the process.
     """
 
     turn: int
     slot: int
-    rows: Sequence[int]
-    seeds: Sequence[int] | None
+    of: Packed
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Unread:
 
 
 class Reader:
-    """Reads minibatches in a process of a DataLoader, which takes it for a data set."""
+    """Reads minibatches into slots."""
 
     def __init__(self, items: Items, slots: SharedSlots, turn: c_longlong) -> None:
         """`turn` is shared memory with the number of the order that counts."""
@@ -51,17 +51,14 @@ class Reader:
         self._slots = slots
         self._turn = turn
 
-    def __getitem__(self, row: int) -> Any:
-        raise NotImplementedError("minibatches are read by __getitems__")
-
-    def __getitems__(self, request: Request) -> Packed | Unread | None:
+    def read(self, request: Request) -> Packed | Unread | None:
         """The minibatch, the error of its items, or None if nothing needs it any longer."""
         if request.turn != self._turn.value:
             return None
         try:
-            return self._slots.pack(
-                request.slot, self._items.take(torch.tensor(request.rows), request.seeds)
-            )
+            rows, seeds = self._slots.unpack(request.of)
+            content = self._items.take(rows, None if seeds is None else seeds.tolist())
+            return self._slots.pack(request.slot, content)
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)
             where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})"
@@ -79,29 +76,37 @@ class Settings:
     def now(cls) -> "Settings":
         return cls(torch.get_num_threads(), torch.get_default_dtype())
 
-    def apply(self, worker: int) -> None:
-        """Begins a reading process."""
+    def apply(self) -> None:
         # A sum over several threads may differ in its last bits from that over one.
         torch.set_num_threads(self.threads)
         torch.set_default_dtype(self.dtype)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def answer(reader: Reader, settings: Settings, pipe: Connection) -> None:
+    """Answers requests in a process of its own, until the other end of the pipe is closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    settings.apply()
+    if hasattr(os, "SCHED_BATCH"):
+        # Where no core is idle, a request must not take the core from the process that sends it.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # An interrupt from the keyboard reaches this process too; the one that trains handles it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while True:
+            pipe.send(reader.read(pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
 
 
 def _end_with_parent() -> None:
-    """Ends this process as soon as the one that trains is gone, however it ended.
+    """Ends this process as soon as the one that trains is gone, also while it reads an item.
 
-    torch watches the parent process, which is the fork server here. The server lives for as long as
-    a process that it has started.
+    The parent of this process is the fork server, which lives as long as what it has started.
     """
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-def content_of(read: Any) -> Any:
-    """The DataLoader's collate function: minibatches are already collated."""
-    return read
 
 
 def _opened(
