@@ -235,3 +235,34 @@ def test_tables_whose_gradient_is_not_that_of_the_loss(options: dict[str, Any]) 
     """The penalty moves the padding row, which the gradient of the loss leaves alone."""
     kinds: tuple[Kind, ...] = (L2(per="layer", init=-4.0),)
     assert_right(recipe_of(given_table(**options), kinds, SHORT), EXACT)
+
+
+class Bent(nn.Module):
+    """A network whose hidden layer passes a function."""
+
+    def __init__(self, bend: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.bend = nn.Linear(6, WIDTH), nn.Linear(WIDTH, CLASSES), bend
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.bend(self.first(inputs)))
+        return outputs
+
+
+def potential(row: Tensor) -> Tensor:
+    return torch.tanh(row).square().sum()
+
+
+BENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gradient": torch.func.vmap(torch.func.grad(potential)),
+    "vector-Jacobian product": lambda values: torch.func.vjp(torch.tanh, values)[1](values)[0],
+    "Hessian": lambda values: torch.func.vmap(torch.func.hessian(potential))(values).sum(-1),
+    "fake quantization": lambda values: torch.fake_quantize_per_tensor_affine(
+        values, 0.1, 0, -64, 63
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BENDS)
+def test_transforms_of_torch_func_and_values_on_a_grid(name: str) -> None:
+    assert_right(recipe_of(lambda: problem_of(Bent(BENDS[name])), training=SHORT), EXACT)

@@ -18,7 +18,7 @@ by frequencies, and batch normalization where its running statistics matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from types import FunctionType
 from typing import Any, Self
 
@@ -244,6 +244,13 @@ class DifferentiableForward(TorchFunctionMode):
             norm = torch.norm_except_dim(direction, 2, dim)
             return direction * (length / norm)
 
+    def _fake_quantize(self, *given: Any, quantize: Callable[..., Tensor]) -> Tensor:
+        """Values on a grid, whose gradient goes straight through; they have no derivative."""
+        given = self.values(given)
+        trained = self._call(quantize, given, {})
+        joined: Tensor = _join_derivatives(trained, trained.detach())
+        return joined
+
     def _embedding(
         self,
         weight: Tensor,
@@ -356,6 +363,13 @@ _FORMS: dict[Any, _Form] = {
     functional.scaled_dot_product_attention: DifferentiableForward._attention,
     torch._weight_norm: DifferentiableForward._weight_norm,
     torch.embedding: DifferentiableForward._embedding,
+    **{
+        quantize: partial(DifferentiableForward._fake_quantize, quantize=quantize)
+        for quantize in (
+            torch.fake_quantize_per_tensor_affine,
+            torch.fake_quantize_per_channel_affine,
+        )
+    },
     functional.batch_norm: DifferentiableForward._batch_norm,
     functional.instance_norm: DifferentiableForward._instance_norm,
 }

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from drmad_workers.objective.inner import InnerObjective
 from drmad_workers.problem import Batch
@@ -15,6 +16,7 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
 
     The model cannot be moved if its code holds parameters by other means than as attributes of
     modules (in lists or closures, as recurrent layers do): it would go on to use its own weights.
+    None also where torch.func's transforms allow no measurement.
 
     Args:
         inner: L.
@@ -23,8 +25,13 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
     parameters = inner.parameters
     here = inner.linearize(draw())
     weights = parameters.weights.detach().clone()
-    with parameters.elsewhere(), saved_tensors() as kept:
-        there = inner.linearize(draw(), weights)
+    try:
+        with parameters.elsewhere(), saved_tensors() as kept:
+            there = inner.linearize(draw(), weights)
+    except RuntimeError as error:
+        if forbids_hooks(error):
+            return None
+        raise
     for one, other in zip(here.gradients, there.gradients, strict=True):
         if (one is None) != (other is None) or (
             one is not None and other is not None and not torch.allclose(one, other)
@@ -46,7 +53,8 @@ def saved_tensors() -> Iterator[dict[int, int]]:
     holders: list[list[Tensor]] = []
 
     def hold(tensor: Tensor) -> list[Tensor]:
-        kept[address(tensor)] = tensor.untyped_storage().nbytes()
+        if not (is_functorch_wrapped_tensor(tensor) or tensor._is_zerotensor()):  # no memory
+            kept[address(tensor)] = tensor.untyped_storage().nbytes()
         holders.append([tensor])
         return holders[-1]
 
@@ -56,6 +64,11 @@ def saved_tensors() -> Iterator[dict[int, int]]:
     finally:
         for holder in holders:  # an output that its own graph holds would never be freed
             holder.clear()
+
+
+def forbids_hooks(error: RuntimeError) -> bool:
+    """Whether a transform of torch.func ended `saved_tensors`, whose hooks it does not support."""
+    return "support saved tensor hooks" in str(error)
 
 
 def address(tensor: Tensor) -> int:

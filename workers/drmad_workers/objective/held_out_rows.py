@@ -10,7 +10,7 @@ from torch import Tensor
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ran_out_of_memory
 from drmad_workers.global_generators import seed_all
-from drmad_workers.objective.graph_memory import address, saved_tensors
+from drmad_workers.objective.graph_memory import address, forbids_hooks, saved_tensors
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import Purpose, seed_of
 
@@ -39,11 +39,20 @@ class HeldOutRows:
         self._seed = seed
 
     def fit(self, rows: int, loss: Callable[[], Tensor], weights: Tensor) -> None:
-        """Chooses the rows of a pass by the memory of the graph of a loss of `rows` rows."""
+        """Chooses the rows of a pass by the memory of the graph of a loss of `rows` rows.
+
+        Takes a minibatch where torch.func's transforms allow no measurement.
+        """
         if self._stated:
             return
-        with saved_tensors() as kept:
-            loss()
+        try:
+            with saved_tensors() as kept:
+                loss()
+        except RuntimeError as error:
+            if not forbids_hooks(error):
+                raise
+            self.rows = self._batch_size
+            return
         kept.pop(address(weights), None)
         fitting = PASS_BYTES * rows // max(1, sum(kept.values()))
         self.rows = max(self._batch_size, min(MAX_ROWS, fitting))
