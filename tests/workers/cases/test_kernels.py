@@ -263,6 +263,7 @@ BENDS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # in torch.func.hessian
 @pytest.mark.parametrize("name", BENDS)
 def test_transforms_of_torch_func_and_values_on_a_grid(name: str) -> None:
     assert_right(recipe_of(lambda: problem_of(Bent(BENDS[name])), training=SHORT), EXACT)
