@@ -15,11 +15,17 @@ tensor of the same shape."""
 def streamed(tensors: Sequence[Tensor], use: Use) -> Iterator[None]:
     """Inside, `use` gets the derivative by each of the tensors, which are leaves of autograd.
 
+    A derivative that is zero, because what lies between cuts it off, is not handed over.
+
     Autograd then holds no derivative longer than `use` does, so that all of them together do not
     take a copy of the weights. Hooks of the tensors act before.
     """
+
+    def unless_none(number: int, derivative: Tensor | None) -> Tensor | None:
+        return None if derivative is None else use(number, derivative)
+
     hooks = [
-        tensor.register_hook(partial(use, number))  # type: ignore[no-untyped-call]
+        tensor.register_hook(partial(unless_none, number))  # type: ignore[no-untyped-call]
         for number, tensor in enumerate(tensors)
     ]
     try:
