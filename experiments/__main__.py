@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from drmad_client.http.client import Client
 from experiments import summary
 from experiments.gather import gather, service
+from experiments.plain import Plain
 from experiments.reporting import with_block
 from experiments.results import Results
 from experiments.tasks import Measured, Search, Task, Tuned, on
@@ -31,10 +32,16 @@ NAMES = (
     "wrong_labels",
     "hyperparameter_server",
     "conv_net",
+    "stories",
 )
 
 
-KINDS: dict[str, type[Task]] = {"jobs": Tuned, "searches": Search, "timings": Measured}
+KINDS: dict[str, type[Task]] = {
+    "jobs": Tuned,
+    "searches": Search,
+    "timings": Measured,
+    "plain": Plain,
+}
 
 
 class Experiment(Protocol):

@@ -23,13 +23,12 @@ from drmad_client.http import local_key
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_client.spec.job import JobSpec
-from experiments.opponents import measure, search
+from experiments.opponents import RAW_ENTRIES, measure, search
+from experiments.plain import Plain, train_plainly
 from experiments.results import Result, Results, array_file, from_job
 from experiments.tasks import Measured, Search, Task, Tuned
 
 START_S = 120.0
-RAW_ENTRIES = 100
-"""Maximum number of entries of a tensor that a result keeps."""
 
 
 def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> None:
@@ -41,10 +40,10 @@ def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> No
     the spec's defaults, so that the service returns the job that it already has.
     """
     missing = [task for task in tasks if not results.has(task)]
-    searches = [task for task in missing if isinstance(task, Search)]
+    beside_it = [task for task in missing if isinstance(task, Search | Plain)]
     tuned = [task for task in missing if isinstance(task, Tuned)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
-        futures = [beside.submit(search, task) for task in searches]
+        futures = [beside.submit(without_service, task) for task in beside_it]
         try:
             for future in futures:
                 future.add_done_callback(lambda done: _keep(done, results))
@@ -61,6 +60,10 @@ def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> No
         except BaseException:
             beside.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def without_service(task: Search | Plain) -> Result:
+    return train_plainly(task) if isinstance(task, Plain) else search(task)
 
 
 def _keep(done: Future[Result], results: Results) -> None:

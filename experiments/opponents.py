@@ -17,10 +17,13 @@ from drmad_workers import EngineError, TrainingDiverged, Tuner, spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.evaluation import peak_memory_bytes
 from experiments.results import Result
-from experiments.tasks import Measured, Retrained, Search, Task
+from experiments.tasks import Fresh, Measured, Retrained, Search, Task
 
 DIVERGED = 1e3
 """Validation loss that a sampler gets for a trial whose training diverged."""
+
+RAW_ENTRIES = 100
+"""Maximum number of entries of a tensor of which a search keeps every trial."""
 
 LONG_S = 3.0
 """CPU seconds from which the overhead of a first meta-iteration is at most two percent."""
@@ -45,6 +48,7 @@ def search(task: Search) -> Result:
         else optuna.samplers.RandomSampler(seed=task.seed)
     )
     study = optuna.create_study(sampler=sampler)
+    first = task.first if isinstance(task, Fresh) else 0
     tried: list[dict[str, Tensor]] = []
     began = time.perf_counter()
     for number in range(task.trials):
@@ -56,10 +60,13 @@ def search(task: Search) -> Result:
                 label = f"{name}[{i}]"
                 entry.fill_((low + high) / 2 if fixed else trial.suggest_float(label, low, high))
         if isinstance(task, Retrained):
-            values |= {name: torch.tensor(entries) for name, entries in task.values.items()}
+            values |= {
+                name: torch.tensor(entries).view(values[name].shape)
+                for name, entries in task.values.items()
+            }
         tried.append(values)
         try:
-            metrics = tuner.train(values, number)
+            metrics = tuner.train(values, first + number)
         except TrainingDiverged:
             loss, metrics = DIVERGED, dict.fromkeys(result.metrics, 1.0)
         else:
@@ -74,7 +81,9 @@ def search(task: Search) -> Result:
     result.raw = {name: best[name].view(-1).tolist() for name in task.space}
     if task.sampler != "fixed":
         result.figures["tried"] = {
-            name: [values[name].view(-1).tolist() for values in tried] for name in task.space
+            name: [values[name].view(-1).tolist() for values in tried]
+            for name in task.space
+            if best[name].numel() <= RAW_ENTRIES
         }
     return result
 

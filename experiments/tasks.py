@@ -84,6 +84,17 @@ class Retrained(Search):
     values: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Fresh(Retrained):
+    """Plain training in draws that no job and no search of the experiment has used.
+
+    Attributes:
+        first: the draw of the first training run.
+    """
+
+    first: int = 1000
+
+
 def on(task: Task, data: str) -> Task:
     """The task with the built-in data set `data` in place of MNIST."""
     spec = copy.deepcopy(task.spec)

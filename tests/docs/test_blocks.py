@@ -21,6 +21,7 @@ RUN_WITH_A_SERVICE = (  # by tests/end_to_end/test_docs.py
     "docs/getting-started/quickstart.md",
     "docs/getting-started/tutorial.md",
 )
+STORIES = ("hugging-face",)  # tests/end_to_end/test_docs.py runs their commands
 RUN_HERE = (  # their Python blocks, one after the other
     "docs/concepts/hypergradients.md",
     "docs/how-to/fine-tuning.md",
@@ -49,6 +50,10 @@ NOT_RUN = {
     ("docs/how-to/own-model.md", "sh"): "their job is the reader's",
     ("docs/how-to/own-model.md", "python"): "their arrays are the reader's",
     ("docs/how-to/tables.md", "sh"): "their file is the reader's",
+} | {
+    (f"docs/stories/{name}.md", language): "parts of a template, and commands that end_to_end runs"
+    for name in STORIES
+    for language in ("python", "sh")
 }
 COMMAND = re.compile(r"\$\(|-- | api | scheduler ")  # what may stand before one
 JOB = {

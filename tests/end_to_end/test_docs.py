@@ -6,18 +6,23 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbclient
 import nbformat
 import pytest
+import yaml
 
 from tests.end_to_end.running import Service
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STORIES = ("hugging-face",)
+"""Pages of docs/stories, each about the template of its name."""
+SHORT_STORY = ("training.steps=8", "hypergradient.horizon=4", "meta.iterations=2")
 KEEP_FOLDER = 'pwd > "$START/.cwd"'  # the next block begins where this one ended
 # What the test has done already: the package is installed, and a service runs. The commands that
 # install are run by tests/docs/test_installation.py.
@@ -33,9 +38,21 @@ def environment(service: Service) -> dict[str, str]:
     }
 
 
-def run(page: Path, folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Does what a reader of the page does; each block with what it printed."""
-    for language, file, text in FENCE.findall(page.read_text(encoding="utf-8")):
+def run(
+    page: Path,
+    folder: Path,
+    environment: dict[str, str],
+    changes: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[tuple[str, str]]:
+    """Does what a reader of the page does; each block with what it printed.
+
+    `changes` are made in the page first, such as options that shorten its commands.
+    """
+    printed = page.read_text(encoding="utf-8")
+    for old, new in changes.items():
+        assert old in printed, f"{page.name} has no {old}"
+        printed = printed.replace(old, new)
+    for language, file, text in FENCE.findall(printed):
         if "from drmad_workers import" in text and "drmad_client" not in text and not file:
             continue  # it needs no service, and tests/docs/test_blocks.py runs it
         if file:
@@ -87,6 +104,54 @@ def test_the_readme_runs_as_it_is_printed(environment: dict[str, str], tmp_path:
     assert "no problems found" in own
     assert "mixing: 10 × 10" in own
     assert "succeeded" in own
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_runs_as_it_is_printed(
+    environment: dict[str, str], tmp_path: Path, story: str
+) -> None:
+    """From an empty folder, with short trainings; the experiment `stories` has the long ones."""
+    short = " ".join(f"--set {change}" for change in SHORT_STORY)
+    changes = {
+        "--code . --set seed": f"--code . {short} --set seed",
+        "job.yaml --code .)": f"job.yaml --code . {short})",
+        "python my_training.py": "python my_training.py --runs 1",
+        "for SEED in 0 1 2": "for SEED in 1",
+    }
+    page = ROOT / "docs" / "stories" / f"{story}.md"
+    shell = without_excerpts(page, tmp_path)
+    (first, once), (_, repeated) = run(shell, tmp_path, environment, changes)
+    assert first.startswith(f"drmad init --template {story}")
+    assert "no problems found" in once
+    for printed in (once, repeated):
+        assert "succeeded" in printed
+        untuned, tuned = map(float, re.findall(r"test error (\d+\.\d)%", printed))
+        assert 0.0 < untuned < 100.0
+        assert 0.0 < tuned < 100.0
+
+
+def without_excerpts(page: Path, folder: Path) -> Path:
+    """The page without its blocks of Python and YAML, which show parts of the template's files."""
+    copy = folder / page.name
+    parts = [f"```{text}" for text in page.read_text(encoding="utf-8").split("```")]
+    shells = [f"{text}```\n" for text in parts if text.startswith("```sh\n")]
+    copy.write_text("".join(shell for shell in shells if "pip install" not in shell))
+    return copy
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_shows_parts_of_the_files_that_init_writes(story: str) -> None:
+    folder = ROOT / "client" / "drmad_client" / "spec" / "templates" / story
+    written = "\n".join(file.read_text(encoding="utf-8") for file in sorted(folder.iterdir()))
+    page = (ROOT / "docs" / "stories" / f"{story}.md").read_text(encoding="utf-8")
+    shown = [text for language, _, text in FENCE.findall(page) if language == "python"]
+    assert shown
+    assert all(text in written for text in shown)
+    job = yaml.safe_load((folder / "job.yaml").read_text(encoding="utf-8"))
+    stated = [text for language, _, text in FENCE.findall(page) if language == "yaml"]
+    for name, value in yaml.safe_load("\n".join(stated)).items():
+        assert job[name] == value
 
 
 @pytest.mark.full

@@ -20,6 +20,7 @@ class Template(StrEnum):
     VISION = "vision"
     TABULAR = "tabular"
     LORA = "lora"
+    HUGGING_FACE = "hugging-face"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,9 +48,10 @@ def init(
       vision    a residual net, shifted images; rates and weight decays of layers; SGD, cosine
       tabular   a table with categories; a weight for every source of rows
       lora      an adapter on a language model; a weight for every source of texts
+      hugging-face  a BERT on texts; a weight for every text and for every source
 
     All but basic have a README.md with the commands. In each, one function returns the data:
-    replace it with your own. lora needs the extra huggingface.
+    replace it with your own. lora and hugging-face need the extra huggingface.
 
     \b
     Examples:

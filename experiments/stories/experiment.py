@@ -1,0 +1,207 @@
+"""Four users' trainings as the templates of `drmad init` state them: untuned, tuned, searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.plain import Plain
+from experiments.reporting import mean_and_interval, percent, table, with_block
+from experiments.results import Result, Results
+from experiments.tasks import Fresh, Search, Spec, Task, Tuned, changed, read_spec
+
+from drmad_client.spec import job_file
+
+FOLDER = Path(__file__).parent
+PAGES = FOLDER.parents[1] / "docs" / "stories"
+BUILD = Path("build") / "stories"
+"""Where the templates are written, as `drmad init` does."""
+LOGITS = (-4.0, 4.0)
+"""Range in which a search draws the logit of a weight."""
+RUNS = 5
+"""Training runs that judge an arm; their weights and minibatches had no part in its choice."""
+CHOSEN = ("drmad", "random", "random recipe")
+"""The arms whose best values are trained with again."""
+ARMS = {
+    "untuned": "untuned",
+    "random recipe": "random search, learning rate and weight decay",
+    "random": "random search, weights",
+    "drmad": "**drmad**",
+}
+
+
+@dataclass(frozen=True)
+class Story:
+    """A template, and what is compared on it.
+
+    Attributes:
+        case: the name of the template, and of the page.
+        searched: positions of the hyperparameters that a random search draws; others stay equal.
+        metric: the held-out figure that is compared.
+        shown: how it is written.
+    """
+
+    case: str
+    searched: tuple[int, ...] = (0,)
+    metric: str = "test_error"
+    shown: Callable[[Sequence[float]], str] = percent
+
+    @property
+    def code(self) -> Path:
+        job_file.write_template(BUILD / self.case, self.case, overwrite=True)
+        return BUILD / self.case
+
+
+STORIES = (Story("hugging-face", searched=(1,)),)
+"""The 300 weights of texts are too many for a search, which gets the five of their sources."""
+
+
+def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
+    """Each story has stages of its own, because a process can load the code of one."""
+
+    def first(story: Story) -> Callable[[Results], Sequence[Task]]:
+        return lambda _: [task for seed in range(seeds) for task in chosen(story, seed, quick)]
+
+    def second(story: Story) -> Callable[[Results], Sequence[Task]]:
+        return lambda results: [
+            task for seed in range(seeds) for task in judged(story, seed, quick, results)
+        ]
+
+    return [stage(story) for story in STORIES for stage in (first, second)]
+
+
+def stated(story: Story, seed: int, quick: bool) -> Spec:
+    spec = changed(read_spec(story.code / "job.yaml"), problem={"options": {"seed": seed}})
+    return changed(spec, meta={"iterations": 2}) if quick else spec
+
+
+def budget(spec: Spec) -> int:
+    """The cost of the job in training runs; a Hessian-vector product counts two steps."""
+    steps: int = spec["training"]["steps"]
+    share: float = spec["hypergradient"].get("horizon", steps) / steps
+    iterations: int = spec["meta"]["iterations"]
+    return round(iterations * (1 + 2 * share))
+
+
+def recipe(spec: Spec) -> tuple[list[Spec], dict[str, tuple[float, float]]]:
+    """What a person would search: the learning rate and the weight decay, as logarithms."""
+    kinds = [{"kind": "learning_rate", "per": "model"}, {"kind": "weight_decay", "per": "model"}]
+    return kinds, {"learning_rate": (-7.5, -2.5), "weight_decay": (-9.0, 0.0)}
+
+
+def chosen(story: Story, seed: int, quick: bool) -> list[Task]:
+    """The job, and the searches that cost as much."""
+    spec = stated(story, seed, quick)
+    kinds, space = recipe(spec)
+    names = [kind.get("name", kind["kind"]) for kind in spec["hyperparameters"]]
+    few = changed(spec, hyperparameters=kinds)
+
+    def search(arm: str, own: Spec, space: dict[str, tuple[float, float]]) -> Search:
+        return Search(story.case, arm, seed, own, story.code, budget(spec), "random", space)
+
+    return [
+        Tuned(story.case, "drmad", seed, spec, story.code, keep=tuple(names)),
+        search("random", spec, {names[at]: LOGITS for at in story.searched}),
+        search("random recipe", few, space),
+    ]
+
+
+def judged(story: Story, seed: int, quick: bool, results: Results) -> list[Task]:
+    """New training runs with what each arm chose, by the engine and by the user's own loop."""
+    spec, runs = stated(story, seed, quick), 2 if quick else RUNS
+    few = changed(spec, hyperparameters=recipe(spec)[0])
+    tasks: list[Task] = [
+        Fresh(story.case, "untuned, again", seed, spec, story.code, runs),
+        Plain(story.case, "untuned, plain", seed, spec, story.code, runs),
+    ]
+    for arm in CHOSEN:
+        values = best_values(results, story.case, arm, seed)
+        if values:
+            own = few if arm == "random recipe" else spec
+            again = f"{arm}, again"
+            tasks.append(Fresh(story.case, again, seed, own, story.code, runs, values=values))
+            if arm == "drmad":
+                tasks.append(
+                    Plain(story.case, "drmad, plain", seed, spec, story.code, runs, values)
+                )
+    return tasks
+
+
+def best_values(results: Results, case: str, arm: str, seed: int) -> dict[str, list[float]]:
+    """The raw hyperparameters at the lowest validation loss; none if the arm has not run."""
+    arrays = results.arrays(case, arm, seed)
+    if arrays is not None:
+        return {name: array.astype(float).ravel().tolist() for name, array in arrays.items()}
+    found = results.get(case, arm, seed)
+    return found.raw if found is not None else {}
+
+
+def report(results: Results) -> str:
+    parts = []
+    for story in STORIES:
+        if results.of(story.case, "untuned, again"):
+            parts += [f"### {story.case}\n", story_report(results, story)]
+    return "\n".join(parts)
+
+
+def story_report(results: Results, story: Story) -> str:
+    """The table of a story: the mean of the runs of each seed, and the interval of the means."""
+    rows = []
+    for arm, label in ARMS.items():
+        again = results.of(story.case, f"{arm}, again")
+        if not again:
+            continue
+        plain = results.of(story.case, f"{arm}, plain")
+        first = results.of(story.case, arm)
+        cost = f"{first[0].cost:.0f}" if first else "–"
+        gained = [
+            mean_of(run, story) - mean_of(other, story)
+            for run in again
+            if (other := results.get(story.case, "untuned, again", run.seed)) is not None
+        ]
+        rows.append(
+            [
+                label,
+                cost,
+                story.shown([mean_of(run, story) for run in again]),
+                *(f"{mean_of(run, story):.3f}" for run in again),
+                "–" if arm == "untuned" else gain(gained),
+                story.shown([mean_of(run, story) for run in plain]),
+            ]
+        )
+    seeds = [f"seed {run.seed}" for run in results.of(story.case, "untuned, again")]
+    name = story.metric.replace("_", " ")
+    head = ["", "training runs", f"**{name}**", *seeds, "change", f"{name}, plain PyTorch"]
+    return table(head, rows) + "\n" + agreement(results, story)
+
+
+def mean_of(run: Result, story: Story) -> float:
+    """The mean over the runs that judge, not the best of them."""
+    values = run.metrics[story.metric]
+    return sum(values) / len(values)
+
+
+def gain(changes: Sequence[float]) -> str:
+    mean, half = mean_and_interval(changes)
+    return f"{mean:+.3f} ± {half:.3f}"
+
+
+def agreement(results: Results, story: Story) -> str:
+    runs = [r for arm in ("untuned", "drmad") for r in results.of(story.case, f"{arm}, plain")]
+    largest = max((d for run in runs for d in run.figures["difference"].values()), default=0.0)
+    return (
+        "From the same weights, with the same minibatches, in float64, the validation figures of "
+        f"the user's loop and of the engine differ by at most {largest:.0e} ({len(runs)} pairs of "
+        "runs).\n"
+    )
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Writes the tables of the repository's own results into the pages of the stories."""
+    if folder != FOLDER:
+        return
+    for story in STORIES:
+        page = PAGES / f"{story.case}.md"
+        if results.of(story.case, "untuned, again"):
+            page.write_text(with_block(page.read_text(), story_report(results, story)))
