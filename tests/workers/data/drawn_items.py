@@ -86,3 +86,15 @@ class Telling(Drawn):
     def __getitem__(self, row: int) -> Any:
         facts = [os.getpid(), torch.get_num_threads(), torch.get_default_dtype() == torch.float64]
         return torch.tensor([float(random.random() >= 0), *map(float, facts)]), row % CLASSES
+
+
+class LargeFile(Drawn):
+    """Rows of a file of float32, which an item opens."""
+
+    def __init__(self, path: str, rows: int, width: int) -> None:
+        super().__init__(rows)
+        self.path, self.width = path, width
+
+    def __getitem__(self, row: int) -> Any:
+        values = np.fromfile(self.path, np.float32, self.width, offset=4 * self.width * row)
+        return torch.from_numpy(values) + torch.rand(()), row % CLASSES

@@ -322,3 +322,51 @@ def test_no_process_outlives_the_one_that_trains_when_it_is_killed(tmp_path: Any
         ended, _, _ = select.select([training.stdout.fileno()], [], [], 10)
         assert ended
         assert training.stdout.read() == ""
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from drmad_workers import L2, Problem, Replay, TrainingConfig, Tuner
+from drmad_workers.ray_actor.memory_limit import limit_memory
+from tests.workers.data.drawn_items import LargeFile
+
+def held(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return sum(int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+if __name__ == "__main__":
+    rows, width = 2**15, 2**14
+    limit_memory(2**30)
+    valid = torch.randn(9, width), torch.arange(9) % 3
+    problem = Problem(nn.Linear(width, 3), LargeFile(sys.argv[1], rows, width), valid)
+    training = TrainingConfig(
+        "sgd", steps=256, batch_size=128, learning_rate=1e-4, data_workers=2
+    )
+    tuner = Tuner(problem, [L2()], training, Replay())
+    for iteration in range(3):
+        tuner.evaluate(tuner.initial_values(), iteration)
+        ahead = tuner.train_examples.ahead
+        pids = ["self", *(process.pid for process in ahead.processes)]
+        print(ahead.missed, *map(held, pids), flush=True)
+"""
+
+
+@pytest.mark.full
+def test_data_larger_than_the_memory_leave_the_resident_size_as_it_is(tmp_path: Any) -> None:
+    data, script = tmp_path / "rows.bin", tmp_path / "training.py"
+    with data.open("wb") as file:
+        file.truncate(2**31)
+    script.write_text(LARGE)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
+    assert [missed for missed, *_ in lines] == [0, 0, 0]
+    for first, *later in zip(*(held for _, *held in lines), strict=True):
+        assert first < 2**29
+        assert max(later) < first + 2**25, lines
