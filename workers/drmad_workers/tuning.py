@@ -37,6 +37,7 @@ from drmad_workers.meta.confirmation import (
 from drmad_workers.meta.loss_history import levels, stop_reason
 from drmad_workers.meta.state import MetaState, initial_state, require_fit
 from drmad_workers.meta.update import meta_update, projected
+from drmad_workers.objective.held_out import model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Problem
 from drmad_workers.replica import Replica
@@ -166,7 +167,7 @@ class Tuner:
             Stopped: `should_stop` returned True.
         """
         draw = self.replica.training.draw_of(iteration)
-        return self.retrain(values, draw, should_stop, on_progress)
+        return self.retrain(values, draw, should_stop, on_progress)[0]
 
     def retrain(
         self,
@@ -174,28 +175,32 @@ class Tuner:
         draw: int,
         should_stop: Callable[[], bool] | None = None,
         on_progress: OnProgress | None = None,
-    ) -> dict[str, float]:
+        keep_model: bool = False,
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """As `train`, with the w_0 and the minibatches of any draw, whatever `resample` says.
 
+        Returns:
+            The held-out metrics, and the model as in Evaluation; without `keep_model` no entries.
         Raises:
             TrainingDiverged: a loss, the weights or the validation loss are not finite.
             Stopped: `should_stop` answered true.
         """
         monitor = Monitor(should_stop, on_progress)
 
-        def trained() -> dict[str, float]:
+        def trained() -> tuple[dict[str, float], dict[str, Tensor]]:
             with self.replica.at_work():
                 try:
                     self._run(values, draw, monitor).forward([])
-                    return held_out_metrics(self.replica, monitor)
+                    metrics = held_out_metrics(self.replica, monitor)
+                    return metrics, model_state(self.objective) if keep_model else {}
                 finally:
                     self.objective.parameters.restore_given()
 
-        metrics = repeated_on_restart(trained)
+        metrics, model = repeated_on_restart(trained)
         loss, steps = metrics["validation_loss"], self.replica.training.steps
         if not math.isfinite(loss):
             raise TrainingDiverged(steps, steps, loss, "validation loss")
-        return metrics
+        return metrics, model
 
     def compare(
         self,
@@ -353,7 +358,7 @@ def _confirmed(
     while (following := next_draw(plan, draws)) is not None:
         iteration, index = following
         try:
-            metrics = tuner.retrain(tried[iteration], number_of(plan, index))
+            metrics, _ = tuner.retrain(tried[iteration], number_of(plan, index))
         except TrainingDiverged:
             draws.append(Draw(iteration, index, None))
         else:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from drmad_client.records.base import Record
+from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
@@ -47,12 +48,28 @@ class Waiting(Record):
 
 
 class Best(Record):
-    """The meta-iteration with the lowest smoothed validation loss."""
+    """The best meta-iteration: until the job ends the one with the lowest smoothed validation loss.
+
+    At the end the job retrains with fresh draws, which may choose another one; its figures then are
+    means of draws that had no part in the choice.
+    """
 
     iteration: int
-    validation_loss: float
+    validation_loss: float = Field(
+        description="Mean over fresh draws if draws is not 0, else the smoothed validation loss."
+    )
     metrics: dict[str, float] = Field(
-        default={}, description="Metrics by name; they have no influence on the choice of the best."
+        default={},
+        description="Metrics by name, likewise; they have no influence on the choice of the best.",
+    )
+    intervals: dict[str, Interval] = Field(
+        default={},
+        description="Intervals at 95 % of validation_loss and of metrics, by name: for the mean of "
+        "ten retrainings if draws is not 0, else of the smoothed level.",
+    )
+    draws: int = Field(
+        default=0,
+        description="Number of fresh training runs that confirm the figures; 0: not confirmed.",
     )
 
 
@@ -226,6 +243,10 @@ class JobRecord(Record):
         default=None, description="Values with which the job starts after its search."
     )
     best: Best | None = None
+    confirmation: Confirmation | None = Field(
+        default=None,
+        description="What retraining at the end of the job says of its result; null before.",
+    )
     error: JobError | None = None
     hyperparameters: list[HyperparameterInfo] = Field(
         default=[], description="Tuned tensors; empty until a worker has built the problem."

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from drmad_client.records.base import Record
+from drmad_client.records.confirmation import Interval
 from drmad_client.records.hyperparameters import HyperparameterSummary
 
 
@@ -48,6 +49,12 @@ class MetaIteration(Record):
     training_loss: float = Field(description="Mean training loss over the last inner steps.")
     metrics: dict[str, float] = Field(
         default={}, description="Metrics by name: validation_error, test_error, ..."
+    )
+    smoothed: dict[str, Interval] = Field(
+        default={},
+        description="Level of validation_loss and of each metric: the mean over the last "
+        "meta-iterations whose losses agree within their noise, at most eight, and its interval at "
+        "95 %. Empty in records of earlier releases.",
     )
     hypergradient_norm: float
     cosine_to_previous: float | None = Field(

@@ -41,3 +41,8 @@ class MetaSpec(Spec):
         description="Number of meta-iterations without a better validation loss after which the "
         "job stops; null never stops early.",
     )
+    confirmation: Annotated[float, bounds.Meta.confirmation] = Field(
+        default=defaults.Meta.confirmation,
+        description="Share of the job's training runs that may retrain at its end to choose and "
+        "confirm the best meta-iteration with fresh draws; 0 confirms nothing.",
+    )

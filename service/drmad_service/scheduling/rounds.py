@@ -54,6 +54,9 @@ class Rounds(ABC):
             RayError: a replica is lost.
         """
 
+    def abandon(self) -> None:  # noqa: B027
+        """Stop computations for meta-iterations that will not follow."""
+
     async def _outcome(self, ref: Any) -> RoundOutcome:
         outcome: RoundOutcome = await self._result(ref)
         return outcome
@@ -128,10 +131,13 @@ class AsyncRounds(Rounds):
     async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
         outcome = await self._arrivals(point)
         if not isinstance(outcome, StepResult):  # the computations began from a discarded state
-            for flight in self._flights.values():
-                self._actors[flight.number].abandon.remote(flight.ticket)
-            self._flights = {}
+            self.abandon()
         return outcome
+
+    def abandon(self) -> None:
+        for flight in self._flights.values():
+            self._actors[flight.number].abandon.remote(flight.ticket)
+        self._flights = {}
 
     async def _arrivals(self, point: ResumePoint) -> RoundOutcome:
         count, bound = len(self._actors), self._spec.replicas.bound

@@ -14,6 +14,7 @@ value.
     preflights.py     preflights of jobs that are not created
     leases.py         requests of schedulers: claim, renew, report, warn, log
     commits.py        meta-iterations, and the states between them
+    confirmations.py  the confirmation of a job's result
     trials.py         trials of a job's search
     job_results.py    history, vectors, models and fidelity of a job
     events.py         events and log lines

@@ -180,6 +180,10 @@ class Base:
             raise LeaseLost(f"update of {lease.job_id} refused: {outcome}")
         return JobStatus(status)
 
+    async def _models(self, job_id: str) -> dict[str, Any]:
+        entries = await self._redis.hgetall(keys.job(job_id, "models"))
+        return {name.decode(): json.loads(value) for name, value in entries.items()}
+
     async def _state(self, job_id: str) -> dict[str, Any]:
         raw = await self._redis.get(keys.job(job_id, "state"))
         state: dict[str, Any] = (
@@ -190,3 +194,8 @@ class Base:
 
 def states(action: Action) -> str:
     return json.dumps(TRANSITIONS[action])
+
+
+def model_chunks(models: Mapping[str, Any]) -> set[str]:
+    """The chunks that the entries of a models hash name."""
+    return {chunk for model in models.values() for chunk in model["chunks"]}

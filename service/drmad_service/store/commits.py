@@ -11,7 +11,7 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
-from drmad_service.store.base import Base
+from drmad_service.store.base import Base, model_chunks
 from drmad_service.store.large_values import iterations_to_drop
 from drmad_service.store.types import Lease, MetaIterationCommit, ResumePoint
 
@@ -126,11 +126,7 @@ class Commits(Base):
         described = {"iteration": step.iteration, "chunks": chunks}
         changed = {"last": described} | ({"best": described} if step.best else {})
         entries = {name: json.dumps(value) for name, value in changed.items()}
-        return entries, sorted(_chunks(kept) - _chunks(kept | changed))
-
-    async def _models(self, job_id: str) -> dict[str, Any]:
-        entries = await self._redis.hgetall(keys.job(job_id, "models"))
-        return {name.decode(): json.loads(value) for name, value in entries.items()}
+        return entries, sorted(model_chunks(kept) - model_chunks(kept | changed))
 
     async def _all_vectors(self, job_id: str) -> dict[int, dict[str, Any]]:
         entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
@@ -163,7 +159,3 @@ def _referenced(vectors: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) 
     """Chunks that these entries name. Equal parts of different vectors share a chunk."""
     named = {c for v in vectors for c in (*v["state"], *v["hypergradient"])}
     return named | set(state["chunks"])
-
-
-def _chunks(models: Mapping[str, Any]) -> set[str]:
-    return {chunk for model in models.values() for chunk in model["chunks"]}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from drmad_client.records.confirmation import Confirmation
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport, Progress, Waiting
 from drmad_client.records.meta_iteration import MetaIteration
@@ -93,6 +94,7 @@ def job(
         message = cluster.reason(waiting, ahead)
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
+    progress = Progress.model_validate_json(fields[b"progress"])
     return JobRecord(
         id=job_id,
         name=spec.name,
@@ -104,10 +106,11 @@ def job(
         created_at=time(fields[b"created_at"]),
         started_at=at(b"started_at"),
         finished_at=at(b"finished_at"),
-        progress=Progress.model_validate_json(fields[b"progress"]),
+        progress=progress,
         preflight=PreflightReport.model_validate_json(preflight) if preflight else None,
         start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,
+        confirmation=_confirmation(fields, progress),
         error=JobError.model_validate_json(error) if error else None,
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
         transitions=transitions,
@@ -118,6 +121,13 @@ def job(
         spec=spec,
         version=int(fields[b"version"]),
     )
+
+
+def _confirmation(fields: Fields, progress: Progress) -> Confirmation | None:
+    """The confirmation of the job's end; that of an earlier end of an extended job is outdated."""
+    raw = fields.get(b"confirmation")
+    found = Confirmation.model_validate_json(raw) if raw else None
+    return found if found is not None and found.iterations == progress.iteration else None
 
 
 class ClusterCapacity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drmad_service.store.commits import Commits
+from drmad_service.store.confirmations import Confirmations
 from drmad_service.store.events import Events
 from drmad_service.store.job_requests import JobRequests
 from drmad_service.store.job_results import JobResults
@@ -13,5 +14,16 @@ from drmad_service.store.trials import Trials
 from drmad_service.store.uploads import Uploads
 
 
-class Store(JobRequests, Uploads, Preflights, JobResults, Trials, Events, Leases, Commits, Notices):
+class Store(
+    JobRequests,
+    Uploads,
+    Preflights,
+    JobResults,
+    Trials,
+    Events,
+    Leases,
+    Commits,
+    Confirmations,
+    Notices,
+):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

@@ -40,8 +40,15 @@ REPLICA = {
 }
 
 
-def result(iteration: int, loss: float = 1.0, finished: str | None = None) -> StepResult:
-    """What a replica returns for a meta-iteration; every one is the best so far."""
+def result(
+    iteration: int,
+    loss: float = 1.0,
+    finished: str | None = None,
+    runs: float = 0.0,
+    is_best: bool = True,
+    model: bytes | None = None,
+) -> StepResult:
+    """What a replica returns for a meta-iteration; `runs` are the training runs so far."""
     record = {
         "iteration": iteration,
         "validation_loss": loss,
@@ -49,13 +56,15 @@ def result(iteration: int, loss: float = 1.0, finished: str | None = None) -> St
         "metrics": {},
         "hypergradient_norm": 1.0,
         "method": "replay",
-        "is_best": True,
+        "is_best": is_best,
+        "smoothed": {"validation_loss": {"mean": loss, "low": None, "high": None}},
         "seconds": {"forward": 0.1},
         "replicas": [REPLICA],
     }
-    scalars = {"iteration": iteration + 1, "rollbacks": 0}
+    known = {"version": 3, "recent_losses": [], "recent_metrics": [], "runs": runs}
+    scalars = {"iteration": iteration + 1, "rollbacks": 0} | known
     state = PackedState(f"state {iteration + 1}".encode(), scalars)
-    return StepResult(record, state, f"gradient {iteration}".encode(), None, finished)
+    return StepResult(record, state, f"gradient {iteration}".encode(), model, finished)
 
 
 @dataclass

@@ -143,7 +143,7 @@ async def test_rollbacks_are_events_states_and_counts_of_rollbacks(
     assert await old.hget(keys.COUNTERS, "rollbacks") == b"4"
     point = await store.resume_point(job_id)
     assert point is not None
-    assert (point.scalars["version"], point.scalars["rollbacks"]) == (2, 2)
+    assert (point.scalars["version"], point.scalars["rollbacks"]) == (3, 2)
     assert (await store.get(job_id)).status is JobStatus.FAILED
 
 

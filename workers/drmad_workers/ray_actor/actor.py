@@ -23,6 +23,7 @@ from drmad_workers.ray_actor.messages import (
     Prepared,
     ProgressReport,
     ReplicaResult,
+    Retrained,
     RollbackRequired,
     StepResult,
     TrialResult,
@@ -207,6 +208,13 @@ class Replica:
         with self._computing:
             return self._guarded(lambda: self._trial(spec), None)
 
+    def retrain(
+        self, state: PackedState, iteration: int, draw: int, max_model_bytes: int = 0
+    ) -> Retrained | Failure:
+        """One draw of a confirmation, at a state's hyperparameters; see plain_runs.retrained."""
+        with self._computing:
+            return self._guarded(lambda: self._retrain(state, draw, max_model_bytes), iteration)
+
     def abandon(self, ticket: int) -> None:
         """Stops the computations up to this ticket, whose results are no longer needed."""
         self._abandoned = max(self._abandoned, ticket)
@@ -248,15 +256,15 @@ class Replica:
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import spec_adapter
-        from drmad_workers.errors import TrainingDiverged
+        from drmad_workers.ray_actor import plain_runs
 
         spec = JobSpec.accepted(spec_json)
-        tuner = spec_adapter.tuner(spec, 0, *self._places())
-        try:
-            figures = tuner.train(tuner.initial_values(), on_progress=self._note)
-        except TrainingDiverged as error:
-            return TrialResult(None, {}, str(error))
-        return TrialResult(figures.pop("validation_loss"), figures)
+        return plain_runs.trial(spec_adapter.tuner(spec, 0, *self._places()), self._note)
+
+    def _retrain(self, state: PackedState, draw: int, max_model_bytes: int) -> Retrained:
+        from drmad_workers.ray_actor import plain_runs
+
+        return plain_runs.retrained(self._tuners, state, draw, max_model_bytes, self._note)
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
@@ -350,21 +358,9 @@ class Replica:
         return failures.guarded(with_user_frames, iteration)
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
-        from drmad_workers import spec_adapter
-        from drmad_workers.preflight.fidelity import fidelity_report
-        from drmad_workers.ray_actor.packed_state import unpack
+        from drmad_workers.ray_actor import plain_runs
 
-        spec = self._spec
-        report = fidelity_report(
-            self._tuners[0],
-            self._tuners[0].replica.training,
-            [spec_adapter.method(spec.hypergradient)],
-            unpack(state).hyperparameters,
-            spec.meta.iterations,
-            iteration,
-            on_progress=self._note,
-        )
-        return report.as_dict()
+        return plain_runs.fidelity(self._spec, self._tuners[0], state, iteration, self._note)
 
     def _note(self, phase: str, step: int, steps: int) -> None:
         self._progress = (phase, step, steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drmad_client.spec.transforms import to_user_units
 from drmad_workers.meta.aggregation import Held
+from drmad_workers.meta.estimates import Estimate
 from drmad_workers.ray_actor.messages import ReplicaResult
 from drmad_workers.ray_actor.packed_state import flat
 
@@ -63,6 +64,15 @@ def hyperparameter_summary(
             for group in info.get("groups", ())
         ],
     }
+
+
+def smoothed_figures(levels: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """The fields of drmad_client.records.confirmation.Interval by name of the figure."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name, level in levels.items():
+        low, high = level.interval()
+        found[name] = {"mean": level.mean, "low": low, "high": high}
+    return found
 
 
 def mean(values: Sequence[float]) -> float:

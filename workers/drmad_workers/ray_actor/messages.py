@@ -95,6 +95,21 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
+class Retrained:
+    """One draw of a confirmation: the replicas of a worker, trained without any derivative.
+
+    Attributes:
+        figures: for each replica its metrics, "validation_loss" among them; None if its training
+            diverged.
+        model: the model of the first replica, as safetensors; None if it was not asked for, if it
+            exceeds the size limit or if the training diverged.
+    """
+
+    figures: list[dict[str, float] | None]
+    model: bytes | None = None
+
+
+@dataclass(frozen=True)
 class RollbackRequired:
     """A meta-iteration that must be rolled back; see meta.rollback."""
 

@@ -14,7 +14,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.hypergradients.auto import Choice, join_choices
 from drmad_workers.meta.aggregation import Held, aggregate, covered
-from drmad_workers.meta.loss_history import record_loss, stop_reason
+from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
 from drmad_workers.meta.rollback import rollback_reason, rolled_back
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, meta_update, outer_update
@@ -23,6 +23,7 @@ from drmad_workers.ray_actor.iteration_record import (
     hyperparameter_summary,
     mean,
     replica_figures,
+    smoothed_figures,
 )
 from drmad_workers.ray_actor.messages import (
     Infos,
@@ -31,7 +32,7 @@ from drmad_workers.ray_actor.messages import (
     RollbackRequired,
     StepResult,
 )
-from drmad_workers.ray_actor.packed_state import cosine_to_previous, flat, pack, unpack
+from drmad_workers.ray_actor.packed_state import cosine_to_previous, flat, pack, saved_model, unpack
 
 
 def meta_step(
@@ -180,15 +181,13 @@ class _JoinedResults:
         choices = [e.choice for e in evaluations if e.choice is not None]
         choice = join_choices(choices) if choices else None
         after = replace(after, choice=choice)
-        model = evaluations[0].model
-        size = sum(t.numel() * t.element_size() for t in model.values())
+        is_best = after.best_iteration == state.iteration
+        smoothed = smoothed_figures(levels(after))
         return StepResult(
-            self._record(state, choice) | {"is_best": after.best_iteration == state.iteration},
+            self._record(state, choice) | {"is_best": is_best, "smoothed": smoothed},
             pack(after, hypergradient),
             save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
-            save({name: t.contiguous() for name, t in model.items()})
-            if size <= max_model_bytes
-            else None,
+            saved_model(evaluations[0].model, max_model_bytes),
             stop_reason(after, self._config),
         )
 

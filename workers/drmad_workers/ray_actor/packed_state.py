@@ -52,3 +52,11 @@ def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor])
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     """All tensors as one vector, in the order of their names."""
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def saved_model(model: Mapping[str, Tensor], max_bytes: int) -> bytes | None:
+    """The model as safetensors; None if its tensors take more than `max_bytes`."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values())
+    if size > max_bytes:
+        return None
+    return save({name: tensor.contiguous() for name, tensor in model.items()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from typing import NoReturn
 
 from ray.exceptions import RayError
 
@@ -18,6 +19,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
 from drmad_service.job_limits import too_many
 from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver.confirmation import JobConfirmation
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import (
     JobReleased,
@@ -116,6 +118,7 @@ class _LifeCycle:
         self._preflight = preflight
         self._rollbacks = rollbacks
         self._losses = losses
+        self._confirmation = JobConfirmation(job, monitor)
 
     async def drive(self) -> None:
         """Never returns.
@@ -128,6 +131,8 @@ class _LifeCycle:
             try:
                 if point is None or not self._job.replicas.actors:
                     point = await self._start()
+                    if (finished := _finished(point, self._job.spec)) is not None:
+                        await self._succeed(point, finished)
                     await self._preflight.compare_method(point)
                 traced = {
                     "drmad.job_id": self._job.lease.job_id,
@@ -173,8 +178,6 @@ class _LifeCycle:
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
         await job.store.begin(job.lease, job.infos, None if point else start)
         point = point or start
-        if point.iteration >= job.spec.meta.iterations:
-            raise JobReleased(Action.SUCCEED, "iterations", _FINISHED["iterations"])
         status = await job.store.act(job.lease, Action.RUN, "started")
         apply_control(status, between_iterations=True)
         return point
@@ -262,9 +265,25 @@ class _LifeCycle:
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
         if result.finished:
-            raise JobReleased(Action.SUCCEED, result.finished, _FINISHED[result.finished])
+            self._rounds.abandon()
+            apply_control(status)
+            await self._succeed(step.next_state, result.finished)
         apply_control(status, between_iterations=True)
         return step.next_state
+
+    async def _succeed(self, point: ResumePoint, finished: str) -> NoReturn:
+        """Confirm the result, and end the job."""
+        await self._confirmation.run(point)
+        raise JobReleased(Action.SUCCEED, finished, _FINISHED[finished])
+
+
+def _finished(point: ResumePoint, spec: JobSpec) -> str | None:
+    """Why the meta-iterations before `point` are all of the job; None if there are more."""
+    if point.iteration >= spec.meta.iterations:
+        return "iterations"
+    patience = spec.meta.patience
+    has_ended = patience is not None and point.scalars.get("stale", 0) >= patience
+    return "patience" if has_ended else None
 
 
 async def _code(store: Store, spec: JobSpec) -> bytes | None:

@@ -1,7 +1,11 @@
-"""The commit of a meta-iteration, made from what the replicas returned."""
+"""The commit of a meta-iteration, and the best one, made from what the replicas returned."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from drmad_client.records.confirmation import ConfirmedFigures, Interval
 from drmad_client.records.job import Best, Progress
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.store import MetaIterationCommit, ResumePoint
@@ -28,11 +32,33 @@ def commit_of(
             trials=job.progress.trials,
             spent_s=job.spent_s(),
         ),
-        best=Best(
-            iteration=iteration,
-            validation_loss=record["validation_loss"],
-            metrics=record["metrics"],
-        )
-        if record["is_best"]
-        else None,
+        best=provisional_best(record) if record["is_best"] else None,
+    )
+
+
+def provisional_best(record: Mapping[str, Any]) -> Best:
+    """The best meta-iteration by its record: its smoothed figures, which are not confirmed."""
+    intervals = {
+        name: Interval.model_validate(each) for name, each in record.get("smoothed", {}).items()
+    }
+    means = {name: interval.mean for name, interval in intervals.items()}
+    return Best(
+        iteration=record["iteration"],
+        validation_loss=means.pop("validation_loss", record["validation_loss"]),
+        metrics=record["metrics"] | means,
+        intervals=intervals,
+    )
+
+
+def confirmed_best(figures: ConfirmedFigures, provisional: Best) -> Best:
+    """The best meta-iteration by fresh draws; what was known before if each of them diverged."""
+    if "validation_loss" not in figures.figures:
+        return provisional
+    means = {name: interval.mean for name, interval in figures.figures.items()}
+    return Best(
+        iteration=figures.iteration,
+        validation_loss=means.pop("validation_loss"),
+        metrics=provisional.metrics | means,
+        intervals=figures.figures,
+        draws=figures.draws,
     )
