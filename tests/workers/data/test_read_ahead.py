@@ -145,9 +145,10 @@ def test_what_a_collate_function_draws_is_the_same(tuners: Any, workers: int) ->
     assert results(tuner) == expected
     assert ahead_of(tuner).missed == 0
     strides = Shortcut(max_stride=4)
-    assert results(tuners(workers, method=strides, **stated)) == results(
-        tuners(0, method=strides, **stated)
-    )
+    expected = results(tuners(0, method=strides, **stated))
+    tuner = tuners(workers, method=strides, **stated)
+    assert results(tuner) == expected
+    assert ahead_of(tuner).missed == 0
 
 
 def test_replicas_side_by_side_take_the_same_bits() -> None:

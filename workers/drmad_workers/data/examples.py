@@ -89,9 +89,16 @@ class Examples:
             return Batch(content, index)
         return self.placed(content, index)
 
-    def read(self, rows: Sequence[int], seeds: Sequence[int] | None) -> Any:
-        """The content of the minibatch of these rows, before it is placed on the device."""
-        return self._source.take(torch.tensor(rows), seeds)
+    def read(self, rows: Sequence[int], seeds: Sequence[int] | None, collated: bool) -> Any:
+        """The content of the minibatch of these rows, or its items, where processes may read it."""
+        source, index = self._source, torch.tensor(rows)
+        assert isinstance(source, Items)
+        return source.take(index, seeds) if collated else source.read(index, seeds)
+
+    def collate(self, items: Sequence[Any], seed: int, rows: Sequence[int]) -> Any:
+        """See Items.collate."""
+        assert isinstance(self._source, Items)
+        return self._source.collate(items, seed, rows)
 
     def placed(self, content: Any, index: Tensor) -> Batch:
         """The minibatch of the rows at `index`, on the device, whose content has been read."""

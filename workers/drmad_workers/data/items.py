@@ -77,15 +77,21 @@ class Items:
         """Whether the items were read once and are kept."""
         return self._kept is not None
 
+    def read(self, index: Tensor, seeds: Sequence[int] | None = None) -> list[Any]:
+        """The items of a minibatch, before they are collated; see `take`."""
+        rows = index.tolist()
+        if self._kept is not None:
+            return [self._kept[row] for row in rows]
+        return self._read(rows, seeds or [self._seed + row for row in rows])
+
     def take(self, index: Tensor, seeds: Sequence[int] | None = None) -> Any:
         """The content of the minibatch of the rows at `index`.
 
         `seeds` are those of the rows; None for those of fixed items.
         """
         rows = index.tolist()
-        seeds = seeds or [self._seed + row for row in rows]
-        items = self._read(rows, seeds) if self._kept is None else [self._kept[r] for r in rows]
-        return self.collate(items, seeds[0], rows)
+        seed = seeds[0] if seeds else self._seed + rows[0]
+        return self.collate(self.read(index, seeds), seed, rows)
 
     def joined(self) -> Any:
         """All items as tensors with a row each; None where minibatches must be collated anew."""

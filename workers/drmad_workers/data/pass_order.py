@@ -1,7 +1,8 @@
 """The order in which a pass reads minibatches, for data that other processes read ahead."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -19,10 +20,13 @@ class Order:
     Attributes:
         numbers: the minibatches; those that are joined to one batch may come in any order.
         window: a minibatch is used again, or before others, among so many in a row.
+        joins: whether the pass joins minibatches. Items that a collate function joins to tensors of
+            other shapes are then collated here, because the joined ones are collated together.
     """
 
     numbers: Iterable[int] = ()
     window: int = 1
+    joins: bool = False
 
 
 class Stream(Protocol):
@@ -39,23 +43,31 @@ class Stream(Protocol):
 def expect(order: Order, examples: Examples, streams: Sequence[Stream]) -> None:
     """Has the minibatches of an order read ahead, side by side for several replicas."""
     if examples.ahead is not None:
-        requests = (wanted(number, examples, streams) for number in order.numbers)
-        examples.ahead.expect(requests, order.window)
+        collated = examples.is_uniform or not order.joins
+        requests = (wanted(number, examples, streams, collated) for number in order.numbers)
+        examples.ahead.expect(requests, order.window, collated)
 
 
 def content_of(numbers: range, examples: Examples, streams: Sequence[Stream]) -> Any | None:
     """The content of joined minibatches, where other processes read.
 
-    Has the rows of a replica one after the other. Returns None where the content cannot be composed
-    of that of single minibatches.
+    Has the rows of a replica one after the other. Returns None where the pass did not state that it
+    joins minibatches, and a collate function makes the joined ones.
     """
-    if examples.ahead is None or (len(numbers) > 1 and not examples.is_uniform):
+    if examples.ahead is None:
         return None
-    found = examples.ahead.take([key_of(number, streams) for number in numbers])
+    collated = examples.ahead.collated
+    if collated and len(numbers) > 1 and not examples.is_uniform:
+        return None
+    requests = [wanted(number, examples, streams, collated) for number in numbers]
+    found = examples.ahead.take([request.key for request in requests])
     parts = [
-        examples.read(*wanted(number, examples, streams)[1:]) if part is None else part
-        for number, part in zip(numbers, found, strict=True)
+        examples.read(request.rows, request.seeds, collated) if part is None else part
+        for request, part in zip(requests, found, strict=True)
     ]
+    if not collated:
+        items, rows = list(chain(*parts)), list(chain(*(request.rows for request in requests)))
+        return examples.collate(items, (requests[0].seeds or [0])[0], rows)
     if len(parts) == 1:
         return parts[0]
     columns = zip(*map(trees.tensors_of, parts), strict=True)
@@ -70,13 +82,10 @@ def joined(parts: Sequence[Tensor], replicas: int) -> Tensor:
     return torch.cat(apart, dim=1).flatten(0, 1)
 
 
-def wanted(number: int, examples: Examples, streams: Sequence[Stream]) -> Wanted:
+def wanted(number: int, examples: Examples, streams: Sequence[Stream], collated: bool) -> Wanted:
     rows = [row for stream in streams for row in stream.rows(number)]
     seeds = None
     if examples.draws:
         seeds = [seed for stream in streams for seed in stream.seeds(number)]
-    return Wanted(key_of(number, streams), rows, seeds)
-
-
-def key_of(number: int, streams: Sequence[Stream]) -> Hashable:
-    return number, *(stream.stream for stream in streams)
+    key = number, *(stream.stream for stream in streams)
+    return Wanted(key, rows, seeds, collated)

@@ -28,11 +28,13 @@ class Wanted(NamedTuple):
     Attributes:
         key: what ReadAhead.take asks for.
         rows, seeds: see Items.take.
+        collated: whether the content is wanted; otherwise a list of its items.
     """
 
     key: Hashable
     rows: Sequence[int]
     seeds: Sequence[int] | None
+    collated: bool
 
 
 class Kept(NamedTuple):
@@ -57,6 +59,7 @@ class ReadAhead:
 
     Attributes:
         missed: the number of minibatches that `take` did not have, since the first order.
+        collated: whether `take` returns contents in the present order, or lists of items.
     """
 
     def __init__(self, items: Items, name: str, workers: int) -> None:
@@ -69,13 +72,14 @@ class ReadAhead:
         self._kept: deque[Kept] = deque()
         self._window = 1
         self.missed = 0
+        self.collated = True
 
     @property
     def processes(self) -> list[Any]:
         """The processes, from the first order to `close`."""
         return [] if self._reading is None else self._reading.processes
 
-    def expect(self, order: Iterable[Wanted], window: int = 1) -> None:
+    def expect(self, order: Iterable[Wanted], window: int = 1, collated: bool = True) -> None:
         """States the minibatches that a pass will take, in the order of their first use.
 
         Minibatches that are already under way are kept if the order begins with them.
@@ -83,10 +87,11 @@ class ReadAhead:
         Args:
             order: is read as far as minibatches are requested.
             window: the pass takes a minibatch again, or before others, among so many in a row.
+            collated: that of all of them; see Wanted.
         Raises:
             ProblemError: the data cannot be sent to another process, or a process ended.
         """
-        requests, self._window = self._requests, window
+        requests, self._window, self.collated = self._requests, window, collated
         fresh = iter(order)
         first = list(islice(fresh, len(requests.sent)))
         if first and first == [wanted for wanted, _ in requests.sent]:
@@ -251,4 +256,4 @@ class Requests:
         self.sent.append((wanted, slot))
         seeds = None if wanted.seeds is None else torch.tensor(wanted.seeds, dtype=torch.uint64)
         of = self.slots.pack(slot, (torch.tensor(wanted.rows), seeds))
-        return Request(self.turn.value, slot, of)
+        return Request(self.turn.value, slot, of, wanted.collated)

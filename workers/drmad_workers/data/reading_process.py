@@ -28,11 +28,13 @@ class Request:
         slot: where its tensors are written.
         of: its rows and seeds, shape (rows,) each, in this slot; see Items.take. A request is thus
             short, and sending it does not wait for the process.
+        collated: whether the items are joined to the content of a minibatch.
     """
 
     turn: int
     slot: int
     of: Packed
+    collated: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Reader:
             return None
         try:
             rows, seeds = self._slots.unpack(request.of)
-            content = self._items.take(rows, None if seeds is None else seeds.tolist())
+            take = self._items.take if request.collated else self._items.read
+            content = take(rows, None if seeds is None else seeds.tolist())
             return self._slots.pack(request.slot, content)
         except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)

@@ -97,7 +97,7 @@ class TrainingRun:
 
     def epochs(self) -> Order:
         """The minibatches of the first epoch again and again."""
-        return Order(cycle(range(self._minibatches.per_epoch)))
+        return Order(cycle(range(self._minibatches.per_epoch)), joins=True)
 
     def parts(self, step: int, count: int = 1) -> range:
         """The first minibatch of each of the `accumulate` parts of `count` steps.
@@ -268,4 +268,4 @@ def step_order(steps: Iterable[int], accumulate: int, joined: int = 1) -> Order:
             yield from parts if step > before else reversed(parts)
             before = step
 
-    return Order(numbers(), accumulate * joined if accumulate > 1 else 1)
+    return Order(numbers(), accumulate * joined if accumulate > 1 else 1, joined > 1)
