@@ -259,7 +259,11 @@ class Replica:
         from drmad_workers.ray_actor import plain_runs
 
         spec = JobSpec.accepted(spec_json)
-        return plain_runs.trial(spec_adapter.tuner(spec, 0, *self._places()), self._note)
+        tuner = spec_adapter.tuner(spec, 0, *self._places())
+        try:
+            return plain_runs.trial(tuner, self._note)
+        finally:
+            tuner.close()
 
     def _retrain(self, state: PackedState, draw: int, max_model_bytes: int) -> Retrained:
         from drmad_workers.ray_actor import plain_runs
