@@ -30,6 +30,7 @@ class RuleOptimizer(InnerOptimizer):
     weight_decay: Rate
     shapes: Sequence[torch.Size]
 
+    coded_rows = 0
     reads_gradient = True
 
     def __post_init__(self) -> None:
