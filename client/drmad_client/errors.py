@@ -3,6 +3,7 @@
 DrmadError
   ├─ ConnectionFailed         the service cannot be reached, or its answer ended early
   ├─ JobFailed                the awaited job failed or was cancelled
+  ├─ ValidationFailed         the awaited validation failed or was cancelled
   ├─ WaitTimeout              the job did not end within the given time
   └─ ApiError                 the service answered with a problem (status, code, field errors)
        ├─ BadRequest            400, 413
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic loads slowly
     from drmad_client.records.job import JobRecord
     from drmad_client.records.problem_details import FieldError, ProblemDetails
+    from drmad_client.records.validation import Validation
 
 
 class DrmadError(Exception):
@@ -46,6 +48,20 @@ class JobFailed(DrmadError):
         self.log_tail = list(log_tail)
         cause = job.error.message if job.error else job.message
         super().__init__(f"job {job.id} {job.status}: {cause or job.reason}")
+
+
+class ValidationFailed(DrmadError):
+    """The awaited validation of a hypergradient failed or was cancelled.
+
+    Attributes:
+        validation: the validation in its last state; its `error` is the root cause.
+    """
+
+    def __init__(self, validation: Validation) -> None:
+        self.validation = validation
+        error = validation.error
+        cause = f": {error.message}" if error else ""
+        super().__init__(f"{validation.id} {validation.status}{cause}")
 
 
 class WaitTimeout(DrmadError):

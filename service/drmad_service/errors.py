@@ -24,6 +24,10 @@ class ActionRefused(DrmadError):
         super().__init__(f"cannot {action} job {job_id}: it is {status}{advice}")
 
 
+class ValidationRefused(DrmadError):
+    """The job's other validation, or the validation's state, does not allow the request."""
+
+
 class IdempotencyConflict(DrmadError):
     def __init__(self, key: str) -> None:
         super().__init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +14,29 @@ from drmad_client.cli import options
 from drmad_client.cli.options import Output, OutputOption
 from drmad_client.spec import defaults
 
+if TYPE_CHECKING:
+    from drmad_client.records.validation import ValidationReport
+    from drmad_client.spec.validation import ValidationSpec
+
 
 def register(app: typer.Typer) -> None:
     app.command()(validate)
 
 
 def validate(
+    context: typer.Context,
     target: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Job file in YAML or JSON; - is standard input.")
+        str,
+        typer.Argument(
+            metavar="FILE|JOB",
+            help="Job file in YAML or JSON, - for standard input; or the id of a job.",
+            autocompletion=options.complete_job_id,
+        ),
     ],
+    iteration: Annotated[
+        str | None,
+        typer.Option(help="Meta-iteration of a job: best, last or a number; by default best."),
+    ] = None,
     code: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with the job's own code.")
     ] = None,
@@ -51,7 +65,7 @@ def validate(
     seed: Annotated[int, typer.Option(help="Seed of the subsets and of the directions.")] = 0,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Validate a hypergradient by retraining.
+    """Validate a hypergradient by retraining: of a job file here, of a job on the cluster.
 
     Trains again without random subsets of the examples, and along random directions of all other
     hyperparameters, with the same seeds, and ranks what the hypergradient predicted against what
@@ -63,26 +77,19 @@ def validate(
     Examples:
       drmad validate job.yaml
       drmad validate job.yaml --code . --changes 100 --output json
+      drmad validate job_01J... --iteration last
     """
-    from pydantic import ValidationError
-
-    from drmad_client.errors import DrmadError
-    from drmad_client.records.field_errors import field_errors
-    from drmad_client.spec.validation import ValidationSpec
-
-    fields = {
+    fields: dict[str, Any] = {
         "changes": changes,
         "draws": draws,
         "fractions": fractions,
         "radii": radii,
         "seed": seed,
     }
-    try:
-        asked = ValidationSpec.model_validate(fields)
-    except ValidationError as error:
-        (first, *_) = field_errors(error.errors(), fields)
-        raise DrmadError(f"{first.path}: {first.message}") from error
-    report = _on_this_machine()(target, code, data_roots, asked)
+    if target.startswith("job_") and not Path(target).exists():
+        report = _on_the_cluster(context, target, iteration, fields)
+    else:
+        report = _here(Path(target), code, data_roots, iteration, fields)
     if output is not Output.TABLE:
         options.print_data(report, output)
         return
@@ -91,7 +98,49 @@ def validate(
     options.print_table(validation_table(report))
 
 
-def _on_this_machine() -> Callable[..., Any]:
+def _on_the_cluster(
+    context: typer.Context, job_id: str, iteration: str | None, fields: dict[str, Any]
+) -> ValidationReport:
+    chosen = iteration or "best"
+    asked = _asked({**fields, "iteration": int(chosen) if chosen.isdigit() else chosen})
+    with options.open_client(context) as client:
+        job = client.jobs.retrieve(job_id)
+        return job.validate_hypergradient(**asked.model_dump())
+
+
+def _here(
+    file: Path,
+    code: Path | None,
+    data_roots: list[Path],
+    iteration: str | None,
+    fields: dict[str, Any],
+) -> ValidationReport:
+    from drmad_client.errors import DrmadError
+
+    if iteration is not None:
+        raise DrmadError(
+            "--iteration is for the id of a job; a job file is validated at its initial "
+            f"hyperparameters, got --iteration {iteration}"
+        )
+    found: ValidationReport = _engine()(file, code, data_roots, _asked(fields))
+    return found
+
+
+def _asked(fields: dict[str, Any]) -> ValidationSpec:
+    from pydantic import ValidationError
+
+    from drmad_client.errors import DrmadError
+    from drmad_client.records.field_errors import field_errors
+    from drmad_client.spec.validation import ValidationSpec
+
+    try:
+        return ValidationSpec.model_validate(fields)
+    except ValidationError as error:
+        (first, *_) = field_errors(error.errors(), fields)
+        raise DrmadError(f"{first.path}: {first.message}") from error
+
+
+def _engine() -> Callable[..., Any]:
     """What validates a job file, from the package that has the engine."""
     from drmad_client.errors import DrmadError
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from drmad_client.records.validation import RankCorrelation, SizeCorrelation, ValidationReport
+from drmad_client.records.validation import RankCorrelation, ValidationReport
 
 _COLOURS = {
     "predicts": "green",
@@ -28,7 +28,7 @@ def validation_table(report: ValidationReport) -> RenderableType:
         table.add_column(column, justify="right")
     for each in report.correlations:
         runs = f"{each.retrainings}" + (f" ({each.diverged} diverged)" if each.diverged else "")
-        table.add_row(Text(each.hyperparameter), size_label(each), runs, *_figures(each))
+        table.add_row(Text(each.hyperparameter), each.label, runs, *_figures(each))
     for name, mean in report.lds.items():
         table.add_row(Text(name), "all", "", *_figures(mean), style="bold")
     sentence = Text(report.verdict.sentence, _COLOURS[report.verdict.grade])
@@ -61,13 +61,6 @@ def validation_lines(report: ValidationReport) -> Iterable[str]:
         f"method {report.method['method']}, {report.cost:.1f} training runs a meta-iteration; the "
         f"validation took {report.runs:.0f}"
     )
-
-
-def size_label(each: SizeCorrelation) -> str:
-    """What was changed: "5 % left out" or "direction, 0.1 outer steps"."""
-    if each.kind == "left_out":
-        return f"{100 * each.size:g} % left out"
-    return f"direction, {each.size:g} outer steps"
 
 
 def _figures(correlation: RankCorrelation) -> tuple[str, str]:

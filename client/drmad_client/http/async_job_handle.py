@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.job_view import History, JobView
-from drmad_client.http.progress_bar import bar
+from drmad_client.http.progress_bar import bar, validation_bar
 from drmad_client.http.protocol import calls
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.search import Trial
+from drmad_client.records.validation import Validation, ValidationReport
+from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
@@ -105,6 +107,40 @@ class AsyncJob(JobView):
     async def fidelity(self) -> dict[str, Any]:
         """Fetch the fidelity probes of the job's methods, and the chosen method."""
         return await self._runner.send(calls.part(self.id, "fidelity"))
+
+    async def validate_hypergradient(
+        self,
+        iteration: int | str = "best",
+        *,
+        timeout_s: float | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> ValidationReport:
+        """Retrain on the cluster to see whether the hypergradient predicts it; wait for the report.
+
+        Args:
+            iteration: best, last or the number of the meta-iteration that is validated.
+            timeout_s: Bounds the wait, in seconds; the validation goes on after it.
+            progress: Show a progress bar in a terminal.
+            options: Other fields of ValidationSpec, such as changes=100 or draws=8.
+        Raises:
+            ValidationFailed: The validation failed or was cancelled.
+            WaitTimeout: It has not ended within `timeout_s` seconds.
+        """
+        asked = ValidationSpec.model_validate({"iteration": iteration, **options})
+        with validation_bar(shown=progress) as show:
+            flow = self._runner.flows.validate(self.id, asked, timeout_s, show)
+            found = await self._runner.run(flow)
+        assert found.report is not None
+        return found.report
+
+    async def validations(self) -> list[Validation]:
+        """Fetch the last validations of the job's hypergradient, the newest first."""
+        return (await self._runner.send(calls.validations(self.id))).data
+
+    async def cancel_validation(self, validation_id: str) -> Validation:
+        """Cancel a validation that is not finished."""
+        return await self._runner.send(calls.cancel_validation(self.id, validation_id))
 
     async def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drmad_client.durations import duration
 from drmad_client.http.job_html import progress_as_html
 from drmad_client.records.job import JobRecord
+from drmad_client.records.validation import Validation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,26 @@ def terminal_bar(console: Console) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def validation_bar(*, shown: bool = True) -> Iterator[Callable[[Validation], None]]:
+    """Yield a function that updates the bar of a validation; it does nothing without a terminal."""
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    progress = terminal_bar(Console(stderr=True))
+    task = progress.add_task("validation", detail="", total=None)
+
+    def show(validation: Validation) -> None:
+        total, workers = validation.total or None, validation.workers
+        detail = f"{validation.status}, {workers} worker{'' if workers == 1 else 's'}"
+        progress.update(task, total=total, completed=validation.done, detail=detail)
+
+    with progress:
+        yield show
 
 
 @contextlib.contextmanager

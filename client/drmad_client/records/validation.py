@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
 from drmad_client.records.base import Record
+from drmad_client.records.job import JobError
+from drmad_client.spec.validation import ValidationSpec
 
 
 class RankCorrelation(Record):
@@ -32,6 +35,13 @@ class SizeCorrelation(RankCorrelation):
     )
     retrainings: int = Field(description="Training runs after a change.")
     diverged: int = Field(description="Those of them that diverged; they rank last.")
+
+    @property
+    def label(self) -> str:
+        """What was changed: "5 % left out" or "direction, 0.1 outer steps"."""
+        if self.kind == "left_out":
+            return f"{100 * self.size:g} % left out"
+        return f"direction, {self.size:g} outer steps"
 
 
 class DrawAgreement(Record):
@@ -90,3 +100,26 @@ class ValidationReport(Record):
         description="The mean gain by the cost of the step in plain training runs."
     )
     verdict: Verdict
+
+
+class Validation(Record):
+    """One validation of a job's hypergradient on the cluster."""
+
+    id: str
+    job_id: str
+    status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+    iteration: int = Field(description="Meta-iteration at whose hyperparameters it validates.")
+    asked: ValidationSpec = Field(description="What was asked for.")
+    requested_at: datetime
+    finished_at: datetime | None = None
+    done: int = Field(default=0, description="Training runs that are done.")
+    total: int = Field(
+        default=0, description="All training runs; 0 while the hypergradient is computed."
+    )
+    workers: int = Field(default=0, description="Workers that train side by side.")
+    error: JobError | None = None
+    report: ValidationReport | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in ("succeeded", "failed", "cancelled")

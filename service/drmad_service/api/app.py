@@ -33,6 +33,7 @@ from drmad_service.api.routes import (
     results,
     sign_in,
     static,
+    validations,
 )
 from drmad_service.api.routes import metrics as metrics_route
 from drmad_service.api.routes.dependencies import PROBLEM
@@ -106,6 +107,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         code_uploads,
         data_uploads,
         metrics_route,
+        validations,
     ):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
     for resource in (health, sign_in, pages, static):

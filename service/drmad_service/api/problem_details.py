@@ -30,6 +30,7 @@ from drmad_service.errors import (
     TooManyQueued,
     TooManyRequests,
     TooManyStreams,
+    ValidationRefused,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     StoreFull: (HTTPStatus.INSUFFICIENT_STORAGE, "store_full"),
     SchemaDiffers: (HTTPStatus.SERVICE_UNAVAILABLE, "schema_differs"),
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
+    ValidationRefused: (HTTPStatus.CONFLICT, "validation_refused"),
     IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
     NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),
     SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),

@@ -16,6 +16,7 @@ value.
     commits.py        meta-iterations, and the states between them
     confirmations.py  the confirmation of a job's result
     trials.py         trials of a job's search
+    validations.py    validations of a job's hypergradient
     job_results.py    history, vectors, models and fidelity of a job
     events.py         events and log lines
     notices.py        notices of ended jobs, for webhooks

@@ -14,7 +14,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
                                            bonus for priority, so age always wins in the end
     drmad:ended                    zset    ids of terminal jobs; score: time of the end
     drmad:leases                   zset    ids of driven jobs; score: expiry of the lease
-    drmad:reservations             hash    driven job id -> "<cpus> <gpus> <tenant>" reserved
+    drmad:reservations             hash    driven job id, or id of a running validation -> "<cpus>
+                                           <gpus> <tenant>" reserved
     drmad:cluster                  hash    scheduler id -> capacity of its cluster (JSON)
     drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
@@ -31,6 +32,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:data:<sha256>:tenants    set     tenants that uploaded the data set and may name it
     drmad:notices                  zset    ended jobs whose webhook is to be notified; score: time
     drmad:counters                 hash    name of a counter -> count or seconds, see prometheus.py
+    drmad:validations              zset    "<job id> <id>" of unfinished validations; score: time
+                                           from which a scheduler may take it
     drmad:preflights               list    ids of preflight requests that no scheduler has taken
     drmad:preflight:<id>           string  spec of the requested job (JSON); ten minutes
     drmad:preflight:<id>:answer    string  report or error of the preflight (JSON); ten minutes
@@ -41,6 +44,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:job:<id>:history         stream  every MetaIteration (JSON) under the id <iteration>-1,
                                            which Redis refuses to add twice
     drmad:job:<id>:trials          hash    number -> a Trial of its search (JSON)
+    drmad:job:<id>:validations     hash    <id> -> request (JSON); <id>:status, :needs, :token,
+                                           :progress, :outcome of it
     drmad:job:<id>:logs            stream  the last log lines of its replicas: replica, text
     drmad:job:<id>:state           string  state from which it resumes (JSON, names chunks)
     drmad:job:<id>:vectors         hash    iteration -> state and hypergradient (JSON, names chunks)
@@ -68,6 +73,7 @@ CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
 NOTICES = "drmad:notices"
+VALIDATIONS = "drmad:validations"
 PREFLIGHTS = "drmad:preflights"
 COUNTERS = "drmad:counters"
 PARTS = (
@@ -75,6 +81,7 @@ PARTS = (
     "events",
     "history",
     "trials",
+    "validations",
     "logs",
     "state",
     "vectors",

@@ -30,6 +30,7 @@ class Scripts:
             "leases": keys.LEASES,
             "reservations": keys.RESERVATIONS,
             "notices": keys.NOTICES,
+            "validations": keys.VALIDATIONS,
             "counters": keys.COUNTERS,
             "changes": keys.CHANGES,
             "job": keys.job(""),

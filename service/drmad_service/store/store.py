@@ -12,6 +12,7 @@ from drmad_service.store.notices import Notices
 from drmad_service.store.preflights import Preflights
 from drmad_service.store.trials import Trials
 from drmad_service.store.uploads import Uploads
+from drmad_service.store.validations import Validations
 
 
 class Store(
@@ -20,6 +21,7 @@ class Store(
     Preflights,
     JobResults,
     Trials,
+    Validations,
     Events,
     Leases,
     Commits,

@@ -344,22 +344,7 @@ class Replica:
         ]
 
     def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:
-        """As failures.guarded; an exception of the user's code keeps only the user's frames."""
-
-        def with_user_frames() -> T:
-            from drmad_workers.errors import EngineError, ran_out_of_memory
-            from drmad_workers.user_code import UserCodeError, user_error
-
-            try:
-                return body()
-            except (EngineError, UserCodeError):
-                raise
-            except (Exception, SystemExit) as error:
-                if self._folder is None or ran_out_of_memory(error):
-                    raise
-                raise user_error(error, self._folder) from error
-
-        return failures.guarded(with_user_frames, iteration)
+        return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
         from drmad_workers.ray_actor import plain_runs

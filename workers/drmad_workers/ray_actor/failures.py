@@ -53,6 +53,31 @@ def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure("worker_error", message, iteration, traceback=_trimmed(error))
 
 
+def guarded_with_user_frames(
+    body: Callable[[], T], iteration: int | None, folder: Callable[[], Path | None]
+) -> T | Failure:
+    """As `guarded`; an exception of the user's code keeps only the user's frames.
+
+    `folder` returns that of the code, once it is unpacked.
+    """
+
+    def with_user_frames() -> T:
+        from drmad_workers.errors import EngineError, ran_out_of_memory
+        from drmad_workers.user_code import UserCodeError, user_error
+
+        try:
+            return body()
+        except (EngineError, UserCodeError):
+            raise
+        except (Exception, SystemExit) as error:
+            code = folder()
+            if code is None or ran_out_of_memory(error):
+                raise
+            raise user_error(error, code) from error
+
+    return guarded(with_user_frames, iteration)
+
+
 def _trimmed(error: Exception) -> str:
     """The traceback without the frames of installed libraries and of this package.
 

@@ -26,7 +26,9 @@ from drmad_client.records.pages import Page
 from drmad_client.records.problem_details import ProblemDetails
 from drmad_client.records.search import Trial
 from drmad_client.records.status import TERMINAL
+from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
@@ -209,6 +211,31 @@ def history(job_id: str, after: str | None, limit: int) -> Call[Page[MetaIterati
 def trials(job_id: str, after: str | None, limit: int) -> Call[Page[Trial]]:
     params = {"after": after, "limit": limit}
     return Call("GET", _path(job_id, "trials"), _record(Page[Trial]), params=params)
+
+
+def request_validation(job_id: str, asked: ValidationSpec) -> Call[Validation]:
+    return Call(
+        "POST",
+        _path(job_id, "validations"),
+        _record(Validation),
+        headers={"Content-Type": "application/json"},
+        body=asked.model_dump_json().encode(),
+        repeatable=False,
+    )
+
+
+def validations(job_id: str) -> Call[Page[Validation]]:
+    return Call("GET", _path(job_id, "validations"), _record(Page[Validation]))
+
+
+def validation(job_id: str, validation_id: str) -> Call[Validation]:
+    place = f"validations/{quote(validation_id, safe='')}"
+    return Call("GET", _path(job_id, place), _record(Validation))
+
+
+def cancel_validation(job_id: str, validation_id: str) -> Call[Validation]:
+    place = f"validations/{quote(validation_id, safe='')}/cancel"
+    return Call("POST", _path(job_id, place), _record(Validation), repeatable=False)
 
 
 def arrays(

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import httpx
 
-from drmad_client.errors import ApiError, ConnectionFailed, JobFailed, NotFound, WaitTimeout
+from drmad_client.errors import (
+    ApiError,
+    ConnectionFailed,
+    JobFailed,
+    NotFound,
+    ValidationFailed,
+    WaitTimeout,
+)
 from drmad_client.export import job_folder
 from drmad_client.http.protocol import calls
 from drmad_client.http.protocol.calls import Call
@@ -27,6 +34,8 @@ from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus
+from drmad_client.records.validation import Validation
+from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive
@@ -39,6 +48,7 @@ _STEADY_S = 10.0  # a connection that lasted this long restores the budget of re
 _LONG_POLL_S = 30
 _POLL_PACE_S = 0.25  # between polls, if a proxy answers at once instead of holding the request
 _LOG_PACE_S = 1.0
+_VALIDATION_PACE_S = 0.5
 _LOG_TAIL = 20
 _HISTORY_PAGE = 500
 
@@ -128,6 +138,33 @@ class Flows:
             return job
         tail = (yield from self._log_tail(job_id)) if job.status is JobStatus.FAILED else []
         raise JobFailed(job, tail)
+
+    def validate(
+        self,
+        job_id: str,
+        asked: ValidationSpec,
+        timeout_s: float | None,
+        on_change: Callable[[Validation], None] = lambda _: None,
+    ) -> Flow[Validation]:
+        """Request a validation, and wait until it has succeeded.
+
+        Raises:
+            ValidationFailed: The validation failed or was cancelled.
+            WaitTimeout: It has not ended within `timeout_s` seconds; it goes on.
+        """
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        found = yield from self.send(calls.request_validation(job_id, asked))
+        while not found.is_finished:
+            on_change(found)
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"{found.id} is still {found.status} after {timeout_s:g} s")
+            yield Pause(_VALIDATION_PACE_S)
+            call = calls.validation(job_id, found.id)
+            found = yield from self.send(call, Retries(_RECONNECTS))
+        on_change(found)
+        if found.report is None:
+            raise ValidationFailed(found)
+        return found
 
     def events(self, job_id: str, after: str | None) -> Stream[Event]:
         """Yield past and future events of a job; reconnect after a broken connection."""

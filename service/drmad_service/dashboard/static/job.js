@@ -54,6 +54,7 @@ function follow() {
     iteration: changed,
     arrival: changed,
     rollback: changed,
+    validation: changed,
     status: changed,
     warning: changed,
     webhook: changed,
@@ -67,7 +68,19 @@ document.addEventListener("drmad:refreshed", ({ detail }) => {
   if (newest?.at > detail.asked) show(newest.progress); // the page may be older than the last progress event
   if (isOver() && !follower.over) follower.end("ended");
   else if (!isOver() && follower.over) follow(); // extended
+  watchValidation();
 });
+
+// No events follow the end of a job, which may still be validated.
+let validationDue = null;
+function watchValidation() {
+  if (validationDue || !isOver() || !document.querySelector("[data-validating]")) return;
+  validationDue = setTimeout(() => {
+    validationDue = null;
+    refresh();
+  }, 2000);
+}
+watchValidation();
 follow();
 if (isOver()) follower.end("ended");
 
@@ -81,7 +94,7 @@ async function act(action, body) {
       return;
     }
     await request("POST", `${api}/${action}`, body);
-    notify({ pause: "Pause requested", resume: "Resumed", cancel: "Cancellation requested", extend: "Extended" }[action]);
+    notify({ pause: "Pause requested", resume: "Resumed", extend: "Extended", validations: "Validation requested" }[action] ?? "Cancellation requested");
     changed();
   } catch (error) {
     complain(error);
@@ -92,6 +105,7 @@ async function act(action, body) {
 page.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.dialog) document.querySelector(`#dialog-${button.dataset.dialog}`).showModal();
+  else if (button?.dataset.action === "validations") act("validations", {});
   else if (button?.dataset.action) act(button.dataset.action);
 });
 
