@@ -1,6 +1,7 @@
 """Peak memory of a process that trains and differentiates, in copies of the weights.
 
-    python -m tests.workers.peaks sgd|adamw
+    python -m tests.workers.peaks measured sgd|adamw
+    python -m tests.workers.peaks predicted|taken sgd|adamw METHOD STEPS
 
 Every stage is measured in this process, from a peak that is set back before it. Memory is what
 Linux reports as resident; MALLOC_MMAP_THRESHOLD_ makes freed tensors leave it at once.
@@ -17,7 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drmad_workers import L2, Problem, Replay, TrainingConfig, Tuner
+from drmad_client.spec.job import JobSpec
+from drmad_workers import L2, Problem, Replay, TrainingConfig, Tuner, spec_adapter
+from drmad_workers.preflight.short_run import preflight
 
 WIDTH, ROWS, STEPS = 1200, 2, 3
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -76,9 +79,43 @@ def measured(optimizer: str) -> dict[str, float]:
     return {name: (found - before) / copy for name, found in bytes_of.items()}
 
 
-def elsewhere(optimizer: str) -> dict[str, float]:
-    """`measured` in a process of its own."""
-    command = [sys.executable, "-m", __name__, optimizer]
+def job(optimizer: str, method: str, steps: int) -> JobSpec:
+    """A job with 10 million weights."""
+    return JobSpec.model_validate(
+        {
+            "problem": {
+                "model": {"name": "mlp", "hidden": [1800] * 4},
+                "data": {"name": "digits", "train": 64, "valid": 16, "test": 0},
+            },
+            "hyperparameters": [{"kind": "l2", "per": "layer"}],
+            "training": {"steps": steps, "batch_size": 4, "optimizer": optimizer}
+            | {"learning_rate": 0.001},
+            "hypergradient": {"method": method},
+            "meta": {"iterations": 1},
+        }
+    )
+
+
+def predicted(optimizer: str, method: str, steps: int) -> dict[str, float]:
+    """The bytes that the preflight predicts."""
+    return {"bytes": preflight(job(optimizer, method, steps))["memory_bytes"]}
+
+
+def taken(optimizer: str, method: str, steps: int) -> dict[str, float]:
+    """The bytes of the process at the peak of a meta-iteration, and before the model is built."""
+    small = Tuner(problem(8), [L2(per="layer")], TrainingConfig("sgd", 3, 2), Replay())
+    small.evaluate(small.initial_values(), 0)
+    before = peak(lambda: None)
+    tuner = spec_adapter.tuner(job(optimizer, method, steps))
+    return {
+        "before": before,
+        "bytes": peak(lambda: tuner.evaluate(tuner.initial_values(), 0)),
+    }
+
+
+def elsewhere(*arguments: str) -> dict[str, float]:
+    """A function of this module, by its name and arguments, in a process of its own."""
+    command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(
         command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=True
     )
@@ -88,4 +125,13 @@ def elsewhere(optimizer: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(measured(sys.argv[1])))
+    name, optimizer, *rest = sys.argv[1:]
+    if name == "measured":
+        print(json.dumps(measured(optimizer)))
+    else:
+        method, steps = rest
+        print(
+            json.dumps(
+                {"predicted": predicted, "taken": taken}[name](optimizer, method, int(steps))
+            )
+        )

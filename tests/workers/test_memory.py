@@ -158,7 +158,33 @@ def test_a_meta_iteration_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_training_takes_at_most_one_and_a_half_copies_above_a_plain_loop(optimizer: str) -> None:
     """By what Linux reports, in a process of its own; so does the construction with its checks."""
-    found = peaks.elsewhere(optimizer)
+    found = peaks.elsewhere("measured", optimizer)
     assert found["plain"] > (3 if optimizer == "sgd" else 4)
     assert found["train"] < found["plain"] + 1.5
     assert found["build"] < found["plain"] + 1.5
+
+
+@pytest.mark.parametrize("method", [Stored(), Replay(), Reversible()])
+def test_the_predicted_trajectory_is_what_a_run_keeps(
+    method: Method, peak: Peak, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the graphs of replay, which Python cannot see."""
+    monkeypatch.setattr(replay, "graphs_fit", lambda *sizes: False)
+    model = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 3))
+    training = [TrainingConfig("sgd", steps, 4, momentum=0.5) for steps in (47, 470)]
+    kinds: list[Kind] = [L2(per="layer"), SampleWeight()]
+    tuner = Tuner(small_problem(model), kinds, training[0], method)
+    short, long = (tuner.replica.trajectory_bytes([method], each)[method] for each in training)
+    measured = peak(method, 470) - peak(method, 47)
+    assert measured == pytest.approx(long - short, rel=0.05)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("method", ["replay", "stored", "shortcut"])
+def test_the_preflight_predicts_the_memory_of_a_large_job(optimizer: str, method: str) -> None:
+    """10 million weights and 60 steps, by what Linux reports in processes of their own."""
+    taken = peaks.elsewhere("taken", optimizer, method, "60")
+    predicted = peaks.elsewhere("predicted", optimizer, method, "60")["bytes"]
+    own = taken["bytes"] - taken["before"]
+    assert predicted - taken["before"] == pytest.approx(own, rel=0.15)

@@ -173,6 +173,21 @@ class Replica:
         """The bytes of a point of the trajectory: of the weights, or of Adam's whole state."""
         return self.training.path_rows * self.objective.parameters.weights.nbytes
 
+    def trajectory_bytes(
+        self, methods: Sequence[Method], training: TrainingConfig
+    ) -> dict[Method, int]:
+        """What each method keeps of the trajectory of a run with these settings.
+
+        They may differ from those of the replica in the number of steps.
+        """
+        parameters = self.objective.parameters
+        with self.at_work():
+            run = self.training_run(self.initial_values(), 0, Monitor()).run
+            try:
+                return {method: method.trajectory_bytes(run, training) for method in methods}
+            finally:
+                parameters.restore_given()
+
     def minibatches(self, draw: int) -> Minibatches:
         """The minibatches of draw `draw`."""
         stream = (self._seed, draw, self._number)

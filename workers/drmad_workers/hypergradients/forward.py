@@ -49,6 +49,11 @@ class Forward(Method):
     def refuses(self, bound: BoundHyperparameter, training: TrainingConfig) -> str | None:
         return refusals.too_many_tangents(bound.initial.numel())
 
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        """Those of the tangents, and of their derivatives during a step."""
+        bound = run.objective.values.bound.values()
+        return 2 * sum(each.initial.numel() for each in bound) * run.state.nbytes
+
     def recorder(self, run: TrainingRun) -> "Tangents":
         return Tangents(run)
 

@@ -127,8 +127,20 @@ class Method(ABC):
         return 1.0 + PRODUCT * self.backward_total(training) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        """Bounds the memory of the trajectory, in copies of the weights (of Adam's state)."""
+        """Bounds the memory of the trajectory, in copies of the weights (of Adam's state).
+
+        It is a count without a model; `trajectory_bytes` measures what depends on one.
+        """
         return 1.0
+
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        """The bytes that the method keeps of a trajectory.
+
+        Args:
+            run: a run of the problem, of any number of steps, at its first weights.
+            training: the settings of the run whose trajectory is kept.
+        """
+        return round(self.copies(training) * run.path.nbytes)
 
 
 class Adjoint:

@@ -42,6 +42,9 @@ class OneStep(Method):
     def steps(self, training: TrainingConfig) -> range:
         return _LAST_STEP.steps(training)
 
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        return _LAST_STEP.trajectory_bytes(run, training)
+
     def recorder(self, run: TrainingRun) -> TrajectoryRecorder:
         return _LAST_STEP.recorder(run)
 

@@ -6,7 +6,7 @@
 import math
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from drmad_workers.data.pass_order import Order
 from drmad_workers.hypergradients.method import Adjoint
@@ -22,6 +22,20 @@ TRACED_BYTES = 2**19
 """Bounds the graph of a step below which traces cost less than graphs, in bytes. On one thread of a
 CPU a replay by traces took 0.73 of one by graphs at 0.3 MB (an MLP with hidden layers of 100 at 50
 rows), 0.82 at 0.4 MB, and 0.98 at 0.9 MB."""
+
+
+class Segments(NamedTuple):
+    """How a trajectory is divided.
+
+    Attributes:
+        length: the steps of a segment.
+        graphs: whether a segment holds the graphs of its gradients.
+        bytes: those of all snapshots and of one segment.
+    """
+
+    length: int
+    graphs: bool
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,9 +68,16 @@ class Replay(TruncatedMethod):
     def copies(self, training: TrainingConfig) -> float:
         return 2.0 * math.sqrt(2 * self.backward_total(training))
 
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        return self._segments(run, self.backward_total(training)).bytes
+
     def recorder(self, run: TrainingRun) -> Snapshots:
         start = run.steps - (self.horizon or run.steps)
-        length = run.steps - start
+        segments = self._segments(run, run.steps - start)
+        return Snapshots(start, run.steps, segments.length, segments.graphs)
+
+    def _segments(self, run: TrainingRun, length: int) -> Segments:
+        """The segments of the last `length` steps."""
         state, point = run.state.nbytes, run.point.nbytes
         # The graphs of accumulated gradients would take the memory that accumulation spares.
         exact = self.hvp == "exact" and run.accumulate == 1
@@ -67,7 +88,8 @@ class Replay(TruncatedMethod):
             and not (graph <= TRACED_BYTES and is_traced(run))
         )
         held = point + graph if graph is not None and graphs else point
-        return Snapshots(start, run.steps, max(1, round(math.sqrt(length * state / held))), graphs)
+        each = max(1, round(math.sqrt(length * state / held)))
+        return Segments(each, graphs, math.ceil(length / each) * state + min(each, length) * held)
 
     def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
         assert isinstance(recorder, Snapshots)

@@ -20,6 +20,9 @@ from drmad_workers.trajectory.fixed_point import (
     FixedPointTrajectory,
 )
 
+WORD_BITS = 47
+"""The bits of a word of the buffer that are in use when the next word begins."""
+
 
 @dataclass(frozen=True)
 class Reversible(Method):
@@ -40,8 +43,8 @@ class Reversible(Method):
     and raises PathNotRecovered.
 
     Cost: T Hessian-vector products and T gradients in addition to the training.
-    Memory: three 64-bit integers per weight, and T log2(1/γ) / 47 more for the buffer. Carried
-    values (running statistics), which training overwrites, are kept for every step.
+    Memory: two 64-bit integers per weight, and T log2(1/γ) / 47, rounded up, for the buffer.
+    Carried values (running statistics), which training overwrites, are kept for every step.
     """
 
     name: ClassVar[str] = "reversible"
@@ -57,8 +60,13 @@ class Reversible(Method):
         return super().cost(training) + 1.0
 
     def copies(self, training: TrainingConfig) -> float:
-        words = 3.0 + training.steps * math.log2(1.0 / max(training.momentum, 1 / DENOMINATOR)) / 47
-        return 2.0 * words
+        bits = training.steps * math.log2(1.0 / max(training.momentum, 1 / DENOMINATOR))
+        return 2.0 * (2.0 + math.ceil(bits / WORD_BITS))
+
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        numbers = run.objective.parameters.weights.numel()
+        carried = training.steps * run.objective.parameters.carried_flat.nbytes
+        return round(self.copies(training) * 4 * numbers) + carried
 
     def recorder(self, run: TrainingRun) -> FixedPointTrajectory:
         """Switches the run to fixed point up to its last step."""

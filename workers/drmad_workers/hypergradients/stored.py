@@ -35,6 +35,9 @@ class Stored(TruncatedMethod):
     def copies(self, training: TrainingConfig) -> float:
         return float(self.backward_total(training))
 
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        return self.backward_total(training) * run.point.nbytes
+
     def recorder(self, run: TrainingRun) -> FullTrajectory:
         return FullTrajectory(run.steps - (self.horizon or run.steps), run.steps)
 

@@ -126,10 +126,11 @@ def fidelity_report(
     if not isinstance(exact, BackwardPass):
         raise exact
     passes = dict(zip(distinct, [exact, *others], strict=True))
+    kept = tuner.replica.trajectory_bytes(distinct, training)
 
     def predict(method: Method) -> Prediction:
         backward_pass, cost = passes[method], method.cost(training)
-        kept_bytes = round(method.copies(training) * tuner.copy_bytes)
+        kept_bytes = kept[method]
         if not isinstance(backward_pass, BackwardPass):
             return Prediction(ProbeResult(settings_of(method), cost), None, kept_bytes)
         job_seconds = iterations * (seconds + backward_pass.seconds)

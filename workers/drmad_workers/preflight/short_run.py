@@ -163,11 +163,12 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
 
 
 def _additional_bytes(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> int:
-    """The maximum size of the whole trajectory beyond that of the short run."""
+    """The size of the whole trajectory beyond that of the short run."""
     method = spec_adapter.method(spec.hypergradient)
     short_method = spec_adapter.method(short.hypergradient)
     if isinstance(method, Auto):  # its probes need the exact method
         method = short_method = Replay()
-    copies = method.copies(tuner.replica.training)
-    copies -= short_method.copies(trial.replica.training)
-    return round(max(0.0, copies) * tuner.copy_bytes)
+    replica = trial.replica
+    whole = replica.trajectory_bytes([method], tuner.replica.training)[method]
+    measured = replica.trajectory_bytes([short_method], replica.training)[short_method]
+    return max(0, whole - measured)
