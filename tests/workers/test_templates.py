@@ -25,7 +25,7 @@ from drmad_workers import TuningResult, spec_adapter, tune
 SMALL = {
     Template.TEXT: ["problem.options.width=8"],
     Template.VISION: ["problem.options.width=2"],
-    Template.TABULAR: ["problem.options.hidden=4"],
+    Template.TABULAR: [],
     Template.LORA: ["problem.options.rank=1"],
     Template.HUGGING_FACE: ["hypergradient.horizon=4"],
 }
@@ -33,7 +33,7 @@ SMALL = {
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-OWN_LOOP = (Template.HUGGING_FACE,)
+OWN_LOOP = (Template.HUGGING_FACE, Template.TABULAR)
 """The templates whose my_training.py trains without drmad."""
 SHORT = ["training.steps=8", "training.batch_size=10", "meta.iterations=2"]
 
