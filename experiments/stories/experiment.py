@@ -19,14 +19,13 @@ BUILD = Path("build") / "stories"
 """Where the templates are written, as `drmad init` does."""
 LOGITS = (-4.0, 4.0)
 """Range in which a search draws the logit of a weight."""
+RECIPE = {"learning_rate": (-7.5, -1.0), "weight_decay": (-12.0, -2.0)}
+"""Ranges in which a search draws the logarithms of a learning rate and of a weight decay."""
 RUNS = 5
 """Training runs that judge an arm; their weights and minibatches had no part in its choice."""
-CHOSEN = ("drmad", "random", "random recipe")
-"""The arms whose best values are trained with again."""
 ARMS = {
     "untuned": "untuned",
-    "random recipe": "random search, learning rate and weight decay",
-    "random": "random search, weights",
+    "random": "random search",
     "drmad": "**drmad**",
 }
 
@@ -37,13 +36,14 @@ class Story:
 
     Attributes:
         case: the name of the template, and of the page.
-        searched: positions of the hyperparameters that a random search draws; others stay equal.
+        searched: position of the hyperparameter whose entries a random search draws; None searches
+            the learning rate and the weight decay instead, where the weights are too many.
         metric: the held-out figure that is compared.
         shown: how it is written.
     """
 
     case: str
-    searched: tuple[int, ...] = (0,)
+    searched: int | None = 0
     metric: str = "test_error"
     shown: Callable[[Sequence[float]], str] = percent
 
@@ -53,8 +53,13 @@ class Story:
         return BUILD / self.case
 
 
-STORIES = (Story("hugging-face", searched=(1,)), Story("tabular"))
-"""A search gets the five weights of the sources of texts: those of the 300 texts are too many."""
+STORIES = (
+    Story("hugging-face", searched=1),
+    Story("lora"),
+    Story("vision", searched=None),
+    Story("tabular"),
+)
+"""Weights of 300 texts are too many for a search, which gets those of their five sources."""
 
 
 def stages(quick: bool, seeds: int) -> list[Callable[[Results], Sequence[Task]]]:
@@ -84,47 +89,42 @@ def budget(spec: Spec) -> int:
     return round(iterations * (1 + 2 * share))
 
 
-def recipe(spec: Spec) -> tuple[list[Spec], dict[str, tuple[float, float]]]:
-    """What a person would search: the learning rate and the weight decay, as logarithms."""
-    kinds = [{"kind": "learning_rate", "per": "model"}, {"kind": "weight_decay", "per": "model"}]
-    return kinds, {"learning_rate": (-7.5, -2.5), "weight_decay": (-9.0, 0.0)}
+def searched(story: Story, spec: Spec) -> tuple[Spec, dict[str, tuple[float, float]]]:
+    """The job with what a search draws as its hyperparameters, and their ranges."""
+    if story.searched is None:
+        kinds = [{"kind": kind, "per": "model"} for kind in RECIPE]
+        return changed(spec, hyperparameters=kinds), RECIPE
+    kind = spec["hyperparameters"][story.searched]
+    return spec, {kind.get("name", kind["kind"]): LOGITS}
 
 
 def chosen(story: Story, seed: int, quick: bool) -> list[Task]:
-    """The job, and the searches that cost as much."""
+    """The job, and a search that costs as much."""
     spec = stated(story, seed, quick)
-    kinds, space = recipe(spec)
-    names = [kind.get("name", kind["kind"]) for kind in spec["hyperparameters"]]
-    few = changed(spec, hyperparameters=kinds)
-
-    def search(arm: str, own: Spec, space: dict[str, tuple[float, float]]) -> Search:
-        return Search(story.case, arm, seed, own, story.code, budget(spec), "random", space)
-
+    names = tuple(kind.get("name", kind["kind"]) for kind in spec["hyperparameters"])
+    own, space = searched(story, spec)
+    code, trials = story.code, budget(spec)
     return [
-        Tuned(story.case, "drmad", seed, spec, story.code, keep=tuple(names)),
-        search("random", spec, {names[at]: LOGITS for at in story.searched}),
-        search("random recipe", few, space),
+        Tuned(story.case, "drmad", seed, spec, code, keep=names),
+        Search(story.case, "random", seed, own, code, trials, "random", space),
     ]
 
 
 def judged(story: Story, seed: int, quick: bool, results: Results) -> list[Task]:
     """New training runs with what each arm chose, by the engine and by the user's own loop."""
-    spec, runs = stated(story, seed, quick), 2 if quick else RUNS
-    few = changed(spec, hyperparameters=recipe(spec)[0])
+    spec, runs, code = stated(story, seed, quick), 2 if quick else RUNS, story.code
     tasks: list[Task] = [
-        Fresh(story.case, "untuned, again", seed, spec, story.code, runs),
-        Plain(story.case, "untuned, plain", seed, spec, story.code, runs),
+        Fresh(story.case, "untuned, again", seed, spec, code, runs),
+        Plain(story.case, "untuned, plain", seed, spec, code, runs),
     ]
-    for arm in CHOSEN:
-        values = best_values(results, story.case, arm, seed)
-        if values:
-            own = few if arm == "random recipe" else spec
-            again = f"{arm}, again"
-            tasks.append(Fresh(story.case, again, seed, own, story.code, runs, values=values))
-            if arm == "drmad":
-                tasks.append(
-                    Plain(story.case, "drmad, plain", seed, spec, story.code, runs, values)
-                )
+    if values := best_values(results, story.case, "drmad", seed):
+        tasks += [
+            Fresh(story.case, "drmad, again", seed, spec, code, runs, values=values),
+            Plain(story.case, "drmad, plain", seed, spec, code, runs, values),
+        ]
+    if values := best_values(results, story.case, "random", seed):
+        own, _ = searched(story, spec)
+        tasks.append(Fresh(story.case, "random, again", seed, own, code, runs, values=values))
     return tasks
 
 

@@ -21,7 +21,8 @@ RUN_WITH_A_SERVICE = (  # by tests/end_to_end/test_docs.py
     "docs/getting-started/quickstart.md",
     "docs/getting-started/tutorial.md",
 )
-STORIES = ("hugging-face", "tabular")  # tests/end_to_end/test_docs.py runs their commands
+# Their commands are run by tests/end_to_end/test_docs.py.
+STORIES = ("hugging-face", "lora", "vision", "tabular")
 RUN_HERE = (  # their Python blocks, one after the other
     "docs/concepts/hypergradients.md",
     "docs/how-to/fine-tuning.md",

@@ -20,7 +20,7 @@ from tests.end_to_end.running import Service
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-STORIES = ("hugging-face", "tabular")
+STORIES = ("hugging-face", "lora", "vision", "tabular")
 """Pages of docs/stories, each about the template of its name."""
 SHORT_STORY = ("training.steps=8", "hypergradient.horizon=4", "meta.iterations=2")
 KEEP_FOLDER = 'pwd > "$START/.cwd"'  # the next block begins where this one ended

@@ -24,16 +24,16 @@ from drmad_workers import TuningResult, spec_adapter, tune
 
 SMALL = {
     Template.TEXT: ["problem.options.width=8"],
-    Template.VISION: ["problem.options.width=2"],
+    Template.VISION: ["hypergradient.horizon=4"],
     Template.TABULAR: [],
-    Template.LORA: ["problem.options.rank=1"],
+    Template.LORA: [],
     Template.HUGGING_FACE: ["hypergradient.horizon=4"],
 }
 """What makes the job of a template short; the tests of the documentation run `basic`."""
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-OWN_LOOP = (Template.HUGGING_FACE, Template.TABULAR)
+OWN_LOOP = (Template.HUGGING_FACE, Template.LORA, Template.VISION, Template.TABULAR)
 """The templates whose my_training.py trains without drmad."""
 SHORT = ["training.steps=8", "training.batch_size=10", "meta.iterations=2"]
 

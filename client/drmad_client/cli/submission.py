@@ -45,7 +45,7 @@ def init(
     Templates:
       basic     a small net on images of digits, with a penalty for every unit
       text      a transformer in plain torch; a weight for every text; AdamW, warm-up, clipping
-      vision    a residual net, shifted images; rates and weight decays of layers; SGD, cosine
+      vision    a residual net, shifted images; a weight for every image; SGD, cosine
       tabular   a table with categories; a weight for every source of rows
       lora      an adapter on a language model; a weight for every source of texts
       hugging-face  a BERT on texts; a weight for every text and for every source
