@@ -40,6 +40,11 @@ NOT_RUN = {
     ("deploy/kubernetes/README.md", "sh"): "they need a Kubernetes cluster",
     ("docs/concepts/fidelity.md", "python"): "a fragment; tests/workers/preflight runs the call",
     ("docs/concepts/validation.md", "sh"): "tests/workers/validation runs the command",
+    ("docs/how-to/attribution.md", "sh"): "tests/workers/attribution runs the commands",
+    (
+        "docs/how-to/attribution.md",
+        "python",
+    ): "tests/workers/attribution runs the calls",
     ("docs/getting-started/templates.md", "sh"): "tests/workers/test_templates.py runs them",
     ("docs/how-to/deploy.md", "sh"): "they need Docker, a collector or jobs to back up",
     ("docs/how-to/fine-tuning.md", "sh"): "the weights are the reader's",

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     COLLATE = 15
     VALIDATION = 16
     SEARCH = 21
+    ATTRIBUTION = 41
 
 
 WEIGHTS = Purpose.WEIGHTS

@@ -21,7 +21,20 @@ from drmad_client.cli.options import GlobalOptions
 
 # Commands that need an extra, and how to install it.
 _EXTRAS = dict.fromkeys(
-    ("up", "open", "demo", "serve", "schedule", "keys", "doctor", "backup", "restore", "check"),
+    (
+        "up",
+        "open",
+        "demo",
+        "serve",
+        "schedule",
+        "keys",
+        "doctor",
+        "backup",
+        "restore",
+        "check",
+        "attribute",
+        "retrain",
+    ),
     'pip install ".[all]" in the clone',
 )
 # The wheel contains every package, so an extra is installed if the package that it needs is.

@@ -156,3 +156,17 @@ class Validation:
     fractions = Bounds(gt=0.0, lt=1.0)
     radii = Bounds(gt=0.0, limit=1000.0)
     seed = SEED
+
+
+class Attribution:
+    """The attribution of queries to training examples."""
+
+    lds = Bounds(ge=0, limit=1000)
+    left_out = Bounds(gt=0.0, lt=1.0)
+    draws = Bounds(ge=1, limit=64)
+
+
+class FilteredTraining:
+    """Retraining without the rows of lowest score."""
+
+    seeds = Bounds(ge=2, limit=100)

@@ -104,3 +104,11 @@ class Validation:
     draws: Final = 4
     fractions: Final = (0.01, 0.05, 0.1)
     radii: Final = (0.1, 1.0)
+
+
+class Attribution:
+    """Defaults of the attribution of queries to training examples."""
+
+    queries: Final = ("valid",)
+    lds: Final = 0
+    left_out: Final = 0.1

@@ -146,11 +146,13 @@ class Method(ABC):
 class Adjoint:
     """The adjoint of the state, dw and dv, which a backward pass moves from w_T to w_0.
 
-    If the run holds R replicas, every norm and every bound has one entry per replica.
+    If the run holds R replicas, every norm and every bound has one entry per replica. The adjoints
+    of N queries of one run lie side by side in the same way, with one entry per query.
 
     Attributes:
-        state: the derivative by the state, shape (1 + S, P + Q) or (1 + S, R, P): dw, and below it
-            the derivative by the optimizer's memory (dv).
+        state: the derivative by the state, shape (1 + S, P + Q), (1 + S, R, P) of R replicas, or
+            (1 + S, N, P + Q) of N queries: dw, and below it the derivative by the optimizer's
+            memory (dv).
         weights: dw, in its first row.
         carried: db, the derivative by the carried values, behind dw, shape (Q,).
         products: the number of Hessian-vector products so far.
@@ -159,8 +161,24 @@ class Adjoint:
             largest of all replicas; measured only if `begin` asks for it.
     """
 
-    def __init__(self, run: TrainingRun, strict: bool = False) -> None:
-        self.state = torch.zeros_like(run.state)
+    def __init__(
+        self,
+        run: TrainingRun,
+        strict: bool = False,
+        queries: int | None = None,
+        spread: Callable[[Product], Product] | None = None,
+    ) -> None:
+        """
+        Args:
+            run: the run whose steps are reversed.
+            strict: see the attribute.
+            queries: N; None for one adjoint, or one of each replica.
+            spread: makes of a product that of N cotangents, shape (N, P); N needs it.
+        """
+        rows, *shape = run.state.shape
+        self._lead = () if queries is None else (queries,)
+        self._spread = spread
+        self.state = run.state.new_zeros(rows, *self._lead, *shape)
         self.strict = strict
         parameters = run.objective.parameters
         count, size = parameters.weights.shape[-1], parameters.carried.size
@@ -241,13 +259,15 @@ class Adjoint:
         dynamics, cotangent = run.dynamics, self._cotangent
 
         def prepare(gradient: Tensor | None = None) -> None:
-            taken = gradient
+            taken, state = gradient, run.optimizer_state
             if run.clip is not None and gradient is not None:
                 taken = run.clip.clipped(gradient)
+            if self._lead:
+                state = state[:, None].expand(-1, *self._lead, -1)
+                taken = None if taken is None else taken.expand(*self._lead, -1)
             dynamics.pull_back(
-                step, count, self._optimizer_state, cotangent, run.optimizer_state, taken,
-                velocity_after,
-            )  # fmt: skip
+                step, count, self._optimizer_state, cotangent, state, taken, velocity_after
+            )
             if run.clip is not None and gradient is not None:
                 cotangent.copy_(run.clip.product(gradient, cotangent))
 
@@ -269,7 +289,7 @@ class Adjoint:
                 prepare if reads_gradient else None,
                 at,
                 share,
-                self._product,
+                self._spread_product,
                 self._carried_if_any,
                 count,
             )
@@ -289,6 +309,13 @@ class Adjoint:
             norm = torch.minimum(limit, norm)
         self._last, self._largest = norm, torch.maximum(self._largest, norm)
         run.monitor.advance(count)
+
+    @property
+    def _spread_product(self) -> Product | None:
+        """The product of the pass; None for that of the objective."""
+        if self._spread is None:
+            return self._product
+        return self._spread(self._product or self._run.objective.product)
 
     @property
     def _carried_if_any(self) -> Tensor | None:
@@ -311,7 +338,7 @@ class Adjoint:
         gradient: Tensor | None = None
         before: list[Tensor] = []
         if reads_gradient or carried is not None:
-            gradient = torch.empty_like(self.weights)
+            gradient = torch.empty_like(run.gradient)
             _, before = run.mean_gradient(step, count, every, gradient)
         prepare(gradient if reads_gradient else None)
         each = self._cotangent / run.accumulate
@@ -321,7 +348,7 @@ class Adjoint:
                 parameters.load_carried()
             batch = run.batch(first, count, every)
             run.objective.subtract_product(
-                batch, each, self.weights, None, None, share, self._product, carried, count
+                batch, each, self.weights, None, None, share, self._spread_product, carried, count
             )
 
     def finish(self, step: int) -> None:

@@ -16,6 +16,7 @@ from drmad_workers.objective.inner import InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.products.exact import exact_product
+from drmad_workers.objective.products.of_queries import carried_product
 from drmad_workers.objective.products.product import Product
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch, Problem
@@ -137,10 +138,11 @@ class Objective:
 
         Args:
             batch, cotangent, prepare, at, times: see Product.
-            out: shape (..., P).
+            out: shape (..., P); of N queries (N, P), as the cotangents are.
             share: the share of ∂/∂w <∇_w L, u> that is subtracted; dλ takes all of ∂/∂λ.
             product: replaces `self.product`.
-            carried: db, shape (Q,), which is replaced; None if there are no carried values.
+            carried: db, shape (Q,) or (N, Q), which is replaced; None if there are no carried
+                values.
         """
         product, inner = product or self.product, self.inner
         if carried is None or share == 1.0:
@@ -149,7 +151,7 @@ class Objective:
         else:
             found = product(inner, batch, cotangent, prepare, at)
             self._subtract_by_parameters(found.by_parameters, out, share)
-            by_update = inner.carried_product(batch, carried, times)
+            by_update = carried_product(inner, batch, carried, times)
             self._subtract_by_parameters(by_update.by_parameters, out)
             found = joined(found, by_update)
         if carried is not None and found.by_carried is not None:
@@ -164,7 +166,12 @@ class Objective:
         self.penalties.subtract_curvature(cotangent, out)
 
     def outer_gradient(
-        self, examples: Examples, out: Tensor, carried: Tensor, poll: Callable[[], None]
+        self,
+        examples: Examples,
+        out: Tensor,
+        carried: Tensor,
+        poll: Callable[[], None],
+        measure: Callable[[Batch], Tensor] | None = None,
     ) -> Tensor:
         """Writes the derivatives of the outer objective, adds its ∂/∂λ to dλ, returns its value.
 
@@ -175,7 +182,9 @@ class Objective:
             examples: the held-out examples.
             out, carried: take the derivatives by the weights and the carried values, (P,) and (Q,).
             poll: called before each part of the examples.
+            measure: replaces the held-out objective: a mean over the rows, shape ().
         """
+        measure = measure or self.losses.outer
         parameters = self.parameters
         parameters.eval()
         parameters.load_carried()
@@ -187,7 +196,7 @@ class Objective:
             poll()
             begun = parameters.carried.begin(parameters.carried_flat)
             with DifferentiableForward(begun.given) as forward:
-                loss = self.losses.outer(batch)
+                loss = measure(batch)
             by_carried = torch.empty_like(carried)
             begun.end(forward.carried, by_carried)
             inputs = [*parameters.tensors, *self.values.leaves(), *begun.leaves]

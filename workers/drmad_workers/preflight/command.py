@@ -17,6 +17,8 @@ def register() -> Mapping[str, str]:
     return {
         "check": f"{__name__}:check",
         "validate": "drmad_workers.validation.command:validate_file",
+        "attribute": "drmad_workers.attribution.command:attribute",
+        "retrain": "drmad_workers.attribution.retrain_command:retrain",
     }
 
 

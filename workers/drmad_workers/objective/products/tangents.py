@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 
 from drmad_workers.objective.cuts import through_cuts
-from drmad_workers.objective.flat_parameters import Parts
 from drmad_workers.objective.inner import InnerObjective
+from drmad_workers.objective.products.batched import products_along
 from drmad_workers.problem import Batch
-
-BATCHED_FROM = 4
-"""Number of directions from which vmap takes all products at once; fewer are faster in turn."""
 
 
 class AlongDirections(NamedTuple):
@@ -65,57 +62,13 @@ def gradient_along(
     out = torch.zeros_like(weights)
     if pairs:
         outputs, directions = zip(*pairs, strict=True)
-        for slot, found in zip(slots, _products(inner, outputs, directions), strict=True):
+        found_along = products_along(inner, outputs, inner.parameters.tensors, directions)
+        for slot, found in zip(slots, found_along, strict=True):
             if found is not None:
                 out[:, slot.start : slot.stop].copy_(found.reshape(count, -1))
     inner.penalties.add_along(inner.parameters.weights, weights, values, out)
     gradient = inner.flat_gradient(derivatives.by_parameters)
     return AlongDirections(gradient, out, torch.zeros_like(carried))
-
-
-def _products(
-    inner: InnerObjective, outputs: Sequence[Tensor], directions: Sequence[Tensor]
-) -> Parts:
-    """∂<outputs, direction>/∂w for each of D directions: one tensor (D, ..) per parameter.
-
-    vmap takes all directions at once, where it can: of some kernels, such as that of group
-    normalization, it has no or a wrong rule. Its first result is therefore compared.
-    """
-    tensors, count = inner.parameters.tensors, len(directions[0])
-
-    def product(direction: Sequence[Tensor], batched: bool = False) -> Parts:
-        return torch.autograd.grad(
-            outputs,
-            tensors,
-            direction,
-            allow_unused=True,
-            retain_graph=True,
-            is_grads_batched=batched,
-        )
-
-    if count >= BATCHED_FROM and inner.vmap_agrees is not False:
-        try:
-            found = product(directions, batched=True)
-        except RuntimeError:
-            inner.vmap_agrees = False
-        else:
-            if inner.vmap_agrees is None:
-                single = product([direction[0] for direction in directions])
-                inner.vmap_agrees = all(map(_agree, found, single))
-            if inner.vmap_agrees:
-                return found
-    rows = [product([direction[row] for direction in directions]) for row in range(count)]
-    return [
-        None if column[0] is None else torch.stack([part for part in column if part is not None])
-        for column in zip(*rows, strict=True)
-    ]
-
-
-def _agree(batched: Tensor | None, single: Tensor | None) -> bool:
-    if batched is None or single is None:
-        return batched is single
-    size = float(single.abs().nan_to_num().max())
-    return torch.allclose(batched[0], single, rtol=1e-3, atol=1e-5 * size, equal_nan=True)
 
 
 def _along_by_transposes(
