@@ -1,8 +1,11 @@
 """How far every method can be trusted, at which cost, over the range of problems that drmad meets.
 
     python benchmarks/fidelity.py [--quick] [--only TEXT] [--json FILE] [--docs FOLDER]
+    python benchmarks/fidelity.py --recipes FILE [--only TEXT] [--no-measuring] [--docs FOLDER]
 
-Cells that stand in the --json file already are not measured again.
+Cells that stand in the file already are not measured again. --recipes measures the cells that
+train what people train (a transformer, a ResNet, an LSTM and a table, by their usual recipes). Each
+result is a line that the file gains, so that an interrupted run goes on where it was.
 
 A cell is one training problem. Its hypergradient by `replay` is exact; every other method is held
 against it on the same run: cosine, agreement of signs, relative length (the worst where several
@@ -28,6 +31,9 @@ from drmad_workers.hypergradients import backward_pass
 from fidelity_study.cells import QUICK, all_cells
 from fidelity_study.measurement import measure
 from fidelity_study.pareto_plot import pareto
+from fidelity_study.recipe_cells import recipe_cells
+from fidelity_study.recipe_measurement import measure_recipe
+from fidelity_study.recipe_tables import recipe_report, recipe_table
 from fidelity_study.tables import report, table
 
 
@@ -47,8 +53,13 @@ def run() -> None:
         "--again", type=Path, nargs="+", help="report the figures of earlier --json files"
     )
     parser.add_argument("--docs", type=Path, help="docs/: where the results page and the plot go")
+    parser.add_argument("--recipes", type=Path, help="where the lines of the recipes' cells go")
+    parser.add_argument("--no-measuring", action="store_true", help="reports what is in the file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.recipes:
+        run_recipes(options.recipes, options.only, not options.no_measuring, options.docs)
+        return
     roots = [Path(r) for r in os.environ.get("DRMAD_DATA_ROOTS", "").split(os.pathsep) if r]
     results: list[dict[str, Any]] = []
     if options.again:
@@ -73,6 +84,22 @@ def run() -> None:
             "# Fidelity: results\n\n" + report(results)
         )
         (options.docs / "images" / "fidelity-pareto.svg").write_text(pareto(results))
+
+
+def run_recipes(file: Path, only: str, measuring: bool, docs: Path | None) -> None:
+    lines = file.read_text().splitlines() if file.exists() else []
+    results = {found["cell"]: found for found in map(json.loads, lines)}
+    for cell in recipe_cells() if measuring else ():
+        if only in cell.name and cell.name not in results:
+            found = results[cell.name] = measure_recipe(cell)
+            with file.open("a") as opened:
+                opened.write(json.dumps(found) + "\n")
+            print(recipe_table([found]).splitlines()[-1], flush=True)
+    ordered = [results[cell.name] for cell in recipe_cells() if cell.name in results]
+    print(recipe_report(ordered))
+    if docs:
+        page = docs / "concepts" / "fidelity-recipes.md"
+        page.write_text("# Fidelity: what people train\n\n" + recipe_report(ordered))
 
 
 if __name__ == "__main__":

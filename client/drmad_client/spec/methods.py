@@ -144,7 +144,8 @@ class ShortcutMethod(_Horizon):
     minibatch_subsampling: Annotated[int, bounds.Shortcut.minibatch_subsampling] | None = Field(
         default=None,
         description="Interval of the minibatches that the first half of training uses: 6 uses the "
-        "first of every six; null uses all, or the first of six for models with convolutions.",
+        "first of every six; null uses all, or the first of six for models with convolutions "
+        "where no hyperparameter has a value for every training row.",
     )
     contraction: bool = Field(
         default=defaults.Shortcut.contraction,

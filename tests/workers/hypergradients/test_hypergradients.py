@@ -172,7 +172,12 @@ def test_a_subsampled_half_is_the_whole_where_all_minibatches_are_equal() -> Non
     assert largest_difference(actual, expected.hypergradient) < 1e-12
 
 
-def test_models_with_convolutions_are_subsampled_by_default() -> None:
+@pytest.mark.parametrize(
+    ("kind", "default"), [(L2(per="layer", init=-3.0), 6), (SampleWeight(), 1)]
+)
+def test_models_with_convolutions_are_subsampled_by_default_unless_rows_have_weights(
+    kind: Kind, default: int
+) -> None:
     model = nn.Sequential(
         nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 2), nn.Flatten(), nn.Linear(9, 3)
     )
@@ -181,15 +186,15 @@ def test_models_with_convolutions_are_subsampled_by_default() -> None:
     def found(subsampling: int | None) -> Tensor:
         tuner = tuner_of(
             small_problem(model),
-            [SampleWeight()],
+            [kind],
             training,
             Shortcut(minibatch_subsampling=subsampling),
         )
         values = tuner.initial_values()
-        return tuner.evaluate(values, 0).hypergradient["sample_weight"]
+        return tuner.evaluate(values, 0).hypergradient[kind.name]
 
-    assert torch.equal(found(None), found(6))
-    assert not torch.equal(found(None), found(1))
+    assert torch.equal(found(None), found(default))
+    assert not torch.equal(found(None), found(7 - default))
 
 
 def test_a_subsampled_half_makes_up_for_the_examples_it_omits() -> None:

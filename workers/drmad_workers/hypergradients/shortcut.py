@@ -92,7 +92,8 @@ class Shortcut(Method):
         max_stride: the largest m, at least 1.
         max_adjoint_change: the bound on |Δdw| / |dw| per stride; None takes every stride in full.
         minibatch_subsampling: 1 uses every minibatch. None is 1, or CONVOLUTION_SUBSAMPLING if the
-            model has convolutions and no momentum is tuned per step; `cost` assumes 1.
+            model has convolutions, no momentum is tuned per step, and no hyperparameter has a value
+            for every training row; `cost` assumes 1.
         contraction: limits the growth of |dw| to 1 % per step, see Adjoint.begin. It keeps a
             backward pass far from the trajectory bounded, and biases one whose true |dw| grows.
         curvature: "gauss_newton" omits the curvature of the model and keeps that of the loss in
@@ -239,8 +240,10 @@ class Shortcut(Method):
         """Uses the first of so many minibatches in the first half of the training."""
         if run.dynamics.momentum.tuned_per_step or start >= run.steps // 2:
             return 1
-        convolves = has_convolutions(run.objective.parameters.model)
-        return self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if convolves else 1)
+        objective = run.objective
+        # What belongs to single rows would lose most of its visits.
+        is_dear = has_convolutions(objective.parameters.model) and not objective.values.row_names
+        return self.minibatch_subsampling or (CONVOLUTION_SUBSAMPLING if is_dear else 1)
 
     def _order(
         self, run: TrainingRun, spans: Sequence[tuple[int, int]], stop: int, subsampling: int
