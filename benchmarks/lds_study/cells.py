@@ -10,7 +10,7 @@ from drmad_workers import ConstantSchedule, Problem, SampleWeight, TrainingConfi
 from drmad_workers.catalog import build_problem
 from drmad_workers.hyperparameters.base import Kind
 
-STEPS, BATCH, TRAIN, VALID = 200, 50, 300, 300
+STEPS, BATCH, TRAIN, VALID = 200, 50, 1000, 400
 
 
 class Attention(nn.Module):

@@ -23,9 +23,12 @@ def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
 
     for line in preflight_lines(report):
         typer.echo(line)
+    if not report.proofs:
+        for warning in report.warnings(preflight):
+            typer.echo(warning)
     if report.proofs:
         options.print_table(proofs_table(report, preflight))
     if refusal := report.refusal(preflight):
         raise DrmadError(refusal)
-    if not report.failed:
+    if not report.failed and not report.doubts():
         typer.echo("no problems found")

@@ -105,6 +105,11 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
         "cosine to the exact hypergradient over these steps: "
         f"{cosines or '1, because the method is exact'}"
     )
+    if report.agreement is not None:
+        yield (
+            "agreement of two draws, the ceiling of every fidelity: cosine "
+            f"{report.agreement:.3f} over these steps"
+        )
     yield f"predicted for the whole job on this hardware: {prediction(report)}"
 
 

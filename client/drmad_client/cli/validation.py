@@ -12,7 +12,6 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import Output, OutputOption
-from drmad_client.spec import defaults
 
 if TYPE_CHECKING:
     from drmad_client.records.validation import ValidationReport
@@ -49,19 +48,27 @@ def validate(
         ),
     ] = [],  # noqa: B006 (typer reads the default and copies it)
     changes: Annotated[
-        int, typer.Option(help="Training runs for every share and for every radius.")
-    ] = defaults.Validation.changes,
+        int | None,
+        typer.Option(help="Training runs for every share and for every radius; by default 30."),
+    ] = None,
     draws: Annotated[
-        int, typer.Option(help="Draws of weights and minibatches that are compared.")
-    ] = defaults.Validation.draws,
+        int | None,
+        typer.Option(help="Draws of weights and minibatches that are compared; by default 4."),
+    ] = None,
     fractions: Annotated[
-        list[float],
-        typer.Option("--fraction", help="Share of the examples to leave out; repeatable."),
-    ] = list(defaults.Validation.fractions),  # noqa: B006
+        list[float] | None,
+        typer.Option(
+            "--fraction",
+            help="Share of the examples to leave out; repeatable; by default 0.01, 0.05 and 0.1.",
+        ),
+    ] = None,
     radii: Annotated[
-        list[float],
-        typer.Option("--radius", help="Length of random directions in outer steps; repeatable."),
-    ] = list(defaults.Validation.radii),  # noqa: B006
+        list[float] | None,
+        typer.Option(
+            "--radius",
+            help="Length of random directions in outer steps; repeatable; by default 0.1 and 1.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subsets and of the directions.")] = 0,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -79,13 +86,14 @@ def validate(
       drmad validate job.yaml --code . --changes 100 --output json
       drmad validate job_01J... --iteration last
     """
-    fields: dict[str, Any] = {
+    given: dict[str, Any] = {
         "changes": changes,
         "draws": draws,
         "fractions": fractions,
         "radii": radii,
         "seed": seed,
     }
+    fields = {name: value for name, value in given.items() if value not in (None, [])}
     if target.startswith("job_") and not Path(target).exists():
         report = _on_the_cluster(context, target, iteration, fields)
     else:

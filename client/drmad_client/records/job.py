@@ -12,6 +12,7 @@ from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
+from drmad_client.spec import defaults
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.preflight import PreflightSpec, ProofName
 
@@ -123,6 +124,12 @@ class PreflightReport(Record):
         description="Cosine to the exact hypergradient over the few steps, by method; null where "
         "it diverged. Over many steps it may be lower."
     )
+    agreement: float | None = Field(
+        default=None,
+        description="Cosine between the exact hypergradients of two draws of weights and "
+        "minibatches over the few steps: the ceiling of every fidelity. Null where it is not "
+        "known, and in reports of earlier releases.",
+    )
     job_seconds: float | None = Field(
         description="Predicted seconds of the whole job, on a worker like this one."
     )
@@ -182,7 +189,28 @@ class PreflightReport(Record):
             for proof in self.proofs
             if proof.result == "passed" and proof.where is not None
         ]
-        return self.overridden(preflight) + self.unproved() + limits
+        return self.overridden(preflight) + self.unproved() + self.doubts() + limits
+
+    def doubts(self) -> list[str]:
+        """Why the hypergradient of the short run is of little use, with what to change."""
+        found = []
+        cosine = self.fidelity.get(self.method, 1.0)
+        if cosine is None or cosine < defaults.Fidelity.cosine:
+            how = "diverges" if cosine is None else f"has a cosine of {cosine:.3g}"
+            found.append(
+                f"preflight: over its {self.steps} steps the hypergradient of {self.method} {how} "
+                "to the exact one: hypergradient: {method: auto} selects a method of sufficient "
+                "fidelity"
+            )
+        if self.agreement is not None and self.agreement < defaults.Fidelity.agreement:
+            found.append(
+                f"preflight: over its {self.steps} steps the exact hypergradients of two draws of "
+                f"weights and minibatches have a cosine of {self.agreement:.3g}, and no method can "
+                "be better from one meta-iteration to the next: average over draws (replicas: "
+                "{count: 4}), or make training smoother (a lower learning rate, a longer warm-up); "
+                "drmad validate measures it over all steps"
+            )
+        return found
 
     def unproved(self) -> list[str]:
         """What the method leaves out, that the short run failed, and which proofs did not run."""

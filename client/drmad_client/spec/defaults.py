@@ -97,6 +97,13 @@ class Kinds:
     sample_weight_logit: Final = 0.0
 
 
+class Fidelity:
+    """Below which figures a hypergradient is doubtful."""
+
+    cosine: Final = 0.5
+    agreement: Final = 0.3
+
+
 class Validation:
     """Defaults of the validation of a hypergradient by retraining."""
 

@@ -15,6 +15,7 @@ from drmad_client.spec.preflight import PreflightSpec
 from drmad_workers import spec_adapter
 from drmad_workers.errors import ProblemError
 from drmad_workers.preflight import short_run
+from drmad_workers.preflight.fidelity import OTHER_DRAW
 from drmad_workers.preflight.short_run import preflight
 from drmad_workers.user_code import UserCodeError
 
@@ -199,3 +200,26 @@ def test_every_fault_is_found_before_a_gpu_is_asked_for(
 def test_a_hyperparameter_that_is_not_connected_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match="'idle'"):
         report_on(tmp_path, GOOD, hyperparameters=[{"kind": "tensor", "name": "idle"}])
+
+
+@pytest.mark.parametrize("method", ["shortcut", "auto", "replay"])
+def test_the_agreement_of_two_draws_stands_beside_the_fidelity(tmp_path: Path, method: str) -> None:
+    fields = {
+        "problem": {"data": {"name": "digits", "train": 100, "valid": 50, "test": 0}},
+        "hyperparameters": [{"kind": "sample_weight"}],
+        "training": {"steps": 20, "batch_size": 20},
+        "hypergradient": {"method": method},
+    }
+    report = PreflightReport.model_validate(preflight(JobSpec.model_validate(fields)))
+    exact = JobSpec.model_validate(fields | {"hypergradient": {"method": "replay"}})
+    tuner = spec_adapter.tuner(exact)
+    one, other = (
+        tuner.evaluate(tuner.initial_values(), 0, draw=draw).hypergradient["sample_weight"]
+        for draw in (0, OTHER_DRAW)
+    )
+    assert report.agreement == pytest.approx(
+        float(torch.nn.functional.cosine_similarity(one, other, dim=0)), abs=1e-4
+    )
+    fixed = fields | {"training": {"steps": 20, "batch_size": 20, "resample": False}}
+    report = PreflightReport.model_validate(preflight(JobSpec.model_validate(fixed)))
+    assert report.agreement is None

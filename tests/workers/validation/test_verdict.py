@@ -105,3 +105,11 @@ def test_the_agreement_of_means_is_what_spearman_and_brown_expect() -> None:
     assert single.averaged(4) == pytest.approx(means.cosine, abs=0.02)
     with pytest.raises(ValueError, match="at least two draws"):
         draw_agreement([hypergradient(1)])
+
+
+def test_examples_that_one_draw_never_saw_do_not_count_as_disagreement() -> None:
+    seen = torch.tensor([1.0, 2.0, 0.0, 3.0, 0.0])
+    other = torch.tensor([2.0, 4.0, 5.0, 0.0, 0.0])
+    assert draw_agreement([{"w": seen}, {"w": other}]).cosine == pytest.approx(1.0)
+    nothing = torch.zeros(5)
+    assert draw_agreement([{"w": seen}, {"w": nothing}]).cosine == 0.0

@@ -86,13 +86,25 @@ class DrawAgreement:
 
 
 def draw_agreement(exact: Sequence[Mapping[str, Tensor]]) -> DrawAgreement:
-    """The agreement of the exact hypergradients of at least two draws at the same λ."""
+    """The agreement of the exact hypergradients of at least two draws at the same λ.
+
+    Entries that are 0 in one of two draws are left out of their cosine: a short run never saw
+    these examples.
+    """
     pairs = list(combinations(exact, 2))
     if not pairs:
         raise ValueError(f"at least two draws are needed, got {len(exact)}")
     cosines = {
-        name: [_agreement(one[name], other[name]).cosine for one, other in pairs]
+        name: [_cosine_of_shared(one[name], other[name]) for one, other in pairs]
         for name in exact[0]
     }
     worst = min(cosines.values(), key=fmean)
     return DrawAgreement(fmean(worst), min(worst), max(worst), len(exact))
+
+
+def _cosine_of_shared(one: Tensor, other: Tensor) -> float:
+    """The cosine over the entries that are not 0 in either, if there are any."""
+    shared = (one != 0.0) & (other != 0.0)
+    if not bool(shared.any()):
+        return _agreement(one, other).cosine
+    return _agreement(one[shared], other[shared]).cosine

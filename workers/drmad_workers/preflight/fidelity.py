@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drmad_client.spec import defaults
+from drmad_workers.errors import TrainingDiverged
 from drmad_workers.hypergradients import Method, Replay
+from drmad_workers.hypergradients.agreement import DrawAgreement, draw_agreement
 from drmad_workers.hypergradients.auto import ProbeResult, candidates, probe_result, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hyperparameters.base import Kind
@@ -16,7 +19,7 @@ from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.progress import OnProgress
 from drmad_workers.tuning import Tuner
 
-MIN_COSINE = 0.5
+MIN_COSINE = defaults.Fidelity.cosine
 """A method whose cosine to the exact hypergradient is lower is reported as doubtful."""
 
 
@@ -51,6 +54,9 @@ class FidelityReport:
             methods need.
         exact: the prediction for `replay`, the reference.
         predictions: one per method, in the order of the argument.
+        agreement: the agreement of the exact hypergradients of two draws, which no method can
+            exceed from one meta-iteration to the next; None if it is not known, or if every
+            training run has the same draw.
     """
 
     steps: int
@@ -58,6 +64,7 @@ class FidelityReport:
     training_seconds: float
     exact: Prediction
     predictions: tuple[Prediction, ...]
+    agreement: DrawAgreement | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values, with `doubtful` in every prediction."""
@@ -142,4 +149,33 @@ def fidelity_report(
         training_seconds=seconds,
         exact=predict(reference),
         predictions=tuple(predict(method) for method in methods),
+        agreement=agreement_with_another_draw(
+            tuner, values, exact.hypergradient, should_stop, on_progress
+        ),
     )
+
+
+OTHER_DRAW = 2**47
+"""A draw that no meta-iteration of a job has."""
+
+
+def agreement_with_another_draw(
+    tuner: Tuner,
+    values: Mapping[str, Tensor],
+    exact: Mapping[str, Tensor],
+    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+) -> DrawAgreement | None:
+    """The agreement of an exact hypergradient with that of OTHER_DRAW.
+
+    It costs one exact evaluation. None if every training run has the same draw, or if the other
+    one has no hypergradient.
+    """
+    if not tuner.replica.training.resample:
+        return None
+    method = Replay(hvp=tuner.replica.method.hvp)
+    try:
+        (other,), _ = tuner.compare(values, [method], OTHER_DRAW, should_stop, on_progress)
+    except TrainingDiverged:
+        return None
+    return draw_agreement([exact, other.hypergradient]) if isinstance(other, BackwardPass) else None

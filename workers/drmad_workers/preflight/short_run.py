@@ -17,7 +17,7 @@ from drmad_workers.errors import (
 )
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.preflight.fidelity import fidelity_report
+from drmad_workers.preflight.fidelity import agreement_with_another_draw, fidelity_report
 from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs import prove
 from drmad_workers.user_code import UserCodeError, user_error
@@ -96,7 +96,7 @@ def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict
         "validation_loss": evaluation.validation_loss,
         "training_loss": evaluation.training_loss,
         "method": evaluation.method,
-        "fidelity": _fidelity(short, trial, first),
+        **_fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
         "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, trial, tuner),
     }
@@ -112,6 +112,7 @@ def _unmeasured(short: JobSpec, error: TrainingDiverged | HypergradientError) ->
     return dict.fromkeys(figures) | {
         "method": short.hypergradient.method,
         "fidelity": {},
+        "agreement": None,
         "failure": {
             "code": codes.get(type(error), "hypergradient_failed"),
             "message": f"meta-iteration 0: {error}",
@@ -132,16 +133,24 @@ def _shortened(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update=changes)
 
 
-def _fidelity(short: JobSpec, trial: Tuner, first: Evaluation) -> dict[str, float | None]:
-    """Cosines to the exact hypergradient over the short run, by method; None if it diverged."""
-    if first.choice is not None:
+def _fidelity(short: JobSpec, trial: Tuner, first: Evaluation) -> dict[str, Any]:
+    """Cosines to the exact hypergradient over the short run, and the agreement of two draws.
+
+    The cosines are by method; None if it diverged.
+    """
+    values = trial.initial_values()
+    if first.choice is not None:  # a probe, whose hypergradient is exact
         probes = first.choice.probes
+        agreement = agreement_with_another_draw(trial, values, first.hypergradient)
     else:
         method, training = spec_adapter.method(short.hypergradient), trial.replica.training
-        values = trial.initial_values()
         measured = fidelity_report(trial, training, [method], values, short.meta.iterations)
         probes = tuple(prediction.figure for prediction in measured.predictions)
-    return {probe.method["method"]: probe.cosine for probe in probes}
+        agreement = measured.agreement
+    return {
+        "fidelity": {probe.method["method"]: probe.cosine for probe in probes},
+        "agreement": None if agreement is None else agreement.cosine,
+    }
 
 
 def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float:

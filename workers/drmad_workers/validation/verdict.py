@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from drmad_client.spec import defaults
 from drmad_workers.hypergradients.agreement import DrawAgreement
 from drmad_workers.tuning import Tuner
 from drmad_workers.validation.mean_interval import MeanInterval
@@ -17,7 +18,7 @@ PREDICTS = 0.8
 IN_PART = 0.5
 """From this LDS on it predicts retraining in part."""
 
-CARRIES = 0.3
+CARRIES = defaults.Fidelity.agreement
 """The least agreement between draws at which one draw says enough of another."""
 
 APPROXIMATES = 0.8

@@ -55,6 +55,7 @@ function found(report, override) {
     ["Memory per replica", `at most ${size(report.memory_bytes)}`],
     ["Preflight run", `${report.steps} steps with ${report.method} in ${duration(report.seconds)}, validation loss ${figure(report.validation_loss)}`],
     ["Cosine to the exact hypergradient", cosines.join(", ") || "not measured: the method is exact"],
+    ...(report.agreement == null ? [] : [["Agreement of two draws", `${figure(report.agreement, 3)}, the ceiling of every fidelity`]]),
   ];
   const hyperparameters = Object.entries(report.hyperparameters).map(([name, sizes]) => `${name} (${shape(sizes)})`);
   const limits = report.limits.map((limit) => ["Limit of the method", limit]);

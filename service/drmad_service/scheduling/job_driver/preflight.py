@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drmad_client.records.job import PreflightReport
+from drmad_client.spec import defaults
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import fail
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
@@ -69,8 +70,11 @@ class JobPreflight:
         preflight = job.spec.preflight
         overridden = report.overridden(preflight)
         unproved = [] if report.refusal(preflight) else report.unproved()
-        warning = "; ".join(overridden + unproved)
+        doubts = report.doubts()
+        warning = "; ".join(overridden + unproved + doubts)
         code = "preflight_overridden" if overridden or report.divergence else "preflight_incomplete"
+        if not (overridden or unproved):
+            code = "fidelity_low"
         await job.persist(
             lambda: job.store.keep_preflight(job.lease, report, job.progress, code, warning)
         )
@@ -95,6 +99,16 @@ class JobPreflight:
             await job.store.warn(job.lease, "fidelity_unknown", message)
             return
         await job.store.keep_fidelity(job.lease, report)
+        agreement = report.get("agreement")
+        if agreement is not None and agreement["cosine"] < defaults.Fidelity.agreement:
+            await job.store.warn(
+                job.lease,
+                "draws_disagree",
+                "the exact hypergradients of two draws of weights and minibatches have a cosine of "
+                f"{agreement['cosine']:.2f}, and no method can be better from one meta-iteration "
+                "to the next: average over draws (replicas: {count: 4}), or make training smoother "
+                "(a lower learning rate, a longer warm-up); drmad validate says what else helps",
+            )
         (prediction,) = report["predictions"]
         if prediction["doubtful"]:
             cosine = prediction["figure"]["cosine"]

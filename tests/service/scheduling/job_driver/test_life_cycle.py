@@ -245,6 +245,38 @@ async def test_method_of_low_fidelity_is_compared_once_and_warned_of(
     assert await store.fidelity_report(job.id) == {"predictions": [prediction]}
 
 
+async def test_draws_that_disagree_are_warned_of_with_a_remedy(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    prediction = {"doubtful": False, "figure": {"cosine": 0.99}}
+    cluster.answers["fidelity"] = {
+        "predictions": [prediction],
+        "agreement": {"cosine": 0.19, "low": 0.19, "high": 0.19, "draws": 2},
+    }
+    driven = await drive(hypergradient={"method": "shortcut"})
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    await driven.released()
+    (warning,) = await driven.events("warning")
+    assert warning["code"] == "draws_disagree"
+    assert "a cosine of 0.19" in warning["message"]
+    assert "replicas: {count: 4}" in warning["message"]
+
+
+async def test_a_doubtful_preflight_is_a_warning_and_no_bare_pass(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    cluster.answers["preflight"] = PREFLIGHT | {"fidelity": {"shortcut": 0.076}, "agreement": 0.2}
+    driven = await drive()
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    job = await driven.released()
+    (warning,) = await driven.events("warning")
+    assert warning["code"] == "fidelity_low"
+    for words in ("cosine of 0.076", "{method: auto}", "cosine of 0.2", "smoother"):
+        assert words in warning["message"]
+    (record,) = (await store.history(job.id)).data
+    assert len(record.warnings) == 2
+
+
 async def test_too_many_hyperparameters_fail_the_job(drive: Drive, cluster: StandInCluster) -> None:
     cluster.answers["prepare"] = Prepared([INFO | {"shape": [3, 4]}], START)
     job = await (await drive({"max_hyperparameters": 11})).released()
