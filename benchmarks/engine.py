@@ -16,6 +16,8 @@ log penalty per input unit (934), one thread on a CPU. Parts:
 - graph: a small model's steps per second, recorded as a CUDA graph, beside the eager loop.
 - traces: one gradient and one Hessian-vector product, eager, by the engine's own trace, by make_fx
   and compiled by Inductor.
+- usual: a transformer by AdamW and a ResNet-8 by SGD, beside a plain loop, torchopt and bergson.
+- large: models of 10 and 50 million weights for a few steps, memory in copies of the weights.
 
 Figures that need a GPU are left out without one.
 """
@@ -31,10 +33,12 @@ from typing import Any
 import torch
 
 from hypergradient_costs.isolated_runs import limit, memory, one, peers
+from hypergradient_costs.large_models import large, one_large
 from hypergradient_costs.report import report
 from hypergradient_costs.resnet import resnet
 from hypergradient_costs.timings import graph, replicas, speed
 from hypergradient_costs.traces import traces
+from hypergradient_costs.usual_models import one_usual, usual
 
 PARTS = {
     "speed": speed,
@@ -45,6 +49,8 @@ PARTS = {
     "resnet": resnet,
     "graph": graph,
     "traces": traces,
+    "usual": usual,
+    "large": large,
 }
 
 
@@ -70,15 +76,27 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where all figures go; parts there are kept")
     parser.add_argument("--docs", type=Path, help="where the section for docs/ goes")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peers", help="a python that has torchopt and higher")
+    parser.add_argument("--peers", help="a python that has torchopt, higher and bergson")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, nargs="+", help="T, in the place of a part's own")
     parser.add_argument("--again", type=Path, nargs="+", help="report earlier --json files")
+    parser.add_argument("--rows", help="where usual or large keeps each result, to go on from it")
+    parser.add_argument("--large", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--usual", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--length", type=int, default=100, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one:
         print(json.dumps(one(options.one, options.length, torch.device(options.device))))
+        return
+    if options.large:
+        size, optimizer, name, steps = options.large
+        print(json.dumps(one_large(size, optimizer, name, int(steps))))
+        return
+    if options.usual:
+        name, library = options.usual
+        for row in one_usual(name, options.length, library):
+            print(json.dumps(row), flush=True)
         return
     found: dict[str, Any] = {}
     if options.json and options.json.exists():

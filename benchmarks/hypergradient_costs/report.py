@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hypergradient_costs.large_models import large_lines
 from hypergradient_costs.mnist_mlp import ALPHA, GAMMA
 from hypergradient_costs.timings import BY_HAND
 from hypergradient_costs.traces import trace_lines
+from hypergradient_costs.usual_models import usual_lines
 
 
 def mb(count: float) -> str:
@@ -97,6 +99,10 @@ def report(found: Mapping[str, Any]) -> str:
         ]
     if part := found.get("traces"):
         lines += trace_lines(part)
+    if part := found.get("usual"):
+        lines += usual_lines(part)
+    if part := found.get("large"):
+        lines += large_lines(part)
     if part := found.get("graph"):
         lines += ["", "### A step recorded as a CUDA graph", ""]
         if "needs" in part:
