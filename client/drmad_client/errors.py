@@ -14,6 +14,8 @@ DrmadError
        ├─ UnprocessableEntity   422
        ├─ RateLimited           429
        └─ ServerError           5xx
+
+JobWarning, a category of Python's warnings, says what makes the figures of an awaited job doubtful.
 """
 
 from __future__ import annotations
@@ -62,6 +64,10 @@ class ValidationFailed(DrmadError):
         error = validation.error
         cause = f": {error.message}" if error else ""
         super().__init__(f"{validation.id} {validation.status}{cause}")
+
+
+class JobWarning(UserWarning):
+    """A warning of an awaited job, such as a hypergradient of low fidelity; see JobRecord."""
 
 
 class WaitTimeout(DrmadError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -11,7 +11,6 @@ from rich.text import Text
 
 from drmad_client.cli.tables import (
     HISTORY_HEADING,
-    best_result,
     history_line,
     status_text,
     trial_line,
@@ -24,6 +23,7 @@ from drmad_client.records.job import Progress as JobProgress
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus, Transition
+from drmad_client.verdict import best_figures, confirmation
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client
@@ -54,7 +54,8 @@ def follow(
         )
         raise
     job = client.jobs.retrieve(job_id)
-    console.print(_outcome(job.record), soft_wrap=True)
+    for line in _outcome(job.record):
+        console.print(line, soft_wrap=True)
     return job
 
 
@@ -127,11 +128,17 @@ class _Screen:
         )
 
 
-def _outcome(job: JobRecord) -> Text:
+def _outcome(job: JobRecord) -> Iterator[Text]:
+    """The state of the job with its result or its error, how far that holds, and its warnings."""
     text = status_text(job.status)
     if job.started_at and job.finished_at:
         text.append(f" after {duration((job.finished_at - job.started_at).total_seconds())}", "")
     if job.status is JobStatus.SUCCEEDED:
-        return text.append(f"; best: {best_result(job, errors_only=True)}" if job.best else "", "")
-    cause = job.error.message if job.error else job.message or job.reason
-    return text.append(f": {cause}", "")
+        yield text.append(f"; best: {best_figures(job, errors_only=True)}" if job.best else "", "")
+        if holds := confirmation(job):
+            yield Text(holds)
+    else:
+        cause = job.error.message if job.error else job.message or job.reason
+        yield text.append(f": {cause}", "")
+    for warning in job.warnings:
+        yield Text(f"warning: {warning.message}", "yellow")

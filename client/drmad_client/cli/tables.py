@@ -16,6 +16,7 @@ from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.preflight import PreflightSpec
+from drmad_client.verdict import best_figures, confirmation
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
@@ -262,7 +263,11 @@ def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
     if job.preflight:
         yield "predicted", prediction(job.preflight)
     if job.best:
-        yield "best", best_result(job)
+        yield "best", Text(best_figures(job))
+        if holds := confirmation(job):
+            yield "", Text(holds)
+    for warning in job.warnings:
+        yield "warning", Text(f"{warning.message}  [{warning.code}]", "yellow")
     if job.error:
         yield "error", Text(f"{job.error.message}  [{job.error.code}]", "red")
     if job.hyperparameters:
@@ -282,18 +287,6 @@ def _search(job: JobRecord) -> str:
     values = ", ".join(f"{path} = {_value(value)}" for path, value in job.start.values.items())
     loss = job.start.validation_loss
     return f"{progress}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
-
-
-def best_result(job: JobRecord, *, errors_only: bool = False) -> str:
-    if job.best is None:
-        return "–"
-    figures = [f"validation loss {job.best.validation_loss:.5g}"]
-    figures += [
-        f"{name.replace('_', ' ')} {_percent(value) if name.endswith('error') else f'{value:.5g}'}"
-        for name, value in job.best.metrics.items()
-        if name.endswith("error") or not errors_only
-    ]
-    return f"iteration {job.best.iteration}, {', '.join(figures)}"
 
 
 def status_text(status: JobStatus) -> Text:

@@ -38,6 +38,9 @@ def _results(job: JobRecord) -> dict[str, Any]:
             "best.validation_loss": job.best.validation_loss,
         }
         results |= {f"best.{name}": value for name, value in job.best.metrics.items()}
+        for name, interval in job.best.intervals.items():
+            results |= {f"best.{name}.low": interval.low, f"best.{name}.high": interval.high}
+        results["best.draws"] = job.best.draws
     if job.started_at and job.finished_at:
         results["seconds"] = (job.finished_at - job.started_at).total_seconds()
     if job.error:

@@ -36,7 +36,7 @@ class AsyncJob(JobView):
         return await self._update(calls.retrieve(self.id))
 
     async def wait(self, timeout_s: float | None = None, progress: bool = True) -> Self:
-        """Wait until the job has succeeded.
+        """Wait until the job has succeeded, and pass its warnings on as `JobWarning`, each once.
 
         Args:
             timeout_s: Bounds the wait, in seconds, with a resolution of one second.
@@ -52,7 +52,10 @@ class AsyncJob(JobView):
                 self.record = record
                 show(record)
 
-            await self._runner.run(self._runner.flows.wait(self.id, timeout_s, update))
+            try:
+                await self._runner.run(self._runner.flows.wait(self.id, timeout_s, update))
+            finally:
+                self._pass_warnings_on()
         return self
 
     def stream(self, after: str | None = None) -> AsyncIterator[Event]:

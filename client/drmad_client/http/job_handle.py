@@ -37,7 +37,7 @@ class Job(JobView):
         return self._update(calls.retrieve(self.id))
 
     def wait(self, timeout_s: float | None = None, progress: bool = True) -> Self:
-        """Wait until the job has succeeded.
+        """Wait until the job has succeeded, and pass its warnings on as `JobWarning`, each once.
 
         Args:
             timeout_s: Bounds the wait, in seconds, with a resolution of one second.
@@ -53,7 +53,10 @@ class Job(JobView):
                 self.record = record
                 show(record)
 
-            self._runner.run(self._runner.flows.wait(self.id, timeout_s, update))
+            try:
+                self._runner.run(self._runner.flows.wait(self.id, timeout_s, update))
+            finally:
+                self._pass_warnings_on()
         return self
 
     def stream(self, after: str | None = None) -> Iterator[Event]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from drmad_client.records.job import JobRecord
+from drmad_client.verdict import best_figures, confirmation
 
 
 def as_html(job: JobRecord, packed: str = "") -> str:
@@ -17,13 +18,11 @@ def as_html(job: JobRecord, packed: str = "") -> str:
     if packed:
         rows["packed"] = escape(packed)
     if job.best:
-        figures = {"validation loss": job.best.validation_loss} | job.best.metrics
-        shown = ", ".join(
-            f"{escape(name).replace('_', ' ')} "
-            + (f"{value:.2%}" if name.endswith(("error", "accuracy")) else f"{value:.4g}")
-            for name, value in figures.items()
-        )
-        rows["best"] = f"iteration {job.best.iteration}: {shown}"
+        rows["best"] = escape(best_figures(job))
+        if holds := confirmation(job):
+            rows["best"] += f"<br><small>{escape(holds)}</small>"
+    if job.warnings:
+        rows["warnings"] = "<br>".join(escape(warning.message) for warning in job.warnings)
     if job.error:
         rows["error"] = f"{escape(job.error.message)} <small>{escape(job.error.code)}</small>"
     cells = "".join(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from drmad_client.errors import JobWarning
 from drmad_client.http.job_html import as_html
 from drmad_client.packing.packed_problem import PackedProblem
-from drmad_client.records.job import Best, JobError, JobRecord, Progress
+from drmad_client.records.confirmation import Confirmation
+from drmad_client.records.job import Best, Doubt, JobError, JobRecord, Progress
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
@@ -43,6 +46,7 @@ class JobView:
     def __init__(self, record: JobRecord) -> None:
         self.record = record
         self.packed: PackedProblem | None = None
+        self._passed_on: set[str] = set()
 
     @property
     def id(self) -> str:
@@ -72,8 +76,18 @@ class JobView:
 
     @property
     def best(self) -> Best | None:
-        """The meta-iteration with the lowest smoothed validation loss."""
+        """The best meta-iteration, with the figures and intervals of its confirmation."""
         return self.record.best
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What retraining at the end of the job says of its result."""
+        return self.record.confirmation
+
+    @property
+    def warnings(self) -> list[Doubt]:
+        """What makes the figures of the job doubtful, and what did not go as asked."""
+        return self.record.warnings
 
     @property
     def error(self) -> JobError | None:
@@ -116,6 +130,14 @@ class JobView:
     @property
     def finished_at(self) -> datetime | None:
         return self.record.finished_at
+
+    def _pass_warnings_on(self) -> None:
+        """Pass each warning of the job on to Python's warnings, once."""
+        for doubt in self.record.warnings:
+            if doubt.message not in self._passed_on:
+                self._passed_on.add(doubt.message)
+                # The callers are `wait` of the handle and, above it, the user's line.
+                warnings.warn(f"{self.id}: {doubt.message}", JobWarning, stacklevel=3)
 
     def _or_best(self, iteration: int | None) -> int:
         if iteration is not None:

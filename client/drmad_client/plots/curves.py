@@ -17,12 +17,20 @@ MAX_HEATMAP_CELLS = 10_000
 _MAX_LINES = 8  # the number of distinct colours
 _NO_HISTORY = "no meta-iteration is committed yet"
 
-_BLUE, _PALE, _PALER = "#3f87c9", "rgba(63, 135, 201, 0.35)", "rgba(63, 135, 201, 0.15)"
+_BLUE, _DARK, _PALE, _PALER = (
+    "#3f87c9",
+    "#1f4f7d",
+    "rgba(63, 135, 201, 0.35)",
+    "rgba(63, 135, 201, 0.15)",
+)
 _PHASES = ("forward", "evaluate", "backward")
 
 
 def losses(history: Sequence[HistoryRecord]) -> Figure:
-    """Validation, training and test loss over the meta-iterations, above a panel of the errors."""
+    """Validation, training and test loss over the meta-iterations, above a panel of the errors.
+
+    The smoothed validation loss has its band at 95 %.
+    """
     records = _records(history)
     if not records:
         return panels.empty(_NO_HISTORY)
@@ -41,11 +49,8 @@ def losses(history: Sequence[HistoryRecord]) -> Figure:
     count = len(columns) + len(shares)
     x = _iterations(records)
     data = [panels.line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
-    best = min(
-        (record for record in records if math.isfinite(record.validation_loss)),
-        key=lambda record: record.validation_loss,
-        default=None,
-    )
+    data += _smoothed(records, count)
+    best = _best(records)
     if best is not None:
         data.append(
             {
@@ -53,7 +58,7 @@ def losses(history: Sequence[HistoryRecord]) -> Figure:
                 "mode": "markers",
                 "name": "best",
                 "x": [best.iteration],
-                "y": [panels.rounded(best.validation_loss)],
+                "y": [panels.rounded(_level(best))],
                 "marker": {"symbol": "star", "size": 11},
             }
         )
@@ -219,6 +224,41 @@ def memory(history: Sequence[HistoryRecord]) -> Figure:
     data = _lines(columns)
     axis = {"rangemode": "tozero", "tickformat": "~s", "ticksuffix": "B"}
     return panels.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1)
+
+
+def _smoothed(records: Sequence[MetaIteration], count: int) -> list[dict[str, Any]]:
+    """The smoothed validation loss and its band, which two meta-iterations do not have yet."""
+    found = [
+        (record.iteration, level.mean, level.low, level.high)
+        for record in records
+        if (level := record.smoothed.get("validation_loss")) is not None
+        and level.low is not None
+        and level.high is not None
+    ]
+    if not found:
+        return []
+    iterations, means, lows, highs = (list(column) for column in zip(*found, strict=True))
+    x = [float(iteration) for iteration in iterations]
+    edge: dict[str, Any] = {"line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    return [
+        panels.line(x, lows, "lower end", count + 2, **edge),
+        panels.line(x, highs, "upper end", count + 2, **edge, fill="tonexty", fillcolor=_PALER),
+        panels.line(x, means, "smoothed", count + 2, line={"color": _DARK, "width": 2.5}),
+    ]
+
+
+def _best(records: Sequence[MetaIteration]) -> MetaIteration | None:
+    """The last one that was the best; of records that do not say, the one of the lowest loss."""
+    marked = [record for record in records if record.is_best and record.smoothed]
+    if marked:
+        return marked[-1]
+    finite = (record for record in records if math.isfinite(record.validation_loss))
+    return min(finite, key=lambda record: record.validation_loss, default=None)
+
+
+def _level(record: MetaIteration) -> float:
+    level = record.smoothed.get("validation_loss")
+    return record.validation_loss if level is None else level.mean
 
 
 def _bands(

@@ -12,7 +12,6 @@ from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
-from drmad_client.spec import defaults
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.preflight import PreflightSpec, ProofName
 
@@ -72,6 +71,13 @@ class Best(Record):
         default=0,
         description="Number of fresh training runs that confirm the figures; 0: not confirmed.",
     )
+
+
+class Doubt(Record):
+    """A warning of a job: what makes its figures doubtful, or what did not go as asked."""
+
+    code: str = Field(description="Code for programs: fidelity_low, preflight_incomplete, ...")
+    message: str = Field(description="Explanation for people, with the remedy.")
 
 
 class Proof(Record):
@@ -194,22 +200,6 @@ class PreflightReport(Record):
     def doubts(self) -> list[str]:
         """Why the hypergradient of the short run is of little use, with what to change."""
         found = []
-        cosine = self.fidelity.get(self.method, 1.0)
-        if cosine is None or cosine < defaults.Fidelity.cosine:
-            how = "diverges" if cosine is None else f"has a cosine of {cosine:.3g}"
-            found.append(
-                f"preflight: over its {self.steps} steps the hypergradient of {self.method} {how} "
-                "to the exact one: hypergradient: {method: auto} selects a method of sufficient "
-                "fidelity"
-            )
-        if self.agreement is not None and self.agreement < defaults.Fidelity.agreement:
-            found.append(
-                f"preflight: over its {self.steps} steps the exact hypergradients of two draws of "
-                f"weights and minibatches have a cosine of {self.agreement:.3g}, and no method can "
-                "be better from one meta-iteration to the next: average over draws (replicas: "
-                "{count: 4}), or make training smoother (a lower learning rate, a longer warm-up); "
-                "drmad validate measures it over all steps"
-            )
         return found
 
     def unproved(self) -> list[str]:
@@ -220,6 +210,16 @@ class PreflightReport(Record):
             rest = f"; proofs that did not run: {', '.join(skipped)}" if skipped else ""
             why = f"{self.failure.message}{rest}"
             found.append(f"preflight: its {self.steps} steps have no result: {why}")
+        cosine = self.fidelity.get(self.method, 1.0)
+        if cosine is None or cosine < defaults.LOW_COSINE:
+            what = (
+                "diverges" if cosine is None else f"has a cosine of {cosine:.2g} to the exact one"
+            )
+            found.append(
+                f"preflight: the hypergradient of {self.method} {what} over {self.steps} steps: "
+                "hypergradient: {method: auto} selects a method of sufficient fidelity, and with a "
+                "lower training.learning_rate training is smoother"
+            )
         return found
 
     def overridden(self, preflight: PreflightSpec) -> list[str]:
@@ -276,6 +276,11 @@ class JobRecord(Record):
         description="What retraining at the end of the job says of its result; null before.",
     )
     error: JobError | None = None
+    warnings: list[Doubt] = Field(
+        default=[],
+        description="Its last warnings, each once, at most 20; empty for those of jobs of earlier "
+        "releases, whose events have them.",
+    )
     hyperparameters: list[HyperparameterInfo] = Field(
         default=[], description="Tuned tensors; empty until a worker has built the problem."
     )

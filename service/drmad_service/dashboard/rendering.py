@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from drmad_client import verdict
+from drmad_client.records.confirmation import ConfirmedFigures
+from drmad_client.records.job import Best
 from drmad_service.dashboard import assets
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
@@ -136,11 +139,19 @@ def _tuned(spec: Any) -> str:
     return ", ".join(h.name or h.kind for h in spec.hyperparameters)
 
 
+def _interval(figures: Best | ConfirmedFigures, name: str) -> str:
+    """The interval of a figure of a meta-iteration, empty where it is unknown."""
+    intervals = figures.intervals if isinstance(figures, Best) else figures.figures
+    return verdict.interval(name, intervals.get(name))
+
+
 _environment.globals |= {
     "asset": assets.url,
     "plotly_styles": assets.plotly_styles,
 }
 _environment.filters |= {
+    "confirmation": verdict.confirmation,
+    "interval": _interval,
     "ago": _ago,
     "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
     "duration": _duration,

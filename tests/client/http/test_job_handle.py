@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from drmad_client.http.job_html import as_html
 from drmad_client.plots import figures
 from drmad_client.records.events import LogLine
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
-from drmad_client.records.job import Best, JobRecord
+from drmad_client.records.job import Best, Doubt, JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.status import JobStatus
@@ -127,6 +128,26 @@ def test_a_failure_brings_the_handle_up_to_date_too(client: Client, service: Fak
     assert job.status is JobStatus.FAILED
 
 
+@pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED])
+def test_waiting_passes_each_warning_of_the_job_on_once(
+    client: Client, service: FakeService, status: JobStatus
+) -> None:
+    """A handle that waits again has passed them on; one of a failed job passes them on too."""
+    doubts = [Doubt(code="fidelity_low", message="a cosine of 0.08"), Doubt(code="b", message="b")]
+    ended = samples.job(status, 3, warnings=doubts)
+    service.on("GET", JOB, fake_service.record(ended, etag='"3"'))
+    job = client.jobs.retrieve(samples.ID)
+    failure = pytest.raises(errors.JobFailed) if status is JobStatus.FAILED else nullcontext()
+    with pytest.warns(errors.JobWarning) as caught, failure:
+        job.wait(progress=False)
+    found = [str(warning.message) for warning in caught]
+    assert found == [f"{samples.ID}: a cosine of 0.08", f"{samples.ID}: b"]
+    again = pytest.raises(errors.JobFailed) if status is JobStatus.FAILED else nullcontext()
+    with again:
+        job.wait(progress=False)  # a warning would be an error here
+    assert job.warnings == doubts
+
+
 def test_reload_requests_the_job_again(client: Client, service: FakeService) -> None:
     after = samples.job(JobStatus.SUCCEEDED, 3)
     service.on("GET", JOB, *map(fake_service.record, (samples.job(), after)))
@@ -158,7 +179,7 @@ def test_a_notebook_shows_a_job_and_runs_none_of_its_words() -> None:
     words = " ".join(cells.words)
     for shown in (job.id, job.name, "failed", "2 of 3 meta-iterations", "the loss became NaN"):
         assert shown in words
-    assert "iteration 1: validation loss 0.25, test error 6.25%" in words
+    assert "iteration 1, validation loss 0.25, test error 6.25 %" in words
     assert "<script>" not in as_html(job)
 
 

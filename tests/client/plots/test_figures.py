@@ -14,6 +14,7 @@ import pytest
 from drmad_client.plots import figures, learned_values, panels
 from drmad_client.plots.figures import FIGURES, Material
 from drmad_client.plots.panels import Figure
+from drmad_client.records.confirmation import Interval
 from drmad_client.records.hyperparameters import (
     GroupSummary,
     HyperparameterGroup,
@@ -157,6 +158,29 @@ def test_losses_show_what_was_measured_and_where_the_best_is() -> None:
     assert drawn["test"] == ([0, 1, 2], [6.0, 2.0, 4.0])
     assert drawn["test error"] == ([0, 1, 2], [0.3, 0.1, 0.2])
     assert drawn["best"] == ([1], [1.0])
+
+
+def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
+    levels = [(3.0, None), (2.5, None), (2.0, 0.5), (2.25, 0.25)]
+    history = [
+        record(
+            n,
+            smoothed={
+                "validation_loss": Interval(
+                    mean=mean,
+                    low=None if half is None else mean - half,
+                    high=None if half is None else mean + half,
+                )
+            },
+            is_best=n in (0, 2),
+        )
+        for n, (mean, half) in enumerate(levels)
+    ]
+    drawn = lines(figures.losses(history))
+    assert drawn["smoothed"] == ([2, 3], [2.0, 2.25])
+    assert drawn["lower end"] == ([2, 3], [1.5, 2.0])
+    assert drawn["upper end"] == ([2, 3], [2.5, 2.5])
+    assert drawn["best"] == ([2], [2.0])
 
 
 def test_what_is_no_number_is_a_gap() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import numpy as safetensors
 
 from drmad_client.records.cluster import Node, SchedulerView
+from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, JobError, PreflightReport, Progress, Proof
 from drmad_client.records.search import Start
@@ -192,6 +193,7 @@ async def commit(
             "cost": 1.2,
             "choice": CHOICE if method == "auto" and iteration == 0 else None,
             "is_best": loss < best,
+            "smoothed": {"validation_loss": _band(loss, iteration)},
         }
         is_best, best = loss < best, min(loss, best)
         await store.commit(
@@ -214,6 +216,42 @@ async def commit(
         )
 
 
+def _band(loss: float, iteration: int) -> dict[str, float | None]:
+    half = 0.03 if iteration > 1 else None
+    low, high = (None, None) if half is None else (loss - half, loss + half)
+    return {"mean": loss, "low": low, "high": high}
+
+
+def _confirmed(iteration: int, loss: float) -> ConfirmedFigures:
+    figures = {
+        "validation_loss": Interval(mean=loss, low=loss - 0.02, high=loss + 0.02),
+        "test_error": Interval(mean=loss / 7, low=loss / 7 - 0.004, high=loss / 7 + 0.004),
+    }
+    return ConfirmedFigures(iteration=iteration, draws=3, diverged=0, figures=figures)
+
+
+async def confirm(store: Store, lease: Lease, iterations: int) -> None:
+    """Confirms the best meta-iteration of a job whose meta-iterations are committed."""
+    job = await store.get(lease.job_id)
+    assert job.best is not None
+    best = _confirmed(job.best.iteration, job.best.validation_loss + 0.012)
+    found = Confirmation(
+        iterations=iterations,
+        runs=1.2 * iterations,
+        allowed=9,
+        draws=9,
+        best=best,
+        last=_confirmed(iterations - 1, job.best.validation_loss + 0.015),
+        first=_confirmed(0, 1.26),
+        gain=Interval(mean=0.88, low=0.83, high=0.93),
+    )
+    means = {name: interval.mean for name, interval in best.figures.items()}
+    loss = means.pop("validation_loss")
+    update = {"validation_loss": loss, "intervals": best.figures, "draws": best.draws}
+    metrics = {"metrics": job.best.metrics | means}
+    await store.keep_confirmation(lease, found, job.best.model_copy(update=update | metrics))
+
+
 async def gallery(store: Store) -> dict[str, str]:
     """Creates one job in each state and returns the ids by name."""
     ids: dict[str, str] = {}
@@ -231,6 +269,7 @@ async def gallery(store: Store) -> dict[str, str]:
 
     notify = {"webhook": "https://hooks.example/drmad"}
     good = await driven(spec("digits, l2 per unit", tags={"team": "vision"}, notify=notify), 30)
+    await confirm(store, good, 30)
     await store.act(good, Action.SUCCEED, "iterations", "completed all 30 meta-iterations")
     notice = await store.next_notice(60.0)
     assert notice is not None

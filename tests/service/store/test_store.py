@@ -640,3 +640,14 @@ async def test_code_that_no_job_names_is_deleted_when_it_is_old(store: Store) ->
     assert await store.delete_unused_code(3_600_000) == 0
     assert await store.delete_unused_code(-1000) == 1
     assert not await store.has_code("sha256:" + "ab" * 32)
+
+
+async def test_the_last_warnings_of_a_job_are_kept_each_once(store: Store, spec: JobSpec) -> None:
+    lease = await started(store, spec)
+    for number in (*range(25), 24, 20):
+        await store.warn(lease, "slow", f"warning {number}")
+    found = (await store.get(lease.job_id)).warnings
+    assert [doubt.message for doubt in found] == [
+        f"warning {number}" for number in (*range(5, 20), 21, 22, 23, 24, 20)
+    ]
+    assert len([e for e in await store.events(lease.job_id) if e.type == "warning"]) == 27

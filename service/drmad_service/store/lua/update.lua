@@ -8,7 +8,20 @@ if fenced_out(id, fence) then return { 'fenced', status } end
 assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
 drop_chunks(id, 'chunks', garbage)
-if kind == 'warning' then count('warning:' .. cjson.decode(data).code) end
+if kind == 'warning' then
+  local warning = cjson.decode(data)
+  count('warning:' .. warning.code)
+  -- The job keeps its last 20 warnings, each once.
+  local kept = { }
+  for _, other in ipairs(cjson.decode(redis.call('HGET', K.job .. id, 'warnings') or '[]')) do
+    if other.code ~= warning.code or other.message ~= warning.message then
+      table.insert(kept, other)
+    end
+  end
+  table.insert(kept, { code = warning.code, message = warning.message })
+  if #kept > 20 then table.remove(kept, 1) end
+  redis.call('HSET', K.job .. id, 'warnings', cjson.encode(kept))
+end
 if kind == 'rollback' then count('rollbacks') end
 if kind ~= '' then emit(id, kind, data, now_ms()) else changed(id) end
 return { 'ok', status }
