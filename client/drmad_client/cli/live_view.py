@@ -23,7 +23,7 @@ from drmad_client.records.job import Progress as JobProgress
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus, Transition
-from drmad_client.verdict import best_figures, confirmation
+from drmad_client.records.verdict import best_figures, confirmation
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client

@@ -15,8 +15,8 @@ from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus
+from drmad_client.records.verdict import best_figures, confirmation
 from drmad_client.spec.preflight import PreflightSpec
-from drmad_client.verdict import best_figures, confirmation
 
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference

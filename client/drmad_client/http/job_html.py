@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from drmad_client.records.job import JobRecord
-from drmad_client.verdict import best_figures, confirmation
+from drmad_client.records.verdict import best_figures, confirmation
 
 
 def as_html(job: JobRecord, packed: str = "") -> str:

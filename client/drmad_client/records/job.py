@@ -12,6 +12,7 @@ from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
+from drmad_client.spec import defaults
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.preflight import PreflightSpec, ProofName
 
@@ -200,6 +201,22 @@ class PreflightReport(Record):
     def doubts(self) -> list[str]:
         """Why the hypergradient of the short run is of little use, with what to change."""
         found = []
+        cosine = self.fidelity.get(self.method, 1.0)
+        if cosine is None or cosine < defaults.Fidelity.cosine:
+            how = "diverges" if cosine is None else f"has a cosine of {cosine:.3g}"
+            found.append(
+                f"preflight: over its {self.steps} steps the hypergradient of {self.method} {how} "
+                "to the exact one: hypergradient: {method: auto} selects a method of sufficient "
+                "fidelity"
+            )
+        if self.agreement is not None and self.agreement < defaults.Fidelity.agreement:
+            found.append(
+                f"preflight: over its {self.steps} steps the exact hypergradients of two draws of "
+                f"weights and minibatches have a cosine of {self.agreement:.3g}, and no method can "
+                "be better from one meta-iteration to the next: average over draws (replicas: "
+                "{count: 4}), or make training smoother (a lower learning rate, a longer warm-up); "
+                "drmad validate measures it over all steps"
+            )
         return found
 
     def unproved(self) -> list[str]:
@@ -210,16 +227,6 @@ class PreflightReport(Record):
             rest = f"; proofs that did not run: {', '.join(skipped)}" if skipped else ""
             why = f"{self.failure.message}{rest}"
             found.append(f"preflight: its {self.steps} steps have no result: {why}")
-        cosine = self.fidelity.get(self.method, 1.0)
-        if cosine is None or cosine < defaults.LOW_COSINE:
-            what = (
-                "diverges" if cosine is None else f"has a cosine of {cosine:.2g} to the exact one"
-            )
-            found.append(
-                f"preflight: the hypergradient of {self.method} {what} over {self.steps} steps: "
-                "hypergradient: {method: auto} selects a method of sufficient fidelity, and with a "
-                "lower training.learning_rate training is smoother"
-            )
         return found
 
     def overridden(self, preflight: PreflightSpec) -> list[str]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from drmad_client import verdict
+from drmad_client.records import verdict
 from drmad_client.records.confirmation import ConfirmedFigures
 from drmad_client.records.job import Best
 from drmad_service.dashboard import assets

@@ -9,7 +9,7 @@ import pytest
 from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.status import JobStatus
-from drmad_client.verdict import best_figures, confirmation
+from drmad_client.records.verdict import best_figures, confirmation
 from tests.client import samples
 
 FIGURES = {
