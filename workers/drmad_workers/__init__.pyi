@@ -35,6 +35,8 @@ from .meta.config import MetaConfig as MetaConfig
 from .meta.state import MetaState as MetaState
 from .meta.state import initial_state as initial_state
 from .meta.update import meta_update as meta_update
+from .online.run import OnlineRun as OnlineRun
+from .online.state import TrainingState as TrainingState
 from .problem import AllRows as AllRows
 from .problem import Batch as Batch
 from .problem import Hyperparameter as Hyperparameter

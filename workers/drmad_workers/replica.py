@@ -190,8 +190,11 @@ class Replica:
 
     def minibatches(self, draw: int) -> Minibatches:
         """The minibatches of draw `draw`."""
-        stream = (self._seed, draw, self._number)
-        return Minibatches(self.train_examples, self.training.batch_size, stream)
+        return Minibatches(self.train_examples, self.training.batch_size, self.stream(draw))
+
+    def stream(self, draw: int) -> tuple[int, int, int]:
+        """The numbers that determine w_0 and the minibatches of draw `draw`, see random_streams."""
+        return self._seed, draw, self._number
 
     def close(self) -> None:
         """Ends the processes that read data; a later run begins new ones."""
@@ -204,9 +207,7 @@ class Replica:
         objective.parameters.attach()
         objective.set_hyperparameters(values)
         run = TrainingRun(objective, self.training, self.minibatches(draw), monitor)
-        return ReplicaRun(
-            run, seed_of(WEIGHTS, self._seed, draw, self._number), self.valid_examples
-        )
+        return ReplicaRun(run, seed_of(WEIGHTS, *self.stream(draw)), self.valid_examples)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

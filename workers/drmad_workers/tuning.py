@@ -1,5 +1,6 @@
 """The engine's front door: a tuner that evaluates hyperparameters, and the outer loop."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,10 +40,16 @@ from drmad_workers.meta.state import MetaState, initial_state, require_fit
 from drmad_workers.meta.update import meta_update, projected
 from drmad_workers.objective.held_out import model_state
 from drmad_workers.objective.objective import Objective
+from drmad_workers.online.outer_loop import run_windows
+from drmad_workers.online.refusals import short_horizon
+from drmad_workers.online.run import OnlineRun
+from drmad_workers.online.state import TrainingState
 from drmad_workers.problem import Problem
 from drmad_workers.replica import Replica
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.progress import Monitor, OnProgress
+
+logger = logging.getLogger(__name__)
 
 
 class Tuner:
@@ -254,16 +261,22 @@ class TuningResult:
     Attributes:
         evaluations: one per meta-iteration, at the hyperparameters before its update.
         best: the hyperparameters of the best meta-iteration, as `confirmation` chose it; without a
-            confirmation, by the smoothed validation losses.
+            confirmation, by the smoothed validation losses. Those after the last window of an
+            online run.
         state: the state from which `tune` continues.
         confirmation: the figures of the best, the last and the first meta-iteration from fresh
-            draws, as in drmad_client.records.confirmation; None if there were too few draws.
+            draws, as in drmad_client.records.confirmation; None if there were too few draws, and
+            after an online run.
+        training: the state of the training run of an online run, from which `tune` continues.
+        limits: what an online run leaves out for these hyperparameters: a sentence each.
     """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
     state: MetaState | None = None
     confirmation: Confirmation | None = None
+    training: TrainingState | None = None
+    limits: list[str] = field(default_factory=list)
 
 
 def tune(
@@ -277,15 +290,18 @@ def tune(
     dtype: torch.dtype | None = None,
     on_iteration: Callable[[int, Evaluation], None] | None = None,
     state: MetaState | None = None,
+    training_state: TrainingState | None = None,
 ) -> TuningResult:
     """Tunes in this process: evaluates and updates λ until the budget or the patience ends.
 
-    Then it confirms the result, see meta.confirmation.
+    Then it confirms the result, see meta.confirmation. With `meta.mode` online it trains once, and
+    updates λ after every window, see drmad_workers.online.
 
     `state` continues an earlier result, bit for bit as if it had not been interrupted. Under other
     settings it keeps the hyperparameters, projected onto their bounds, and the memory of the outer
     optimizer; `auto` probes again if they change what it may choose. The confirmation has no
-    candidates among earlier meta-iterations.
+    candidates among earlier meta-iterations. An online run continues its training from
+    `training_state`, and without it trains anew from the hyperparameters of `state`.
 
     Raises:
         ProblemError: the problem cannot be tuned as stated, see Tuner; or `state` belongs to
@@ -305,6 +321,8 @@ def tune(
     require_fit(state, tuner.hyperparameters)
     bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
     state = replace(state, hyperparameters=projected(state.hyperparameters, bounds))
+    if meta.mode == "online":
+        return _tune_online(tuner, state, meta, training_state, on_iteration)
     result = TuningResult()
     tried: dict[int, dict[str, Tensor]] = {}
     smoothed: list[tuple[int, float]] = []
@@ -346,6 +364,33 @@ def tune(
     finally:
         tuner.close()
     return result
+
+
+def _tune_online(
+    tuner: Tuner,
+    state: MetaState,
+    meta: MetaConfig,
+    training: TrainingState | None,
+    on_iteration: Callable[[int, Evaluation], None] | None,
+) -> TuningResult:
+    """`tune` with mode online."""
+    bound = tuner.hyperparameters
+    bounds = {name: (b.lower, b.upper) for name, b in bound.items()}
+    try:
+        run = OnlineRun(tuner.replica, tuner.replica.method, meta.window)
+        limits = short_horizon(bound.values(), meta.window, run.steps)
+        for limit in limits:
+            logger.warning("%s", limit)
+        found = run_windows(run, state, meta, bounds, training, on_iteration)
+    finally:
+        tuner.close()
+    return TuningResult(
+        found.evaluations,
+        found.state.hyperparameters,
+        found.state,
+        training=found.training,
+        limits=limits,
+    )
 
 
 def _confirmed(

@@ -128,6 +128,12 @@ class Meta:
     confirmation = Bounds(ge=0.0, le=0.5)
 
 
+class Online:
+    """An outer problem whose meta-iterations are windows of one training run."""
+
+    window = Bounds(ge=1, limit=1_000_000)
+
+
 class Auto:
     min_cosine = Bounds(gt=0.0, le=1.0)
 

@@ -57,6 +57,12 @@ class Meta:
     confirmation: Final = 0.1
 
 
+class Online:
+    """Defaults of an outer problem whose meta-iterations are windows of one training run."""
+
+    window: Final = 10
+
+
 class Method:
     """Defaults of the options that all methods share, and of `auto`."""
 

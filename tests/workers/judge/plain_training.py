@@ -61,9 +61,20 @@ class Trained:
 
 
 def plain_training(
-    recipe: Recipe, values: Mapping[str, Tensor], draw: int = 0, dtype: torch.dtype = torch.float64
+    recipe: Recipe,
+    values: Mapping[str, Tensor],
+    draw: int = 0,
+    dtype: torch.dtype = torch.float64,
+    later: Mapping[int, Mapping[str, Tensor]] | None = None,
+    steps: int | None = None,
 ) -> Trained:
-    """Trains at the hyperparameters `values` (λ by name, before the transform)."""
+    """Trains at the hyperparameters `values` (λ by name, before the transform).
+
+    Args:
+        recipe, values, draw, dtype: what is trained.
+        later: other values from these steps on.
+        steps: the steps after which it ends early; None for those of the recipe.
+    """
     problem, training = recipe.problem(), recipe.training
     model = in_precision(problem.model, dtype)
     for name, parameter in model.named_parameters():
@@ -85,7 +96,10 @@ def plain_training(
         drawn = {name: t.detach().clone() for name, t in model.state_dict().items()}
         tuned.scale_weights()
         optimizer = optimizer_of(training, [layer.parameter for layer in layers])
-        for step in range(training.steps):
+        for step in range(training.steps if steps is None else steps):
+            if later is not None and step in later:
+                moved = later[step]
+                tuned = Tuned(problem, recipe.kinds, training, layers, moved, dtype)
             optimizer.zero_grad()
             for part in range(training.accumulate):
                 number = training.accumulate * step + part

@@ -41,7 +41,10 @@ class BackwardPass:
 
 @dataclass(frozen=True)
 class ReplicaRun:
-    """The training run of one replica, the seed of its w_0 and its validation examples."""
+    """The training run of one replica, the seed of its w_0 and its validation examples.
+
+    The seed has no part in a run that continues a training; see TrainingRun.window.
+    """
 
     run: TrainingRun
     weights_seed: int
@@ -50,6 +53,14 @@ class ReplicaRun:
     @property
     def objective(self) -> Objective:
         return self.run.objective
+
+    def to_start(self) -> None:
+        """Draws w_0 under the seed, or restores the state that an earlier run left."""
+        if self.run.window.start is not None:
+            self.run.to_start(self.run.window.start)
+            return
+        self.objective.inner.traced.begin()
+        initialize(self.objective, self.weights_seed)
 
 
 class DifferentiatedRun:
@@ -83,12 +94,12 @@ class DifferentiatedRun:
         for number, replica in enumerate(self.replicas):
             if self._is_stacked:
                 replica.objective.parameters.attach()
-            replica.objective.inner.traced.begin()
-            initialize(replica.objective, replica.weights_seed)
+            replica.to_start()
             if self._is_stacked:
                 run.state[0, number].copy_(replica.run.state[0])
-        run.state[1:].zero_()
-        run.objective.inner.traced.begin()
+        if run.window.start is None:
+            run.state[1:].zero_()
+            run.objective.inner.traced.begin()
         self._recorders = {method: self._recorder(method) for method in methods}
         run.forward(Together(list(self._recorders.values())))
         for method, recorder in islice(self._recorders.items(), 1):

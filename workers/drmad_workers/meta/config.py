@@ -7,6 +7,7 @@ from drmad_client.spec import bounds, defaults
 from drmad_workers.errors import ProblemError, require_bounds
 
 OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
+Mode = Literal["restart", "online"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class MetaConfig:
         optimizer: "sign" (λ -= η sign(g), as in the papers), "sgd", "adam" or "rmsprop"
             (both as in torch.optim, with its defaults).
         learning_rate: η > 0, in units of λ.
-        iterations: the maximum number of meta-iterations.
+        iterations: the maximum number of meta-iterations. An online run has one for each of its
+            windows, and does not read this.
         rollback_tolerance: a meta-iteration is rolled back when its validation loss exceeds the
             best by more than a tenth and this many standard errors. None accepts every finite
             loss.
@@ -25,7 +27,13 @@ class MetaConfig:
         patience: consecutive meta-iterations without a significantly better validation loss before
             the loop stops; None never stops early.
         confirmation: the share of all training runs that may confirm the result, in [0, 0.5]; 0
-            confirms nothing. See meta.confirmation.
+            confirms nothing. See meta.confirmation. An online run is not confirmed: the loss of a
+            window is that of weights which trained under the hyperparameters of all windows so
+            far, so that it says nothing of those of one window.
+        mode: "restart" trains anew in every meta-iteration. "online" moves the hyperparameters
+            after every window of one training run, see drmad_workers.online.
+        window: the inner steps between two updates of an online run, which has a whole number of
+            windows.
     """
 
     optimizer: OuterOptimizer = defaults.Meta.optimizer
@@ -35,12 +43,15 @@ class MetaConfig:
     max_rollbacks: int = defaults.Meta.max_rollbacks
     patience: int | None = None
     confirmation: float = defaults.Meta.confirmation
+    mode: Mode = "restart"
+    window: int = defaults.Online.window
 
     def __post_init__(self) -> None:
-        optimizers = get_args(OuterOptimizer)
-        if self.optimizer not in optimizers:
-            raise ProblemError(
-                f"optimizer must be one of {', '.join(optimizers)}, got {self.optimizer!r}",
-                "meta.optimizer",
-            )
+        for name, allowed in (("optimizer", get_args(OuterOptimizer)), ("mode", get_args(Mode))):
+            if getattr(self, name) not in allowed:
+                raise ProblemError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}",
+                    f"meta.{name}",
+                )
         require_bounds(self, bounds.Meta, "meta")
+        require_bounds(self, bounds.Online, "meta")

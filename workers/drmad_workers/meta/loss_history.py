@@ -79,6 +79,8 @@ def stop_reason(state: MetaState, config: MetaConfig) -> str | None:
     """Why the outer loop stops: "iterations" or "patience"; None while it continues."""
     if state.iteration >= config.iterations:
         return "iterations"
-    if config.patience is not None and state.stale >= config.patience:
-        return "patience"
-    return None
+    return "patience" if out_of_patience(state, config) else None
+
+
+def out_of_patience(state: MetaState, config: MetaConfig) -> bool:
+    return config.patience is not None and state.stale >= config.patience

@@ -19,6 +19,7 @@ from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.cuda_graph import training_step
 from drmad_workers.training.optimizers import InnerOptimizer
 from drmad_workers.training.progress import Monitor
+from drmad_workers.training.window import WHOLE, Window
 
 CHECK_EVERY = 100
 """Steps between two checks of the losses on a GPU, so that no other step waits for the device."""
@@ -50,6 +51,8 @@ class TrainingRun:
         accumulate: the minibatches of a step; step t takes accumulate × t and those that follow it.
         clip: what clips the gradients; None for nothing.
         clipped: whether the gradient of each step was clipped, shape (T,).
+        window: where the run begins in the training that it continues; its steps are numbered from
+            0 all the same.
 
     With R replicas the state has shape (1 + S, R, P) and the losses have shape (T, R).
     """
@@ -60,13 +63,17 @@ class TrainingRun:
         config: TrainingConfig,
         minibatches: Minibatches | StackedMinibatches,
         monitor: Monitor,
+        window: Window = WHOLE,
     ) -> None:
         self.objective = objective
         self.dynamics: InnerOptimizer = config.dynamics(objective)
+        self.dynamics.first = window.first
         self.steps = config.steps
         self.monitor = monitor
         self.state = objective.parameters.state
-        self.state[1:].zero_()
+        self.window = window
+        if window.start is None:
+            self.state[1:].zero_()
         self.optimizer_state = self.state[..., : objective.parameters.weights.shape[-1]]
         self.point = self.state[: self.dynamics.point_rows]
         self.path = self.state[: self.dynamics.path_rows]
@@ -78,14 +85,27 @@ class TrainingRun:
         self.clipped = self.losses.bool()
         self._minibatches = minibatches
 
+    def to_start(self, state: Tensor) -> None:
+        """Places the run at the state from which it continues a training."""
+        self.state.copy_(state)
+        self.objective.parameters.load_carried()
+
     def batch(self, first: int, count: int = 1, every: int = 1) -> Batch:
         """`count` minibatches from `first` on, joined; also sets the seed of the model's own noise.
 
         Uses the first of every `every` minibatches.
         """
+        return self._joined(self._number(first), count, every)
+
+    def _joined(self, number: int, count: int, every: int = 1) -> Batch:
+        """`batch` by the number of the first minibatch in the whole training."""
         if self.objective.parameters.stochastic:
-            seed_all(self._minibatches.step_seed(first))
-        return self._minibatches.join(first, count, every)
+            seed_all(self._minibatches.step_seed(number))
+        return self._minibatches.join(number, count, every)
+
+    def _number(self, minibatch: int) -> int:
+        """The number in the whole training of a minibatch of this run."""
+        return self.accumulate * self.window.first + minibatch
 
     def expect(self, order: Order) -> None:
         """States the minibatches that a pass is about to read, if other processes read them."""
@@ -93,7 +113,8 @@ class TrainingRun:
 
     def order(self, steps: Iterable[int], joined: int = 1) -> Order:
         """The minibatches of these steps; see step_order."""
-        return step_order(steps, self.accumulate, joined)
+        first = self.window.first
+        return step_order((first + step for step in steps), self.accumulate, joined)
 
     def epochs(self) -> Order:
         """The minibatches of the first epoch again and again."""
@@ -109,7 +130,7 @@ class TrainingRun:
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
         """The positions of the examples that `count` steps use, shape (rows,); see `batch`."""
-        parts = self.parts(step, count)
+        parts = map(self._number, self.parts(step, count))
         return torch.cat([self._minibatches.index(part, count, every) for part in parts], -1)
 
     def epoch_part(self, start: int, rows: int) -> tuple[Batch, float, int]:
@@ -120,7 +141,7 @@ class TrainingRun:
         """
         total = self._minibatches.per_epoch
         count = min(max(1, rows // self._minibatches.batch_size), total - start)
-        return self.batch(start, count), count / total, (start + count) % total
+        return self._joined(start, count), count / total, (start + count) % total
 
     def forward(self, recorder: TrajectoryRecorder) -> None:
         """Trains from w_0, the current weights, to w_T.
@@ -134,11 +155,13 @@ class TrainingRun:
         on_cpu = self.state.device.type == "cpu"
         take = training_step(self)
         parameters, traced = self.objective.parameters, self.objective.inner.traced
-        signature = parameters.signature()
+        verifies, signature = self.window.verifies, self.window.signature
+        if verifies and signature is None:
+            signature = parameters.signature()
         for step in range(self.steps):
             if step == recorder.next_step:
                 recorder.visit(step, self)
-            if step == self.steps - 1:
+            if verifies and step == self.steps - 1:
                 traced.check()
             loss = take(step)
             self.losses[step] = loss
@@ -150,7 +173,8 @@ class TrainingRun:
                 self._check_losses(step + 1)
             self.monitor.advance()
         self._check_losses(self.steps)
-        parameters.require_signature(signature)
+        if verifies and signature is not None:
+            parameters.require_signature(signature)
         largest = float(torch.linalg.vector_norm(parameters.weights, math.inf))
         if not math.isfinite(largest):
             raise TrainingDiverged(self.steps, self.steps, largest, "weights")

@@ -73,12 +73,12 @@ class Adam(InnerOptimizer):
         Rounding then has the same relative effect on every weight, whatever the size of its
         gradients, and no s becomes negative. √ŝ is at least ε. Where it is 0, no gradient came yet:
         the mean of the others stands for it, so that the first gradient is no large move. m follows
-        from the weights, see `velocity`. At step 0 there is no ŝ, and the row is 0.
+        from the weights, see `velocity`. At t = 0 there is no ŝ, and the row is 0.
         """
-        rows = path[::2].clone()
-        if step == 0:
+        rows, time = path[::2].clone(), self.first + step
+        if time == 0:
             return rows
-        root = rows[1].div_(1.0 - self.second_decay**step).sqrt_()
+        root = rows[1].div_(1.0 - self.second_decay**time).sqrt_()
         known = root > 0.0
         root.clamp_min_(self.epsilon).log_()
         total = (root * known).sum(-1, keepdim=True)
@@ -120,8 +120,9 @@ class Adam(InnerOptimizer):
         first.lerp_(gradient, 1.0 - decay)
         second.mul_(self.second_decay)
         second.addcmul_(gradient, gradient, value=1.0 - self.second_decay)
-        root = (second / (1.0 - self.second_decay ** (step + 1))).sqrt_().add_(self.epsilon)
-        size = rate / (1.0 - decay ** (step + 1))
+        time = self.first + step + 1
+        root = (second / (1.0 - self.second_decay**time)).sqrt_().add_(self.epsilon)
+        size = rate / (1.0 - decay**time)
         if isinstance(size, Tensor):
             weights.sub_(root.reciprocal_().mul_(first).mul_(size))
         else:
@@ -151,7 +152,7 @@ class Adam(InnerOptimizer):
             root = state[2]
             along = velocity_after * (root + self.epsilon)
             for j in range(step + count - 1, step - 1, -1):
-                moment = along * (1.0 - self.momentum.factor(j) ** (j + 1))
+                moment = along * (1.0 - self.momentum.factor(j) ** (self.first + j + 1))
                 self._reverse(j, state[0], moment, root, gradient, adjoint, cotangent)
             return
         points = [state]
@@ -163,7 +164,7 @@ class Adam(InnerOptimizer):
             taken = self._coupled(weights, gradient, self.weight_decay.factor(j))
             root = torch.mul(second, self.second_decay)
             root.addcmul_(taken, taken, value=1.0 - self.second_decay)
-            root.div_(1.0 - self.second_decay ** (j + 1)).sqrt_()
+            root.div_(1.0 - self.second_decay ** (self.first + j + 1)).sqrt_()
             moment = torch.lerp(first, taken, 1.0 - self.momentum.factor(j))
             self._reverse(j, weights, moment, root, gradient, adjoint, cotangent)
 
@@ -179,7 +180,8 @@ class Adam(InnerOptimizer):
     ) -> None:
         """`pull_back` of one step, with m' and √ŝ' after it; adds to u."""
         d_weights, d_first, d_second = adjoint
-        rate, decay, time = self.learning_rate.factor(step), self.momentum.factor(step), step + 1
+        rate, decay = self.learning_rate.factor(step), self.momentum.factor(step)
+        time = self.first + step + 1
         shrink = self.weight_decay.factor(step)
         gradient = self._coupled(weights, gradient, shrink)
         correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time
@@ -232,6 +234,7 @@ class Adam(InnerOptimizer):
             gradient = gradient + weight_decay * weights
         first = decay * first + (1.0 - decay) * gradient
         second = self.second_decay * second + (1.0 - self.second_decay) * gradient.square()
-        scaled = second / (1.0 - self.second_decay ** (step + 1))
-        size = rate / (1.0 - decay ** (step + 1))
+        time = self.first + step + 1
+        scaled = second / (1.0 - self.second_decay**time)
+        size = rate / (1.0 - decay**time)
         return weights - size * first / (square_root(scaled) + self.epsilon), first, second

@@ -56,11 +56,14 @@ class InnerOptimizer(ABC):
             would take the state out of its domain.
         reads_gradient: whether the reverse also reads the gradient at the point.
         learning_rate, momentum, weight_decay: α, γ (of Adam, β₁) and ω.
+        first: the steps of the training before step 0, see training.window.Window. What depends on
+            the number of steps so far counts them; the rates are those of the steps from 0 on.
     """
 
     learning_rate: Rate
     momentum: Rate
     weight_decay: Rate
+    first: int = 0
     memory_rows: int
     path_rows: int
     point_rows: int

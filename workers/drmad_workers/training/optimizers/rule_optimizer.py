@@ -60,7 +60,7 @@ class RuleOptimizer(InnerOptimizer):
         factors = (rate, decay, weight_decay)
         if self.rule.elementwise:
             weights, memory = self.rule.update(
-                step, state[0], state[1:], gradient, StepRates(*factors)
+                self.first + step, state[0], state[1:], gradient, StepRates(*factors)
             )
             return weights, *memory
         if gradient.ndim == 1:
@@ -84,7 +84,9 @@ class RuleOptimizer(InnerOptimizer):
         for (weights, *memory, slope), own in zip(
             zip(*rows, strict=True), zip(*rates, strict=True), strict=True
         ):
-            found, kept = self.rule.update(step, weights, memory, slope, StepRates(*own))
+            found, kept = self.rule.update(
+                self.first + step, weights, memory, slope, StepRates(*own)
+            )
             moved.append([found.reshape(-1), *(row.reshape(-1) for row in kept)])
         return [torch.cat(row) for row in zip(*moved, strict=True)]
 

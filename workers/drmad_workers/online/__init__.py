@@ -1,0 +1,1 @@
+"""One training run whose hyperparameters move after every window of it."""

@@ -1,0 +1,220 @@
+"""A training run that advances window by window, and is differentiated window by window.
+
+[Franceschi2017] Forward and reverse gradient-based hyperparameter optimization, 1703.01785: there
+hyperparameters move "in real time", while the model trains.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from torch import Tensor
+
+from drmad_workers.evaluation import Clock, Evaluation, Measurements, measure, peak_memory_bytes
+from drmad_workers.hypergradients.auto import STORED_BYTES, Auto
+from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
+from drmad_workers.hypergradients.method import Method, require_derivatives
+from drmad_workers.hypergradients.replay import Replay
+from drmad_workers.hypergradients.stored import Stored
+from drmad_workers.objective.flat_parameters import Signature
+from drmad_workers.online.refusals import require_window
+from drmad_workers.online.state import TrainingState, carry_all, place, taken
+from drmad_workers.random_streams import WEIGHTS, seed_of
+from drmad_workers.replica import Replica
+from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.progress import Monitor
+from drmad_workers.training.run import TrainingRun
+from drmad_workers.training.schedules import ConstantSchedule, TableSchedule
+from drmad_workers.training.window import Window
+
+VERIFIED_STEPS = 100
+"""A run compares its traces with their functions, and looks for values of the model that have
+changed, at least every so many steps, in whole windows. A trace that is in use is also compared in
+its first call, and in the calls 8, 32, 128, .. of the whole run (see objective.traces)."""
+
+
+class OnlineRun:
+    """One training run of a replica, at other hyperparameters in every window.
+
+    The weights, the memory of the optimizer, the values that training changes beside them, the
+    position in the schedule and the order of the minibatches carry over from window to window. The
+    hypergradient of a window is the derivative of the outer loss at its end by the hyperparameters
+    of its steps; the state at its begin is a constant.
+
+    Attributes:
+        window: the steps of a window.
+        method: the method that differentiates a window.
+        step: the number of steps taken.
+        draw: with the seed it determines w_0 and every minibatch.
+        is_verified: whether the state is one to go back to, see `advance`.
+    """
+
+    def __init__(
+        self, replica: Replica, method: Method, window: int, monitor: Monitor | None = None
+    ) -> None:
+        """
+        Args:
+            replica: the problem with its examples.
+            method: the method; `auto` takes an exact one, which costs least over a window.
+            window: the steps of a window; the run has a whole number of windows.
+            monitor: receives progress.
+        Raises:
+            ProblemError: the window does not fit the run, or the method or a hyperparameter does
+                not fit a window.
+        """
+        require_window(window, method, replica.training, replica.hyperparameters.values())
+        self.window = window
+        self.step = 0
+        self.draw = 0
+        self.is_verified = True
+        self._replica = replica
+        self._monitor = monitor or Monitor()
+        self._factors = replica.training.factors
+        self._constant = replace(replica.training, steps=window, schedule=ConstantSchedule())
+        self.method = self._chosen(method)
+        self.method.check(self._constant)
+        require_derivatives(self.method, replica.hyperparameters.values(), self._constant)
+
+    def _chosen(self, method: Method) -> Method:
+        if not isinstance(method, Auto):
+            return method
+        small = self.window * self._replica.copy_bytes <= STORED_BYTES
+        return Stored(hvp=method.hvp) if small else Replay(hvp=method.hvp)
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole run."""
+        return self._replica.training.steps
+
+    @property
+    def is_done(self) -> bool:
+        return self.step >= self.steps
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the next window is the last one."""
+        return self.step + self.window >= self.steps
+
+    @contextmanager
+    def open(self, state: TrainingState | None = None, draw: int = 0) -> Iterator[None]:
+        """Holds the model for the run: inside, `advance` may be called and nothing else trains.
+
+        On exit the user's model has the weights again that it was given.
+
+        Args:
+            state: the state from which the run continues; None begins it.
+            draw: the draw of a run that begins.
+        """
+        parameters = self._replica.objective.parameters
+        with self._replica.at_work():
+            try:
+                parameters.attach()
+                self.go_to(state, draw)
+                yield
+            finally:
+                parameters.restore_given()
+
+    def go_to(self, state: TrainingState | None, draw: int = 0) -> None:
+        """Continues from a state, or begins with None; `open` must hold the model.
+
+        Raises:
+            ProblemError: the state belongs to another problem, or lies within a window.
+        """
+        replica, parameters = self._replica, self._replica.objective.parameters
+        self.step, self.draw = (0, draw) if state is None else (state.step, state.draw)
+        if state is not None:
+            require_window(self.window, self.method, replica.training, (), state.step)
+            parameters.restore_given()
+            carry_all(state, parameters)
+        stream = replica.training.draw_of(self.draw)
+        parameters.draw(
+            seed_of(WEIGHTS, *replica.stream(stream)), replica.objective.problem.initialize
+        )
+        parameters.state[1:].zero_()
+        if state is not None:
+            place(state, parameters)
+        self._minibatches = replica.minibatches(stream)
+        self._signature: Signature = parameters.signature()
+        self._state = parameters.state.clone()
+        replica.objective.inner.traced.begin()
+        self.is_verified = True
+
+    def state(self) -> TrainingState:
+        """The state between two windows, as a value."""
+        return taken(self._replica.objective.parameters, self._state, self.step, self.draw)
+
+    def advance(
+        self, values: Mapping[str, Tensor], measures: bool = False, keep_model: bool = False
+    ) -> Evaluation:
+        """Trains one window at λ, and differentiates it.
+
+        Some windows compare the traces that they have used, and what training has changed, with
+        what was assumed (`is_verified` is then true). Where it was wrong, the windows since the
+        last verified one are wrong too, and have to be repeated.
+
+        Args:
+            values: λ by name, before the transform.
+            measures: whether to measure the metrics on held-out data; `metrics` is empty otherwise.
+            keep_model: whether the result has the model; it is empty otherwise.
+        Raises:
+            Restart: an assumption was wrong. Call its `learn`, and `go_to` the last verified state.
+            TrainingDiverged, HypergradientError, Stopped.
+        """
+        replica, objective = self._replica, self._replica.objective
+        clock = Clock(replica.device)
+        verifies = self.verifies_next
+        objective.set_hyperparameters(values)
+        window = Window(self.step, self._state, self._signature, verifies)
+        config = self._config()
+        run = TrainingRun(objective, config, self._minibatches, self._monitor, window)
+        own = ReplicaRun(run, 0, replica.valid_examples)
+        differentiated = DifferentiatedRun(run, [own], config)
+        differentiated.forward([self.method])
+        end = run.state.clone()
+        clock.lap("forward")
+        measured = measure(replica, own, self._monitor) if measures or keep_model else None
+        clock.lap("evaluate")
+        (passed,) = differentiated.backward(self.method)
+        clock.lap("backward")
+        self._state = end
+        self.step += self.window
+        self.is_verified = verifies
+        if not self.is_done:
+            run.expect(run.order(range(self.window, 2 * self.window)))
+        found = measured or Measurements(run.training_loss(self.window), {}, {}, {})
+        return Evaluation(
+            validation_loss=passed.validation_loss,
+            training_loss=found.training_loss,
+            metrics=found.metrics,
+            diagnostics=found.diagnostics,
+            hypergradient=passed.hypergradient,
+            model=found.model if keep_model else {},
+            seconds=clock.seconds,
+            peak_memory_bytes=peak_memory_bytes(replica.device),
+            method=passed.method.name,
+            backward_steps=passed.products,
+            cost=self._cost(differentiated.cost),
+        )
+
+    @property
+    def verifies_next(self) -> bool:
+        """Whether the next window is verified: the first, the last and one in VERIFIED_STEPS."""
+        number, every = self.step // self.window, max(1, VERIFIED_STEPS // self.window)
+        return number % every == 0 or self.is_last
+
+    def _config(self) -> TrainingConfig:
+        """The training of the next window: its steps, with their part of the schedule."""
+        if self._factors is None:
+            return self._constant
+        factors = self._factors[self.step : self.step + self.window]
+        return replace(self._constant, schedule=TableSchedule(factors))
+
+    def _cost(self, window: float) -> float:
+        """The cost of a window in plain training runs.
+
+        Every window takes the gradient of the outer loss, which counts by its rows here. A run of
+        mode restart takes a single one, which does not count.
+        """
+        replica = self._replica
+        rows = replica.training.batch_size * replica.training.accumulate
+        return (window * self.window + replica.valid_examples.rows / rows) / self.steps
