@@ -92,8 +92,8 @@ def large(options: argparse.Namespace) -> dict[str, Any]:
     if store is not None and store.exists():
         rows = [json.loads(line) for line in store.read_text().splitlines()]
     for size in ("tiny",) if options.quick else ("10 million", "50 million"):
-        for optimizer in ("sgd", "adamw"):
-            for name in ("plain", "train", *METHODS):
+        for optimizer in ("sgd",) if options.quick else ("sgd", "adamw"):
+            for name in ("plain", "replay") if options.quick else ("plain", "train", *METHODS):
                 for steps in options.steps or STEPS[size]:
                     key = [size, optimizer, name, steps]
                     if any(
