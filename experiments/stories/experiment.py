@@ -156,24 +156,20 @@ def story_report(results: Results, story: Story) -> str:
         plain = results.of(story.case, f"{arm}, plain")
         first = results.of(story.case, arm)
         cost = f"{first[0].cost:.0f}" if first else "–"
-        gained = [
-            mean_of(run, story) - mean_of(other, story)
-            for run in again
-            if (other := results.get(story.case, "untuned, again", run.seed)) is not None
-        ]
         rows.append(
             [
                 label,
                 cost,
                 story.shown([mean_of(run, story) for run in again]),
                 *(f"{mean_of(run, story):.3f}" for run in again),
-                "–" if arm == "untuned" else gain(gained),
+                *(change(results, story, arm, to) for to in ("untuned", "random")),
                 story.shown([mean_of(run, story) for run in plain]),
             ]
         )
     seeds = [f"seed {run.seed}" for run in results.of(story.case, "untuned, again")]
     name = story.metric.replace("_", " ")
-    head = ["", "training runs", f"**{name}**", *seeds, "change", f"{name}, plain PyTorch"]
+    changes = ["to untuned, points", "to the search, points"]
+    head = ["", "training runs", f"**{name}**", *seeds, *changes, f"{name}, plain PyTorch"]
     return table(head, rows) + "\n" + agreement(results, story)
 
 
@@ -183,9 +179,19 @@ def mean_of(run: Result, story: Story) -> float:
     return sum(values) / len(values)
 
 
-def gain(changes: Sequence[float]) -> str:
-    mean, half = mean_and_interval(changes)
-    return f"{mean:+.3f} ± {half:.3f}"
+def change(results: Results, story: Story, arm: str, to: str) -> str:
+    """The figure of an arm minus that of another, paired by seed, and its interval."""
+    pairs = [
+        (run, other)
+        for run in results.of(story.case, f"{arm}, again")
+        if (other := results.get(story.case, f"{to}, again", run.seed)) is not None
+    ]
+    if not pairs or to == arm or arm == "untuned":
+        return "–"
+    mean, half = mean_and_interval(
+        [100.0 * (mean_of(run, story) - mean_of(other, story)) for run, other in pairs]
+    )
+    return f"{mean:+.1f} ± {half:.1f}"
 
 
 def agreement(results: Results, story: Story) -> str:
