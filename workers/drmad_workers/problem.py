@@ -169,6 +169,8 @@ class Problem:
         targets: content -> the classes of the rows, shape (rows,), int64, for minibatches that
             are no pair; weights of classes need it.
         optimizer: the inner optimizer, if the training states optimizer "custom".
+        describe: position of a training row -> a short text for it, which an attribution shows
+            beside the row, such as the sentence itself.
     """
 
     model: nn.Module
@@ -189,6 +191,7 @@ class Problem:
     apply: Callable[[nn.Module, Any], Any] | None = None
     targets: Callable[[Any], Tensor] | None = None
     optimizer: UpdateRule | None = None
+    describe: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -202,7 +205,7 @@ class Problem:
                 f"{self.initialize!r}",
                 "initialize",
             )
-        for field_name in ("collate_fn", "apply", "targets"):
+        for field_name in ("collate_fn", "apply", "targets", "describe"):
             stated = getattr(self, field_name)
             if not (stated is None or callable(stated)):
                 raise ProblemError(

@@ -15,6 +15,7 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
+from drmad_workers.hyperparameters.example_weight import ExampleWeight
 from drmad_workers.hyperparameters.groups import ParameterGroup
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.problem import Initialize, Problem
@@ -53,7 +54,7 @@ def tuner(
     """
     return Tuner(
         built or problem(spec, places, code),
-        [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        kinds(spec),
         training(spec),
         method(spec.hypergradient),
         seed=spec.seed,
@@ -74,7 +75,7 @@ def batched(
     """The tuners of several replicas on one device; see `tuner`."""
     return ReplicaBatch(
         built or problem(spec, places, code),
-        [kind(hyperparameter) for hyperparameter in spec.hyperparameters],
+        kinds(spec),
         training(spec),
         method(spec.hypergradient),
         seed=spec.seed,
@@ -137,6 +138,13 @@ def training_config(spec: TrainingSpec) -> TrainingConfig:
 def schedule(spec: ScheduleSpec) -> Schedule:
     made: Schedule = engine_class("training", spec.engine)(**spec.model_dump(exclude={"name"}))
     return made
+
+
+def kinds(spec: JobSpec) -> list[Kind]:
+    """The hyperparameters of a job; of an attribution a weight of one for every example."""
+    if spec.kind == "attribution":
+        return [ExampleWeight()]
+    return [kind(hyperparameter) for hyperparameter in spec.hyperparameters]
 
 
 def kind(spec: HyperparameterSpec) -> Kind:

@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
         hypergradients,
         model,
         fidelity,
+        attribution,
         figure,
     ):
         app.command()(command)
@@ -100,6 +101,41 @@ def trials(context: typer.Context, job_id: JobId, output: OutputOption = Output.
     from drmad_client.cli.tables import trials_table
 
     options.print_table(trials_table(found, job.start.trial if job.start else None))
+
+
+def attribution(
+    context: typer.Context,
+    job_id: JobId,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write all scores: .safetensors, .csv or .parquet by its name."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=20, help="Rows to show on each side.")] = 10,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Print the training rows that help and that harm, of a job of kind attribution.
+
+    \b
+    Examples:
+      drmad attribution job_01J... --out scores.parquet
+    """
+    from drmad_client.cli.attribution_tables import attribution_table
+    from drmad_client.files.influence_scores import require_suffix
+
+    if out is not None:
+        require_suffix(out)
+    with options.open_client(context) as client:
+        report = client.jobs.attribution(job_id)
+        if out is not None:
+            client.jobs.scores(job_id).write(out)
+    if output is not Output.TABLE:
+        options.print_data(report, output)
+        return
+    options.print_table(attribution_table(report, top, most_queries=10))
+    if out is not None:
+        typer.echo(f"{out}  ({out.stat().st_size:,} bytes)")
 
 
 def diff(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http import asyncio_runtime
 from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_job_handle import AsyncJob
@@ -16,6 +17,7 @@ from drmad_client.http.async_uploads import AsyncCodeUploads
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
 from drmad_client.packing.packed_problem import PackedProblem
+from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
@@ -268,6 +270,18 @@ class AsyncJobs:
     async def model(self, job_id: str, iteration: str = "best") -> NamedArrays:
         """Fetch the weights and buffers of the best or last model; see `Job.model`."""
         return await self._runner.send(calls.arrays(job_id, "model", iteration))
+
+    async def attribution(self, job_id: str) -> AttributionReport:
+        """Fetch the helpers and the harmers of each query, of a job of kind attribution."""
+        return await self._runner.send(calls.attribution(job_id))
+
+    async def scores(self, job_id: str) -> InfluenceScores:
+        """Fetch the influence of every training row on every query, of a job of kind attribution.
+
+        `.influence` is a NumPy array, `.to_pandas()` a table, and `.write(path)` a file of
+        safetensors, CSV or Parquet.
+        """
+        return await self._runner.send(calls.influence_scores(job_id))
 
     async def fidelity(self, job_id: str) -> dict[str, Any]:
         """Fetch the fidelity probes of the job's methods, and the chosen method."""

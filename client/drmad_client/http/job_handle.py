@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_view import History, JobView
 from drmad_client.http.progress_bar import bar, validation_bar
 from drmad_client.http.protocol import calls
+from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.search import Trial
@@ -105,6 +107,18 @@ class Job(JobView):
         `drmad_client.export.pytorch.load_model` loads them into the model that your code builds.
         """
         return self._runner.send(calls.arrays(self.id, "model", iteration))
+
+    def attribution(self) -> AttributionReport:
+        """Fetch the helpers and the harmers of each query, of a job of kind attribution."""
+        return self._runner.send(calls.attribution(self.id))
+
+    def scores(self) -> InfluenceScores:
+        """Fetch the influence of every training row on every query, of a job of kind attribution.
+
+        `.influence` is a NumPy array, `.to_pandas()` a table, and `.write(path)` a file of
+        safetensors, CSV or Parquet.
+        """
+        return self._runner.send(calls.influence_scores(self.id))
 
     def fidelity(self) -> dict[str, Any]:
         """Fetch the fidelity probes of the job's methods, and the chosen method."""

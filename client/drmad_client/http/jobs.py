@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http import blocking_runtime
 from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_handle import Job
@@ -17,6 +18,7 @@ from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
 from drmad_client.http.uploads import CodeUploads
 from drmad_client.packing.packed_problem import PackedProblem
+from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
@@ -267,6 +269,18 @@ class Jobs:
     def model(self, job_id: str, iteration: str = "best") -> NamedArrays:
         """Fetch the weights and buffers of the best or last model; see `Job.model`."""
         return self._runner.send(calls.arrays(job_id, "model", iteration))
+
+    def attribution(self, job_id: str) -> AttributionReport:
+        """Fetch the helpers and the harmers of each query, of a job of kind attribution."""
+        return self._runner.send(calls.attribution(job_id))
+
+    def scores(self, job_id: str) -> InfluenceScores:
+        """Fetch the influence of every training row on every query, of a job of kind attribution.
+
+        `.influence` is a NumPy array, `.to_pandas()` a table, and `.write(path)` a file of
+        safetensors, CSV or Parquet.
+        """
+        return self._runner.send(calls.influence_scores(job_id))
 
     def fidelity(self, job_id: str) -> dict[str, Any]:
         """Fetch the fidelity probes of the job's methods, and the chosen method."""

@@ -18,6 +18,12 @@ class ExampleInfluence(Record):
         description="Change of the query to first order when the example is left out of the "
         "training; positive where it helps."
     )
+    text: str | None = Field(
+        default=None, description="What the problem's `describe` says of the example."
+    )
+    picture: str | None = Field(
+        default=None, description="The example as a PNG in a data URL, where it is an image."
+    )
     groups: dict[str, str] = Field(
         description="Class of the example and its columns, where the problem has them."
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
 from drmad_client.spec import bounds, defaults
-from drmad_client.spec.base import Spec
+from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.queries import parse_query
+
+if TYPE_CHECKING:
+    from drmad_client.spec.job import JobSpec
+
+METHODS = ("auto", "replay", "stored", "shortcut")
+"""The methods of an attribution; auto takes replay."""
 
 
 def _query(text: str) -> str:
@@ -36,3 +43,32 @@ class AttributionSpec(Spec):
         default=defaults.Attribution.left_out,
         description="Share of the training examples in such a subset.",
     )
+
+
+def attribution_misfits(spec: JobSpec) -> Iterator[Misfit]:
+    """The parts of a job of kind attribution that belong to tuning."""
+    if spec.hyperparameters:
+        names = [hyperparameter.kind for hyperparameter in spec.hyperparameters]
+        message = (
+            "must be left out, because an attribution differentiates by the weights of the "
+            "training examples: state rates and weight decay under training"
+        )
+        yield ("hyperparameters",), names, message
+    if spec.search is not None:
+        message = "must be left out of an attribution, which trains at the settings as they are"
+        yield ("search",), None, message
+    if spec.meta.iterations != 1:
+        iterations = spec.meta.iterations
+        message = f"must be left out of an attribution, which has no outer steps, got {iterations}"
+        yield ("meta", "iterations"), iterations, message
+    method = spec.hypergradient.method
+    if method not in METHODS:
+        message = f"must be {', '.join(METHODS)} for an attribution, got {method}"
+        yield ("hypergradient", "method"), method, message
+    replicas = spec.replicas
+    if replicas.mode != "sync":
+        message = f"must be sync for an attribution, whose replicas are draws, got {replicas.mode}"
+        yield ("replicas", "mode"), replicas.mode, message
+    if replicas.data != "shared":
+        message = f"must be shared for an attribution, which scores all rows, got {replicas.data}"
+        yield ("replicas", "data"), replicas.data, message

@@ -1,10 +1,10 @@
-"""JobSpec, the request for a tuning job: the same in YAML, over REST and in Python."""
+"""JobSpec, the request for a job: the same in YAML, over REST and in Python."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from drmad_client.spec import bounds, refusals
+from drmad_client.spec.attribution import AttributionSpec, attribution_misfits
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
@@ -34,7 +35,7 @@ _COMBINED = {"combined": True}
 
 
 class JobSpec(Spec):
-    """One tuning request."""
+    """One request to tune hyperparameters, or to attribute queries to training examples."""
 
     name: str = Field(
         default="untitled",
@@ -42,13 +43,23 @@ class JobSpec(Spec):
         max_length=200,
         description="Name of the job, for display.",
     )
+    kind: Literal["tuning", "attribution"] = Field(
+        default="tuning",
+        description="tuning: hyperparameters by gradient; attribution: the influence of every "
+        "training example on the validation loss, or on the queries of `attribution`.",
+    )
     problem: ProblemSpec = Field(
         description="Model and data of the inner problem, or the code that builds them."
     )
     hyperparameters: list[HyperparameterSpec] = Field(
-        min_length=1,
+        default=[],
         max_length=64,
-        description="Hyperparameters to tune; each needs a name of its own.",
+        description="Hyperparameters to tune, at least one; each needs a name of its own. An "
+        "attribution has none.",
+    )
+    attribution: AttributionSpec | None = Field(
+        default=None,
+        description="Queries of a job of kind attribution; null asks for the validation loss.",
     )
     training: TrainingSpec = Field(
         default=TrainingSpec(), description="Inner problem: its optimizer and its steps."
@@ -118,6 +129,14 @@ class JobSpec(Spec):
         """
         return cls.model_validate(fields, context=_COMBINED)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_iteration(cls, fields: Any) -> Any:
+        """An attribution has a single round, and nothing to confirm."""
+        if isinstance(fields, Mapping) and fields.get("kind") == "attribution":
+            return {"meta": {"iterations": 1, "confirmation": 0.0}, **fields}
+        return fields
+
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> Self:
         if info.context is _ACCEPTED:
@@ -161,6 +180,8 @@ class JobSpec(Spec):
     @property
     def not_batched(self) -> str | None:
         """Why no replicas can be computed as one batch; None where only a worker can tell."""
+        if self.kind == "attribution":
+            return "each draw of an attribution is trained by itself"
         rates = (h.name or h.kind for h in self.hyperparameters if h.is_rate)
         by_rates = (refusals.rate_not_batched(name) for name in rates)
         return self.hypergradient.not_batched or next(by_rates, None)
@@ -215,10 +236,22 @@ class JobSpec(Spec):
         else:
             yield from self.problem.misfits()
         yield from self.training.contradictions()
+        yield from self._kind_misfits()
         yield from self.hypergradient.misfits(self.training, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
         yield from self._hyperparameter_misfits()
+
+    def _kind_misfits(self) -> Iterator[Misfit]:
+        if self.kind == "attribution":
+            yield from attribution_misfits(self)
+            return
+        if not self.hyperparameters:
+            message = "must name at least one hyperparameter to tune, got none"
+            yield ("hyperparameters",), [], message
+        if self.attribution is not None:
+            message = "belongs to kind attribution, got kind tuning: leave it out, or set the kind"
+            yield ("attribution",), self.attribution.model_dump(), message
 
     def _hyperparameter_misfits(self) -> Iterator[Misfit]:
         method, total = self.hypergradient, self.training.steps

@@ -21,6 +21,7 @@ from drmad_service.api.prometheus import Metrics, MetricsMiddleware
 from drmad_service.api.request_guard import RequestGuard
 from drmad_service.api.request_log import RequestLog
 from drmad_service.api.routes import (
+    attributions,
     catalog,
     cluster,
     code_uploads,
@@ -107,6 +108,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         code_uploads,
         data_uploads,
         metrics_route,
+        attributions,
         validations,
     ):
         app.include_router(resource.router, dependencies=[signed_in], responses=refusals)

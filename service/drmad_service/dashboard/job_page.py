@@ -52,9 +52,9 @@ def actions(job: JobRecord) -> list[str]:
         action.value
         for action in (Action.PAUSE, Action.RESUME, Action.CANCEL, Action.EXTEND)
         if TRANSITIONS[action].get(job.status, job.status) != job.status
-        and not (action is Action.EXTEND and job.failed_preflight)
+        and not (action is Action.EXTEND and (job.failed_preflight or _attributes(job)))
     ]
-    if job.progress.iteration > 0:
+    if job.progress.iteration > 0 and not _attributes(job):
         allowed.append("fork")
     if job.status.is_terminal:
         allowed.append("delete")
@@ -66,7 +66,7 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
 
     `has_fidelity_report`: a fidelity report was written before the first meta-iteration.
     """
-    if job.status.is_terminal and job.progress.iteration == 0:
+    if _attributes(job) or (job.status.is_terminal and job.progress.iteration == 0):
         return []
     kinds = {h.kind for h in job.spec.hyperparameters}
     without_data = set()
@@ -130,6 +130,11 @@ def _moment(event: Event) -> Moment:
         text = f"search finished: meta-iterations start from trial {data['trial']}"
         return Moment(event.at, "search", "", text)
     return Moment(event.at, event.type, str(data.get("code", "")), message)
+
+
+def _attributes(job: JobRecord) -> bool:
+    """Whether the job has a single round without an outer step."""
+    return job.spec.kind == "attribution"
 
 
 def _has_penalty_image(job: JobRecord) -> bool:

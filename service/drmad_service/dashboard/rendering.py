@@ -136,6 +136,8 @@ def _data(data: Any) -> str:
 
 
 def _tuned(spec: Any) -> str:
+    if spec.kind == "attribution":
+        return "attribution"
     return ", ".join(h.name or h.kind for h in spec.hyperparameters)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from drmad_service.store.attributions import Attributions
 from drmad_service.store.commits import Commits
 from drmad_service.store.confirmations import Confirmations
 from drmad_service.store.events import Events
@@ -26,6 +27,7 @@ class Store(
     Leases,
     Commits,
     Confirmations,
+    Attributions,
     Notices,
 ):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

@@ -125,7 +125,7 @@ ARRAYS: dict[str, Any] = {"name": "file", "path": "a.npz", "train": 100, "valid"
         ({"problem": {}}, "problem.data", "is required"),
         ({"problem": {"data": {"name": "cifar"}}}, "problem.data.name", "'digits', 'mnist'"),
         ({"problem": {"data": {}}}, "problem.data.name", "is required"),
-        ({"hyperparameters": []}, "hyperparameters", "at least 1 item"),
+        ({"hyperparameters": []}, "hyperparameters", "at least one hyperparameter"),
         ({"hyperparameters": [{"kind": "l3"}]}, "hyperparameters[0].kind", "got 'l3'"),
         (
             {"hyperparameters": [{"kind": "l2"}, {"kind": "l2", "per": "unit"}]},

@@ -64,7 +64,7 @@ async def test_submitted_job_is_answered_with_its_place(
             "problem.data.train",
             "digits has 1797 examples",
         ),
-        ({"hyperparameters": []}, "hyperparameters", "at least 1 item"),
+        ({"hyperparameters": []}, "hyperparameters", "at least one hyperparameter"),
         (
             {"hyperparameters": [{"kind": "l2"}, {"kind": "l2"}]},
             "hyperparameters[1].name",

@@ -24,10 +24,10 @@ from drmad_workers import (
 )
 from drmad_workers.attribution.attribution import LdsSettings, attribute
 from drmad_workers.attribution.attributor import Attributor
-from drmad_workers.attribution.example_weight import NAME, ExampleWeight
 from drmad_workers.attribution.queries import Query
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
+from drmad_workers.hyperparameters.example_weight import NAME, ExampleWeight
 from drmad_workers.validation.rank_correlation import rank_correlation
 from tests.workers.small import small_problem
 

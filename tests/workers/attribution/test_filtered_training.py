@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from drmad_workers import Problem, ProblemError, TrainingConfig
-from drmad_workers.attribution.example_weight import ExampleWeight
 from drmad_workers.attribution.filtered_training import FIRST_DRAW, train_without
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
+from drmad_workers.hyperparameters.example_weight import ExampleWeight
 from drmad_workers.validation.mean_interval import mean_interval
 from tests.workers.small import small_problem
 

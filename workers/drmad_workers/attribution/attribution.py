@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -29,6 +29,8 @@ TOP = 20
 """Helpers and harmers that a report names."""
 QUERIES = 100
 """Queries that a report names; the scores have all of them."""
+VIEWED = 20
+"""Queries whose examples have pictures and texts."""
 GROUPS = 100
 """Groups of one name that a report has."""
 
@@ -131,15 +133,27 @@ class Attribution:
     seconds: float
     draws: int
 
-    def as_dict(self, top: int = TOP) -> dict[str, Any]:
-        """The fields of drmad_client.records.attribution.AttributionReport."""
+    def as_dict(
+        self,
+        top: int = TOP,
+        views: Callable[[Sequence[int]], Mapping[int, Mapping[str, str | None]]] | None = None,
+    ) -> dict[str, Any]:
+        """The fields of drmad_client.records.attribution.AttributionReport.
+
+        `views` gives rows their text and their picture, see `views_of`.
+        """
+        queries = [self._query(number, top) for number in range(len(self.scores.queries[:QUERIES]))]
+        if views is not None:
+            sides = [query[side] for query in queries[:VIEWED] for side in ("helpers", "harmers")]
+            examples = [example for side in sides for example in side]
+            found = views(sorted({example["row"] for example in examples}))
+            for example in examples:
+                example |= found[example["row"]]
         return {
             "method": self.method,
             "rows": self.scores.rows,
             "query_count": len(self.scores.queries),
-            "queries": [
-                self._query(number, top) for number in range(len(self.scores.queries[:QUERIES]))
-            ],
+            "queries": queries,
             "draws": self.draws,
             "agreement": self.agreement,
             "lds": _fields(mean_correlation(self.lds)) if self.lds else None,

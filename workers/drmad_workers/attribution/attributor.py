@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from drmad_workers.attribution.example_weight import NAME, ExampleWeight
 from drmad_workers.attribution.queries import Query, queries_of
 from drmad_workers.attribution.query_sums import QuerySums
 from drmad_workers.data.shards import Shards
@@ -20,6 +19,7 @@ from drmad_workers.evaluation import differentiated_run, repeated_on_restart
 from drmad_workers.hypergradients import Replay, Shortcut, Stored
 from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.method import Adjoint, Method
+from drmad_workers.hyperparameters.example_weight import NAME, ExampleWeight
 from drmad_workers.objective.graph_memory import graph_bytes
 from drmad_workers.objective.initial_weights import initialize
 from drmad_workers.objective.products.of_queries import ProductOfQueries
@@ -76,6 +76,7 @@ class Attributor:
         dtype: torch.dtype | None = None,
         shards: Shards | None = None,
         pass_bytes: int = PASS_BYTES,
+        most_bytes: int | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +84,7 @@ class Attributor:
             method: Replay (for None and for Auto), Stored or Shortcut.
             queries: as a job states them, or as they are.
             pass_bytes: bounds the memory of the adjoints of one backward pass.
+            most_bytes: bounds the scores, of four bytes each; None for no bound.
         Raises:
             ProblemError: the problem or a query cannot be attributed as stated.
         """
@@ -102,6 +104,14 @@ class Attributor:
         self.queries = stated or queries_of([q for q in queries if isinstance(q, str)], replica)
         if not self.queries:
             raise ProblemError("queries must name at least one query", "attribution.queries")
+        size = 4 * len(self.queries) * self.rows
+        if most_bytes is not None and size > most_bytes:
+            raise ProblemError(
+                f"the scores of {len(self.queries):,} queries and {self.rows:,} rows must take at "
+                f"most {most_bytes:,} bytes, they take {size:,}: ask for fewer queries, or use "
+                "drmad attribute on your machine",
+                "attribution.queries",
+            )
         self._pass_bytes = pass_bytes
 
     @property

@@ -15,6 +15,7 @@ from drmad_workers.preflight.command import read_job
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from drmad_client.http.client import Client
     from drmad_client.spec.job import JobSpec
     from drmad_workers.hyperparameters.base import Kind
 
@@ -54,13 +55,15 @@ def retrain(
     from drmad_client.records.filtered_training import FilteredTrainingReport
 
     values: dict[str, Any] = {}
+    by_influence = scores is not None
     if scores is not None:
         spec, folder = read_job(Path(target), code)
         ranked = InfluenceScores.unpack(scores.read_bytes()).of(query)
     else:
         spec, folder, ranked, values = _of_job(context, target, query, code)
+        by_influence = spec.kind == "attribution"
     with users_errors(folder):
-        found = _trained(spec, folder, data_roots, ranked, values, drop_lowest, seeds)
+        found = _trained(spec, folder, data_roots, ranked, values, drop_lowest, seeds, by_influence)
     report = FilteredTrainingReport.model_validate(found)
     if output is not Output.TABLE:
         options.print_data(report, output)
@@ -98,18 +101,13 @@ def _of_job(
 
     if Path(job_id).suffix:
         raise DrmadError(f"{job_id} is a file, whose scores are needed: add --scores FILE")
+    tuned: dict[str, Any] = {}
     with options.open_client(context) as client:
         spec = client.jobs.retrieve(job_id).record.spec
-        weights = [h for h in spec.hyperparameters if h.kind == "sample_weight"]
-        name = next((h.name or h.kind for h in weights if h.per == "example"), None)
-        if name is None:
-            raise DrmadError(
-                f"{job_id} must have tuned a sample_weight for each example, and it has not: "
-                "attribute its job file, and give the scores by --scores"
-            )
-        if query is not None:
-            raise DrmadError("query names a query of an attribution; leave it out for a tuning job")
-        tuned = dict(client.jobs.hyperparameters(job_id, "best", raw=True))
+        if spec.kind == "attribution":
+            ranked = client.jobs.scores(job_id).of(query)
+        else:
+            ranked, tuned = _tuned_weights(client, job_id, spec, query)
     folder = None
     if spec.problem.kind == "code":
         if code is None:
@@ -123,8 +121,26 @@ def _of_job(
                 f"{archive.name}: check out the version that was submitted"
             )
         folder = unpacked(archive.content)
-    ranked = tuned.pop(name)
     return spec, folder, ranked, tuned
+
+
+def _tuned_weights(
+    client: Client, job_id: str, spec: JobSpec, query: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """The tuned weight of every row, and the raw values of the other hyperparameters by name."""
+    from drmad_client.errors import DrmadError
+
+    weights = [h for h in spec.hyperparameters if h.kind == "sample_weight"]
+    name = next((h.name or h.kind for h in weights if h.per == "example"), None)
+    if name is None:
+        raise DrmadError(
+            f"{job_id} must have tuned a sample_weight for each example, and it has not: attribute "
+            "its job file, and give the scores by --scores"
+        )
+    if query is not None:
+        raise DrmadError("query names a query of an attribution; leave it out for a tuning job")
+    tuned = dict(client.jobs.hyperparameters(job_id, "best", raw=True))
+    return tuned.pop(name), tuned
 
 
 def _trained(
@@ -135,6 +151,7 @@ def _trained(
     values: dict[str, Any],
     drop_lowest: str,
     seeds: int,
+    by_influence: bool,
 ) -> dict[str, Any]:
     import numpy as np
     import torch
@@ -142,17 +159,15 @@ def _trained(
 
     from drmad_client.http.progress_bar import terminal_bar
     from drmad_workers import spec_adapter
-    from drmad_workers.attribution.example_weight import ExampleWeight
     from drmad_workers.attribution.filtered_training import train_without
     from drmad_workers.catalog import Places
+    from drmad_workers.hyperparameters.example_weight import ExampleWeight
 
     count = dropped_rows(drop_lowest, len(ranked))
     lowest: Tensor = torch.from_numpy(np.argsort(ranked, kind="stable")[:count].copy())
     torch.set_num_threads(max(1, int(spec.resources.cpus)))
     # The hyperparameters of a tuning job belong to its own scores; influence is taken without.
-    kinds: list[Kind] = [ExampleWeight()]
-    if values:
-        kinds = [spec_adapter.kind(hyperparameter) for hyperparameter in spec.hyperparameters]
+    kinds: list[Kind] = [ExampleWeight()] if by_influence else spec_adapter.kinds(spec)
     with terminal_bar(Console(stderr=True)) as progress:
         task = progress.add_task("trains", detail="", total=None)
 

@@ -17,6 +17,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import (
+    AttributionResult,
     Failure,
     Infos,
     PackedState,
@@ -32,6 +33,8 @@ from drmad_workers.ray_actor.messages import (
 from drmad_workers.ray_actor.output import captured_output
 
 if TYPE_CHECKING:
+    from drmad_workers.attribution.attribution import DrawAttribution
+    from drmad_workers.attribution.attributor import Attributor
     from drmad_workers.catalog import Places
     from drmad_workers.evaluation import Evaluation
     from drmad_workers.problem import Problem
@@ -76,6 +79,7 @@ class Replica:
         self._problem: Problem | None = None
         self._tuners: Sequence[Tuner] = ()
         self._batched: ReplicaBatch | None = None
+        self._attributor: Attributor | None = None
         self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
@@ -214,6 +218,43 @@ class Replica:
         """One draw of a confirmation, at a state's hyperparameters; see plain_runs.retrained."""
         with self._computing:
             return self._guarded(lambda: self._retrain(state, draw, max_model_bytes), iteration)
+
+    @ray.method(num_returns=2)
+    def attribute(self, most_bytes: int) -> tuple[Failure | None, list[DrawAttribution] | Failure]:
+        """The attribution of the draws of this worker's replicas, whose failure comes first.
+
+        Args:
+            most_bytes: bounds the scores of the job.
+        """
+
+        def body() -> list[DrawAttribution]:
+            from drmad_workers.ray_actor import attribution_runs
+
+            assert self._problem is not None
+            made = attribution_runs.attributor_of(
+                self._spec, self._problem, self._device, most_bytes
+            )
+            self._attributor = made
+            return attribution_runs.draws_of(self._spec, made, self._numbers, self._note)
+
+        with self._computing:
+            found = self._guarded(body, None)
+        return (found if isinstance(found, Failure) else None), found
+
+    def attribution_step(
+        self, *parts: list[DrawAttribution] | Failure
+    ) -> AttributionResult | Failure:
+        """The attribution of the job, from those of all workers in the order of their replicas."""
+        draws = [draw for part in parts if not isinstance(part, Failure) for draw in part]
+
+        def body() -> AttributionResult:
+            from drmad_workers.ray_actor import attribution_runs
+
+            assert self._attributor is not None
+            return attribution_runs.whole(self._spec, self._attributor, draws)
+
+        with self._computing:
+            return self._guarded(body, None)
 
     def abandon(self, ticket: int) -> None:
         """Stops the computations up to this ticket, whose results are no longer needed."""

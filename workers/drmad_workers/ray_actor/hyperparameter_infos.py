@@ -15,12 +15,15 @@ MAX_GROUPS = 128
 def hyperparameter_infos(
     spec: JobSpec, bound: Mapping[str, BoundHyperparameter]
 ) -> list[dict[str, Any]]:
-    """The fields of drmad_client.records.job.HyperparameterInfo, one entry per hyperparameter."""
+    """The fields of drmad_client.records.job.HyperparameterInfo, one entry per hyperparameter.
+
+    The only one that the spec does not name is the weight of the examples of an attribution.
+    """
     kinds = {h.name or h.kind: h.kind for h in spec.hyperparameters}
     return [
         {
             "name": name,
-            "kind": kinds[name],
+            "kind": kinds.get(name, "sample_weight"),
             "shape": list(hyperparameter.initial.shape),
             "transform": hyperparameter.transform,
             "lower": hyperparameter.lower,

@@ -76,6 +76,19 @@ class ReplicaResult:
     device: str
 
 
+@dataclass(frozen=True)
+class AttributionResult:
+    """The attribution of all draws of a job.
+
+    Attributes:
+        report: the fields of drmad_client.records.attribution.AttributionReport.
+        scores: a file of drmad_client.files.influence_scores.
+    """
+
+    report: dict[str, Any]
+    scores: bytes
+
+
 WorkerResults = list[ReplicaResult] | Failure
 """The results of all replicas of one worker."""
 

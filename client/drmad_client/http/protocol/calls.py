@@ -16,8 +16,10 @@ from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from drmad_client.errors import ApiError, ConnectionFailed, from_problem
+from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
+from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
@@ -236,6 +238,19 @@ def validation(job_id: str, validation_id: str) -> Call[Validation]:
 def cancel_validation(job_id: str, validation_id: str) -> Call[Validation]:
     place = f"validations/{quote(validation_id, safe='')}/cancel"
     return Call("POST", _path(job_id, place), _record(Validation), repeatable=False)
+
+
+def attribution(job_id: str) -> Call[AttributionReport]:
+    return Call("GET", _path(job_id, "attribution"), _record(AttributionReport))
+
+
+def influence_scores(job_id: str) -> Call[InfluenceScores]:
+    return Call(
+        "GET",
+        _path(job_id, "attribution/scores"),
+        lambda response: InfluenceScores.unpack(response.content),
+        headers={"Accept": f"{SAFETENSORS}, application/problem+json"},
+    )
 
 
 def arrays(

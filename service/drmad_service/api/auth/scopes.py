@@ -23,6 +23,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/jobs/{job_id}/fidelity"): READ,
     ("GET", "/v1/jobs/{job_id}/validations"): READ,
     ("GET", "/v1/jobs/{job_id}/validations/{validation_id}"): READ,
+    ("GET", "/v1/jobs/{job_id}/attribution"): READ,
+    ("GET", "/v1/jobs/{job_id}/attribution/scores"): READ,
     ("GET", "/v1/jobs/{job_id}/model"): READ,
     ("GET", "/v1/catalog"): READ,
     ("GET", "/v1/cluster"): READ,

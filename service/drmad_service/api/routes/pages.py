@@ -161,6 +161,7 @@ async def job(
     ):  # no meta-iteration is committed, or only those of the forked job
         last = await store.iteration(job_id, "last")
     trials = (await store.trials(job_id, limit=1000)).data if job.spec.search else []
+    attributed = await store.attribution(job_id) if await store.has_attribution(job_id) else None
     validations = await store.validations(job_id)
     fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
@@ -174,6 +175,7 @@ async def job(
         actions=job_page.actions(job) if principal.may_submit else [],
         charts=job_page.charts(job, await store.fidelity_report(job_id) is not None),
         trials=job_page.best_trials(trials),
+        attributed=attributed,
         validation=validations[0] if validations else None,
         validated=next((each for each in validations if each.report), None),
         may_validate=principal.may_submit and job.best is not None,

@@ -19,6 +19,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
 from drmad_service.job_limits import too_many
 from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.job_driver.attribution import JobAttribution
 from drmad_service.scheduling.job_driver.confirmation import JobConfirmation
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import (
@@ -131,6 +132,8 @@ class _LifeCycle:
             try:
                 if point is None or not self._job.replicas.actors:
                     point = await self._start()
+                    if self._job.spec.kind == "attribution":
+                        await JobAttribution(self._job, self._monitor).run()
                     if (finished := _finished(point, self._job.spec)) is not None:
                         await self._succeed(point, finished)
                     await self._preflight.compare_method(point)

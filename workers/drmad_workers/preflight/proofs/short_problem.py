@@ -102,7 +102,7 @@ def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> S
     )
     weights = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     method = exact_method(spec, 4 * weights * training.path_rows * spec.training.steps)
-    kinds = [spec_adapter.kind(hyperparameter) for hyperparameter in spec.hyperparameters]
+    kinds = spec_adapter.kinds(spec)
 
     def made(own: Problem, dtype: torch.dtype, precision: str) -> tuple[ShortProblem, bool]:
         tuner = Tuner(own, kinds, training, method, seed=spec.seed, device=device, dtype=dtype)
