@@ -202,6 +202,8 @@ def agreement(results: Results, story: Story) -> str:
         for plain in results.of(story.case, f"{arm}, plain")
         if (run := results.get(story.case, f"{arm}, again", plain.seed)) is not None
     ]
+    if not pairs:
+        return "The user's loop has not been run yet.\n"
     largest = max(d for _, plain in pairs for d in plain.figures["difference"].values())
     alike = sum(is_alike(run.metrics[story.metric], p.metrics[story.metric]) for run, p in pairs)
     return (
