@@ -76,6 +76,29 @@ def test_the_cluster_attributes_what_this_machine_does_and_keeps_it_with_the_job
     assert (found.dropped, found.figures["validation_loss"].difference.count) == (10, 2)
 
 
+def test_a_tuned_job_is_retrained_without_the_rows_of_lowest_weight(
+    client: Client, service: Service
+) -> None:
+    tuning = {
+        "problem": SPEC["problem"],
+        "training": SPEC["training"],
+        "hyperparameters": [{"kind": "sample_weight"}, {"kind": "l2"}],
+        "hypergradient": {"method": "replay"},
+        "meta": {"iterations": 2},
+    }
+    job = client.jobs.create(tuning).wait(timeout_s=WAIT_S)
+    asked = ["retrain", job.id, "--drop-lowest", "20", "--seeds", "2"]
+    ran = service.run(*asked, "--output", "json")
+    assert ran.returncode == 0, ran.stderr
+    found = FilteredTrainingReport.model_validate(json.loads(ran.stdout))
+    loss = found.figures["validation_loss"]
+    assert (found.rows, found.dropped, loss.all_rows.count) == (100, 20, 2)
+    assert loss.difference.mean != 0.0
+    refused = service.run(*asked, "--query", "valid")
+    assert refused.returncode == 1
+    assert "leave it out for a tuning job" in refused.stderr
+
+
 def test_an_attribution_is_cancelled_while_it_runs(client: Client) -> None:
     slow = SPEC | {"replicas": {"count": 1}, "attribution": {"lds": 1000}}
     job = client.jobs.create(slow)
