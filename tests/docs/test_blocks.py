@@ -29,6 +29,7 @@ RUN_HERE = (  # their Python blocks, one after the other
     "docs/how-to/own-optimizer.md",
     "docs/how-to/problem.md",
     "docs/how-to/recipe.md",
+    "docs/how-to/restart-or-online.md",
     "docs/how-to/resume-and-fork.md",
     "docs/how-to/schedules.md",
     "docs/how-to/tables.md",

@@ -1,0 +1,1 @@
+"""Digits with wrong labels, tuned in one training run and by restarts."""
