@@ -24,7 +24,6 @@ def methods_of(cell: RecipeCell) -> dict[str, Method]:
     """The methods, the exact ones first; those of a part of the steps are candidates of `auto`."""
     methods: dict[str, Method] = {
         "stored": Stored(), "replay": Replay(), "shortcut": Shortcut(),
-        "15 nodes": Shortcut(interpolation_nodes=15),
     }  # fmt: skip
     for part in (10, 4, 2):
         methods[f"shortcut T/{part}"] = Shortcut(horizon=cell.steps // part)

@@ -119,13 +119,13 @@ class ShortcutMethod(_Horizon):
     method: Literal["shortcut"] = "shortcut"
     budget: Annotated[int, bounds.Shortcut.budget] = Field(
         default=defaults.Shortcut.budget,
-        description="Memory budget of the trajectory, in copies of the weights; quantized "
-        "points take 2.5 bits a weight, and 5 under Adam.",
+        description="Memory budget of the trajectory, in copies of the weights, or of Adam's "
+        "state under Adam; quantized points take 2.5 bits a weight.",
     )
     interpolation_nodes: Annotated[int, bounds.Shortcut.interpolation_nodes] | None = Field(
         default=None,
         description="Number of interpolation nodes, each an average of the weights; null takes the "
-        "quantized trajectory, or budget - 1 nodes under optimizers other than SGD and Adam.",
+        "quantized trajectory, or under Adam as many nodes as the budget holds.",
     )
     averaging_window: Annotated[int, bounds.Shortcut.averaging_window] | None = Field(
         default=None,

@@ -58,7 +58,8 @@ class Shortcut(Method):
       towards the end. A mean covers a window around the node and averages the noise out. By
       default the window reaches the next node, so that almost every step contributes. K = 1
       without a mean is DrMAD, ŵ_t = (1-β_t) w_{T-N} + β_t w_T [Fu2016]. K = N nodes at stride 1
-      are the exact trajectory. Rules whose memory may not be rounded always have nodes.
+      are the exact trajectory. Under Adam the budget holds nodes instead of quantized points,
+      because coarse quantization does not keep its second moments positive.
 
     A stride reverses m steps at once. It joins their minibatches, linearizes at the middle of the
     interval, and applies the map of m steps under a constant gradient. The map is accurate while
@@ -73,20 +74,20 @@ class Shortcut(Method):
     momentum that is tuned per step requires single steps throughout, because its derivatives are
     products with the velocity of each step.
 
-    A quantized point of Adam holds the weights and log √ŝ. Its first moment, and the velocity of
-    SGD where the rates are tuned, follow from the points: (ŵ_{t+m} - ŵ_t)/Σα is the mean update of
-    the steps. A node holds the moments of Adam, averaged like the weights.
+    The moments of Adam are kept and interpolated like the weights. The velocity of SGD, which is
+    needed where the rates are tuned, follows from the points: (ŵ_{t+m} - ŵ_t)/Σα.
 
     Cost: N/m Hessian-vector products, each on the rows of m minibatches, and N/2 steps of training
     if segments are trained again.
-    Memory: `budget` copies of the weights, or K + 1 of the state's rows, independent of T.
+    Memory: `budget` copies of the weights, or K + 1 (three times as many for Adam), independent of
+    T.
 
     Attributes:
         horizon: N; None for T.
-        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2.
-            Under a rule with nodes, copies of its state for the nodes and the last state.
-        interpolation_nodes: K, at least 1; None for quantized points, or for `budget` - 1 nodes
-            under a rule whose memory may not be rounded.
+        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2;
+            under Adam, copies of its state for the nodes and the last state.
+        interpolation_nodes: K, at least 1; None for quantized points, and for `budget` - 1 nodes
+            under Adam.
         averaging_window: the length of a node's window in steps. 1 keeps the weights themselves;
             None reaches the next node.
         max_stride: the largest m, at least 1.
@@ -155,12 +156,12 @@ class Shortcut(Method):
         if self.curvature == "gauss_newton":
             require_outputs(run.objective.problem)
         start = run.steps - (self.horizon or run.steps)
-        nodes = self._nodes(run.dynamics.coded_rows)
+        nodes = self._nodes(run.dynamics.path_rows)
         if nodes is not None:
             return InterpolatedTrajectory(
                 node_steps(start, run.steps, nodes), run.steps, self.averaging_window
             )
-        return SegmentedTrajectory(start, run.steps, self.budget, run.dynamics.coded_rows)
+        return SegmentedTrajectory(start, run.steps, self.budget)
 
     def cost(self, training: TrainingConfig) -> float:
         used = len(self.steps(training))
@@ -170,25 +171,24 @@ class Shortcut(Method):
         return 1.0 + (self._retrained_steps(training) + PRODUCT * used) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        nodes = 1 if self.preset else self._nodes(training.coded_rows)
+        nodes = 1 if self.preset else self._nodes(training.path_rows)
         steps = self.backward_total(training)
         if nodes is not None:
             return min(nodes, steps) + 1.0
-        held = 1.0 + BITS / 32.0 * math.ceil(steps / 3)
-        return min(float(self.budget), training.coded_rows * held) / training.path_rows
+        return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
 
-    def _nodes(self, coded_rows: int) -> int | None:
-        if coded_rows == 0 and self.interpolation_nodes is None:
+    def _nodes(self, path_rows: int) -> int | None:
+        under_adam = path_rows > 1
+        if under_adam and self.interpolation_nodes is None:
             return self.budget - 1
         return self.interpolation_nodes
 
     def _retrained_steps(self, training: TrainingConfig) -> int:
         """The number of steps that are trained again during the backward pass."""
-        if self.preset is not None or self._nodes(training.coded_rows) is not None:
+        if self.preset is not None or self._nodes(training.path_rows) is not None:
             return 0
         steps = self.steps(training)
-        starts = segment_starts(steps.start, steps.stop, self.budget, training.coded_rows)
-        return starts[-1] - steps.start
+        return segment_starts(steps.start, steps.stop, self.budget)[-1] - steps.start
 
     def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
         assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
@@ -278,7 +278,7 @@ class Shortcut(Method):
                 # index of the original implementation wraps around, the line is extrapolated.
                 share = betas[max(step, 1)] - betas[max(step, 1) - 1] if points > 1 else 1.0
                 moved = (last - first)[0][: run.optimizer_state.shape[-1]]
-                velocity = run.dynamics.velocity(step, 1, share * moved, moved)
+                velocity = run.dynamics.velocity(step, 1, share * moved)
                 run.optimizer_state[1].copy_(velocity)
             adjoint.step_back(step, velocity_after=velocity)
         adjoint.finish(0)
@@ -320,32 +320,28 @@ def place_at_midpoint(
 ) -> Tensor | None:
     """Places the run at the middle of the steps `start` .. `stop - 1`.
 
-    Where `pull_back` takes one, the function returns the velocity between `start` and `stop`, shape
-    (P,); see InnerOptimizer.velocity. For a tuned momentum of SGD it also writes the velocity of
-    the previous step into the state, which is 0 before the first step.
+    Where the rates are tuned, the function returns the velocity between `start` and `stop`, shape
+    (P,). For a tuned momentum it also writes the velocity of the previous step into the state,
+    which is 0 before the first step.
     """
     dynamics, middle = run.dynamics, 0.5 * (start + stop - 1)
-    holds_moments = run.dynamics.path_rows > 1 and isinstance(segment, InterpolatedTrajectory)
-    if holds_moments or not dynamics.takes_velocity:
+    if not (isinstance(dynamics, MomentumSGD) and dynamics.reads_gradient):
         segment.point(middle, run.path)
         return None
-    first, between, last = segment.buffer(), segment.buffer(), segment.buffer()
-    weights = run.optimizer_state[0]
-    size = weights.shape[-1]
-    segment.point(stop, last)
-    segment.point(middle, between)
-    segment.point(start, first)
-    dynamics.place(between, run.state)
-    velocity = dynamics.velocity(start, stop - start, (last - first)[0][..., :size], weights)
-    if not isinstance(dynamics, MomentumSGD) or dynamics.momentum.total is None:
-        return velocity
+    first, last = torch.empty_like(run.path), torch.empty_like(run.path)
     velocity_before = run.optimizer_state[1]
+    size = velocity_before.shape[-1]
+    segment.point(stop, last)
+    segment.point(middle, run.path)
+    segment.point(start, first)
+    velocity = dynamics.velocity(start, stop - start, (last - first)[0][..., :size])
+    if dynamics.momentum.total is None:
+        return velocity
     if start == 0:
         velocity_before.zero_()
     elif start == segment.start:
         velocity_before.copy_(velocity)
     else:
         segment.point(start - 1, last)
-        moved = (first - last)[0][..., :size]
-        velocity_before.copy_(dynamics.velocity(start - 1, 1, moved, weights))
+        velocity_before.copy_(dynamics.velocity(start - 1, 1, (first - last)[0][..., :size]))
     return velocity

@@ -146,12 +146,6 @@ class TrainingConfig:
         made = self._optimizer()
         return 1 + made.memory_rows if isinstance(made, UpdateRule) else made.path_rows
 
-    @property
-    def coded_rows(self) -> int:
-        """Rows of a point of a quantized trajectory, 0 if there is none; see InnerOptimizer."""
-        made = self._optimizer()
-        return 0 if isinstance(made, UpdateRule) else made.coded_rows
-
     def with_rule(self, rule: UpdateRule | None) -> Self:
         """The same training by the rule of a problem, which has one exactly for "custom".
 

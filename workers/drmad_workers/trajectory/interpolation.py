@@ -92,10 +92,6 @@ class InterpolatedTrajectory:
         """See SegmentedTrajectory.spans."""
         return [(self.start, self._stop)]
 
-    def buffer(self) -> Tensor:
-        """An empty point."""
-        return torch.empty_like(self._points[-1])
-
     def segments(self, run: TrainingRun) -> "Iterator[InterpolatedTrajectory]":
         """The whole trajectory as one segment; see SegmentedTrajectory.segments."""
         yield self

@@ -26,9 +26,6 @@ class QuantizedTrajectory:
     mean square (bfloat16) and rounded to one of four levels. Points are added in ascending order
     and read in descending order; between two points the state is interpolated linearly.
 
-    The rows of a point are the optimizer's coordinates of the state. Of all but the weights there
-    are none at step 0: those of the first added point stand for them.
-
     Attributes:
         start: the step of the first point.
         every: the distance of consecutive points in steps.
@@ -40,7 +37,7 @@ class QuantizedTrajectory:
         Args:
             start, stop: the first and the last step.
             points: the maximum number of quantized points.
-            first: the point at `start`, shape (rows, ..., P), which is kept in full precision.
+            first: the state at `start`, shape (..., P), which is kept in full precision.
         """
         self.start = start
         self.every = spacing(stop - start, points)
@@ -52,11 +49,9 @@ class QuantizedTrajectory:
         self._index = 0
         self.next_step = self._point_steps[1]
 
-    def add(self, point: Tensor) -> None:
-        """Appends the point at `next_step`, shape (rows, ..., P)."""
-        if self.start == self._index == 0:
-            self._point[1:] = point[1:]
-        code = encoded(point - self._point)
+    def add(self, state: Tensor) -> None:
+        """Appends the state at `next_step`, shape (..., P)."""
+        code = encoded(state - self._point)
         self._point += decoded(code, self._table, self._point)
         self._codes.append(code)
         self._index += 1
@@ -64,7 +59,7 @@ class QuantizedTrajectory:
         self.next_step = self._point_steps[after] if after < len(self._point_steps) else -1
 
     def point(self, time: float, out: Tensor) -> None:
-        """Writes the point interpolated at `time` (in steps) into `out`, shape (rows, ..., P).
+        """Writes the state interpolated at `time` (in steps) into `out`, shape (..., P).
 
         Times must descend: points later than the one that follows `time` are discarded.
         """
@@ -74,10 +69,6 @@ class QuantizedTrajectory:
             self._index -= 1
         left, right = self._point_steps[self._index : self._index + 2]
         torch.add(self._point, self._difference, alpha=(time - left) / (right - left), out=out)
-
-    def buffer(self) -> Tensor:
-        """An empty point."""
-        return torch.empty_like(self._point)
 
 
 def spacing(length: int, points: int) -> int:

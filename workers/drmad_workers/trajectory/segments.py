@@ -14,9 +14,6 @@ WIDE, DENSE = 6, 4
 """Distances of consecutive points in steps. A run with a distance above WIDE is bisected until the
 first segment has a distance of at most DENSE."""
 
-WIDE_WITH_MOMENTS = 16
-"""WIDE where a point holds Adam's moments too, and takes twice the memory."""
-
 
 class SegmentedTrajectory:
     """Quantizes the last segment during training, and earlier ones while they are trained again.
@@ -31,15 +28,10 @@ class SegmentedTrajectory:
         start: the first step.
     """
 
-    def __init__(self, start: int, stop: int, copies: int, rows: int = 1) -> None:
-        """
-        Args:
-            start, stop: the steps that the trajectory covers.
-            copies: the memory in copies of the weights, at least 2.
-            rows: the rows of a point (InnerOptimizer.coded_rows).
-        """
-        self._starts = segment_starts(start, stop, copies, rows)
-        self._stop, self._copies, self._rows = stop, copies, rows
+    def __init__(self, start: int, stop: int, copies: int) -> None:
+        """Covers the steps `start` .. `stop` in `copies` copies of the weights, at least 2."""
+        self._starts = segment_starts(start, stop, copies)
+        self._stop, self._copies = stop, copies
         self.start = start
         self._snapshots: list[HalfPrecisionSnapshot] = []
         self._segment: QuantizedTrajectory | None = None
@@ -53,7 +45,7 @@ class SegmentedTrajectory:
         if self._segment is None:
             self._segment = self._begin(len(self._snapshots), run)
         else:
-            self._segment.add(run.dynamics.coordinates(step, run.path))
+            self._segment.add(run.path)
         self.next_step = self._segment.next_step
 
     @property
@@ -74,34 +66,25 @@ class SegmentedTrajectory:
                 run.take(step)
                 run.monitor.advance(0)
                 if step + 1 == segment.next_step:
-                    segment.add(run.dynamics.coordinates(step + 1, run.path))
+                    segment.add(run.path)
             yield segment
 
     def _begin(self, earlier: int, run: TrainingRun) -> QuantizedTrajectory:
         """An empty segment at the run's current state, with `earlier` segments before it."""
         start, stop = [*self._starts, self._stop][earlier : earlier + 2]
-        points = points_in(self._copies, self._rows, earlier)
-        return QuantizedTrajectory(start, stop, points, run.dynamics.coordinates(start, run.path))
+        return QuantizedTrajectory(start, stop, points_in(self._copies - 1 - earlier), run.path)
 
 
-def points_in(copies: int, rows: int = 1, snapshots: int = 0) -> int:
-    """The number of quantized points that fit in `copies` copies of the weights in float32.
-
-    The point that was read last takes `rows` copies, and a snapshot in half precision takes 1, or
-    1.5 with Adam's two moments. With moments the difference to the next point and the velocity that
-    follows from it are counted too.
-    """
-    rest = float(copies - rows - snapshots)
-    if rows > 1:
-        rest = copies - 2 * rows - 1 - 1.5 * snapshots
-    return max(1, int(rest * 32 / (rows * BITS)))
+def points_in(copies: int) -> int:
+    """The number of quantized points that fit in `copies` copies of the weights in float32."""
+    return max(1, int(copies * 32 / BITS))
 
 
-def segment_starts(start: int, stop: int, copies: int, rows: int = 1) -> list[int]:
+def segment_starts(start: int, stop: int, copies: int) -> list[int]:
     """The first step of each segment of `start` .. `stop`, in ascending order."""
-    points = points_in(copies, rows)
+    points = points_in(copies - 1)
     starts = [stop]
-    if spacing(stop - start, points) > (WIDE if rows == 1 else WIDE_WITH_MOMENTS):
-        while spacing(starts[0] - start, points) > DENSE and len(starts) < copies // rows - 1:
+    if spacing(stop - start, points) > WIDE:
+        while spacing(starts[0] - start, points) > DENSE and len(starts) < copies - 1:
             starts.insert(0, start + (starts[0] - start) // 2)
     return [start, *starts[:-1]]

@@ -33,20 +33,16 @@ class Snapshots:
 class HalfPrecisionSnapshot:
     """One state in half precision, with the carried values in full precision.
 
-    Each row is scaled by its largest magnitude, so that no entry overflows. Second moments are
-    kept as their roots, whose range half precision holds: the smallest stay above 0.
+    Each row is scaled by its largest magnitude, so that no entry overflows.
     """
 
     def __init__(self, run: TrainingRun) -> None:
         state = run.optimizer_state
         tiny = torch.finfo(state.dtype).tiny
-        self._roots = slice(2, 3 if run.dynamics.coded_rows > 1 else 2)
-        state = torch.cat([state[:2], state[2:].sqrt()])
         self._scale = state.abs().amax(-1, keepdim=True).clamp_min_(tiny)
         self._state: Tensor = (state / self._scale).half()
         self._carried = run.objective.parameters.carried_flat.clone()
 
     def restore(self, run: TrainingRun) -> None:
         torch.mul(self._state, self._scale, out=run.optimizer_state)
-        run.optimizer_state[self._roots].square_()
         run.objective.parameters.carried_flat.copy_(self._carried)

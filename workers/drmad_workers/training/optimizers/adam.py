@@ -53,7 +53,6 @@ class Adam(InnerOptimizer):
     memory_rows = 2
     path_rows = 3
     point_rows = 3
-    coded_rows = 2
     reads_gradient = True
 
     @classmethod
@@ -62,41 +61,6 @@ class Adam(InnerOptimizer):
     ) -> Self:
         rest = (settings.betas[1], settings.eps, weight_decay, settings.optimizer == "adamw")
         return cls(learning_rate, momentum, *rest)
-
-    @property
-    def takes_velocity(self) -> bool:
-        return True
-
-    def coordinates(self, step: int, path: Tensor) -> Tensor:
-        """w and log √ŝ, with ŝ = s / (1 - β₂ᵗ).
-
-        Rounding then has the same relative effect on every weight, whatever the size of its
-        gradients, and no s becomes negative. √ŝ is at least ε. Where it is 0, no gradient came yet:
-        the mean of the others stands for it, so that the first gradient is no large move. m follows
-        from the weights, see `velocity`. At t = 0 there is no ŝ, and the row is 0.
-        """
-        rows, time = path[::2].clone(), self.first + step
-        if time == 0:
-            return rows
-        root = rows[1].div_(1.0 - self.second_decay**time).sqrt_()
-        known = root > 0.0
-        root.clamp_min_(self.epsilon).log_()
-        total = (root * known).sum(-1, keepdim=True)
-        mean = total / known.sum(-1, keepdim=True).clamp_min(1)
-        torch.where(known, root, mean, out=root)
-        return rows
-
-    def place(self, coordinates: Tensor, state: Tensor) -> None:
-        """Writes w, and √ŝ in the place of s; m is not written."""
-        state[0].copy_(coordinates[0])
-        torch.exp(coordinates[1], out=state[2])
-
-    def velocity(self, step: int, count: int, moved: Tensor, weights: Tensor) -> Tensor:
-        """The mean of m̂ / (√ŝ + ε) over the steps: -moved / Σα, for AdamW - ω w."""
-        mean = self.learning_rate.quotient(moved, step, count).neg_()
-        if self.decoupled and not self.weight_decay.is_zero:
-            add_scaled(mean, self.weight_decay.factor(step), weights, -1.0)
-        return mean
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
         factors = [rate.factor(step) for rate in self.rates.values()]
@@ -147,47 +111,31 @@ class Adam(InnerOptimizer):
         velocity_after: Tensor | None = None,
     ) -> None:
         assert gradient is not None
-        cotangent.zero_()
-        if velocity_after is not None:
-            root = state[2]
-            along = velocity_after * (root + self.epsilon)
-            for j in range(step + count - 1, step - 1, -1):
-                moment = along * (1.0 - self.momentum.factor(j) ** (self.first + j + 1))
-                self._reverse(j, state[0], moment, root, gradient, adjoint, cotangent)
-            return
         points = [state]
         for j in range(step, step + count - 1):
             points.append(points[-1].clone())
             self.step(j, points[-1], gradient)
+        cotangent.zero_()
         for j in range(step + count - 1, step - 1, -1):
-            weights, first, second = points[j - step]
-            taken = self._coupled(weights, gradient, self.weight_decay.factor(j))
-            root = torch.mul(second, self.second_decay)
-            root.addcmul_(taken, taken, value=1.0 - self.second_decay)
-            root.div_(1.0 - self.second_decay ** (self.first + j + 1)).sqrt_()
-            moment = torch.lerp(first, taken, 1.0 - self.momentum.factor(j))
-            self._reverse(j, weights, moment, root, gradient, adjoint, cotangent)
+            self._reverse(j, points[j - step], gradient, adjoint, cotangent)
 
     def _reverse(
-        self,
-        step: int,
-        weights: Tensor,
-        moment: Tensor,
-        root: Tensor,
-        gradient: Tensor,
-        adjoint: Tensor,
-        cotangent: Tensor,
+        self, step: int, state: Tensor, gradient: Tensor, adjoint: Tensor, cotangent: Tensor
     ) -> None:
-        """`pull_back` of one step, with m' and √ŝ' after it; adds to u."""
+        """`pull_back` of one step; adds to u."""
+        weights, first, second = state
         d_weights, d_first, d_second = adjoint
         rate, decay = self.learning_rate.factor(step), self.momentum.factor(step)
         time = self.first + step + 1
         shrink = self.weight_decay.factor(step)
         gradient = self._coupled(weights, gradient, shrink)
         correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time
+        root = torch.mul(second, self.second_decay)
+        root.addcmul_(gradient, gradient, value=1.0 - self.second_decay)
+        root.div_(second_correction).sqrt_()
         inverse = root.add(self.epsilon).reciprocal_()
         by_moment = d_weights * inverse
-        along = moment * by_moment
+        along = torch.lerp(first, gradient, 1.0 - decay).mul_(by_moment)
         if self.learning_rate.total is not None:
             by_rate = -along / correction
             if self.decoupled:
@@ -195,9 +143,8 @@ class Adam(InnerOptimizer):
             self.learning_rate.gather(step, by_rate)
         add_scaled(d_first, rate / correction, by_moment, -1.0)
         if self.momentum.total is not None:
-            # m - g = (m' - g) / β₁; a tuned β₁ is a sigmoid, and above 0.
+            by_decay = d_first * (first - gradient)
             slope = rate * time * decay ** (time - 1) / correction**2
-            by_decay = d_first * (moment - gradient) / decay
             add_scaled(by_decay, slope, along, -1.0)
             self.momentum.gather(step, by_decay)
         by_square = along.mul_(inverse).mul_(rate / correction).div_(root)

@@ -52,8 +52,6 @@ class InnerOptimizer(ABC):
         point_rows: leading rows of the state that the reverse of a step reads.
         path_rows: leading rows that an approximate trajectory must carry; the others follow from
             the weights of neighbouring steps.
-        coded_rows: the rows of a point of a quantized trajectory, see `coordinates`; 0 if rounding
-            would take the state out of its domain.
         reads_gradient: whether the reverse also reads the gradient at the point.
         learning_rate, momentum, weight_decay: α, γ (of Adam, β₁) and ω.
         first: the steps of the training before step 0, see training.window.Window. What depends on
@@ -67,7 +65,6 @@ class InnerOptimizer(ABC):
     memory_rows: int
     path_rows: int
     point_rows: int
-    coded_rows: int
     reads_gradient: bool
 
     @property
@@ -82,32 +79,6 @@ class InnerOptimizer(ABC):
     def reads_gradient_at(self, velocity_after: Tensor | None) -> bool:
         """Whether `pull_back` reads the gradient where it is given this velocity."""
         return self.reads_gradient
-
-    @property
-    def takes_velocity(self) -> bool:
-        """Whether `pull_back` off the trajectory takes a velocity; see `velocity`."""
-        return self.reads_gradient
-
-    def coordinates(self, step: int, path: Tensor) -> Tensor:
-        """The path before `step` as a quantized trajectory rounds it, shape (coded_rows, ..., P).
-
-        Every entry may be moved by a part of its change between two points.
-        """
-        return path
-
-    def place(self, coordinates: Tensor, state: Tensor) -> None:
-        """Writes rounded coordinates into the state, for `pull_back` with a velocity."""
-        state[: len(coordinates)].copy_(coordinates)
-
-    def velocity(self, step: int, count: int, moved: Tensor, weights: Tensor) -> Tensor:
-        """The mean velocity of steps that moved the weights by `moved`, shape (P,).
-
-        Args:
-            step, count: the steps.
-            moved: w after the steps minus w before them.
-            weights: w between the two.
-        """
-        return self.learning_rate.quotient(moved, step, count)
 
     @abstractmethod
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
@@ -152,5 +123,5 @@ class InnerOptimizer(ABC):
                 (dw, dλ) -= ∂<ḡ(w, λ), u> remains to be done.
             state: where the steps are linearised, shape (1 + S, P); `point_rows` of it are read.
             gradient: ḡ there, where `reads_gradient_at` says so.
-            velocity_after: see `velocity`; None where the state is one of the true trajectory.
+            velocity_after: see MomentumSGD; None where the state is one of the true trajectory.
         """

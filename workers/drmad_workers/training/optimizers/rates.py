@@ -74,20 +74,6 @@ class Rate:
         parts = zip(factor, self.sizes, strict=True)
         return torch.cat([value.expand(size) for value, size in parts])
 
-    def quotient(self, moved: Tensor, step: int, count: int) -> Tensor:
-        """moved / Σα over steps, shape (P,), and 0 where Σα is.
-
-        The derivatives by the rates of such steps are 0 too, but those by a momentum whose
-        velocity moves the weights later.
-        """
-        total: Factor = 0.0
-        for j in range(step, step + count):
-            total = total + self.at(j)
-        summed = self.spread(total)
-        if isinstance(summed, Tensor):
-            return torch.where(summed > 0.0, moved / summed, 0.0)
-        return moved / summed if summed > 0.0 else torch.zeros_like(moved)
-
     def rounded(self, denominator: int) -> "Rate":
         """The nearest n / denominator with 0 < n < denominator; their derivatives gather here."""
         numerators = self._values.mul(denominator).round_().clamp_(1, denominator - 1)

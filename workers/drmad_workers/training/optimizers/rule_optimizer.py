@@ -30,7 +30,6 @@ class RuleOptimizer(InnerOptimizer):
     weight_decay: Rate
     shapes: Sequence[torch.Size]
 
-    coded_rows = 0
     reads_gradient = True
 
     def __post_init__(self) -> None:

@@ -75,7 +75,6 @@ class MomentumSGD(InnerOptimizer):
 
     memory_rows = 1
     path_rows = 1
-    coded_rows = 1
 
     def __post_init__(self) -> None:
         rates = (self.learning_rate, self.momentum)
@@ -164,6 +163,20 @@ class MomentumSGD(InnerOptimizer):
         if self.constant:
             self._maps[count] = made
         return made
+
+    def velocity(self, step: int, count: int, moved: Tensor) -> Tensor:
+        """moved / Σα: the mean velocity of steps that moved the weights by `moved`, shape (P,).
+
+        It is 0 where Σα is: the derivatives by the rates of such steps are 0 too, but those by a
+        momentum whose velocity moves the weights later.
+        """
+        total: Factor = 0.0
+        for j in range(step, step + count):
+            total = total + self.learning_rate.at(j)
+        summed = self.learning_rate.spread(total)
+        if isinstance(summed, Tensor):
+            return torch.where(summed > 0.0, moved / summed, 0.0)
+        return moved / summed if summed > 0.0 else torch.zeros_like(moved)
 
     def pull_back(
         self,
