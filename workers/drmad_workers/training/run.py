@@ -24,6 +24,9 @@ from drmad_workers.training.window import WHOLE, Window
 CHECK_EVERY = 100
 """Steps between two checks of the losses on a GPU, so that no other step waits for the device."""
 
+RECORDED_STEPS = 100
+"""The least steps of a window in which a GPU replays a recorded step."""
+
 
 class TrajectoryRecorder(Protocol):
     """Keeps of the trajectory what a method needs in its backward pass."""
@@ -153,7 +156,9 @@ class TrainingRun:
         self.monitor.begin("forward", self.steps)
         self.expect(self.order(range(self.steps)))
         on_cpu = self.state.device.type == "cpu"
-        take = training_step(self)
+        # Recording a step takes longer than the few steps of a short window.
+        records = self.window.start is None or self.steps >= RECORDED_STEPS
+        take = training_step(self) if records else self.take
         parameters, traced = self.objective.parameters, self.objective.inner.traced
         verifies, signature = self.window.verifies, self.window.signature
         if verifies and signature is None:
