@@ -272,6 +272,7 @@ def test_auto_takes_an_exact_method_that_recomputes_nothing() -> None:
 def test_patience_ends_a_run_early() -> None:
     training = replace(SGD, steps=400, learning_rate=1e-12)
     result = tuned(small_problem(), training, replace(ONLINE, patience=3))
-    assert len(result.evaluations) < 30
+    assert len(result.evaluations) < 10
+    assert result.evaluations[-1].model
     assert result.training is not None
     assert result.training.step == 4 * len(result.evaluations)

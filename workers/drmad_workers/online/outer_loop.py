@@ -56,7 +56,7 @@ def run_windows(
     training: TrainingState | None = None,
     on_iteration: Callable[[int, Evaluation], None] | None = None,
 ) -> OnlineResult:
-    """Trains to the end of the run, or until the patience ends.
+    """Trains to the end of the run, or until the patience ends, with a verified window.
 
     Args:
         run: the run.
@@ -71,10 +71,16 @@ def run_windows(
     with run.open(training, draw=state.iteration):
         kept = OnlineResult(state, run.state())
         evaluations: list[Evaluation] = []
-        while not run.is_done and not out_of_patience(state, meta):
+        while not run.is_done:
+            ends = out_of_patience(state, meta)
+            if ends and run.is_verified:
+                break
             try:
                 evaluation = run.advance(
-                    state.hyperparameters, measures=run.verifies_next, keep_model=run.is_last
+                    state.hyperparameters,
+                    measures=ends or run.verifies_next,
+                    keep_model=ends or run.is_last,
+                    verifies=ends,
                 )
             except Restart as restart:
                 logger.info("windows are repeated: %s", restart)

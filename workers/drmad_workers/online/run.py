@@ -144,7 +144,11 @@ class OnlineRun:
         return taken(self._replica.objective.parameters, self._state, self.step, self.draw)
 
     def advance(
-        self, values: Mapping[str, Tensor], measures: bool = False, keep_model: bool = False
+        self,
+        values: Mapping[str, Tensor],
+        measures: bool = False,
+        keep_model: bool = False,
+        verifies: bool = False,
     ) -> Evaluation:
         """Trains one window at λ, and differentiates it.
 
@@ -156,13 +160,14 @@ class OnlineRun:
             values: λ by name, before the transform.
             measures: whether to measure the metrics on held-out data; `metrics` is empty otherwise.
             keep_model: whether the result has the model; it is empty otherwise.
+            verifies: verifies the window though its turn has not come, so that the run may end.
         Raises:
             Restart: an assumption was wrong. Call its `learn`, and `go_to` the last verified state.
             TrainingDiverged, HypergradientError, Stopped.
         """
         replica, objective = self._replica, self._replica.objective
         clock = Clock(replica.device)
-        verifies = self.verifies_next
+        verifies = verifies or self.verifies_next
         objective.set_hyperparameters(values)
         window = Window(self.step, self._state, self._signature, verifies)
         config = self._config()
