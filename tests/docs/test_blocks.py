@@ -150,6 +150,9 @@ def test_every_part_of_a_job_is_valid(tmp_path: Path) -> None:
         assert set(fields) <= set(JobSpec.model_fields), f"{block.page}: {block.first_line}"
         if "entrypoint" in (problem := fields.get("problem", {})):
             problem["code"] = "sha256:" + 64 * "0"  # --code fills it in
-        JobSpec.model_validate(JOB | fields)
+        rest = dict(JOB)
+        if fields.get("kind") == "attribution":
+            del rest["hyperparameters"]
+        JobSpec.model_validate(rest | fields)
         checked += 1
     assert checked >= 4

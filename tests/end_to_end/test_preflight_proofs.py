@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drmad_client.errors import JobFailed
+from drmad_client.errors import JobFailed, JobWarning
 from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus
 from tests.end_to_end.running import WAIT_S, Service
@@ -55,7 +55,9 @@ def test_a_failed_proof_prevents_the_job_unless_it_is_overridden(
     assert [proof.name for proof in record.preflight.failed] == failed
     assert service.run("show", job.id).stdout.count("failed") > 2
     job = client.jobs.create(SPEC | {"preflight": {"override": failed}}, code=tmp_path)
-    assert job.wait(timeout_s=WAIT_S).status is JobStatus.SUCCEEDED
+    with pytest.warns(JobWarning, match="repeatable failed and was overridden"):
+        ended = job.wait(timeout_s=WAIT_S)
+    assert ended.status is JobStatus.SUCCEEDED
     warnings = [record.warnings for record in job.history()]
     assert len(warnings) == 2
     assert all(len(sentences) == len(failed) for sentences in warnings)

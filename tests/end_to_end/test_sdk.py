@@ -168,7 +168,9 @@ def test_commands_answer_what_the_clients_answer(service: Service, finished: str
     assert json.loads(run("hypergradients", finished, "-o", "json"))["sample_weight"] == (
         gradient.tolist()
     )
-    assert run("watch", finished).splitlines()[-1].startswith("succeeded")
+    *_, ended, confirmed = run("watch", finished).splitlines()
+    assert ended.startswith("succeeded")
+    assert confirmed.startswith("not confirmed: meta.confirmation 0.1 allows 0 more")
     assert run("logs", finished, "--follow") == run("logs", finished)
     assert json.loads(run("figure", finished, "seconds"))["layout"]["title"]["text"]
     assert "digits" in run("catalog")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors import numpy as safetensors
 
-from drmad_client.errors import JobFailed
+from drmad_client.errors import JobFailed, JobWarning
 from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus
 from drmad_workers.catalog import Places, load_data
@@ -150,7 +150,10 @@ def test_method_that_points_nowhere_is_warned_of(client: Client) -> None:
     chosen = client.jobs.create(spec | {"hypergradient": {"method": "auto"}})
     for job in (trusted, chosen):
         job.wait(timeout_s=WAIT_S)
-    with pytest.raises(JobFailed) as caught:
+    with (
+        pytest.warns(JobWarning, match="shortcut's hypergradient diverges"),
+        pytest.raises(JobFailed) as caught,
+    ):
         paper.wait(timeout_s=WAIT_S)
     assert caught.value.job.error is not None
     assert caught.value.job.error.code == "hypergradient_diverged"

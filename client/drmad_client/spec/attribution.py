@@ -12,7 +12,7 @@ from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.queries import parse_query
 
 if TYPE_CHECKING:
-    from drmad_client.spec.job import JobSpec
+    from drmad_client.spec.replicas import ReplicasSpec
 
 METHODS = ("auto", "replay", "stored", "shortcut")
 """The methods of an attribution; auto takes replay."""
@@ -45,27 +45,29 @@ class AttributionSpec(Spec):
     )
 
 
-def attribution_misfits(spec: JobSpec) -> Iterator[Misfit]:
+def attribution_misfits(
+    kinds: list[str],
+    has_search: bool,
+    iterations: int,
+    method: str,
+    replicas: ReplicasSpec,
+) -> Iterator[Misfit]:
     """The parts of a job of kind attribution that belong to tuning."""
-    if spec.hyperparameters:
-        names = [hyperparameter.kind for hyperparameter in spec.hyperparameters]
+    if kinds:
         message = (
             "must be left out, because an attribution differentiates by the weights of the "
             "training examples: state rates and weight decay under training"
         )
-        yield ("hyperparameters",), names, message
-    if spec.search is not None:
+        yield ("hyperparameters",), kinds, message
+    if has_search:
         message = "must be left out of an attribution, which trains at the settings as they are"
         yield ("search",), None, message
-    if spec.meta.iterations != 1:
-        iterations = spec.meta.iterations
+    if iterations != 1:
         message = f"must be left out of an attribution, which has no outer steps, got {iterations}"
         yield ("meta", "iterations"), iterations, message
-    method = spec.hypergradient.method
     if method not in METHODS:
         message = f"must be {', '.join(METHODS)} for an attribution, got {method}"
         yield ("hypergradient", "method"), method, message
-    replicas = spec.replicas
     if replicas.mode != "sync":
         message = f"must be sync for an attribution, whose replicas are draws, got {replicas.mode}"
         yield ("replicas", "mode"), replicas.mode, message

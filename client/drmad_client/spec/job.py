@@ -244,7 +244,13 @@ class JobSpec(Spec):
 
     def _kind_misfits(self) -> Iterator[Misfit]:
         if self.kind == "attribution":
-            yield from attribution_misfits(self)
+            yield from attribution_misfits(
+                [hyperparameter.kind for hyperparameter in self.hyperparameters],
+                self.search is not None,
+                self.meta.iterations,
+                self.hypergradient.method,
+                self.replicas,
+            )
             return
         if not self.hyperparameters:
             message = "must name at least one hyperparameter to tune, got none"
