@@ -292,6 +292,16 @@ def test_an_error_that_is_no_problem_is_shown_in_short(
     assert len(str(caught.value)) < 300
 
 
+def test_an_answer_to_head_has_no_body_and_a_missing_key_is_named_all_the_same(
+    client: Client, service: FakeService, tmp_path: Path
+) -> None:
+    (tmp_path / "my_problem.py").write_text("")
+    sha256 = pack(tmp_path).name.removeprefix("sha256:")
+    service.on("HEAD", f"/v1/code/{sha256}", Answer(401, b""))
+    with pytest.raises(errors.AuthenticationFailed, match="set DRMAD_API_KEY, or DRMAD_HOME"):
+        client.jobs.create({"problem": {"entrypoint": "my_problem:build"}}, code=tmp_path)
+
+
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"", b"\xff\xfe", b"[]", b"{}"])
 def test_somebody_else_on_the_port_is_recognised(
     client: Client, service: FakeService, body: bytes

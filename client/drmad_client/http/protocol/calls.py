@@ -307,8 +307,7 @@ def answer(call: Call[T], response: httpx.Response) -> T:
         return call.read(response)
     except ValueError as error:
         raise ConnectionFailed(
-            f"{response.url} is not a drmad service: it answered {_excerpt(response.text)}; "
-            f"check the URL"
+            f"{response.url} is not a drmad service: it answered {_said(response)}; check the URL"
         ) from error
 
 
@@ -366,16 +365,26 @@ def _refusal(response: httpx.Response) -> ApiError:
     try:
         problem = ProblemDetails.model_validate_json(response.content)
     except ValueError:
-        # A proxy answered, or another program than drmad.
+        # A proxy answered, or another program than drmad, or the answer is to HEAD and has no body.
         request = response.request
         problem = ProblemDetails(
             title=response.reason_phrase,
             status=response.status_code,
             detail=f"{request.method} {request.url} returned {response.status_code} "
-            f"{response.reason_phrase}: {_excerpt(response.text)}",
+            f"{response.reason_phrase}: {_said(response)}",
             code="unexpected_answer",
         )
     return from_problem(problem, response.headers.get("x-request-id"))
+
+
+def _said(response: httpx.Response) -> str:
+    """What an answer without problem details says, in short."""
+    if response.request.method == "HEAD" and response.status_code == 401:
+        return (
+            "the request needs a key of the service: set DRMAD_API_KEY, or DRMAD_HOME if the "
+            "service is a `drmad up` with a home of its own"
+        )
+    return _excerpt(response.text)
 
 
 def _excerpt(text: str) -> str:
