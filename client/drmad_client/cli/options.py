@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,17 @@ JobId = Annotated[
     typer.Argument(metavar="ID", help="Id of the job.", autocompletion=complete_job_id),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
+CodeOption = Annotated[
+    Path | None, typer.Option("--code", metavar="DIR", help="Folder with the job's own code.")
+]
+DataRootsOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--data-root",
+        envvar="DRMAD_DATA_ROOTS",
+        help="Folder that data may be read from; repeatable.",
+    ),
+]
 IterationOption = Annotated[str, typer.Option(help="Meta-iteration: best, last or a number.")]
 
 

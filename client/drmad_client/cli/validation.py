@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drmad_client.cli import options
-from drmad_client.cli.options import Output, OutputOption
+from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 
 if TYPE_CHECKING:
     from drmad_client.records.validation import ValidationReport
@@ -36,17 +36,8 @@ def validate(
         str | None,
         typer.Option(help="Meta-iteration of a job: best, last or a number; by default best."),
     ] = None,
-    code: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the job's own code.")
-    ] = None,
-    data_roots: Annotated[
-        list[Path],
-        typer.Option(
-            "--data-root",
-            envvar="DRMAD_DATA_ROOTS",
-            help="Folder that data may be read from; repeatable.",
-        ),
-    ] = [],  # noqa: B006 (typer reads the default and copies it)
+    code: CodeOption = None,
+    data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
     changes: Annotated[
         int | None,
         typer.Option(help="Training runs for every share and for every radius; by default 30."),

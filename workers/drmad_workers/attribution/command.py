@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drmad_client.cli import options
-from drmad_client.cli.options import Output, OutputOption
+from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 from drmad_client.spec import defaults
 from drmad_workers.preflight.command import read_job
 
@@ -20,25 +20,13 @@ if TYPE_CHECKING:
     from drmad_workers.attribution.attribution import Attribution
     from drmad_workers.catalog import Places
 
-CodeOption = Annotated[
-    Path | None, typer.Option("--code", metavar="DIR", help="Folder with the job's own code.")
-]
-DataRoots = Annotated[
-    list[Path],
-    typer.Option(
-        "--data-root",
-        envvar="DRMAD_DATA_ROOTS",
-        help="Folder that data may be read from; repeatable.",
-    ),
-]
-
 
 def attribute(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Job file in YAML or JSON; - is standard input.")
     ],
     code: CodeOption = None,
-    data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
+    data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
     queries: Annotated[
         list[str],
         typer.Option(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from drmad_client.cli import options
-from drmad_client.cli.options import Output, OutputOption
-from drmad_workers.attribution.command import CodeOption, DataRoots, users_errors
+from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
+from drmad_workers.attribution.command import users_errors
 from drmad_workers.preflight.command import read_job
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def retrain(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds, each with all rows and without.")] = 5,
     code: CodeOption = None,
-    data_roots: DataRoots = [],  # noqa: B006 (typer reads the default and copies it)
+    data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Train without the rows of lowest score, beside all rows.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drmad_client.cli.options import CodeOption, DataRootsOption
+
 if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
 
@@ -29,17 +31,8 @@ def check(
             metavar="FILE", help="Job file in YAML or JSON; - reads YAML from standard input."
         ),
     ],
-    code: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the job's own code.")
-    ] = None,
-    data_roots: Annotated[
-        list[Path],
-        typer.Option(
-            "--data-root",
-            envvar="DRMAD_DATA_ROOTS",
-            help="Folder that data may be read from; repeatable.",
-        ),
-    ] = [],  # noqa: B006 (typer reads the default and copies it)
+    code: CodeOption = None,
+    data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
 ) -> None:
     """Run the preflight of a job on this machine.
 
