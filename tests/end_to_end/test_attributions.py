@@ -16,7 +16,7 @@ import yaml
 from drmad_client.errors import DrmadError, JobFailed, NotFound, UnprocessableEntity
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.client import Client
-from drmad_client.records.filtered_training import FilteredTrainingReport
+from drmad_client.records.retraining import RetrainingReport
 from tests.end_to_end.running import WAIT_S, Service
 
 SPEC: dict[str, Any] = {
@@ -72,8 +72,10 @@ def test_the_cluster_attributes_what_this_machine_does_and_keeps_it_with_the_job
         "--output", "json",
     )  # fmt: skip
     assert retrained.returncode == 0, retrained.stderr
-    found = FilteredTrainingReport.model_validate(json.loads(retrained.stdout))
-    assert (found.dropped, found.figures["validation_loss"].difference.count) == (10, 2)
+    found = RetrainingReport.model_validate(json.loads(retrained.stdout))
+    difference = found.figures["validation_loss"].difference
+    assert difference is not None
+    assert (found.dropped, difference.count) == (10, 2)
 
 
 def test_a_tuned_job_is_retrained_without_the_rows_of_lowest_weight(
@@ -90,9 +92,10 @@ def test_a_tuned_job_is_retrained_without_the_rows_of_lowest_weight(
     asked = ["retrain", job.id, "--drop-lowest", "20", "--seeds", "2"]
     ran = service.run(*asked, "--output", "json")
     assert ran.returncode == 0, ran.stderr
-    found = FilteredTrainingReport.model_validate(json.loads(ran.stdout))
+    found = RetrainingReport.model_validate(json.loads(ran.stdout))
     loss = found.figures["validation_loss"]
-    assert (found.rows, found.dropped, loss.all_rows.count) == (100, 20, 2)
+    assert (found.rows, found.dropped, found.seeds) == (100, 20, 2)
+    assert loss.difference is not None
     assert loss.difference.mean != 0.0
     refused = service.run(*asked, "--query", "valid")
     assert refused.returncode == 1

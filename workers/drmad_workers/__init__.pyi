@@ -42,6 +42,9 @@ from .problem import Batch as Batch
 from .problem import Hyperparameter as Hyperparameter
 from .problem import Problem as Problem
 from .problem import error_rate as error_rate
+from .retraining.report import RetrainingReport as RetrainingReport
+from .retraining.retrainer import RetrainingSettings as RetrainingSettings
+from .retraining.retrainer import retrain as retrain
 from .training.config import TrainingConfig as TrainingConfig
 from .training.schedules import ConstantSchedule as ConstantSchedule
 from .training.schedules import CosineSchedule as CosineSchedule

@@ -13,7 +13,6 @@ from drmad_client.records.attribution import (
     AttributionReport,
     ExampleInfluence,
 )
-from drmad_client.records.filtered_training import FilteredTrainingReport
 from drmad_client.records.validation import MeanInterval, RankCorrelation
 
 
@@ -43,26 +42,6 @@ def attribution_lines(report: AttributionReport) -> Iterable[str]:
             f"LDS: {correlation(report.lds)} over {report.retrainings} training runs without "
             f"{100 * (report.left_out or 0.0):g} % of the rows{lost}"
         )
-
-
-def filtered_table(report: FilteredTrainingReport) -> RenderableType:
-    """Every held-out figure with all rows and without the dropped ones."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("FIGURE")
-    for column in ("ALL ROWS", "WITHOUT", "DIFFERENCE", "INTERVAL AT 95 %"):
-        table.add_column(column, justify="right")
-    for name, each in report.figures.items():
-        difference = each.difference
-        ends = "" if difference.low is None else f"{difference.low:+.4g} to {difference.high:+.4g}"
-        table.add_row(
-            name, _mean(each.all_rows), _mean(each.without), f"{difference.mean:+.4g}", ends
-        )
-    lost = f"; {report.diverged} training runs diverged" if report.diverged else ""
-    first = Text(
-        f"{report.dropped} of {report.rows} rows dropped, {report.seeds} seeds, each with all rows "
-        f"and without{lost}"
-    )
-    return Group(first, table)
 
 
 def correlation(found: RankCorrelation) -> str:

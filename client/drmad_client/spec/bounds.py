@@ -172,7 +172,9 @@ class Attribution:
     draws = Bounds(ge=1, limit=64)
 
 
-class FilteredTraining:
-    """Retraining without the rows of lowest score."""
+class Retraining:
+    """Training from scratch with tuned hyperparameters."""
 
     seeds = Bounds(ge=2, limit=100)
+    threshold = Bounds(gt=0.0, lt=1.0)
+    drop_lowest = Bounds(gt=0.0, limit=1e9)

@@ -28,15 +28,23 @@ class ScheduleSpec(Spec):
     engine: ClassVar[str]
     times: ClassVar[tuple[str, ...]] = ("warmup",)
 
-    def shortened(self, total: int, steps: int) -> Self:
-        """The schedule of `total` steps in the same shape over fewer steps."""
+    def over(self, total: int, steps: int) -> Self:
+        """The schedule of `total` steps in the same shape over another number of steps.
+
+        Shares stay. Numbers of steps become shares where there are fewer steps, and are multiplied
+        and rounded where there are more.
+        """
+        if steps == total:
+            return self
 
         def scaled(time: Any) -> Any:
             if isinstance(time, tuple):
                 return tuple(map(scaled, time))
             if time is None or time < 1:
                 return time
-            return time / total if time < total else max(1, round(time * steps / total))
+            if time < total and steps < total:
+                return time / total
+            return float(max(1, round(time * steps / total)))
 
         return self.model_copy(update={name: scaled(getattr(self, name)) for name in self.times})
 
@@ -150,7 +158,7 @@ class TableScheduleSpec(ScheduleSpec):
         "first and 1 after the last; null gives each step a factor.",
     )
 
-    def shortened(self, total: int, steps: int) -> Self:
+    def over(self, total: int, steps: int) -> Self:
         if self.at is not None:
             return self
         kept = [self.factors[int((step + 0.5) * total / steps)] for step in range(steps)]

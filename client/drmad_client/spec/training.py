@@ -185,9 +185,9 @@ class TrainingSpec(Spec):
             name = field.rpartition(".")[2]
             yield ("training", "schedule", name), getattr(self.schedule, name), message
 
-    def shortened(self, steps: int) -> Self:
-        """The same training in fewer steps, with the schedule in the same shape."""
-        schedule = self.schedule.shortened(self.steps, steps)
+    def over(self, steps: int) -> Self:
+        """The same training in another number of steps, with the schedule in the same shape."""
+        schedule = self.schedule.over(self.steps, steps)
         return self.model_copy(update={"steps": steps, "schedule": schedule})
 
 

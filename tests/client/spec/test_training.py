@@ -74,7 +74,7 @@ def test_a_schedule_that_does_not_fit_is_refused_by_field(
 def test_fewer_steps_take_the_schedule_in_the_same_shape(
     given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    short = job(schedule=given).training.shortened(8)
+    short = job(schedule=given).training.over(8)
     assert short.steps == 8
     assert short.schedule == schedule_of(**{**given, **expected})
 

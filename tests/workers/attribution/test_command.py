@@ -11,7 +11,7 @@ import yaml
 
 from drmad_client.cli.main import run
 from drmad_client.records.attribution import AttributionReport
-from drmad_client.records.filtered_training import FilteredTrainingReport
+from drmad_client.records.retraining import RetrainingReport
 
 JOB = {
     "problem": {"data": {"name": "digits", "train": 100, "valid": 50, "test": 0}},
@@ -67,13 +67,16 @@ def test_a_job_is_retrained_without_the_rows_of_lowest_influence(
     capsys.readouterr()
     assert run([*asked, "--drop-lowest", "12.5%"]) == 0
     printed = capsys.readouterr().out
-    assert "12 of 100 rows dropped, 2 seeds" in printed
+    assert "2 seeds, 20 steps on the training rows, 12 of 100 rows left out" in printed
     assert "validation_error" in printed
     assert run([*asked, "--drop-lowest", "7", "--output", "json"]) == 0
-    report = FilteredTrainingReport.model_validate(json.loads(capsys.readouterr().out))
+    report = RetrainingReport.model_validate(json.loads(capsys.readouterr().out))
     loss = report.figures["validation_loss"]
+    assert loss.tuned is not None
+    assert loss.untuned is not None
+    assert loss.difference is not None
     assert (report.dropped, loss.difference.count) == (7, 2)
-    assert loss.without.mean - loss.all_rows.mean == pytest.approx(loss.difference.mean)
+    assert loss.tuned.mean - loss.untuned.mean == pytest.approx(loss.difference.mean)
     for words, options in (
         ("drop-lowest must be a share", ["--drop-lowest", "ten"]),
         ("drop-lowest must be a share", ["--drop-lowest", "100%"]),

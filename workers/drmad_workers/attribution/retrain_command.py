@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drmad_workers.hyperparameters.base import Kind
 
 
-def retrain(
+def retrain_command(
     context: typer.Context,
     target: Annotated[
         str, typer.Argument(metavar="JOB|FILE", help="Id of a job, or a job file with --scores.")
@@ -35,24 +35,25 @@ def retrain(
     query: Annotated[
         str | None, typer.Option(help="Query whose scores count; by default the first.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds, each with all rows and without.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Seeds of both recipes, at least 2.")] = 5,
     code: CodeOption = None,
     data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Train without the rows of lowest score, beside all rows.
+    """Train without the rows of lowest score, beside the untuned recipe with all rows.
 
-    Trains on this machine with all rows and without the lowest ones, under the same seeds. The
-    scores are the influence of an attribution, or the tuned weights of the examples of a job.
+    Trains both recipes on this machine under the same seeds. The scores are the influence of an
+    attribution, or the tuned weights of the examples of a job, whose other hyperparameters keep
+    their tuned values.
 
     \b
     Examples:
       drmad retrain job.yaml --scores scores.safetensors --drop-lowest 10%
       drmad retrain job_01J... --drop-lowest 50 --seeds 10
     """
-    from drmad_client.cli.attribution_tables import filtered_table
+    from drmad_client.cli.retraining_tables import retraining_table
     from drmad_client.files.influence_scores import InfluenceScores
-    from drmad_client.records.filtered_training import FilteredTrainingReport
+    from drmad_client.records.retraining import RetrainingReport
 
     values: dict[str, Any] = {}
     by_influence = scores is not None
@@ -64,11 +65,11 @@ def retrain(
         by_influence = spec.kind == "attribution"
     with users_errors(folder):
         found = _trained(spec, folder, data_roots, ranked, values, drop_lowest, seeds, by_influence)
-    report = FilteredTrainingReport.model_validate(found)
+    report = RetrainingReport.model_validate(found)
     if output is not Output.TABLE:
         options.print_data(report, output)
         return
-    options.print_table(filtered_table(report))
+    options.print_table(retraining_table(report))
 
 
 def dropped_rows(text: str, rows: int) -> int:
@@ -159,12 +160,12 @@ def _trained(
 
     from drmad_client.http.progress_bar import terminal_bar
     from drmad_workers import spec_adapter
-    from drmad_workers.attribution.filtered_training import train_without
     from drmad_workers.catalog import Places
     from drmad_workers.hyperparameters.example_weight import ExampleWeight
+    from drmad_workers.retraining.retrainer import RetrainingSettings, retrain
 
     count = dropped_rows(drop_lowest, len(ranked))
-    lowest: Tensor = torch.from_numpy(np.argsort(ranked, kind="stable")[:count].copy())
+    scores: Tensor = torch.from_numpy(np.array(ranked))
     torch.set_num_threads(max(1, int(spec.resources.cpus)))
     # The hyperparameters of a tuning job belong to its own scores; influence is taken without.
     kinds: list[Kind] = [ExampleWeight()] if by_influence else spec_adapter.kinds(spec)
@@ -174,13 +175,13 @@ def _trained(
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        found = train_without(
+        found = retrain(
             spec_adapter.problem(spec, Places(data_roots), folder),
             kinds,
             spec_adapter.training(spec),
-            lowest,
             {name: torch.tensor(value) for name, value in values.items()},
-            seeds,
+            RetrainingSettings(seeds, drop_lowest=count),
+            scores,
             spec.seed,
             on_progress=show,
         )

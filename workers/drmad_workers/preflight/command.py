@@ -20,7 +20,7 @@ def register() -> Mapping[str, str]:
         "check": f"{__name__}:check",
         "validate": "drmad_workers.validation.command:validate_file",
         "attribute": "drmad_workers.attribution.command:attribute",
-        "retrain": "drmad_workers.attribution.retrain_command:retrain",
+        "retrain": "drmad_workers.attribution.retrain_command:retrain_command",
     }
 
 

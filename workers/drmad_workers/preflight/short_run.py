@@ -125,7 +125,7 @@ def _unmeasured(short: JobSpec, error: TrainingDiverged | HypergradientError) ->
 def _shortened(spec: JobSpec) -> JobSpec:
     """The same job with STEPS inner steps, or its own number if that is smaller."""
     steps = min(STEPS, spec.training.steps)
-    changes: dict[str, Any] = {"training": spec.training.shortened(steps)}
+    changes: dict[str, Any] = {"training": spec.training.over(steps)}
     horizon = getattr(spec.hypergradient, "horizon", None)
     if horizon is not None:
         update = {"horizon": min(horizon, steps)}

@@ -89,7 +89,7 @@ class ShortProblem:
 
 def short_problem(spec: JobSpec, problem: Problem, steps: int, device: str) -> ShortProblem:
     """The job's problem with `steps` inner steps, in float64 if its code runs in it."""
-    shortened = spec.model_copy(update={"training": spec.training.shortened(steps)})
+    shortened = spec.model_copy(update={"training": spec.training.over(steps)})
     stated = spec_adapter.training(shortened).with_rule(problem.optimizer)
     training = replace(stated, precision="float32")
     rows = min(20, steps) * training.batch_size * training.accumulate

@@ -1,0 +1,44 @@
+"""Retrainings as tables for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from drmad_client.records.retraining import RetrainingReport, is_share, plus_minus
+from drmad_client.records.validation import MeanInterval
+
+
+def retraining_table(report: RetrainingReport) -> RenderableType:
+    """The answer in a line, and every held-out figure of both recipes."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("FIGURE")
+    for column in ("TUNED", "UNTUNED", "DIFFERENCE", "INTERVAL AT 95 %"):
+        table.add_column(column, justify="right")
+    for name, each in report.figures.items():
+        shown = [plus_minus(arm, is_share(name)) for arm in (each.tuned, each.untuned)]
+        table.add_row(name, *shown, *_difference(each.difference))
+    return Group(Text(report.headline, "bold"), Text(conditions(report)), "", table)
+
+
+def conditions(report: RetrainingReport) -> str:
+    """Under which conditions the figures were measured, in a sentence."""
+    dropped = f", {report.dropped} of {report.rows} rows left out" if report.dropped else ""
+    rows = "training and validation rows" if report.with_validation else "training rows"
+    lost = [
+        f"{count} of the {what} runs diverged"
+        for count, what in ((report.diverged, "tuned"), (report.untuned_diverged, "untuned"))
+        if count
+    ]
+    return (
+        f"{report.seeds} seeds, {report.steps} steps on the {rows}{dropped}; means with their "
+        f"intervals at 95 %{''.join(f'; {each}' for each in lost)}"
+    )
+
+
+def _difference(difference: MeanInterval | None) -> tuple[str, str]:
+    if difference is None:
+        return "–", ""
+    ends = "" if difference.low is None else f"{difference.low:+.4g} to {difference.high:+.4g}"
+    return f"{difference.mean:+.4g}", ends

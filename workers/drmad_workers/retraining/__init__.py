@@ -1,0 +1,1 @@
+"""Training from scratch with tuned hyperparameters, beside the untuned ones."""
