@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from drmad_client.errors import DrmadError
+from drmad_client.files import zip_directory
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
 MAX_BYTES = 1 << 30
@@ -21,7 +23,13 @@ MAX_UNPACKED_BYTES = 8 << 30
 """Maximum size of all arrays of a file together, in bytes, before compression."""
 MAX_ARRAYS = 10_000
 """Maximum number of arrays in a file."""
+MAX_HEADER_BYTES = 4 << 20
+"""Maximum size of the header of a safetensors file, in bytes."""
+MAX_NPY_HEADER_BYTES = 10_000
+"""Maximum size of the header of an npy array, in bytes; NumPy has the same limit."""
 
+_QUOTES_OF_AN_ARRAY = 10
+"""Quotation marks in a safetensors header for one array: its name, three keys and its dtype."""
 _NUMBERS = "biuf"
 """NumPy's codes of the kinds bool, int, unsigned int and float."""
 _BFLOAT16: np.dtype[Any] = np.dtype("V2")
@@ -119,10 +127,11 @@ def _too_many(count: int) -> str:
 
 def _npz(path: Path) -> dict[str, ArrayHeader]:
     found: dict[str, ArrayHeader] = {}
+    with path.open("rb") as file:
+        if (count := zip_directory.most_entries(file)) > MAX_ARRAYS:
+            raise DataError(_too_many(count))
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        if len(entries) > MAX_ARRAYS:
-            raise DataError(_too_many(len(entries)))
         for info in entries:
             name = info.filename.removesuffix(".npy")
             if name == info.filename or name in found or info.flag_bits & 0x1:
@@ -130,9 +139,9 @@ def _npz(path: Path) -> dict[str, ArrayHeader]:
                     f"the members of an npz file must be distinct, unencrypted .npy arrays, got "
                     f"{info.filename!r}"
                 )
-            with archive.open(info) as file:
-                shape, dtype = _header(file)
-                size = file.tell() + prod(shape) * dtype.itemsize
+            with archive.open(info) as member:
+                shape, dtype = _header(member)
+                size = member.tell() + prod(shape) * dtype.itemsize
             # NumPy allocates the size in the header before it reads the numbers.
             if not dtype.hasobject and size != info.file_size:
                 raise DataError(f"the size of the array {name!r} contradicts its header")
@@ -140,20 +149,50 @@ def _npz(path: Path) -> dict[str, ArrayHeader]:
     return found
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """NumPy reads a header of any size before it refuses it, so the size comes first."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    if version not in _NPY_FORMATS:
         raise DataError(
             f"an array must have the npy format 1.0 or 2.0, got {version}: save it with numpy.savez"
         )
+    size_of_length, read = _NPY_FORMATS[version]
+    length = file.read(size_of_length)
+    size = int.from_bytes(length, "little")
+    if size > MAX_NPY_HEADER_BYTES:
+        raise DataError(
+            f"the header of an array must take at most {MAX_NPY_HEADER_BYTES} bytes, it takes "
+            f"{size}: save it with numpy.savez"
+        )
+    shape, _, dtype = read(io.BytesIO(length + file.read(size)))
     return shape, dtype
 
 
+_NPY_FORMATS: dict[tuple[int, int], tuple[int, Any]] = {
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+"""By version: the size of the length of the header in bytes, and NumPy's function that reads it."""
+
+
+def _must_be_small(path: Path) -> None:
+    """The parser of safetensors allocates about 1 KB an array before it can be asked how many."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            return  # the parser refuses the file without reading on
+        if size > MAX_HEADER_BYTES:
+            raise DataError(
+                f"the header of a safetensors file must take at most {MAX_HEADER_BYTES} bytes, it "
+                f"takes {size}"
+            )
+        arrays = file.read(size).count(b'"') // _QUOTES_OF_AN_ARRAY
+    if arrays > 2 * MAX_ARRAYS:
+        raise DataError(_too_many(arrays))
+
+
 def _safetensors(path: Path) -> dict[str, ArrayHeader]:
+    _must_be_small(path)
     try:
         with safe_open(path, framework="numpy") as opened:
             found = {}

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from pathspec import PathSpec
 
 from drmad_client.errors import DrmadError
+from drmad_client.files import zip_directory
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
 IGNORE_FILE = ".drmadignore"
@@ -174,15 +175,21 @@ def _too_large(origin: str, sizes: Mapping[str, int], size: int, limit: int) -> 
 
 def _opened(content: bytes) -> zipfile.ZipFile:
     try:
+        if (count := zip_directory.most_entries(io.BytesIO(content))) > 2 * MAX_FILES:
+            raise CodeError(_too_many(count))
         return zipfile.ZipFile(io.BytesIO(content))
     except ZIP_ERRORS as error:
         raise CodeError(f"the code must be a zip archive: {error}") from error
 
 
+def _too_many(count: int) -> str:
+    return f"the archive must hold at most {MAX_FILES} files, it holds {count}"
+
+
 def _entries(archive: zipfile.ZipFile, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
     entries = [info for info in archive.infolist() if not info.filename.endswith("/")]
     if len(entries) > MAX_FILES:
-        raise CodeError(f"the archive must hold at most {MAX_FILES} files, it holds {len(entries)}")
+        raise CodeError(_too_many(len(entries)))
     unpacked = sum(info.file_size for info in entries)
     if unpacked > max_unpacked_bytes:
         raise CodeError(

@@ -15,6 +15,7 @@ import drmad_client
 from drmad_service.api import problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
+from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.known_hosts import KnownHosts
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
@@ -67,6 +68,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.metrics = metrics
             app.state.store = Store(redis, settings.store, settings.most_queued)
             app.state.data = DataFolder(settings.data_dir)
+            app.state.checker = FileChecker()
             app.state.overview = Overview(redis, app.state.store, settings.store.scheduler_silent_s)
             app.state.access = Access(
                 redis,
@@ -87,6 +89,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 yield
             finally:
                 await cancel_and_wait([listening])
+                await app.state.checker.close()
 
     app = FastAPI(
         title="drmad",

@@ -29,14 +29,16 @@ from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from drmad_client.errors import DrmadError
+from drmad_client.files import data_file
 from drmad_client.files.array_file import DataError
 from drmad_client.files.zip_errors import ZIP_ERRORS
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_files
 from drmad_service.store import Store, keys
-from drmad_service.store.data_folder import DataFolder, WrongDigest
+from drmad_service.store.data_folder import DataFolder
 from drmad_service.store.large_values import CHUNK_BYTES, COPY_S
+from drmad_service.store.received_file import WrongDigest
 from drmad_service.store.schema import REWRITINGS, SCHEMA
 
 FORMAT = 1
@@ -250,10 +252,14 @@ async def _restore_uploads(
             continue
         if not data.holds(sha256):
             try:
-                await data.put(sha256, backup.data(sha256))
+                await data.put(sha256, backup.data(sha256), _check)
             except (WrongDigest, DataError, *ZIP_ERRORS) as error:
                 raise BackupError(f"data/{sha256} is damaged: {error}") from error
         await store.note_data(sha256, fields["tenant"])
+
+
+async def _check(path: Path) -> None:
+    await asyncio.to_thread(data_file.check, path)
 
 
 async def _restore_job(

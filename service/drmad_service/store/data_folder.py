@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
-import os
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from drmad_client.files import data_file
-
-_PIECE_BYTES = 1 << 20
-"""Size of one write, which runs in a thread because a disk may be slow."""
+from drmad_service.store.received_file import received_file
 
 
 def data_folder(data_dir: Path | None, home: Path) -> Path:
     """The folder of uploaded data sets: `data_dir`, or `data` in the home."""
     return (data_dir or home / "data").expanduser().resolve()
-
-
-class WrongDigest(Exception):
-    """The digest of the bytes differs from their name."""
 
 
 class DataFolder:
@@ -37,44 +26,25 @@ class DataFolder:
     def holds(self, sha256: str) -> bool:
         return self.path(sha256).is_file()
 
-    async def put(self, sha256: str, pieces: AsyncIterator[bytes]) -> int:
+    async def put(
+        self,
+        sha256: str,
+        pieces: AsyncIterator[bytes],
+        check: Callable[[Path], Awaitable[None]],
+    ) -> int:
         """Keep a file that arrives in pieces, once it is complete and valid. Returns its bytes.
 
+        Args:
+            check: raises for a file that is not to be kept.
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
-            DataError: the file holds neither arrays nor a table; see data_file.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
-        being_written = Path(name)
-        digest, size, waiting = hashlib.sha256(), 0, bytearray()
-
-        def write() -> None:
-            digest.update(waiting)
-            file.write(waiting)
-
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                async for piece in pieces:
-                    waiting += piece
-                    size += len(piece)
-                    if len(waiting) >= _PIECE_BYTES:
-                        await asyncio.to_thread(write)
-                        waiting.clear()
-                write()
-                file.flush()
-                await asyncio.to_thread(os.fsync, file.fileno())
-            if digest.hexdigest() != sha256:
-                raise WrongDigest(
-                    f"the sha256 of the body is {digest.hexdigest()}, not that of the path; "
-                    "send the body to its own digest"
-                )
-            await asyncio.to_thread(data_file.check, being_written)
-            being_written.chmod(0o640)
-            being_written.replace(self.path(sha256))
-        finally:
-            being_written.unlink(missing_ok=True)
-        return size
+        async with received_file(sha256, pieces, self._folder) as path:
+            await check(path)
+            path.chmod(0o640)
+            path.replace(self.path(sha256))
+        return self.size(sha256)
 
     def size(self, sha256: str) -> int:
         return self.path(sha256).stat().st_size

@@ -7,6 +7,7 @@ a key of lower scope, on every route            test_tenants.py
 a key that was guessed, revoked, or is an id    test_tenants.py, test_auth.py
 a forged cursor or event id                     here
 paths and bombs in archives                     here, test_code_archive.py, test_fuzzing.py
+small files that take much to parse             test_file_bombs.py
 huge numbers, deep nesting in JSON and YAML     here, test_fuzzing.py
 headers injected through a name or a URL        here
 markup in every string that is shown            here

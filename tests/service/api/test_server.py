@@ -21,10 +21,10 @@ LONGEST_S = 60.0
 
 
 @contextmanager
-def running(redis_url: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def running(redis_url: str, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "drmad_client", "serve", "--redis-url", redis_url]
-    with subprocess.Popen([*command, "--port", str(port)]) as process:
+    with subprocess.Popen([*command, "--port", str(port), *flags]) as process:
         try:
             until(lambda: process.poll() is not None or httpx.get(f"{url}/readyz").is_success)
             assert process.poll() is None

@@ -170,6 +170,10 @@ async def pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + 1000]
 
 
+async def accept(path: Path) -> None:
+    assert path.stat().st_size
+
+
 @pytest.mark.parametrize("field", ["data", "weights"])
 async def test_files_that_users_uploaded_come_with_their_jobs(
     redis: Redis, store: Store, body: dict[str, Any], tmp_path: Path, field: str
@@ -177,7 +181,7 @@ async def test_files_that_users_uploaded_come_with_their_jobs(
     content = safetensors.save({"x": np.zeros((50_000, 10), np.float32)})
     sha256 = hashlib.sha256(content).hexdigest()
     before, after = DataFolder(tmp_path / "before"), DataFolder(tmp_path / "after")
-    await before.put(sha256, pieces(content))
+    await before.put(sha256, pieces(content), accept)
     await store.note_data(sha256, "team")
     uploaded = {"name": "upload", "data": f"sha256:{sha256}", "train": 100, "valid": 50}
     body["problem"][field] = uploaded if field == "data" else f"sha256:{sha256}"

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
 from fastapi import APIRouter, Request, Response
 
-from drmad_client.files import code_archive as archives
 from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.file_checker import FileRefused
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
+    CheckerDependency,
     Sha256,
     StoreDependency,
     binary_body,
     body_refused,
 )
+from drmad_service.store.received_file import WrongDigest, received_file
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
@@ -38,19 +39,16 @@ async def upload(
     sha256: Sha256,
     request: Request,
     store: StoreDependency,
+    checker: CheckerDependency,
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedCode:
     """Upload a zip archive. Uploading the same bytes again changes nothing."""
-    content = await request.body()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
-        raise body_refused(
-            f"the path names sha256 {sha256}, but the body has {digest}; PUT it there"
-        )
     try:
-        await asyncio.to_thread(archives.check, content)
-    except archives.CodeError as error:
+        async with received_file(sha256, request.stream()) as path:
+            await checker.check("code", path)
+            content = await asyncio.to_thread(path.read_bytes)
+    except (WrongDigest, FileRefused) as error:
         raise body_refused(str(error)) from error
     if not await store.put_code(sha256, content, principal.tenant):
         response.status_code = 200

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
-from drmad_client.files.array_file import DataError
 from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.file_checker import FileRefused
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
+    CheckerDependency,
     FolderDependency,
     Sha256,
     StoreDependency,
     binary_body,
     body_refused,
 )
-from drmad_service.store.data_folder import WrongDigest
+from drmad_service.store.received_file import WrongDigest
 
 router = APIRouter(prefix="/v1/data", tags=["data"])
 
@@ -38,6 +41,7 @@ async def upload(
     request: Request,
     store: StoreDependency,
     folder: FolderDependency,
+    checker: CheckerDependency,
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedData:
@@ -47,8 +51,8 @@ async def upload(
     """
     await store.must_have_room()
     try:
-        size = await folder.put(sha256, request.stream())
-    except (WrongDigest, DataError) as error:
+        size = await folder.put(sha256, request.stream(), partial(checker.check, "data"))
+    except (WrongDigest, FileRefused) as error:
         raise body_refused(str(error)) from error
     if not await store.note_data(sha256, principal.tenant):
         response.status_code = 200

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from drmad_client.records.problem_details import ProblemDetails
 from drmad_service.api.auth.api_keys import Access, Principal
 from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.stream_limits import StreamLimits
 from drmad_service.errors import JobNotFound
@@ -46,6 +47,11 @@ async def _data(request: Request) -> DataFolder:
     return folder
 
 
+async def _checker(request: Request) -> FileChecker:
+    checker: FileChecker = request.app.state.checker
+    return checker
+
+
 async def _access(request: Request) -> Access:
     access: Access = request.app.state.access
     return access
@@ -62,6 +68,7 @@ StoreDependency = Annotated[Store, Depends(_store)]
 ChangesDependency = Annotated[JobChanges, Depends(_changes)]
 SettingsDependency = Annotated[ApiSettings, Depends(_settings)]
 OverviewDependency = Annotated[Overview, Depends(_overview)]
+CheckerDependency = Annotated[FileChecker, Depends(_checker)]
 FolderDependency = Annotated[DataFolder, Depends(_data)]
 
 
