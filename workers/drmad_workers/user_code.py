@@ -1,19 +1,15 @@
-"""Unpacks a job's code on a worker, imports it, and builds the problem that it defines."""
+"""Imports a job's code and builds the problem that it defines."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
-import shutil
 import sys
-import tempfile
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drmad_client.files import code_archive as archives
 from drmad_workers.errors import ProblemError, ran_out_of_memory
 from drmad_workers.global_generators import restored_generators, seed_all
 from drmad_workers.problem import Problem
@@ -32,31 +28,6 @@ class UserCodeError(Exception):
 
     def __str__(self) -> str:
         return self.message
-
-
-def unpacked(content: bytes, base: Path | None = None) -> Path:
-    """The folder with the files of the archive; the same archive is unpacked only once.
-
-    Raises:
-        ProblemError: the archive is damaged, or it is not safe to unpack.
-    """
-    base = base or Path(tempfile.gettempdir()) / "drmad-code"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = base / hashlib.sha256(content).hexdigest()
-    if folder.is_dir():
-        return folder
-    unfinished = Path(tempfile.mkdtemp(dir=base))
-    try:
-        archives.unpack(content, unfinished)
-        unfinished.rename(folder)
-    except archives.CodeError as error:
-        raise ProblemError(str(error), "problem.code") from error
-    except OSError:
-        if not folder.is_dir():  # otherwise another replica on this machine unpacked it first
-            raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
 
 
 def load_problem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -43,14 +44,17 @@ class Uploads(Base):
         """The archive sha256:<digits>.
 
         Raises:
-            ResultNotFound: it was never uploaded, or is no longer kept.
+            ResultNotFound: it was never uploaded, is no longer kept, or was changed in Redis.
         """
         sha256 = name.removeprefix("sha256:")
         chunks = await self._redis.hgetall(keys.code(sha256))
         if not chunks:
             raise ResultNotFound(f"the code {name} is not kept; upload it again")
         await self._touch(keys.CODES, sha256)
-        return b"".join(chunks[number] for number in sorted(chunks, key=int))
+        content = b"".join(chunks[number] for number in sorted(chunks, key=int))
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ResultNotFound(f"the code {name} is damaged; upload it again")
+        return content
 
     async def note_data(self, sha256: str, tenant: str = "local") -> bool:
         """Record the use of a data set. Returns whether it is new to the tenant."""

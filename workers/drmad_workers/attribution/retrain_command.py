@@ -98,7 +98,7 @@ def _of_job(
     """Spec, code, scores by row, and the other tuned values, of a job of the service."""
     from drmad_client.errors import DrmadError
     from drmad_client.files.code_archive import pack
-    from drmad_workers.user_code import unpacked
+    from drmad_workers.code_folder import unpacked
 
     if Path(job_id).suffix:
         raise DrmadError(f"{job_id} is a file, whose scores are needed: add --scores FILE")

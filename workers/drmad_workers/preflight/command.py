@@ -80,7 +80,7 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     from drmad_client.records.field_errors import field_errors
     from drmad_client.spec import job_file
     from drmad_client.spec.job import JobSpec
-    from drmad_workers.user_code import unpacked
+    from drmad_workers.code_folder import unpacked
 
     fields = job_file.read(file)
     folder = None

@@ -277,7 +277,7 @@ class Replica:
         import torch
 
         from drmad_workers.catalog import Places
-        from drmad_workers.user_code import unpacked
+        from drmad_workers.code_folder import unpacked
 
         torch.set_num_threads(max(1, int(self._cpus)))
         if self._memory_bytes:

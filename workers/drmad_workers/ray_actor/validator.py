@@ -95,8 +95,8 @@ class Validator:
 
         from drmad_workers import spec_adapter
         from drmad_workers.catalog import Places
+        from drmad_workers.code_folder import unpacked
         from drmad_workers.ray_actor.packed_state import unpack
-        from drmad_workers.user_code import unpacked
         from drmad_workers.validation.command import settings_of_spec
         from drmad_workers.validation.yardstick import Yardstick
 
