@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.plots import panels
+from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.hyperparameters import HyperparameterInfo, HyperparameterSummary
 from drmad_client.records.meta_iteration import MetaIteration
@@ -14,58 +14,39 @@ from drmad_client.records.meta_iteration import MetaIteration
 HistoryRecord = MetaIteration | Mapping[str, Any]
 
 MAX_HEATMAP_CELLS = 10_000
-_MAX_LINES = 8  # the number of distinct colours
+_MAX_LINES = len(palette.LIGHT)
+_MAX_PANELS = 8
 _NO_HISTORY = "no meta-iteration is committed yet"
 
-_BLUE, _DARK, _PALE, _PALER = (
-    "#3f87c9",
-    "#1f4f7d",
-    "rgba(63, 135, 201, 0.35)",
-    "rgba(63, 135, 201, 0.15)",
-)
 _PHASES = ("forward", "evaluate", "backward")
 
 
 def losses(history: Sequence[HistoryRecord]) -> Figure:
-    """Validation, training and test loss over the meta-iterations, above a panel of the errors.
+    """The losses over the meta-iterations, and below them every metric that the job reports.
 
-    The smoothed validation loss has its band at 95 %.
+    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line.
     """
     records = _records(history)
     if not records:
         return panels.empty(_NO_HISTORY)
-    columns = {
-        "validation": [record.validation_loss for record in records],
-        "training": [record.training_loss for record in records],
-    }
-    names = dict.fromkeys(name for record in records for name in record.metrics)
-    shares: dict[str, Sequence[float | None]] = {}
-    for name in names:
-        values = [record.metrics.get(name) for record in records]
-        if name.endswith("_loss"):
-            columns[name.removesuffix("_loss")] = values  # type: ignore[assignment]
-        elif name.endswith("_error"):
-            shares[name.removesuffix("_error")] = values
-    count = len(columns) + len(shares)
-    x = _iterations(records)
-    data = [panels.line(x, y, name, count, legendgroup=name) for name, y in columns.items()]
-    data += _smoothed(records, count)
-    best = _best(records)
-    if best is not None:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "best",
-                "x": [best.iteration],
-                "y": [panels.rounded(_level(best))],
-                "marker": {"symbol": "star", "size": 11},
-            }
-        )
-    rows: list[Panel] = [("loss", data, {})]
-    if shares:
-        errors = [panels.line(x, y, f"{name} error", count) for name, y in shares.items()]
-        rows.append(("error", errors, {"tickformat": ".1%", "rangemode": "tozero"}))
+    columns: dict[str, list[str]] = {"loss": ["validation_loss", "training_loss"]}
+    for name in dict.fromkeys(name for record in records for name in record.metrics):
+        columns.setdefault(_panel_of(name), []).append(name)
+    count = 4 * sum(map(len, columns.values()))
+    rows: list[Panel] = []
+    series = 0
+    for title, names in list(columns.items())[:_MAX_PANELS]:
+        traces: list[dict[str, Any]] = []
+        for name in names:
+            traces += _curve(records, name, series, count)
+            series += 1
+        if title == "loss" and (best := _best(records)) is not None:
+            traces.append(_star(best))
+        if title == "error":
+            axis = {"tickformat": ".1%", "rangemode": "tozero"}
+        else:
+            axis = {"tickformat": ".1%"} if title == "accuracy" else {}
+        rows.append((title, traces, axis))
     return panels.stacked(rows, showlegend=True)
 
 
@@ -83,77 +64,90 @@ def hyperparameters(
         having = [record for record in records if name in record.hyperparameters]
         x = _iterations(having)
         summaries = [record.hyperparameters[name] for record in having]
-        axis = {"type": "log"} if name in logarithmic else {}
+        axis = panels.LOG_AXIS if name in logarithmic else {}
         rows.append((name, _bands(x, summaries, 5 * len(names)), axis))
     return panels.stacked(rows, showlegend=False)
 
 
 def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo] = ()) -> Figure:
-    """A heatmap of the median of each layer's hyperparameters over the meta-iterations."""
+    """Heat maps of the median of each layer's values, one for each hyperparameter.
+
+    Each map has a colour scale of its own, in the user's units.
+    """
     records = _records(history)
     logarithmic = {info.name for info in infos if info.transform == "exp"}
-    cells: dict[str, dict[int, float | None]] = {}
-    for column, record in enumerate(records):
-        for name, summary in record.hyperparameters.items():
-            for label, value in _medians(name, summary).items():
-                value = math.log10(value) if name in logarithmic and value > 0.0 else value
-                cells.setdefault(label, {})[column] = panels.rounded(value)
-    if not cells:
+    names = dict.fromkeys(name for record in records for name in record.hyperparameters)
+    maps: dict[str, dict[str, dict[int, float | None]]] = {}
+    for name in names:
+        for column, record in enumerate(records):
+            summary = record.hyperparameters.get(name)
+            for label, value in ({} if summary is None else _medians(name, summary)).items():
+                maps.setdefault(name, {}).setdefault(label, {})[column] = value
+    if not maps:
         return panels.empty(_NO_HISTORY)
-    kept = panels.evenly(len(records), max(2, MAX_HEATMAP_CELLS // len(cells)))
-    unit = "log₁₀ of the median" if logarithmic else "median"
+    cells = sum(map(len, maps.values()))
+    kept = panels.evenly(len(records), max(2, MAX_HEATMAP_CELLS // cells))
     x = [records[column].iteration for column in kept]
-    trace = {
-        "type": "heatmap",
-        "x": x,
-        "y": list(cells),
-        "z": [[row.get(column) for column in kept] for row in cells.values()],
-        "colorscale": "Viridis",
-        "colorbar": {"title": {"text": unit}},
-        "hovertemplate": "meta-iteration %{x}<br>%{y}<br>%{z}<extra></extra>",
-    }
-    layout = {
-        "xaxis": {"title": {"text": "meta-iteration"}, **panels.whole_ticks(x)},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
-    }
-    return {"data": [trace], "layout": layout}
+    return panels.heat_maps(
+        {
+            name: (list(rows), [[row.get(column) for column in kept] for row in rows.values()])
+            for name, rows in maps.items()
+        },
+        x,
+        logarithmic,
+    )
 
 
 def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
-    """Euclidean norm of the hypergradient, in raw units: in total and by group.
+    """Euclidean norm of the hypergradient, in raw units: in total, and by hyperparameter and layer.
 
-    If there are many groups, those with the largest norms are drawn.
+    If there are many, those with the largest norms are drawn.
     """
     records = _records(history)
     if not records:
         return panels.empty(_NO_HISTORY)
+    is_one = len({name for record in records for name in record.hyperparameters}) == 1
     columns: dict[str, dict[int, float]] = {"all": {}}
     for record in records:
         columns["all"][record.iteration] = record.hypergradient_norm
         for name, summary in record.hyperparameters.items():
-            norms = {group.label: group.hypergradient_norm for group in summary.groups}
+            norms = {
+                group.label if is_one else f"{name}, {group.label}": group.hypergradient_norm
+                for group in summary.groups
+            }
             for label, norm in (norms or {name: summary.hypergradient_norm}).items():
                 columns.setdefault(label, {})[record.iteration] = norm
     if len(columns) == 2:
         del columns["all"]  # it equals the only group
     largest = sorted(columns, key=lambda label: max(columns[label].values()), reverse=True)
     columns = {label: columns[label] for label in columns if label in largest[:_MAX_LINES]}
-    data = _lines(columns)
-    return panels.stacked([("norm", data, {"type": "log", "exponentformat": "e"})], showlegend=True)
+    return panels.stacked([("norm, raw units", _lines(columns), panels.LOG_AXIS)], showlegend=True)
 
 
 def cosines(history: Sequence[HistoryRecord]) -> Figure:
     """Cosine of each hypergradient to the previous one, and of each replica's to their mean."""
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
+    is_many = _replicas(records) > _MAX_LINES - 2
     for record in records:
         if record.cosine_to_previous is not None:
             columns.setdefault("to the previous one", {})[record.iteration] = (
                 record.cosine_to_previous
             )
-        for figures in record.replicas if len(record.replicas) > 1 else ():
-            name = f"replica {figures.replica} to the mean"
-            columns.setdefault(name, {})[record.iteration] = figures.cosine_to_mean
+        agreed = {each.replica: each.cosine_to_mean for each in record.replicas}
+        if len(record.replicas) < 2:
+            continue
+        if is_many:
+            agreed_of = sorted(agreed.values())
+            middle = agreed_of[len(agreed_of) // 2]
+            for name, cosine in (
+                ("lowest replica to the mean", agreed_of[0]),
+                ("median replica to the mean", middle),
+            ):
+                columns.setdefault(name, {})[record.iteration] = cosine
+            continue
+        for replica, cosine in agreed.items():
+            columns.setdefault(f"replica {replica} to the mean", {})[record.iteration] = cosine
     if not columns:
         return panels.empty("a cosine needs two meta-iterations or two replicas")
     data = _lines(columns)
@@ -172,8 +166,8 @@ def staleness(history: Sequence[HistoryRecord]) -> Figure:
     x = _iterations(records)
     arrivals = [[float(arrival.staleness) for arrival in record.replicas] for record in records]
     data = [
-        panels.line(x, [max(each) for each in arrivals], "largest", 2),
-        panels.line(x, [panels.mean(each) for each in arrivals], "mean", 2),
+        panels.line(x, [max(each) for each in arrivals], "largest", 2, **palette.stroke(0)),
+        panels.line(x, [panels.mean(each) for each in arrivals], "mean", 2, **palette.stroke(1)),
     ]
     return panels.stacked([("updates", data, {"rangemode": "tozero"})], showlegend=True)
 
@@ -202,20 +196,29 @@ def seconds(history: Sequence[HistoryRecord]) -> Figure:
             "mode": "lines",
             "name": name,
             "stackgroup": "seconds",
-            "line": {"width": 0.5},
+            "line": {"width": 0.5, "color": palette.LIGHT[number % _MAX_LINES]},
+            "fillcolor": palette.faded(number, 0.6),
             "x": x,
             "y": [panels.mean(column[i : i + width]) for i in range(0, len(column), width)],
         }
-        for name, column in columns.items()
+        for number, (name, column) in enumerate(columns.items())
     ]
     return panels.stacked([("seconds", data, {"rangemode": "tozero"})], showlegend=True)
 
 
 def memory(history: Sequence[HistoryRecord]) -> Figure:
-    """Peak memory of each replica, in bytes: of its GPU, or of its process on a CPU."""
+    """Peak memory of each replica, in bytes: of its GPU, or of its process on a CPU.
+
+    Of more replicas than there are colours, the largest is drawn.
+    """
     records = _records(history)
     columns: dict[str, dict[int, float]] = {}
+    is_many = _replicas(records) > _MAX_LINES
     for record in records:
+        if is_many and record.replicas:
+            peak = max(each.peak_memory_bytes for each in record.replicas)
+            columns.setdefault("largest of the replicas", {})[record.iteration] = peak
+            continue
         for figures in record.replicas:
             column = columns.setdefault(f"replica {figures.replica}", {})
             column[record.iteration] = figures.peak_memory_bytes
@@ -223,28 +226,75 @@ def memory(history: Sequence[HistoryRecord]) -> Figure:
         return panels.empty(_NO_HISTORY)
     data = _lines(columns)
     axis = {"rangemode": "tozero", "tickformat": "~s", "ticksuffix": "B"}
-    return panels.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1)
+    return panels.stacked([("peak memory", data, axis)], showlegend=len(columns) > 1 or is_many)
 
 
-def _smoothed(records: Sequence[MetaIteration], count: int) -> list[dict[str, Any]]:
-    """The smoothed validation loss and its band, which two meta-iterations do not have yet."""
+def _panel_of(metric: str) -> str:
+    """The panel of a metric: losses, errors and accuracies share one each."""
+    kind = metric.rpartition("_")[2]
+    return kind if kind in ("loss", "error", "accuracy") else metric
+
+
+def _curve(
+    records: Sequence[MetaIteration], name: str, series: int, count: int
+) -> list[dict[str, Any]]:
+    """A figure over the meta-iterations; where it was smoothed, thin beside its level and band."""
+
+    def value(record: MetaIteration) -> float | None:
+        if name in ("validation_loss", "training_loss"):
+            return float(getattr(record, name))
+        return record.metrics.get(name)
+
+    label = name.removesuffix("_loss").replace("_", " ")
+    x = _iterations(records)
     found = [
         (record.iteration, level.mean, level.low, level.high)
         for record in records
-        if (level := record.smoothed.get("validation_loss")) is not None
+        if (level := record.smoothed.get(name)) is not None
         and level.low is not None
         and level.high is not None
     ]
+    thin: dict[str, Any] = {"width": 1, "dash": "solid"} if found else {}
+    measured = panels.line(
+        x, [value(r) for r in records], label, count, **palette.stroke(series, **thin)
+    )
     if not found:
-        return []
+        return [measured]
+    # The level takes the place of the measured line in the legend, so that each figure has one.
+    measured |= {"opacity": 0.45, "legendgroup": name, "showlegend": False}
     iterations, means, lows, highs = (list(column) for column in zip(*found, strict=True))
-    x = [float(iteration) for iteration in iterations]
-    edge: dict[str, Any] = {"line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+    at = [float(iteration) for iteration in iterations]
+    edge: dict[str, Any] = {
+        "line": {"width": 0},
+        "showlegend": False,
+        "hoverinfo": "skip",
+        "legendgroup": name,
+    }
+    band = {"fill": "tonexty", "fillcolor": palette.faded(series, 0.16)}
     return [
-        panels.line(x, lows, "lower end", count + 2, **edge),
-        panels.line(x, highs, "upper end", count + 2, **edge, fill="tonexty", fillcolor=_PALER),
-        panels.line(x, means, "smoothed", count + 2, line={"color": _DARK, "width": 2.5}),
+        measured,
+        panels.line(at, lows, f"{label}, lower end", count, **edge),
+        panels.line(at, highs, f"{label}, upper end", count, **edge, **band),
+        panels.line(
+            at,
+            means,
+            f"{label}, smoothed",
+            count,
+            legendgroup=name,
+            **palette.stroke(series, width=2.5),
+        ),
     ]
+
+
+def _star(best: MetaIteration) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "best",
+        "x": [best.iteration],
+        "y": [panels.rounded(_level(best))],
+        "marker": {"symbol": "star", "size": 11, "color": palette.LIGHT[2]},
+    }
 
 
 def _best(records: Sequence[MetaIteration]) -> MetaIteration | None:
@@ -271,19 +321,26 @@ def _bands(
     edge = {"width": 0}
     return [
         line("minimum", line=edge),
-        line("maximum", line=edge, fill="tonexty", fillcolor=_PALER),
+        line("maximum", line=edge, fill="tonexty", fillcolor=palette.faded(0, 0.15)),
         line("lower quartile", line=edge),
-        line("upper quartile", line=edge, fill="tonexty", fillcolor=_PALE),
-        line("median", line={"color": _BLUE}),
+        line("upper quartile", line=edge, fill="tonexty", fillcolor=palette.faded(0, 0.35)),
+        line("median", **palette.stroke(0)),
     ]
 
 
 def _lines(columns: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
     """A line per column, which maps meta-iterations to values."""
     return [
-        panels.line(list(column), list(column.values()), name, len(columns))
-        for name, column in columns.items()
+        panels.line(
+            list(column), list(column.values()), name, len(columns), **palette.stroke(series)
+        )
+        for series, (name, column) in enumerate(columns.items())
     ]
+
+
+def _replicas(records: Sequence[MetaIteration]) -> int:
+    """The largest number of replicas that answered in one meta-iteration."""
+    return max((len({r.replica for r in record.replicas}) for record in records), default=0)
 
 
 def _medians(name: str, summary: HyperparameterSummary) -> dict[str, float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from drmad_client.plots import panels
+from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure
 
-_CHOSEN, _OTHER = "#3f87c9", "rgba(63, 135, 201, 0.35)"
+_CHOSEN, _OTHER = palette.LIGHT[0], palette.faded(0, 0.35)
 
 
 def fidelity(measured: Mapping[str, Any]) -> Figure:

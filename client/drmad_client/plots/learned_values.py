@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from drmad_client.plots import panels
+from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.transforms import to_user_units
 
 Values = NDArray[np.floating[Any]]
 
-_MAX_LAYERS = 20
+_MAX_LAYERS = len(palette.LIGHT)
 
 
 def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
-    """The log penalties of the first layer as an image, averaged over the outputs.
+    """The penalties of the first layer as an image, each the geometric mean over the outputs.
 
     Args:
         raw: Log penalties of the first layer, shape (pixels,), or (outputs, pixels) flattened.
@@ -31,13 +32,15 @@ def penalty_image(raw: Values, shape: tuple[int, int]) -> Figure:
     pixels = shape[0] * shape[1]
     if raw.size == 0 or raw.size % pixels:
         raise ValueError(f"raw must hold whole images of {pixels} pixels, got {raw.size} values")
-    image = raw.reshape(-1, *shape).mean(axis=0)
+    image = np.exp(raw.reshape(-1, *shape).mean(axis=0)).tolist()
+    scale, ticks = panels.colours(image, is_logarithmic=True)
     trace = {
         "type": "heatmap",
-        "z": [[panels.rounded(value) for value in row] for row in image.tolist()],
+        "z": scale,
+        "text": [[panels.short(value) for value in row] for row in image],
         "colorscale": "Viridis",
-        "colorbar": {"title": {"text": "log penalty"}},
-        "hovertemplate": "row %{y}, column %{x}<br>%{z}<extra></extra>",
+        "colorbar": {"title": {"text": "penalty"}, **ticks},
+        "hovertemplate": "row %{y}, column %{x}<br>penalty %{text}<extra></extra>",
     }
     layout = {
         "xaxis": {"visible": False, "constrain": "domain"},
@@ -54,27 +57,39 @@ def schedules(
     """Tuned schedules over the inner steps, in the user's units.
 
     Args:
-        values: The tuned values by name, shape (steps,) or (layers, steps); the first layers are
-            drawn.
-        initial: The values before tuning, which are drawn as a dotted line.
+        values: The tuned values by name, shape (steps,) or (layers, steps); of more layers than
+            there are colours, evenly spaced ones are drawn.
+        initial: The values before tuning, which are drawn as pale lines behind.
         layers: The names of the layers of each schedule.
     """
     if not values:
         return panels.empty("this job tunes no schedule")
     rows: list[Panel] = []
     for name, value in values.items():
-        table = np.atleast_2d(value)[:_MAX_LAYERS]
+        table = np.atleast_2d(value)
+        kept = panels.evenly(len(table), _MAX_LAYERS)
+        labels = list((layers or {}).get(name, [])) or [name] * len(table)
+        if len(values) > 1:
+            labels = [label if label == name else f"{name}, {label}" for label in labels]
         x = list(range(table.shape[1]))
-        count = len(values) * (len(table) + 1)
-        labels = (layers or {}).get(name, [])
-        lines = [
-            panels.line(x, line, labels[number] if number < len(labels) else name, count)
-            for number, line in enumerate(table.tolist())
+        count = 2 * len(values) * len(kept)
+        untuned = (initial or {}).get(name)
+        lines = []
+        if untuned is not None and untuned.shape == value.shape:
+            starts = np.unique(np.atleast_2d(untuned)[kept], axis=0).tolist()
+            pale = {
+                "opacity": 0.5,
+                "line": {"width": 5, "color": "#8a8880"},
+                "legendgroup": "untuned",
+            }
+            lines += [
+                panels.line(x, start, "untuned", count, showlegend=number == 0, **pale)
+                for number, start in enumerate(starts)
+            ]
+        lines += [
+            panels.line(x, table[row].tolist(), labels[row], count, **palette.stroke(series))
+            for series, row in enumerate(kept)
         ]
-        before = (initial or {}).get(name)
-        if before is not None and before.shape == value.shape:
-            start = np.atleast_2d(before).mean(axis=0).tolist()
-            lines.append(panels.line(x, start, "before", count, line={"dash": "dot"}, opacity=0.6))
         rows.append((name, lines, {}))
     return panels.stacked(rows, showlegend=True, x_title="inner step")
 
@@ -85,41 +100,60 @@ def movers(
     infos: Sequence[HyperparameterInfo] = (),
     count: int = 15,
 ) -> Figure:
-    """The hyperparameters that changed most, in raw units."""
-    moves: list[tuple[float, str]] = []
-    groups = {info.name: info.groups for info in infos}
+    """The hyperparameters that changed most, in raw units, with their values in the user's."""
+    moves: list[tuple[float, str, str]] = []
+    described = {info.name: info for info in infos}
     for name, start in before.items():
-        change = (after[name] - start).ravel() if name in after else np.zeros(0)
+        if name not in after:
+            continue
+        change = (after[name] - start).ravel()
         size = np.nan_to_num(np.abs(change))
         most = np.argsort(-size, kind="stable")[:count]
-        for index in most[size[most] > 0.0].tolist():
-            label = next(
-                (_entry(group, index) for group in groups.get(name, ()) if index < group.stop),
-                f"{name}[{index}]",
-            )
-            moves.append((float(change[index]), label))
+        most = most[size[most] > 0.0]
+        info = described.get(name)
+        transform = info.transform if info else "identity"
+        values = [
+            to_user_units(side.ravel()[most].astype(float), transform).tolist()
+            for side in (start, after[name])
+        ]
+        for index, was, becomes in zip(most.tolist(), *values, strict=True):
+            label = entry_label(name, index, info.groups if info else ())
+            text = f"{panels.short(was)} → {panels.short(becomes)}"
+            moves.append((float(change[index]), label, text))
     moves = sorted(moves, key=lambda move: -abs(move[0]))[:count]
     if not moves:
         return panels.empty("no hyperparameter has changed yet")
     trace = {
         "type": "bar",
         "orientation": "h",
-        "x": [panels.rounded(change) for change, _ in moves],
-        "y": [label for _, label in moves],
-        "hovertemplate": "%{y}: %{x}<extra></extra>",
+        "x": [panels.rounded(change) for change, _, _ in moves],
+        "y": [label for _, label, _ in moves],
+        "text": [text for _, _, text in moves],
+        "marker": {"color": palette.LIGHT[0]},
+        "hovertemplate": "%{y}: %{text}, raw change %{x}<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "change of the raw value"}},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "dtick": 1},
+        "xaxis": {"title": {"text": "change of the raw value; the text has the user's units"}},
+        "yaxis": {
+            "title": {"text": "hyperparameter"},
+            "autorange": "reversed",
+            "automargin": True,
+            "type": "category",
+            "dtick": 1,
+        },
         "showlegend": False,
     }
     return {"data": [trace], "layout": layout}
 
 
-def _entry(group: HyperparameterGroup, index: int) -> str:
-    """The label of an entry: that of its group, with its number there if the group has several."""
+def entry_label(name: str, index: int, groups: Sequence[HyperparameterGroup]) -> str:
+    """The full name of an entry: hyperparameter, group, and its number there if it has several."""
+    group = next((group for group in groups if group.start <= index < group.stop), None)
+    if group is None:
+        return f"{name}[{index}]"
     only = group.stop - group.start == 1
-    return group.label if only else f"{group.label}[{index - group.start}]"
+    place = group.label if only else f"{group.label}[{index - group.start}]"
+    return f"{name}, {place}"
 
 
 def image_shape(spec: JobSpec) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,10 @@ MAX_POINTS_PER_TRACE = 1_000
 MAX_POINTS_PER_FIGURE = 8_000
 _DIGITS = 5
 _MAX_WHOLE_TICKS = 7
-_LOG_AXIS_TICKS = 3  # with more, plotly labels every digit of a decade
+LOG_AXIS: dict[str, Any] = {"type": "log", "tickformat": "~g", "nticks": 3}
+"""An axis of powers; the format keeps plotly from labelling 2e-3 as 2, with more ticks it would
+label every digit of a decade."""
+_COLOUR_TICKS = 5
 
 
 def line(
@@ -47,7 +50,6 @@ def stacked(
         layout[f"yaxis{suffix}"] = {
             "title": {"text": title},
             "domain": [max(0.0, top - height + gap), top],
-            **({"nticks": _LOG_AXIS_TICKS} if axis.get("type") == "log" else {}),
             **axis,
         }
         data += [trace | {"xaxis": "x", "yaxis": f"y{suffix}"} for trace in traces]
@@ -60,6 +62,94 @@ def stacked(
     if len(panels) > 2:
         layout["height"] = 180 * len(panels) + 120
     return {"data": data, "layout": layout}
+
+
+def heat_maps(
+    maps: Mapping[str, tuple[Sequence[str], Sequence[Sequence[float | None]]]],
+    x: Sequence[float],
+    logarithmic: Collection[str] = (),
+) -> Figure:
+    """Heat maps below each other, each with the labels of its rows and a colour scale of its own.
+
+    Args:
+        maps: by title the labels of the rows, and the rows of values.
+        x: meta-iterations, one for each column.
+        logarithmic: the titles of the maps whose colours show the logarithm of positive values.
+    """
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {}
+    count = sum(len(labels) + 2 for labels, _ in maps.values())
+    top = 1.0
+    for number, (title, (labels, rows)) in enumerate(maps.items(), 1):
+        suffix = "" if number == 1 else str(number)
+        bottom = max(0.0, top - (len(labels) + 2) / count)
+        domain = [bottom + (0.08 if number < len(maps) else 0.0) * (top - bottom), top]
+        scale, ticks = colours(rows, title in logarithmic)
+        data.append(
+            {
+                "type": "heatmap",
+                "x": list(x),
+                "y": list(labels),
+                "z": scale,
+                "text": [[short(value) for value in row] for row in rows],
+                "colorscale": "Viridis",
+                "colorbar": {
+                    "title": {"text": title},
+                    "y": sum(domain) / 2,
+                    "len": max(0.1, domain[1] - domain[0]),
+                    **ticks,
+                },
+                "hovertemplate": "meta-iteration %{x}<br>%{y}<br>%{text}<extra></extra>",
+                "xaxis": "x",
+                "yaxis": f"y{suffix}",
+            }
+        )
+        layout[f"yaxis{suffix}"] = {
+            "title": {"text": title},
+            "domain": domain,
+            "autorange": "reversed",
+            "automargin": True,
+            "type": "category",
+        }
+        top = bottom
+    last = "" if len(maps) == 1 else str(len(maps))
+    layout["xaxis"] = {
+        "title": {"text": "meta-iteration"},
+        "anchor": f"y{last}",
+        **whole_ticks(x),
+    }
+    if len(maps) > 1:
+        layout["height"] = 200 * len(maps) + 120
+    return {"data": data, "layout": layout}
+
+
+def colours(
+    rows: Sequence[Sequence[float | None]], is_logarithmic: bool
+) -> tuple[list[list[float | None]], dict[str, Any]]:
+    """What a heat map colours, and the ticks of its colour bar in the units of the values."""
+
+    def level(value: float | None) -> float | None:
+        if value is None or not is_logarithmic:
+            return rounded(value)
+        return rounded(math.log10(value)) if value > 0.0 else None
+
+    scale = [[level(value) for value in row] for row in rows]
+    finite = [value for row in scale for value in row if value is not None]
+    if not finite or not is_logarithmic:
+        return scale, {}
+    low, high = min(finite), max(finite)
+    if high - low >= _COLOUR_TICKS - 2:
+        step = math.ceil((high - low) / _COLOUR_TICKS)
+        ticks = [float(tick) for tick in range(math.ceil(low), math.floor(high) + 1, step)]
+    else:
+        count = _COLOUR_TICKS if high > low else 1
+        ticks = [low + (high - low) * part / max(1, count - 1) for part in range(count)]
+    return scale, {"tickvals": ticks, "ticktext": [short(10.0**tick) for tick in ticks]}
+
+
+def short(value: float | None) -> str:
+    """A value to three digits, for a label."""
+    return "" if value is None else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def whole_ticks(x: Sequence[float]) -> dict[str, Any]:

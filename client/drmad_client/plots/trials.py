@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.plots import panels
+from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure
 from drmad_client.records.search import Trial
 
@@ -22,6 +22,7 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
     points = {
         "type": "scatter",
         "mode": "markers",
+        "marker": {"color": palette.LIGHT[0]},
         "name": "trial",
         "x": [trial.number for trial, _ in ended],
         "y": [panels.rounded(loss) for loss in losses],
@@ -32,7 +33,11 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
         "hovertemplate": "%{y}<br>%{text}<extra>trial %{x}</extra>",
     }
     line = panels.line(
-        [trial.number for trial, _ in ended], lowest, "lowest so far", 2, line={"shape": "hv"}
+        [trial.number for trial, _ in ended],
+        lowest,
+        "lowest so far",
+        2,
+        **palette.stroke(1, shape="hv"),
     )
     figure = panels.stacked([("validation loss", [points, line], {})], True, x_title="trial")
     figure["layout"]["hovermode"] = "closest"

@@ -56,10 +56,54 @@ def _message(error: Mapping[str, Any], body: Any) -> str:
         return "is not a known field; remove it or correct its spelling"
     if kind in ("missing", "union_tag_not_found"):
         return "is required"
-    message = str(error["msg"]).replace("Input should be", "must be")
+    message = _plain(error)
     if isinstance(value, str | int | float | bool) and len(str(value)) <= 80 and kind != "misfit":
         message += f", got {value!r}"
     return message
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "dict": "a mapping of fields, as in {name: value}",
+    "model": "a mapping of fields, as in {name: value}",
+    "model_attributes": "a mapping of fields, as in {name: value}",
+    "list": "a list, as in [first, second]",
+    "tuple": "a list, as in [first, second]",
+    "datetime": "a date and time, as in 2026-01-31T12:00:00Z",
+}
+"""What each type of pydantic is called in a job."""
+_BOUNDS = {
+    "too_short": "must have a number of entries of at least {min_length}, got {actual_length}",
+    "too_long": "must have a number of entries of at most {max_length}, got {actual_length}",
+    "string_too_short": "must have a length of at least {min_length}",
+    "string_too_long": "must have a length of at most {max_length}",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "int_from_float": "must be a whole number",
+}
+"""Messages about bounds, by the type of pydantic, which gives the values in braces."""
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    """The message without the words of pydantic."""
+    kind, context = str(error["type"]), error.get("ctx", {})
+    if kind in _BOUNDS:
+        shown = {name: f"{v:g}" if isinstance(v, float) else v for name, v in context.items()}
+        return _BOUNDS[kind].format(**shown)
+    stem = kind.removesuffix("_type").removesuffix("_parsing")
+    if stem != kind and stem in _KINDS:
+        return f"must be {_KINDS[stem]}"
+    message = str(error["msg"])
+    for words in ("Value error, ", "Assertion failed, "):
+        message = message.removeprefix(words)
+    return message.replace("Input should be", "must be")
 
 
 def _present_name(error: Mapping[str, Any], body: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -11,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from drmad_client.records import verdict
 from drmad_client.records.confirmation import ConfirmedFigures
-from drmad_client.records.job import Best
+from drmad_client.records.job import Best, JobRecord
 from drmad_service.dashboard import assets
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
@@ -141,6 +142,12 @@ def _tuned(spec: Any) -> str:
     return ", ".join(h.name or h.kind for h in spec.hyperparameters)
 
 
+def _count(job: JobRecord) -> int:
+    """The number of hyperparameters: entries of the tensors, or tensors before these are known."""
+    entries = sum(math.prod(info.shape) for info in job.hyperparameters)
+    return entries or len(job.spec.hyperparameters)
+
+
 def _interval(figures: Best | ConfirmedFigures, name: str) -> str:
     """The interval of a figure of a meta-iteration, empty where it is unknown."""
     intervals = figures.intervals if isinstance(figures, Best) else figures.figures
@@ -156,6 +163,7 @@ _environment.filters |= {
     "interval": _interval,
     "ago": _ago,
     "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
+    "count": _count,
     "duration": _duration,
     "figure": _figure,
     "metric": _metric,

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.io
 import pytest
 
-from drmad_client.plots import figures, learned_values, panels
+from drmad_client.plots import figures, learned_values, palette, panels
 from drmad_client.plots.figures import FIGURES, Material
 from drmad_client.plots.panels import Figure
 from drmad_client.records.confirmation import Interval
@@ -177,9 +177,9 @@ def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
         for n, (mean, half) in enumerate(levels)
     ]
     drawn = lines(figures.losses(history))
-    assert drawn["smoothed"] == ([2, 3], [2.0, 2.25])
-    assert drawn["lower end"] == ([2, 3], [1.5, 2.0])
-    assert drawn["upper end"] == ([2, 3], [2.5, 2.5])
+    assert drawn["validation, smoothed"] == ([2, 3], [2.0, 2.25])
+    assert drawn["validation, lower end"] == ([2, 3], [1.5, 2.0])
+    assert drawn["validation, upper end"] == ([2, 3], [2.5, 2.5])
     assert drawn["best"] == ([2], [2.0])
 
 
@@ -219,11 +219,71 @@ def test_layers_are_a_map_of_medians() -> None:
     assert trace["z"] == [[0.0, -1.0, -2.0], [2.0, 2.0, 2.0]]
 
 
+def test_no_hyperparameter_hides_another_of_the_same_layer() -> None:
+    """Learning rate and momentum label their segments alike."""
+    labels = {"0.weight": 1e-3, "0.bias": 1e-2}
+    history = [
+        record(
+            n,
+            hyperparameters={
+                "learning_rate": summary(1, 2, 3, 4, 5, groups=labels),
+                "momentum": summary(1, 2, 3, 4, 5, groups=dict.fromkeys(labels, 0.9)),
+            },
+        )
+        for n in range(2)
+    ]
+    rates, momenta = figures.layers(history, INFOS)["data"]
+    assert rates["z"] == [[-3.0, -3.0], [-2.0, -2.0]]
+    assert rates["text"] == [["0.001", "0.001"], ["0.01", "0.01"]]
+    assert momenta["z"] == [[0.9, 0.9], [0.9, 0.9]]
+    assert rates["yaxis"] != momenta["yaxis"]
+    drawn = lines(figures.hypergradient_norms(history))
+    assert list(drawn) == ["all"] + [
+        f"{name}, {label}" for name in ("learning_rate", "momentum") for label in labels
+    ]
+
+
+def test_every_metric_of_the_job_is_drawn() -> None:
+    metrics = {"test_loss": 1.0, "test_error": 0.1, "valid_accuracy": 0.9, "auc": 0.8, "bleu": 31.0}
+    figure = figures.losses([record(n, metrics=metrics) for n in range(2)])
+    assert set(lines(figure)) >= {"test", "test error", "valid accuracy", "auc", "bleu"}
+    titles = {
+        name: axis["title"]["text"] for name, axis in figure["layout"].items() if "axis" in name
+    }
+    assert sorted(titles.values()) == ["accuracy", "auc", "bleu", "error", "loss", "meta-iteration"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_at_most_as_many_lines_as_there_are_colours(
+    name: str, long_history: list[MetaIteration]
+) -> None:
+    many = [replica(number, 0.1 * number) for number in range(14)]
+    history = [each.model_copy(update={"replicas": many}) for each in long_history[:3]]
+    steps = {"learning_rate": np.zeros((14, 3))}
+    info = INFOS[1].model_copy(
+        update={
+            "shape": [14, 3],
+            "groups": [
+                HyperparameterGroup(label=f"layer {n}", start=3 * n, stop=3 * n + 3)
+                for n in range(14)
+            ],
+        }
+    )
+    figure = figures.draw(name, Material(history, [info], steps, steps))
+    named = [
+        (trace["yaxis"], trace["line"]["color"], trace["line"]["dash"])
+        for trace in figure["data"]
+        if trace.get("showlegend", True) and "dash" in trace.get("line", {})
+    ]
+    assert len(named) == len(set(named)) <= len(palette.LIGHT)
+
+
 def test_penalties_of_the_first_layer_are_an_image() -> None:
-    figure = figures.draw("penalty_image", Material([], INFOS, BEFORE, AFTER, (2, 2)))
-    assert figure["data"][0]["z"] == [[0.0, 1.0], [2.0, 3.0]]
+    (trace,) = figures.draw("penalty_image", Material([], INFOS, BEFORE, AFTER, (2, 2)))["data"]
+    assert trace["z"] == [[0.0, 0.43429], [0.86859, 1.3029]]
+    assert trace["text"] == [["1", "2.72"], ["7.39", "20.1"]]
     averaged = figures.penalty_image(np.array([0.0, 1, 2, 3, 4, 5, 6, 7]), (2, 2))
-    assert averaged["data"][0]["z"] == [[2.0, 3.0], [4.0, 5.0]]
+    assert averaged["data"][0]["text"] == [["7.39", "20.1"], ["54.6", "148"]]
     with pytest.raises(ValueError, match="whole images of 4 pixels, got 3 values"):
         figures.penalty_image(np.zeros(3), (2, 2))
 
@@ -239,7 +299,7 @@ def test_schedules_are_drawn_by_step_and_layer_in_the_users_units() -> None:
     assert lines(figure) == {
         "0.weight": ([0, 1, 2], [1.0, 2.0, 3.0]),
         "0.bias": ([0, 1, 2], [4.0, 5.0, 6.0]),
-        "before": ([0, 1, 2], [1.0, 1.0, 1.0]),
+        "untuned": ([0, 1, 2], [1.0, 1.0, 1.0]),
     }
 
 
@@ -277,8 +337,9 @@ def test_time_is_shown_to_the_last_second() -> None:
 
 def test_movers_are_named_and_in_order() -> None:
     (trace,) = figures.movers(BEFORE, AFTER, INFOS, count=3)["data"]
-    assert trace["y"] == ["3.weight[3]", "3.weight[2]", "3.weight[1]"]
+    assert trace["y"] == ["l2, 3.weight[3]", "l2, 3.weight[2]", "l2, 3.weight[1]"]
     assert trace["x"] == [15.0, 14.0, 13.0]
+    assert trace["text"][0] == "1 → 3.27e6"
     (plain,) = figures.movers({"a": np.array([1.0, 1.0])}, {"a": np.array([0.0, 1.0])})["data"]
     assert (plain["y"], plain["x"]) == (["a[0]"], [-1.0])
 
@@ -294,7 +355,7 @@ def test_movers_of_groups_have_the_labels_of_the_groups() -> None:
     (trace,) = figures.movers({"mixture": np.zeros(2)}, {"mixture": np.array([1.0, -2.0])}, [info])[
         "data"
     ]
-    assert (trace["y"], trace["x"]) == (["web", "books"], [-2.0, 1.0])
+    assert (trace["y"], trace["x"]) == (["mixture, web", "mixture, books"], [-2.0, 1.0])
 
 
 def test_reduction_keeps_ends_peaks_and_order() -> None:

@@ -40,8 +40,8 @@ def test_an_attribution_is_one_round_without_outer_steps_and_reads_as_it_was_wri
             "must be shared for an attribution",
         ),
         ({"attribution": {"queries": ["rows:x"]}}, "attribution.queries[0]", "numbers and ranges"),
-        ({"attribution": {"queries": []}}, "attribution.queries", "at least 1 item"),
-        ({"attribution": {"left_out": 1.0}}, "attribution.left_out", "less than 1"),
+        ({"attribution": {"queries": []}}, "attribution.queries", "at least 1, got 0"),
+        ({"attribution": {"left_out": 1.0}}, "attribution.left_out", "must be below 1"),
     ],
 )
 def test_what_an_attribution_does_not_take_is_refused_by_field(

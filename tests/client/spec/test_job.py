@@ -119,7 +119,7 @@ ARRAYS: dict[str, Any] = {"name": "file", "path": "a.npz", "train": 100, "valid"
 @pytest.mark.parametrize(
     ("change", "path", "words"),
     [
-        ({"training": {"steps": -5}}, "training.steps", "greater than or equal to 1, got -5"),
+        ({"training": {"steps": -5}}, "training.steps", "must be at least 1, got -5"),
         ({"training": {"stepz": 5}}, "training.stepz", "not a known field"),
         ({"training": {"steps": "many"}}, "training.steps", "got 'many'"),
         ({"problem": {}}, "problem.data", "is required"),
@@ -147,7 +147,7 @@ ARRAYS: dict[str, Any] = {"name": "file", "path": "a.npz", "train": 100, "valid"
             "hyperparameters[0].init",
             "'data' or 'noise'",
         ),
-        ({"training": {"betas": [0.9, 1.0]}}, "training.betas[1]", "less than 1"),
+        ({"training": {"betas": [0.9, 1.0]}}, "training.betas[1]", "must be below 1"),
         ({"hypergradient": {"method": "guess"}}, "hypergradient.method", "must be one of"),
         (
             {"training": {"steps": 9}, "hypergradient": {"method": "shortcut", "horizon": 10}},

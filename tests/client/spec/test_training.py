@@ -156,7 +156,7 @@ def test_a_fork_keeps_the_groups_that_its_hyperparameters_belong_to(per: str) ->
         ({"optimizer": "custom"}, "optimizer", "a built-in problem has none"),
         ({"optimizer": "rmsprop", "betas": (0.8, 0.9)}, "betas", "has no effect with rmsprop"),
         ({"nesterov": True, "momentum": 0}, "nesterov", "needs a momentum above 0"),
-        ({"accumulate": 0}, "accumulate", "greater than or equal to 1, got 0"),
+        ({"accumulate": 0}, "accumulate", "must be at least 1, got 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

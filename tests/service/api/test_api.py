@@ -46,7 +46,7 @@ async def test_submitted_job_is_answered_with_its_place(
     ("change", "path", "words"),
     [
         ({"hyperparameters": [{"kind": "l3"}]}, "hyperparameters[0].kind", "'l2'"),
-        ({"training": {"steps": -5}}, "training.steps", "greater than or equal to 1, got -5"),
+        ({"training": {"steps": -5}}, "training.steps", "must be at least 1, got -5"),
         (
             {"training": {"steps": 10}, "hypergradient": {"method": "shortcut", "horizon": 11}},
             "hypergradient.horizon",
@@ -71,7 +71,7 @@ async def test_submitted_job_is_answered_with_its_place(
             "is taken; give each hyperparameter its own name",
         ),
         ({"trainning": {}}, "trainning", "not a known field"),
-        ({"meta": {"learning_rate": 0}}, "meta.learning_rate", "greater than 0"),
+        ({"meta": {"learning_rate": 0}}, "meta.learning_rate", "must be above 0, got 0"),
         (
             {"hypergradient": {"method": "shortcut", "preset": "paper", "interpolation_nodes": 4}},
             "hypergradient.preset",

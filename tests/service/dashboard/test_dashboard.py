@@ -173,6 +173,7 @@ def test_chosen_jobs_are_compared(page: Page, server: Server, jobs: dict[str, st
     expect(fields.first).to_be_visible()
     assert "hyperparameters[0].kind" in fields.all_text_contents()
     assert "training.steps" not in fields.all_text_contents()
+    expect(page.locator("td.best")).to_have_count(1)
 
 
 def test_a_lost_connection_is_shown_and_comes_back_by_itself(

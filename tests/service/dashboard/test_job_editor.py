@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import yaml
 
+from drmad_client.records.job import Best
 from drmad_client.spec.job import JobSpec
 from drmad_service.dashboard import comparison, job_editor
 from drmad_service.dashboard.job_editor import Draft, validate
 from drmad_service.dashboard.rendering import examples
+from tests.client import samples
 
 JOB: dict[str, Any] = {
     "problem": {"data": {"name": "digits"}},
@@ -94,3 +96,26 @@ def test_changes_are_nested_like_a_job() -> None:
 def test_a_comparison_holds_only_the_fields_that_differ() -> None:
     specs = [JobSpec.model_validate(JOB), JobSpec.model_validate(JOB | {"tags": {"a": "<b>"}})]
     assert comparison.differences(specs) == {"tags.a": ["", "<b>"]}
+
+
+def test_nulls_and_defaults_of_a_method_are_no_differences() -> None:
+    shortcut = {"method": "shortcut", "horizon": 30}
+    specs = [
+        JobSpec.model_validate(JOB | {"hypergradient": method})
+        for method in ({"method": "one_step"}, {"method": "replay"}, shortcut)
+    ]
+    found = comparison.differences(specs)
+    assert found == {
+        "hypergradient.method": ["one_step", "replay", "shortcut"],
+        "hypergradient.horizon": ["", "", "30"],
+    }
+
+
+def test_the_lowest_loss_is_marked_among_jobs_on_the_same_data() -> None:
+    found = {}
+    for name, data, loss in (("a", "digits", 0.3), ("b", "digits", 0.2), ("c", "mnist", 0.1)):
+        best = Best(iteration=0, validation_loss=loss, metrics={})
+        spec = JobSpec.model_validate(JOB | {"name": name, "problem": {"data": {"name": data}}})
+        found[name] = samples.job(best=best).model_copy(update={"id": name, "spec": spec})
+    assert comparison.best(list(found.values())) == {"b"}
+    assert comparison.best([found["b"], found["c"]]) == set()

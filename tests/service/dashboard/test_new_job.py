@@ -31,7 +31,7 @@ def test_a_job_is_submitted_through_the_form(page: Page, server: Server, do: Do[
     form.get_by_text("Training", exact=True).click()
     steps.fill("-4")
     steps.press("Tab")
-    expect(verdict).to_contain_text("training.steps must be greater than or equal to 1, got -4")
+    expect(verdict).to_contain_text("training.steps must be at least 1, got -4")
     expect(form.locator('[id="f.training.steps!"]')).to_be_visible()
     expect(page.locator("#submit")).to_be_disabled()
     steps.fill("60")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import hashlib
 import json
+from importlib import resources
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Header, Path, Request, Response
 from numpy.typing import NDArray
 
+from drmad_client import plots
 from drmad_client.plots.figures import FIGURES, Material, draw
 from drmad_client.records.job import JobRecord
+from drmad_client.version import __version__
 from drmad_service.api import array_responses
 from drmad_service.api.compression import compressible
 from drmad_service.api.routes.dependencies import (
@@ -47,7 +52,7 @@ async def figure(
     job = await store.get(job_id)
     if name not in FIGURES:
         raise ResultNotFound(f"there is no figure {name}; the figures are {', '.join(FIGURES)}")
-    version = f"{name}-{job.progress.iteration}"
+    version = f"{name}-{_software()}-{job.progress.iteration}"
     if FIGURES[name].needs_fidelity and await store.fidelity_report(job_id):
         version += "-reported"  # the report may precede the first meta-iteration
     if FIGURES[name].needs_trials:
@@ -65,6 +70,16 @@ async def figure(
     material = Material.of(job, await overview.sample(job), before, after, fidelity, trials)
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)
+
+
+@functools.cache
+def _software() -> str:
+    """Changes with the version and with the code that draws: no browser keeps old figures."""
+    digest = hashlib.sha256(__version__.encode())
+    for file in sorted(resources.files(plots).iterdir(), key=lambda file: file.name):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 async def _raw(

@@ -265,6 +265,7 @@ async def compare(
         jobs=chosen,
         differences=comparison.differences([job.spec for job in chosen]),
         metrics=comparison.metrics(chosen),
+        best=comparison.best(chosen),
     )
 
 

@@ -6,7 +6,8 @@ const TALL_HEIGHT = 480;
 const MAX_DRAW_MS = 10_000;
 const FIRST_RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
-const COLOURS = ["#3f87c9", "#d9822b", "#2f9e6e", "#b05cc4", "#c94f4f", "#8a7a3a", "#4a5bc4", "#6e7b86"];
+const REDRAW_SHARE = 10; // between two redraws the page rests this many times as long as the last one took
+export const COLOURS = ["#2f74b8", "#c87820", "#892620", "#049c85", "#787ffb", "#165165", "#cc2a50", "#2c29d4"];
 const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
 const plotlyAddress = document.querySelector("script[data-plotly]").dataset.plotly;
@@ -39,6 +40,32 @@ function inTurn(draw) {
   return mine;
 }
 
+// A redraw waits until the charts of this page have rested for REDRAW_SHARE times as long as the last
+// drawing took, so that charts take a tenth of the main thread at most, however long their histories are.
+let restsUntil = 0;
+async function measured(draw) {
+  const began = performance.now();
+  await draw();
+  const ended = performance.now();
+  restsUntil = Math.max(restsUntil, ended) + REDRAW_SHARE * (ended - began);
+}
+const rested = async () => {
+  while (performance.now() < restsUntil) await pause(Math.min(1000, restsUntil - performance.now()));
+};
+
+const channels = (colour) => [1, 3, 5].map((start) => parseInt(colour.slice(start, start + 2), 16)).join(", ");
+
+/** The figure in the colours of the theme: figures have those of a light page. */
+function themed(figure) {
+  const style = getComputedStyle(document.documentElement);
+  let text = JSON.stringify(figure);
+  COLOURS.forEach((light, index) => {
+    const here = style.getPropertyValue(`--c${index}`).trim();
+    text = text.replaceAll(`"${light}"`, `"${here}"`).replaceAll(`rgba(${channels(light)}`, `rgba(${channels(here)}`);
+  });
+  return JSON.parse(text);
+}
+
 function template() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -49,7 +76,7 @@ function template() {
   };
   return {
     layout: {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: COLOURS,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: COLOURS.map((_, index) => colour(`--c${index}`)),
       font: { family: "Inter, sans-serif", color: colour("--text"), size: 12 },
       margin: { l: 56, r: 16, t: 14, b: 34 }, xaxis: axis, yaxis: axis,
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11.5, color: colour("--muted") } },
@@ -100,7 +127,11 @@ export class JobChart extends HTMLElement {
       this.isStale = false;
       try {
         plotly().catch(() => {}); // loads in parallel with the figure; show() reports a failure
-        await this.show(await this.fetch());
+        if (this.figure) await rested();
+        const figure = await this.fetch();
+        const text = JSON.stringify(figure);
+        if (text !== this.drawn) await this.show(figure); // most events change only some of the figures
+        this.drawn = text;
         this.failures = 0;
       } catch (error) {
         this.fail(error);
@@ -143,7 +174,8 @@ export class JobChart extends HTMLElement {
     if ((figure.layout.height ?? 0) > TALL_HEIGHT) this.dataset.height = "tall";
     const { title, height, ...layout } = figure.layout; // the page sets the heading and the height
     const shown = { ...layout, template: template(), uirevision: "kept", autosize: true };
-    await inTurn(() => Plotly.react(this.plot, figure.data, shown, CONFIG));
+    const draw = () => Plotly.react(this.plot, themed(figure.data), themed(shown), CONFIG);
+    await inTurn(this.figure ? () => measured(draw) : draw);
     this.figure = figure;
     this.dataset.state = "drawn";
     this.plot.dataset.points = Math.max(0, ...figure.data.map((trace) => trace.x?.length ?? 0));

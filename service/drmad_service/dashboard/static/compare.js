@@ -1,18 +1,18 @@
 // Draws the validation losses of the selected jobs in one chart.
-import { JobChart } from "./charts.js";
+import { COLOURS, JobChart } from "./charts.js";
 import { request } from "./service.js";
 
-const COLOURS = ["#3f87c9", "#d9822b", "#2f9e6e", "#b05cc4", "#c94f4f", "#8a7a3a", "#4a5bc4", "#6e7b86"];
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px,2px", "2px,6px"];
 
 JobChart.prototype.fetch = async function () {
   const links = [...document.querySelectorAll("[data-curve]")];
   const figures = await Promise.all(links.map((link) => request("GET", link.dataset.curve)));
   const data = figures.flatMap((figure, index) => {
-    const trace = figure.data.find((trace) => trace.name === "validation");
+    const trace = figure.data.find((trace) => trace.name === "validation, smoothed") ?? figure.data.find((trace) => trace.name === "validation");
     if (!trace) return [];
     // plotly interprets some tags in names; escaping shows the name of a job as text.
     const name = links[index].textContent.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-    return [{ ...trace, name, xaxis: "x", yaxis: "y", line: { color: COLOURS[index], width: 2 } }];
+    return [{ ...trace, name, xaxis: "x", yaxis: "y", showlegend: false, opacity: 1, line: { color: COLOURS[index], dash: DASHES[index], width: 2 } }];
   });
   const layout = {
     showlegend: false, hovermode: "x unified",

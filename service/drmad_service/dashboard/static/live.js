@@ -4,6 +4,7 @@ import { signIn } from "./service.js";
 import { Idiomorph } from "./vendor/idiomorph.esm.min.js";
 
 const INTERVAL_MS = 1000;
+const BUSY_SHARE = 10; // a page rests this many times as long as the last merge took
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 5000;
 
@@ -35,30 +36,34 @@ export async function refresh() {
   running = (async () => {
     do {
       again = false;
-      await update();
-      await new Promise((resolve) => setTimeout(resolve, INTERVAL_MS));
+      const busy = await update();
+      await new Promise((resolve) => setTimeout(resolve, Math.max(INTERVAL_MS, BUSY_SHARE * busy)));
     } while (again && !document.hidden);
     running = null;
   })();
   return running;
 }
 
+/** Returns the time that the merge took, in milliseconds. */
 async function update() {
   const asked = performance.now();
   let response;
   try {
     response = await fetch(location.href, { headers: { Accept: "text/html" } });
   } catch {
-    return; // the event stream fails too, reconnects and calls refresh
+    return 0; // the event stream fails too, reconnects and calls refresh
   }
   if (response.redirected && new URL(response.url).pathname === "/sign-in") location.assign(signIn());
-  if (!response.ok) return;
-  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!response.ok) return 0;
+  const text = await response.text();
+  const began = performance.now();
+  const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const part of fresh.querySelectorAll("[data-live]")) {
     const old = document.getElementById(part.id);
     if (old) Idiomorph.morph(old, part, MERGE);
   }
   document.dispatchEvent(new CustomEvent("drmad:refreshed", { detail: { asked } }));
+  return performance.now() - began;
 }
 
 /**
