@@ -48,6 +48,7 @@ from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
 from drmad_service.store.connection import connect
+from drmad_service.store.placement import Placed
 from drmad_workers import spec_adapter
 from drmad_workers.meta.state import initial_state
 from drmad_workers.preflight import short_run
@@ -183,7 +184,7 @@ class SimulatedReplicas:
         self._ticks = itertools.count()
         self.actors: list[Any] = []
 
-    def reserve(self) -> None:
+    def reserve(self, places: Sequence[Placed]) -> None:
         return None
 
     def create(self) -> None:

@@ -16,7 +16,7 @@ from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.store import StoreSettings
-from drmad_service.store.types import UNLIMITED
+from drmad_service.store.placement import UNLIMITED, NodeCapacity
 
 
 def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -165,6 +165,14 @@ class SchedulerSettings(_Settings):
     )
     tenant_jobs: float = setting(UNLIMITED, "Maximum running jobs per tenant.", 1)
     tenant_gpus: float = setting(UNLIMITED, "Maximum GPUs in use per tenant.", 0)
+    autoscaler_nodes: int = setting(
+        0,
+        "Maximum nodes that Ray's autoscaler may add; jobs that only these could hold wait for "
+        "them, and the scheduler requests them. 0 stands for a cluster without an autoscaler.",
+        0,
+    )
+    autoscaler_node_cpus: float = setting(1.0, "CPU cores of a node that the autoscaler adds.", 0)
+    autoscaler_node_gpus: float = setting(0.0, "GPUs of a node that the autoscaler adds.", 0)
     max_hyperparameters: int = setting(
         MAX_HYPERPARAMETERS,
         "Maximum hyperparameter values per job, as counted by its worker.",
@@ -194,6 +202,12 @@ class SchedulerSettings(_Settings):
     heartbeat_file: Path | None = setting(
         None, "File that the scheduler touches after each poll of the queue, for liveness probes."
     )
+
+    @property
+    def autoscaler(self) -> tuple[NodeCapacity, ...]:
+        """The nodes that an autoscaler may add."""
+        node = NodeCapacity("", self.autoscaler_node_cpus, self.autoscaler_node_gpus)
+        return (node,) * self.autoscaler_nodes
 
     @property
     def replica_memory_bytes(self) -> int:

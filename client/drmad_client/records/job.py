@@ -46,6 +46,20 @@ class Waiting(Record):
     free_gpus: float = Field(description="Number of GPUs that no job reserves.")
     cluster_cpus: float = Field(description="Number of CPU cores of the cluster.")
     cluster_gpus: float = Field(description="Number of GPUs of the cluster.")
+    impossible: str | None = Field(
+        default=None,
+        description="Why its nodes could not hold the job if nothing else ran; null when they "
+        "could. The job runs once other nodes have joined.",
+    )
+    autoscaled: bool = Field(
+        default=True,
+        description="Whether they could with all nodes that an autoscaler may add.",
+    )
+    again_at: datetime | None = Field(
+        default=None,
+        description="Time before which the job is not placed again, because its replicas did not "
+        "start; null when nothing but its turn and room is waited for.",
+    )
 
 
 class Best(Record):

@@ -150,7 +150,7 @@ async def _service_metrics(redis: Redis, silent_ms: float) -> list[Metric]:
     pipe.time()
     *states, announced, reserved, leases, counters, memory, (seconds, micros) = await pipe.execute()
     now_ms = seconds * 1000 + micros / 1000
-    cluster = decoding.ClusterCapacity(announced, reserved, now_ms - silent_ms)
+    cluster = decoding.ClusterCapacity(announced, reserved, (), now_ms, silent_ms)
     queued, oldest_ms = await _queue(client)
     ages = {priority: max(0.0, now_ms - at) / 1000 for priority, at in oldest_ms.items()}
     expired = sum(score < now_ms for _, score in leases)

@@ -82,6 +82,7 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
         keys.ENDED: await redis.zrange(keys.ENDED, 0, -1),
         keys.LEASES: await redis.zrange(keys.LEASES, 0, -1),
         keys.RESERVATIONS: await redis.hkeys(keys.RESERVATIONS),
+        keys.PLACES: await redis.hkeys(keys.PLACES),
     }
     for pattern in (keys.jobs_with("*"), "drmad:tenant:*"):
         async for raw in redis.scan_iter(pattern, count=_SCAN_COUNT):
@@ -92,7 +93,7 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
     for index, ids in members.items():
         for job_id in (raw.decode() for raw in ids):
             status = statuses.get(job_id)
-            if index == keys.RESERVATIONS and job_id in validations:
+            if index in (keys.RESERVATIONS, keys.PLACES) and job_id in validations:
                 continue
             if status is None:
                 found.add(Orphan(f"{index} {job_id}", "the job does not exist"))
@@ -106,7 +107,7 @@ def _belongs(index: str, status: str) -> bool:
         return status == "queued"
     if index == keys.ENDED:
         return status in ("succeeded", "failed", "cancelled")
-    if index in (keys.LEASES, keys.RESERVATIONS):
+    if index in (keys.LEASES, keys.RESERVATIONS, keys.PLACES):
         return status in DRIVEN
     return index.endswith((":jobs", f":jobs:{status}"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -13,7 +12,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.errors import ServiceStartError
 from drmad_service.scheduling.replica_group import ReplicaGroup, Replicas, living_nodes
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Capacity
+from drmad_service.store import Capacity, NodeCapacity
 
 
 class RayLost(ServiceStartError):
@@ -24,7 +23,7 @@ class ComputeCluster(Protocol):
     """The machines on which the replicas of jobs run."""
 
     async def capacity(self) -> Capacity:
-        """The total capacity of the cluster and the limits of a tenant.
+        """The capacity of the cluster by node, and the limits of a tenant.
 
         Raises:
             RayLost: the cluster does not answer, or a local one has lost its only node.
@@ -50,13 +49,21 @@ class RayCluster:
         settings = self._settings
         try:
             async with asyncio.timeout(settings.ray_timeout_s):
-                total = await asyncio.to_thread(ray.cluster_resources)
+                found = await asyncio.to_thread(living_nodes)
         except (TimeoutError, RayError) as error:
             raise RayLost(f"Ray does not answer: {error}") from error
-        if settings.ray_address == "local" and not total.get("CPU"):
+        nodes = [
+            NodeCapacity(node["NodeID"], cpus, node["Resources"].get("GPU", 0.0))
+            for node in found
+            if (cpus := node["Resources"].get("CPU", 0.0))
+        ]
+        if settings.ray_address == "local" and not nodes:
             raise RayLost("the local Ray lost its only node")
-        return Capacity(
-            total.get("CPU", 0.0), total.get("GPU", 0.0), settings.tenant_jobs, settings.tenant_gpus
+        return Capacity.of(
+            nodes,
+            tenant_jobs=settings.tenant_jobs,
+            tenant_gpus=settings.tenant_gpus,
+            autoscaler=settings.autoscaler,
         )
 
     def replicas(self, spec: JobSpec, code: bytes | None) -> Replicas:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from drmad_client.spec.job import JobSpec
+from drmad_service.store.placement import Placed
 from drmad_workers.ray_actor.actor import THREADS, Replica
 
 
@@ -24,8 +29,8 @@ class Replicas(Protocol):
 
     actors: list[Any]
 
-    def reserve(self) -> Any:
-        """Request the resources of all replicas together.
+    def reserve(self, places: Sequence[Placed]) -> Any:
+        """Request the resources of all replicas together, on the nodes that the store chose.
 
         Returns a reference that becomes ready with the reservation; None when one actor holds all
         replicas, because Ray places a single actor without a reservation.
@@ -80,13 +85,20 @@ class ReplicaGroup:
         )
         self._group: Any = None
         self._numbers: list[list[int]] = []
+        self._nodes: list[str] = []
         self.actors: list[Any] = []
 
-    def reserve(self) -> Any:
+    def reserve(self, places: Sequence[Placed]) -> Any:
         resources, replicas = self._spec.resources, self._spec.replicas
-        size = self._batch_size()
-        numbers = range(replicas.count)
-        self._numbers = [[*numbers[i : i + size]] for i in range(0, replicas.count, size)]
+        # More than half of a GPU: a single replica, or an old job.
+        batched = replicas.batched == "auto" and resources.gpus <= 0.5
+        self._numbers, self._nodes = [], []
+        numbers = iter(range(replicas.count))
+        for place in places:
+            size = place.replicas if batched else 1
+            for _ in range(0, place.replicas, size):
+                self._numbers.append([*itertools.islice(numbers, size)])
+                self._nodes.append(place.node)
         if len(self._numbers) == 1:
             return None
         bundles = [
@@ -94,7 +106,11 @@ class ReplicaGroup:
             | ({"GPU": resources.gpus * len(batch)} if resources.gpus else {})
             for batch in self._numbers
         ]
-        self._group = placement_group(bundles, strategy=replicas.placement.upper())
+        self._group = placement_group(
+            bundles,
+            strategy=replicas.placement.upper(),
+            bundle_label_selector=[{"ray.io/node-id": node} for node in self._nodes],
+        )
         return self._group.ready()
 
     def create(self) -> None:
@@ -104,7 +120,7 @@ class ReplicaGroup:
             strategy = (
                 PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
                 if self._group is not None
-                else "DEFAULT"
+                else NodeAffinitySchedulingStrategy(self._nodes[index], soft=False)
             )
             cpus = resources.cpus * len(numbers)
             actor = Replica.options(  # type: ignore[attr-defined]
@@ -131,13 +147,3 @@ class ReplicaGroup:
             with contextlib.suppress(RayError):
                 remove_placement_group(self._group)
         self._group = None
-
-    def _batch_size(self) -> int:
-        """The number of replicas per actor: those that fit one GPU, or the node with most CPUs."""
-        resources, replicas = self._spec.resources, self._spec.replicas
-        if replicas.batched == "off" or resources.gpus > 0.5:  # a single replica, or an old job
-            return 1
-        if resources.gpus:
-            return min(replicas.count, int(1.0 / resources.gpus + 1e-9))
-        cpus = max((node["Resources"].get("CPU", 0.0) for node in living_nodes()), default=0.0)
-        return max(1, min(replicas.count, int(cpus / resources.cpus + 1e-9)))

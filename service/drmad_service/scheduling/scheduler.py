@@ -13,6 +13,7 @@ from drmad_client.records.job import JobError
 from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
+from drmad_service.scheduling.autoscaler import keep_requesting_nodes
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
@@ -59,6 +60,7 @@ class Scheduler:
                 keep_reporting_nodes(self._store, self.name, self._settings.nodes_s)
             ),
             asyncio.create_task(keep_validating(self._store, self._settings, self._cluster)),
+            asyncio.create_task(keep_requesting_nodes(self._store, self._settings, self._cluster)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from redis.exceptions import RedisError
 
 from drmad_client.records.job import JobError
@@ -117,9 +118,10 @@ class ValidationRun:
         resources = spec.resources
         memory = 0 if resources.gpus else resources.memory_bytes or settings.replica_memory_bytes
         options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus} | runtime_options(spec)
-        for _ in range(held.workers):
+        for node in [place.node for place in held.places for _ in range(place.replicas)]:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
             self._workers.append(
-                Validator.options(**options).remote(  # type: ignore[attr-defined]
+                Validator.options(scheduling_strategy=there, **options).remote(  # type: ignore[attr-defined]
                     spec.model_dump_json(),
                     asked.model_dump_json(),
                     state,

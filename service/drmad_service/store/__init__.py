@@ -12,6 +12,7 @@ value.
     job_requests.py   requests of clients: create, list, pause, resume, cancel, extend, fork, delete
     uploads.py        code and data that clients upload
     preflights.py     preflights of jobs that are not created
+    placement.py      the capacity by node, and why it does not hold a job
     leases.py         requests of schedulers: claim, renew, report, warn, log
     commits.py        meta-iterations, and the states between them
     confirmations.py  the confirmation of a job's result
@@ -26,9 +27,9 @@ value.
 no state of its own, so the parts cannot interfere, and a caller holds one object.
 """
 
+from drmad_service.store.placement import Capacity, NodeCapacity
 from drmad_service.store.store import Store
 from drmad_service.store.types import (
-    Capacity,
     Lease,
     MetaIterationCommit,
     ResumePoint,
@@ -39,6 +40,7 @@ __all__ = [
     "Capacity",
     "Lease",
     "MetaIterationCommit",
+    "NodeCapacity",
     "ResumePoint",
     "Store",
     "StoreSettings",

@@ -44,7 +44,11 @@ class Base:
         self._settings = settings
         self._most_queued = most_queued
         self._scripts = Scripts(
-            redis, events_kept=settings.events_kept, share_ms=1000 * settings.share_s
+            redis,
+            events_kept=settings.events_kept,
+            share_ms=1000 * settings.share_s,
+            unplaced_ms=1000 * settings.unplaced_s,
+            longest_unplaced_ms=1000 * settings.longest_unplaced_s,
         )
         self._blobs = Blobs(redis, self._scripts, "chunks")
         self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
@@ -78,14 +82,14 @@ class Base:
         """Append the commands whose answers `_cluster_of` reads to a pipeline."""
         pipe.hgetall(keys.CLUSTER)
         pipe.hgetall(keys.RESERVATIONS)
+        pipe.hvals(keys.PLACES)
         pipe.time()
 
     def _cluster_of(self, answers: Sequence[Any]) -> decoding.ClusterCapacity:
-        announced, reservations, (seconds, micros) = answers
+        announced, reservations, places, (seconds, micros) = answers
         silent_ms = 1000 * self._settings.scheduler_silent_s
-        return decoding.ClusterCapacity(
-            announced, reservations, seconds * 1000 + micros / 1000 - silent_ms
-        )
+        now_ms = seconds * 1000 + micros / 1000
+        return decoding.ClusterCapacity(announced, reservations, places, now_ms, silent_ms)
 
     async def must_have_room(self) -> None:
         """

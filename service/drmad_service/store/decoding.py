@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Start, Trial
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
+from drmad_service.store.placement import Needs, announced, counted
 
 Fields = Mapping[bytes, bytes]
 
@@ -90,8 +92,10 @@ def job(
     status = JobStatus(fields[b"status"].decode())
     message, waiting = fields[b"message"].decode(), None
     if cluster is not None and status is JobStatus.QUEUED:
-        waiting = cluster.waiting(float(fields[b"cpus"]), float(fields[b"gpus"]))
-        message = cluster.reason(waiting, ahead)
+        needs = Needs.of(spec)
+        unplaced = fields.get(b"unplaced_until")
+        waiting = cluster.waiting(needs, float(unplaced) if unplaced else None)
+        message = cluster.reason(waiting, needs, ahead)
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
     progress = Progress.model_validate_json(fields[b"progress"])
@@ -134,45 +138,81 @@ def _confirmation(fields: Fields, progress: Progress) -> Confirmation | None:
 class ClusterCapacity:
     """The capacity that the schedulers announced, and the part that is reserved for jobs."""
 
-    def __init__(self, announced: Fields, reservations: Fields, since_ms: float) -> None:
-        """Schedulers that have not polled the queue since `since_ms` are left out."""
-        alive = [one for one in map(json.loads, announced.values()) if one["at"] > since_ms]
-        reserved = [reserved.split() for reserved in reservations.values()]
-        self.schedulers = len(alive)
-        # Every scheduler announces the same cluster.
-        self.cpus = max((one["cpus"] for one in alive), default=0.0)
-        self.gpus = max((one["gpus"] for one in alive), default=0.0)
-        self.free_cpus = self.cpus - sum(float(cpus) for cpus, _, _ in reserved)
-        self.free_gpus = self.gpus - sum(float(gpus) for _, gpus, _ in reserved)
+    def __init__(
+        self,
+        announcements: Fields,
+        reservations: Fields,
+        places: Iterable[bytes],
+        now_ms: float,
+        silent_ms: float,
+    ) -> None:
+        """Schedulers that have not polled the queue for `silent_ms` are left out.
 
-    def waiting(self, cpus: float, gpus: float) -> Waiting:
+        Args:
+            places: where the replicas are for which there are reservations.
+        """
+        views = map(json.loads, announcements.values())
+        alive = [one for one in views if one["at"] > now_ms - silent_ms]
+        self.schedulers = len(alive)
+        self.now_ms = now_ms
+        # Every scheduler announces the same cluster.
+        newest = max(alive, key=lambda one: float(one["at"]), default={"cpus": 0.0, "gpus": 0.0})
+        self.capacity = announced(newest)
+        self.cpus, self.gpus = self.capacity.cpus, self.capacity.gpus
+        free = {node.id: node for node in self.capacity.nodes}
+        self.free_cpus, self.free_gpus = self.cpus, self.gpus
+        for reserved in reservations.values():
+            cpus, gpus, _ = reserved.split()
+            self.free_cpus -= float(cpus)
+            self.free_gpus -= float(gpus)
+        for entry in itertools.chain.from_iterable(map(json.loads, places)):
+            if entry[0] in free:
+                free[entry[0]] = free[entry[0]].without(entry)
+        self._free = [*free.values()]
+
+    def waiting(self, needs: Needs, unplaced: float | None = None) -> Waiting:
+        """`unplaced` is when the job that could not be placed may be placed again, in ms."""
+        nodes = self.capacity.nodes
+        later = unplaced is not None and unplaced > self.now_ms
         return Waiting(
-            cpus=cpus,
-            gpus=gpus,
+            cpus=needs.cpus * needs.count,
+            gpus=needs.gpus * needs.count,
             free_cpus=max(0.0, self.free_cpus),
             free_gpus=max(0.0, self.free_gpus),
             cluster_cpus=self.cpus,
             cluster_gpus=self.gpus,
+            impossible=needs.refusal(nodes) if self.schedulers else None,
+            autoscaled=needs.refusal([*nodes, *self.capacity.autoscaler]) is None,
+            again_at=time(unplaced) if unplaced is not None and later else None,
         )
 
-    def reason(self, waiting: Waiting, ahead: int) -> str:
+    def reason(self, waiting: Waiting, needs: Needs, ahead: int) -> str:
         """Why a job is still queued. `ahead` jobs precede it by age and priority."""
         if not self.schedulers:
             return "no scheduler is running; start one with: drmad schedule"
-        needs = [
-            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, _counted(waiting.gpus, "GPU")),
-            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, _counted(waiting.cpus, "CPU")),
-        ]
-        for wanted, _, total, what in needs:
-            if wanted > total:
-                return f"needs {what}, the cluster has {total:g}"
-        for wanted, free, total, what in needs:
-            if wanted > free:
-                return f"needs {what}, {free:g} of {total:g} are free"
+        if waiting.impossible and self.capacity.autoscaler:
+            if waiting.autoscaled:
+                return f"{waiting.impossible}; waits for the autoscaler to add nodes"
+            return f"{waiting.impossible}, also with every node that the autoscaler may add"
+        if waiting.impossible:
+            return waiting.impossible
+        if waiting.again_at is not None:
+            return (
+                "its replicas could not be placed, although there was room: it is tried again at "
+                f"{waiting.again_at:%H:%M:%S} UTC, or when the nodes change"
+            )
+        for wanted, free, total, unit in (
+            (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, "GPU"),
+            (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, "CPU"),
+        ):
+            if wanted > free + 1e-6:
+                return f"needs {counted(wanted, unit)}, {free:g} of {total:g} are free"
+        if (held := needs.held_by(self._free)) < needs.count:
+            return (
+                f"needs {needs.each} on one node"
+                f"{f' for each of {needs.count} replicas' if needs.count > 1 else ''}: "
+                f"{held or 'no'} replica{'' if held == 1 else 's'} would fit what is free"
+            )
         if not ahead:
             return "first in the queue"
         return f"queued behind {ahead} job{'' if ahead == 1 else 's'}"
-
-
-def _counted(count: float, unit: str) -> str:
-    return f"{count:g} {unit}{'' if count == 1 else 's'}"

@@ -21,6 +21,7 @@ from drmad_service.store import decoding, keys
 from drmad_service.store.base import Base
 from drmad_service.store.forked_state import forked_scalars
 from drmad_service.store.ids import new_id
+from drmad_service.store.placement import Needs
 from drmad_service.store.state_machine import Action
 
 
@@ -138,8 +139,17 @@ class JobRequests(Base):
     async def queue(self, limit: int) -> list[str]:
         """Ids of the first queued jobs, in the order in which they will run."""
         cluster = await self.cluster()
-        ids: list[str] = await self._scripts.run("queue", cluster.cpus, cluster.gpus, limit)
+        ids: list[str] = await self._scripts.run("queue", cluster.capacity.described(), limit)
         return ids
+
+    async def demand(self, most_waiting: int) -> list[Needs]:
+        """What the driven jobs and the first waiting ones need."""
+        driven = await self._redis.zrange(keys.LEASES, 0, -1)
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in [raw.decode() for raw in driven] + await self.queue(most_waiting):
+            pipe.hget(keys.job(job_id), "spec")
+        specs = [JobSpec.accepted(raw) for raw in await pipe.execute() if raw]
+        return [Needs.of(spec) for spec in specs]
 
     async def pause(self, job_id: str) -> JobRecord:
         """Release the job's resources after its running meta-iteration."""
@@ -208,6 +218,7 @@ class JobRequests(Base):
             "tenant": tenant,
             "cpus": str(spec.resources.cpus * spec.replicas.count),
             "gpus": str(spec.resources.gpus * spec.replicas.count),
+            "replicas": f"{spec.replicas.count} {spec.replicas.placement}",
             "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
         }
         if spec.notify.webhook is not None:

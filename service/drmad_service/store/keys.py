@@ -16,6 +16,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:leases                   zset    ids of driven jobs; score: expiry of the lease
     drmad:reservations             hash    driven job id, or id of a running validation -> "<cpus>
                                            <gpus> <tenant>" reserved
+    drmad:places                   hash    the same -> where its replicas are: a list of [node,
+                                           replicas, cpus, [[number of a GPU, part], ...]] (JSON)
     drmad:cluster                  hash    scheduler id -> capacity of its cluster (JSON)
     drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
@@ -66,6 +68,7 @@ QUEUE = "drmad:queue"
 ENDED = "drmad:ended"
 LEASES = "drmad:leases"
 RESERVATIONS = "drmad:reservations"
+PLACES = "drmad:places"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"

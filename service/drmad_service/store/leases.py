@@ -11,8 +11,9 @@ from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
 from drmad_service.store.base import Base, states
+from drmad_service.store.placement import Capacity, Placed, placed
 from drmad_service.store.state_machine import DRIVEN, Action
-from drmad_service.store.types import Capacity, Lease
+from drmad_service.store.types import Lease
 
 LOG_LINES = 10_000
 """Number of last log lines kept of each job, approximately."""
@@ -27,11 +28,8 @@ class Leases(Base):
             "claim",
             scheduler,
             int(lease_s * 1000),
-            capacity.cpus,
-            capacity.gpus,
+            capacity.described(),
             states(Action.CLAIM),
-            capacity.tenant_jobs,
-            capacity.tenant_gpus,
         )
         return Lease(*claimed) if claimed else None
 
@@ -42,12 +40,19 @@ class Leases(Base):
                 "outranked",
                 lease.job_id,
                 lease.fence,
-                capacity.cpus,
-                capacity.gpus,
-                capacity.tenant_jobs,
-                capacity.tenant_gpus,
+                capacity.described(),
             )
         )
+
+    async def place(self, lease: Lease, capacity: Capacity) -> list[Placed]:
+        """Where the replicas of a held job go: where they are while the nodes live, else anew.
+
+        Returns nothing when the nodes have no room for all of them.
+        """
+        entries = await self._scripts.run("place", lease.job_id, lease.fence, capacity.described())
+        if entries == "fenced":
+            raise LeaseLost(f"placing {lease.job_id} refused: fenced")
+        return placed(entries)
 
     async def renew(self, leases: Iterable[Lease], lease_s: float) -> set[str]:
         """Extend the leases to `lease_s` seconds from now. Returns the ids of the lost ones."""

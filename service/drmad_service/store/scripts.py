@@ -13,9 +13,14 @@ from drmad_service.errors import SchemaDiffers
 from drmad_service.store import keys
 from drmad_service.store.schema import SCHEMA
 
+_PLACING = ("claim", "place", "outranked", "queue", "take_validation")
+
 
 class Scripts:
-    """Runs the scripts of the folder `lua`, each preceded by the prelude."""
+    """Runs the scripts of the folder `lua`, each preceded by the prelude.
+
+    Those of _PLACING are preceded by the placement, too.
+    """
 
     def __init__(self, redis: Redis, **constants: float) -> None:
         names = {
@@ -29,6 +34,7 @@ class Scripts:
             "forgotten_ms": 3_600_000,
             "leases": keys.LEASES,
             "reservations": keys.RESERVATIONS,
+            "places": keys.PLACES,
             "notices": keys.NOTICES,
             "validations": keys.VALIDATIONS,
             "counters": keys.COUNTERS,
@@ -45,10 +51,11 @@ class Scripts:
             for path in folder.iterdir()
         }
         prelude = f"local K = cjson.decode('{json.dumps(names | constants)}')\n{texts['prelude']}"
+        placing = prelude + texts["placement"]
         self._scripts = {
-            name: redis.register_script(prelude + text)
+            name: redis.register_script((placing if name in _PLACING else prelude) + text)
             for name, text in texts.items()
-            if name != "prelude"
+            if name not in ("prelude", "placement")
         }
 
     async def run(self, script: str, *args: str | bytes | float) -> Any:

@@ -10,8 +10,6 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from drmad_client.records.job import Best, Progress
 from drmad_service.flags import setting
 
-UNLIMITED = 1e9
-
 
 @dataclass(frozen=True)
 class Lease:
@@ -19,18 +17,6 @@ class Lease:
 
     job_id: str
     fence: str
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """The capacity of a cluster, and the bounds of a tenant."""
-
-    cpus: float
-    gpus: float
-    tenant_jobs: float = UNLIMITED
-    """Maximum running jobs of a tenant."""
-    tenant_gpus: float = UNLIMITED
-    """Maximum GPUs in use by a tenant."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +79,18 @@ class StoreSettings:
     )
     scheduler_silent_s: float = setting(
         30.0, "Time after which a scheduler that sends no report counts as gone, in seconds.", 1
+    )
+    unplaced_s: float = setting(
+        10.0,
+        "Time that a job whose replicas could not be placed waits before it is claimed again, in "
+        "seconds; it doubles each time, and ends when the nodes change.",
+        0,
+    )
+    longest_unplaced_s: float = setting(
+        900.0,
+        "Maximum time that a job whose replicas could not be placed waits before it is claimed "
+        "again, in seconds.",
+        0,
     )
     repeat_s: float = setting(
         24 * 3600.0, "Time that the service remembers an Idempotency-Key, in seconds.", 1

@@ -14,7 +14,8 @@ from drmad_service.errors import JobNotFound, ResultNotFound, ValidationRefused
 from drmad_service.store import keys
 from drmad_service.store.base import Base
 from drmad_service.store.ids import new_id
-from drmad_service.store.types import Capacity, ResumePoint
+from drmad_service.store.placement import Capacity, Placed, placed
+from drmad_service.store.types import ResumePoint
 
 Ended = Literal["cancelled", "succeeded", "failed"]
 
@@ -28,13 +29,18 @@ class HeldValidation:
 
     Attributes:
         token: the fencing token.
-        workers: the number of workers whose resources are reserved.
+        places: the nodes of the workers whose resources are reserved.
     """
 
     job_id: str
     id: str
     token: str
-    workers: int
+    places: tuple[Placed, ...]
+
+    @property
+    def workers(self) -> int:
+        """The number of workers."""
+        return sum(place.replicas for place in self.places)
 
 
 class Validations(Base):
@@ -113,16 +119,13 @@ class Validations(Base):
         taken = await self._scripts.run(
             "take_validation",
             int(hold_s * 1000),
-            capacity.cpus,
-            capacity.gpus,
-            capacity.tenant_jobs,
-            capacity.tenant_gpus,
+            capacity.described(),
             most_workers,
         )
         if not taken:
             return None
-        job_id, validation_id, token, workers = taken
-        return HeldValidation(job_id, validation_id, token, int(workers))
+        job_id, validation_id, token, entries = taken
+        return HeldValidation(job_id, validation_id, token, tuple(placed(entries)))
 
     async def validated_state(self, held: HeldValidation) -> ResumePoint:
         """The state that is validated: that with which its meta-iteration trained."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity
+from drmad_service.store.placement import Placed
 from drmad_workers.ray_actor.messages import (
     PackedState,
     Prepared,
@@ -112,7 +114,7 @@ class StandInReplicas:
         self._cluster = cluster
         self.actors: list[Any] = []
 
-    def reserve(self) -> Any:
+    def reserve(self, places: Sequence[Placed]) -> Any:
         return self._cluster.reservation
 
     def create(self) -> None:

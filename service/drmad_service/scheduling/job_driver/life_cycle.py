@@ -7,9 +7,10 @@ commit, under this lease or the next one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ray.exceptions import RayError
 
@@ -37,6 +38,7 @@ from drmad_service.scheduling.job_driver.rollback import RECOVERABLE, Rollbacks
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.ray_errors import LOSSES, failure_of
+from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.replica_group import runtime_options
 from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds
 from drmad_service.scheduling.search_run import Search, SearchFailed
@@ -196,11 +198,36 @@ class _LifeCycle:
         return prepared[0]
 
     async def _place(self) -> None:
-        replicas, settings = self._job.replicas, self._job.settings
-        reserved = await asyncio.to_thread(replicas.reserve)
-        if reserved is not None:
-            await self._monitor.results([reserved], settings.start_timeout_s)
-        await asyncio.to_thread(replicas.create)
+        """Start the replicas on the nodes that the store chose; on others where these are lost."""
+        job = self._job
+        while True:
+            place = functools.partial(job.store.place, job.lease, await job.cluster.capacity())
+            places = await job.persist(place)
+            if not places:
+                message = (
+                    f"the nodes that are left have no room for {job.spec.replicas.count} replicas"
+                )
+                raise JobReleased(Action.YIELD, "not_placed", message)
+            reserved = await asyncio.to_thread(job.replicas.reserve, places)
+            if reserved is None or await self._is_ready(reserved, {p.node for p in places}):
+                return await asyncio.to_thread(job.replicas.create)
+            job.replicas.kill()
+
+    async def _is_ready(self, reserved: Any, nodes: set[str]) -> bool:
+        """Wait for a reservation. Returns False when one of its nodes is lost meanwhile."""
+        settings = self._job.settings
+        lost = asyncio.ensure_future(self._loss_of(nodes))
+        ready = future_of(reserved)
+        try:
+            await self._monitor.wait([ready, lost], 1, settings.start_timeout_s)
+        finally:
+            lost.cancel()
+        return ready.done()
+
+    async def _loss_of(self, nodes: set[str]) -> None:
+        """Return when one of the nodes is gone."""
+        while nodes <= {node.id for node in (await self._job.cluster.capacity()).nodes}:
+            await asyncio.sleep(self._job.settings.nodes_s)
 
     async def _search(self, trials: int) -> None:
         """Find the values from which the job starts, on the actors of its replicas."""

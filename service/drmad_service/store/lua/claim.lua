@@ -1,28 +1,30 @@
--- Claims the next job. ARGV: scheduler, lease in ms, cpus and gpus of the cluster, transitions of a
--- claim (JSON), maximum running jobs and gpus of a tenant. Returns {id, fence}, or nil when no job can
--- run now.
-local scheduler, lease, cpus, gpus, states, most_jobs, most_gpus = unpack(ARGV)
+-- Claims the next job. ARGV: scheduler, lease in ms, Capacity (JSON), transitions of a claim (JSON).
+-- Returns {id, fence}, or nil when no job can run now.
+local scheduler, lease, described, states = unpack(ARGV)
 local now = now_ms()
 states = cjson.decode(states)
-local is_new = redis.call('HSET', K.cluster, scheduler,
-  cjson.encode({ cpus = tonumber(cpus), gpus = tonumber(gpus), at = now })) == 1
-if is_new then  -- remove schedulers that were killed before they could remove themselves
-  local known = redis.call('HGETALL', K.cluster)
-  for i = 1, #known, 2 do
-    if cjson.decode(known[i + 1]).at < now - K.forgotten_ms then
-      redis.call('HDEL', K.cluster, known[i])
-      redis.call('HDEL', K.nodes, known[i])
+local known = redis.call('HGET', K.cluster, scheduler)
+-- An announcement says since when it is the same.
+local changed, same = string.match(known or '', '^{"at":%d+,"changed":(%d+),(.*)$')
+if not changed or '{' .. same ~= described then changed = string.format('%.0f', now) end
+redis.call('HSET', K.cluster, scheduler, string.format('{"at":%.0f,"changed":%s,%s', now, changed,
+  string.sub(described, 2)))
+if not known then  -- remove schedulers that were killed before they could remove themselves
+  local others = redis.call('HGETALL', K.cluster)
+  for i = 1, #others, 2 do
+    if cjson.decode(others[i + 1]).at < now - K.forgotten_ms then
+      redis.call('HDEL', K.cluster, others[i])
+      redis.call('HDEL', K.nodes, others[i])
     end
   end
 end
 
 local function take(id, reason, message)
-  local job = redis.call('HMGET', K.job .. id, 'status', 'cpus', 'gpus', 'tenant')
+  local status = redis.call('HGET', K.job .. id, 'status')
   redis.call('ZADD', K.leases, now + lease, id)
-  redis.call('HSET', K.reservations, id, job[2] .. ' ' .. job[3] .. ' ' .. job[4])
   local fence = redis.call('HINCRBY', K.job .. id, 'fence', 1)
   redis.call('HSET', K.job .. id, 'owner', scheduler)
-  enter(id, states[job[1]], reason, message, now)
+  enter(id, states[status], reason, message, now)
   return { id, tostring(fence) }
 end
 
@@ -33,8 +35,11 @@ if orphan then
   return take(orphan, 'recovered', 'its scheduler was lost; continues from the last meta-iteration')
 end
 
-local all = capacity(cpus, gpus, most_jobs, most_gpus)
+local all = capacity(described)
 local first = first_waiting(all)
 -- A job that does not fit yet stays first: smaller jobs behind it must not starve it.
-if first and fits(all, first) then return take(first.id, 'claimed', '') end
+if first and fits(all, first) then
+  reserve(first.id, first, place(all.nodes, first))
+  return take(first.id, 'claimed', '')
+end
 return nil

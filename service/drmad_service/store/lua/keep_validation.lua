@@ -6,7 +6,7 @@ local kept, member = part(job, 'validations'), job .. ' ' .. id
 local status, newest = unpack(redis.call('HMGET', kept, id .. ':status', id .. ':token'))
 if not status then
   redis.call('ZREM', K.validations, member)
-  redis.call('HDEL', K.reservations, id)
+  release(id)
   return 'lost'
 end
 if newest ~= token or not redis.call('ZSCORE', K.validations, member) then return 'lost' end
@@ -15,11 +15,11 @@ redis.call('HSET', kept, id .. ':progress', progress)
 if ended ~= '' then
   redis.call('HSET', kept, id .. ':status', ended, id .. ':outcome', outcome)
   redis.call('ZREM', K.validations, member)
-  redis.call('HDEL', K.reservations, id)
+  release(id)
   emit(job, 'validation', cjson.encode({ id = id, status = ended }), now)
   return ended
 end
 redis.call('ZADD', K.validations, now + tonumber(hold), member)
-if hold == '0' then redis.call('HDEL', K.reservations, id) end
+if hold == '0' then release(id) end
 changed(job)
 return status

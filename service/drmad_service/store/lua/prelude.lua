@@ -57,61 +57,18 @@ local function drop_chunks(id, kept, names)
   for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- The capacity of the cluster, what is reserved of it for the jobs that `counts` accepts, and the
--- bounds of a tenant.
-local function capacity(cpus, gpus, most_jobs, most_gpus, counts)
-  local all = { cpus = tonumber(cpus) + K.slack, gpus = tonumber(gpus) + K.slack,
-    most_jobs = tonumber(most_jobs), most_gpus = tonumber(most_gpus) + K.slack,
-    used_cpus = 0, used_gpus = 0, tenants = {} }
-  local reservations = redis.call('HGETALL', K.reservations)
-  for i = 1, #reservations, 2 do
-    if not counts or counts(reservations[i]) then
-      local c, g, tenant = string.match(reservations[i + 1], '^(%S+) (%S+) (%S+)$')
-      local share = all.tenants[tenant] or { jobs = 0, gpus = 0 }
-      all.tenants[tenant] = { jobs = share.jobs + 1, gpus = share.gpus + tonumber(g) }
-      all.used_cpus, all.used_gpus = all.used_cpus + tonumber(c), all.used_gpus + tonumber(g)
-    end
-  end
-  return all
+-- Frees what is reserved for a job, or for a validation.
+local function release(id)
+  redis.call('HDEL', K.reservations, id)
+  redis.call('HDEL', K.places, id)
 end
 
-local function share_of(all, tenant)
-  return all.tenants[tenant] or { jobs = 0, gpus = 0 }
-end
-
--- Whether the bounds of its tenant allow the job beside the tenant's running ones.
-local function allowed(all, job)
-  local share = share_of(all, job.tenant)
-  return share.jobs < all.most_jobs and share.gpus + job.gpus <= all.most_gpus
-end
-
-local function fits(all, job)
-  return allowed(all, job) and all.used_cpus + job.cpus <= all.cpus
-    and all.used_gpus + job.gpus <= all.gpus
-end
-
--- The next job to run, of those that fit the whole cluster and the bounds of their tenants: the one of
--- lowest rank. The rank is age and priority, raised by every running job of the tenant.
-local function first_waiting(all)
-  local first
-  local start, page = 0, 100
-  while true do
-    local queued = redis.call('ZRANGE', K.queue, start, start + page - 1, 'WITHSCORES')
-    for i = 1, #queued, 2 do
-      local id, rank = queued[i], tonumber(queued[i + 1])
-      -- The shares only raise ranks: no later job can precede the first one found.
-      if first and rank >= first.rank then return first end
-      local job = redis.call('HMGET', K.job .. id, 'cpus', 'gpus', 'tenant', 'priority')
-      local waiting = { id = id, cpus = tonumber(job[1]), gpus = tonumber(job[2]),
-        tenant = job[3], priority = tonumber(job[4]) }
-      if waiting.cpus <= all.cpus and waiting.gpus <= all.gpus and allowed(all, waiting) then
-        waiting.rank = rank + share_of(all, waiting.tenant).jobs * K.share_ms
-        if not first or waiting.rank < first.rank then first = waiting end
-      end
-    end
-    if #queued < 2 * page then return first end
-    start = start + page
-  end
+-- Makes a job wait whose replicas could not be placed, each time twice as long.
+local function stand_back(id, now)
+  local times = redis.call('HINCRBY', K.job .. id, 'unplaced', 1)
+  local wait = math.min(K.unplaced_ms * 2 ^ (times - 1), K.longest_unplaced_ms)
+  redis.call('HSET', K.job .. id, 'unplaced_at', string.format('%.0f', now),
+    'unplaced_until', string.format('%.0f', now + wait))
 end
 
 local function enter(id, status, reason, message, now)
@@ -129,7 +86,10 @@ local function enter(id, status, reason, message, now)
   end
   if not DRIVEN[status] then
     redis.call('ZREM', K.leases, id)
-    redis.call('HDEL', K.reservations, id)
+    release(id)
+  end
+  if status == 'running' or TERMINAL[status] then
+    redis.call('HDEL', job, 'unplaced', 'unplaced_at', 'unplaced_until')
   end
   if status == 'running' then
     redis.call('HSETNX', job, 'started_at', string.format('%.0f', now))

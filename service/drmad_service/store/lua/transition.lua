@@ -9,6 +9,8 @@ if not to or (seen ~= '' and seen ~= version) then return { 'refused', status } 
 if to ~= status then
   assign(id, fields)
   if state ~= '' then redis.call('SET', part(id, 'state'), state) end
-  enter(id, to, reason, message, now_ms())
+  local now = now_ms()
+  enter(id, to, reason, message, now)
+  if reason == 'not_placed' then stand_back(id, now) end
 end
 return { 'ok', to }
