@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextvars import ContextVar
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +19,7 @@ job_id: ContextVar[str] = ContextVar("job_id", default="")
 tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 _IDS = {"request_id": request_id, "job_id": job_id, "tenant": tenant}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -75,11 +77,28 @@ def formatter(log_format: LogFormat) -> logging.Formatter:
 
 
 class _Text(logging.Formatter):
+    """One line per record, and indented lines for its traceback.
+
+    Text of users can hold line feeds and escape codes: they are written as \\n and \\x1b, so that
+    nobody can forge a record or change the terminal of its reader.
+    """
+
     def format(self, record: logging.LogRecord) -> str:
         ids = [f"{name}={getattr(record, name)}" for name in _IDS if getattr(record, name, "")]
-        line, _, rest = super().format(record).partition("\n")
-        line += f" [{' '.join(ids)}]" if ids else ""
-        return f"{line}\n{rest}" if rest else line
+        return super().format(record).replace("\0", f" [{' '.join(ids)}]" if ids else "")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = _printable(record.message)
+        return super().formatMessage(record) + "\0"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {_printable(line)}" for line in lines)
+
+
+def _printable(text: str) -> str:
+    """The text with each control character as Python would write it."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _with_ids(record: logging.LogRecord) -> bool:

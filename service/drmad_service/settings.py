@@ -68,6 +68,18 @@ class ApiSettings(_Settings):
         "allows any name.",
         flag="allowed_host",
     )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        "Address or network of a proxy in front, besides loopback, whose X-Forwarded-Proto and "
+        "X-Forwarded-For are believed; may be repeated.",
+        flag="trusted_proxy",
+    )
+    failed_key_delay_s: float = setting(
+        1.0,
+        "Delay of the refusal of an unknown key after ten from one address in a minute, in "
+        "seconds; 0 delays nothing.",
+        0,
+    )
     allow_requirements: bool = _ALLOW_REQUIREMENTS
     max_body_bytes: int = setting(1 << 20, "Maximum size of a request body, in bytes.", 1024)
     max_upload_bytes: int = setting(

@@ -15,6 +15,7 @@ import drmad_client
 from drmad_service.api import problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
+from drmad_service.api.auth.failed_attempts import FailedAttempts
 from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.known_hosts import KnownHosts
@@ -78,6 +79,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.open_without_keys,
                 settings.session_s,
             )
+            app.state.failed_attempts = FailedAttempts(settings.failed_key_delay_s)
             app.state.stream_limits = StreamLimits(
                 max(1, settings.most_connections // 2),
                 settings.most_streams_of_a_key,

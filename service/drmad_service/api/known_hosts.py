@@ -26,7 +26,17 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._ANY_HOST:
-            host = Headers(scope=scope).get("host", "")
+            named = Headers(scope=scope).getlist("host")
+            if len(named) > 1:  # a proxy could have judged another one than we do
+                refusal = problem_response(
+                    400,
+                    "bad_request",
+                    f"expected one Host header, got {len(named)}",
+                    instance=scope["path"],
+                )
+                await refusal(scope, receive, send)
+                return
+            host = named[0] if named else ""
             if not self._is_known(host):
                 refusal = problem_response(
                     421,

@@ -24,6 +24,7 @@ class Server(uvicorn.Server):
                 port=port,
                 log_config=None,
                 access_log=False,
+                forwarded_allow_ips=["127.0.0.1", "::1", *settings.trusted_proxies],
                 http=slow_client_protocol(settings.slow_client_timeout_s),
                 limit_concurrency=settings.most_connections,
                 timeout_graceful_shutdown=3,

@@ -169,6 +169,7 @@ class Scheduler:
                 for sha256 in await self._store.unused_data(kept_ms):
                     self._data.remove(sha256)
                     logger.info("deleted data that no job names", extra={"sha256": sha256})
+                await asyncio.to_thread(self._data.remove_abandoned)
                 try:
                     await self._store.must_have_room()
                 except StoreFull as error:

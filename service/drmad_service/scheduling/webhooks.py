@@ -217,7 +217,8 @@ async def _address(host: str, port: int, private: bool) -> str | None:
     return addresses[0]
 
 
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+_EMBEDDING = [ipaddress.ip_network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
+"""IPv6 addresses that hold an IPv4 address: NAT64, its local form, and IPv4-compatible ones."""
 
 
 def is_public(address: str) -> bool:
@@ -226,7 +227,12 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        elif ip.sixtofour is not None or ip.teredo is not None or ip in _TRANSLATED:
+        elif (
+            ip.sixtofour is not None
+            or ip.teredo is not None
+            or ip.is_site_local
+            or any(ip in net for net in _EMBEDDING)
+        ):
             return False
     return ip.is_global and not ip.is_multicast
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from drmad_service.store.received_file import received_file
+from drmad_service.store.received_file import PREFIX, received_file
+
+_ABANDONED_S = 3600.0
+"""Age of the last piece from which an upload counts as broken off, in seconds."""
 
 
 def data_folder(data_dir: Path | None, home: Path) -> Path:
@@ -39,12 +44,29 @@ class DataFolder:
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with received_file(sha256, pieces, self._folder) as path:
+        async with self.received(sha256, pieces) as path:
             await check(path)
             path.chmod(0o640)
             path.replace(self.path(sha256))
         return self.size(sha256)
+
+    def received(
+        self, sha256: str, pieces: AsyncIterator[bytes]
+    ) -> AbstractAsyncContextManager[Path]:
+        """A complete file in this folder, removed at the end unless it was moved.
+
+        Raises:
+            WrongDigest: the digest of the bytes is not `sha256`.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return received_file(sha256, pieces, self._folder)
+
+    def remove_abandoned(self) -> None:
+        """Remove the parts of uploads whose process ended before they were complete."""
+        for path in self._folder.glob(f"{PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
     def size(self, sha256: str) -> int:
         return self.path(sha256).stat().st_size

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+PREFIX = "upload-"
+"""Begins the name of a file that is not complete yet."""
 _PIECE_BYTES = 1 << 20
 """Size of one write, which runs in a thread because a disk may be slow."""
 
@@ -20,16 +22,16 @@ class WrongDigest(Exception):
 
 @contextlib.asynccontextmanager
 async def received_file(
-    sha256: str, pieces: AsyncIterator[bytes], folder: Path | None = None
+    sha256: str, pieces: AsyncIterator[bytes], folder: Path
 ) -> AsyncIterator[Path]:
     """The complete file, which is removed at the end unless it was moved.
 
     Args:
-        folder: where the file lies; in the system's temporary folder by default.
+        folder: where the file lies.
     Raises:
         WrongDigest: the digest of the bytes is not `sha256`.
     """
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix="upload-")
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
     path = Path(name)
     digest, waiting = hashlib.sha256(), bytearray()
 

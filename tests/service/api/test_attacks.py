@@ -286,6 +286,14 @@ async def test_a_link_into_the_sign_in_leads_nowhere_else(target: httpx.AsyncCli
     )
 
 
+async def test_of_two_hosts_none_is_taken(target: httpx.AsyncClient) -> None:
+    for second in ("evil.example", HOST):
+        headers = [("Host", HOST), ("Host", second)]
+        answer = await target.get("/v1/jobs", headers=headers)
+        assert answer.status_code == 400
+        assert "Host" in answer.json()["detail"]
+
+
 async def test_a_page_of_another_site_cannot_read_or_frame_ours(target: httpx.AsyncClient) -> None:
     evil = {"Origin": "https://evil.example"}
     for path in ("/v1/jobs", "/", "/sign-in", "/openapi.json"):

@@ -153,6 +153,7 @@ async def test_a_link_that_is_old_or_forged_does_not_sign_in(
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - api_keys.TICKET_S - 5)
     forged.append(api_keys.issue_ticket(KEY))
+    forged.append(f"{expires}.{'é' * 64}")
     monkeypatch.undo()
     for ticket in forged:
         problem(await locked.post("/sign-in", json={"ticket": ticket}), 401, "sign_in_failed")

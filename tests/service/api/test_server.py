@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import httpx
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
+from drmad_service.api.auth.api_keys import Access, Scope
 from tests.end_to_end.running import free_port
 
 LONGEST_S = 60.0
@@ -69,3 +72,24 @@ def test_who_waits_is_answered_when_the_process_ends(redis_url: str, body: dict[
         assert [poll.result().status_code for poll in polls] == [304] * 3
         streamed.result()
         assert process.wait(LONGEST_S) in (0, -signal.SIGTERM)
+
+
+def test_a_session_cookie_is_secure_behind_a_proxy_that_is_trusted(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    _, text = asyncio.run(_key(redis_url))
+    sent = {"X-Forwarded-Proto": "https"}
+    with running(redis_url, "--trusted-proxy", "127.0.0.3", "--trusted-proxy", "10.0.0.0/8") as (
+        _,
+        url,
+    ):
+        for address, trusted in (("127.0.0.1", True), ("127.0.0.2", False), ("127.0.0.3", True)):
+            transport = httpx.HTTPTransport(local_address=address)
+            with httpx.Client(transport=transport, base_url=url, headers=sent) as proxy:
+                answer = proxy.post("/sign-in", json={"key": text})
+            assert ("secure" in answer.headers["set-cookie"].lower()) == trusted
+
+
+async def _key(redis_url: str) -> Any:
+    async with AsyncRedis.from_url(redis_url) as redis:
+        return await Access(redis).create("a", Scope.READ)

@@ -257,6 +257,13 @@ async def test_a_key_above_its_rate_gets_a_time_to_retry(
         await redis.hset(keys.bucket(made.id), "at", str(kept["at"] - 101_000))
         assert (await client.get("/v1/catalog", headers=headers)).is_success
         assert (await client.get("/v1/catalog", headers=headers)).status_code == 429
+        # A clock set back by an hour keeps nobody out for that hour.
+        await redis.hset(keys.bucket(made.id), "at", str(kept["at"] + 3_600_000))
+        assert (await client.get("/v1/catalog", headers=headers)).status_code == 429
+        now = float((await redis.hgetall(keys.bucket(made.id)))[b"at"])
+        assert now < kept["at"] + 3_600_000
+        await redis.hset(keys.bucket(made.id), "at", str(now - 101_000))
+        assert (await client.get("/v1/catalog", headers=headers)).is_success
         local = {"Authorization": f"Bearer {LOCAL_KEY}"}
         assert (await client.get("/v1/catalog", headers=local)).is_success
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,5 +85,25 @@ def test_text_has_the_ids_at_its_end_and_keeps_tracebacks() -> None:
         logger.removeHandler(handler)
     first, *rest = handler.lines[0].splitlines()
     assert first.endswith("ERROR tests.logs: could not drive [job_id=job_1]")
-    assert rest[0].startswith("Traceback")
-    assert rest[-1] == "ValueError: what went wrong"
+    assert rest[0].startswith("  Traceback")
+    assert rest[-1] == "  ValueError: what went wrong"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nobody_forges_a_record_or_sends_escape_codes(log_format: logs.LogFormat) -> None:
+    hostile = "/v1\n2026-01-01 INFO drmad: forged\r\x1b]0;title\x07\x9b31m\u2028\u202e\0"
+    handler, logger = Kept(log_format), logging.getLogger("tests.logs")
+    logger.addHandler(handler)
+    try:
+        logger.warning("refused %s", hostile)
+        try:
+            raise ValueError(hostile)
+        except ValueError:
+            logger.exception("failed at %s", hostile)
+    finally:
+        logger.removeHandler(handler)
+    for written in handler.lines:
+        first, *rest = written.split("\n")
+        assert "drmad: forged" in first
+        assert all(line.startswith("  ") for line in rest)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", written)

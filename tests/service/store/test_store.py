@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -173,6 +174,22 @@ async def test_expired_lease_is_taken_over_and_its_holder_writes_nothing(
     assert await store.renew([old, new], 10.0) == {old.job_id}
     assert (await store.get(new.job_id)).reason == "recovered"
     assert (await store.history(new.job_id)).data == []
+
+
+async def test_a_clock_set_back_keeps_no_job_from_the_next_scheduler(
+    redis: Redis, store: Store, spec: JobSpec
+) -> None:
+    """A lease that ends an hour from now was given before the clock was set back by an hour."""
+    await store.create(spec)
+    lost = await store.claim("a", 1.0, CAPACITY)
+    assert lost is not None
+    await redis.zincrby(keys.LEASES, 3_600_000, lost.job_id)
+    assert await store.claim("b", 0.02, CAPACITY) is None
+    async with asyncio.timeout(30.0):
+        while (taken := await store.claim("b", 1.0, CAPACITY)) is None:
+            await asyncio.sleep(0.01)
+    assert taken.job_id == lost.job_id
+    assert await store.renew([taken], 10.0) == set()
 
 
 async def test_commit_keeps_record_vectors_models_and_the_point_to_resume_from(

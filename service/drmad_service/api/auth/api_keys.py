@@ -150,7 +150,8 @@ class Access:
         if self._local_key is None or not (expires.isascii() and expires.isdigit()):
             return None
         left_s = int(expires[:12]) - int(time.time())
-        if left_s <= 0 or not hmac.compare_digest(ticket, _signed(self._local_key, expires)):
+        signed = _signed(self._local_key, expires).encode()
+        if left_s <= 0 or not hmac.compare_digest(ticket.encode(), signed):
             return None
         fresh = await self._redis.set(keys.ticket(digest(ticket)), "used", nx=True, ex=left_s)
         return await self._new_session(_LOCAL_ID, digest(self._local_key)) if fresh else None

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from drmad_service import logs
 from drmad_service.api.auth.api_keys import LOCAL, Access, Principal
+from drmad_service.api.auth.failed_attempts import FailedAttempts
 from drmad_service.api.auth.scopes import needed_for
 from drmad_service.errors import CrossSite, NotSignedIn, ScopeTooLow
 
@@ -42,6 +43,12 @@ def refuse_cross_site(request: Request, origin_needed: bool) -> None:
         raise CrossSite(origin)
 
 
+async def note_failure(request: Request) -> None:
+    """Counts a key, session or ticket that is unknown, and delays its answer after many."""
+    attempts: FailedAttempts = request.app.state.failed_attempts
+    await attempts.note(request.client.host if request.client else "")
+
+
 _bearer = HTTPBearer(auto_error=False, description="A key of the service, as in DRMAD_API_KEY.")
 
 
@@ -69,6 +76,8 @@ async def _principal(
     if is_open:
         principal = LOCAL
     if principal is None:
+        if credentials is not None or token is not None:
+            await note_failure(request)
         raise NotSignedIn(key_sent=credentials is not None)
     if changes and credentials is None:
         refuse_cross_site(request, origin_needed=not is_open)

@@ -12,12 +12,13 @@ from drmad_service.api.file_checker import FileRefused
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     CheckerDependency,
+    FolderDependency,
     Sha256,
     StoreDependency,
     binary_body,
     body_refused,
 )
-from drmad_service.store.received_file import WrongDigest, received_file
+from drmad_service.store.received_file import WrongDigest
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
 
@@ -39,13 +40,14 @@ async def upload(
     sha256: Sha256,
     request: Request,
     store: StoreDependency,
+    folder: FolderDependency,
     checker: CheckerDependency,
     principal: PrincipalDependency,
     response: Response,
 ) -> UploadedCode:
     """Upload a zip archive. Uploading the same bytes again changes nothing."""
     try:
-        async with received_file(sha256, request.stream()) as path:
+        async with folder.received(sha256, request.stream()) as path:
             await checker.check("code", path)
             content = await asyncio.to_thread(path.read_bytes)
     except (WrongDigest, FileRefused) as error:

@@ -6,7 +6,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from drmad_service.api.auth.api_keys import Access
-from drmad_service.api.auth.authentication import cookie_name, refuse_cross_site, session_token
+from drmad_service.api.auth.authentication import (
+    cookie_name,
+    note_failure,
+    refuse_cross_site,
+    session_token,
+)
 from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.errors import SignInFailed
 
@@ -38,6 +43,7 @@ async def sign_in(credentials: Credentials, request: Request) -> Response:
     else:
         token = await access.open_session(credentials.key)
     if token is None:
+        await note_failure(request)
         raise SignInFailed(by_ticket=bool(credentials.ticket))
     response = Response(status_code=204)
     response.set_cookie(

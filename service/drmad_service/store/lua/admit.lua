@@ -12,13 +12,16 @@ local kept, tenant, scope, used = unpack(redis.call('HMGET', key, 'digest', 'ten
 -- Lua interns strings: the comparison takes the same time for every digest.
 if kept ~= digest then return { id, digest, '', '', '', 0 } end
 local now = now_ms()
-if now - (tonumber(used) or 0) > 60000 then redis.call('HSET', key, 'used_at', now) end
+if math.abs(now - (tonumber(used) or 0)) > 60000 then redis.call('HSET', key, 'used_at', now) end
 rate, burst = tonumber(rate), tonumber(burst)
 local wait = 0
 if rate > 0 then
   local bucket = K.bucket .. id
   local left, at = unpack(redis.call('HMGET', bucket, 'left', 'at'))
-  left = math.min(burst, (tonumber(left) or burst) + (now - (tonumber(at) or now)) * rate / 1000)
+  at = tonumber(at) or now
+  -- The clock may have been set back since: from now on the new time counts.
+  if at > now then redis.call('HSET', bucket, 'at', string.format('%.0f', now)) end
+  left = math.min(burst, (tonumber(left) or burst) + math.max(0, now - at) * rate / 1000)
   if left < 1 then
     wait = math.ceil((1 - left) * 1000 / rate)
   else

@@ -28,6 +28,11 @@ local function take(id, reason, message)
   return { id, tostring(fence) }
 end
 
+-- A clock that was set back must not keep a lost scheduler's jobs for as long as the step.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.leases, now + 10 * math.max(lease, 1000), '+inf')) do
+  redis.call('ZADD', K.leases, now + lease, id)
+end
+
 -- Jobs of a lost scheduler come first: they hold their reservation already.
 local orphan = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, 1)[1]
 if orphan then
