@@ -556,12 +556,12 @@ async def test_jobs_that_cannot_run_now_hide_nobody_behind_them(
 ) -> None:
     limited = Capacity(cpus=4.0, gpus=0.0, tenant_jobs=1)
     await store.create(spec, tenant="busy")
-    assert await store.claim("scheduler", 10.0, limited) is not None
+    assert await store.claim("scheduler", 600.0, limited) is not None
     for _ in range(150):
         await store.create(with_changes(spec, resources={"gpus": 1}))
         await store.create(spec, tenant="busy")
     behind, _ = await store.create(spec)
-    claimed = await store.claim("scheduler", 10.0, limited)
+    claimed = await store.claim("scheduler", 600.0, limited)
     assert claimed is not None
     assert claimed.job_id == behind.id
 
@@ -636,7 +636,7 @@ async def test_tenant_is_held_to_its_gpus(store: Store, spec: JobSpec) -> None:
     mine = [(await store.create(one, tenant="a"))[0].id for _ in range(3)]
     other = (await store.create(one, tenant="b"))[0].id
     limited = Capacity(cpus=8.0, gpus=8.0, tenant_gpus=2.0)
-    claims = [await store.claim("scheduler", 10.0, limited) for _ in range(4)]
+    claims = [await store.claim("scheduler", 600.0, limited) for _ in range(4)]
     assert {claim.job_id for claim in claims if claim} == {*mine[:2], other}
     assert claims[3] is None
 
