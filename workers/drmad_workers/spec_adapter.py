@@ -168,4 +168,4 @@ def engine_class(package: str, place: str) -> Callable[..., Any]:
 
 
 def meta(spec: JobSpec) -> MetaConfig:
-    return MetaConfig(**spec.meta.model_dump())
+    return MetaConfig(**spec.meta.model_dump(exclude={"checkpoint_every"}))

@@ -55,6 +55,7 @@ class Bounds(GroupedMetadata):
 
 
 BETA = Bounds(ge=0.0, lt=1.0)
+CHECKPOINT_EVERY = Bounds(ge=1, limit=100_000)
 DROPOUT = Bounds(ge=0.0, lt=1.0)
 EMBEDDING_DIM = Bounds(ge=1, limit=4096)
 LOSS_TERMS = Bounds(ge=1, limit=10_000)

@@ -61,6 +61,7 @@ class Online:
     """Defaults of an outer problem whose meta-iterations are windows of one training run."""
 
     window: Final = 10
+    checkpoint_every: Final = 10
 
 
 class Method:

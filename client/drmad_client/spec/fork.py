@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.replicas import ReplicasSpec
 from drmad_client.spec.training import flattened
 
 _FIXED = ("problem", "hyperparameters", "search")
@@ -60,7 +61,8 @@ class ForkSpec(Spec):
         if forked.meta.iterations <= self.iteration:
             message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
             raise _invalid((("changes", "meta", "iterations"), forked.meta.iterations, message))
-        if misfits := [*_idle_changes(spec, forked), *_misfits_of_the_state(spec, forked)]:
+        misfits = [*_idle_changes(spec, forked), *_misfits_of_the_state(spec, forked)]
+        if misfits := [*misfits, *_misfits_of_the_run(spec, forked)]:
             raise _invalid(*misfits)
         return forked
 
@@ -95,6 +97,36 @@ def _misfits_of_the_state(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
                 "tuned in its place and continues from its kept values"
             )
             yield ("changes", "training", field), getattr(after.training, field), message
+
+
+def _misfits_of_the_run(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
+    """Changes that would give the fork of an online job another training run."""
+    if before.meta.mode != after.meta.mode:
+        message = (
+            f"must stay {before.meta.mode}, got {after.meta.mode}: a state between two windows is "
+            "within a training run; submit a new job, which may start from the values found"
+        )
+        yield ("changes", "meta", "mode"), after.meta.mode, message
+        return
+    if before.meta.mode != "online":
+        return
+    for path, one, other in (
+        (("meta", "window"), before.meta.window, after.meta.window),
+        (("training",), before.training, after.training),
+        (("replicas",), _counting(before), _counting(after)),
+        (("seed",), before.seed, after.seed),
+    ):
+        if one != other:
+            message = (
+                "must stay as it is: the fork of an online job continues its training run; submit "
+                "a new job to train otherwise"
+            )
+            yield ("changes", *path), other, message
+
+
+def _counting(spec: JobSpec) -> ReplicasSpec:
+    """The replicas without what changes where they are computed."""
+    return spec.replicas.model_copy(update={"placement": "pack", "batched": "off"})
 
 
 def _flat(changes: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
+from drmad_client.spec.online import online_misfits, with_online_defaults
 from drmad_client.spec.operation import NotifySpec, RetrySpec
 from drmad_client.spec.preflight import PreflightSpec
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
@@ -131,11 +132,13 @@ class JobSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_one_iteration(cls, fields: Any) -> Any:
-        """An attribution has a single round, and nothing to confirm."""
-        if isinstance(fields, Mapping) and fields.get("kind") == "attribution":
+    def _with_defaults_of_its_kind(cls, fields: Any) -> Any:
+        """An attribution has a single round, and nothing to confirm; an online job has windows."""
+        if not isinstance(fields, Mapping):
+            return fields
+        if fields.get("kind") == "attribution":
             return {"meta": {"iterations": 1, "confirmation": 0.0}, **fields}
-        return fields
+        return with_online_defaults(fields)
 
     @model_validator(mode="after")
     def _parts_fit_together(self, info: ValidationInfo) -> Self:
@@ -178,10 +181,18 @@ class JobSpec(Spec):
         return sizes
 
     @property
+    def differentiated(self) -> TrainingSpec:
+        """The training that a meta-iteration takes: the whole run, or a window of it."""
+        window = min(self.meta.window, self.training.steps)
+        return self.training if self.meta.mode == "restart" else self.training.over(window)
+
+    @property
     def not_batched(self) -> str | None:
         """Why no replicas can be computed as one batch; None where only a worker can tell."""
         if self.kind == "attribution":
             return "each draw of an attribution is trained by itself"
+        if self.meta.mode == "online":
+            return "each training run of an online job is continued by itself"
         rates = (h.name or h.kind for h in self.hyperparameters if h.is_rate)
         by_rates = (refusals.rate_not_batched(name) for name in rates)
         return self.hypergradient.not_batched or next(by_rates, None)
@@ -237,7 +248,8 @@ class JobSpec(Spec):
             yield from self.problem.misfits()
         yield from self.training.contradictions()
         yield from self._kind_misfits()
-        yield from self.hypergradient.misfits(self.training, self.hyperparameters)
+        yield from online_misfits(self)
+        yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
         yield from self._hyperparameter_misfits()
@@ -260,7 +272,7 @@ class JobSpec(Spec):
             yield ("attribution",), self.attribution.model_dump(), message
 
     def _hyperparameter_misfits(self) -> Iterator[Misfit]:
-        method, total = self.hypergradient, self.training.steps
+        method, total = self.hypergradient, self.differentiated.steps
         sizes = self.sizes
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):

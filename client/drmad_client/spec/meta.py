@@ -13,6 +13,20 @@ from drmad_client.spec.base import Spec
 class MetaSpec(Spec):
     """The outer problem: the updates of the hyperparameters."""
 
+    mode: Literal["restart", "online"] = Field(
+        default="restart",
+        description="restart trains anew in every meta-iteration; online moves the hyperparameters "
+        "after every window of one training run, and a meta-iteration is a window.",
+    )
+    window: Annotated[int, bounds.Online.window] = Field(
+        default=defaults.Online.window,
+        description="Inner steps of a window in mode online; training.steps is a multiple of it.",
+    )
+    checkpoint_every: Annotated[int, bounds.CHECKPOINT_EVERY] = Field(
+        default=defaults.Online.checkpoint_every,
+        description="Windows between two checkpoints of the training state in mode online; a job "
+        "that is resumed trains again from the last one.",
+    )
     optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
         default=defaults.Meta.optimizer,
         description="Outer optimizer; sign moves each hyperparameter by ± the learning rate.",
@@ -23,7 +37,9 @@ class MetaSpec(Spec):
     )
     iterations: Annotated[int, bounds.Meta.iterations] = Field(
         default=defaults.Meta.iterations,
-        description="Number of meta-iterations to commit.",
+        description="Number of meta-iterations to commit. In mode online they are windows: by "
+        "default those of one training run, and further ones train a second time from the "
+        "hyperparameters of the first.",
     )
     rollback_tolerance: Annotated[float, bounds.Meta.rollback_tolerance] | None = Field(
         default=defaults.Meta.rollback_tolerance,

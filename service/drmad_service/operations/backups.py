@@ -6,7 +6,8 @@ A backup is a zip file:
     jobs/<id>/job.json              the fields of the job
     jobs/<id>/<part>.json           one part of it: {"string": ...}, {"hash": ...}, {"list": ...} or
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
-    jobs/<id>/chunks/<sha256>       one chunk of its vectors; model_chunks are stored alike
+    jobs/<id>/chunks/<sha256>       one chunk of its vectors; model_chunks and
+                                    checkpoint_chunks are stored alike
     code/<sha256>                   archives of user code that the jobs name
     data/<sha256>                   data sets and weights that their users uploaded
 
@@ -44,7 +45,7 @@ from drmad_service.store.schema import REWRITINGS, SCHEMA
 FORMAT = 1
 LARGEST_JSON = 256 << 20
 LARGEST_CODE = 64 << 20
-BINARY_PARTS = ("chunks", "model_chunks")
+BINARY_PARTS = ("chunks", "model_chunks", "checkpoint_chunks")
 JSON_PARTS = tuple(part for part in keys.PARTS if part not in BINARY_PARTS)
 _JOB_ID = r"job_[0-9A-Z]{26}"
 _NAMES = re.compile(

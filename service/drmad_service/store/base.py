@@ -52,6 +52,7 @@ class Base:
         )
         self._blobs = Blobs(redis, self._scripts, "chunks")
         self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
+        self._checkpoint_blobs = Blobs(redis, self._scripts, "checkpoint_chunks")
 
     async def ping(self) -> None:
         await self._redis.ping()

@@ -11,12 +11,13 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
-from drmad_service.store.base import Base, model_chunks
+from drmad_service.store.base import model_chunks
+from drmad_service.store.checkpoints import Checkpoints
 from drmad_service.store.large_values import iterations_to_drop
 from drmad_service.store.types import Lease, MetaIterationCommit, ResumePoint
 
 
-class Commits(Base):
+class Commits(Checkpoints):
     """States from which a job resumes, and the meta-iterations between them."""
 
     async def begin(
@@ -62,12 +63,13 @@ class Commits(Base):
             LeaseLost: another scheduler drives the job.
         """
         job_id = lease.job_id
-        before, held, hypergradient, state, models = await asyncio.gather(
+        before, held, hypergradient, state, models, checkpoint = await asyncio.gather(
             self._state(job_id),
             self._redis.hget(keys.job(job_id), "vector_bytes"),
             self._blobs.put(job_id, lease.fence, step.hypergradient),
             self._put_state(lease, step.next_state),
             self._put_model(lease, step),
+            self._put_checkpoint(lease, step.training),
         )
         vectors = {
             "state": before["chunks"],
@@ -98,6 +100,9 @@ class Commits(Base):
             json.dumps(gone),
             json.dumps(garbage),
             json.dumps(old_models),
+            json.dumps(dict(checkpoint.kept)),
+            json.dumps([*checkpoint.dropped]),
+            json.dumps([*checkpoint.garbage]),
         )
         if outcome != "ok":
             raise LeaseLost(
@@ -128,10 +133,6 @@ class Commits(Base):
         entries = {name: json.dumps(value) for name, value in changed.items()}
         return entries, sorted(model_chunks(kept) - model_chunks(kept | changed))
 
-    async def _all_vectors(self, job_id: str) -> dict[int, dict[str, Any]]:
-        entries = await self._redis.hgetall(keys.job(job_id, "vectors"))
-        return {int(number): json.loads(value) for number, value in entries.items()}
-
     async def _fit_budget(
         self,
         job_id: str,
@@ -147,6 +148,8 @@ class Commits(Base):
         sizes = {number: value["bytes"] for number, value in kept.items()}
         best = step.best or (await self.get(job_id)).best
         protected = {best.iteration} if best else set()
+        if (replayed := await self._replayed(job_id)) is not None:
+            protected |= {number for number in kept if number >= replayed}
         # A tenth below the budget, so that not every commit has to read all vectors.
         gone = iterations_to_drop(sizes, self._settings.vector_bytes * 9 // 10, protected)
         left = {number: value for number, value in kept.items() if number not in gone}

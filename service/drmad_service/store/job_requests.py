@@ -18,14 +18,14 @@ from drmad_service.errors import (
     TooManyQueued,
 )
 from drmad_service.store import decoding, keys
-from drmad_service.store.base import Base
+from drmad_service.store.checkpoints import Checkpoints
 from drmad_service.store.forked_state import forked_scalars
 from drmad_service.store.ids import new_id
 from drmad_service.store.placement import Needs
 from drmad_service.store.state_machine import Action
 
 
-class JobRequests(Base):
+class JobRequests(Checkpoints):
     """Jobs as clients create, read and control them."""
 
     async def create(
@@ -72,7 +72,12 @@ class JobRequests(Base):
             "bytes": kept["state_bytes"],
         }
         progress = Progress(iteration=iteration, iterations=spec.meta.iterations)
+        copied = 0
+        if spec.meta.mode == "online":
+            begin = iteration - iteration % (spec.training.steps // spec.meta.window)
+            copied = await self._copy_training(job_id, fork_id, begin, iteration)
         fields = {
+            "vector_bytes": str(copied),
             "iteration": str(iteration),
             "forked_from": f"{job_id}@{iteration}",
             "adapted": json.dumps(adapted),

@@ -54,6 +54,9 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:job:<id>:models          hash    best, last -> iteration and model (JSON, names chunks)
     drmad:job:<id>:chunks          hash    sha256 -> up to a megabyte of a state or hypergradient
     drmad:job:<id>:model_chunks    hash    sha256 -> up to a megabyte of a model
+    drmad:job:<id>:checkpoints     hash    iteration -> training state of each replica before it
+                                           (JSON, names chunks)
+    drmad:job:<id>:checkpoint_chunks  hash  sha256 -> up to a megabyte of a training state
     drmad:job:<id>:<stream>:<copy>  stream  events or history during a migration; ten minutes
 
 The keys of a job begin with its job key and are deleted with the job.
@@ -91,6 +94,8 @@ PARTS = (
     "models",
     "chunks",
     "model_chunks",
+    "checkpoints",
+    "checkpoint_chunks",
 )
 
 

@@ -42,15 +42,19 @@ class Blobs:
                 raise LeaseLost(f"a large value of {job_id} refused: {outcome}")
         return names
 
-    async def get(self, job_id: str, names: Sequence[str]) -> bytes:
+    async def get(self, job_id: str, names: Sequence[str], checked: bool = False) -> bytes:
         """
+        Args:
+            checked: compares every chunk with its digest.
         Raises:
-            ResultNotFound: a chunk is no longer kept.
+            ResultNotFound: a chunk is no longer kept, or damaged.
         """
         key = keys.job(job_id, self._part)
         parts = [await self._redis.hget(key, name) for name in names]
         if any(part is None for part in parts):
             raise ResultNotFound(f"a part of this result of job {job_id} is no longer kept")
+        if checked and [hashlib.sha256(part).hexdigest() for part in parts] != list(names):
+            raise ResultNotFound(f"a part of this result of job {job_id} is damaged")
         return b"".join(parts)
 
     async def copy(self, source: str, target: str, names: Sequence[str]) -> None:

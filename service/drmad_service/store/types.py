@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class MetaIterationCommit:
         hypergradient: safetensors.
         model: safetensors; None when the model is larger than the service keeps.
         best: set when the meta-iteration is the best so far.
+        training: the training state of each replica after a window of an online job; empty where
+            no checkpoint is due.
     """
 
     iteration: int
@@ -47,6 +50,7 @@ class MetaIterationCommit:
     model: bytes | None
     progress: Progress
     best: Best | None
+    training: Sequence[ResumePoint] = ()
 
 
 @pydantic_dataclass(frozen=True)
@@ -66,6 +70,12 @@ class StoreSettings:
         256 << 20,
         "Maximum size of a job's stored states and hypergradients, in bytes; those of "
         "intermediate meta-iterations are dropped first.",
+        0,
+    )
+    checkpoint_bytes: int = setting(
+        256 << 20,
+        "Maximum size of the stored training states of an online job, in bytes; intermediate ones "
+        "are dropped first, and the last two are always kept.",
         0,
     )
     point_s: float = setting(

@@ -165,15 +165,11 @@ class OnlineRun:
             Restart: an assumption was wrong. Call its `learn`, and `go_to` the last verified state.
             TrainingDiverged, HypergradientError, Stopped.
         """
-        replica, objective = self._replica, self._replica.objective
+        replica = self._replica
         clock = Clock(replica.device)
         verifies = verifies or self.verifies_next
-        objective.set_hyperparameters(values)
-        window = Window(self.step, self._state, self._signature, verifies)
-        config = self._config()
-        run = TrainingRun(objective, config, self._minibatches, self._monitor, window)
-        own = ReplicaRun(run, 0, replica.valid_examples)
-        differentiated = DifferentiatedRun(run, [own], config)
+        replica.objective.set_hyperparameters(values)
+        run, own, differentiated = self._next(verifies)
         differentiated.forward([self.method])
         end = run.state.clone()
         clock.lap("forward")
@@ -200,6 +196,30 @@ class OnlineRun:
             backward_steps=passed.products,
             cost=self._cost(differentiated.cost),
         )
+
+    def train(self, values: Mapping[str, Tensor]) -> None:
+        """Trains one window at λ without its hypergradient, and verifies it.
+
+        It leaves the state that `advance` leaves, bit for bit.
+
+        Raises:
+            Restart, TrainingDiverged, Stopped: see `advance`.
+        """
+        self._replica.objective.set_hyperparameters(values)
+        run, _, differentiated = self._next(verifies=True)
+        differentiated.forward([])
+        self._state = run.state.clone()
+        self.step += self.window
+        self.is_verified = True
+
+    def _next(self, verifies: bool) -> tuple[TrainingRun, ReplicaRun, DifferentiatedRun]:
+        """The run of the next window; the objective must have its hyperparameters."""
+        window = Window(self.step, self._state, self._signature, verifies)
+        config = self._config()
+        objective = self._replica.objective
+        run = TrainingRun(objective, config, self._minibatches, self._monitor, window)
+        own = ReplicaRun(run, 0, self._replica.valid_examples)
+        return run, own, DifferentiatedRun(run, [own], config)
 
     @property
     def verifies_next(self) -> bool:

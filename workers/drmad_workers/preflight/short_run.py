@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from drmad_workers.errors import (
 )
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.online.refusals import short_horizon
 from drmad_workers.preflight.fidelity import agreement_with_another_draw, fidelity_report
 from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs import prove
+from drmad_workers.training.schedules import ConstantSchedule
 from drmad_workers.user_code import UserCodeError, user_error
 
 if TYPE_CHECKING:
@@ -82,7 +85,11 @@ def _limits(spec: JobSpec, trial: Tuner) -> list[str]:
     """What the hypergradient leaves out, by the inner optimizer and by the method."""
     of_method = spec_adapter.method(spec.hypergradient).limits(trial.objective)
     of_optimizer = trial.replica.training.traits.limit
-    return of_method if of_optimizer is None else [of_optimizer, *of_method]
+    of_window: list[str] = []
+    if spec.meta.mode == "online":
+        bound = trial.hyperparameters.values()
+        of_window = short_horizon(bound, spec.meta.window, spec.training.steps)
+    return [*([] if of_optimizer is None else [of_optimizer]), *of_window, *of_method]
 
 
 def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict[str, Any]:
@@ -158,7 +165,7 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
 
     It scales the measured time per forward step and per backward step to the job's numbers.
     """
-    steps, short_steps = spec.training.steps, short.training.steps
+    steps, short_steps = spec.differentiated.steps, short.training.steps
     backward = getattr(spec.hypergradient, "horizon", None) or steps
     short_backward = getattr(short.hypergradient, "horizon", None) or short_steps
     seconds = evaluation.seconds
@@ -168,7 +175,8 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
         + seconds["evaluate"]
     )
     trials = 0 if spec.search is None else spec.search.trials
-    return spec.meta.iterations * each + trials * seconds["forward"] / short_steps * steps
+    search = trials * seconds["forward"] / short_steps * spec.training.steps
+    return spec.meta.iterations * each + search
 
 
 def _additional_bytes(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> int:
@@ -177,7 +185,10 @@ def _additional_bytes(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner)
     short_method = spec_adapter.method(short.hypergradient)
     if isinstance(method, Auto):  # its probes need the exact method
         method = short_method = Replay()
-    replica = trial.replica
-    whole = replica.trajectory_bytes([method], tuner.replica.training)[method]
+    replica, training = trial.replica, tuner.replica.training
+    if spec.meta.mode == "online":
+        window = spec.differentiated.steps
+        training = replace(training, steps=window, schedule=ConstantSchedule())
+    whole = replica.trajectory_bytes([method], training)[method]
     measured = replica.trajectory_bytes([short_method], replica.training)[short_method]
     return max(0, whole - measured)

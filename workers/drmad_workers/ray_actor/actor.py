@@ -21,6 +21,7 @@ from drmad_workers.ray_actor.messages import (
     Failure,
     Infos,
     PackedState,
+    PackedTraining,
     Prepared,
     ProgressReport,
     ReplicaResult,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from drmad_workers.attribution.attributor import Attributor
     from drmad_workers.catalog import Places
     from drmad_workers.evaluation import Evaluation
+    from drmad_workers.online.session import OnlineSession
     from drmad_workers.problem import Problem
     from drmad_workers.replica_batch import ReplicaBatch
     from drmad_workers.tuning import Tuner
@@ -80,6 +82,7 @@ class Replica:
         self._tuners: Sequence[Tuner] = ()
         self._batched: ReplicaBatch | None = None
         self._attributor: Attributor | None = None
+        self._session: OnlineSession | None = None
         self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
         self._lines = captured_output()
@@ -129,6 +132,37 @@ class Replica:
     ) -> StepResult | RollbackRequired | Failure:
         """Aggregates the replicas in the order of their numbers and takes one outer step."""
         return self._outer_step(infos, state, max_model_bytes, results)
+
+    def training_state(self) -> PackedTraining | Failure:
+        """The training state of the replica of an online job before its next window."""
+
+        def body() -> PackedTraining:
+            from drmad_workers.ray_actor.packed_state import pack_training
+
+            assert self._session is not None
+            return pack_training(self._session.state())
+
+        with self._computing:
+            return self._guarded(body, None)
+
+    def resume_training(
+        self, first: int, state: PackedTraining | None, points: Sequence[PackedState]
+    ) -> Failure | None:
+        """Trains the windows from `first` on again, at the hyperparameters of their states.
+
+        Args:
+            state: the training state before the window `first`; None begins a training run.
+        """
+
+        def body() -> None:
+            from drmad_workers.ray_actor.packed_state import unpack, unpack_training
+
+            assert self._session is not None
+            start = None if state is None else unpack_training(state)
+            self._session.restore(first, start, [unpack(each).hyperparameters for each in points])
+
+        with self._computing:
+            return self._guarded(body, first)
 
     @ray.method(num_returns=2)
     def arrival(
@@ -309,6 +343,8 @@ class Replica:
     def _retrain(self, state: PackedState, draw: int, max_model_bytes: int) -> Retrained:
         from drmad_workers.ray_actor import plain_runs
 
+        if self._session is not None:
+            self._session.close()
         return plain_runs.retrained(self._tuners, state, draw, max_model_bytes, self._note)
 
     def _prepare(self) -> Prepared:
@@ -331,7 +367,13 @@ class Replica:
         count = sum(hyperparameter.initial.numel() for hyperparameter in bound.values())
         print(f"The problem is built on {self._device}: {count:,} hyperparameters.")
         reason = None if self._batched is None else self._batched.reason
-        return Prepared(infos, pack(initial_state(bound)), reason)
+        size = 0
+        if spec.meta.mode == "online":
+            from drmad_workers.online.session import OnlineSession
+
+            self._session = OnlineSession(self._tuners[0].replica, spec.meta.window)
+            size = self._session.state_bytes
+        return Prepared(infos, pack(initial_state(bound)), reason, size)
 
     def _results(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
@@ -377,6 +419,14 @@ class Replica:
             return self._batched.evaluate(
                 values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
             )
+        if self._session is not None:
+            from drmad_workers import spec_adapter
+            from drmad_workers.meta.loss_history import out_of_patience
+
+            config = spec_adapter.meta(self._spec)
+            is_last = begun.iteration + 1 == config.iterations
+            ends = is_last or out_of_patience(begun, config)
+            return [self._session.take(values, iteration, ends, should_stop, self._note)]
         (tuner,) = self._tuners
         return [
             tuner.evaluate(

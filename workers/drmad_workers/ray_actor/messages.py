@@ -33,6 +33,14 @@ class PackedState:
 
 
 @dataclass(frozen=True)
+class PackedTraining:
+    """A TrainingState of drmad_workers.online in transit, packed as a PackedState."""
+
+    tensors: bytes
+    scalars: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What a replica reports after it has built the problem.
 
@@ -41,11 +49,13 @@ class Prepared:
         start: the state before the first meta-iteration.
         not_batched: why the replicas of this worker cannot be computed as one batch; None if they
             can, or if it holds one replica.
+        training_bytes: the size of the training state of a replica of an online job; 0 otherwise.
     """
 
     hyperparameters: list[dict[str, Any]]
     start: PackedState
     not_batched: str | None = None
+    training_bytes: int = 0
 
 
 @dataclass(frozen=True)

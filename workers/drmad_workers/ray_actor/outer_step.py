@@ -18,6 +18,7 @@ from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
 from drmad_workers.meta.rollback import rollback_reason, rolled_back
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, meta_update, outer_update
+from drmad_workers.online.outer_loop import touched
 from drmad_workers.ray_actor.iteration_record import (
     finite_means,
     hyperparameter_summary,
@@ -53,7 +54,7 @@ def meta_step(
         joined.hypergradient,
         spec_adapter.meta(spec),
         _bounds(infos),
-        covered(joined.held, _shapes(infos)),
+        joined.moved(),
         joined.metrics,
         joined.cost,
     )
@@ -169,6 +170,12 @@ class _JoinedResults:
         self.metrics = finite_means([e.metrics | e.diagnostics for e in self._evaluations])
         self.cost = mean([e.cost for e in self._evaluations])
 
+    def moved(self) -> dict[str, Tensor]:
+        """The rows of each λ that the outer step moves; a missing name has all of them."""
+        if self._config.mode == "online":
+            return touched(self.hypergradient)
+        return covered(self.held, _shapes(self._infos))
+
     def rollback_reason(self, state: MetaState) -> str | None:
         """Why the meta-iteration must be rolled back, or None."""
         reason = rollback_reason(state, self.validation_loss, self._config)
@@ -181,14 +188,21 @@ class _JoinedResults:
         choices = [e.choice for e in evaluations if e.choice is not None]
         choice = join_choices(choices) if choices else None
         after = replace(after, choice=choice)
+        model = evaluations[0].model
         is_best = after.best_iteration == state.iteration
         smoothed = smoothed_figures(levels(after))
+        finished = stop_reason(after, self._config)
+        if self._config.mode == "online":
+            # The result is the last window that was measured. Windows are no draws of a figure, and
+            # the patience ends with a measured one.
+            is_best, smoothed = bool(model), {}
+            finished = None if finished == "patience" and not is_best else finished
         return StepResult(
             self._record(state, choice) | {"is_best": is_best, "smoothed": smoothed},
             pack(after, hypergradient),
             save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
-            saved_model(evaluations[0].model, max_model_bytes),
-            stop_reason(after, self._config),
+            saved_model(model, max_model_bytes) if model else None,
+            finished,
         )
 
     def _record(self, state: MetaState, choice: Choice | None) -> dict[str, Any]:

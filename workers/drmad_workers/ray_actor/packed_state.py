@@ -9,7 +9,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from drmad_workers.meta.state import MetaState
-from drmad_workers.ray_actor.messages import PackedState
+from drmad_workers.online.state import TrainingState
+from drmad_workers.ray_actor.messages import PackedState, PackedTraining
 
 _PREVIOUS = "previous_hypergradient"
 
@@ -29,6 +30,15 @@ def pack(state: MetaState, hypergradient: Mapping[str, Tensor] | None = None) ->
 
 def unpack(packed: PackedState) -> MetaState:
     return MetaState.restore(load(packed.tensors), packed.scalars)
+
+
+def pack_training(state: TrainingState) -> PackedTraining:
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
+    return PackedTraining(save(tensors), state.scalars())
+
+
+def unpack_training(packed: PackedTraining) -> TrainingState:
+    return TrainingState.restore(load(packed.tensors), packed.scalars)
 
 
 def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor]) -> float | None:

@@ -35,6 +35,7 @@ from drmad_service.scheduling.job_driver.replica_losses import ReplicaLosses
 from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
 from drmad_service.scheduling.job_driver.results import commit_of
 from drmad_service.scheduling.job_driver.rollback import RECOVERABLE, Rollbacks
+from drmad_service.scheduling.job_driver.training_runs import TrainingRuns
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.ray_errors import LOSSES, failure_of
@@ -122,6 +123,7 @@ class _LifeCycle:
         self._rollbacks = rollbacks
         self._losses = losses
         self._confirmation = JobConfirmation(job, monitor)
+        self._training_runs = TrainingRuns(job, monitor)
 
     async def drive(self) -> None:
         """Never returns.
@@ -136,7 +138,7 @@ class _LifeCycle:
                     point = await self._start()
                     if self._job.spec.kind == "attribution":
                         await JobAttribution(self._job, self._monitor).run()
-                    if (finished := _finished(point, self._job.spec)) is not None:
+                    if (finished := await self._finished(point)) is not None:
                         await self._succeed(point, finished)
                     await self._preflight.compare_method(point)
                 traced = {
@@ -177,6 +179,7 @@ class _LifeCycle:
         if count > (most := settings.max_hyperparameters):
             message = too_many("hyperparameters", count, most)
             fail(Failure("too_many_hyperparameters", message))
+        self._training_runs.require_room(first.training_bytes)
         await self._preflight.short_run()
         self._rounds = self._new_rounds()
         point = await job.store.resume_point(job.lease.job_id)
@@ -185,6 +188,7 @@ class _LifeCycle:
         point = point or start
         status = await job.store.act(job.lease, Action.RUN, "started")
         apply_control(status, between_iterations=True)
+        await self._training_runs.restore(point)
         return point
 
     async def _prepare(self) -> Prepared:
@@ -291,7 +295,8 @@ class _LifeCycle:
             failure = Failure("no_descent", result.message, point.iteration)
             return await self._rollbacks.roll_back(point, failure)
         assert isinstance(result, StepResult)
-        step = commit_of(job, point.iteration, result, time.monotonic() - began)
+        training = await self._training_runs.checkpoint(point.iteration + 1)
+        step = commit_of(job, point.iteration, result, time.monotonic() - began, training)
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
         if result.finished:
@@ -300,6 +305,15 @@ class _LifeCycle:
             await self._succeed(step.next_state, result.finished)
         apply_control(status, between_iterations=True)
         return step.next_state
+
+    async def _finished(self, point: ResumePoint) -> str | None:
+        """As the function; an online job ends with a window that was measured."""
+        job = self._job
+        finished = _finished(point, job.spec)
+        if finished != "patience" or job.spec.meta.mode != "online":
+            return finished
+        best = (await job.store.get(job.lease.job_id)).best
+        return finished if best is not None and best.iteration + 1 == point.iteration else None
 
     async def _succeed(self, point: ResumePoint, finished: str) -> NoReturn:
         """Confirm the result, and end the job."""

@@ -85,7 +85,8 @@ class JobPreflight:
         job = self._job
         method = job.spec.hypergradient
         is_exact = method.is_exact and getattr(method, "horizon", None) is None
-        if is_exact or await job.store.fidelity_report(job.lease.job_id):
+        is_online = job.spec.meta.mode == "online"  # a window is compared by the short run
+        if is_exact or is_online or await job.store.fidelity_report(job.lease.job_id):
             return
         state = PackedState(point.tensors, point.scalars)
         (report,) = await self._monitor.results(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drmad_client.records.confirmation import ConfirmedFigures, Interval
@@ -13,9 +13,17 @@ from drmad_workers.ray_actor.messages import StepResult
 
 
 def commit_of(
-    job: DrivenJob, iteration: int, result: StepResult, elapsed_s: float
+    job: DrivenJob,
+    iteration: int,
+    result: StepResult,
+    elapsed_s: float,
+    training: Sequence[ResumePoint] = (),
 ) -> MetaIterationCommit:
-    """`elapsed_s` is the wall-clock time of the meta-iteration, waiting included."""
+    """
+    Args:
+        elapsed_s: the wall-clock time of the meta-iteration, waiting included.
+        training: the checkpoint of an online job, see MetaIterationCommit.
+    """
     record = result.record
     iterations = job.spec.meta.iterations
     return MetaIterationCommit(
@@ -33,6 +41,7 @@ def commit_of(
             spent_s=job.spent_s(),
         ),
         best=provisional_best(record) if record["is_best"] else None,
+        training=training,
     )
 
 

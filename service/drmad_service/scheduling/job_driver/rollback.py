@@ -30,6 +30,13 @@ class Rollbacks:
                 or paused.
         """
         job = self._job
+        if job.spec.meta.mode == "online":
+            message = (
+                f"{failure.message}; the windows of an online job are parts of one training run "
+                "and are not rolled back: lower meta.learning_rate or training.learning_rate, and "
+                "fork the job from an earlier window or submit it again"
+            )
+            fail(Failure(failure.code, message, failure.iteration, failure.step))
         best = (await job.store.get(job.lease.job_id)).best
         if best is None:
             fail(failure)

@@ -29,7 +29,10 @@ redis.call('ZADD', K.jobs, 0, id)
 redis.call('ZADD', theirs, 0, id)
 if state ~= '' then
   redis.call('SET', part(id, 'state'), state)
-  redis.call('PERSIST', part(id, 'chunks'))  -- the copy of a fork expires until here
+  -- The copies of a fork expire until here.
+  for _, copied in ipairs({ 'chunks', 'vectors', 'checkpoints', 'checkpoint_chunks' }) do
+    redis.call('PERSIST', part(id, copied))
+  end
 end
 enter(id, 'queued', 'submitted', '', now)
 return { 'created', id }
