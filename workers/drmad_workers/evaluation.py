@@ -35,11 +35,12 @@ class Evaluation:
     """The results of one training run and its backward pass.
 
     Attributes:
-        validation_loss: the outer loss at w_T.
+        validation_loss: the outer loss at w_T: on the examples that judge, if there are any.
         training_loss: the mean inner loss over the last epoch (at most T steps), with the
             penalties at w_T.
-        metrics: metrics on held-out data, such as validation_error, test_error, test_loss; and
-            clipped_steps, the share of steps whose gradient was clipped, where gradients are.
+        metrics: metrics on held-out data, such as validation_error, test_error, test_loss;
+            fitted_loss, see held_out_metrics; and clipped_steps, the share of steps whose gradient
+            was clipped, where gradients are.
         diagnostics: the problem's own diagnostics of the hyperparameters.
         hypergradient: d validation_loss / dλ by name, in the shape of λ, on the CPU.
         model: weights and buffers at w_T by state_dict name, on the CPU; of a model with frozen
@@ -187,7 +188,9 @@ def _evaluate(
     peak = peak_memory_bytes(device)
     return [
         Evaluation(
-            validation_loss=backward.validation_loss,
+            validation_loss=(
+                backward.validation_loss if own.judged_loss is None else own.judged_loss
+            ),
             training_loss=own.training_loss,
             metrics=own.metrics,
             diagnostics=own.diagnostics,
@@ -206,12 +209,16 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class Measurements:
-    """The measurements of a trained replica; see Evaluation."""
+    """The measurements of a trained replica; see Evaluation.
+
+    `judged_loss` is the outer loss on the examples that judge; None if there are none.
+    """
 
     training_loss: float
     metrics: dict[str, float]
     diagnostics: dict[str, float]
     model: dict[str, Tensor]
+    judged_loss: float | None = None
 
 
 def measure(replica: Replica, own: ReplicaRun, monitor: Monitor) -> Measurements:
@@ -219,18 +226,28 @@ def measure(replica: Replica, own: ReplicaRun, monitor: Monitor) -> Measurements
     objective = replica.objective
     training_loss = own.run.training_loss(replica.epoch_steps)
     metrics = held_out_metrics(replica, monitor)
-    metrics.pop("validation_loss")
+    loss = metrics.pop("validation_loss")
+    judged_loss = None if replica.judging_examples is None else loss
     if own.run.clip is not None:
         metrics["clipped_steps"] = float(own.run.clipped.double().mean())
     return Measurements(
-        training_loss, metrics, diagnostic_figures(objective), model_state(objective)
+        training_loss, metrics, diagnostic_figures(objective), model_state(objective), judged_loss
     )
 
 
 def held_out_metrics(replica: Replica, monitor: Monitor) -> dict[str, float]:
-    """The loss and the metrics of a replica on its validation data and on the test data."""
+    """The loss and the metrics of a replica on its validation data and on the test data.
+
+    Where a part of the validation data judges, "validation_..." belongs to that part, and
+    `fitted_loss` is the loss on the other one, which is differentiated.
+    """
     objective, poll = replica.objective, monitor.poll
-    metrics = held_out_figures(objective, replica.valid_examples, "validation", poll)
+    judging = replica.judging_examples
+    judges = replica.valid_examples if judging is None else judging
+    metrics = held_out_figures(objective, judges, "validation", poll)
+    if judging is not None:
+        fitted = held_out_figures(objective, replica.valid_examples, "fitted", poll)
+        metrics["fitted_loss"] = fitted["fitted_loss"]
     if replica.test_examples is not None:
         metrics |= held_out_figures(objective, replica.test_examples, "test", poll)
     return metrics

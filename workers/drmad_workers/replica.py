@@ -44,7 +44,10 @@ class Replica:
     Attributes:
         hyperparameters: the tuned hyperparameters by name, bound to the problem.
         objective: the inner and the outer objective.
-        train_examples, valid_examples: the examples that the replica holds.
+        train_examples: the training examples that the replica holds.
+        valid_examples: the validation examples of its hypergradient.
+        judging_examples: the validation examples that judge and enter no hypergradient; None if
+            all are differentiated.
         test_examples: all test examples; None if the problem has none.
         training: the settings of the training run.
         method: the method, with the product that is right for the problem.
@@ -88,7 +91,9 @@ class Replica:
         train = Examples(problem.train, "train", *place, fixed=False, workers=training.data_workers)
         valid = Examples(problem.valid, "valid", *place)
         self.train_examples = train.part(shards.positions("train", train.rows, number))
-        self.valid_examples = valid.part(shards.positions("valid", valid.rows, number))
+        differentiated, judging = shards.validation(valid.rows, number)
+        self.valid_examples = valid.part(differentiated)
+        self.judging_examples = None if judging is None else valid.part(judging)
         self.test_examples = (
             None if problem.test is None else Examples(problem.test, "test", *place)
         )

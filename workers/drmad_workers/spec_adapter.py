@@ -87,7 +87,8 @@ def batched(
 
 def shards(spec: JobSpec) -> Shards:
     train, valid = spec.replicas.shares()
-    return Shards(spec.replicas.data, spec.replicas.count, train, valid, spec.seed)
+    judging = 0.0 if spec.kind == "attribution" else spec.meta.judging_share
+    return Shards(spec.replicas.data, spec.replicas.count, train, valid, judging, spec.seed)
 
 
 def problem(spec: JobSpec, places: Places | None, code: Path | None) -> Problem:

@@ -316,6 +316,7 @@ def tune(
         seed=seed,
         device=device,
         dtype=dtype,
+        shards=Shards(judging=0.0 if meta.mode == "online" else meta.judging_share, seed=seed),
     )
     state = state or initial_state(tuner.hyperparameters)
     require_fit(state, tuner.hyperparameters)

@@ -202,7 +202,7 @@ class AsyncJobs:
         *,
         on_change: Callable[[JobRecord], None] = lambda _: None,
     ) -> AsyncJob:
-        """Wait until the job has succeeded.
+        """Wait until the job has succeeded, and pass its warnings on as `JobWarning`, each once.
 
         Args:
             job_id: The job to wait for.
@@ -212,8 +212,20 @@ class AsyncJobs:
             JobFailed: The job failed or was cancelled.
             WaitTimeout: The job has not ended within `timeout_s` seconds.
         """
-        record = await self._runner.run(self._runner.flows.wait(job_id, timeout_s, on_change))
-        return AsyncJob(self._runner, record)
+        last: AsyncJob | None = None
+
+        def changed(record: JobRecord) -> None:
+            nonlocal last
+            last = AsyncJob(self._runner, record)
+            on_change(record)
+
+        try:
+            record = await self._runner.run(self._runner.flows.wait(job_id, timeout_s, changed))
+            last = AsyncJob(self._runner, record)
+        finally:
+            if last is not None:
+                last._pass_warnings_on()
+        return last
 
     def events(self, job_id: str, after: str | None = None) -> AsyncIterator[Event]:
         """Iterate over the past and future events of a job until it has ended.

@@ -201,7 +201,7 @@ class Jobs:
         *,
         on_change: Callable[[JobRecord], None] = lambda _: None,
     ) -> Job:
-        """Wait until the job has succeeded.
+        """Wait until the job has succeeded, and pass its warnings on as `JobWarning`, each once.
 
         Args:
             job_id: The job to wait for.
@@ -211,8 +211,20 @@ class Jobs:
             JobFailed: The job failed or was cancelled.
             WaitTimeout: The job has not ended within `timeout_s` seconds.
         """
-        record = self._runner.run(self._runner.flows.wait(job_id, timeout_s, on_change))
-        return Job(self._runner, record)
+        last: Job | None = None
+
+        def changed(record: JobRecord) -> None:
+            nonlocal last
+            last = Job(self._runner, record)
+            on_change(record)
+
+        try:
+            record = self._runner.run(self._runner.flows.wait(job_id, timeout_s, changed))
+            last = Job(self._runner, record)
+        finally:
+            if last is not None:
+                last._pass_warnings_on()
+        return last
 
     def events(self, job_id: str, after: str | None = None) -> Iterator[Event]:
         """Iterate over the past and future events of a job until it has ended.

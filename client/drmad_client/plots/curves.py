@@ -24,7 +24,9 @@ _PHASES = ("forward", "evaluate", "backward")
 def losses(history: Sequence[HistoryRecord]) -> Figure:
     """The losses over the meta-iterations, and below them every metric that the job reports.
 
-    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line.
+    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Where
+    validation examples judge, `fitted` is the loss of the others, and `overfitting` the growth of
+    the gap between the two.
     """
     records = _records(history)
     if not records:

@@ -19,12 +19,14 @@ SHORTCUT_FIELDS = {
 
 
 def migrate_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
-    """The scalars of a state (MetaState.scalars) in version 3, from version 1, 2 or 3.
+    """The scalars of a state (MetaState.scalars) in version 4, from versions 1 to 4.
 
     Any other version is returned as it is: the engine names it in its refusal. Versions 1 and 2
     kept neither metrics nor costs; a meta-iteration then counts as one training run, the least that
-    it can have cost.
+    it can have cost. Up to version 3 all validation examples were differentiated.
     """
+    if scalars["version"] == 3:
+        return {**scalars, "start_figures": None, "version": 4}
     if scalars["version"] not in (1, 2):
         return dict(scalars)
     migrated = dict(scalars)
@@ -36,9 +38,10 @@ def migrate_scalars(scalars: Mapping[str, Any]) -> dict[str, Any]:
         "best_error": None,
         "best_bound": None,
         "recent_metrics": [{} for _ in migrated["recent_losses"]],
+        "start_figures": None,
         "runs": float(migrated["iteration"]),
     }
-    return migrated | added | {"version": 3}
+    return migrated | added | {"version": 4}
 
 
 def migrate_choice(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,6 +127,8 @@ class Meta:
     max_rollbacks = Bounds(ge=0, limit=100)
     patience = Bounds(ge=1)
     confirmation = Bounds(ge=0.0, le=0.5)
+    judging_share = Bounds(ge=0.0, le=0.5)
+    regularization = Bounds(ge=0.0, limit=1e6)
 
 
 class Online:

@@ -55,6 +55,8 @@ class Meta:
     rollback_tolerance: Final = 5.0
     max_rollbacks: Final = 5
     confirmation: Final = 0.1
+    judging_share: Final = 0.0
+    regularization: Final = 0.0
 
 
 class Online:

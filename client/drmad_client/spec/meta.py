@@ -62,3 +62,14 @@ class MetaSpec(Spec):
         description="Share of the job's training runs that may retrain at its end to choose and "
         "confirm the best meta-iteration with fresh draws; 0 confirms nothing.",
     )
+    judging_share: Annotated[float, bounds.Meta.judging_share] = Field(
+        default=defaults.Meta.judging_share,
+        description="Share of the validation examples that no hypergradient sees: validation_loss, "
+        "the best, patience and rollback go by them, and fitted_loss is that of the others; 0 "
+        "differentiates all.",
+    )
+    regularization: Annotated[float, bounds.Meta.regularization] = Field(
+        default=defaults.Meta.regularization,
+        description="Pull of the hyperparameters towards their start: half of this times the mean "
+        "squared distance of each tensor, in raw units, joins the loss that is differentiated.",
+    )

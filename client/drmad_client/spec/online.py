@@ -110,3 +110,9 @@ def _outer_misfits(spec: JobSpec) -> Iterator[Misfit]:
             "the hyperparameters of all windows before; retrain with those that were found"
         )
         yield ("meta", "confirmation"), meta.confirmation, message
+    if meta.judging_share:
+        message = (
+            f"must be 0 with mode: online, got {meta.judging_share:g}: a window is judged by the "
+            "validation examples that it differentiates; keep others as test data"
+        )
+        yield ("meta", "judging_share"), meta.judging_share, message

@@ -30,6 +30,8 @@ def forked_scalars(
     own = {**dict.fromkeys(best), "runs": 0.0}
     kept = (migrate_scalars(scalars) if "version" in scalars else dict(scalars)) | own
     evaluation = _changed(before, after, "training", "replicas", "seed")
+    if _differs(before, after, "judging_share"):
+        evaluation.append("meta.judging_share")
     method = _changed(before, after, "hypergradient")
     outer = [name for name in ("optimizer", "learning_rate") if _differs(before, after, name)]
     adapted: list[str] = []
@@ -39,6 +41,7 @@ def forked_scalars(
             adapted.append(f"auto probes again, because {_and(evaluation + method)} changed")
     if evaluation and kept.get("recent_losses"):
         kept |= {"reference_loss": None, "stale": 0, "recent_losses": [], "recent_metrics": []}
+        kept["start_figures"] = None
         adapted.append(
             f"the validation losses of the forked job do not count, because {_and(evaluation)} "
             "changed: meta.patience and meta.rollback_tolerance begin anew"

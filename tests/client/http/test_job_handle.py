@@ -148,6 +148,18 @@ def test_waiting_passes_each_warning_of_the_job_on_once(
     assert job.warnings == doubts
 
 
+@pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED])
+def test_waiting_by_the_id_passes_the_warnings_on_too(
+    client: Client, service: FakeService, status: JobStatus
+) -> None:
+    ended = samples.job(status, 3, warnings=[Doubt(code="fidelity_low", message="a cosine of .08")])
+    service.on("GET", JOB, fake_service.record(ended, etag='"3"'))
+    failure = pytest.raises(errors.JobFailed) if status is JobStatus.FAILED else nullcontext()
+    with pytest.warns(errors.JobWarning) as caught, failure:
+        client.jobs.wait(samples.ID)
+    assert [str(warning.message) for warning in caught] == [f"{samples.ID}: a cosine of .08"]
+
+
 def test_reload_requests_the_job_again(client: Client, service: FakeService) -> None:
     after = samples.job(JobStatus.SUCCEEDED, 3)
     service.on("GET", JOB, *map(fake_service.record, (samples.job(), after)))

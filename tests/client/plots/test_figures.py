@@ -160,6 +160,16 @@ def test_losses_show_what_was_measured_and_where_the_best_is() -> None:
     assert drawn["best"] == ([1], [1.0])
 
 
+def test_the_gap_of_overfitting_has_a_panel_and_the_fitted_loss_a_curve() -> None:
+    history = [
+        record(n, metrics={"fitted_loss": 1.0 - gap, "overfitting": gap})
+        for n, gap in enumerate([0.0, 0.25])
+    ]
+    drawn = lines(figures.losses(history))
+    assert drawn["fitted"] == ([0, 1], [1.0, 0.75])
+    assert drawn["overfitting"] == ([0, 1], [0.0, 0.25])
+
+
 def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
     levels = [(3.0, None), (2.5, None), (2.0, 0.5), (2.25, 0.25)]
     history = [

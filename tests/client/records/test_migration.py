@@ -9,19 +9,20 @@ from tests.client.records.version_1 import (
     SCALARS_1,
     SCALARS_2,
     SCALARS_3,
+    SCALARS_4,
     STORED,
 )
 
 
-def test_a_state_of_an_earlier_version_becomes_one_of_version_3() -> None:
-    for scalars in (SCALARS_1, SCALARS_2):
+def test_a_state_of_an_earlier_version_becomes_one_of_version_4() -> None:
+    for scalars in (SCALARS_1, SCALARS_2, SCALARS_3):
         before = copy.deepcopy(scalars)
-        assert migrate_scalars(scalars) == SCALARS_3
+        assert migrate_scalars(scalars) == SCALARS_4
         assert before == scalars, "the argument must stay as it is"
 
 
 def test_a_state_without_a_choice_is_migrated() -> None:
-    assert migrate_scalars(SCALARS_1 | {"choice": None}) == SCALARS_3 | {"choice": None}
+    assert migrate_scalars(SCALARS_1 | {"choice": None}) == SCALARS_4 | {"choice": None}
 
 
 def test_a_choice_is_renamed_with_the_methods_that_it_names() -> None:
@@ -29,7 +30,7 @@ def test_a_choice_is_renamed_with_the_methods_that_it_names() -> None:
 
 
 def test_the_current_form_stays_as_it_is() -> None:
-    assert migrate_scalars(SCALARS_3) == SCALARS_3
+    assert migrate_scalars(SCALARS_4) == SCALARS_4
     assert migrate_choice(CHOICE_2) == CHOICE_2
 
 

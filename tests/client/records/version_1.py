@@ -112,3 +112,4 @@ SCALARS_3: dict[str, Any] = SCALARS_2 | {
     "recent_metrics": [{}, {}, {}],
     "runs": 7.0,
 }
+SCALARS_4: dict[str, Any] = SCALARS_3 | {"version": 4, "start_figures": None}

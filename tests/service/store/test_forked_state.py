@@ -12,7 +12,7 @@ from drmad_service.store.forked_state import forked_scalars
 from tests.client.records.version_1 import SCALARS_1
 
 SCALARS: dict[str, Any] = {
-    "version": 3,
+    "version": 4,
     "iteration": 7,
     "best_iteration": 6,
     "best_validation_loss": 0.5,
@@ -22,6 +22,7 @@ SCALARS: dict[str, Any] = {
     "stale": 2,
     "recent_losses": [0.7, 0.6, 0.5],
     "recent_metrics": [{}, {}, {"test_error": 0.25}],
+    "start_figures": {"validation_loss": 1.0, "fitted_loss": 0.75},
     "runs": 17.5,
     "step_scale": 0.25,
     "rollbacks": 0,
@@ -39,6 +40,7 @@ ANEW: dict[str, Any] = {
     "stale": 0,
     "recent_losses": [],
     "recent_metrics": [],
+    "start_figures": None,
 }
 PROBES = {"choice": None}
 
@@ -78,6 +80,12 @@ def job(**changes: Any) -> JobSpec:
                 "meta.patience and meta.rollback_tolerance begin anew",
             ],
             id="steps",
+        ),
+        pytest.param(
+            {"meta": {"judging_share": 0.2}},
+            PROBES | ANEW,
+            ["auto probes again, because meta.judging_share changed", "do not count"],
+            id="judges",
         ),
         pytest.param(
             {"seed": 1, "replicas": {"count": 3}},
@@ -152,4 +160,4 @@ def test_nothing_is_said_of_what_the_state_does_not_hold() -> None:
 
 def test_a_state_of_an_earlier_release_has_spent_nothing_of_the_fork() -> None:
     kept, _ = forked_scalars(json.loads(json.dumps(SCALARS_1)), job(), job())
-    assert (kept["version"], kept["runs"], kept["recent_metrics"]) == (3, 0.0, [{}, {}, {}])
+    assert (kept["version"], kept["runs"], kept["recent_metrics"]) == (4, 0.0, [{}, {}, {}])

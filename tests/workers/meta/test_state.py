@@ -11,7 +11,7 @@ from drmad_workers import EngineError, MetaConfig, MetaState
 from drmad_workers.hypergradients import Choice, Shortcut, Stored
 from drmad_workers.hypergradients.auto import method_of
 from drmad_workers.meta.config import OuterOptimizer
-from tests.client.records.version_1 import SCALARS_1, SCALARS_2, SCALARS_3
+from tests.client.records.version_1 import SCALARS_1, SCALARS_2, SCALARS_3, SCALARS_4
 from tests.workers.meta.updates import START, run
 
 
@@ -28,12 +28,12 @@ def test_resume_through_tensors_and_json_changes_no_bit(optimizer: OuterOptimize
     assert resumed.tensors().keys() == undisturbed.tensors().keys()
 
 
-@pytest.mark.parametrize("scalars", [SCALARS_1, SCALARS_2, SCALARS_3], ids=["1", "2", "3"])
+@pytest.mark.parametrize("scalars", [SCALARS_1, SCALARS_2, SCALARS_3, SCALARS_4])
 def test_a_state_of_an_earlier_version_is_restored(scalars: dict[str, Any]) -> None:
     tensors = MetaState(dict(START)).tensors()
     state = MetaState.restore(tensors, json.loads(json.dumps(scalars)))
     choice = SCALARS_2["choice"] | {"steps": None}
-    assert json.loads(json.dumps(state.scalars())) == SCALARS_3 | {"choice": choice}
+    assert json.loads(json.dumps(state.scalars())) == SCALARS_4 | {"choice": choice}
     assert (state.rollbacks, state.best_validation_loss) == (1, 0.75)
     assert state.choice is not None
     assert (state.choice.reason, state.choice.next_probe) == ("scheduled", 15)

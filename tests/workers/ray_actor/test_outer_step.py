@@ -95,6 +95,24 @@ def test_round_moves_every_weight_by_the_gradient_of_its_own_shard(
     assert all(f["cosine_to_mean"] > 0.5 for f in figures)
 
 
+def test_a_round_is_judged_by_what_no_replica_differentiated(begun: PackedState) -> None:
+    job = spec(data="shared").model_copy(update={"meta": MetaSpec(judging_share=0.2)})
+    found = []
+    for replica in range(COUNT):
+        tuner = spec_adapter.tuner(job, replica)
+        evaluation = tuner.evaluate(unpack(begun).hyperparameters, 0)
+        found.append(ReplicaResult(replica, evaluation, ROWS, tuner.valid_examples.rows, "", "cpu"))
+    step = outer_step.meta_step(job, INFOS, begun, 0, found)
+    assert isinstance(step, StepResult)
+    assert {result.valid_examples for result in found} == {24}
+    judged = [result.evaluation.validation_loss for result in found]
+    fitted = [result.evaluation.metrics["fitted_loss"] for result in found]
+    assert step.record["validation_loss"] == pytest.approx(math.fsum(judged) / COUNT)
+    assert step.record["metrics"]["fitted_loss"] == pytest.approx(math.fsum(fitted) / COUNT)
+    assert step.record["metrics"]["overfitting"] == 0.0
+    assert step.overfitting is None
+
+
 def test_shard_of_a_straggler_stays_where_it_was(
     begun: PackedState, results: list[ReplicaResult]
 ) -> None:

@@ -30,6 +30,11 @@ class MetaConfig:
             confirms nothing. See meta.confirmation. An online run is not confirmed: the loss of a
             window is that of weights which trained under the hyperparameters of all windows so
             far, so that it says nothing of those of one window.
+        judging_share: the share of the validation examples that no hypergradient sees, in [0, 0.5].
+            Validation loss, best, patience and rollback go by them; see meta.overfitting. An online
+            run differentiates all.
+        regularization: ρ >= 0; the outer objective gains ρ/2 mean((λ - λ_0)²) for every tensor λ,
+            where λ_0 are the hyperparameters of the first update.
         mode: "restart" trains anew in every meta-iteration. "online" moves the hyperparameters
             after every window of one training run, see drmad_workers.online.
         window: the inner steps between two updates of an online run, which has a whole number of
@@ -43,6 +48,8 @@ class MetaConfig:
     max_rollbacks: int = defaults.Meta.max_rollbacks
     patience: int | None = None
     confirmation: float = defaults.Meta.confirmation
+    judging_share: float = defaults.Meta.judging_share
+    regularization: float = defaults.Meta.regularization
     mode: Mode = "restart"
     window: int = defaults.Online.window
 

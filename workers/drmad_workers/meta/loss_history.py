@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.estimates import Estimate, level_of, noise_of, smoothed
+from drmad_workers.meta.overfitting import gap, start_figures
 from drmad_workers.meta.state import LOSS_WINDOW, MetaState
 
 SUPPORT = 3
@@ -25,9 +26,11 @@ def record_loss(
     loss may be luck.
 
     Args:
-        metrics: the metrics of the meta-iteration, by name.
+        metrics: the metrics of the meta-iteration, by name; the gap of overfitting joins them.
         cost: its cost in plain training runs.
     """
+    start = start_figures(state.start_figures, validation_loss, metrics or {})
+    metrics = {**(metrics or {}), **gap(start, validation_loss, metrics or {})}
     recent = (*state.recent_losses, validation_loss)[-LOSS_WINDOW:]
     noise = noise_of(recent)
     level = smoothed(recent, noise)
@@ -53,7 +56,8 @@ def record_loss(
         reference_loss=level.mean if beaten else reference,
         stale=0 if beaten else state.stale + 1,
         recent_losses=recent,
-        recent_metrics=(*state.recent_metrics, metrics or {})[-LOSS_WINDOW:],
+        recent_metrics=(*state.recent_metrics, metrics)[-LOSS_WINDOW:],
+        start_figures=start,
         runs=state.runs + cost,
     )
 

@@ -11,8 +11,8 @@ from drmad_workers.errors import EngineError, ProblemError
 from drmad_workers.hypergradients.auto import Choice
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 
-STATE_VERSION = 3
-"""The version that `MetaState.scalars` writes; `restore` also reads versions 1 and 2."""
+STATE_VERSION = 4
+"""The version that `MetaState.scalars` writes; `restore` also reads versions 1 to 3."""
 
 LOSS_WINDOW = 16
 """The number of recent validation losses from which their noise is estimated."""
@@ -40,6 +40,7 @@ class MetaState:
         stale: number of meta-iterations since `reference_loss` was beaten.
         recent_losses: the last LOSS_WINDOW validation losses.
         recent_metrics: the metrics that belong to them, by name.
+        start_figures: the losses from which overfitting counts; see meta.overfitting.
         runs: the cost of all meta-iterations so far, in plain training runs of a replica.
         step_scale: factor on the outer learning rate; every rollback halves it.
         rollbacks: consecutive rollbacks since the last accepted meta-iteration.
@@ -58,6 +59,7 @@ class MetaState:
     stale: int = 0
     recent_losses: tuple[float, ...] = ()
     recent_metrics: tuple[Mapping[str, float], ...] = ()
+    start_figures: Mapping[str, float] | None = None
     runs: float = 0.0
     step_scale: float = 1.0
     rollbacks: int = 0
@@ -89,6 +91,7 @@ class MetaState:
             "stale": self.stale,
             "recent_losses": list(self.recent_losses),
             "recent_metrics": [dict(metrics) for metrics in self.recent_metrics],
+            "start_figures": None if self.start_figures is None else dict(self.start_figures),
             "runs": self.runs,
             "step_scale": self.step_scale,
             "rollbacks": self.rollbacks,
@@ -97,7 +100,7 @@ class MetaState:
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> "MetaState":
-        """The state whose `tensors()` and `scalars()` these are; reads versions 1 to 3.
+        """The state whose `tensors()` and `scalars()` these are; reads versions 1 to 4.
 
         Raises:
             EngineError: another release wrote the state, in a version that this one cannot read.

@@ -60,7 +60,8 @@ def outer_update(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """λ and the state of the outer optimizer after λ <- clamp(λ - η s u, lower, upper).
 
-    η is the learning rate, s the state's step scale, u the direction of `outer_direction`.
+    η is the learning rate, s the state's step scale, u the direction of `outer_direction` for the
+    hypergradient with the derivative ρ (λ - λ_0) / N of the regularization added.
 
     Args:
         covered: by name, the rows of λ that have a gradient in this step, shape (rows,), bool. The
@@ -84,6 +85,10 @@ def outer_update(
                 "entries"
             )
         gradient = gradient.to(value.dtype)
+        if config.regularization:
+            start = state.optimizer.get(f"start/{name}", value)
+            memory[f"start/{name}"] = start
+            gradient = gradient + config.regularization / value.numel() * (value - start)
         rows = (covered or {}).get(name)
         mask = None if rows is None else rows.view(-1, *(1,) * (value.ndim - 1))
         direction = outer_direction(config.optimizer, gradient, name, state, memory, mask)

@@ -149,6 +149,7 @@ class StepResult:
         hypergradient: the aggregated hypergradient, as safetensors.
         model: the model of the first replica, as safetensors; None if it exceeds the size limit.
         finished: why the outer loop stops now; None if it continues.
+        overfitting: what says that the validation data are overfitted, see meta.overfitting.
     """
 
     record: dict[str, Any]
@@ -156,3 +157,4 @@ class StepResult:
     hypergradient: bytes
     model: bytes | None
     finished: str | None
+    overfitting: str | None = None

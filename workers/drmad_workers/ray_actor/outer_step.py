@@ -15,6 +15,7 @@ from drmad_workers import spec_adapter
 from drmad_workers.hypergradients.auto import Choice, join_choices
 from drmad_workers.meta.aggregation import Held, aggregate, covered
 from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
+from drmad_workers.meta.overfitting import overfitting_doubt
 from drmad_workers.meta.rollback import rollback_reason, rolled_back
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, meta_update, outer_update
@@ -198,11 +199,14 @@ class _JoinedResults:
             is_best, smoothed = bool(model), {}
             finished = None if finished == "patience" and not is_best else finished
         return StepResult(
-            self._record(state, choice) | {"is_best": is_best, "smoothed": smoothed},
+            self._record(state, choice)
+            | {"metrics": dict(after.recent_metrics[-1])}
+            | {"is_best": is_best, "smoothed": smoothed},
             pack(after, hypergradient),
             save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
             saved_model(model, max_model_bytes) if model else None,
             finished,
+            overfitting_doubt(after.start_figures, after.recent_metrics),
         )
 
     def _record(self, state: MetaState, choice: Choice | None) -> dict[str, Any]:
@@ -212,7 +216,6 @@ class _JoinedResults:
             "iteration": state.iteration,
             "validation_loss": self.validation_loss,
             "training_loss": mean([e.training_loss for e in evaluations]),
-            "metrics": self.metrics,
             "hypergradient_norm": float(flat(hypergradient).norm()),
             "cosine_to_previous": cosine_to_previous(self._packed, hypergradient),
             "hyperparameters": {

@@ -31,6 +31,7 @@ class DrivenJob:
         spec: as submitted until the search ends, then with the values that the search found.
         infos: the hyperparameters, once a replica has built the problem.
         warnings: what every meta-iteration's record repeats, once the preflight has run.
+        warned: the codes of the warnings that the job had before this lease.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class DrivenJob:
         self.progress = record.progress
         self.infos: list[HyperparameterInfo] = []
         self.warnings: list[str] = []
+        self.warned = {doubt.code for doubt in record.warnings}
         self._code = code
         self._separated = record.not_batched is not None
         # Trials of a search run side by side on the actors.

@@ -299,6 +299,10 @@ class _LifeCycle:
         step = commit_of(job, point.iteration, result, time.monotonic() - began, training)
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
+        if result.overfitting is not None and "overfitting" not in job.warned:
+            message = result.overfitting
+            await job.persist(lambda: job.store.warn(job.lease, "overfitting", message))
+            job.warned.add("overfitting")
         if result.finished:
             self._rounds.abandon()
             apply_control(status)
