@@ -32,6 +32,7 @@ from drmad_service.api.routes import (
     figures,
     health,
     jobs,
+    learned,
     pages,
     results,
     sign_in,
@@ -120,6 +121,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
     app.include_router(pages.actions)
+    app.include_router(learned.router)
     app.add_middleware(KnownHosts, hosts=settings.allowed_hosts)
     app.add_middleware(
         RequestGuard,

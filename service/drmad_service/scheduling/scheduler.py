@@ -15,6 +15,7 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
 from drmad_service.scheduling.autoscaler import keep_requesting_nodes
 from drmad_service.scheduling.control_requests import ControlRequests
+from drmad_service.scheduling.example_requests import answer_examples
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.preflight_requests import answer_preflights
@@ -56,6 +57,7 @@ class Scheduler:
             asyncio.create_task(self._controls.listen()),
             asyncio.create_task(self._sweep()),
             asyncio.create_task(answer_preflights(self._store, self._settings)),
+            asyncio.create_task(answer_examples(self._store, self._settings)),
             asyncio.create_task(
                 keep_reporting_nodes(self._store, self.name, self._settings.nodes_s)
             ),

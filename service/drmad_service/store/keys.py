@@ -39,6 +39,10 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:preflights               list    ids of preflight requests that no scheduler has taken
     drmad:preflight:<id>           string  spec of the requested job (JSON); ten minutes
     drmad:preflight:<id>:answer    string  report or error of the preflight (JSON); ten minutes
+    drmad:examples                 list    ids of requests for training examples, not taken yet
+    drmad:examples:<id>            string  the request: job, rows (JSON); five minutes
+    drmad:examples:<id>:answer     string  its error (JSON), or empty; five minutes
+    drmad:examples:<job id>        hash    row -> what a worker showed (JSON); groups; an hour
     drmad:changes                  channel the id of each job that changes
     drmad:job:<id>                 hash    the job: spec, status, fence, progress, ...
     drmad:job:<id>:transitions     list    its last transitions (JSON)
@@ -81,6 +85,7 @@ DATA = "drmad:data"
 NOTICES = "drmad:notices"
 VALIDATIONS = "drmad:validations"
 PREFLIGHTS = "drmad:preflights"
+EXAMPLES = "drmad:examples"
 COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",
@@ -127,6 +132,14 @@ def code_tenants(sha256: str) -> str:
 
 def preflight(preflight_id: str, part: str | None = None) -> str:
     return f"drmad:preflight:{preflight_id}:{part}" if part else f"drmad:preflight:{preflight_id}"
+
+
+def examples(job_id: str) -> str:
+    return f"drmad:examples:{job_id}"
+
+
+def example_request(request_id: str, part: str | None = None) -> str:
+    return f"drmad:examples:{request_id}:{part}" if part else f"drmad:examples:{request_id}"
 
 
 def data_tenants(sha256: str) -> str:

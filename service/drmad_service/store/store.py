@@ -6,6 +6,7 @@ from drmad_service.store.attributions import Attributions
 from drmad_service.store.commits import Commits
 from drmad_service.store.confirmations import Confirmations
 from drmad_service.store.events import Events
+from drmad_service.store.examples import TrainingExamples
 from drmad_service.store.job_requests import JobRequests
 from drmad_service.store.job_results import JobResults
 from drmad_service.store.leases import Leases
@@ -28,6 +29,7 @@ class Store(
     Commits,
     Confirmations,
     Attributions,
+    TrainingExamples,
     Notices,
 ):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

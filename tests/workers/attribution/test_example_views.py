@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from drmad_client.files.png import png
 from drmad_workers import Problem, Replay, TrainingConfig
 from drmad_workers.attribution.attribution import attribute
 from drmad_workers.attribution.attributor import Attributor
-from drmad_workers.attribution.example_views import image_of, png, views_of
+from drmad_workers.attribution.example_views import image_of, views_of
 from drmad_workers.problem import Batch
 from tests.workers.small import small_problem
 

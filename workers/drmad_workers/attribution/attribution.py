@@ -21,6 +21,7 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.auto import settings_of
 from drmad_workers.hyperparameters.sample_weight import grouped
 from drmad_workers.random_streams import Purpose, seed_of
+from drmad_workers.replica import Replica
 from drmad_workers.training.progress import OnProgress
 from drmad_workers.validation.changes import subset_rows
 from drmad_workers.validation.rank_correlation import RankCorrelation, rank_correlation
@@ -205,7 +206,7 @@ def combined(
     influence = all_scores.mean(0)
     values = torch.stack([part.scores.values for part in parts])
     correlations, diverged = _lds(attributor, parts, influence, lds)
-    groups, labels = groups_of(attributor)
+    groups, labels = groups_of(attributor.tuner.replica, attributor.rows)
     scores = InfluenceScores(
         [query.label for query in attributor.queries],
         influence.float().numpy(),
@@ -256,9 +257,8 @@ def agreement_of(scores: Tensor) -> float | None:
     return fmean(float((unit[one] * unit[other]).sum(-1).mean()) for one, other in pairs)
 
 
-def groups_of(attributor: Attributor) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+def groups_of(replica: Replica, rows: int) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The class and the columns of every training row, as numbers and labels by name."""
-    replica = attributor.tuner.replica
     groups: dict[str, Tensor] = {}
     labels: dict[str, list[str]] = {}
     classes = classes_in(replica, replica.train_examples.chunks(ROWS))
@@ -266,7 +266,7 @@ def groups_of(attributor: Attributor) -> tuple[dict[str, Tensor], dict[str, list
         groups["class"] = classes.clamp_min(-1)
         labels["class"] = [str(number) for number in range(int(classes.max().clamp_min(-1)) + 1)]
     for name, column in replica.objective.problem.columns.items():
-        labels[name], groups[name] = grouped(column, name, attributor.rows)
+        labels[name], groups[name] = grouped(column, name, rows)
     return groups, labels
 
 

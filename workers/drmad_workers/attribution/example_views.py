@@ -1,8 +1,5 @@
 """What an attribution shows of a training example beside its row: a picture, or a text."""
 
-import base64
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drmad_client.files.png import data_url, pixels_of, png
 from drmad_workers.problem import Batch, is_pair
 from drmad_workers.replica import Replica
 
@@ -59,29 +57,4 @@ def image_of(batch: Batch, shape: tuple[int, int] | None) -> NDArray[np.uint8] |
     if image.ndim not in (2, 3) or min(image.shape[:2]) < 4:
         return None
     every = -(-max(image.shape[:2]) // MOST_SIDE)
-    image = image[::every, ::every].nan_to_num()
-    low, high = image.min(), image.max()
-    pixels: NDArray[np.uint8] = (
-        ((image - low) / (high - low).clamp_min(1e-12) * 255.0).round().byte().numpy()
-    )
-    return pixels
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of grey pixels, (height, width), or of colours, (height, width, 3)."""
-    height, width = pixels.shape[:2]
-    colour = 2 if pixels.ndim == 3 else 0
-    rows = pixels.reshape(height, -1)
-    raw = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
-
-
-def data_url(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return pixels_of(image[::every, ::every].numpy())

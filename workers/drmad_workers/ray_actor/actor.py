@@ -302,6 +302,19 @@ class Replica:
         with self._computing:
             return self._guarded(self._preflight, None)
 
+    def examples(self, rows: Sequence[int], with_groups: bool) -> dict[str, Any] | Failure:
+        """What the page of a job shows of its training examples; see example_runs.shown."""
+
+        def body() -> dict[str, Any]:
+            from drmad_workers.ray_actor import example_runs
+
+            if not self._tuners:
+                self._prepare()
+            return example_runs.shown(self._spec, self._tuners[0].replica, rows, with_groups)
+
+        with self._computing:
+            return self._guarded(body, None)
+
     def report(self) -> ProgressReport:
         """The current progress, and the lines printed since the last report."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]

@@ -27,6 +27,7 @@ from drmad_service.api.routes.dependencies import (
     VisibleJobId,
 )
 from drmad_service.errors import ResultNotFound
+from drmad_service.store import Store
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -62,9 +63,7 @@ async def figure(
         return Response(status_code=304, headers=headers)
     before = after = None
     if FIGURES[name].needs_vectors and job.progress.iteration > 0:
-        last = job.best.iteration if job.best else job.progress.iteration - 1
-        first = int((job.forked_from or "@0").partition("@")[2])
-        before, after = await _raw(store, job, first), await _raw(store, job, last)
+        before, after = await first_and_best(store, job)
     fidelity = await store.fidelity(job_id) if FIGURES[name].needs_fidelity else None
     trials = (await store.trials(job_id, limit=1000)).data if FIGURES[name].needs_trials else ()
     material = Material.of(job, await overview.sample(job), before, after, fidelity, trials)
@@ -82,8 +81,17 @@ def _software() -> str:
     return digest.hexdigest()[:12]
 
 
+async def first_and_best(
+    store: Store, job: JobRecord
+) -> tuple[dict[str, NDArray[np.floating[Any]]], dict[str, NDArray[np.floating[Any]]]]:
+    """The raw hyperparameters of the first and of the best, or last, meta-iteration."""
+    last = job.best.iteration if job.best else max(0, job.progress.iteration - 1)
+    first = int((job.forked_from or "@0").partition("@")[2])
+    return await _raw(store, job, first), await _raw(store, job, last)
+
+
 async def _raw(
-    store: StoreDependency, job: JobRecord, iteration: int
+    store: Store, job: JobRecord, iteration: int
 ) -> dict[str, NDArray[np.floating[Any]]]:
     """The raw hyperparameters of a meta-iteration; empty if they are no longer kept."""
     with contextlib.suppress(ResultNotFound):

@@ -42,6 +42,7 @@ from drmad_service.dashboard import (
     comparison,
     job_editor,
     job_page,
+    learned,
     rendering,
     snippets,
 )
@@ -174,6 +175,7 @@ async def job(
         last_event=last_event,
         actions=job_page.actions(job) if principal.may_submit else [],
         charts=job_page.charts(job, await store.fidelity_report(job_id) is not None),
+        learned=learned.views(job) if job.progress.iteration > 0 else [],
         trials=job_page.best_trials(trials),
         attributed=attributed,
         validation=validations[0] if validations else None,

@@ -1,5 +1,6 @@
 // The page of a job: follows its events, sends actions and shows its logs.
 import "./charts.js";
+import "./learned.js";
 import { Follower, refresh } from "./live.js";
 import { duration } from "./numbers.js";
 import { complain, notify, request } from "./service.js";

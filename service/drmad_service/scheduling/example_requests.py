@@ -1,0 +1,57 @@
+"""Training examples that pages of jobs show: requested by the API, answered on a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from redis.exceptions import RedisError
+
+from drmad_client.records.examples import ShownExamples
+from drmad_client.records.job import JobError
+from drmad_client.spec.replicas import ReplicasSpec
+from drmad_service.errors import JobNotFound
+from drmad_service.scheduling.worker_beside_jobs import answer_of_worker
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+async def answer_examples(store: Store, settings: SchedulerSettings) -> None:
+    """Answer one request after the other, for ever."""
+    while True:
+        request = None
+        with contextlib.suppress(RedisError):
+            request = await store.next_examples()
+        if request is None:
+            await asyncio.sleep(settings.poll_s)
+            continue
+        request_id, job_id, rows, with_groups = request
+        try:
+            answer = await _shown(store, job_id, rows, with_groups, settings)
+        except Exception as error:
+            logger.exception("could not show training examples", extra={"job_id": job_id})
+            answer = JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(RedisError):
+            await store.answer_examples(request_id, job_id, answer)
+
+
+async def _shown(
+    store: Store, job_id: str, rows: list[int], with_groups: bool, settings: SchedulerSettings
+) -> ShownExamples | JobError:
+    try:
+        job = await store.get(job_id)
+    except JobNotFound as error:
+        return JobError(code="not_found", message=str(error))
+    # One replica has all rows in their order.
+    spec = job.begun.model_copy(update={"replicas": ReplicasSpec()})
+    result = await answer_of_worker(
+        store,
+        spec,
+        settings,
+        "showing the examples",
+        lambda worker: worker.examples.remote(rows, with_groups),
+    )
+    return result if isinstance(result, JobError) else ShownExamples.model_validate(result)
