@@ -14,8 +14,9 @@ from torch import Tensor
 from drmad_workers import MetaConfig, Replay, Shortcut, TrainingConfig, Tuner, tune
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import MARGIN, STORED_BYTES, candidates, settings_of
+from drmad_workers.hypergradients.auto import MARGIN, STORED_BYTES, candidates
 from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.hypergradients.choice import settings_of
 from drmad_workers.hypergradients.stored import Stored
 from fidelity_study.cells import Cell, methods_of
 

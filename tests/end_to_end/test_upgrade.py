@@ -30,7 +30,7 @@ def test_paused_job_of_the_previous_version_resumes_as_that_version_would(tmp_pa
     assert found == pytest.approx(BY_THE_PREVIOUS_VERSION, rel=1e-5)
     choice = history[5].choice
     assert choice is not None
-    assert (choice["reason"], choice["method"]["method"]) == ("scheduled", "shortcut")
+    assert (choice["reason"], choice["trial"]["method"]["method"]) == ("scheduled", "shortcut")
 
 
 def _all_jobs_are_read(client: Client) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from drmad_workers.data.minibatches import Minibatches, StackedMinibatches
 from drmad_workers.errors import Restart
-from drmad_workers.hypergradients.auto import Auto, Choice
+from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
+from drmad_workers.hypergradients.choice import Choice
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective

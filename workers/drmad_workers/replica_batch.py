@@ -15,7 +15,8 @@ from drmad_client.spec import refusals
 from drmad_workers.data.minibatches import StackedMinibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.evaluation import Evaluation, evaluate
-from drmad_workers.hypergradients.auto import Auto, Choice
+from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.choice import Choice
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.hyperparameters.rates import BoundRate

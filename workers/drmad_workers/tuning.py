@@ -19,8 +19,9 @@ from drmad_workers.evaluation import (
     held_out_metrics,
     repeated_on_restart,
 )
-from drmad_workers.hypergradients.auto import Auto, Choice
+from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
+from drmad_workers.hypergradients.choice import Choice
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind
 from drmad_workers.meta.config import MetaConfig

@@ -232,6 +232,8 @@ def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
     if not found:
         failure = (measured.get("report") or {}).get("failure")
         return Text(failure or "No fidelity probe has run yet; an exact method needs none.")
+    choices = measured.get("choices") or [{}]
+    trial = (choices[-1].get("trial") or {}).get("method")
     table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "CHOICE")
     for figure, label in zip(found, method_labels(f["method"] for f in found), strict=True):
         shares = [figure.get(name) for name in ("cosine", "signs", "length")]
@@ -239,7 +241,7 @@ def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
             Text(", ".join(label)),
             *("diverged" if share is None else f"{share:.3f}" for share in shares),
             cost_label(figure["cost"]),
-            "chosen" if figure["method"] == chosen else "",
+            {str(chosen): "chosen", str(trial): "on trial"}.get(str(figure["method"]), ""),
         )
     return Group(
         table,

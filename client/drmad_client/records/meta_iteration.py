@@ -80,7 +80,8 @@ class MetaIteration(Record):
     )
     choice: dict[str, Any] | None = Field(
         default=None,
-        description="Fidelity probe of auto: its measurements, the chosen method and the reason.",
+        description="Fidelity probe of auto: its measurements, the chosen method and the reason; "
+        "the method on trial, which is chosen once it qualified in enough successive draws.",
     )
     warnings: list[str] = Field(
         default=[],

@@ -1,6 +1,7 @@
 """What auto picks, that it says why, and that a resumed job decides as an undisturbed one."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pytest
@@ -18,16 +19,18 @@ from drmad_workers import (
     SampleWeight,
     Shortcut,
     TrainingConfig,
+    Tuner,
     TuningResult,
     tune,
 )
 from drmad_workers.hypergradients import auto
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import (
-    Auto,
+from drmad_workers.hypergradients.auto import Auto, candidates
+from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.hypergradients.choice import (
     Choice,
     ProbeResult,
-    candidates,
+    Trial,
     join_choices,
     method_of,
     settings_of,
@@ -81,14 +84,94 @@ def choices(result: TuningResult) -> list[Choice]:
     return [choice for choice in found if choice is not None]
 
 
-def test_auto_takes_the_cheapest_method_above_the_threshold() -> None:
-    choice = choices(run(1))[0]
-    assert choice.reason == "first"
+def chosen(tuner: Tuner) -> Choice:
+    """The choice after two calm draws."""
+    choice = None
+    for iteration in range(2):
+        choice = tuner.evaluate(tuner.initial_values(), iteration, choice=choice).choice
+    assert choice is not None
+    assert choice.trial is None
+    return choice
+
+
+def test_auto_takes_the_cheapest_method_above_the_threshold_in_two_draws() -> None:
+    first, choice = choices(run(2))
+    assert (first.reason, choice.reason) == ("first", "confirmation")
+    assert first.method == settings_of(Replay())
+    assert first.trial is not None
+    assert choice.method == first.trial.method
     assert choice.method["method"] == "shortcut"
-    trusted = [f for f in choice.probes if f.cosine is not None and f.cosine >= 0.85]
+    trusted = [f for f in first.probes if f.cosine is not None and f.cosine >= 0.85]
     assert [f.method for f in trusted] == [choice.method]
-    costs = [figure.cost for figure in choice.probes]
+    assert [f.method for f in choice.probes] == [choice.method]
+    costs = [figure.cost for figure in first.probes]
     assert costs == sorted(costs)
+
+
+def test_one_draw_is_enough_where_every_draw_is_the_same() -> None:
+    (choice,) = choices(run(1, replace(CALM, resample=False)))
+    assert choice.method["method"] == "shortcut"
+    assert choice.trial is None
+
+
+Figures = tuple[float, float, float, float]
+"""The growth of the exact |dw|, and the cosines over a tenth, a quarter and half of the steps."""
+
+CALMLY: Figures = (1.2, 0.99, 0.99, 0.99)
+WILDLY: Figures = (4.0, 0.99, 0.99, 0.99)
+WRONG: Figures = (1.0, -0.5, 0.99, 0.99)
+NOWHERE: Figures = (1.0, -0.5, -0.5, -0.5)
+
+
+def horizon_of(method: Method) -> int | None:
+    assert isinstance(method, Shortcut)
+    return method.horizon
+
+
+def decided(draws: Sequence[Figures]) -> list[Choice]:
+    """The choices of auto where the backward passes of the draws have these figures."""
+    horizons: list[int | None] = [6, 15, 30]
+    found: list[Choice] = []
+    choice = None
+    for iteration, (growth, *cosines) in enumerate(draws):
+
+        def backward(
+            method: Method, growth: float = growth, cosines: Sequence[float] = cosines
+        ) -> BackwardPass:
+            cosine = 1.0 if method == Replay() else cosines[horizons.index(horizon_of(method))]
+            across = (1.0 - cosine**2) ** 0.5
+            hypergradient = {"rate": torch.tensor([cosine, across], dtype=torch.float64)}
+            return BackwardPass(method, 0.0, hypergradient, 60, growth, 0.0)
+
+        values = {"rate": torch.zeros(2)}
+        plan = Auto().plan(choice, iteration, values, CALM, [], copy_bytes=2**30)
+        plan = replace(plan, probed=[m for m in plan.probed if m == Replay() or horizon_of(m)])
+        choice = plan.settle(backward)[1]
+        found.append(choice)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("draws", "horizons"),
+    [
+        pytest.param([CALMLY] * 3, [None, 6, 6], id="two calm draws"),
+        pytest.param([WILDLY] * 5, [None, None, None, 6, 6], id="four wild draws"),
+        pytest.param([CALMLY, WILDLY, CALMLY, CALMLY], [None, None, None, 6], id="one is wild"),
+        pytest.param([CALMLY, WRONG, CALMLY], [None, None, 15], id="a longer horizon follows"),
+        pytest.param([CALMLY, NOWHERE, CALMLY], [None, None, None], id="the exact method follows"),
+    ],
+)
+def test_a_candidate_is_chosen_once_it_qualified_in_enough_draws(
+    draws: Sequence[Figures], horizons: Sequence[int | None]
+) -> None:
+    assert [choice.method.get("horizon") for choice in decided(draws)] == horizons
+
+
+def test_a_scheduled_probe_that_fails_begins_a_trial_of_what_is_more_expensive() -> None:
+    found = decided([CALMLY, CALMLY, CALMLY, CALMLY, CALMLY, CALMLY, WRONG, CALMLY, CALMLY])
+    assert [choice.method.get("horizon") for choice in found] == [None, *[6] * 5, None, 15, 15]
+    assert [choice.reason for choice in found[5:8]] == ["confirmation", "scheduled", "confirmation"]
+    assert found[7].next_probe == 12
 
 
 def test_the_cost_of_a_probe_counts_all_methods_tried() -> None:
@@ -151,18 +234,19 @@ def test_figures_are_those_of_the_methods_on_their_own() -> None:
 
 
 def test_auto_probes_at_growing_intervals_while_its_choice_is_confirmed() -> None:
-    found = choices(run(17))
+    found = choices(run(18))
     probes = [n for n, choice in enumerate(found) if choice.last_probe == n]
-    assert probes == [0, 5, 15]
-    assert [found[n].reason for n in probes] == ["first", "scheduled", "scheduled"]
+    assert probes == [0, 1, 6, 16]
+    reasons = ["first", "confirmation", "scheduled", "scheduled"]
+    assert [found[n].reason for n in probes] == reasons
 
 
 def test_a_resumed_job_takes_the_same_decisions() -> None:
-    whole, part = run(8), run(3)
+    whole, part = run(8), run(1)
     assert part.state is not None
     tensors, scalars = part.state.tensors(), json.loads(json.dumps(part.state.scalars()))
     rest = run(8, state=MetaState.restore(tensors, scalars))
-    assert [asdict(c) | {"probes": ()} for c in choices(whole)[3:]] == [
+    assert [asdict(c) | {"probes": ()} for c in choices(whole)[1:]] == [
         asdict(c) | {"probes": ()} for c in choices(rest)
     ]
     assert whole.state is not None
@@ -188,8 +272,7 @@ def test_a_choice_that_other_settings_led_to_is_dropped(
     tuner = tuner_of(small_problem(), kinds, training, method)
     values = tuner.initial_values()
     before = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
-    choice = before.evaluate(before.initial_values(), 0).choice
-    assert choice is not None
+    choice = chosen(before)
     assert choice.method == settings_of(Shortcut(horizon=6))
     probed = tuner.evaluate(values, 1, choice=choice)
     fresh = tuner.evaluate(values, 1)
@@ -207,56 +290,50 @@ def test_a_choice_that_other_settings_led_to_is_dropped(
 def test_a_choice_of_a_method_that_this_release_lacks_is_dropped() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
     values = tuner.initial_values()
-    choice = tuner.evaluate(values, 0).choice
-    assert choice is not None
+    choice = chosen(tuner)
     for method in ({"method": "gone"}, {"method": "shortcut", "gone": 1}):
-        probed = tuner.evaluate(values, 1, choice=replace(choice, method=method)).choice
+        probed = tuner.evaluate(values, 2, choice=replace(choice, method=method)).choice
         assert probed is not None
-        assert probed.method == choice.method
+        assert probed.reason == "first"
 
 
 def test_a_choice_survives_json_whole() -> None:
-    choice = choices(run(1))[0]
-    assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
+    for choice in choices(run(2)):
+        assert Choice.from_dict(json.loads(json.dumps(choice.as_dict()))) == choice
 
 
 def test_auto_probes_again_when_the_hyperparameters_moved_far() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
-    values = tuner.initial_values()
-    first = tuner.evaluate(values, 0)
+    values, before = tuner.initial_values(), chosen(tuner)
     near, far = ({name: value + shift for name, value in values.items()} for shift in (1.0, 4.0))
-    stays = tuner.evaluate(near, 1, choice=first.choice).choice
-    probes = tuner.evaluate(far, 1, choice=first.choice).choice
+    stays = tuner.evaluate(near, 2, choice=before).choice
+    probes = tuner.evaluate(far, 2, choice=before).choice
     assert stays is not None
     assert probes is not None
-    assert stays.last_probe == 0
-    assert (probes.last_probe, probes.reason) == (1, "moved")
+    assert stays.last_probe == 1
+    assert (probes.last_probe, probes.reason) == (2, "moved")
 
 
 def test_another_growth_of_the_adjoint_makes_the_next_meta_iteration_probe() -> None:
     tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
-    values = tuner.initial_values()
-    first = tuner.evaluate(values, 0).choice
-    assert first is not None
-    other = replace(first, growth=100.0 * first.growth)
-    warned = tuner.evaluate(values, 1, choice=other).choice
+    values, before = tuner.initial_values(), chosen(tuner)
+    other = replace(before, growth=100.0 * before.growth)
+    warned = tuner.evaluate(values, 2, choice=other).choice
     assert warned is not None
-    assert warned.next_probe == 2
-    probed = tuner.evaluate(values, 2, choice=warned).choice
+    assert warned.next_probe == 3
+    probed = tuner.evaluate(values, 3, choice=warned).choice
     assert probed is not None
-    assert (probed.last_probe, probed.reason) == (2, "growth")
+    assert (probed.last_probe, probed.reason) == (3, "growth")
 
 
 def test_a_method_that_diverges_gives_way_to_the_exact_one() -> None:
-    tuner = tuner_of(small_problem(), [SampleWeight()], CALM, Auto())
-    values = tuner.initial_values()
-    first = tuner.evaluate(values, 0).choice
-    assert first is not None
+    before = chosen(tuner_of(small_problem(), [SampleWeight()], CALM, Auto()))
+    values = tuner_of(small_problem(), [SampleWeight()], CALM, Auto()).initial_values()
     with pytest.raises(HypergradientDiverged):
         tuner_of(tripled(), [SampleWeight()], DIVERGING, DRMAD).evaluate(values, 1)
     diverging = tuner_of(tripled(), [SampleWeight()], DIVERGING, Auto())
-    chosen = replace(first, method=settings_of(DRMAD), steps=DIVERGING.steps)
-    switched = diverging.evaluate(values, 1, choice=chosen)
+    known = replace(before, method=settings_of(DRMAD), steps=DIVERGING.steps)
+    switched = diverging.evaluate(values, 1, choice=known)
     assert switched.choice is not None
     assert switched.method == "replay"
     assert (switched.choice.reason, switched.choice.next_probe) == ("diverged", 6)
@@ -281,6 +358,13 @@ def test_replicas_agree_on_the_most_careful_choice() -> None:
     assert method_of(join_choices([short, long]).method) == Shortcut()
     assert method_of(join_choices([short, exact, long]).method) == Replay()
     assert join_choices([short, long, exact]).next_probe == 2
+    tenth, quarter = settings_of(Shortcut(horizon=6)), settings_of(Shortcut(horizon=15))
+    trials = Trial(tenth, 1, 9.0), Trial(quarter, 3, 1.0), Trial(quarter, 2, 1.0)
+    tried = [replace(exact, next_probe=2, trial=trial) for trial in trials]
+    joined = join_choices([short, *tried]).trial
+    assert joined == Trial(quarter, 2, 9.0)
+    without = join_choices([*tried, exact])
+    assert (without.trial, without.next_probe) == (None, 6)
 
 
 def test_an_impossible_threshold_is_refused_by_name() -> None:

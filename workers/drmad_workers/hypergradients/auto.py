@@ -2,16 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
 from drmad_client.spec import bounds, defaults
 from drmad_workers.data.pass_order import Order
 from drmad_workers.errors import HypergradientDiverged, ProblemError, require_bounds
-from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.hypergradients.choice import (
+    Choice,
+    ProbeResult,
+    Reason,
+    Trial,
+    method_of,
+    probe_result,
+    settings_of,
+)
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
@@ -33,73 +41,15 @@ MAX_MOVE = 3.0
 MAX_GROWTH_RATIO = 3.0
 """Bounds the factor by which the growth of |dw| may change between two probes."""
 
+CALM_DRAWS, DRAWS = 2, 4
+"""The successive draws in which a candidate must qualify: where |dw| stays calm, and elsewhere.
+With source weights of an LSTM, T/10 agreed to .99 in two draws and to -.02 in the third."""
+
+CALM_GROWTH = 1.5
+"""Bounds the growth of the exact |dw| in these draws up to which CALM_DRAWS of them are enough."""
+
 STORED_BYTES = 2**28
 """Bounds the size of a full trajectory that is stored instead of replayed, in bytes (256 MiB)."""
-
-Reason = Literal["first", "scheduled", "moved", "growth", "diverged"]
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What a fidelity probe measured of one method.
-
-    Attributes:
-        method: the settings of the method, with its name under "method".
-        cost: the counted cost of the method in plain training runs (Method.cost).
-        cosine, signs, length: see Agreement; None if the backward pass diverged.
-        products: the number of Hessian-vector products; less than the number of steps if strides
-            joined steps.
-        seconds: the wall-clock time of the backward pass, on which no decision depends.
-    """
-
-    method: dict[str, Any]
-    cost: float
-    cosine: float | None = None
-    signs: float | None = None
-    length: float | None = None
-    products: int | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The decision of `auto`, and everything that its next decision depends on.
-
-    Attributes:
-        method: the settings of the chosen method, with its name under "method".
-        reason: why the last probe or switch took place: "first", no choice for the present
-            settings was there before;
-            "scheduled", the interval ended; "moved", the hyperparameters changed by more than
-            MAX_MOVE; "growth", the growth of |dw| changed; "diverged", the chosen method diverged.
-        last_probe: the meta-iteration of the last probe or switch.
-        next_probe: the meta-iteration of the next probe.
-        interval: the number of meta-iterations between the last probe and the next.
-        growth: the growth of |dw| in the last probe, by the chosen method.
-        moments: mean and standard deviation of every hyperparameter at the last probe.
-        probes: the results of the last probe, cheapest method first.
-        steps: the number of inner steps T at the last probe; None if an earlier release wrote it.
-    """
-
-    method: dict[str, Any]
-    reason: Reason
-    last_probe: int
-    next_probe: int
-    interval: int
-    growth: float
-    moments: dict[str, tuple[float, float]]
-    probes: tuple[ProbeResult, ...] = ()
-    steps: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self) | {"probes": [asdict(probe) for probe in self.probes]}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Choice":
-        """The choice whose `as_dict` these fields are, also after a round trip through JSON."""
-        moments = {name: (pair[0], pair[1]) for name, pair in fields["moments"].items()}
-        probes = tuple(ProbeResult(**probe) for probe in fields["probes"])
-        return cls(**{**fields, "moments": moments, "probes": probes})
 
 
 @dataclass(frozen=True)
@@ -108,18 +58,23 @@ class Auto(Method):
 
     A fidelity probe takes one training run, at its full length T, computes the exact hypergradient,
     and then that of the candidates, cheapest first, until the cosine of one to the exact
-    hypergradient exceeds min_cosine by a margin (see MARGIN). This candidate is the choice. If no
-    method that costs less than the exact one qualifies, the choice is the exact method: `stored` if
-    the full trajectory is small, else `replay`.
+    hypergradient exceeds min_cosine by a margin (see MARGIN). This candidate is on trial: the next
+    meta-iterations, which have other draws, are probes too, and it becomes the choice once it has
+    qualified in CALM_DRAWS successive ones, or in DRAWS where |dw| grew by more than CALM_GROWTH.
+    Where it fails, a more expensive candidate that qualifies is on trial instead. If no method that
+    costs less than the exact one qualifies, the choice is the exact method: `stored` if the full
+    trajectory is small, else `replay`.
 
     The first meta-iteration is a probe. Further probes follow after 5, 10, 20, 40, 40, ...
-    meta-iterations as long as they confirm the choice. A probe also follows when a hyperparameter
-    has moved far, or when the growth of |dw| has changed. A meta-iteration with a probe returns the
-    exact hypergradient. When the chosen method diverges, the exact method replaces it.
+    meta-iterations as long as they confirm the choice; these try it and what is more expensive. A
+    probe of all candidates also follows when a hyperparameter has moved far, or when the growth of
+    |dw| has changed. A meta-iteration with a probe returns the exact hypergradient. When the chosen
+    method diverges, the exact method replaces it.
 
     Decisions depend on counted costs and never on time, so that a resumed job repeats them.
 
-    Cost: that of the choice; a probe adds one exact backward pass and those of the candidates.
+    Cost: that of the choice; a probe adds one exact backward pass and those of the candidates. A
+    candidate takes DRAWS probes at most until it is chosen or dropped.
     Memory: that of the choice; a probe needs that of the exact method, and K + 1 copies of the
     weights per candidate.
 
@@ -185,17 +140,19 @@ class Auto(Method):
         bound: Sequence[BoundHyperparameter],
     ) -> bool:
         """Whether a choice of an earlier meta-iteration could follow from the present settings."""
+        used = [choice.method, *([choice.trial.method] if choice.trial else [])]
         try:
-            method = method_of(choice.method)
-            method.check(training)
+            methods = [method_of(settings) for settings in used]
+            for method in methods:
+                method.check(training)
         except (KeyError, TypeError, ProblemError):  # a method or a setting of another release
             return False
-        cosines = [probe.cosine for probe in choice.probes if probe.method == choice.method]
+        cosines = [probe.cosine for probe in choice.probes if probe.method in used]
         return (
-            method.hvp == self.hvp
+            all(method.hvp == self.hvp for method in methods)
             and choice.steps in (None, training.steps)
             and choice.moments.keys() == values.keys()
-            and not any(method.refuses(one, training) for one in bound)
+            and not any(method.refuses(one, training) for method in methods for one in bound)
             and all(cosine is not None and cosine >= self.least_cosine for cosine in cosines)
         )
 
@@ -213,6 +170,8 @@ class Auto(Method):
             before = choice.moments[name]
             if any(abs(a - b) > MAX_MOVE for a, b in zip(pair, before, strict=True)):
                 return "moved"
+        if choice.trial is not None:
+            return "confirmation"
         if iteration >= choice.next_probe:
             return (
                 "growth" if choice.next_probe < choice.last_probe + choice.interval else "scheduled"
@@ -276,10 +235,11 @@ class Plan:
         return backward_pass, choice
 
     def _probe(self, backward: Backward) -> tuple[BackwardPass, Choice]:
+        assert self.reason is not None
         exact = backward(self.probed[0])
-        chosen, growth = exact.method, exact.growth
+        qualified: BackwardPass | None = None
         probes: list[ProbeResult] = []
-        for candidate in self.probed[1:]:
+        for candidate in self._tried():
             cost = candidate.cost(self.training)
             try:
                 candidate_pass = backward(candidate)
@@ -289,39 +249,57 @@ class Plan:
             probe = probe_result(candidate_pass, exact, cost)
             probes.append(probe)
             if probe.cosine is not None and probe.cosine >= self.auto.least_cosine:
-                chosen, growth = candidate, candidate_pass.growth
+                qualified = candidate_pass
                 break
-        settings = settings_of(chosen)
+        chosen, trial = self._decide(exact, qualified)
+        settings = settings_of(chosen.method)
         interval = FIRST_INTERVAL
         if (
             self.choice is not None
             and self.choice.method == settings
             and self.reason == "scheduled"
+            and trial is None
         ):
             interval = min(2 * self.choice.interval, MAX_INTERVAL)
-        assert self.reason is not None
         return exact, Choice(
             method=settings,
             reason=self.reason,
             last_probe=self.iteration,
-            next_probe=self.iteration + interval,
+            next_probe=self.iteration + (interval if trial is None else 1),
             interval=interval,
-            growth=growth,
+            growth=chosen.growth,
             moments=self.moments,
             probes=tuple(probes),
             steps=self.training.steps,
+            trial=trial,
         )
 
+    def _tried(self) -> list[Method]:
+        """The candidates, without those that are cheaper than the choice or the trial at hand."""
+        tried = self.probed[1:]
+        if self.choice is None or self.reason not in ("confirmation", "scheduled"):
+            return tried
+        held = self.choice.trial.method if self.choice.trial else self.choice.method
+        settings = [settings_of(method) for method in tried]
+        return tried[settings.index(held) :] if held in settings else tried
 
-def probe_result(approximate: BackwardPass, exact: BackwardPass, cost: float) -> ProbeResult:
-    """Compares the hypergradient of one backward pass with the exact one."""
-    return ProbeResult(
-        settings_of(approximate.method),
-        cost,
-        **asdict(agreement(approximate.hypergradient, exact.hypergradient)),
-        products=approximate.products,
-        seconds=approximate.seconds,
-    )
+    def _decide(
+        self, exact: BackwardPass, qualified: BackwardPass | None
+    ) -> tuple[BackwardPass, Trial | None]:
+        """The backward pass of the method that is chosen, and the trial that goes on."""
+        if qualified is None:
+            return exact, None
+        settings, before = settings_of(qualified.method), self.choice
+        if before is not None and self.reason == "scheduled" and before.method == settings:
+            return qualified, None
+        draws, growth = 1, exact.growth
+        trial = before.trial if before is not None and self.reason == "confirmation" else None
+        if trial is not None and trial.method == settings:
+            draws, growth = trial.draws + 1, max(growth, trial.growth)
+        needed = CALM_DRAWS if growth <= CALM_GROWTH else DRAWS
+        if draws >= needed or not self.training.resample:  # else every draw is the same
+            return qualified, None
+        return exact, Trial(settings, draws, growth)
 
 
 def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -> list[Method]:
@@ -330,34 +308,6 @@ def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -
     methods = [*(Shortcut(horizon=horizon) for horizon in sorted(horizons)), Shortcut()]
     tuned = list(bound)
     return [m for m in methods if not any(m.refuses(one, training) for one in tuned)]
-
-
-def join_choices(choices: Sequence[Choice]) -> Choice:
-    """The most conservative of the replicas' choices: the one whose method costs most.
-
-    Among equal methods the choice of the first replica is taken.
-    """
-
-    def conservatism(choice: Choice) -> tuple[bool, int]:
-        method = method_of(choice.method)
-        steps = method.horizon if isinstance(method, Shortcut) else None
-        return not isinstance(method, Shortcut), steps if steps is not None else 2**62
-
-    return replace(
-        max(choices, key=conservatism), next_probe=min(choice.next_probe for choice in choices)
-    )
-
-
-def settings_of(method: Method) -> dict[str, Any]:
-    """The settings of a method as JSON values, with its name under "method"."""
-    return {"method": method.name, **asdict(method)}
-
-
-def method_of(settings: Mapping[str, Any]) -> Method:
-    """The method that has these settings."""
-    known: dict[str, type[Method]] = {m.name: m for m in (Shortcut, Stored, Replay)}
-    fields = {name: value for name, value in settings.items() if name != "method"}
-    return known[settings["method"]](**fields)
 
 
 def _moments(value: Tensor) -> tuple[float, float]:
