@@ -21,7 +21,7 @@ JobWarning, a category of Python's warnings, says what makes the figures of an a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic loads slowly
     from drmad_client.records.job import JobRecord
@@ -30,7 +30,17 @@ if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic l
 
 
 class DrmadError(Exception):
-    """Base of every exception of drmad."""
+    """Base of every exception of drmad. All of them survive pickle and copy."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default pickle calls the class with its message, which many do not take.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[DrmadError], args: tuple[Any, ...], state: dict[str, Any]) -> DrmadError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConnectionFailed(DrmadError):

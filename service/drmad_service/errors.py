@@ -35,6 +35,17 @@ class IdempotencyConflict(DrmadError):
         )
 
 
+class NotJson(DrmadError):
+    """The request states another content type than its route reads."""
+
+    def __init__(self, stated: str) -> None:
+        super().__init__(
+            f"the body must be JSON with the header Content-Type: application/json, got "
+            f"{stated or 'no Content-Type'}; with curl: -H 'Content-Type: application/json', which "
+            "-d alone does not send"
+        )
+
+
 class NotSignedIn(DrmadError):
     def __init__(self, key_sent: bool = False) -> None:
         super().__init__(

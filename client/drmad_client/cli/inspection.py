@@ -9,6 +9,7 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import JobId, Output, OutputOption
+from drmad_client.cli.terminal import echo, shown_json
 
 if TYPE_CHECKING:
     from drmad_client.export.mirror import Mirror
@@ -32,10 +33,15 @@ def register(app: typer.Typer) -> None:
 def jobs(
     context: typer.Context,
     status: Annotated[
-        str | None, typer.Option(help="List jobs in this state: queued, running, succeeded, ...")
+        list[str] | None,
+        typer.Option(
+            help="List jobs in this state: queued, running, succeeded, ... Repeatable: in one of "
+            "these."
+        ),
     ] = None,
     tag: Annotated[
-        str | None, typer.Option(metavar="KEY:VALUE", help="List jobs with this tag.")
+        list[str] | None,
+        typer.Option(metavar="KEY:VALUE", help="List jobs with this tag. Repeatable."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs.")] = 20,
     after: Annotated[
@@ -57,7 +63,7 @@ def jobs(
         page = client.jobs.list(status, tag, after, 100 if everything else limit)
         records = [job.record for job in (page if everything else page.data)]
     if quiet:
-        typer.echo("\n".join(record.id for record in records))
+        echo("\n".join(record.id for record in records))
         return
     if output is not Output.TABLE:
         options.print_data(records, output)
@@ -66,7 +72,7 @@ def jobs(
 
     options.print_table(jobs_table(records))
     if page.has_more and not everything:
-        typer.echo(f"more jobs follow; list them with: --after {page.next}", err=True)
+        echo(f"more jobs follow; list them with: --after {page.next}", err=True)
 
 
 def show(context: typer.Context, job_id: JobId, output: OutputOption = Output.TABLE) -> None:
@@ -117,7 +123,7 @@ def events(
     """
     with options.open_client(context) as client:
         for event in client.jobs.events(job_id, after):
-            typer.echo(event.model_dump_json())
+            print(shown_json(event.model_dump_json()))
 
 
 def logs(
@@ -142,7 +148,7 @@ def logs(
     """
     with options.open_client(context) as client:
         for line in client.jobs.logs(job_id, replica, after=after, follow=follow_on):
-            typer.echo(f"{line.at:%H:%M:%S} [{line.replica}] {line.text}")
+            echo(f"{line.at:%H:%M:%S} [{line.replica}] {line.text}")
 
 
 def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None:

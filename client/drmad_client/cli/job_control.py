@@ -8,6 +8,7 @@ import typer
 
 from drmad_client.cli import inspection, options
 from drmad_client.cli.options import JobId
+from drmad_client.cli.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.http.job_handle import Job
@@ -85,9 +86,9 @@ def fork(
         job_file.assign(changed, change)
     with options.open_client(context) as client:
         job = client.jobs.retrieve(job_id).fork(iteration, changed)
-        typer.echo(job.id)
+        echo(job.id)
         for sentence in job.record.adapted:
-            typer.echo(sentence, err=True)
+            echo(sentence, err=True)
         if watch:
             inspection.follow(client, job.id)
 
@@ -102,8 +103,8 @@ def delete(
         typer.confirm(f"Delete {job_id} with its history and its results?", abort=True)
     with options.open_client(context) as client:
         client.jobs.delete(job_id)
-    typer.echo(f"{job_id} was deleted")
+    echo(f"{job_id} was deleted")
 
 
 def _print_status(job: Job) -> None:
-    typer.echo(f"{job.id} is {job.status}")
+    echo(f"{job.id} is {job.status}")

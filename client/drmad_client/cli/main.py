@@ -18,6 +18,7 @@ import typer.main
 from drmad_client.cli import inspection, job_control, results, submission, validation
 from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
+from drmad_client.cli.terminal import echo
 
 # Commands that need an extra, and how to install it.
 _EXTRAS = dict.fromkeys(
@@ -163,7 +164,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if global_options.debug:
             traceback.print_exc()
-        print(f"error: {_explain(error)}", file=sys.stderr)
+        echo(f"error: {_explain(error)}", err=True)
         return 1
     return code if isinstance(code, int) else 0
 

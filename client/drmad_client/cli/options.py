@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from drmad_client.cli.terminal import echo, shown_json
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -71,10 +73,10 @@ def open_client(context: typer.Context) -> Client:
 
 
 def console() -> Console:
-    from rich.console import Console
+    from drmad_client.cli.safe_console import SafeConsole
 
     # A pipe has no width, and a program that reads from it needs uncut rows.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def print_data(data: Any, output: Output) -> None:
@@ -82,12 +84,12 @@ def print_data(data: Any, output: Output) -> None:
     from pydantic_core import to_json, to_jsonable_python
 
     if output is Output.JSON:
-        typer.echo(to_json(data, indent=2, inf_nan_mode="constants").decode())
+        print(shown_json(to_json(data, indent=2, inf_nan_mode="constants").decode()))
         return
     import yaml
 
     plain = to_jsonable_python(data, inf_nan_mode="constants")
-    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+    echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), end="")
 
 
 def print_table(table: RenderableType) -> None:

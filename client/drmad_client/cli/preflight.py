@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from drmad_client.cli import options
+from drmad_client.cli.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.records.job import PreflightReport
@@ -22,13 +21,13 @@ def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
     from drmad_client.errors import DrmadError
 
     for line in preflight_lines(report):
-        typer.echo(line)
+        echo(line)
     if not report.proofs:
         for warning in report.warnings(preflight):
-            typer.echo(warning)
+            echo(warning)
     if report.proofs:
         options.print_table(proofs_table(report, preflight))
     if refusal := report.refusal(preflight):
         raise DrmadError(refusal)
     if not report.failed and not report.doubts():
-        typer.echo("no problems found")
+        echo("no problems found")

@@ -10,6 +10,7 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import IterationOption, JobId, Output, OutputOption
+from drmad_client.cli.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
@@ -55,7 +56,7 @@ def fetch(
     """
     with options.open_client(context) as client:
         for path in client.jobs.save(job_id, to or Path(job_id), iteration):
-            typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
+            echo(f"{path}  ({path.stat().st_size:,} bytes)")
 
 
 def history(
@@ -77,7 +78,7 @@ def history(
     if output is HistoryOutput.CSV:
         from drmad_client.export.job_folder import history_csv
 
-        typer.echo(history_csv(records), nl=False)
+        echo(history_csv(records), end="")
     elif output is HistoryOutput.TABLE:
         from drmad_client.cli.tables import history_table
 
@@ -135,7 +136,7 @@ def attribution(
         return
     options.print_table(attribution_table(report, top, most_queries=10))
     if out is not None:
-        typer.echo(f"{out}  ({out.stat().st_size:,} bytes)")
+        echo(f"{out}  ({out.stat().st_size:,} bytes)")
 
 
 def diff(
@@ -253,7 +254,7 @@ def figure(
         options.print_data(drawn, Output.JSON)
     else:
         save(drawn, to)
-        typer.echo(to)
+        echo(to)
 
 
 def _print_arrays(arrays: NamedArrays, output: Output) -> None:

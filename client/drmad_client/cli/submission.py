@@ -10,6 +10,7 @@ import typer
 
 from drmad_client.cli import inspection, options
 from drmad_client.cli.options import Output, OutputOption
+from drmad_client.cli.terminal import echo
 
 
 class Template(StrEnum):
@@ -63,7 +64,7 @@ def init(
     from drmad_client.spec import job_file
 
     for path in job_file.write_template(folder, template, overwrite=force):
-        typer.echo(path)
+        echo(path)
 
 
 def submit(
@@ -117,7 +118,7 @@ def submit(
             job_file.assign(spec, f"problem.code={client.code.upload(code)}")
         if dry_run:
             client.jobs.validate(spec)
-            typer.echo(f"{file} is a valid job; no job was created")
+            echo(f"{file} is a valid job; no job was created")
             return
         if check:
             from drmad_client.cli.preflight import print_report
@@ -128,7 +129,7 @@ def submit(
             return
         mirrors = inspection.open_mirrors(log_to)  # a wrong name is reported before the job exists
         job = client.jobs.create(spec)
-        typer.echo(job.id)
+        echo(job.id)
         if watch or mirrors:
             inspection.follow(client, job.id, mirrors)
 
@@ -151,7 +152,7 @@ def upload_data(
       drmad submit job.yaml --set problem.weights=$(drmad data upload weights.safetensors)
     """
     with options.open_client(context) as client:
-        typer.echo(client.data.upload(file))
+        echo(client.data.upload(file))
 
 
 def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,16 +142,17 @@ class AsyncJobs:
 
     async def list(
         self,
-        status: JobStatus | str | None = None,
-        tag: str | None = None,
+        status: JobStatus | str | Sequence[str] | None = None,
+        tag: str | Sequence[str] | None = None,
         after: str | None = None,
         limit: int = 20,
     ) -> AsyncJobPage:
         """List jobs, newest first. Iterating over the page continues through the following pages.
 
         Args:
-            status: Only jobs in this state.
-            tag: Only jobs with this tag, written as team:vision.
+            status: Only jobs in this state, or in one of these.
+            tag: Only jobs with this tag, written as team:vision, or with these: of the tags of
+                one key a job has one, and of several keys it has all.
             after: The `next` of the previous page.
             limit: Bounds the number of jobs on a page.
         """

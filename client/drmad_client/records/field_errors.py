@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drmad_client.records.problem_details import FieldError
+from drmad_client.spec.field_paths import without_tags
 from drmad_client.spec.renamed import new_name
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:
     """The errors that pydantic found in `body`, with paths and messages that a user can act on.
 
-    The `loc` of pydantic also names the members of unions; a part that is not in the body is left
-    out of the path. The `loc` of a misfit is our own, and may name a field at its default.
+    The `loc` of pydantic names the members of unions too, which are no fields of a path. The `loc`
+    of a misfit is our own, and may name a field at its default.
     """
-    return [FieldError(path=_path(error, body), message=_message(error, body)) for error in errors]
+    return [
+        FieldError(path=_path(error, body), message=message_of(error, body)) for error in errors
+    ]
 
 
 def _path(error: Mapping[str, Any], body: Any) -> str:
     path, here = "", body
-    last = len(error["loc"]) - 1
-    for depth, part in enumerate(error["loc"]):
+    loc = error["loc"] if error["type"] == "misfit" else without_tags(error["loc"])
+    last = len(loc) - 1
+    for depth, part in enumerate(loc):
+        optimizer = here.get("optimizer") if isinstance(here, dict) else None
+        if isinstance(optimizer, dict) and part in optimizer and part not in here:
+            here, path = optimizer, _join(path, "optimizer")  # its fields may stand in a mapping
         inside = (isinstance(here, dict) and part in here) or (
             isinstance(here, list) and isinstance(part, int) and part < len(here)
         )
@@ -30,7 +38,10 @@ def _path(error: Mapping[str, Any], body: Any) -> str:
         elif error["type"] != "misfit" and (error["type"] != "missing" or depth != last):
             continue
         path = _join(path, part)
-    return _join(path, _discriminator(error)) if error["type"] in _UNION_ERRORS else path
+    if error["type"] in _UNION_ERRORS:
+        return _join(path, _discriminator(error))
+    is_named = loc == ("training", "optimizer") and isinstance(here, dict) and "name" in here
+    return _join(path, "name") if is_named else path
 
 
 _UNION_ERRORS = ("union_tag_invalid", "union_tag_not_found")
@@ -40,13 +51,19 @@ def _discriminator(error: Mapping[str, Any]) -> str:
     return str(error["ctx"]["discriminator"]).strip("'")
 
 
+def written_path(path: Iterable[str | int]) -> str:
+    """The path as errors write it, such as hyperparameters[0].kind."""
+    return functools.reduce(_join, path, "")
+
+
 def _join(path: str, part: int | str) -> str:
     if isinstance(part, int):
         return f"{path}[{part}]"
     return f"{path}.{part}" if path else part
 
 
-def _message(error: Mapping[str, Any], body: Any) -> str:
+def message_of(error: Mapping[str, Any], body: Any) -> str:
+    """What is wrong, for people: the expectation, the finding and the remedy."""
     kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
     if kind == "union_tag_invalid":
         return f"must be one of {context['expected_tags']}, got {context['tag']!r}"
@@ -57,7 +74,8 @@ def _message(error: Mapping[str, Any], body: Any) -> str:
     if kind in ("missing", "union_tag_not_found"):
         return "is required"
     message = _plain(error)
-    if isinstance(value, str | int | float | bool) and len(str(value)) <= 80 and kind != "misfit":
+    names_value = kind in ("misfit", "control_character")
+    if isinstance(value, str | int | float | bool) and len(str(value)) <= 80 and not names_value:
         message += f", got {value!r}"
     return message
 
@@ -108,6 +126,8 @@ def _plain(error: Mapping[str, Any]) -> str:
 
 def _present_name(error: Mapping[str, Any], body: Any) -> str | None:
     """The present name of a field that was renamed."""
+    if not error["loc"]:
+        return None
     section, field = str(error["loc"][0]), str(error["loc"][-1])
     fields = body.get(section) if isinstance(body, dict) else None
     return new_name(section, field, fields) if isinstance(fields, dict) else None

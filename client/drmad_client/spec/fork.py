@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
 
 from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
@@ -49,15 +50,13 @@ class ForkSpec(Spec):
             message = "cannot change in a fork; leave it out"
             raise _invalid(*((("changes", part), None, message) for part in fixed))
         try:
-            forked = JobSpec.combined(_merged(spec.model_dump(), _flat(self.changes)))
+            changes = _flat(self.changes)
         except ValidationError as error:
-            lines = (
-                (("changes", *line["loc"]), line["input"], line["msg"]) for line in error.errors()
-            )
-            raise _invalid(*lines) from None
-        except PydanticCustomError as error:
-            at = ("changes", "training", "optimizer")
-            raise _invalid((at, self.changes["training"]["optimizer"], str(error))) from None
+            raise _below(("changes", "training"), error) from None
+        try:
+            forked = JobSpec.combined(_merged(spec.model_dump(), changes))
+        except ValidationError as error:
+            raise _below(("changes",), error) from None
         if forked.meta.iterations <= self.iteration:
             message = f"must be above iteration, {self.iteration}, got {forked.meta.iterations}"
             raise _invalid((("changes", "meta", "iterations"), forked.meta.iterations, message))
@@ -139,6 +138,22 @@ def _invalid(*misfits: Misfit) -> ValidationError:
     return ValidationError.from_exception_data(
         "ForkSpec", [misfit_error(*misfit) for misfit in misfits]
     )
+
+
+def _below(place: tuple[str, ...], error: ValidationError) -> ValidationError:
+    """The same error with its fields below `place`."""
+    lines = [
+        InitErrorDetails(
+            type=line["type"]
+            if line["type"] in get_args(ErrorType)
+            else PydanticCustomError(line["type"], "{message}", {"message": line["msg"]}),
+            loc=(*place, *line["loc"]),
+            input=line["input"],
+            ctx=line.get("ctx", {}),
+        )
+        for line in error.errors()
+    ]
+    return ValidationError.from_exception_data("ForkSpec", lines)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from pydantic import (
 
 from drmad_client.spec import bounds, refusals
 from drmad_client.spec.attribution import AttributionSpec, attribution_misfits
-from drmad_client.spec.base import Misfit, Spec, misfit_error
+from drmad_client.spec.base import Misfit, Spec, Visible, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
 from drmad_client.spec.online import online_misfits, with_online_defaults
 from drmad_client.spec.operation import NotifySpec, RetrySpec
+from drmad_client.spec.plain_values import with_numbers
 from drmad_client.spec.preflight import PreflightSpec
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
@@ -38,7 +39,7 @@ _COMBINED = {"combined": True}
 class JobSpec(Spec):
     """One request to tune hyperparameters, or to attribute queries to training examples."""
 
-    name: str = Field(
+    name: Annotated[str, Visible] = Field(
         default="untitled",
         min_length=1,
         max_length=200,
@@ -97,7 +98,8 @@ class JobSpec(Spec):
         default=NotifySpec(), description="Address that the service notifies when the job ends."
     )
     tags: dict[
-        Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=256)]
+        Annotated[str, Field(min_length=1, max_length=64), Visible],
+        Annotated[str, Field(max_length=256), Visible],
     ] = Field(
         default={},
         max_length=32,
@@ -134,6 +136,7 @@ class JobSpec(Spec):
     @classmethod
     def _with_defaults_of_its_kind(cls, fields: Any) -> Any:
         """An attribution has a single round, and nothing to confirm; an online job has windows."""
+        fields = with_numbers(fields)
         if not isinstance(fields, Mapping):
             return fields
         if fields.get("kind") == "attribution":

@@ -28,11 +28,11 @@ def read(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    from drmad_client.spec import yaml_text
+    from drmad_client.spec import json_text, yaml_text
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        job = json.loads(text) if path.suffix == ".json" else yaml_text.load(text)
+        job = json_text.load(text) if path.suffix == ".json" else yaml_text.load(text)
     except OSError as error:
         raise BadJobFile(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -15,13 +15,14 @@ from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.data_set import UPLOAD
 from drmad_client.spec.data_sets import DataSpec
 from drmad_client.spec.models import MlpModel, ModelSpec
+from drmad_client.spec.plain_values import with_numbers
 from drmad_client.spec.sizes import ProblemSizes
 
 
 def _upload_or_path(value: str) -> str:
     if value.startswith("sha256:") and re.fullmatch(UPLOAD, value) is None:
         message = "must be sha256: and 64 hexadecimal digits, or a path below a data root"
-        raise PydanticCustomError("misfit", message)
+        raise PydanticCustomError("unfit", message)
     return value
 
 
@@ -126,12 +127,13 @@ class CodeProblem(Spec):
     @classmethod
     def _are_json(cls, options: dict[str, Any]) -> dict[str, Any]:
         """Options are stored as JSON, which has no infinities and no lone surrogates."""
+        options = with_numbers(options)
         try:
             json.dumps(options, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             message = "must be representable as JSON in UTF-8: {reason}"
-            raise PydanticCustomError("misfit", message, {"reason": reason}) from error
+            raise PydanticCustomError("unfit", message, {"reason": reason}) from error
         return options
 
 

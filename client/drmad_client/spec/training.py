@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError, model_validator
 
 from drmad_client.spec import bounds, defaults, refusals
-from drmad_client.spec.base import Misfit, Spec
+from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName
 from drmad_client.spec.schedules import ConstantScheduleSpec, LearningRateSchedule
 
@@ -195,25 +194,26 @@ def flattened(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a training with those of a mapping `optimizer` beside its name.
 
     Raises:
-        PydanticCustomError: the mapping has no name, a field that is no optimizer's, or one that is
-            given beside it too.
+        ValidationError: the mapping has no name, a field that is no optimizer's, or one that is
+            given beside it too; at the path of each, below the training.
     """
     stated = fields.get("optimizer")
     if not isinstance(stated, Mapping):
         return dict(fields)
     options = {name: value for name, value in stated.items() if name != "name"}
-    unknown = [name for name in options if name not in OPTIMIZER_FIELDS]
-    twice = [name for name in options if name in fields]
-    if "name" not in stated or unknown or twice:
-        raise PydanticCustomError(
-            "optimizer_mapping",
-            "optimizer must be a name, or a mapping with a name and any of {allowed}, each given "
-            "once, got {given}",
-            {
-                "allowed": ", ".join(OPTIMIZER_FIELDS),
-                "given": ", ".join(map(str, unknown or twice or ["no name"])),
-            },
-        )
+    misfits: list[Misfit] = []
+    if "name" not in stated:
+        misfits.append((("optimizer", "name"), None, "is required in a mapping"))
+    for name, value in options.items():
+        if name not in OPTIMIZER_FIELDS:
+            message = f"is not a field of an optimizer; it may be {', '.join(OPTIMIZER_FIELDS)}"
+            misfits.append((("optimizer", str(name)), value, message))
+        elif name in fields:
+            message = f"stands beside training.{name}: leave one of the two out"
+            misfits.append((("optimizer", name), value, message))
+    if misfits:
+        lines = [misfit_error(*misfit) for misfit in misfits]
+        raise ValidationError.from_exception_data("TrainingSpec", lines)
     return {**fields, **options, "optimizer": stated["name"]}
 
 

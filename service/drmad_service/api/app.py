@@ -17,6 +17,7 @@ from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
 from drmad_service.api.auth.failed_attempts import FailedAttempts
 from drmad_service.api.file_checker import FileChecker
+from drmad_service.api.head_requests import HeadRequests
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.known_hosts import KnownHosts
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
@@ -42,6 +43,7 @@ from drmad_service.api.routes import (
 from drmad_service.api.routes import metrics as metrics_route
 from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.api.stream_limits import StreamLimits
+from drmad_service.api.strict_requests import only_known_parameters
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -103,7 +105,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         redoc_url=None,
     )
     problem_details.install(app)
-    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 429), PROBLEM)
+    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 422, 429), PROBLEM)
     for resource in (
         jobs,
         results,
@@ -117,11 +119,14 @@ def create_app(settings: ApiSettings) -> FastAPI:
         attributions,
         validations,
     ):
-        app.include_router(resource.router, dependencies=[signed_in], responses=refusals)
+        app.include_router(
+            resource.router, dependencies=[signed_in, only_known_parameters], responses=refusals
+        )
     for resource in (health, sign_in, pages, static):
         app.include_router(resource.router)
     app.include_router(pages.actions)
     app.include_router(learned.router)
+    app.add_middleware(HeadRequests)
     app.add_middleware(KnownHosts, hosts=settings.allowed_hosts)
     app.add_middleware(
         RequestGuard,

@@ -14,13 +14,15 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from drmad_client.records.field_errors import field_errors
+from drmad_client.records.field_errors import field_errors, message_of
 from drmad_client.records.problem_details import FieldError, ProblemDetails
+from drmad_service.api.head_requests import allowed
 from drmad_service.errors import (
     ActionRefused,
     CrossSite,
     IdempotencyConflict,
     JobNotFound,
+    NotJson,
     NotSignedIn,
     ResultNotFound,
     SchemaDiffers,
@@ -43,6 +45,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
     ValidationRefused: (HTTPStatus.CONFLICT, "validation_refused"),
     IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
+    NotJson: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_json"),
     NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),
     SignInFailed: (HTTPStatus.UNAUTHORIZED, "sign_in_failed"),
     ScopeTooLow: (HTTPStatus.FORBIDDEN, "scope_too_low"),
@@ -109,7 +112,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return problem_response(400, "invalid_json", detail, instance=request.url.path)
     in_body = [e | {"loc": e["loc"][1:]} for e in raw if e["loc"][0] == "body"]
     elsewhere = [
-        FieldError(path=f"{e['loc'][0]}.{e['loc'][-1]}", message=e["msg"])
+        FieldError(path=f"{e['loc'][0]}.{e['loc'][1]}", message=message_of(e, None))
         for e in raw
         if e["loc"][0] != "body"
     ]
@@ -122,14 +125,18 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
+    headers = dict(error.headers or {})
     code, detail = HTTPStatus(status).name.lower(), str(error.detail)
     if status == 400 and detail == "There was an error parsing the body":
         code, detail = "invalid_json", "the body must be JSON in UTF-8"
     elif status == 404:
         detail = f"there is no resource at {request.url.path}; /docs lists the paths"
     elif status == 405:
-        detail = f"{request.url.path} does not support the method {request.method}"
-    headers = dict(error.headers or {})
+        headers["Allow"] = allowed(request.scope)
+        detail = (
+            f"{request.url.path} does not support the method {request.method}; it has "
+            f"{headers['Allow']}"
+        )
     return problem_response(status, code, detail, instance=request.url.path, headers=headers)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from drmad_client.records.job import JobRecord, Progress
 from drmad_client.records.pages import Page
@@ -105,21 +105,30 @@ class JobRequests(Checkpoints):
 
     async def jobs(
         self,
-        status: JobStatus | None = None,
-        tag: tuple[str, str] | None = None,
+        statuses: Collection[JobStatus] = (),
+        tags: Collection[str] = (),
         after: str | None = None,
         limit: int = 20,
         tenant: str | None = None,
     ) -> Page[JobRecord]:
-        """Jobs without their transitions, the newest first; of one tenant, or of all."""
-        index = keys.jobs_with(status, tenant)
+        """Jobs without their transitions, the newest first; of one tenant, or of all.
+
+        Args:
+            statuses: the states of the jobs; none stands for all.
+            tags: `key:value`; of those of one key a job has one, and it has a tag of every key.
+        """
+        indices = [keys.jobs_with(status, tenant) for status in statuses or (None,)]
+        wanted = _by_key(tags)
         found: list[JobRecord] = []
         last = after
         while len(found) <= limit:
-            most = limit + 1 - len(found) if tag is None else 100
-            ids = await self._redis.zrevrangebylex(
-                index, f"({last}" if last else "+", "-", start=0, num=most
-            )
+            most = 100 if wanted else limit + 1 - len(found)
+            pipe = self._redis.pipeline(transaction=False)
+            for index in indices:
+                end = f"({last}" if last else "+"
+                pipe.zrevrangebylex(index, end, "-", start=0, num=most)
+            listed = {raw for part in await pipe.execute() for raw in part}
+            ids = sorted(listed, reverse=True)[:most]
             if not ids:
                 break
             pipe = self._redis.pipeline(transaction=False)
@@ -135,7 +144,7 @@ class JobRequests(Checkpoints):
                 if not fields:  # deleted meanwhile
                     continue
                 job = decoding.job(last, fields, [], cluster, ahead or 0)
-                if tag is None or job.tags.get(tag[0]) == tag[1]:
+                if all(_has_one(job.tags, choices) for choices in wanted):
                     found.append(job)
         page = found[:limit]
         has_more = len(found) > limit
@@ -246,3 +255,15 @@ class JobRequests(Checkpoints):
         if outcome == "other_body":
             raise IdempotencyConflict(idempotency_key or "")
         return await self.get(created_id), outcome == "created"
+
+
+def _by_key(tags: Collection[str]) -> list[list[str]]:
+    """The tags of each key. A key may hold colons itself; the part before its first one groups."""
+    groups: dict[str, list[str]] = {}
+    for tag in tags:
+        groups.setdefault(tag.partition(":")[0], []).append(tag)
+    return list(groups.values())
+
+
+def _has_one(tags: Mapping[str, str], choices: Collection[str]) -> bool:
+    return any(f"{key}:{value}" in choices for key, value in tags.items())

@@ -56,7 +56,7 @@ class Overview:
     async def find(
         self,
         status: JobStatus | None = None,
-        tag: tuple[str, str] | None = None,
+        tag: str = "",
         text: str = "",
         after: str | None = None,
         limit: int = 50,
@@ -64,12 +64,13 @@ class Overview:
     ) -> Page[JobRecord]:
         """Jobs whose name, id, problem or tags contain every word of `text`, the newest first."""
         words = text.lower().split()
+        statuses, tags = (status,) if status else (), (tag,) if tag else ()
         if not words:
-            return await self._store.jobs(status, tag, after, limit, tenant)
+            return await self._store.jobs(statuses, tags, after, limit, tenant)
         found: list[JobRecord] = []
         searched = 0
         while searched < MOST_SEARCHED:
-            page = await self._store.jobs(status, tag, after, _PAGE, tenant)
+            page = await self._store.jobs(statuses, tags, after, _PAGE, tenant)
             for job in page.data:
                 if all(word in _searchable(job) for word in words):
                     found.append(job)

@@ -552,3 +552,24 @@ def test_help_has_examples_and_every_command() -> None:
 
 def test_version() -> None:
     assert drmad(None, "version").stdout == f"drmad {__version__}\n"
+
+
+def test_control_characters_of_users_are_written_out(service: FakeService) -> None:
+    evil = "\x1b]0;owned\x07\x9b31m\u202e"
+    shown = r"\x1b]0;owned\x07\x9b31m\u202e"
+    job = samples.job(JobStatus.RUNNING, 1)
+    job = job.model_copy(update={"name": evil, "message": evil, "tags": {"a": evil}})
+    service.on("GET", JOB, fake_service.record(job))
+    service.on("GET", "/v1/jobs", fake_service.record(Page[JobRecord](data=[job], has_more=False)))
+    line = LogLine(id="1-0", at=job.created_at, replica=0, text=f"a\r{evil}\tb")
+    logs = Page[LogLine](data=[line], has_more=False, next="1-0")
+    service.on("GET", f"{JOB}/logs", fake_service.record(logs))
+    for command in (("show", samples.ID), ("jobs",), ("logs", samples.ID)):
+        printed = drmad(service, *command).stdout
+        assert shown[:8] in printed, command
+        assert not set(evil) & set(printed) & set("\x1b\x07\x9b\u202e\r")
+    assert rf"a\r{shown}" in printed
+    assert "\tb" in printed
+    listed = drmad(service, "jobs", "--output", "json").stdout
+    assert not set(listed) & set("\x1b\x07\x9b\u202e")
+    assert json.loads(listed)[0]["name"] == evil

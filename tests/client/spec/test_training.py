@@ -88,9 +88,15 @@ def test_an_optimizer_may_be_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
-        ({"name": "sgd", "momentum": 0.5}, "got momentum"),
-        ({"name": "sgd", "lr": 0.5}, "got lr"),
-        ({"momentum": 0.9}, "got no name"),
+        (
+            {"name": "sgd", "momentum": 0.5},
+            "stands beside training.momentum: leave one",
+        ),
+        (
+            {"name": "sgd", "lr": 0.5},
+            "is not a field of an optimizer; it may be",
+        ),
+        ({"momentum": 0.9}, "is required in a mapping"),
     ],
 )
 def test_a_mapping_that_states_no_optimizer_is_refused(
@@ -98,7 +104,6 @@ def test_a_mapping_that_states_no_optimizer_is_refused(
 ) -> None:
     given = {"momentum": 0.9} if optimizer.get("momentum") == 0.5 else {}
     (message,) = faults(optimizer=optimizer, **given).values()
-    assert "optimizer must be a name, or a mapping" in message
     assert words in message
 
 
@@ -107,7 +112,7 @@ def test_a_fork_may_change_the_optimizer_by_a_mapping() -> None:
     forked = ForkSpec(iteration=0, changes=changes).applied_to(job())
     assert (forked.training.optimizer, forked.training.eps) == ("adam", 1e-3)
     changes["training"]["optimizer"]["lr"] = 0.1
-    with pytest.raises(ValidationError, match="or a mapping with a name"):
+    with pytest.raises(ValidationError, match="is not a field of an optimizer"):
         ForkSpec(iteration=0, changes=changes).applied_to(job())
 
 

@@ -216,7 +216,7 @@ async def test_event_stream_has_every_event_and_ends(
     rest = (await api.get(path, headers={"Last-Event-ID": ids[3]})).text
     assert [line.split(": ")[1] for line in rest.splitlines() if line.startswith("id")] == ids[4:]
     bad = await api.get(path, headers={"Last-Event-ID": "yesterday"})
-    assert "has the form" in problem(bad, 400, "bad_request").detail
+    assert "must have the form" in problem(bad, 422, "invalid_fields").errors[0].message
 
 
 async def test_only_ended_jobs_are_deleted(

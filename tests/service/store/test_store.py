@@ -111,12 +111,12 @@ async def test_lists_page_by_page_filtered_by_status_and_tag(store: Store, spec:
             break
         after = page.next
     assert seen == sorted(ids, reverse=True)
-    odd = await store.jobs(tag=("parity", "1"))
+    odd = await store.jobs(tags=["parity:1"])
     assert [job.id for job in odd.data] == sorted(ids[1::2], reverse=True)
     await store.cancel(ids[0])
-    cancelled = await store.jobs(status=JobStatus.CANCELLED)
+    cancelled = await store.jobs(statuses=[JobStatus.CANCELLED])
     assert [job.id for job in cancelled.data] == [ids[0]]
-    assert len((await store.jobs(status=JobStatus.QUEUED)).data) == 6
+    assert len((await store.jobs(statuses=[JobStatus.QUEUED])).data) == 6
 
 
 async def test_higher_priority_is_claimed_first_but_age_wins_in_the_end(

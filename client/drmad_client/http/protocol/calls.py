@@ -5,7 +5,7 @@ Nothing here opens a connection or waits, so the synchronous and the asynchronou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
@@ -22,14 +22,16 @@ from drmad_client.http.protocol.server_sent_events import EventReader, Message
 from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
+from drmad_client.records.field_errors import written_path
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
-from drmad_client.records.problem_details import ProblemDetails
+from drmad_client.records.problem_details import FieldError, ProblemDetails
 from drmad_client.records.search import Trial
 from drmad_client.records.status import TERMINAL
 from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.plain_values import NotPlain, plain
 from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[httpx.Response], T]
-    params: Mapping[str, str | int | None] = field(default_factory=dict)
+    params: Mapping[str, str | int | Sequence[str] | None] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | Path | None = None  # the client streams a file
     repeatable: bool = True  # a retry is safe even if the service received the first request
@@ -161,7 +163,10 @@ def poll(
 
 
 def list_jobs(
-    status: str | None, tag: str | None, after: str | None, limit: int
+    status: str | Sequence[str] | None,
+    tag: str | Sequence[str] | None,
+    after: str | None,
+    limit: int,
 ) -> Call[Page[JobRecord]]:
     params = {"status": status, "tag": tag, "after": after, "limit": limit}
     return Call("GET", "/v1/jobs", _record(Page[JobRecord]), params=params)
@@ -174,7 +179,7 @@ def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call
         _path(job_id, action),
         _record(JobRecord),
         headers={"Content-Type": "application/json"} if body is not None else {},
-        body=None if body is None else to_json(body),
+        body=None if body is None else _plain(body),
         repeatable=False,
     )
 
@@ -323,7 +328,25 @@ def _path(job_id: str, part: str = "") -> str:
 
 def _body(spec: JobSpec | Mapping[str, Any]) -> bytes:
     # A mapping is sent unchanged: the service validates it and names each bad field.
-    return spec.model_dump_json().encode() if isinstance(spec, JobSpec) else to_json(spec)
+    return spec.model_dump_json().encode() if isinstance(spec, JobSpec) else _plain(spec)
+
+
+def _plain(fields: Mapping[str, Any]) -> bytes:
+    """
+    Raises:
+        UnprocessableEntity: a field holds an object that JSON does not have.
+    """
+    try:
+        return to_json(plain(fields), inf_nan_mode="constants")
+    except NotPlain as error:
+        problem = ProblemDetails(
+            title="Unprocessable Entity",
+            status=422,
+            detail="1 field is invalid; nothing was sent",
+            code="invalid_fields",
+            errors=[FieldError(path=written_path(error.path), message=error.message)],
+        )
+        raise from_problem(problem) from error
 
 
 def _record(kind: type[T]) -> Callable[[httpx.Response], T]:

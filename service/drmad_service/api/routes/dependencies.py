@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from drmad_client.records.problem_details import ProblemDetails
 from drmad_service.api.auth.api_keys import Access, Principal
@@ -92,6 +95,30 @@ async def _visible(
     return job_id
 
 
+def _of_form(pattern: str, example: str) -> AfterValidator:
+    def check(value: str | None) -> str | None:
+        if value and re.fullmatch(pattern, value) is None:
+            raise PydanticCustomError("cursor", f"must have the form {example}")
+        return value
+
+    return AfterValidator(check)
+
+
+ENTRY_ID = _of_form(r"\d{1,19}-\d{1,19}", "1763912345678-0")
+JobCursor = Annotated[
+    str | None,
+    _of_form("job_[0-9A-HJKMNP-TV-Z]{26}", "job_01JD7X8Z9T3V5W6Y7A8B9C0D1E"),
+    Query(max_length=64, description="`next` of the page before."),
+]
+"""The id of a job, after which a page starts."""
+EntryCursor = Annotated[
+    str | None,
+    ENTRY_ID,
+    Query(
+        max_length=64, description="`next` of the page before, or the id of a line or of an event."
+    ),
+]
+"""The id of an entry of a stream, after which a page starts."""
 VisibleJobId = Annotated[str, Depends(_visible)]
 """Id of a job that the caller may see."""
 Sha256 = Annotated[

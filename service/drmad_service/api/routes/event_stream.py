@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, HTTPException, Query
+from fastapi import APIRouter, Header
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.records.events import Event
@@ -16,9 +16,11 @@ from drmad_client.records.status import JobStatus
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.dependencies import (
+    ENTRY_ID,
     PROBLEM,
     AccessDependency,
     ChangesDependency,
+    EntryCursor,
     SettingsDependency,
     StoreDependency,
     VisibleJobId,
@@ -41,7 +43,6 @@ _EVENT = {
     response_class=EventSourceResponse,
     responses={
         200: {"content": {"text/event-stream": {"schema": _EVENT}}},
-        400: PROBLEM,
         404: PROBLEM,
         422: PROBLEM,
     },
@@ -55,25 +56,17 @@ async def events(
     principal: PrincipalDependency,
     last_event_id: Annotated[
         str | None,
+        ENTRY_ID,
         Header(max_length=64, description="Id of the last event that the client received."),
     ] = None,
-    after: Annotated[
-        str | None,
-        Query(
-            max_length=64,
-            description="Replaces the header Last-Event-ID where a client cannot set it.",
-        ),
-    ] = None,
+    after: EntryCursor = None,
 ) -> EventSourceResponse:
     """Stream every event since the submission, and each new one until the job ends.
 
-    Events of type `progress` have no id: the service does not keep them.
+    `after` replaces the header Last-Event-ID where a client cannot set it. Events of type
+    `progress` have no id: the service does not keep them.
     """
     last_event_id = last_event_id or after
-    try:
-        await store.events(job_id, last_event_id, limit=1)
-    except ValueError as error:
-        raise HTTPException(400, f"Last-Event-ID: {error}") from error
     await store.get(job_id)
 
     async def is_authorized() -> bool:

@@ -18,7 +18,7 @@ from drmad_client import plots
 from drmad_client.plots.figures import FIGURES, Material, draw
 from drmad_client.records.job import JobRecord
 from drmad_client.version import __version__
-from drmad_service.api import array_responses
+from drmad_service.api import array_responses, etags
 from drmad_service.api.compression import compressible
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
@@ -47,7 +47,7 @@ async def figure(
     request: Request,
     store: StoreDependency,
     overview: OverviewDependency,
-    if_none_match: Annotated[str | None, Header(max_length=255)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=4096)] = None,
 ) -> Any:
     """Draw a figure: {"data": [...], "layout": {...}}. Long histories are sampled evenly."""
     job = await store.get(job_id)
@@ -59,7 +59,7 @@ async def figure(
     if FIGURES[name].needs_trials:
         version += f"-{job.progress.trials}"
     headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
-    if if_none_match == headers["ETag"]:
+    if etags.matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     before = after = None
     if FIGURES[name].needs_vectors and job.progress.iteration > 0:

@@ -6,9 +6,9 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from drmad_client.records.events import LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
@@ -17,28 +17,32 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.fork import ExtendSpec, ForkSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_files
+from drmad_service.api import etags
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.problem_details import problem_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     ChangesDependency,
+    EntryCursor,
     FolderDependency,
+    JobCursor,
     SettingsDependency,
     StoreDependency,
     StreamLimitsDependency,
     VisibleJobId,
     body_refused,
 )
+from drmad_service.api.strict_requests import JsonRoute
 from drmad_service.errors import ActionRefused
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])")
-_INVALID: dict[int | str, dict[str, Any]] = {400: PROBLEM, 413: PROBLEM, 422: PROBLEM}
+_INVALID: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 413, 415, 422), PROBLEM)
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 
 
@@ -104,26 +108,29 @@ async def submit(
 async def list_jobs(
     store: StoreDependency,
     principal: PrincipalDependency,
-    status: JobStatus | None = None,
-    tag: Annotated[
-        str | None,
+    status: Annotated[
+        list[JobStatus],
         Query(
-            pattern=r"^[^:]{1,64}:.{0,256}$",
-            description="Return only jobs with this tag, as in team:vision.",
+            default_factory=list,
+            description="Return only jobs in one of these states; repeatable.",
         ),
-    ] = None,
-    after: Annotated[
-        str | None, Query(max_length=64, description="`next` of the page before.")
-    ] = None,
+    ],
+    tag: Annotated[
+        list[Annotated[str, Field(pattern=r"^.{1,64}:.{0,256}$")]],
+        Query(
+            default_factory=list,
+            description="Return only jobs with this tag, as in team:vision. Repeatable: of the "
+            "values of one key a job has one, and of several keys it has all.",
+        ),
+    ],
+    after: JobCursor = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[JobRecord]:
     """List the tenant's jobs, newest first and without transitions.
 
     A key with the scope `admin` lists the jobs of every tenant.
     """
-    name, _, value = (tag or "").partition(":")
-    wanted = (name, value) if tag else None
-    return await store.jobs(status, wanted, after, limit, principal.only_tenant)
+    return await store.jobs(status, tag, after or None, limit, principal.only_tenant)
 
 
 @router.get("/{job_id}", response_model=JobRecord, responses={304: {}, **_UNKNOWN})
@@ -135,21 +142,21 @@ async def retrieve(
     principal: PrincipalDependency,
     stream_limits: StreamLimitsDependency,
     response: Response,
-    if_none_match: Annotated[str | None, Header(max_length=255)] = None,
+    if_none_match: Annotated[str | None, Header(max_length=4096)] = None,
     prefer: Annotated[
         str | None,
         Header(max_length=255, description="wait=30 waits up to 30 seconds for a change."),
     ] = None,
 ) -> Any:
-    """Return a job, or 304 if its ETag is that of the If-None-Match header."""
+    """Return a job, or 304 if the header If-None-Match has its ETag, in a list too, or *."""
     job = await store.get(job_id)
     known = if_none_match or (_etag(job) if prefer else None)
-    if _etag(job) == known and (wait := _WAIT.search(prefer or "")):
+    if etags.matches(known, _etag(job)) and (wait := _WAIT.search(prefer or "")):
         wait_s = min(float(wait[1]), settings.longest_wait_s)
         with stream_limits.hold(principal):
             job = await _changed(store, changes, job, wait_s)
     headers = {"ETag": _etag(job)}
-    if if_none_match == _etag(job):
+    if etags.matches(if_none_match, _etag(job)):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return job
@@ -230,23 +237,18 @@ async def fork(
     return job
 
 
-@router.get("/{job_id}/logs", responses={400: PROBLEM, **_UNKNOWN})
+@router.get("/{job_id}/logs", responses=_UNKNOWN)
 async def logs(
     job_id: VisibleJobId,
     store: StoreDependency,
-    after: Annotated[
-        str | None, Query(max_length=64, description="`next` of the page before.")
-    ] = None,
+    after: EntryCursor = None,
     replica: Annotated[
         int | None, Query(ge=0, lt=2**31, description="Return only the lines of this replica.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[LogLine]:
     """List the log lines of the replicas; the service keeps the last ones."""
-    try:
-        return await store.logs(job_id, after, replica, limit)
-    except ValueError as error:
-        raise HTTPException(400, f"after: {error}") from error
+    return await store.logs(job_id, after or None, replica, limit)
 
 
 @router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})

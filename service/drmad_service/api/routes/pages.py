@@ -113,10 +113,9 @@ async def jobs(
     after: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     chosen = JobStatus(status) if status in set(JobStatus) else None
-    name, colon, value = tag.partition(":")
     found = await overview.find(
         chosen,
-        (name, value) if colon else None,
+        tag if ":" in tag else "",
         q,
         after or None,
         JOBS_PER_PAGE,

@@ -10,8 +10,9 @@ from drmad_client.records.pages import Page
 from drmad_client.records.validation import Validation
 from drmad_client.spec.validation import ValidationSpec
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
+from drmad_service.api.strict_requests import JsonRoute
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/validations", tags=["results"])
+router = APIRouter(prefix="/v1/jobs/{job_id}/validations", tags=["results"], route_class=JsonRoute)
 
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 
@@ -20,7 +21,9 @@ ValidationId = Annotated[
 ]
 
 
-@router.post("", status_code=202, responses={400: PROBLEM, 409: PROBLEM, 413: PROBLEM, **_UNKNOWN})
+@router.post(
+    "", status_code=202, responses={**dict.fromkeys((400, 409, 413, 415), PROBLEM), **_UNKNOWN}
+)
 async def request(
     job_id: VisibleJobId, asked: ValidationSpec, store: StoreDependency, response: Response
 ) -> Validation:
