@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from http import HTTPStatus
+
 from drmad_client import __version__
 from drmad_client.errors import DrmadError
 
@@ -127,6 +130,20 @@ class StoreFull(DrmadError):
         super().__init__(
             f"Redis uses {used_bytes >> 20} of {budget_bytes >> 20} MiB, and the rest is reserved "
             "for running jobs; delete jobs that have ended, or raise Redis's memory limit"
+        )
+
+
+class DiskRefuses(DrmadError):
+    """The disk takes no upload: it is full, or denies the right."""
+
+    def __init__(self, error: OSError) -> None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        self.status = HTTPStatus.INSUFFICIENT_STORAGE if full else HTTPStatus.SERVICE_UNAVAILABLE
+        self.code = "disk_full" if full else "disk_refuses"
+        remedy = "free space there" if full else "give the service the right to write there"
+        super().__init__(
+            f"the disk of the service takes no upload ({error.strerror}): the operator must "
+            f"{remedy}"
         )
 
 

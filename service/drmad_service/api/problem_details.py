@@ -20,6 +20,7 @@ from drmad_service.api.head_requests import allowed
 from drmad_service.errors import (
     ActionRefused,
     CrossSite,
+    DiskRefuses,
     IdempotencyConflict,
     JobNotFound,
     NotJson,
@@ -34,6 +35,7 @@ from drmad_service.errors import (
     TooManyStreams,
     ValidationRefused,
 )
+from drmad_service.store.refusals import explained, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RedisError, _store_down)
+    app.add_exception_handler(DiskRefuses, _disk_refuses)
 
 
 def _known(status: int, code: str) -> Any:
@@ -141,11 +144,21 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _store_down(request: Request, error: Exception) -> Response:
-    logger.error("Redis did not answer", exc_info=error)
-    return problem_response(
-        503,
-        "store_unavailable",
-        "Redis does not answer; retry in a moment",
-        instance=request.url.path,
-        headers={"Retry-After": "1"},
-    )
+    logger.error("%s", explained(error), exc_info=error)
+    return store_problem(error, request.url.path)
+
+
+def store_problem(error: Exception, instance: str) -> Response:
+    """The answer to a request that Redis did not execute: it is away, or refuses, and says why."""
+    refusal = refusal_of(error)
+    if refusal is None:
+        code, detail = "store_unavailable", "Redis does not answer; retry in a moment"
+        headers = {"Retry-After": "1"}
+        return problem_response(503, code, detail, instance=instance, headers=headers)
+    return problem_response(refusal.status, refusal.code, str(refusal), instance=instance)
+
+
+async def _disk_refuses(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DiskRefuses)
+    logger.error("%s", error)
+    return problem_response(error.status, error.code, str(error), instance=request.url.path)

@@ -17,6 +17,7 @@ from drmad_service.scheduling.autoscaler import keep_requesting_nodes
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.example_requests import answer_examples
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
+from drmad_service.scheduling.job_driver.outcomes import encodable
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.preflight_requests import answer_preflights
 from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster, RayLost
@@ -26,6 +27,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
 from drmad_service.store.data_folder import DataFolder
 from drmad_service.store.ids import new_id
+from drmad_service.store.refusals import explained, refusal_of
 from drmad_service.store.state_machine import Action
 
 logger = logging.getLogger(__name__)
@@ -83,10 +85,11 @@ class Scheduler:
         try:
             lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
         except RedisError as error:
-            logger.warning("Redis does not answer: %s", error)
+            logger.warning("claims no job: %s", explained(error))
+            if refusal_of(error) is not None:  # the process is well, whatever refuses it
+                self._beat()
             return False
-        if self._settings.heartbeat_file is not None:
-            self._settings.heartbeat_file.touch()
+        self._beat()
         if lease is None:
             return False
         traces.record("claim", began_ns, {"drmad.job_id": lease.job_id})
@@ -95,6 +98,10 @@ class Scheduler:
         self._driven[lease] = task
         task.add_done_callback(lambda _: self._forget(lease))
         return True
+
+    def _beat(self) -> None:
+        if self._settings.heartbeat_file is not None:
+            self._settings.heartbeat_file.touch()
 
     def _forget(self, lease: Lease) -> None:
         self._driven.pop(lease, None)
@@ -129,8 +136,11 @@ class Scheduler:
                 )
                 return await driver.run()
             except RedisError as error:
+                refusal = refusal_of(error)
+                if refusal is not None and not refusal.passes:
+                    raise
                 fields = {"job_id": lease.job_id}
-                logger.warning("Redis does not answer: %s", error, extra=fields)
+                logger.warning("begins a job again: %s", explained(error), extra=fields)
             await asyncio.sleep(pause_s)
             pause_s = min(2.0 * pause_s, self._settings.store.redis_pause_s)
 
@@ -140,7 +150,7 @@ class Scheduler:
             await self._store.act(lease, Action.YIELD, "scheduler_stopped", message)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
-        message = f"the service failed: {type(error).__name__}: {error}"
+        message = encodable(f"the service failed: {type(error).__name__}: {error}")
         with contextlib.suppress(RedisError, LeaseLost, ActionRefused):
             cause = JobError(code="internal_error", message=message)
             await self._store.act(lease, Action.FAIL, "internal_error", message, cause)
@@ -151,7 +161,7 @@ class Scheduler:
             try:
                 lost = await self._store.renew(self._driven, self._settings.lease_s)
             except RedisError as error:
-                logger.warning("could not renew the leases: %s", error)
+                logger.warning("could not renew the leases: %s", explained(error))
                 continue
             for lease, task in list(self._driven.items()):
                 if lease.job_id in lost:

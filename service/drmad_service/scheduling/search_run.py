@@ -45,7 +45,9 @@ class Search:
         progress: Progress,
         actors: list[Any],
         poll_s: float,
+        persist: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     ) -> None:
+        """`persist` repeats a request to the store until it is executed."""
         assert spec.search is not None
         self._store = store
         self._lease = lease
@@ -54,6 +56,7 @@ class Search:
         self.progress = progress
         self._actors = actors
         self._poll_s = poll_s
+        self._persist = persist
         self._known: dict[int, Trial] = {}
         self._running: dict[asyncio.Future[Any], tuple[int, Any, dict[str, Any], float]] = {}
 
@@ -163,7 +166,7 @@ class Search:
         }
         done = len(self._known) + 1
         self.progress = self.progress.model_copy(update={"trials": done, "phase": "search"})
-        await self._store.add_trial(self._lease, record, self.progress)
+        await self._persist(lambda: self._store.add_trial(self._lease, record, self.progress))
         self._known[number] = Trial.model_validate(record | {"at": time.time()})
 
     def _best(self) -> Start:

@@ -102,6 +102,13 @@ class Base:
         if budget and used > FULL * budget:
             raise StoreFull(used, budget)
 
+    async def must_accept_writes(self) -> None:
+        """
+        Raises:
+            RedisError: Redis is away, or refuses writes; store/refusals.py says why.
+        """
+        await self._scripts.run("probe")
+
     async def must_agree(self) -> None:
         """
         Raises:

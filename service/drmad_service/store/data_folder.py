@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+from drmad_service.errors import DiskRefuses
 from drmad_service.store.received_file import PREFIX, received_file
 
 _ABANDONED_S = 3600.0
@@ -43,6 +44,7 @@ class DataFolder:
             check: raises for a file that is not to be kept.
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
+            DiskRefuses: the disk is full, or denies the right.
         """
         async with self.received(sha256, pieces) as path:
             await check(path)
@@ -57,8 +59,12 @@ class DataFolder:
 
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
+            DiskRefuses: the disk is full, or denies the right.
         """
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DiskRefuses(error) from error
         return received_file(sha256, pieces, self._folder)
 
     def remove_abandoned(self) -> None:

@@ -43,6 +43,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:examples:<id>            string  the request: job, rows (JSON); five minutes
     drmad:examples:<id>:answer     string  its error (JSON), or empty; five minutes
     drmad:examples:<job id>        hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:probe                    string  written and deleted by one script, to try whether Redis
+                                           takes writes
     drmad:changes                  channel the id of each job that changes
     drmad:job:<id>                 hash    the job: spec, status, fence, progress, ...
     drmad:job:<id>:transitions     list    its last transitions (JSON)
@@ -79,6 +81,7 @@ PLACES = "drmad:places"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
+PROBE = "drmad:probe"
 CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"

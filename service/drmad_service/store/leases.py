@@ -98,6 +98,11 @@ class Leases(Base):
             pipe.zrange(keys.jobs_with(status), 0, -1)
         return [job_id.decode() for ids in await pipe.execute() for job_id in ids]
 
+    async def say(self, lease: Lease, message: str) -> None:
+        """Say in the job's message what it waits for; also where Redis is full."""
+        if await self._scripts.run("say", lease.job_id, lease.fence, message) != "ok":
+            raise LeaseLost(f"message of {lease.job_id} refused: fenced")
+
     async def warn(self, lease: Lease, code: str, message: str) -> None:
         await self._update(lease, {}, "warning", _warning(code, message))
 
@@ -138,7 +143,12 @@ class Leases(Base):
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
         """Append log lines of a replica; the last LOG_LINES lines of a job are kept."""
         outcome = await self._scripts.run(
-            "log", lease.job_id, lease.fence, LOG_LINES, replica, *lines
+            "log",
+            lease.job_id,
+            lease.fence,
+            LOG_LINES,
+            replica,
+            *(line.encode("utf-8", "backslashreplace") for line in lines),
         )
         if outcome != "ok":
             raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from drmad_service.errors import DiskRefuses
+
 PREFIX = "upload-"
 """Begins the name of a file that is not complete yet."""
 _PIECE_BYTES = 1 << 20
@@ -30,8 +32,12 @@ async def received_file(
         folder: where the file lies.
     Raises:
         WrongDigest: the digest of the bytes is not `sha256`.
+        DiskRefuses: the disk is full, or denies the right.
     """
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=PREFIX)
+    except OSError as error:
+        raise DiskRefuses(error) from error
     path = Path(name)
     digest, waiting = hashlib.sha256(), bytearray()
 
@@ -40,15 +46,18 @@ async def received_file(
         file.write(waiting)
 
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            async for piece in pieces:
-                waiting += piece
-                if len(waiting) >= _PIECE_BYTES:
-                    await asyncio.to_thread(write)
-                    waiting.clear()
-            write()
-            file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                async for piece in pieces:
+                    waiting += piece
+                    if len(waiting) >= _PIECE_BYTES:
+                        await asyncio.to_thread(write)
+                        waiting.clear()
+                write()
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
+        except OSError as error:
+            raise DiskRefuses(error) from error
         if digest.hexdigest() != sha256:
             raise WrongDigest(
                 f"the sha256 of the body is {digest.hexdigest()}, not that of the path; "

@@ -41,6 +41,7 @@ class Scripts:
             "changes": keys.CHANGES,
             "job": keys.job(""),
             "tenant": "drmad:tenant:",
+            "probe": keys.PROBE,
             "key": keys.key(""),
             "bucket": keys.bucket(""),
             "slack": 1e-6,  # fractions of a GPU do not add up exactly

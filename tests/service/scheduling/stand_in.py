@@ -125,6 +125,7 @@ class StandInReplicas:
         return index
 
     def kill(self) -> None:
+        self._cluster.killed += bool(self.actors)
         self.actors = []
 
 
@@ -133,6 +134,7 @@ class StandInCluster:
 
     Attributes:
         created: how many times replicas were started.
+        killed: how many times they were killed.
         specs: the specs for which replicas were asked.
         reservation: the reference that replicas wait for before they start, or None.
     """
@@ -145,6 +147,7 @@ class StandInCluster:
             "report": ProgressReport("", 0, 0, []),
         }
         self.created = 0
+        self.killed = 0
         self.specs: list[JobSpec] = []
         self.reservation: Call | None = None
 

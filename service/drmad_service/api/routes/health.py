@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Any
 
+from fastapi import APIRouter
+from redis.exceptions import RedisError
+
+from drmad_service.api.problem_details import store_problem
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency
 from drmad_service.errors import StoreFull
 
@@ -16,13 +20,19 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: PROBLEM})
-async def readyz(store: StoreDependency) -> dict[str, str]:
-    """Check that Redis answers with this version's schema.
+@router.get("/readyz", response_model=dict[str, str], responses={503: PROBLEM})
+async def readyz(store: StoreDependency) -> Any:
+    """Check that Redis takes writes and has this version's schema.
 
     `warning` says that Redis is too full for new jobs.
     """
-    await store.must_agree()
+    try:
+        await store.must_agree()
+        await store.must_accept_writes()
+    except RedisError as error:
+        answer = store_problem(error, "/readyz")
+        answer.status_code = 503  # not ready, whatever the reason
+        return answer
     try:
         await store.must_have_room()
     except StoreFull as error:

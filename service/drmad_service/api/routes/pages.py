@@ -53,6 +53,7 @@ from drmad_service.errors import (
     ScopeTooLow,
     TooManyRequests,
 )
+from drmad_service.store.refusals import refusal_of
 
 JOBS_PER_PAGE = 50
 MAX_COMPARED_JOBS = 8
@@ -82,8 +83,11 @@ class _PageRoute(APIRoute):
             except RequestValidationError:
                 message = "The address names no page, or one of its parameters is invalid."
                 return await page(request, "trouble.html", 404, title="Not found", message=message)
-            except RedisError:
+            except RedisError as error:
+                refusal = refusal_of(error)
                 message = "The store does not respond. Reload this page in a few seconds."
+                if refusal is not None:
+                    message = f"{refusal}."
                 return await page(
                     request, "trouble.html", 503, title="Service unavailable", message=message
                 )

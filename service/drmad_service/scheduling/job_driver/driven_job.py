@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,10 +13,14 @@ from redis.exceptions import RedisError
 
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
+from drmad_service.scheduling.job_driver.outcomes import apply_control, fail
 from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.replica_group import Replicas
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Lease, Store
+from drmad_service.store.refusals import explained, refusal_of
+from drmad_service.store.state_machine import Action
+from drmad_workers.ray_actor.messages import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +98,87 @@ class DrivenJob:
     def info_fields(self) -> list[dict[str, Any]]:
         return [info.model_dump() for info in self.infos]
 
-    async def persist(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a request to the store until Redis answers.
+    def fail_if_overdue(self) -> None:
+        """
+        Raises:
+            JobReleased: the job ran longer than its timeout_s.
+        """
+        limit_s = self.spec.timeout_s
+        if limit_s is not None and self.spent_s() > limit_s:
+            message = (
+                f"the job ran longer than its timeout_s, {limit_s:g} s; extend it to continue from "
+                "the last meta-iteration"
+            )
+            fail(Failure("timeout", message))
 
-        The job keeps its replicas while Redis is away or full. The request must be idempotent: an
-        answer can be lost although Redis executed the request.
+    async def persist(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request to the store until Redis executes it.
+
+        The job keeps its replicas while Redis is away or refuses writes, and its message says what
+        it waits for. The request must be idempotent: an answer can be lost although Redis executed
+        the request.
+
+        Raises:
+            JobReleased: the job was cancelled or exceeded its timeout_s meanwhile, or Redis refuses
+                this request whatever is done.
+        """
+        pause_s, said = _FIRST_PAUSE_S, ""
+        while True:
+            try:
+                answer = await request()
+                if said:
+                    await self._say("")
+                return answer
+            except (RedisError, UnicodeError) as error:
+                refusal = refusal_of(error)
+                fields = {"job_id": self.lease.job_id}
+                logger.warning("retries a request: %s", explained(error), extra=fields)
+            if refusal is not None and not refusal.passes:
+                fail(Failure(refusal.code, str(refusal)))
+            if refusal is not None and said != str(refusal):
+                said = str(refusal)
+                await self._say(f"waits: {said}")
+            await self._hear()
+            await asyncio.sleep(pause_s)
+            pause_s = min(2.0 * pause_s, self.settings.store.redis_pause_s)
+
+    async def attempt(self, request: Callable[[], Awaitable[None]]) -> None:
+        """Execute a request once Redis is there; do without it if Redis refuses."""
+        while True:
+            try:
+                return await request()
+            except (RedisError, UnicodeError) as error:
+                fields = {"job_id": self.lease.job_id}
+                logger.warning("omits a request: %s", explained(error), extra=fields)
+                if refusal_of(error) is not None:
+                    return None
+            await asyncio.sleep(self.settings.store.redis_pause_s)
+
+    async def end(self, action: Action, *rest: Any) -> None:
+        """Record the transition with which the job is released, once Redis is there.
+
+        Nothing can end this wait but another scheduler that takes the job.
         """
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return await request()
-            except RedisError as error:
+                await self.store.act(self.lease, action, *rest)
+                return
+            except (RedisError, UnicodeError) as error:
+                refusal = refusal_of(error)
                 fields = {"job_id": self.lease.job_id}
-                logger.warning("Redis refused a request, retrying: %s", error, extra=fields)
+                logger.warning("cannot release the job: %s", explained(error), extra=fields)
+            if refusal is not None and not refusal.passes:  # what is said of the end is refused
+                action, rest = Action.FAIL, (refusal.code, str(refusal))
             await asyncio.sleep(pause_s)
             pause_s = min(2.0 * pause_s, self.settings.store.redis_pause_s)
+
+    async def _hear(self) -> None:
+        """Apply a cancellation and the job's timeout_s while Redis takes no writes."""
+        with contextlib.suppress(RedisError):
+            apply_control(await self.store.status(self.lease))
+        self.fail_if_overdue()
+
+    async def _say(self, message: str) -> None:
+        with contextlib.suppress(RedisError):
+            await self.store.say(self.lease, message)

@@ -99,7 +99,7 @@ class JobDriver:
             await reports.collect_trailing_lines()
             # The cluster is free again before anybody reads that the job has ended.
             job.replicas.kill()
-            await job.persist(lambda: job.store.act(job.lease, *transition))
+            await job.end(*transition)
         finally:
             job.replicas.kill()
 
@@ -184,9 +184,10 @@ class _LifeCycle:
         self._rounds = self._new_rounds()
         point = await job.store.resume_point(job.lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
-        await job.store.begin(job.lease, job.infos, None if point else start)
+        begun = None if point else start
+        await job.persist(lambda: job.store.begin(job.lease, job.infos, begun))
         point = point or start
-        status = await job.store.act(job.lease, Action.RUN, "started")
+        status = await job.persist(lambda: job.store.act(job.lease, Action.RUN, "started"))
         apply_control(status, between_iterations=True)
         await self._training_runs.restore(point)
         return point
@@ -240,7 +241,7 @@ class _LifeCycle:
             await self._place()
         await self._preflight.short_run()
         message = f"searches for a start, {trials} trials"
-        await job.store.act(job.lease, Action.RUN, "searching", message)
+        await job.persist(lambda: job.store.act(job.lease, Action.RUN, "searching", message))
         search = Search(
             job.store,
             job.lease,
@@ -248,6 +249,7 @@ class _LifeCycle:
             job.progress,
             job.replicas.actors,
             job.settings.poll_s,
+            job.persist,
         )
 
         async def poll() -> JobStatus:
@@ -265,7 +267,7 @@ class _LifeCycle:
         if start is None:  # the job was paused during the search, and may have been resumed since
             apply_control(await job.store.status(job.lease), between_iterations=True)
             return
-        await job.store.start_from(job.lease, start)
+        await job.persist(lambda: job.store.start_from(job.lease, start))
         self._losses.reset()
         self._reports.discard()
         job.restart_from(start.values)
@@ -279,7 +281,9 @@ class _LifeCycle:
         return AsyncRounds(
             *parts,
             most_bytes,
-            on_arrival=lambda arrival: job.store.record_arrival(job.lease, arrival),
+            on_arrival=lambda arrival: job.persist(
+                lambda: job.store.record_arrival(job.lease, arrival)
+            ),
         )
 
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:

@@ -45,14 +45,20 @@ def apply_control(status: JobStatus, between_iterations: bool = False) -> None:
 
 def fail(failure: Failure) -> NoReturn:
     """Fail the job with the failure of a replica."""
+    message = encodable(failure.message)
     error = JobError(
         code=failure.code,
-        message=failure.message,
+        message=message,
         iteration=failure.iteration,
         step=failure.step,
-        traceback=failure.traceback,
+        traceback=failure.traceback and encodable(failure.traceback),
     )
-    raise JobReleased(Action.FAIL, failure.code, failure.message, error)
+    raise JobReleased(Action.FAIL, failure.code, message, error)
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which no UTF-8 has, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def fail_or_retry(failure: Failure) -> NoReturn:

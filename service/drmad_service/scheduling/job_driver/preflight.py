@@ -96,14 +96,13 @@ class JobPreflight:
             fail(report)
         if isinstance(report, Failure):
             message = f"the method could not be compared with the exact one: {report.message}"
-            await job.store.keep_fidelity(job.lease, {"failure": message})
-            await job.store.warn(job.lease, "fidelity_unknown", message)
+            await job.persist(lambda: job.store.keep_fidelity(job.lease, {"failure": message}))
+            await self._warn("fidelity_unknown", message)
             return
-        await job.store.keep_fidelity(job.lease, report)
+        await job.persist(lambda: job.store.keep_fidelity(job.lease, report))
         agreement = report.get("agreement")
         if agreement is not None and agreement["cosine"] < defaults.Fidelity.agreement:
-            await job.store.warn(
-                job.lease,
+            await self._warn(
                 "draws_disagree",
                 "the exact hypergradients of two draws of weights and minibatches have a cosine of "
                 f"{agreement['cosine']:.2f}, and no method can be better from one meta-iteration "
@@ -114,9 +113,12 @@ class JobPreflight:
         if prediction["doubtful"]:
             cosine = prediction["figure"]["cosine"]
             found = "diverges" if cosine is None else f"has a cosine of {cosine:.2f}"
-            await job.store.warn(
-                job.lease,
+            await self._warn(
                 "fidelity_low",
                 f"{method.method}'s hypergradient {found} to the exact one on this problem; "
                 "hypergradient: {method: auto} selects a method of sufficient fidelity",
             )
+
+    async def _warn(self, code: str, message: str) -> None:
+        job = self._job
+        await job.persist(lambda: job.store.warn(job.lease, code, message))

@@ -50,11 +50,8 @@ class ReplicaLosses:
             fail(Failure(loss.code, message, loss.iteration))
         fields = {"job_id": job.lease.job_id, "cause": loss.message}
         logger.warning("a replica was lost", extra=fields)
-        await job.store.warn(
-            job.lease,
-            "replica_lost",
-            f"a replica was lost, the meta-iteration restarts: {loss.message}",
-        )
+        message = f"a replica was lost, the meta-iteration restarts: {loss.message}"
+        await job.persist(lambda: job.store.warn(job.lease, "replica_lost", message))
         pause_s = settings.retry_s * 2.0 ** min(self._in_a_row - 1, 16)
         again_at = time.monotonic() + min(pause_s, settings.longest_retry_s)
         while time.monotonic() < again_at:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 
 from ray.exceptions import RayError
 
@@ -28,8 +29,8 @@ class ReplicaReports:
         first: ProgressReport | None = None
         for number in range(len(self._job.replicas.actors)):
             report = self._exchange(number)
-            if report is not None:
-                await self._log(number, report.lines)
+            if report is not None and report.lines:
+                await self._job.persist(self._logging(number, report.lines))
             if number == 0:
                 first = report
         return first
@@ -42,7 +43,8 @@ class ReplicaReports:
                 await asyncio.wait(self._requested.values(), timeout=timeout_s)
             for number in range(len(self._job.replicas.actors)):
                 report = self._exchange(number)
-                await self._log(number, report.lines if report else [])
+                if report is not None and report.lines:
+                    await self._job.attempt(self._logging(number, report.lines))
 
     def discard(self) -> None:
         """Forget the pending requests: their replicas were killed."""
@@ -58,7 +60,6 @@ class ReplicaReports:
             return requested.result() if requested is not None else None
         return None
 
-    async def _log(self, number: int, lines: Sequence[str]) -> None:
-        if lines:
-            job, replica = self._job, self._job.replicas.first(number)
-            await job.persist(lambda: job.store.log(job.lease, replica, lines))
+    def _logging(self, number: int, lines: Sequence[str]) -> Callable[[], Awaitable[None]]:
+        job = self._job
+        return functools.partial(job.store.log, job.lease, job.replicas.first(number), lines)

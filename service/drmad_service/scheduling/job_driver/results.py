@@ -8,8 +8,9 @@ from typing import Any
 from drmad_client.records.confirmation import ConfirmedFigures, Interval
 from drmad_client.records.job import Best, Progress
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
+from drmad_service.scheduling.job_driver.outcomes import encodable, fail
 from drmad_service.store import MetaIterationCommit, ResumePoint
-from drmad_workers.ray_actor.messages import StepResult
+from drmad_workers.ray_actor.messages import Failure, StepResult
 
 
 def commit_of(
@@ -23,8 +24,15 @@ def commit_of(
     Args:
         elapsed_s: the wall-clock time of the meta-iteration, waiting included.
         training: the checkpoint of an online job, see MetaIterationCommit.
+
+    Raises:
+        JobReleased: the store cannot hold the name of a metric.
     """
     record = result.record
+    for name in record["metrics"]:
+        if name != encodable(name):
+            message = f"the name of a metric must be text that UTF-8 can encode, got {name!r}"
+            fail(Failure("user_code", message, iteration))
     iterations = job.spec.meta.iterations
     return MetaIterationCommit(
         iteration=iteration,

@@ -67,6 +67,6 @@ class Rollbacks:
         message = (
             f"{failure.message}; rolled back to meta-iteration {best.iteration}, half the step"
         )
-        status = await job.store.roll_back(job.lease, again, message)
+        status = await job.persist(lambda: job.store.roll_back(job.lease, again, message))
         apply_control(status, between_iterations=True)
         return again

@@ -14,7 +14,6 @@ from drmad_service.scheduling.job_driver.outcomes import (
     PREEMPTED,
     JobReleased,
     apply_control,
-    fail,
     fail_or_retry,
 )
 from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
@@ -115,13 +114,7 @@ class JobMonitor:
             job.progress = progress
             status = await job.persist(lambda: job.store.progress(job.lease, progress))
         apply_control(status)
-        limit_s = job.spec.timeout_s
-        if limit_s is not None and job.spent_s() > limit_s:
-            message = (
-                f"the job ran longer than its timeout_s, {limit_s:g} s; extend it to continue from "
-                "the last meta-iteration"
-            )
-            fail(Failure("timeout", message))
+        job.fail_if_overdue()
         return status
 
     async def poll_between_iterations(self) -> None:

@@ -5,6 +5,7 @@ local status = redis.call('HGET', kept, id .. ':status')
 if not status then return { 'unknown', '' } end
 if status == 'cancelling' then return { 'ok', status } end
 if not redis.call('ZSCORE', K.validations, member) then return { 'refused', status } end
+write_when_full()
 if status == 'queued' then
   redis.call('ZREM', K.validations, member)
   status = 'cancelled'

@@ -4,6 +4,7 @@ local scheduler, lease, described, states = unpack(ARGV)
 local now = now_ms()
 states = cjson.decode(states)
 local known = redis.call('HGET', K.cluster, scheduler)
+local is_full = write_when_full()
 -- An announcement says since when it is the same.
 local changed, same = string.match(known or '', '^{"at":%d+,"changed":(%d+),(.*)$')
 if not changed or '{' .. same ~= described then changed = string.format('%.0f', now) end
@@ -40,6 +41,7 @@ if orphan then
   return take(orphan, 'recovered', 'its scheduler was lost; continues from the last meta-iteration')
 end
 
+if is_full then return nil end  -- nothing that it computes could be kept
 local all = capacity(described)
 local first = first_waiting(all)
 -- A job that does not fit yet stays first: smaller jobs behind it must not starve it.

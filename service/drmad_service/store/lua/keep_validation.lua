@@ -10,6 +10,7 @@ if not status then
   return 'lost'
 end
 if newest ~= token or not redis.call('ZSCORE', K.validations, member) then return 'lost' end
+write_when_full()
 local now = now_ms()
 redis.call('HSET', kept, id .. ':progress', progress)
 if ended ~= '' then

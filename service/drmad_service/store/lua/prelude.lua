@@ -13,6 +13,14 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Lets a script write although Redis has reached its memory limit: what ends, frees, keeps or explains
+-- work must. Once a script has written, Redis no longer stops it. Returns whether Redis is full.
+local function write_when_full()
+  local answer = redis.pcall('SET', K.probe, '1', 'PX', 1)
+  redis.call('DEL', K.probe)
+  return type(answer) == 'table' and answer.err ~= nil
+end
+
 local function jobs_of(tenant)
   return K.tenant .. tenant .. ':jobs'
 end

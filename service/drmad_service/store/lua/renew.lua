@@ -1,4 +1,5 @@
 -- Extends leases. ARGV: lease in ms, then id and fence of each job. Returns the ids of lost leases.
+write_when_full()
 local lost, expiry = {}, now_ms() + ARGV[1]
 for i = 2, #ARGV, 2 do
   local id = ARGV[i]

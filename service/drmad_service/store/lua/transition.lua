@@ -7,6 +7,7 @@ if fence ~= '' and fenced_out(id, fence) then return { 'fenced', status } end
 local to = cjson.decode(states)[status]
 if not to or (seen ~= '' and seen ~= version) then return { 'refused', status } end
 if to ~= status then
+  write_when_full()
   assign(id, fields)
   if state ~= '' then redis.call('SET', part(id, 'state'), state) end
   local now = now_ms()

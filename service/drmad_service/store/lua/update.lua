@@ -5,6 +5,7 @@ local id, fence, fields, kind, data, state, garbage = unpack(ARGV)
 local status = redis.call('HGET', K.job .. id, 'status')
 if not status then return { 'unknown', '' } end
 if fenced_out(id, fence) then return { 'fenced', status } end
+if kind == '' and state == '' then write_when_full() end
 assign(id, fields)
 if state ~= '' then redis.call('SET', part(id, 'state'), state) end
 drop_chunks(id, 'chunks', garbage)
