@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 from drmad_client.plots.figures import FIGURES
 from drmad_client.plots.learned_values import image_shape
@@ -15,16 +16,16 @@ from drmad_client.records.search import Trial
 from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_service.store.state_machine import TRANSITIONS, Action
 
-# The first charts of the page, in order; the other figures follow.
-_ORDER = (
-    "losses",
-    "trials",
-    "hyperparameters",
-    "hypergradient_norms",
-    "cosines",
-    "layers",
-    "penalty_image",
-)
+Part = Literal["curves", "learned", "hypergradients", "trust", "resources"]
+
+# The figures of each part of the page, in order. Figures that are not listed are drawn last.
+_PARTS: dict[Part, tuple[str, ...]] = {
+    "curves": ("losses", "trials"),
+    "learned": ("penalty_image", "schedules", "hyperparameters", "layers"),
+    "hypergradients": ("hypergradient_norms", "movers", "cosines", "staleness"),
+    "trust": ("fidelity",),
+    "resources": ("seconds", "memory"),
+}
 
 _TRIALS_SHOWN = 12
 
@@ -33,6 +34,7 @@ _TRIALS_SHOWN = 12
 class Chart:
     name: str
     title: str
+    part: Part
     is_wide: bool = False
 
 
@@ -86,17 +88,20 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
     has_fidelity_probes = method == "auto" and job.progress.iteration > 0
     if not has_fidelity_report and not has_fidelity_probes:
         without_data.add("fidelity")
-    names = [name for name in _ORDER if name in FIGURES]
-    names += [name for name in FIGURES if name not in names]
-    shown = [
-        Chart(name, FIGURES[name].title, is_wide=name == "losses")
-        for name in names
-        if name not in without_data
-    ]
-    if (
-        sum(not chart.is_wide for chart in shown) % 2
-    ):  # a row holds two: the last chart takes a whole row
-        shown[-1] = replace(shown[-1], is_wide=True)
+    placed = {name for names in _PARTS.values() for name in names}
+    shown: list[Chart] = []
+    for part, names in _PARTS.items():
+        last = part == "resources"
+        more = tuple(name for name in FIGURES if name not in placed) if last else ()
+        charts = [
+            Chart(name, FIGURES[name].title, part, is_wide=name == "losses")
+            for name in (*names, *more)
+            if name not in without_data
+        ]
+        # A row holds two: the last chart of an odd number takes a whole row.
+        if sum(not chart.is_wide for chart in charts) % 2:
+            charts[-1] = replace(charts[-1], is_wide=True)
+        shown += charts
     return shown
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from drmad_client.records import verdict
 from drmad_client.records.confirmation import ConfirmedFigures
 from drmad_client.records.job import Best, JobRecord
-from drmad_service.dashboard import assets
+from drmad_service.dashboard import assets, job_verdict
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
 # attributes, but no inline style sheet, no inline script and nothing from another origin.
@@ -164,6 +164,7 @@ _environment.filters |= {
     "ago": _ago,
     "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
     "count": _count,
+    "doubts": job_verdict.doubts,
     "duration": _duration,
     "figure": _figure,
     "metric": _metric,

@@ -175,3 +175,31 @@ def test_the_timeline_shows_webhook_search_rollback_and_lost_replicas(
     expect(timeline).to_contain_text("meta-iterations start from trial")
     expect(timeline.locator(".chip.rollback")).to_have_text("rollback")
     expect(timeline.locator(".chip.warning")).to_have_count(1)
+
+
+def test_the_verdict_tells_the_confirmed_figure_beside_the_untuned_one(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['digits, l2 per unit']}")
+    verdict = page.locator(".verdict-line")
+    expect(verdict.locator(".headline")).to_have_text("Test error 5.32 % 4.9 to 5.7 %")
+    expect(verdict.locator(".comparison")).to_have_text(
+        "better 12.68 points better than the untuned 18.00 % (17.6 to 18.4 %); "
+        "the intervals do not overlap."
+    )
+    expect(verdict).to_contain_text("Means of 3 training runs with fresh draws")
+    expect(page.locator(".doubts")).to_have_count(0)
+    expect(page.get_by_role("link", name="Duplicate")).to_have_attribute(
+        "href", f"/new?like={jobs['digits, l2 per unit']}"
+    )
+    parts = page.locator("h2.part")
+    expect(parts).to_have_text(
+        ["Curves", "What was learned", "Hypergradients", "Trust", "Time, logs and spec"]
+    )
+    page.goto(f"{server.url}/jobs/{jobs['digits, two replicas']}")
+    expect(verdict).to_contain_text("the job confirms it at its end")
+    expect(page.locator(".doubts")).to_contain_text("second_derivatives failed and was overridden")
+    page.goto(f"{server.url}/jobs/{jobs['clean digits']}")
+    probes = page.locator("#probes tbody tr")
+    expect(probes).to_have_count(2)
+    expect(probes.nth(1)).to_contain_text("shortcut chosen")

@@ -42,6 +42,7 @@ from drmad_service.dashboard import (
     comparison,
     job_editor,
     job_page,
+    job_verdict,
     learned,
     rendering,
     snippets,
@@ -53,6 +54,7 @@ from drmad_service.errors import (
     ScopeTooLow,
     TooManyRequests,
 )
+from drmad_service.store import Store
 from drmad_service.store.refusals import refusal_of
 
 JOBS_PER_PAGE = 50
@@ -167,6 +169,8 @@ async def job(
     trials = (await store.trials(job_id, limit=1000)).data if job.spec.search else []
     attributed = await store.attribution(job_id) if await store.has_attribution(job_id) else None
     validations = await store.validations(job_id)
+    validated = next((each for each in validations if each.report), None)
+    measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
     return await page(
@@ -177,12 +181,16 @@ async def job(
         last=last,
         last_event=last_event,
         actions=job_page.actions(job) if principal.may_submit else [],
-        charts=job_page.charts(job, await store.fidelity_report(job_id) is not None),
+        charts=job_page.charts(job, measured["report"] is not None),
+        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last),
+        doubts=job_verdict.doubts(job, validated),
+        other_warnings=job_verdict.other_warnings(job),
+        probes=job_verdict.probe_rows(_probes(measured)),
         learned=learned.views(job) if job.progress.iteration > 0 else [],
         trials=job_page.best_trials(trials),
         attributed=attributed,
         validation=validations[0] if validations else None,
-        validated=next((each for each in validations if each.report), None),
+        validated=validated,
         may_validate=principal.may_submit and job.best is not None,
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={
@@ -191,6 +199,28 @@ async def job(
             "curl": snippets.curl(fields, url),
         },
     )
+
+
+async def _shown_iterations(
+    store: Store, job: JobRecord
+) -> tuple[MetaIteration | None, MetaIteration | None]:
+    """The meta-iteration before tuning, and one some time before the last."""
+    begin = int((job.forked_from or "@0").partition("@")[2])
+    found: list[MetaIteration | None] = []
+    for number in (begin, job_verdict.earlier_than(job.progress.iteration)):
+        record = None
+        if number < job.progress.iteration:
+            with contextlib.suppress(ResultNotFound):
+                record = await store.iteration(job.id, number)
+        found.append(record)
+    return found[0], found[1]
+
+
+def _probes(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """The fidelity probes of a job: that of the method of the spec, or those of auto."""
+    figures = [found["figure"] for found in (measured["report"] or {}).get("predictions", ())]
+    reported = [{"iteration": None, "probes": figures}] if figures else []
+    return [*reported, *measured["choices"]]
 
 
 @router.get("/jobs/{job_id}/download/{file}")

@@ -1,0 +1,94 @@
+"""What the top of a job's page says of good, bad, unconfirmed and doubtful results."""
+
+from __future__ import annotations
+
+import pytest
+
+from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
+from drmad_client.records.job import Best, Doubt, JobRecord
+from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.status import JobStatus
+from drmad_service.dashboard import job_verdict
+from tests.client import samples
+
+
+def confirmed(first: float, best: float, half: float) -> JobRecord:
+    """A job whose test error retraining found at `best`, from `first`."""
+
+    def figures(iteration: int, error: float) -> ConfirmedFigures:
+        interval = Interval(mean=error, low=error - half, high=error + half)
+        return ConfirmedFigures(
+            iteration=iteration, draws=9, diverged=0, figures={"test_error": interval}
+        )
+
+    after = figures(2, best)
+    gain = Interval(mean=first - best, low=first - best - half, high=first - best + half)
+    found = Confirmation(
+        iterations=3, runs=30.0, allowed=9, best=after, first=figures(0, first), gain=gain
+    )
+    of_best = Best(
+        iteration=2,
+        validation_loss=0.5,
+        metrics={"test_error": best},
+        intervals=after.figures,
+        draws=9,
+    )
+    return samples.job(JobStatus.SUCCEEDED, 3, best=of_best, confirmation=found)
+
+
+@pytest.mark.parametrize(
+    ("first", "best", "tone", "words"),
+    [
+        (0.11, 0.05, "better", "6.00 points better than the untuned 11.00 % (10.0 to 12.0 %)"),
+        (0.05, 0.11, "worse", "6.00 points worse than the untuned 5.00 %"),
+        (0.05, 0.045, "unsure", "the intervals overlap: this may be chance"),
+    ],
+)
+def test_a_result_is_told_as_better_or_worse_only_beyond_its_noise(
+    first: float, best: float, tone: str, words: str
+) -> None:
+    job = confirmed(first, best, 0.01)
+    verdict = job_verdict.judged(job, None, None, None)
+    assert verdict is not None
+    assert verdict.tone == tone
+    assert words in verdict.comparison
+    assert bool(job_verdict.doubts(job)) == (tone != "better")
+
+
+def test_a_single_run_is_no_proof() -> None:
+    job = samples.job(JobStatus.SUCCEEDED, 3)
+    first = samples.record(0).model_copy(update={"metrics": {"test_error": 0.5}})
+    verdict = job_verdict.judged(job, first, None, None)
+    assert verdict is not None
+    assert verdict.tone == "unsure"
+    assert "43.75 points better than the untuned 50.00 %" in verdict.comparison
+    assert "one training run without an interval" in verdict.comparison
+    assert job_verdict.judged(samples.job(), None, None, None) is None
+
+
+def test_the_trend_is_told_only_beyond_its_noise() -> None:
+    def level(iteration: int, mean: float) -> MetaIteration:
+        band = Interval(mean=mean, low=mean - 0.1, high=mean + 0.1)
+        return samples.record(iteration).model_copy(update={"smoothed": {"validation_loss": band}})
+
+    def trend(was: float, now: float) -> str:
+        verdict = job_verdict.judged(
+            samples.job(done=3),
+            None,
+            level(0, was),
+            level(2, now),
+        )
+        assert verdict is not None
+        return verdict.trend
+
+    assert "still falls over the last 2 meta-iterations: 1 to 0.5" in trend(1.0, 0.5)
+    assert "rises" in trend(0.5, 1.0)
+    assert "is level" in trend(0.5, 0.45)
+
+
+def test_a_low_fidelity_is_a_doubt_and_a_lost_replica_is_none() -> None:
+    low = Doubt(code="fidelity_low", message="a cosine of .006")
+    lost = Doubt(code="replica_lost", message="a node failed")
+    job = samples.job(done=3, warnings=[low, lost])
+    assert job_verdict.doubts(job) == ["a cosine of .006"]
+    assert job_verdict.other_warnings(job) == [("replica lost", "a node failed")]
