@@ -4,6 +4,7 @@ DrmadError
   ├─ ConnectionFailed         the service cannot be reached, or its answer ended early
   ├─ JobFailed                the awaited job failed or was cancelled
   ├─ ValidationFailed         the awaited validation failed or was cancelled
+  ├─ RetrainingFailed         the awaited retraining failed or was cancelled
   ├─ WaitTimeout              the job did not end within the given time
   └─ ApiError                 the service answered with a problem (status, code, field errors)
        ├─ BadRequest            400, 413
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic loads slowly
     from drmad_client.records.job import JobRecord
     from drmad_client.records.problem_details import FieldError, ProblemDetails
+    from drmad_client.records.retraining import Retraining
     from drmad_client.records.validation import Validation
 
 
@@ -74,6 +76,20 @@ class ValidationFailed(DrmadError):
         error = validation.error
         cause = f": {error.message}" if error else ""
         super().__init__(f"{validation.id} {validation.status}{cause}")
+
+
+class RetrainingFailed(DrmadError):
+    """The awaited retraining failed or was cancelled.
+
+    Attributes:
+        retraining: the retraining in its last state; its `error` is the root cause.
+    """
+
+    def __init__(self, retraining: Retraining) -> None:
+        self.retraining = retraining
+        error = retraining.error
+        cause = f": {error.message}" if error else ""
+        super().__init__(f"{retraining.id} {retraining.status}{cause}")
 
 
 class JobWarning(UserWarning):

@@ -27,8 +27,20 @@ class ActionRefused(DrmadError):
         super().__init__(f"cannot {action} job {job_id}: it is {status}{advice}")
 
 
-class ValidationRefused(DrmadError):
-    """The job's other validation, or the validation's state, does not allow the request."""
+class RunRefused(DrmadError):
+    """Another run of the kind beside the job, or its own state, does not allow the request."""
+
+
+class ValidationRefused(RunRefused):
+    """The request for a validation, or to cancel it, is not allowed now."""
+
+
+class RetrainingRefused(RunRefused):
+    """The request for a retraining, or to cancel it, is not allowed now."""
+
+
+class RunLost(DrmadError):
+    """Another scheduler has taken the run beside a job, or its job was deleted."""
 
 
 class IdempotencyConflict(DrmadError):

@@ -99,7 +99,7 @@ def test_a_tuned_job_is_retrained_without_the_rows_of_lowest_weight(
     assert loss.difference.mean != 0.0
     refused = service.run(*asked, "--query", "valid")
     assert refused.returncode == 1
-    assert "leave it out for a tuning job" in refused.stderr
+    assert "query of an attribution; leave it out for a tuning job" in refused.stderr
 
 
 def test_an_attribution_is_cancelled_while_it_runs(client: Client) -> None:

@@ -15,7 +15,7 @@ import typer
 import typer.core
 import typer.main
 
-from drmad_client.cli import inspection, job_control, results, submission, validation
+from drmad_client.cli import inspection, job_control, results, retraining, submission, validation
 from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
 from drmad_client.cli.terminal import echo
@@ -34,7 +34,6 @@ _EXTRAS = dict.fromkeys(
         "restore",
         "check",
         "attribute",
-        "retrain",
     ),
     'pip install ".[all]" in the clone',
 )
@@ -114,7 +113,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (submission, inspection, job_control, results, validation):
+for _module in (submission, inspection, job_control, results, retraining, validation):
     _module.register(app)
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from drmad_client.http.client import Client
+    from drmad_client.spec.base import Spec
+
+S = TypeVar("S", bound="Spec")
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 2}
 
@@ -64,6 +67,24 @@ DataRootsOption = Annotated[
     ),
 ]
 IterationOption = Annotated[str, typer.Option(help="Meta-iteration: best, last or a number.")]
+
+
+def validated(spec: type[S], fields: dict[str, Any]) -> S:
+    """The part of a spec that the options of a command state.
+
+    Raises:
+        DrmadError: an option does not hold, which the message names.
+    """
+    from pydantic import ValidationError
+
+    from drmad_client.errors import DrmadError
+    from drmad_client.records.field_errors import field_errors
+
+    try:
+        return spec.model_validate(fields)
+    except ValidationError as error:
+        (first, *_) = field_errors(error.errors(), fields)
+        raise DrmadError(f"{first.path}: {first.message}") from error
 
 
 def open_client(context: typer.Context) -> Client:

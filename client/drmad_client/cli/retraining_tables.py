@@ -11,7 +11,7 @@ from drmad_client.records.validation import MeanInterval
 
 
 def retraining_table(report: RetrainingReport) -> RenderableType:
-    """The answer in a line, and every held-out figure of both recipes."""
+    """Every held-out figure of both recipes, and at last the answer in a line."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("FIGURE")
     for column in ("TUNED", "UNTUNED", "DIFFERENCE", "INTERVAL AT 95 %"):
@@ -19,7 +19,7 @@ def retraining_table(report: RetrainingReport) -> RenderableType:
     for name, each in report.figures.items():
         shown = [plus_minus(arm, is_share(name)) for arm in (each.tuned, each.untuned)]
         table.add_row(name, *shown, *_difference(each.difference))
-    return Group(Text(report.headline, "bold"), Text(conditions(report)), "", table)
+    return Group(Text(conditions(report)), "", table, "", Text(report.headline, "bold"))
 
 
 def conditions(report: RetrainingReport) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from drmad_client.cli import options
+from drmad_client.cli.engine import engine_function
 from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 
 if TYPE_CHECKING:
@@ -121,40 +119,11 @@ def _here(
             "--iteration is for the id of a job; a job file is validated at its initial "
             f"hyperparameters, got --iteration {iteration}"
         )
-    found: ValidationReport = _engine()(file, code, data_roots, _asked(fields))
+    found: ValidationReport = engine_function("validate")(file, code, data_roots, _asked(fields))
     return found
 
 
 def _asked(fields: dict[str, Any]) -> ValidationSpec:
-    from pydantic import ValidationError
-
-    from drmad_client.errors import DrmadError
-    from drmad_client.records.field_errors import field_errors
     from drmad_client.spec.validation import ValidationSpec
 
-    try:
-        return ValidationSpec.model_validate(fields)
-    except ValidationError as error:
-        (first, *_) = field_errors(error.errors(), fields)
-        raise DrmadError(f"{first.path}: {first.message}") from error
-
-
-def _engine() -> Callable[..., Any]:
-    """What validates a job file, from the package that has the engine."""
-    from drmad_client.errors import DrmadError
-
-    for entry_point in entry_points(group="drmad.commands"):
-        if entry_point.name != "workers":
-            continue
-        try:
-            module, name = entry_point.load()()["validate"].split(":")
-            found: Callable[..., Any] = getattr(import_module(module), name)
-            return found
-        except ImportError as error:
-            raise DrmadError(
-                f"drmad validate FILE needs the engine ({error}); install it with: "
-                'pip install ".[all]" in the clone'
-            ) from error
-    raise DrmadError(
-        'drmad validate FILE needs the engine; install it with: pip install ".[all]" in the clone'
-    )
+    return options.validated(ValidationSpec, fields)

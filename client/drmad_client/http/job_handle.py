@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_view import History, JobView
-from drmad_client.http.progress_bar import bar, validation_bar
+from drmad_client.http.progress_bar import bar, side_run_bar
 from drmad_client.http.protocol import calls
 from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
+from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
 from drmad_client.records.validation import Validation, ValidationReport
+from drmad_client.spec.retraining import RetrainingSpec
 from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ class Job(JobView):
             WaitTimeout: It has not ended within `timeout_s` seconds.
         """
         asked = ValidationSpec.model_validate({"iteration": iteration, **options})
-        with validation_bar(shown=progress) as show:
+        with side_run_bar("validation", shown=progress) as show:
             flow = self._runner.flows.validate(self.id, asked, timeout_s, show)
             found = self._runner.run(flow)
         assert found.report is not None
@@ -157,6 +159,46 @@ class Job(JobView):
     def cancel_validation(self, validation_id: str) -> Validation:
         """Cancel a validation that is not finished."""
         return self._runner.send(calls.cancel_validation(self.id, validation_id))
+
+    def retrain(
+        self,
+        *,
+        iteration: int | str = "best",
+        timeout_s: float | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> Retraining:
+        """Train from scratch with the tuned hyperparameters, beside the untuned ones; wait for it.
+
+        Both recipes train under the same seeds on the cluster. `.report` has mean and interval of
+        every held-out figure, and `retrained_model()` the model of the best seed.
+
+        Args:
+            iteration: best, last or the number of the meta-iteration that found them.
+            timeout_s: Bounds the wait, in seconds; the retraining goes on after it.
+            progress: Show a progress bar in a terminal.
+            options: Other fields of RetrainingSpec: seeds, steps, with_validation, threshold,
+                drop_lowest, query.
+        Raises:
+            RetrainingFailed: The retraining failed or was cancelled.
+            WaitTimeout: It has not ended within `timeout_s` seconds.
+        """
+        asked = RetrainingSpec.model_validate({"iteration": iteration, **options})
+        with side_run_bar("retraining", shown=progress) as show:
+            flow = self._runner.flows.retrain(self.id, asked, timeout_s, show)
+            return self._runner.run(flow)
+
+    def retrainings(self) -> list[Retraining]:
+        """Fetch the last retrainings of the job, the newest first."""
+        return (self._runner.send(calls.retrainings(self.id))).data
+
+    def cancel_retraining(self, retraining_id: str) -> Retraining:
+        """Cancel a retraining that is not finished."""
+        return self._runner.send(calls.cancel_retraining(self.id, retraining_id))
+
+    def retrained_model(self, retraining_id: str) -> NamedArrays:
+        """Fetch the model of a retraining's best seed, by `state_dict` name; see `model`."""
+        return self._runner.send(calls.retrained_model(self.id, retraining_id))
 
     def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drmad_client.durations import duration
 from drmad_client.http.job_html import progress_as_html
 from drmad_client.records.job import JobRecord
-from drmad_client.records.validation import Validation
+from drmad_client.records.side_run import SideRun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,20 +54,20 @@ def terminal_bar(console: Console) -> Progress:
 
 
 @contextlib.contextmanager
-def validation_bar(*, shown: bool = True) -> Iterator[Callable[[Validation], None]]:
-    """Yield a function that updates the bar of a validation; it does nothing without a terminal."""
+def side_run_bar(what: str, *, shown: bool = True) -> Iterator[Callable[[SideRun], None]]:
+    """Yield a function that updates the bar of a run; it does nothing without a terminal."""
     if not shown:
         yield lambda _: None
         return
     from rich.console import Console
 
     progress = terminal_bar(Console(stderr=True))
-    task = progress.add_task("validation", detail="", total=None)
+    task = progress.add_task(what, detail="", total=None)
 
-    def show(validation: Validation) -> None:
-        total, workers = validation.total or None, validation.workers
-        detail = f"{validation.status}, {workers} worker{'' if workers == 1 else 's'}"
-        progress.update(task, total=total, completed=validation.done, detail=detail)
+    def show(run: SideRun) -> None:
+        total, workers = run.total or None, run.workers
+        detail = f"{run.status}, {workers} worker{'' if workers == 1 else 's'}"
+        progress.update(task, total=total, completed=run.done, detail=detail)
 
     with progress:
         yield show

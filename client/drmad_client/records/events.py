@@ -35,6 +35,7 @@ class Event(Record):
         "warning",
         "webhook",
         "validation",
+        "retraining",
         "reset",
     ]
     data: dict[str, Any] = Field(
@@ -42,6 +43,6 @@ class Event(Record):
         "a Start, the result of the search. iteration: a MetaIteration. arrival: an Arrival. "
         "progress: a Progress. rollback: {iteration, rollback, message}, where rollback is the "
         "number of rollbacks in a row. warning: {code, message}. webhook: {host, outcome, "
-        "attempts, message}. validation: {id, status}. reset: the Job, if earlier events are no "
-        "longer kept."
+        "attempts, message}. validation, retraining: {id, status}. reset: the Job, if earlier "
+        "events are no longer kept."
     )

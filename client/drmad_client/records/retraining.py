@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from drmad_client.records.base import Record
+from drmad_client.records.side_run import SideRun
 from drmad_client.records.validation import MeanInterval
+from drmad_client.spec.retraining import RetrainingSpec
 
 _SHARES = ("error", "accuracy")
 """Endings of the names of figures that are shares, which are shown in percent."""
@@ -71,6 +73,25 @@ class RetrainingReport(Record):
             return not name.startswith("test_"), name.endswith("_loss"), not is_share(name)
 
         return min(found, key=order, default=None)
+
+
+class Retraining(SideRun):
+    """One retraining of a job on the cluster."""
+
+    iteration: int | None = Field(
+        description="Meta-iteration whose hyperparameters are trained with; null for an "
+        "attribution, which has none."
+    )
+    asked: RetrainingSpec = Field(description="What was asked for.")
+    at_end: bool = Field(
+        default=False, description="Whether the job's spec asked for it, by its field retrain."
+    )
+    report: RetrainingReport | None = None
+    model_bytes: int | None = Field(
+        default=None,
+        description="Size of the model that is kept; null before the end, or if it is larger than "
+        "max_model_bytes of the service.",
+    )
 
 
 def is_share(name: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
 from drmad_client.records.base import Record
-from drmad_client.records.job import JobError
+from drmad_client.records.side_run import SideRun
 from drmad_client.spec.validation import ValidationSpec
 
 
@@ -102,24 +101,9 @@ class ValidationReport(Record):
     verdict: Verdict
 
 
-class Validation(Record):
+class Validation(SideRun):
     """One validation of a job's hypergradient on the cluster."""
 
-    id: str
-    job_id: str
-    status: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     iteration: int = Field(description="Meta-iteration at whose hyperparameters it validates.")
     asked: ValidationSpec = Field(description="What was asked for.")
-    requested_at: datetime
-    finished_at: datetime | None = None
-    done: int = Field(default=0, description="Training runs that are done.")
-    total: int = Field(
-        default=0, description="All training runs; 0 while the hypergradient is computed."
-    )
-    workers: int = Field(default=0, description="Workers that train side by side.")
-    error: JobError | None = None
     report: ValidationReport | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        return self.status in ("succeeded", "failed", "cancelled")

@@ -128,3 +128,9 @@ class Attribution:
     queries: Final = ("valid",)
     lds: Final = 0
     left_out: Final = 0.1
+
+
+class Retraining:
+    """Defaults of training from scratch with tuned hyperparameters."""
+
+    seeds: Final = 5

@@ -36,6 +36,7 @@ from drmad_service.api.routes import (
     learned,
     pages,
     results,
+    retrainings,
     sign_in,
     static,
     validations,
@@ -118,6 +119,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         metrics_route,
         attributions,
         validations,
+        retrainings,
     ):
         app.include_router(
             resource.router, dependencies=[signed_in, only_known_parameters], responses=refusals

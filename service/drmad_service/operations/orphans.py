@@ -87,13 +87,11 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
     for pattern in (keys.jobs_with("*"), "drmad:tenant:*"):
         async for raw in redis.scan_iter(pattern, count=_SCAN_COUNT):
             members[raw.decode()] = await redis.zrange(raw, 0, -1)
-    validations = {
-        raw.decode().partition(" ")[2] for raw in await redis.zrange(keys.VALIDATIONS, 0, -1)
-    }
+    runs = {raw.decode().partition(" ")[2] for raw in await redis.zrange(keys.RUNS, 0, -1)}
     for index, ids in members.items():
         for job_id in (raw.decode() for raw in ids):
             status = statuses.get(job_id)
-            if index in (keys.RESERVATIONS, keys.PLACES) and job_id in validations:
+            if index in (keys.RESERVATIONS, keys.PLACES) and job_id in runs:
                 continue
             if status is None:
                 found.add(Orphan(f"{index} {job_id}", "the job does not exist"))

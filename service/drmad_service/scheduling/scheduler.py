@@ -21,7 +21,7 @@ from drmad_service.scheduling.job_driver.outcomes import encodable
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.preflight_requests import answer_preflights
 from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster, RayLost
-from drmad_service.scheduling.validation_runs import keep_validating
+from drmad_service.scheduling.side_runs.queue import keep_running_beside
 from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
@@ -63,8 +63,8 @@ class Scheduler:
             asyncio.create_task(
                 keep_reporting_nodes(self._store, self.name, self._settings.nodes_s)
             ),
-            asyncio.create_task(keep_validating(self._store, self._settings, self._cluster)),
             asyncio.create_task(keep_requesting_nodes(self._store, self._settings, self._cluster)),
+            asyncio.create_task(keep_running_beside(self._store, self._settings, self._cluster)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:

@@ -17,7 +17,9 @@ value.
     commits.py        meta-iterations, and the states between them
     confirmations.py  the confirmation of a job's result
     trials.py         trials of a job's search
+    side_runs.py      runs beside a job: requested, taken, held, ended
     validations.py    validations of a job's hypergradient
+    retrainings.py    retrainings with a job's hyperparameters
     job_results.py    history, vectors, models and fidelity of a job
     events.py         events and log lines
     notices.py        notices of ended jobs, for webhooks

@@ -23,7 +23,7 @@ from drmad_service.store.large_values import Blobs
 from drmad_service.store.schema import SCHEMA
 from drmad_service.store.scripts import Scripts
 from drmad_service.store.state_machine import TRANSITIONS, Action
-from drmad_service.store.types import Lease, StoreSettings
+from drmad_service.store.types import Lease, ResumePoint, StoreSettings
 
 FULL = 0.8
 """Fraction of the memory budget above which the store accepts no new job or upload."""
@@ -133,6 +133,16 @@ class Base:
             )
         kept: dict[str, Any] = json.loads(raw)
         return kept
+
+    async def state_of(self, job_id: str, iteration: int) -> ResumePoint:
+        """The state with which a meta-iteration trained.
+
+        Raises:
+            ResultNotFound: it is not kept.
+        """
+        kept = await self._kept(job_id, iteration)
+        tensors = await self._blobs.get(job_id, kept["state"])
+        return ResumePoint(iteration, tensors, kept["scalars"])
 
     async def _touch(self, index: str, sha256: str) -> None:
         """Record in an index of uploads that this one is used now."""

@@ -14,7 +14,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
                                            bonus for priority, so age always wins in the end
     drmad:ended                    zset    ids of terminal jobs; score: time of the end
     drmad:leases                   zset    ids of driven jobs; score: expiry of the lease
-    drmad:reservations             hash    driven job id, or id of a running validation -> "<cpus>
+    drmad:reservations             hash    driven job id, or id of a run beside a job -> "<cpus>
                                            <gpus> <tenant>" reserved
     drmad:places                   hash    the same -> where its replicas are: a list of [node,
                                            replicas, cpus, [[number of a GPU, part], ...]] (JSON)
@@ -34,8 +34,9 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:data:<sha256>:tenants    set     tenants that uploaded the data set and may name it
     drmad:notices                  zset    ended jobs whose webhook is to be notified; score: time
     drmad:counters                 hash    name of a counter -> count or seconds, see prometheus.py
-    drmad:validations              zset    "<job id> <id>" of unfinished validations; score: time
-                                           from which a scheduler may take it
+    drmad:validations              zset    "<job id> <id>" of unfinished runs beside jobs, which are
+                                           validations and retrainings; score: time from which a
+                                           scheduler may take it
     drmad:preflights               list    ids of preflight requests that no scheduler has taken
     drmad:preflight:<id>           string  spec of the requested job (JSON); ten minutes
     drmad:preflight:<id>:answer    string  report or error of the preflight (JSON); ten minutes
@@ -54,6 +55,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:job:<id>:trials          hash    number -> a Trial of its search (JSON)
     drmad:job:<id>:validations     hash    <id> -> request (JSON); <id>:status, :needs, :token,
                                            :progress, :outcome of it
+    drmad:job:<id>:retrainings     hash    likewise
+    drmad:job:<id>:retrained_chunks  hash  sha256 -> up to a megabyte of a retrained model
     drmad:job:<id>:logs            stream  the last log lines of its replicas: replica, text
     drmad:job:<id>:state           string  state from which it resumes (JSON, names chunks)
     drmad:job:<id>:vectors         hash    iteration -> state and hypergradient (JSON, names chunks)
@@ -86,7 +89,7 @@ CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"
 NOTICES = "drmad:notices"
-VALIDATIONS = "drmad:validations"
+RUNS = "drmad:validations"
 PREFLIGHTS = "drmad:preflights"
 EXAMPLES = "drmad:examples"
 COUNTERS = "drmad:counters"
@@ -96,6 +99,8 @@ PARTS = (
     "history",
     "trials",
     "validations",
+    "retrainings",
+    "retrained_chunks",
     "logs",
     "state",
     "vectors",

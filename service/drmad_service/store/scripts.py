@@ -13,7 +13,7 @@ from drmad_service.errors import SchemaDiffers
 from drmad_service.store import keys
 from drmad_service.store.schema import SCHEMA
 
-_PLACING = ("claim", "place", "outranked", "queue", "take_validation")
+_PLACING = ("claim", "place", "outranked", "queue", "take_run")
 
 
 class Scripts:
@@ -36,7 +36,7 @@ class Scripts:
             "reservations": keys.RESERVATIONS,
             "places": keys.PLACES,
             "notices": keys.NOTICES,
-            "validations": keys.VALIDATIONS,
+            "runs": keys.RUNS,
             "counters": keys.COUNTERS,
             "changes": keys.CHANGES,
             "job": keys.job(""),

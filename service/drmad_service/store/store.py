@@ -12,6 +12,7 @@ from drmad_service.store.job_results import JobResults
 from drmad_service.store.leases import Leases
 from drmad_service.store.notices import Notices
 from drmad_service.store.preflights import Preflights
+from drmad_service.store.retrainings import Retrainings
 from drmad_service.store.trials import Trials
 from drmad_service.store.uploads import Uploads
 from drmad_service.store.validations import Validations
@@ -24,6 +25,7 @@ class Store(
     JobResults,
     Trials,
     Validations,
+    Retrainings,
     Events,
     Leases,
     Commits,

@@ -9,7 +9,7 @@ from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store
 from tests.service.store.test_store import started, step
-from tests.service.store.test_validations import REPORT, ended_job, taken
+from tests.service.store.test_validations import OUTCOME, ended_job, taken
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +64,9 @@ async def test_the_page_shows_the_verdict_and_offers_what_is_allowed(
     assert "data-validating" in text
     assert "Cancel validation" in text
     held = await taken(store)
-    await store.keep_validation(held, 3, 20, 60.0)
+    await store.keep_run(held, 3, 20, 60.0)
     assert "3 of 20 training runs on 3 workers" in (await api.get(page)).text
-    await store.finish_validation(held, 20, 20, REPORT)
+    await store.finish_run(held, 20, 20, OUTCOME)
     text = (await api.get(page)).text
     for shown in ("It predicts.", "10 % left out", "cosine 0.8", "0.025 per training run"):
         assert shown in text

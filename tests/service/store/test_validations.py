@@ -14,8 +14,8 @@ from drmad_client.spec.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, ValidationRefused
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Capacity, Store, keys
+from drmad_service.store.side_runs import KEPT, HeldRun
 from drmad_service.store.state_machine import Action
-from drmad_service.store.validations import KEPT, HeldValidation
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +49,7 @@ REPORT = ValidationReport.model_validate(
         "verdict": {"grade": "predicts", "sentence": "It predicts.", "remedies": []},
     }
 )
+OUTCOME = {"report": REPORT.model_dump(mode="json")}
 
 
 async def ended_job(store: Store, spec: JobSpec, cpus: float = 1.0) -> str:
@@ -60,8 +61,8 @@ async def ended_job(store: Store, spec: JobSpec, cpus: float = 1.0) -> str:
     return lease.job_id
 
 
-async def taken(store: Store, capacity: Capacity = FOUR) -> HeldValidation:
-    held = await store.next_validation(HOLD_S, capacity, 16)
+async def taken(store: Store, capacity: Capacity = FOUR) -> HeldRun:
+    held = await store.next_run(HOLD_S, capacity, 16)
     assert held is not None
     return held
 
@@ -73,16 +74,16 @@ async def test_a_validation_is_requested_held_and_finished(store: Store, spec: J
     assert (found.status, found.iteration, found.asked) == ("queued", 0, asked)
     held = await taken(store)
     assert (held.job_id, held.id, held.workers) == (job_id, found.id, 4)
-    assert await store.next_validation(HOLD_S, FOUR, 16) is None
-    assert await store.keep_validation(held, 3, 20, HOLD_S) == "running"
+    assert await store.next_run(HOLD_S, FOUR, 16) is None
+    assert await store.keep_run(held, 3, 20, HOLD_S) == "running"
     running = await store.validation(job_id, found.id)
     assert (running.done, running.total, running.workers) == (3, 20, 4)
-    await store.finish_validation(held, 20, 20, REPORT)
+    await store.finish_run(held, 20, 20, OUTCOME)
     (finished,) = await store.validations(job_id)
     assert finished.status == "succeeded"
     assert finished.report == REPORT
     assert finished.finished_at is not None
-    assert await store.keep_validation(held, 3, 20, HOLD_S) == "lost"
+    assert await store.keep_run(held, 3, 20, HOLD_S) == "lost"
     kinds = [(e.type, e.data["status"]) for e in await store.events(job_id) if "id" in e.data]
     assert kinds == [("validation", s) for s in ("queued", "running", "succeeded")]
 
@@ -114,10 +115,10 @@ async def test_jobs_come_first_and_their_resources_are_left_to_them(
     job_id = await ended_job(store, spec)
     validation = await store.request_validation(job_id, 0, ValidationSpec())
     await store.create(spec)
-    assert await store.next_validation(HOLD_S, FOUR, 16) is None
+    assert await store.next_run(HOLD_S, FOUR, 16) is None
     lease = await store.claim("scheduler", HOLD_S, FOUR)
     assert lease is not None
-    assert await store.next_validation(HOLD_S, Capacity(1.0, 0.0), 16) is None
+    assert await store.next_run(HOLD_S, Capacity(1.0, 0.0), 16) is None
     held = await taken(store)
     assert held.workers == 3
     reserved: Any = await redis.hgetall(keys.RESERVATIONS)
@@ -125,7 +126,7 @@ async def test_jobs_come_first_and_their_resources_are_left_to_them(
     assert {orphan.key for orphan in await orphans(redis)} == set()
     await store.create(spec)
     assert await store.claim("scheduler", HOLD_S, FOUR) is None
-    await store.finish_validation(held, 0, 0, JobError(code="user_code", message="no"))
+    await store.finish_run(held, 0, 0, JobError(code="user_code", message="no"))
     assert await store.claim("scheduler", HOLD_S, FOUR) is not None
     assert (await store.validation(job_id, validation.id)).status == "failed"
 
@@ -135,15 +136,15 @@ async def test_the_validation_of_a_lost_scheduler_is_taken_again(
 ) -> None:
     job_id = await ended_job(store, spec)
     await store.request_validation(job_id, 0, ValidationSpec())
-    lost = await store.next_validation(0.0, FOUR, 2)
+    lost = await store.next_run(0.0, FOUR, 2)
     assert lost is not None
     again = await taken(store)
     assert again.id == lost.id
     assert again.token != lost.token
     reserved: Any = await redis.hgetall(keys.RESERVATIONS)
     assert list(reserved.values()) == [b"4 0 local"]
-    assert await store.keep_validation(lost, 1, 2, HOLD_S) == "lost"
-    await store.finish_validation(lost, 1, 2, REPORT)
+    assert await store.keep_run(lost, 1, 2, HOLD_S) == "lost"
+    await store.finish_run(lost, 1, 2, OUTCOME)
     assert (await store.validation(job_id, again.id)).status == "running"
 
 
@@ -153,7 +154,7 @@ async def test_a_scheduler_that_stops_releases_its_validation(
     job_id = await ended_job(store, spec)
     await store.request_validation(job_id, 0, ValidationSpec())
     held = await taken(store)
-    await store.keep_validation(held, 1, 2, 0.0)
+    await store.keep_run(held, 1, 2, 0.0)
     assert await redis.hgetall(keys.RESERVATIONS) == {}
     assert (await taken(store)).id == held.id
 
@@ -162,12 +163,12 @@ async def test_a_validation_is_cancelled_in_every_state(store: Store, spec: JobS
     job_id = await ended_job(store, spec)
     queued = await store.request_validation(job_id, 0, ValidationSpec())
     assert (await store.cancel_validation(job_id, queued.id)).status == "cancelled"
-    assert await store.next_validation(HOLD_S, FOUR, 16) is None
+    assert await store.next_run(HOLD_S, FOUR, 16) is None
     running = await store.request_validation(job_id, 0, ValidationSpec())
     held = await taken(store)
     assert (await store.cancel_validation(job_id, running.id)).status == "cancelling"
-    assert await store.keep_validation(held, 1, 2, HOLD_S) == "cancelling"
-    await store.finish_validation(held, 1, 2, None)
+    assert await store.keep_run(held, 1, 2, HOLD_S) == "cancelling"
+    await store.finish_run(held, 1, 2, None)
     assert (await store.validation(job_id, running.id)).status == "cancelled"
     with pytest.raises(ValidationRefused, match="it is cancelled"):
         await store.cancel_validation(job_id, running.id)
@@ -178,9 +179,9 @@ async def test_a_validation_is_cancelled_in_every_state(store: Store, spec: JobS
 async def test_a_lost_validation_that_was_cancelled_ends(store: Store, spec: JobSpec) -> None:
     job_id = await ended_job(store, spec)
     running = await store.request_validation(job_id, 0, ValidationSpec())
-    assert await store.next_validation(0.0, FOUR, 16) is not None
+    assert await store.next_run(0.0, FOUR, 16) is not None
     await store.cancel_validation(job_id, running.id)
-    assert await store.next_validation(HOLD_S, FOUR, 16) is None
+    assert await store.next_run(HOLD_S, FOUR, 16) is None
     assert (await store.validation(job_id, running.id)).status == "cancelled"
 
 
@@ -191,9 +192,9 @@ async def test_deleting_the_job_ends_its_validation(
     await store.request_validation(job_id, 0, ValidationSpec())
     held = await taken(store)
     await store.delete(job_id)
-    assert await store.keep_validation(held, 1, 2, HOLD_S) == "lost"
+    assert await store.keep_run(held, 1, 2, HOLD_S) == "lost"
     assert await redis.hgetall(keys.RESERVATIONS) == {}
-    assert await redis.exists(keys.job(job_id, "validations"), keys.VALIDATIONS) == 0
+    assert await redis.exists(keys.job(job_id, "validations"), keys.RUNS) == 0
 
 
 async def test_the_last_validations_are_kept(store: Store, spec: JobSpec) -> None:
@@ -201,7 +202,7 @@ async def test_the_last_validations_are_kept(store: Store, spec: JobSpec) -> Non
     ids = []
     for _ in range(KEPT + 2):
         ids.append((await store.request_validation(job_id, 0, ValidationSpec())).id)
-        await store.finish_validation(await taken(store), 1, 1, REPORT)
+        await store.finish_run(await taken(store), 1, 1, OUTCOME)
     assert [each.id for each in await store.validations(job_id)] == ids[:1:-1]
 
 
@@ -210,9 +211,9 @@ async def test_a_record_without_its_place_in_the_queue_is_not_open_for_ever(
 ) -> None:
     job_id = await ended_job(store, spec)
     await store.request_validation(job_id, 0, ValidationSpec())
-    await redis.delete(keys.VALIDATIONS)  # as a backup that was restored
+    await redis.delete(keys.RUNS)  # as a backup that was restored
     (found,) = await store.validations(job_id)
     assert found.status == "failed"
     assert found.error is not None
-    assert "validate again" in found.error.message
+    assert "request it again" in found.error.message
     await store.request_validation(job_id, 0, ValidationSpec())

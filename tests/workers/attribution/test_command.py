@@ -78,8 +78,8 @@ def test_a_job_is_retrained_without_the_rows_of_lowest_influence(
     assert (report.dropped, loss.difference.count) == (7, 2)
     assert loss.tuned.mean - loss.untuned.mean == pytest.approx(loss.difference.mean)
     for words, options in (
-        ("drop-lowest must be a share", ["--drop-lowest", "ten"]),
-        ("drop-lowest must be a share", ["--drop-lowest", "100%"]),
+        ("drop_lowest: must be a share", ["--drop-lowest", "ten"]),
+        ("drop_lowest: must be a share", ["--drop-lowest", "100%"]),
         ("one minibatch, must be left, got 15 of 100", ["--drop-lowest", "85"]),
         ("query must be one of row 1, row 2", ["--drop-lowest", "1", "--query", "valid"]),
     ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +10,7 @@ import typer
 from drmad_client.cli import options
 from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 from drmad_client.spec import defaults
-from drmad_workers.preflight.command import read_job
+from drmad_workers.preflight.command import read_job, users_errors
 
 if TYPE_CHECKING:
     from drmad_client.spec.attribution import AttributionSpec
@@ -68,24 +66,17 @@ def attribute(
       drmad attribute job.yaml --out scores.csv
       drmad attribute job.yaml --queries classes --queries rows:0-9 --lds
     """
-    from pydantic import ValidationError
-
     from drmad_client.cli.attribution_tables import attribution_table
     from drmad_client.errors import DrmadError
     from drmad_client.files.influence_scores import require_suffix
     from drmad_client.records.attribution import AttributionReport
-    from drmad_client.records.field_errors import field_errors
     from drmad_client.spec import bounds
     from drmad_client.spec.attribution import AttributionSpec
     from drmad_workers.catalog import Places
 
     runs = lds_runs if lds_runs is not None else (LDS_RUNS if lds else 0)
     fields = {"queries": queries, "lds": runs, "left_out": left_out}
-    try:
-        asked = AttributionSpec.model_validate(fields)
-    except ValidationError as error:
-        (first, *_) = field_errors(error.errors(), fields)
-        raise DrmadError(f"{first.path}: {first.message}") from error
+    asked = options.validated(AttributionSpec, fields)
     if not bounds.Attribution.draws.hold(draws):
         raise DrmadError(f"draws must be {bounds.Attribution.draws}, got {draws}")
     if out is not None:
@@ -105,28 +96,6 @@ def attribute(
 
 
 LDS_RUNS = 30
-
-
-@contextmanager
-def users_errors(folder: Path | None) -> Iterator[None]:
-    """Errors of the engine and of the job's code, in words for the user of a command."""
-    from drmad_client.errors import DrmadError
-    from drmad_workers.errors import EngineError, ran_out_of_memory
-    from drmad_workers.user_code import UserCodeError, user_error
-
-    try:
-        yield
-    except UserCodeError as error:
-        raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
-    except EngineError as error:
-        raise DrmadError(str(error)) from error
-    except DrmadError:
-        raise
-    except Exception as error:
-        if folder is None or ran_out_of_memory(error):
-            raise
-        users = user_error(error, folder)
-        raise DrmadError(f"The job's code raised {users}\n{users.traceback}".rstrip()) from error
 
 
 def attributed(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ def register() -> Mapping[str, str]:
         "check": f"{__name__}:check",
         "validate": "drmad_workers.validation.command:validate_file",
         "attribute": "drmad_workers.attribution.command:attribute",
-        "retrain": "drmad_workers.attribution.retrain_command:retrain_command",
+        "retrain": "drmad_workers.retraining.command:retrain_file",
     }
 
 
@@ -51,24 +52,39 @@ def check(
     import torch
 
     from drmad_client.cli.preflight import print_report
-    from drmad_client.errors import DrmadError
     from drmad_client.records.job import PreflightReport
     from drmad_workers.catalog import Places
-    from drmad_workers.errors import EngineError
     from drmad_workers.preflight.short_run import preflight
-    from drmad_workers.user_code import UserCodeError
 
     spec, folder = read_job(file, code)
     torch.set_num_threads(
         max(1, int(spec.resources.cpus))
     )  # like a worker, whose speed is predicted
-    try:
+    with users_errors(folder):
         report = PreflightReport.model_validate(preflight(spec, Places(data_roots), folder))
+    print_report(report, spec.preflight)
+
+
+@contextmanager
+def users_errors(folder: Path | None) -> Iterator[None]:
+    """Errors of the engine and of the job's code, in words for the user of a command."""
+    from drmad_client.errors import DrmadError
+    from drmad_workers.errors import EngineError, ran_out_of_memory
+    from drmad_workers.user_code import UserCodeError, user_error
+
+    try:
+        yield
     except UserCodeError as error:
         raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
     except EngineError as error:
         raise DrmadError(str(error)) from error
-    print_report(report, spec.preflight)
+    except DrmadError:
+        raise
+    except Exception as error:
+        if folder is None or ran_out_of_memory(error):
+            raise
+        users = user_error(error, folder)
+        raise DrmadError(f"The job's code raised {users}\n{users.traceback}".rstrip()) from error
 
 
 def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:

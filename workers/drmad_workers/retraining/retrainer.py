@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drmad_client.spec import bounds
+from drmad_client.spec import bounds, defaults
 from drmad_workers.data.shards import Part, Shards
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.hypergradients import Replay
@@ -43,7 +43,7 @@ class RetrainingSettings:
             number of rows. It excludes `threshold`.
     """
 
-    seeds: int = 5
+    seeds: int = defaults.Retraining.seeds
     with_validation: bool = False
     threshold: float | None = None
     drop_lowest: float | None = None

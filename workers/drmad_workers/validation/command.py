@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drmad_workers.preflight.command import read_job
+from drmad_workers.preflight.command import read_job, users_errors
 
 if TYPE_CHECKING:
     from drmad_client.records.validation import ValidationReport
@@ -29,24 +29,12 @@ def validate_file(
     """
     import torch
 
-    from drmad_client.errors import DrmadError
     from drmad_workers.catalog import Places
-    from drmad_workers.errors import EngineError, ran_out_of_memory
-    from drmad_workers.user_code import UserCodeError, user_error
 
     spec, folder = read_job(file, code)
     torch.set_num_threads(max(1, int(spec.resources.cpus)))
-    try:
+    with users_errors(folder):
         return _validated(spec, Places(data_roots), folder, settings_of_spec(asked))
-    except UserCodeError as error:
-        raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
-    except EngineError as error:
-        raise DrmadError(str(error)) from error
-    except Exception as error:
-        if folder is None or ran_out_of_memory(error):
-            raise
-        users = user_error(error, folder)
-        raise DrmadError(f"The job's code raised {users}\n{users.traceback}".rstrip()) from error
 
 
 def settings_of_spec(asked: ValidationSpec) -> ValidationSettings:

@@ -27,11 +27,13 @@ from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.problem_details import FieldError, ProblemDetails
+from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
 from drmad_client.records.status import TERMINAL
 from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.plain_values import NotPlain, plain
+from drmad_client.spec.retraining import RetrainingSpec
 from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
@@ -243,6 +245,40 @@ def validation(job_id: str, validation_id: str) -> Call[Validation]:
 def cancel_validation(job_id: str, validation_id: str) -> Call[Validation]:
     place = f"validations/{quote(validation_id, safe='')}/cancel"
     return Call("POST", _path(job_id, place), _record(Validation), repeatable=False)
+
+
+def request_retraining(job_id: str, asked: RetrainingSpec) -> Call[Retraining]:
+    return Call(
+        "POST",
+        _path(job_id, "retrainings"),
+        _record(Retraining),
+        headers={"Content-Type": "application/json"},
+        body=asked.model_dump_json().encode(),
+        repeatable=False,
+    )
+
+
+def retrainings(job_id: str) -> Call[Page[Retraining]]:
+    return Call("GET", _path(job_id, "retrainings"), _record(Page[Retraining]))
+
+
+def retraining(job_id: str, retraining_id: str) -> Call[Retraining]:
+    place = f"retrainings/{quote(retraining_id, safe='')}"
+    return Call("GET", _path(job_id, place), _record(Retraining))
+
+
+def cancel_retraining(job_id: str, retraining_id: str) -> Call[Retraining]:
+    place = f"retrainings/{quote(retraining_id, safe='')}/cancel"
+    return Call("POST", _path(job_id, place), _record(Retraining), repeatable=False)
+
+
+def retrained_model(job_id: str, retraining_id: str) -> Call[NamedArrays]:
+    place = f"retrainings/{quote(retraining_id, safe='')}/model"
+
+    def read(response: httpx.Response) -> NamedArrays:
+        return read_arrays(response.content, transformed=False)
+
+    return Call("GET", _path(job_id, place), read)
 
 
 def attribution(job_id: str) -> Call[AttributionReport]:

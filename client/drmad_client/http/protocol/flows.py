@@ -22,6 +22,7 @@ from drmad_client.errors import (
     ConnectionFailed,
     JobFailed,
     NotFound,
+    RetrainingFailed,
     ValidationFailed,
     WaitTimeout,
 )
@@ -32,15 +33,19 @@ from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
+from drmad_client.records.side_run import SideRun
 from drmad_client.records.status import JobStatus
 from drmad_client.records.validation import Validation
+from drmad_client.spec.retraining import RetrainingSpec
 from drmad_client.spec.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive
 
 T = TypeVar("T")
+R = TypeVar("R", bound="SideRun")
 
 _RETRIES = 3  # about a second in total, so that a wrong URL is reported soon
 _RECONNECTS = 10  # about forty seconds in total, enough for a service that restarts
@@ -48,7 +53,7 @@ _STEADY_S = 10.0  # a connection that lasted this long restores the budget of re
 _LONG_POLL_S = 30
 _POLL_PACE_S = 0.25  # between polls, if a proxy answers at once instead of holding the request
 _LOG_PACE_S = 1.0
-_VALIDATION_PACE_S = 0.5
+_SIDE_RUN_PACE_S = 0.5
 _LOG_TAIL = 20
 _HISTORY_PAGE = 500
 
@@ -152,18 +157,49 @@ class Flows:
             ValidationFailed: The validation failed or was cancelled.
             WaitTimeout: It has not ended within `timeout_s` seconds; it goes on.
         """
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         found = yield from self.send(calls.request_validation(job_id, asked))
+        read = calls.validation(job_id, found.id)
+        found = yield from self._finished(found, read, timeout_s, on_change)
+        if found.report is None:
+            raise ValidationFailed(found)
+        return found
+
+    def retrain(
+        self,
+        job_id: str,
+        asked: RetrainingSpec,
+        timeout_s: float | None,
+        on_change: Callable[[Retraining], None] = lambda _: None,
+    ) -> Flow[Retraining]:
+        """Request a retraining, and wait until it has succeeded.
+
+        Raises:
+            RetrainingFailed: The retraining failed or was cancelled.
+            WaitTimeout: It has not ended within `timeout_s` seconds; it goes on.
+        """
+        found = yield from self.send(calls.request_retraining(job_id, asked))
+        read = calls.retraining(job_id, found.id)
+        found = yield from self._finished(found, read, timeout_s, on_change)
+        if found.report is None:
+            raise RetrainingFailed(found)
+        return found
+
+    def _finished(
+        self,
+        found: R,
+        read: calls.Call[R],
+        timeout_s: float | None,
+        on_change: Callable[[R], None],
+    ) -> Flow[R]:
+        """Wait until a run beside a job is finished; call `on_change` with each version of it."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while not found.is_finished:
             on_change(found)
             if time.monotonic() >= deadline:
                 raise WaitTimeout(f"{found.id} is still {found.status} after {timeout_s:g} s")
-            yield Pause(_VALIDATION_PACE_S)
-            call = calls.validation(job_id, found.id)
-            found = yield from self.send(call, Retries(_RECONNECTS))
+            yield Pause(_SIDE_RUN_PACE_S)
+            found = yield from self.send(read, Retries(_RECONNECTS))
         on_change(found)
-        if found.report is None:
-            raise ValidationFailed(found)
         return found
 
     def events(self, job_id: str, after: str | None) -> Stream[Event]:

@@ -33,6 +33,15 @@ local function part(id, name)
   return K.job .. id .. ':' .. name
 end
 
+-- Runs beside a job, such as a validation: the kind by the id, and the hash that has those of a job.
+local function kind_of(id)
+  return string.match(id, '^(%a+)_') or ''
+end
+
+local function runs_of(job, id)
+  return part(job, kind_of(id) .. 's')
+end
+
 local function changed(id)
   redis.call('HINCRBY', K.job .. id, 'version', 1)
   redis.call('PUBLISH', K.changes, id)
@@ -65,7 +74,7 @@ local function drop_chunks(id, kept, names)
   for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- Frees what is reserved for a job, or for a validation.
+-- Frees what is reserved for a job, or for a run beside one.
 local function release(id)
   redis.call('HDEL', K.reservations, id)
   redis.call('HDEL', K.places, id)

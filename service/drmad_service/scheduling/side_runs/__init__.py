@@ -1,0 +1,1 @@
+"""Runs beside jobs, on workers that no job needs: validations and retrainings."""

@@ -1,0 +1,192 @@
+"""Runs beside jobs: taken from the store, run on workers that no job needs, held and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from redis.exceptions import RedisError
+
+from drmad_client.records.job import JobError
+from drmad_client.spec.job import JobSpec
+from drmad_service.errors import JobNotFound, ResultNotFound, RunLost
+from drmad_service.scheduling.ray_errors import failure_of
+from drmad_service.scheduling.replica_group import runtime_options
+from drmad_service.settings import SchedulerSettings
+from drmad_service.store import ResumePoint, Store
+from drmad_service.store.side_runs import HeldRun
+from drmad_workers.ray_actor.messages import Failure, PackedState
+
+logger = logging.getLogger(__name__)
+
+
+class SideRunDriver(ABC):
+    """One held run: starts its workers, gives them the training runs, and keeps the outcome."""
+
+    def __init__(self, store: Store, settings: SchedulerSettings, held: HeldRun) -> None:
+        self._store = store
+        self._settings = settings
+        self._held = held
+        self._workers: list[Any] = []
+        self._done: dict[int, Any] = {}
+        self._total = 0
+        self._next_report = 0.0
+
+    @abstractmethod
+    async def _computed(self) -> Mapping[str, Any]:
+        """Compute on started workers; the fields of the outcome."""
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Start the workers, see `_start_workers`."""
+
+    async def run(self) -> None:
+        """Run to the end; release the run if this scheduler stops."""
+        try:
+            outcome = await self._outcome()
+            with contextlib.suppress(RedisError):
+                await self._store.finish_run(self._held, *self._progress(), outcome)
+        except (RunLost, RedisError) as error:  # taken again once this scheduler's hold expires
+            fields = {"job_id": self._held.job_id}
+            logger.warning("stopped a %s: %r", self._held.kind, error, extra=fields)
+        except asyncio.CancelledError:
+            with contextlib.suppress(RedisError):
+                await self._store.keep_run(self._held, *self._progress(), 0.0)
+            raise
+        finally:
+            for worker in self._workers:
+                with contextlib.suppress(RayError):
+                    await asyncio.to_thread(ray.kill, worker)
+
+    async def _outcome(self) -> Mapping[str, Any] | JobError | None:
+        try:
+            await self._start()
+            return await self._computed()
+        except _Cancelled:
+            return None
+        except (JobNotFound, ResultNotFound) as error:
+            return JobError(code="state_not_kept", message=str(error))
+        except WorkerFailed as failed:
+            failure = failed.failure
+            return JobError(code=failure.code, message=failure.message, traceback=failure.traceback)
+        except RayError as error:
+            failure = failure_of(error)
+            return JobError(code=failure.code, message=failure.message)
+        except (RedisError, RunLost):
+            raise
+        except Exception as error:
+            logger.exception("a %s failed", self._held.kind)
+            return JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
+
+    async def _start_workers(
+        self, actor: Any, spec: JobSpec, asked: str, point: ResumePoint | None
+    ) -> None:
+        """Start the reserved workers: actors of a class derived from SideWorker."""
+        settings = self._settings
+        state = None
+        if point is not None:
+            state = ray.put(PackedState(point.tensors, point.scalars))
+        code = None
+        if spec.problem.kind == "code":
+            code = await self._store.code(spec.problem.code)
+        archive = ray.put(code)
+        resources = spec.resources
+        memory = 0 if resources.gpus else resources.memory_bytes or settings.replica_memory_bytes
+        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus} | runtime_options(spec)
+        for node in [place.node for place in self._held.places for _ in range(place.replicas)]:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            self._workers.append(
+                actor.options(scheduling_strategy=there, **options).remote(
+                    spec.model_dump_json(),
+                    asked,
+                    state,
+                    resources.cpus,
+                    [str(root) for root in settings.data_roots],
+                    str(settings.data_dir),
+                    archive,
+                    memory,
+                )
+            )
+
+    async def _run_all(self, begin: Callable[[Any, int], asyncio.Future[Any]]) -> None:
+        """Every training run once; what a lost worker had begun is done by another one.
+
+        Args:
+            begin: (worker, number) -> the future of the result.
+        """
+        missing = [number for number in range(self._total) if number not in self._done][::-1]
+        free = list(self._workers)
+        running: dict[asyncio.Future[Any], tuple[Any, int]] = {}
+        while missing or running:
+            while missing and free:
+                worker, number = free.pop(), missing.pop()
+                running[begin(worker, number)] = worker, number
+            await asyncio.wait(
+                running, timeout=self._settings.poll_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for future in [each for each in running if each.done()]:
+                worker, number = running.pop(future)
+                try:
+                    self._done[number] = result_of(future.result())
+                except RayError:
+                    self._workers.remove(worker)
+                    missing.append(number)
+                    if not self._workers:
+                        raise
+                    continue
+                free.append(worker)
+            await self._report_progress()
+
+    async def _answer(self, future: asyncio.Future[Any]) -> Any:
+        while not future.done():
+            await asyncio.wait([future], timeout=self._settings.poll_s)
+            await self._report_progress()
+        return result_of(future.result())
+
+    async def _report_progress(self) -> None:
+        """Tell the store, at most five times in a lease, and stop when it says so."""
+        if time.monotonic() < self._next_report:
+            return
+        hold_s = self._settings.lease_s
+        self._next_report = time.monotonic() + min(1.0, hold_s / 5.0)
+        status = "running"
+        with contextlib.suppress(RedisError):
+            status = await self._store.keep_run(self._held, *self._progress(), hold_s)
+        if status == "cancelling":
+            raise _Cancelled
+        if status != "running":
+            raise RunLost(f"{self._held.id} is {status}")
+
+    def _progress(self) -> tuple[int, int]:
+        return len(self._done), self._total
+
+
+class _Cancelled(Exception):
+    """A client cancelled the run."""
+
+
+class WorkerFailed(Exception):
+    """A worker returned a failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def result_of(answer: Any) -> Any:
+    """The answer of a worker.
+
+    Raises:
+        WorkerFailed: it is a failure.
+    """
+    if isinstance(answer, Failure):
+        raise WorkerFailed(answer)
+    return answer

@@ -1,0 +1,61 @@
+"""Retrainings with the hyperparameters of jobs, run on workers beside the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from drmad_client.records.retraining import RetrainingReport
+from drmad_service.scheduling.ray_futures import future_of
+from drmad_service.scheduling.side_runs.driver import SideRunDriver
+from drmad_workers.ray_actor.retraining_worker import RetrainingWorker
+
+
+class RetrainingRun(SideRunDriver):
+    """One held retraining: both recipes under every seed, on all workers side by side."""
+
+    async def _start(self) -> None:
+        job = await self._store.get(self._held.job_id)
+        found = await self._store.retraining(self._held.job_id, self._held.id)
+        point = None
+        self._scores: Any = None
+        if found.iteration is not None:
+            point = await self._store.state_of(self._held.job_id, found.iteration)
+        elif found.asked.leaves_out:
+            self._scores = ray.put(await self._store.attribution_scores(self._held.job_id))
+        self._total = 2 * found.asked.seeds
+        self._models: dict[int, Any] = {}
+        await self._start_workers(RetrainingWorker, job.begun, found.asked.model_dump_json(), point)
+
+    async def _computed(self) -> Mapping[str, Any]:
+        await self._run_all(self._begin)
+        figures = [self._done[number] for number in range(self._total)]
+        judge = self._workers[0]
+        answer = await self._answer(future_of(judge.report.remote(figures, self._scores)))
+        report = RetrainingReport.model_validate(answer)
+        outcome: dict[str, Any] = {"report": report.model_dump(mode="json")}
+        model = None if report.best_seed is None else await self._model(2 * report.best_seed + 1)
+        if model is not None:
+            outcome["model"] = await self._store.put_of_run(self._held, model)
+            outcome["model_bytes"] = len(model)
+        return outcome
+
+    def _begin(self, worker: Any, number: int) -> asyncio.Future[Any]:
+        most_bytes = self._settings.max_model_bytes
+        figures, model = worker.train.remote(number, most_bytes, self._scores)
+        self._models[number] = model
+        return future_of(figures)
+
+    async def _model(self, number: int) -> bytes | None:
+        """The model of a training run; trained again if its worker was lost with it."""
+        while True:
+            try:
+                model: bytes | None = await self._answer(future_of(self._models[number]))
+                return model
+            except RayError:
+                del self._done[number]
+                await self._run_all(self._begin)

@@ -1,0 +1,73 @@
+"""What the workers of runs beside a job share: the problem, built once, and guarded methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.replicas import ReplicasSpec
+from drmad_workers.ray_actor import failures
+from drmad_workers.ray_actor.memory_limit import limit_memory
+from drmad_workers.ray_actor.messages import Failure, PackedState
+
+if TYPE_CHECKING:
+    from drmad_workers.catalog import Places
+
+T = TypeVar("T")
+
+
+class SideWorker:
+    """Has all examples, as the trials of a search have, and the streams of replica 0."""
+
+    def __init__(
+        self,
+        spec: str,
+        asked: str,
+        state: PackedState | None,
+        cpus: float,
+        data_roots: Sequence[str],
+        uploads: str,
+        code: bytes | None,
+        memory_bytes: int = 0,
+    ) -> None:
+        """
+        Args:
+            spec: the job (JSON).
+            asked: what to run (JSON).
+            state: that of the outer loop, whose hyperparameters are meant; None for an attribution.
+            cpus: the threads of torch.
+            data_roots, uploads: where data may be read.
+            code: the archive of the user's code.
+            memory_bytes: bounds the memory of this process; 0 sets no bound.
+        """
+        self._spec_json, self._asked_json, self._state = spec, asked, state
+        self._cpus, self._data_roots, self._uploads = cpus, data_roots, uploads
+        self._code, self._memory_bytes = code, memory_bytes
+        self._folder: Path | None = None
+        self._built: Any = None
+        """What a derived class builds once, and keeps between its methods."""
+
+    def _prepared(self) -> tuple[JobSpec, Places, str, Path | None]:
+        """Spec, places of data, device and folder of the code; called once."""
+        import torch
+
+        from drmad_workers.catalog import Places
+        from drmad_workers.code_folder import unpacked
+
+        torch.set_num_threads(max(1, int(self._cpus)))
+        if self._memory_bytes:
+            limit_memory(self._memory_bytes)
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._folder = unpacked(self._code) if self._code is not None else None
+        spec = JobSpec.accepted(self._spec_json)
+        spec = spec.model_copy(update={"replicas": ReplicasSpec()})
+        places = Places([Path(root) for root in self._data_roots], Path(self._uploads))
+        return spec, places, device, self._folder
+
+    def _guarded(self, body: Callable[[], T]) -> T | Failure:
+        iteration = None if self._state is None else self._state.scalars.get("iteration")
+        return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
