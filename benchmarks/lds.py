@@ -13,9 +13,11 @@ Each cell and seed is a line of the --json file; those that are there are not me
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # of the experiments
 import torch
 
 from lds_study.cells import CELLS

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 from drmad_client.http.client import Client
 from experiments import summary
+from experiments.cleaning import Cleaned
 from experiments.gather import gather, service
 from experiments.plain import Plain
 from experiments.reporting import with_block
@@ -41,6 +42,7 @@ KINDS: dict[str, type[Task]] = {
     "searches": Search,
     "timings": Measured,
     "plain": Plain,
+    "cleaning": Cleaned,
 }
 
 

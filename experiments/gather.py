@@ -23,6 +23,7 @@ from drmad_client.http import local_key
 from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_client.spec.job import JobSpec
+from experiments.cleaning import Cleaned, clean
 from experiments.opponents import RAW_ENTRIES, measure, search
 from experiments.plain import Plain, train_plainly
 from experiments.results import Result, Results, array_file, from_job
@@ -40,7 +41,7 @@ def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> No
     the spec's defaults, so that the service returns the job that it already has.
     """
     missing = [task for task in tasks if not results.has(task)]
-    beside_it = [task for task in missing if isinstance(task, Search | Plain)]
+    beside_it = [task for task in missing if isinstance(task, Search | Plain | Cleaned)]
     tuned = [task for task in missing if isinstance(task, Tuned)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:
         futures = [beside.submit(without_service, task) for task in beside_it]
@@ -62,7 +63,9 @@ def gather(client: Client | None, tasks: Sequence[Task], results: Results) -> No
             raise
 
 
-def without_service(task: Search | Plain) -> Result:
+def without_service(task: Search | Plain | Cleaned) -> Result:
+    if isinstance(task, Cleaned):
+        return clean(task)
     return train_plainly(task) if isinstance(task, Plain) else search(task)
 
 

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from experiments.gradient_scores import Losses, influence, tracin
 from torch import Tensor
 
 from drmad_workers import Replay, Shortcut, Tuner
@@ -20,10 +22,11 @@ from drmad_workers.validation.yardstick import (
     Yardstick,
 )
 from lds_study.cells import STEPS, Cell
-from lds_study.plain_run import Losses, PlainRun, influences, plain_run, tracin
+from lds_study.plain_run import PlainRun, plain_run
 
 REPEATS = 2
 OTHER_DRAWS = 4
+DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def methods_of(cell: Cell) -> dict[str, Method]:
@@ -41,7 +44,8 @@ def measure(cell: Cell, seed: int, changes: int) -> dict[str, Any]:
     """The figures of a cell and a seed, as a line of the results has them."""
     tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Replay(), seed=seed)
     yardstick = Yardstick(tuner, ValidationSettings(changes=changes, draws=2, seed=seed))
-    losses = Losses(cell)
+    problem = cell.problem()
+    losses = Losses(problem.model, problem.train, problem.valid, weight=0.5)
     plain = min(
         (plain_run(cell, seed, FIRST_DRAW) for _ in range(REPEATS)), key=lambda r: r.seconds
     )
@@ -53,15 +57,12 @@ def measure(cell: Cell, seed: int, changes: int) -> dict[str, Any]:
     scores["exact, of another draw"] = (others[0], times)
     mean = sum(others[1:], others[0]) / OTHER_DRAWS
     scores["exact, mean of four other draws"] = (mean, OTHER_DRAWS * times)
-    found, seconds = _timed(lambda: tracin(losses, plain))
+    found, seconds = _timed(lambda: tracin(losses, plain.checkpoints))
     scores["TracIn"] = (found, 1.0 + seconds / plain.seconds)
-    started = time.process_time()
-    for damping, each in influences(losses, plain):
-        scores[f"influence functions, damping {damping:g}"] = (
-            each,
-            1.0 + (time.process_time() - started) / plain.seconds,
-        )
-        started = time.process_time()
+    for damping in DAMPINGS:
+        found, seconds = _timed(partial(influence, losses, plain.end, damping))
+        cost = 1.0 + seconds / plain.seconds
+        scores[f"influence functions, damping {damping:g}"] = (found, cost)
     agreed = draw_agreement([{"": exact}, *({"": other} for other in others)])
     retrainings = yardstick.retrainings[: 1 + 3 * changes]
     known = Differentiated({}, 0.0, 0.0, {"sample_weight": 1.0}, [], {})

@@ -7,6 +7,7 @@ from math import nan
 from pathlib import Path
 
 from experiments.arms import SPENT, Arm, difference, timed
+from experiments.cleaning import Cleaned
 from experiments.opponents import data_roots
 from experiments.reporting import axes, curve, legend, mean_and_interval, percent, save, table
 from experiments.results import Results
@@ -27,6 +28,21 @@ ARMS = {
     "exact": "exact hypergradient (`replay`), a weight per example",
     "truth": "the correctly labelled examples only (the ideal)",
 }
+CLEANING = {
+    "filter": "clean-net filter, one round",
+    "filter, 6 rounds": "clean-net filter, six rounds",
+    "cleanlab": "cleanlab (confident learning, five folds)",
+    "reweighting": "one-step online reweighting",
+    "TracIn": "TracIn, harmful examples dropped",
+    "influence": "influence functions, harmful examples dropped",
+    "online": "drmad, one online run, weights below one half dropped",
+    "tuned": "drmad, 30 restarts, weights below one half dropped",
+    "online, then filter": "drmad: online run from the clean net, five rounds of the filter",
+}
+"""By the name of the way in row_scores; each without and with the clean examples in training."""
+WITH_CLEAN = " + clean"
+OFTEN = ("filter, 6 rounds", "cleanlab")
+"""The ways of every case; the others are compared where TIMED has the digits."""
 OTHERS = {"auto": "auto", "exact": "replay"}
 TIMED = ("40 %", MNIST)
 """The other cases take as long as the first."""
@@ -97,7 +113,22 @@ def tasks(case: str, seed: int) -> list[Task]:
         plain("truth", {"hyperparameters": nothing, "problem": {"data": {"drop_noisy": True}}}),
         plain("validation alone", {"hyperparameters": nothing, "problem": alone}, FOLDER / "code"),
         *searches,
+        *cleaning(case, seed, spec),
     ]
+
+
+def cleaning(case: str, seed: int, spec: Spec) -> list[Task]:
+    """The ways to find wrong labels that need no tuning, and drmad's, at the same final training.
+
+    The final training is the job's, in plain PyTorch. The clean validation examples have no part in
+    it, or all of them train with weight one.
+    """
+    found: list[Task] = []
+    for way in CLEANING if case == TIMED[0] else OFTEN:
+        if way != "tuned":
+            found.append(Cleaned(case, way, seed, spec, way=way))
+        found.append(Cleaned(case, way + WITH_CLEAN, seed, spec, way=way, clean=True))
+    return found
 
 
 def report(results: Results) -> str:
@@ -122,12 +153,22 @@ def report(results: Results) -> str:
             arms = [Arm(results, case, name) for case in CASES]
             differences.append([label, *(difference(arm, "drmad") for arm in arms)])
     heads = [f"{column}, {case}" for case in TIMED for column in SPENT]
+    opponents = []
+    for suffix, title in (("", ""), (WITH_CLEAN, ", clean examples in training too")):
+        for way, label in CLEANING.items():
+            name = way + suffix
+            errors = [percent(results.best(case, name), seeds=True) for case in CASES]
+            if any(error != "–" for error in errors):
+                runs = next(c for c in CASES if results.of(c, name))
+                cost = Arm(results, runs, name).training_runs
+                opponents.append([label + title, f"{cost:.1f}", *errors])
     return "\n".join(
         [
             shown,
             table(["difference to drmad in points, paired by seed", *CASES], differences),
             table(["share of wrong labels among the lowest weights", *CASES], found),
             table(["cost of a seed", *heads], spent),
+            table(["test error of cleaning, then training", "training runs", *CASES], opponents),
         ]
     )
 
