@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,14 +23,40 @@ from drmad_service.store import Store, keys
 
 MOST_SEARCHED = 5_000
 """Maximum jobs that one page of a text search reads; the next page continues behind them."""
+MOST_SORTED = 2_000
+"""Jobs that a sorted list holds, the newest first."""
 SPARKLINE_POINTS = 32
 FIGURE_POINTS = 800
 
 _LOSSES_KEPT = 100_000
 _SAMPLES_KEPT = 8
 _PAGE = 100
+_SORTED_PAGE = 500
+_SHORTEST_ID = 6  # fewer characters of an id are a part of most ids
 _EVENTS_READ = 500
 _NOTABLE = {b"warning", b"rollback", b"start", b"webhook"}
+
+
+def _test_figure(job: JobRecord) -> float | None:
+    """The test error of the best meta-iteration, or what stands for it; lower is better."""
+    metrics = job.best.metrics if job.best else {}
+    if "test_error" in metrics:
+        return metrics["test_error"]
+    if "test_accuracy" in metrics:
+        return 1.0 - metrics["test_accuracy"]
+    return metrics.get("test_loss")
+
+
+ORDERS: dict[str, Callable[[JobRecord], Any]] = {
+    "name": lambda job: job.name.lower(),
+    "state": lambda job: str(job.status),
+    "progress": lambda job: job.progress.iteration / max(1, job.progress.iterations),
+    "best": lambda job: job.best.validation_loss if job.best else None,
+    "test": _test_figure,
+    "age": lambda job: -job.created_at.timestamp(),
+    "tenant": lambda job: job.tenant,
+}
+"""What the list of jobs is sorted by: name -> the key of a job."""
 
 
 class Overview:
@@ -72,7 +98,7 @@ class Overview:
         while searched < MOST_SEARCHED:
             page = await self._store.jobs(statuses, tags, after, _PAGE, tenant)
             for job in page.data:
-                if all(word in _searchable(job) for word in words):
+                if all(_has(job, word) for word in words):
                     found.append(job)
                 if len(found) == limit:
                     more = job.id != page.data[-1].id or page.has_more
@@ -126,6 +152,37 @@ class Overview:
     async def queue(self, limit: int = 200) -> list[JobRecord]:
         """The queued jobs, in the order in which they will run."""
         return await self._existing(await self._store.queue(limit))
+
+    async def ordered(
+        self,
+        order: str,
+        reverse: bool,
+        start: int,
+        limit: int,
+        status: JobStatus | None = None,
+        tag: str = "",
+        text: str = "",
+        tenant: str | None = None,
+    ) -> Page[JobRecord]:
+        """The jobs that `find` finds, of the newest MOST_SORTED, sorted by a key of ORDERS.
+
+        A job without the figure comes last. `next` is the place at which the next page starts.
+        """
+        key = ORDERS[order]
+        found: list[JobRecord] = []
+        after: str | None = None
+        while len(found) < MOST_SORTED:
+            page = await self.find(status, tag, text, after, _SORTED_PAGE, tenant)
+            found += page.data
+            after = page.next
+            if not page.has_more or after is None:
+                break
+        known = [job for job in found if key(job) is not None]
+        known.sort(key=key, reverse=reverse)
+        listed = known + [job for job in found if key(job) is None]
+        has_more = start + limit < len(listed)
+        shown = listed[start : start + limit]
+        return Page(data=shown, has_more=has_more, next=str(start + limit) if has_more else None)
 
     async def driven(self) -> list[JobRecord]:
         """The jobs that a scheduler drives, the oldest first."""
@@ -188,9 +245,25 @@ class Overview:
 
 
 def _searchable(job: JobRecord) -> str:
-    problem = job.spec.problem.model_dump_json()
+    """What the row of a job shows, and how its parts are called in a spec."""
+    spec = job.spec
+    if spec.problem.kind == "code":
+        problem = spec.problem.entrypoint
+    else:
+        path = getattr(spec.problem.data, "path", None) or getattr(spec.problem.data, "data", "")
+        problem = f"{spec.problem.model.name} on {spec.problem.data.name} {path or ''}"
+    tuned = " ".join(f"{h.name or ''} {h.kind}" for h in spec.hyperparameters)
     tags = " ".join(f"{name}:{value}" for name, value in job.tags.items())
-    return f"{job.name} {job.id} {problem} {tags} {job.status}".lower()
+    why = f"{job.message} {job.error.message if job.error else ''}"
+    return (
+        f"{job.name} {problem} {tuned} {spec.hypergradient.method} {spec.kind} {tags} "
+        f"{job.status} {why}"
+    ).lower()
+
+
+def _has(job: JobRecord, word: str) -> bool:
+    is_of_id = len(word) >= _SHORTEST_ID and word in job.id.lower()
+    return is_of_id or word in _searchable(job)
 
 
 def _spread(count: int, most: int) -> list[int]:

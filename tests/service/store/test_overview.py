@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import resources
+from typing import Any
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ from redis.asyncio import Redis
 
 from drmad_client.plots.figures import FIGURES
 from drmad_client.records.cluster import Cluster
+from drmad_client.records.job import JobRecord
 from drmad_service.store import Store
 from drmad_service.store.overview import Overview
 from tests.service.api.test_api import problem
@@ -78,10 +81,37 @@ async def test_search_finds_every_word_in_name_problem_tags_and_state(
     assert await found("team:vision failed") == ["rate too high"]
     assert await found(jobs["a mistake"]) == ["a mistake"]
     assert await found("nothing of this") == []
+    assert await found("sample_weight") == ["clean digits"]
+    assert await found("weight mlp") == ["clean digits"]
+    assert await found(jobs["a mistake"][-6:]) == ["a mistake"]
+    assert await found(jobs["a mistake"][4:8]) == []  # a part of every id
     first = await overview.find(text="digits", limit=3)
     assert first.has_more
     rest = await overview.find(text="digits", after=first.next)
     assert {j.id for j in first.data + rest.data} == set(jobs.values())
+
+
+async def test_jobs_are_sorted_by_a_figure_with_those_without_it_last(
+    overview: Overview, jobs: dict[str, str]
+) -> None:
+    figures: dict[str, Callable[[JobRecord], Any]] = {
+        "best": lambda job: job.best and job.best.validation_loss,
+        "test": lambda job: job.best and job.best.metrics["test_error"],
+        "name": lambda job: job.name.lower(),
+    }
+    for order, of in figures.items():
+        for reverse in (False, True):
+            first = await overview.ordered(order, reverse, 0, 4)
+            assert first.next == "4"
+            rest = await overview.ordered(order, reverse, 4, 50)
+            assert rest.next is None
+            listed = first.data + rest.data
+            assert {job.id for job in listed} == set(jobs.values())
+            known = [of(job) for job in listed if of(job) is not None]
+            assert known == sorted(known, reverse=reverse)
+            assert [of(job) for job in listed[len(known) :]] == [None] * (len(listed) - len(known))
+    newest = await overview.ordered("age", False, 0, 1, text="digits")
+    assert newest.data[0].name == "ablation, 3 of 3"
 
 
 async def test_the_cluster_shows_nodes_what_runs_and_the_queue_in_its_order(

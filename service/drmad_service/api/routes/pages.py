@@ -55,6 +55,7 @@ from drmad_service.errors import (
     TooManyRequests,
 )
 from drmad_service.store import Store
+from drmad_service.store.overview import ORDERS
 from drmad_service.store.refusals import refusal_of
 
 JOBS_PER_PAGE = 50
@@ -117,20 +118,22 @@ async def jobs(
     tag: Annotated[str, Query(max_length=400)] = "",
     q: Annotated[str, Query(max_length=200)] = "",
     after: Annotated[str, Query(max_length=64)] = "",
+    sort: Annotated[str, Query(pattern=f"^({'|'.join(ORDERS)})?$")] = "",
+    down: Annotated[str, Query(pattern="^1?$")] = "",
 ) -> Response:
     chosen = JobStatus(status) if status in set(JobStatus) else None
-    found = await overview.find(
-        chosen,
-        tag if ":" in tag else "",
-        q,
-        after or None,
-        JOBS_PER_PAGE,
-        principal.only_tenant,
-    )
+    wanted = (chosen, tag if ":" in tag else "", q)
+    if sort:
+        start = int(after) if after.isdecimal() else 0
+        found = await overview.ordered(
+            sort, bool(down), start, JOBS_PER_PAGE, *wanted, principal.only_tenant
+        )
+    else:
+        found = await overview.find(*wanted, after or None, JOBS_PER_PAGE, principal.only_tenant)
     counts = await overview.counts(principal.only_tenant)
 
     def address(**other: str | None) -> str:
-        query = {"status": chosen, "tag": tag, "q": q} | other
+        query = {"status": chosen, "tag": tag, "q": q, "sort": sort, "down": down} | other
         return "/?" + urlencode({name: value for name, value in query.items() if value})
 
     return await page(
@@ -146,6 +149,9 @@ async def jobs(
         status=chosen,
         tag=tag,
         q=q,
+        sort=sort,
+        down=down,
+        tenants=principal.only_tenant is None and any(j.tenant != "local" for j in found.data),
         address=address,
     )
 

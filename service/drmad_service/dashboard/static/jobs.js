@@ -1,7 +1,11 @@
-// The list of jobs: live updates, filters applied while typing, and the selection to compare.
+// The list of jobs: live updates, filters applied while typing, a selection that pages and filters keep,
+// actions on it, columns and keys.
 import { Follower, refresh } from "./live.js";
+import { complain, notify, request } from "./service.js";
 
 new Follower(() => "/live", { change: refresh, back: refresh });
+
+// Filters
 
 const filters = document.querySelector("#filters");
 let typing;
@@ -15,12 +19,102 @@ filters.addEventListener("input", () => {
   }, 250);
 });
 
-const button = document.querySelector("#compare-button");
-function count() {
-  const chosen = document.querySelectorAll('#jobs input[name="job"]:checked').length;
-  button.disabled = chosen < 2 || chosen > 8;
-  button.textContent = chosen ? `Compare ${chosen}` : "Compare";
+// Selection
+
+const MOST_COMPARED = 8;
+const STORED = "drmad-selected";
+const chosen = new Set(JSON.parse(sessionStorage.getItem(STORED) ?? "[]"));
+const bar = document.querySelector("#selection");
+const compare = document.querySelector("#compare-button");
+const list = document.querySelector("#jobs");
+
+function show() {
+  sessionStorage.setItem(STORED, JSON.stringify([...chosen]));
+  for (const box of list.querySelectorAll('input[name="job"]')) box.checked = chosen.has(box.value);
+  compare.disabled = chosen.size < 2 || chosen.size > MOST_COMPARED;
+  compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
+  bar.hidden = !chosen.size;
+  bar.querySelector("#selected").textContent = `${chosen.size} selected`;
 }
-document.querySelector("#jobs").addEventListener("change", count);
-document.addEventListener("drmad:refreshed", count);
-count();
+list.addEventListener("change", ({ target }) => {
+  if (target.name !== "job") return;
+  chosen[target.checked ? "add" : "delete"](target.value);
+  show();
+});
+document.addEventListener("drmad:refreshed", show);
+compare.addEventListener("click", () => location.assign(`/compare?${[...chosen].map((job) => `job=${job}`).join("&")}`));
+bar.querySelector("#clear").addEventListener("click", () => {
+  chosen.clear();
+  show();
+});
+
+const dialog = document.querySelector("#dialog-bulk");
+let bulk = null;
+bar.addEventListener("click", ({ target }) => {
+  if (!target.dataset.bulk) return;
+  bulk = target.dataset.bulk;
+  dialog.querySelector("h2").textContent = `${bulk === "cancel" ? "Cancel" : "Delete"} ${chosen.size} ${chosen.size === 1 ? "job" : "jobs"}?`;
+  dialog.querySelector("p").textContent = bulk === "cancel"
+    ? "They stop now and keep their committed meta-iterations. Jobs that have ended stay as they are."
+    : "This deletes their history, hyperparameters and models permanently. Jobs that have not ended are refused.";
+  dialog.querySelector("#bulk-go").textContent = bulk === "cancel" ? "Cancel jobs" : "Delete jobs";
+  dialog.showModal();
+});
+dialog.querySelector("#bulk-keep").addEventListener("click", () => dialog.close());
+dialog.querySelector("form").addEventListener("submit", async () => {
+  let done = 0;
+  const refused = [];
+  for (const job of [...chosen]) {
+    try {
+      if (bulk === "cancel") await request("POST", `/v1/jobs/${job}/cancel`);
+      else await request("DELETE", `/v1/jobs/${job}`);
+      chosen.delete(job);
+      done += 1;
+    } catch (error) {
+      refused.push(`${job.slice(-6)}: ${error.message}`);
+    }
+  }
+  show();
+  if (done) notify(`${bulk === "cancel" ? "Cancellation of" : "Deleted"} ${done} ${done === 1 ? "job" : "jobs"}${bulk === "cancel" ? " requested" : ""}`);
+  if (refused.length) complain(new Error(refused.join("; ")));
+  refresh();
+});
+show();
+
+// Columns, kept in this browser
+
+const HIDDEN = "drmad-hidden-columns";
+const columns = document.querySelector("#columns");
+const page = document.querySelector("#content");
+const hidden = new Set(JSON.parse(localStorage.getItem(HIDDEN) ?? "[]"));
+for (const box of columns.querySelectorAll("input")) {
+  box.checked = !hidden.has(box.value);
+  box.addEventListener("change", () => {
+    hidden[box.checked ? "delete" : "add"](box.value);
+    localStorage.setItem(HIDDEN, JSON.stringify([...hidden]));
+    page.dataset.hide = [...hidden].join(" ");
+  });
+}
+page.dataset.hide = [...hidden].join(" ");
+
+// Keys
+
+const help = document.querySelector("#dialog-keys");
+help.querySelector("button").addEventListener("click", () => help.close());
+document.querySelector("#keys").addEventListener("click", () => help.showModal());
+document.addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (target.matches("input:not([type=checkbox]), textarea, select")) {
+    if (key === "Escape") target.blur();
+    return;
+  }
+  const names = [...list.querySelectorAll("a.name")];
+  const row = names.findIndex((name) => name.closest("tr").contains(document.activeElement));
+  if (key === "j" || key === "k") names[key === "j" ? Math.min(row + 1, names.length - 1) : Math.max(row - 1, 0)]?.focus();
+  else if (key === "x" && row >= 0) names[row].closest("tr").querySelector('input[name="job"]').click();
+  else if (key === "/") filters.elements.q.focus();
+  else if (key === "?") help.showModal();
+  else return;
+  event.preventDefault();
+});
