@@ -27,6 +27,7 @@ SPEC: dict[str, Any] = {
     "hyperparameters": [{"kind": "sample_weight"}, {"kind": "learning_rate", "per": "step"}],
     "hypergradient": {"method": "replay"},
     "meta": {"iterations": 2, "confirmation": 0},
+    "retrain": {"seeds": 2},
 }
 
 
@@ -72,6 +73,21 @@ def test_the_cluster_trains_what_this_process_does_and_keeps_the_best_model(job:
     assert float(error) == pytest.approx(best[0]["test_error"])
 
 
+def test_a_job_that_asks_for_it_is_retrained_at_its_end_and_ends_with_the_answer(
+    job: Job, service: Service
+) -> None:
+    first = job.retrainings()[-1]
+    assert (first.at_end, first.status, first.asked.seeds) == (True, "succeeded", 2)
+    assert first.report is not None
+    assert job.best is not None
+    assert first.iteration == job.best.iteration
+    # The record that wait() returned has the answer of the retraining at the end.
+    assert job.record.answer == first.report.headline
+    watched = service.run("watch", job.id)
+    assert watched.stdout.strip().splitlines()[-1] == job.reload().record.answer
+    assert f"retrained  {job.record.answer}" in service.run("show", job.id).stdout
+
+
 def test_the_command_prints_the_answer_as_its_last_line(job: Job, service: Service) -> None:
     ran = service.run("retrain", job.id, "--seeds", "2", "--drop-lowest", "10%")
     assert ran.returncode == 0, ran.stderr
@@ -101,4 +117,3 @@ def test_a_retraining_is_cancelled_and_what_does_not_fit_refused(job: Job) -> No
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert job.retrainings()[0].status == "cancelled"
-    assert job.retrain(seeds=2, progress=False).report is not None  # its workers are free again

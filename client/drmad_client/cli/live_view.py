@@ -54,6 +54,8 @@ def follow(
         )
         raise
     job = client.jobs.retrieve(job_id)
+    if job.record.status is JobStatus.SUCCEEDED and job.record.spec.retrain is not None:
+        job.answer()
     for line in _outcome(job.record):
         console.print(line, soft_wrap=True)
     return job
@@ -142,3 +144,5 @@ def _outcome(job: JobRecord) -> Iterator[Text]:
         yield text.append(f": {cause}", "")
     for warning in job.warnings:
         yield Text(f"warning: {warning.message}", "yellow")
+    if job.answer:
+        yield Text(job.answer, "bold")

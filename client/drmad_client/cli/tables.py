@@ -268,6 +268,8 @@ def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
         yield "best", Text(best_figures(job))
         if holds := confirmation(job):
             yield "", Text(holds)
+    if job.answer:
+        yield "retrained", Text(job.answer)
     for warning in job.warnings:
         yield "warning", Text(f"{warning.message}  [{warning.code}]", "yellow")
     if job.error:

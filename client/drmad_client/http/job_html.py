@@ -21,6 +21,8 @@ def as_html(job: JobRecord, packed: str = "") -> str:
         rows["best"] = escape(best_figures(job))
         if holds := confirmation(job):
             rows["best"] += f"<br><small>{escape(holds)}</small>"
+    if job.answer:
+        rows["retrained"] = escape(job.answer)
     if job.warnings:
         rows["warnings"] = "<br>".join(escape(warning.message) for warning in job.warnings)
     if job.error:

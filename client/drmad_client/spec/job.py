@@ -26,6 +26,7 @@ from drmad_client.spec.plain_values import with_numbers
 from drmad_client.spec.preflight import PreflightSpec
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
+from drmad_client.spec.retraining import RetrainSpec, retraining_misfits
 from drmad_client.spec.search import SearchSpec, changed, range_ends
 from drmad_client.spec.sizes import ProblemSizes
 from drmad_client.spec.training import TrainingSpec
@@ -75,6 +76,11 @@ class JobSpec(Spec):
     search: SearchSpec | None = Field(
         default=None,
         description="Search over a few scalars before the first meta-iteration; null omits it.",
+    )
+    retrain: RetrainSpec | None = Field(
+        default=None,
+        description="Retraining at the end of the job, on workers that no job needs then; null "
+        "omits it.",
     )
     replicas: ReplicasSpec = Field(
         default=ReplicasSpec(), description="Number of replicas, their data and their aggregation."
@@ -251,6 +257,9 @@ class JobSpec(Spec):
             yield from self.problem.misfits()
         yield from self.training.contradictions()
         yield from self._kind_misfits()
+        if self.retrain is not None:
+            for path, value, message in retraining_misfits(self, self.retrain):
+                yield ("retrain", *path), value, message
         yield from online_misfits(self)
         yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)

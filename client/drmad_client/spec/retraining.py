@@ -56,7 +56,7 @@ class RetrainSpec(Spec):
         "of the untuned recipe. null takes the weights as they are.",
     )
     drop_lowest: (
-        Annotated[float, BeforeValidator(rows_or_share), bounds.Retraining.drop_lowest] | None
+        Annotated[float, bounds.Retraining.drop_lowest, BeforeValidator(rows_or_share)] | None
     ) = Field(
         default=None,
         description="Likewise leave out the rows of lowest weight: a share of them below 1, also "

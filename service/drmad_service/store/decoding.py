@@ -116,6 +116,7 @@ def job(
         best=Best.model_validate_json(best) if best else None,
         confirmation=_confirmation(fields, progress),
         error=JobError.model_validate_json(error) if error else None,
+        answer=fields.get(b"answer", b"").decode(),
         warnings=json.loads(fields.get(b"warnings", b"[]")),
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
         transitions=transitions,

@@ -200,7 +200,8 @@ class SideRuns(Base):
         described: dict[str, Any] = json.loads(fields[run_id])
         for part in ("progress", "outcome"):
             described |= json.loads(fields.get(f"{run_id}:{part}", "{}"))
-        described.pop("model", None)
+        for of_the_job in ("model", "headline"):
+            described.pop(of_the_job, None)
         status = fields[f"{run_id}:status"]
         is_open = status in ("queued", "running", "cancelling")
         if is_open and await self._redis.zscore(keys.RUNS, f"{job_id} {run_id}") is None:

@@ -71,6 +71,19 @@ async def test_a_retraining_runs_beside_a_validation_and_keeps_report_and_model(
         await store.put_of_run(held, b"late")
 
 
+async def test_the_job_has_the_answer_until_it_is_extended(store: Store, spec: JobSpec) -> None:
+    job_id = await ended_job(store, spec)
+    await store.request_retraining(job_id, 0, RetrainingSpec(seeds=2), at_end=True)
+    outcome = {"report": REPORT.model_dump(mode="json"), "headline": REPORT.headline}
+    await store.finish_run(await taken(store), 4, 4, outcome)
+    assert (await store.retrainings(job_id))[0].at_end
+    assert (await store.get(job_id)).answer == REPORT.headline
+    job = await store.get(job_id)
+    longer = job.spec.meta.model_copy(update={"iterations": 9})
+    await store.extend(job, job.spec.model_copy(update={"meta": longer}))
+    assert (await store.get(job_id)).answer == ""
+
+
 async def test_the_headline_is_the_answer() -> None:
     assert REPORT.headline == "test error 5.1 ± 0.4 % in place of 11.1 ± 1.9 %"
     diverged = REPORT.figures["test_error"].model_copy(update={"untuned": None})

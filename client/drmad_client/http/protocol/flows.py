@@ -140,6 +140,10 @@ class Flows:
             if not job.status.is_terminal:
                 yield Pause(max(0.0, polled_at + _POLL_PACE_S - time.monotonic()))
         if job.status is JobStatus.SUCCEEDED:
+            if job.spec.retrain is not None:
+                left_s = None if timeout_s is None else max(0.0, deadline - time.monotonic())
+                job = yield from self.answer(job_id, left_s)
+                on_change(job)
             return job
         tail = (yield from self._log_tail(job_id)) if job.status is JobStatus.FAILED else []
         raise JobFailed(job, tail)
@@ -183,6 +187,25 @@ class Flows:
         if found.report is None:
             raise RetrainingFailed(found)
         return found
+
+    def answer(
+        self,
+        job_id: str,
+        timeout_s: float | None,
+        on_change: Callable[[Retraining], None] = lambda _: None,
+    ) -> Flow[JobRecord]:
+        """Wait for the retraining at the end of a job, whatever becomes of it; fetch the job.
+
+        Raises:
+            WaitTimeout: It has not ended within `timeout_s` seconds; it goes on.
+        """
+        all_found = (yield from self.send(calls.retrainings(job_id))).data
+        for found in all_found:
+            if found.at_end:
+                read = calls.retraining(job_id, found.id)
+                yield from self._finished(found, read, timeout_s, on_change)
+                break
+        return (yield from self.send(calls.retrieve(job_id)))
 
     def _finished(
         self,

@@ -7,6 +7,7 @@ from typing import NoReturn
 from drmad_client.records.attribution import AttributionReport
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import JobReleased, fail_or_retry
+from drmad_service.scheduling.job_driver.retraining import request_retraining
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store.state_machine import Action
@@ -39,6 +40,7 @@ class JobAttribution:
                 lambda: job.store.keep_attribution(job.lease, report, found.scores, progress)
             )
             job.progress = progress
+        await request_retraining(job)
         raise JobReleased(Action.SUCCEED, "attributed", "every training example has its influence")
 
     async def _attributed(self) -> AttributionResult:

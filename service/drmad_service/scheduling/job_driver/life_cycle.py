@@ -34,6 +34,7 @@ from drmad_service.scheduling.job_driver.preflight import JobPreflight
 from drmad_service.scheduling.job_driver.replica_losses import ReplicaLosses
 from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
 from drmad_service.scheduling.job_driver.results import commit_of
+from drmad_service.scheduling.job_driver.retraining import request_retraining
 from drmad_service.scheduling.job_driver.rollback import RECOVERABLE, Rollbacks
 from drmad_service.scheduling.job_driver.training_runs import TrainingRuns
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
@@ -326,6 +327,7 @@ class _LifeCycle:
     async def _succeed(self, point: ResumePoint, finished: str) -> NoReturn:
         """Confirm the result, and end the job."""
         await self._confirmation.run(point)
+        await request_retraining(self._job)
         raise JobReleased(Action.SUCCEED, finished, _FINISHED[finished])
 
 

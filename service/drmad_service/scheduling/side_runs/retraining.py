@@ -37,7 +37,10 @@ class RetrainingRun(SideRunDriver):
         judge = self._workers[0]
         answer = await self._answer(future_of(judge.report.remote(figures, self._scores)))
         report = RetrainingReport.model_validate(answer)
-        outcome: dict[str, Any] = {"report": report.model_dump(mode="json")}
+        outcome: dict[str, Any] = {
+            "report": report.model_dump(mode="json"),
+            "headline": report.headline,
+        }
         model = None if report.best_seed is None else await self._model(2 * report.best_seed + 1)
         if model is not None:
             outcome["model"] = await self._store.put_of_run(self._held, model)

@@ -15,6 +15,8 @@ local now = now_ms()
 redis.call('HSET', kept, id .. ':progress', progress)
 if ended ~= '' then
   redis.call('HSET', kept, id .. ':status', ended, id .. ':outcome', outcome)
+  local answer = cjson.decode(outcome).headline
+  if answer then redis.call('HSET', K.job .. job, 'answer', answer) end
   redis.call('ZREM', K.runs, member)
   release(id)
   emit(job, kind_of(id), cjson.encode({ id = id, status = ended }), now)

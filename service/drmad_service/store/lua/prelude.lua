@@ -120,7 +120,7 @@ local function enter(id, status, reason, message, now)
       redis.call('ZADD', K.notices, now, id)
     end
   elseif before and TERMINAL[before] then
-    redis.call('HDEL', job, 'finished_at', 'error')
+    redis.call('HDEL', job, 'finished_at', 'error', 'answer')
     redis.call('ZREM', K.ended, id)
   end
   local transition = cjson.encode({ status = status, at = now, reason = reason, message = message })
