@@ -86,6 +86,16 @@ class ScopeTooLow(DrmadError):
         super().__init__(f"the key's scope must be at least {needed}, got {scope}")
 
 
+class NotOwner(DrmadError):
+    """The job was made by another key, and the caller's key has no scope to change it."""
+
+    def __init__(self, job_id: str, owner: str) -> None:
+        super().__init__(
+            f"job {job_id} was made by key {owner}; a key changes the jobs of others of its tenant "
+            "only with the scope manage (drmad keys create --scope manage)"
+        )
+
+
 class KeyNotFound(DrmadError):
     def __init__(self, key_id: str) -> None:
         super().__init__(f"there is no key {key_id}; `drmad keys list` shows the ids of all keys")

@@ -1,4 +1,4 @@
-"""Commands that inspect jobs and the cluster: jobs, show, watch, events, logs, cluster."""
+"""Commands that inspect jobs and the cluster: jobs, show, watch, events, logs, cluster, audit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LogToOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (jobs, show, watch, events, logs, cluster):
+    for command in (jobs, show, watch, events, logs, cluster, audit):
         app.command()(command)
 
 
@@ -167,6 +167,40 @@ def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     from drmad_client.cli.tables import cluster_table
 
     options.print_table(cluster_table(found))
+
+
+def audit(
+    context: typer.Context,
+    job: Annotated[
+        str | None, typer.Option(metavar="ID", help="List only what was done with this job.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="List only what this key, scheduler or operator did."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of entries.")] = 50,
+    after: Annotated[
+        str | None, typer.Option(metavar="ID", help="Continue the list after this entry.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List who did what with the tenant's jobs and keys, newest first.
+
+    \b
+    Examples:
+      drmad audit --limit 20
+      drmad audit --job job_01JD7X8Z9T3V5W6Y7A8B9C0D1E --output json
+    """
+    with options.open_client(context) as client:
+        page = client.audit(job, by, after, limit)
+    if output is not Output.TABLE:
+        options.print_data(page, output)
+        return
+    from drmad_client.cli.tables import audit_table
+
+    options.print_table(audit_table(page.data))
+    if page.has_more:
+        echo(f"more: drmad audit --after {page.next}", err=True)
 
 
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:

@@ -21,7 +21,8 @@ from drmad_client.spec.preflight import PreflightSpec
 if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
     from drmad_client.http.protocol.array_answer import NamedArrays
-    from drmad_client.records.cluster import Cluster
+    from drmad_client.records.audit import AuditEntry
+from drmad_client.records.cluster import Cluster
 
 _COLOURS = {
     JobStatus.SUCCEEDED: "green",
@@ -176,6 +177,20 @@ def catalog_table(offered: Mapping[str, Any]) -> RenderableType:
         for entry in offered.get(what, ()):
             table.add_row(what, entry["name"], ", ".join(entry["options"]), entry["description"])
     return table
+
+
+def audit_table(entries: Iterable[AuditEntry]) -> RenderableType:
+    table = _table("TIME", "BY", "TENANT", "ACTION", "JOB OR KEY", "DETAIL")
+    for entry in entries:
+        table.add_row(
+            f"{entry.at.astimezone():%Y-%m-%d %H:%M:%S}",
+            Text(entry.by),
+            Text(entry.tenant),
+            Text(entry.action),
+            entry.job_id or entry.key_id or "",
+            Text(entry.detail),
+        )
+    return table if table.row_count else Text("No entries.")
 
 
 def cluster_table(cluster: Cluster) -> RenderableType:

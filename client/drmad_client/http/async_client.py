@@ -12,7 +12,9 @@ from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_jobs import AsyncJobs
 from drmad_client.http.async_uploads import AsyncCodeUploads, AsyncDataUploads
 from drmad_client.http.protocol import calls
+from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
+from drmad_client.records.pages import Page
 
 
 class AsyncClient:
@@ -53,6 +55,23 @@ class AsyncClient:
     async def cluster(self) -> Cluster:
         """The nodes and their GPUs, the running jobs, and the queued jobs with their reasons."""
         return await self._runner.send(calls.cluster())
+
+    async def audit(
+        self,
+        job: str | None = None,
+        by: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[AuditEntry]:
+        """Who did what with the tenant's jobs and keys, the newest first.
+
+        Args:
+            job: Only entries of this job.
+            by: Only what this key, scheduler or operator did.
+            after: The `next` of the previous page.
+            limit: Bounds the number of entries on a page.
+        """
+        return await self._runner.send(calls.audit(job, by, after, limit))
 
     async def close(self) -> None:
         await self._http.aclose()

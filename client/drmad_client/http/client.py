@@ -13,7 +13,9 @@ from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.jobs import Jobs
 from drmad_client.http.protocol import calls
 from drmad_client.http.uploads import CodeUploads, DataUploads
+from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
+from drmad_client.records.pages import Page
 
 
 class Client:
@@ -54,6 +56,23 @@ class Client:
     def cluster(self) -> Cluster:
         """The nodes and their GPUs, the running jobs, and the queued jobs with their reasons."""
         return self._runner.send(calls.cluster())
+
+    def audit(
+        self,
+        job: str | None = None,
+        by: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[AuditEntry]:
+        """Who did what with the tenant's jobs and keys, the newest first.
+
+        Args:
+            job: Only entries of this job.
+            by: Only what this key, scheduler or operator did.
+            after: The `next` of the previous page.
+            limit: Bounds the number of entries on a page.
+        """
+        return self._runner.send(calls.audit(job, by, after, limit))
 
     def close(self) -> None:
         self._http.close()

@@ -263,6 +263,11 @@ class JobRecord(Record):
         default="", description="Message of the last transition, or why the job waits."
     )
     tenant: str = Field(default="local", description="Tenant that owns the job.")
+    created_by: str | None = Field(
+        default=None,
+        description="Id of the API key that created the job, `local` for that of the machine; null "
+        "for a job of an earlier release.",
+    )
     waiting: Waiting | None = Field(
         default=None, description="Requested and available resources, while the job is queued."
     )

@@ -38,3 +38,8 @@ class Transition(Record):
     at: datetime = Field(description="Time of the change, UTC.")
     reason: str = Field(description="Code for programs: submitted, claimed, diverged, ...")
     message: str = Field(default="", description="Explanation for people.")
+    by: str | None = Field(
+        default=None,
+        description="Who asked for it: the id of an API key (`local` for that of the machine), or "
+        "the name of a scheduler; null in records of earlier releases.",
+    )

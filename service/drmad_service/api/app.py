@@ -25,6 +25,7 @@ from drmad_service.api.request_guard import RequestGuard
 from drmad_service.api.request_log import RequestLog
 from drmad_service.api.routes import (
     attributions,
+    audit,
     catalog,
     cluster,
     code_uploads,
@@ -114,6 +115,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         event_stream,
         catalog,
         cluster,
+        audit,
         code_uploads,
         data_uploads,
         metrics_route,

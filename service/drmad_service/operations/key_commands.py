@@ -5,7 +5,10 @@ They are created, listed and revoked in Redis; the API offers no route for it.
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
@@ -34,6 +37,7 @@ class ScopeName(StrEnum):
 
     READ = "read"
     SUBMIT = "submit"
+    MANAGE = "manage"
     ADMIN = "admin"
 
 
@@ -45,8 +49,9 @@ def create(
     scope: Annotated[
         ScopeName,
         typer.Option(
-            help="read allows reading the tenant's jobs, submit also submitting and changing them, "
-            "admin both for the jobs of every tenant."
+            help="read allows reading the tenant's jobs, submit also submitting jobs and changing "
+            "those that the key has made, manage changing all of the tenant's jobs, admin all of "
+            "it for every tenant."
         ),
     ] = ScopeName.SUBMIT,
     note: Annotated[
@@ -58,7 +63,7 @@ def create(
     """Create a key and print it. The service stores no copy: a lost key needs a new one."""
 
     async def run(access: Access) -> str:
-        made, text = await access.create(tenant, Scope[scope.name], note)
+        made, text = await access.create(tenant, Scope[scope.name], note, operator())
         typer.echo(
             f"Created key {made.id} with scope {scope} for tenant {tenant}. Set DRMAD_API_KEY to "
             "the next line, which is shown only once:",
@@ -72,13 +77,14 @@ def create(
 @keys_app.command("list")
 def list_keys(redis_url: HomeRedisUrl = "", home: Home = DEFAULT_HOME) -> None:
     """List the keys, without their secrets."""
-    table = Table("id", "tenant", "scope", "created", "last used", "note", box=None)
+    table = Table("id", "tenant", "scope", "created", "by", "last used", "note", box=None)
     for key in _with_access(redis_url, home, lambda access: access.keys()):
         table.add_row(
             key.id,
             key.tenant,
             key.scope.name.lower(),
             _shown(key.created_at),
+            escape(key.created_by),
             _shown(key.used_at) if key.used_at else "never",
             escape(key.note),
         )
@@ -92,7 +98,7 @@ def revoke(
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Revoke a key, and end the browser sessions that it opened, at once."""
-    _with_access(redis_url, home, lambda access: access.revoke(key_id))
+    _with_access(redis_url, home, lambda access: access.revoke(key_id, operator()))
     typer.echo(f"Revoked key {key_id}.")
 
 
@@ -113,6 +119,15 @@ def refuse_unguarded(host: str, redis_url: str, has_key: bool) -> None:
             "first: drmad keys create --tenant NAME --scope submit. Or listen on a loopback "
             "address such as 127.0.0.1"
         )
+
+
+def operator() -> str:
+    """Who runs this command, as the audit log names them: user and machine."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def is_loopback(host: str) -> bool:

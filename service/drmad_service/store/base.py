@@ -159,6 +159,7 @@ class Base:
         fence: str = "",
         state: str = "",
         seen: str = "",
+        by: str = "",
     ) -> JobStatus:
         outcome, status = await self._scripts.run(
             "transition",
@@ -170,6 +171,7 @@ class Base:
             json.dumps(dict(fields)),
             state,
             seen,
+            by,
         )
         if fence and outcome in ("fenced", "unknown"):
             raise LeaseLost(f"{action} of {job_id} refused: {outcome}")

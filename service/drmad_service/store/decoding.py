@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from drmad_client.records.audit import AuditEntry
 from drmad_client.records.confirmation import Confirmation
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport, Progress, Waiting
@@ -70,6 +71,20 @@ def log_line(entry_id: bytes, fields: Fields) -> LogLine:
     )
 
 
+def audit_entry(entry_id: bytes, fields: Fields) -> AuditEntry:
+    named = {name.decode(): value.decode() for name, value in fields.items()}
+    return AuditEntry(
+        id=entry_id.decode(),
+        at=time(named["at"]),
+        by=named["by"],
+        tenant=named["tenant"],
+        action=named["action"],
+        job_id=named.get("job"),
+        key_id=named.get("key"),
+        detail=named.get("detail", ""),
+    )
+
+
 @lru_cache(maxsize=1024)
 def _spec(raw: bytes) -> JobSpec:
     """Cached: a job is read often."""
@@ -103,6 +118,7 @@ def job(
         id=job_id,
         name=spec.name,
         tenant=fields[b"tenant"].decode(),
+        created_by=fields[b"created_by"].decode() if b"created_by" in fields else None,
         status=status,
         reason=fields[b"reason"].decode(),
         message=message,

@@ -24,12 +24,21 @@ from drmad_service.store.ids import new_id
 from drmad_service.store.placement import Needs
 from drmad_service.store.state_machine import Action
 
+LOCAL = "local"
+"""The principal of whoever uses the store without a key of the API."""
+RETENTION = "retention"
+"""The principal that deletes jobs which are kept no longer."""
+
 
 class JobRequests(Checkpoints):
-    """Jobs as clients create, read and control them."""
+    """Jobs as clients create, read and control them; `by` names who does, for the audit log."""
 
     async def create(
-        self, spec: JobSpec, idempotency_key: str | None = None, tenant: str = "local"
+        self,
+        spec: JobSpec,
+        idempotency_key: str | None = None,
+        tenant: str = "local",
+        by: str = LOCAL,
     ) -> tuple[JobRecord, bool]:
         """Create a job. Returns it, and whether it is new.
 
@@ -39,7 +48,7 @@ class JobRequests(Checkpoints):
             TooManyQueued: the tenant has reached its bound of queued and paused jobs.
         """
         await self.must_have_room()
-        return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant)
+        return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant, by)
 
     async def fork(
         self,
@@ -48,6 +57,7 @@ class JobRequests(Checkpoints):
         before: JobSpec,
         spec: JobSpec,
         tenant: str = "local",
+        by: str = LOCAL,
     ) -> JobRecord:
         """Create a job that continues from the state before a meta-iteration of another job.
 
@@ -83,7 +93,7 @@ class JobRequests(Checkpoints):
             "adapted": json.dumps(adapted),
             "progress": progress.model_dump_json(),
         }
-        return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant))[0]
+        return (await self._create(fork_id, spec, fields, json.dumps(state), None, tenant, by))[0]
 
     async def put_restored(
         self,
@@ -102,6 +112,11 @@ class JobRequests(Checkpoints):
         """The tenant of a job; None when the job does not exist."""
         tenant = await self._redis.hget(keys.job(job_id), "tenant")
         return tenant.decode() if tenant else None
+
+    async def owner_of(self, job_id: str) -> str | None:
+        """Who made a job; None when that is not known, or the job does not exist."""
+        owner = await self._redis.hget(keys.job(job_id), "created_by")
+        return owner.decode() if owner else None
 
     async def jobs(
         self,
@@ -165,20 +180,20 @@ class JobRequests(Checkpoints):
         specs = [JobSpec.accepted(raw) for raw in await pipe.execute() if raw]
         return [Needs.of(spec) for spec in specs]
 
-    async def pause(self, job_id: str) -> JobRecord:
+    async def pause(self, job_id: str, by: str = LOCAL) -> JobRecord:
         """Release the job's resources after its running meta-iteration."""
-        await self._act(job_id, Action.PAUSE, "user", "paused by its user")
+        await self._act(job_id, Action.PAUSE, "user", "paused by its user", by=by)
         return await self.get(job_id)
 
-    async def resume(self, job_id: str) -> JobRecord:
-        await self._act(job_id, Action.RESUME, "user", "resumed by its user")
+    async def resume(self, job_id: str, by: str = LOCAL) -> JobRecord:
+        await self._act(job_id, Action.RESUME, "user", "resumed by its user", by=by)
         return await self.get(job_id)
 
-    async def cancel(self, job_id: str) -> JobRecord:
-        await self._act(job_id, Action.CANCEL, "user", "cancelled by its user")
+    async def cancel(self, job_id: str, by: str = LOCAL) -> JobRecord:
+        await self._act(job_id, Action.CANCEL, "user", "cancelled by its user", by=by)
         return await self.get(job_id)
 
-    async def extend(self, job: JobRecord, spec: JobSpec) -> JobRecord:
+    async def extend(self, job: JobRecord, spec: JobSpec, by: str = LOCAL) -> JobRecord:
         """Queue an ended job again, with more meta-iterations and its timeout_s anew."""
         await self.must_have_room()
         job_id = job.id
@@ -194,11 +209,13 @@ class JobRequests(Checkpoints):
             state = json.dumps(described)
         message = f"extended to {spec.meta.iterations} meta-iterations"
         seen = str(job.version)
-        await self._act(job_id, Action.EXTEND, "extended", message, fields, state=state, seen=seen)
+        await self._act(
+            job_id, Action.EXTEND, "extended", message, fields, state=state, seen=seen, by=by
+        )
         return await self.get(job_id)
 
-    async def delete(self, job_id: str) -> None:
-        outcome, status = await self._scripts.run("delete", job_id, *keys.PARTS)
+    async def delete(self, job_id: str, by: str = LOCAL) -> None:
+        outcome, status = await self._scripts.run("delete", job_id, by, *keys.PARTS)
         if outcome == "unknown":
             raise JobNotFound(job_id)
         if outcome == "refused":
@@ -210,7 +227,7 @@ class JobRequests(Checkpoints):
         horizon = seconds * 1000 + micros / 1000 - milliseconds_ago
         ids = await self._redis.zrangebyscore(keys.ENDED, "-inf", horizon, start=0, num=1000)
         for raw in ids:
-            await self._scripts.run("delete", raw.decode(), *keys.PARTS)
+            await self._scripts.run("delete", raw.decode(), RETENTION, *keys.PARTS)
         return len(ids)
 
     async def _create(
@@ -221,6 +238,7 @@ class JobRequests(Checkpoints):
         state: str,
         idempotency_key: str | None,
         tenant: str,
+        by: str,
     ) -> tuple[JobRecord, bool]:
         body = spec.model_dump_json()
         if spec.problem.kind == "code":
@@ -249,6 +267,7 @@ class JobRequests(Checkpoints):
             int(self._settings.repeat_s),
             tenant,
             self._most_queued,
+            by,
         )
         if outcome == "too_many":
             raise TooManyQueued(tenant, int(created_id), self._most_queued)

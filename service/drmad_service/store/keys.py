@@ -44,6 +44,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:examples:<id>            string  the request: job, rows (JSON); five minutes
     drmad:examples:<id>:answer     string  its error (JSON), or empty; five minutes
     drmad:examples:<job id>        hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:audit                    stream  who did what: at, by, tenant, action, job, key, detail;
+                                           the last 100,000 entries
     drmad:probe                    string  written and deleted by one script, to try whether Redis
                                            takes writes
     drmad:changes                  channel the id of each job that changes
@@ -85,6 +87,8 @@ CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"
 PROBE = "drmad:probe"
+AUDIT = "drmad:audit"
+AUDIT_KEPT = 100_000
 CODES = "drmad:codes"
 KEYS = "drmad:keys"
 DATA = "drmad:data"

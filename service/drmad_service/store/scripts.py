@@ -42,6 +42,8 @@ class Scripts:
             "job": keys.job(""),
             "tenant": "drmad:tenant:",
             "probe": keys.PROBE,
+            "audit": keys.AUDIT,
+            "audit_kept": keys.AUDIT_KEPT,
             "key": keys.key(""),
             "bucket": keys.bucket(""),
             "slack": 1e-6,  # fractions of a GPU do not add up exactly

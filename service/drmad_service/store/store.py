@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drmad_service.store.attributions import Attributions
+from drmad_service.store.audit import Audit
 from drmad_service.store.commits import Commits
 from drmad_service.store.confirmations import Confirmations
 from drmad_service.store.events import Events
@@ -33,5 +34,6 @@ class Store(
     Attributions,
     TrainingExamples,
     Notices,
+    Audit,
 ):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

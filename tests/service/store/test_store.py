@@ -311,7 +311,7 @@ async def test_deleted_job_leaves_nothing(store: Store, redis: Redis, spec: JobS
         await store.delete(lease.job_id)
     await store.act(lease, Action.SUCCEED, "iterations")
     await store.delete(lease.job_id)
-    left = {keys.CLUSTER.encode(), keys.COUNTERS.encode()}
+    left = {keys.CLUSTER.encode(), keys.COUNTERS.encode(), keys.AUDIT.encode()}
     assert set(await redis.keys("*")) == left
     with pytest.raises(JobNotFound):
         await store.get(lease.job_id)

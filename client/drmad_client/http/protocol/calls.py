@@ -20,6 +20,7 @@ from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
 from drmad_client.records.attribution import AttributionReport
+from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.field_errors import written_path
@@ -192,6 +193,11 @@ def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call
 
 def cluster() -> Call[Cluster]:
     return Call("GET", "/v1/cluster", _record(Cluster))
+
+
+def audit(job: str | None, by: str | None, after: str | None, limit: int) -> Call[Page[AuditEntry]]:
+    params = {"job": job, "by": by, "after": after, "limit": limit}
+    return Call("GET", "/v1/audit", _record(Page[AuditEntry]), params=params)
 
 
 def delete(job_id: str) -> Call[None]:

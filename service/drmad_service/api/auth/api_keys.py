@@ -36,8 +36,9 @@ class Scope(IntEnum):
     """What a key allows; each scope includes those before it."""
 
     READ = 1  # read the tenant's jobs and results
-    SUBMIT = 2  # submit and change the tenant's jobs
-    ADMIN = 3  # read, submit and change the jobs of every tenant
+    SUBMIT = 2  # submit jobs, and change those that the key has made
+    MANAGE = 3  # change all of the tenant's jobs
+    ADMIN = 4  # read, submit and change the jobs of every tenant
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Principal:
     @property
     def may_submit(self) -> bool:
         return self.scope >= Scope.SUBMIT
+
+    def may_change(self, owner: str | None) -> bool:
+        """Whether the principal may change a job of its tenant that the key `owner` has made.
+
+        A job of an earlier release has no owner.
+        """
+        return self.scope >= Scope.MANAGE or owner in (None, self.key_id)
 
     @property
     def only_tenant(self) -> str | None:
@@ -74,6 +82,7 @@ class Key:
     tenant: str
     scope: Scope
     note: str
+    created_by: str
     created_at: datetime
     used_at: datetime | None
     """Time of the last use, to the minute."""
@@ -159,8 +168,14 @@ class Access:
     async def close_session(self, token: str) -> None:
         await self._redis.delete(keys.session(digest(token)))
 
-    async def create(self, tenant: str, scope: Scope, note: str = "") -> tuple[Key, str]:
-        """Creates a key; returns its record and its text, which is stored nowhere."""
+    async def create(
+        self, tenant: str, scope: Scope, note: str = "", by: str = "operator"
+    ) -> tuple[Key, str]:
+        """Creates a key; returns its record and its text, which is stored nowhere.
+
+        Args:
+            by: who creates it, for the record and the audit log.
+        """
         if not TENANT.fullmatch(tenant):
             raise ValueError(
                 "a tenant's name must have 1 to 63 lower-case letters, digits, - and _, and begin "
@@ -175,13 +190,16 @@ class Access:
             "tenant": tenant,
             "scope": scope.name.lower(),
             "note": note,
+            "created_by": by,
             "created_at": now,
         }
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(keys.key(key_id), mapping=described)
         pipe.zadd(keys.KEYS, {key_id: now})
+        detail = f"scope {scope.name.lower()}{f': {note}' if note else ''}"
+        _audit(pipe, now, by, tenant, "key_created", key_id, detail)
         await pipe.execute()
-        return Key(key_id, tenant, scope, note, decoding.time(now), None), text
+        return Key(key_id, tenant, scope, note, by, decoding.time(now), None), text
 
     async def keys(self) -> list[Key]:
         """All keys, oldest first."""
@@ -191,16 +209,21 @@ class Access:
             pipe.hgetall(keys.key(key_id))
         return [_key(i, f) for i, f in zip(ids, await pipe.execute(), strict=True) if f]
 
-    async def revoke(self, key_id: str) -> None:
+    async def revoke(self, key_id: str, by: str = "operator") -> None:
         """
         Raises:
             KeyNotFound: there is no such key.
         """
+        tenant = await self._redis.hget(keys.key(key_id), "tenant")
+        if tenant is None:
+            raise KeyNotFound(key_id)
+        seconds, micros = await self._redis.time()
         pipe = self._redis.pipeline(transaction=True)
         pipe.delete(keys.key(key_id), keys.bucket(key_id))
         pipe.zrem(keys.KEYS, key_id)
-        if not (await pipe.execute())[1]:
-            raise KeyNotFound(key_id)
+        now = seconds * 1000 + micros // 1000
+        _audit(pipe, now, by, tenant.decode(), "key_revoked", key_id, "")
+        await pipe.execute()
 
     def _is_local(self, key_digest: str) -> bool:
         return bool(self._local_digest) and hmac.compare_digest(
@@ -231,6 +254,14 @@ class Access:
         return token
 
 
+def _audit(
+    pipe: Any, now_ms: int, by: str, tenant: str, action: str, key_id: str, detail: str
+) -> None:
+    entry = {"at": now_ms, "by": by, "tenant": tenant, "action": action, "key": key_id}
+    kept = keys.AUDIT_KEPT
+    pipe.xadd(keys.AUDIT, entry | {"detail": detail}, maxlen=kept, approximate=True)
+
+
 def digest(secret: str) -> str:
     """A plain hash suffices: keys and tokens have 256 random bits, too many to guess."""
     return hashlib.sha256(secret.encode()).hexdigest()
@@ -253,6 +284,7 @@ def _key(key_id: str, fields: Mapping[bytes, bytes]) -> Key:
         tenant=fields[b"tenant"].decode(),
         scope=Scope[fields[b"scope"].decode().upper()],
         note=fields[b"note"].decode(),
+        created_by=fields.get(b"created_by", b"").decode(),
         created_at=decoding.time(fields[b"created_at"]),
         used_at=decoding.time(used) if used else None,
     )

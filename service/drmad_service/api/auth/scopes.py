@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from drmad_service.api.auth.api_keys import Scope
 
-READ, SUBMIT, ADMIN = Scope
+READ, SUBMIT, ADMIN = Scope.READ, Scope.SUBMIT, Scope.ADMIN
 
 SCOPES: dict[tuple[str, str], Scope | None] = {
     # Reading
@@ -31,8 +31,9 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/jobs/{job_id}/model"): READ,
     ("GET", "/v1/catalog"): READ,
     ("GET", "/v1/cluster"): READ,
+    ("GET", "/v1/audit"): READ,
     ("GET", "/metrics"): READ,
-    # Submitting and changing
+    # Submitting, and changing jobs that the key has made; others' jobs need MANAGE
     ("POST", "/v1/jobs"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/cancel"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/pause"): SUBMIT,

@@ -16,7 +16,7 @@ from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.stream_limits import StreamLimits
-from drmad_service.errors import JobNotFound
+from drmad_service.errors import JobNotFound, NotOwner
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder
@@ -119,6 +119,25 @@ EntryCursor = Annotated[
     ),
 ]
 """The id of an entry of a stream, after which a page starts."""
+
+
+async def _changeable(
+    job_id: Annotated[str, Depends(_visible)],
+    principal: PrincipalDependency,
+    store: StoreDependency,
+) -> str:
+    """
+    Raises:
+        NotOwner: another key of the tenant made the job, and the scope does not suffice.
+    """
+    owner = await store.owner_of(job_id)
+    if not principal.may_change(owner):
+        raise NotOwner(job_id, owner or "")
+    return job_id
+
+
+ChangeableJobId = Annotated[str, Depends(_changeable)]
+"""Id of a job that the caller may change."""
 VisibleJobId = Annotated[str, Depends(_visible)]
 """Id of a job that the caller may see."""
 Sha256 = Annotated[

@@ -23,6 +23,7 @@ from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.problem_details import problem_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
+    ChangeableJobId,
     ChangesDependency,
     EntryCursor,
     FolderDependency,
@@ -97,7 +98,7 @@ async def submit(
         return await _preflight(spec, store, settings)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
-    job, created = await store.create(spec, idempotency_key, principal.tenant)
+    job, created = await store.create(spec, idempotency_key, principal.tenant, principal.key_id)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
@@ -163,25 +164,38 @@ async def retrieve(
 
 
 @router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
-async def cancel(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+async def cancel(
+    job_id: ChangeableJobId, store: StoreDependency, principal: PrincipalDependency
+) -> JobRecord:
     """Cancel the job now. It keeps its committed meta-iterations."""
-    return await store.cancel(job_id)
+    return await store.cancel(job_id, principal.key_id)
 
 
 @router.post("/{job_id}/pause", responses={409: PROBLEM, **_UNKNOWN})
-async def pause(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+async def pause(
+    job_id: ChangeableJobId, store: StoreDependency, principal: PrincipalDependency
+) -> JobRecord:
     """Pause the job after its current meta-iteration and free its resources."""
-    return await store.pause(job_id)
+    return await store.pause(job_id, principal.key_id)
 
 
 @router.post("/{job_id}/resume", responses={409: PROBLEM, **_UNKNOWN})
-async def resume(job_id: VisibleJobId, store: StoreDependency) -> JobRecord:
+async def resume(
+    job_id: ChangeableJobId, store: StoreDependency, principal: PrincipalDependency
+) -> JobRecord:
     """Resume a paused job."""
-    return await store.resume(job_id)
+    return await store.resume(job_id, principal.key_id)
 
 
 @router.post("/{job_id}/extend", responses={409: PROBLEM, 507: PROBLEM, 404: PROBLEM, **_INVALID})
-async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDependency) -> JobRecord:
+async def extend(
+    job_id: ChangeableJobId,
+    extension: ExtendSpec,
+    store: StoreDependency,
+    data: FolderDependency,
+    principal: PrincipalDependency,
+    settings: SettingsDependency,
+) -> JobRecord:
     """Continue a job that has ended from its last meta-iteration, for more meta-iterations."""
     job = await store.get(job_id)
     spec = job.spec
@@ -203,7 +217,11 @@ async def extend(job_id: VisibleJobId, extension: ExtendSpec, store: StoreDepend
         )
     except ValidationError as error:
         raise _invalid_body(error, extension.model_dump(), ("iterations",)) from error
-    return await store.extend(job, longer)
+    # What was allowed and kept when the job was created may no longer be.
+    _require_within_limits(longer, settings)
+    await _require_uploads(longer, store, data, job.tenant)
+    _require_allowed(longer, settings)
+    return await store.extend(job, longer, principal.key_id)
 
 
 @router.post(
@@ -215,6 +233,7 @@ async def fork(
     job_id: VisibleJobId,
     request: ForkSpec,
     store: StoreDependency,
+    data: FolderDependency,
     principal: PrincipalDependency,
     settings: SettingsDependency,
     response: Response,
@@ -222,7 +241,8 @@ async def fork(
     """Create a job that starts from a kept meta-iteration of this one.
 
     Without changes it reproduces the numbers of this job. Changes that the kept state does not fit
-    are refused; the record's `adapted` says what of the state was adapted to the others.
+    are refused; the record's `adapted` says what of the state was adapted to the others. The code,
+    the data and the limits that it inherits are validated as those of a new job.
     """
     try:
         begun = (await store.get(job_id)).begun
@@ -230,8 +250,11 @@ async def fork(
     except ValidationError as error:
         raise _invalid_body(error, request.model_dump()) from error
     _require_within_limits(spec, settings)
+    await _require_uploads(spec, store, data, principal.tenant)
     _require_allowed(spec, settings)
-    job = await store.fork(job_id, request.iteration, begun, spec, principal.tenant)
+    job = await store.fork(
+        job_id, request.iteration, begun, spec, principal.tenant, principal.key_id
+    )
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     response.headers["ETag"] = _etag(job)
     return job
@@ -252,9 +275,11 @@ async def logs(
 
 
 @router.delete("/{job_id}", status_code=204, responses={409: PROBLEM, **_UNKNOWN})
-async def delete(job_id: VisibleJobId, store: StoreDependency) -> None:
+async def delete(
+    job_id: ChangeableJobId, store: StoreDependency, principal: PrincipalDependency
+) -> None:
     """Delete a job that has ended, with all its data."""
-    await store.delete(job_id)
+    await store.delete(job_id, principal.key_id)
 
 
 def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:

@@ -9,7 +9,12 @@ from fastapi import APIRouter, Path, Response
 from drmad_client.records.pages import Page
 from drmad_client.records.validation import Validation
 from drmad_client.spec.validation import ValidationSpec
-from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
+from drmad_service.api.routes.dependencies import (
+    PROBLEM,
+    ChangeableJobId,
+    StoreDependency,
+    VisibleJobId,
+)
 from drmad_service.api.strict_requests import JsonRoute
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/validations", tags=["results"], route_class=JsonRoute)
@@ -25,7 +30,7 @@ ValidationId = Annotated[
     "", status_code=202, responses={**dict.fromkeys((400, 409, 413, 415), PROBLEM), **_UNKNOWN}
 )
 async def request(
-    job_id: VisibleJobId, asked: ValidationSpec, store: StoreDependency, response: Response
+    job_id: ChangeableJobId, asked: ValidationSpec, store: StoreDependency, response: Response
 ) -> Validation:
     """Validate the hypergradient of a job by retraining, on workers beside the jobs.
 
@@ -53,7 +58,7 @@ async def retrieve(
 
 @router.post("/{validation_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
 async def cancel(
-    job_id: VisibleJobId, validation_id: ValidationId, store: StoreDependency
+    job_id: ChangeableJobId, validation_id: ValidationId, store: StoreDependency
 ) -> Validation:
     """Cancel a validation that is not finished."""
     return await store.cancel_validation(job_id, validation_id)

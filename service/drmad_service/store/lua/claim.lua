@@ -25,7 +25,7 @@ local function take(id, reason, message)
   redis.call('ZADD', K.leases, now + lease, id)
   local fence = redis.call('HINCRBY', K.job .. id, 'fence', 1)
   redis.call('HSET', K.job .. id, 'owner', scheduler)
-  enter(id, states[status], reason, message, now)
+  enter(id, states[status], reason, message, now, scheduler)
   return { id, tostring(fence) }
 end
 

@@ -1,7 +1,7 @@
 -- Creates a job. ARGV: id, fields (JSON), initial state (JSON) or '', priority, its bonus in ms,
 -- idempotency key or '', hash of the body, expiry of the key in s, tenant, maximum queued and paused
--- jobs of the tenant (0: unlimited)
-local id, fields, state, priority, bonus, idempotency, body, life, tenant, most = unpack(ARGV)
+-- jobs of the tenant (0: unlimited), who creates it
+local id, fields, state, priority, bonus, idempotency, body, life, tenant, most, by = unpack(ARGV)
 local theirs = jobs_of(tenant)
 if idempotency ~= '' then
   local known = redis.call('GET', idempotency)
@@ -23,7 +23,7 @@ end
 local now = now_ms()
 assign(id, fields)
 redis.call('HSET', K.job .. id, 'created_at', string.format('%.0f', now), 'fence', 0,
-  'priority', priority, 'rank', string.format('%.0f', now - bonus))
+  'created_by', by, 'priority', priority, 'rank', string.format('%.0f', now - bonus))
 redis.call('HSETNX', K.job .. id, 'iteration', 0)
 redis.call('ZADD', K.jobs, 0, id)
 redis.call('ZADD', theirs, 0, id)
@@ -34,5 +34,5 @@ if state ~= '' then
     redis.call('PERSIST', part(id, copied))
   end
 end
-enter(id, 'queued', 'submitted', '', now)
+enter(id, 'queued', 'submitted', '', now, by)
 return { 'created', id }

@@ -1,9 +1,9 @@
--- Deletes a terminal job. ARGV: id, names of the job's parts
-local id = ARGV[1]
+-- Deletes a terminal job. ARGV: id, who deletes it, names of the job's parts
+local id, by = ARGV[1], ARGV[2]
 local status, tenant = unpack(redis.call('HMGET', K.job .. id, 'status', 'tenant'))
 if not status then return { 'unknown', '' } end
 if not TERMINAL[status] then return { 'refused', status } end
-for i = 2, #ARGV do redis.call('UNLINK', part(id, ARGV[i])) end
+for i = 3, #ARGV do redis.call('UNLINK', part(id, ARGV[i])) end
 redis.call('UNLINK', K.job .. id)
 redis.call('ZREM', K.ended, id)
 redis.call('ZREM', K.notices, id)
@@ -11,5 +11,6 @@ for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
   redis.call('ZREM', index, id)
   redis.call('ZREM', index .. ':' .. status, id)
 end
+audit(by, tenant, 'deleted', now_ms(), 'job', id, 'detail', status)
 redis.call('PUBLISH', K.changes, id)
 return { 'ok', status }

@@ -53,6 +53,12 @@ local function emit(id, kind, data, now)
   changed(id)
 end
 
+-- Records in the audit log who did what. `fields` are further ones, as pairs.
+local function audit(by, tenant, action, now, ...)
+  redis.call('XADD', K.audit, 'MAXLEN', '~', K.audit_kept, '*', 'at', string.format('%.0f', now),
+    'by', by, 'tenant', tenant, 'action', action, ...)
+end
+
 -- True when another scheduler holds a newer fencing token, or no scheduler drives the job.
 local function fenced_out(id, fence)
   local newest, status = unpack(redis.call('HMGET', K.job .. id, 'fence', 'status'))
@@ -88,7 +94,8 @@ local function stand_back(id, now)
     'unplaced_until', string.format('%.0f', now + wait))
 end
 
-local function enter(id, status, reason, message, now)
+-- `by` names who asked for the change, see records/audit.py.
+local function enter(id, status, reason, message, now, by)
   local job = K.job .. id
   local before, rank, tenant = unpack(redis.call('HMGET', job, 'status', 'rank', 'tenant'))
   for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
@@ -123,7 +130,9 @@ local function enter(id, status, reason, message, now)
     redis.call('HDEL', job, 'finished_at', 'error', 'answer')
     redis.call('ZREM', K.ended, id)
   end
-  local transition = cjson.encode({ status = status, at = now, reason = reason, message = message })
+  audit(by, tenant, reason, now, 'job', id, 'detail', message ~= '' and message or status)
+  local transition = cjson.encode({ status = status, at = now, reason = reason, message = message,
+    by = by })
   redis.call('RPUSH', part(id, 'transitions'), transition)
   redis.call('LTRIM', part(id, 'transitions'), -200, -1)
   emit(id, 'status', transition, now)

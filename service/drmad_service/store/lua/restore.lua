@@ -16,6 +16,6 @@ if before == after and TERMINAL[after] then
   redis.call('ZADD', K.ended, redis.call('HGET', job, 'finished_at') or now, id)
   changed(id)
 else
-  enter(id, after, 'restored', 'restored from a backup', now)
+  enter(id, after, 'restored', 'restored from a backup', now, 'restore')
 end
 return 'ok'

@@ -1,6 +1,7 @@
 -- Runs a transition. ARGV: id, fence or '' for users, transitions from -> to (JSON), reason, message,
--- fields of the job (JSON), state to resume from (JSON) or '', expected version of the job or ''
-local id, fence, states, reason, message, fields, state, seen = unpack(ARGV)
+-- fields of the job (JSON), state to resume from (JSON) or '', expected version of the job or '', the
+-- user's principal
+local id, fence, states, reason, message, fields, state, seen, by = unpack(ARGV)
 local status, version = unpack(redis.call('HMGET', K.job .. id, 'status', 'version'))
 if not status then return { 'unknown', '' } end
 if fence ~= '' and fenced_out(id, fence) then return { 'fenced', status } end
@@ -11,7 +12,8 @@ if to ~= status then
   assign(id, fields)
   if state ~= '' then redis.call('SET', part(id, 'state'), state) end
   local now = now_ms()
-  enter(id, to, reason, message, now)
+  if fence ~= '' then by = redis.call('HGET', K.job .. id, 'owner') or '' end
+  enter(id, to, reason, message, now, by)
   if reason == 'not_placed' then stand_back(id, now) end
 end
 return { 'ok', to }

@@ -1,0 +1,47 @@
+"""The audit log: who did what, kept beside the jobs and longer than they."""
+
+from __future__ import annotations
+
+from drmad_client.records.audit import AuditEntry
+from drmad_client.records.pages import Page
+from drmad_service.store import decoding, keys
+from drmad_service.store.base import Base
+
+_READ = 500
+
+
+class Audit(Base):
+    """Reads of the audit log. The scripts that change something write it."""
+
+    async def audit(
+        self,
+        tenant: str | None = None,
+        job_id: str | None = None,
+        by: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[AuditEntry]:
+        """Entries, the newest first; of one tenant, one job and one principal, or of all.
+
+        Args:
+            after: the id of an entry; the page begins behind it.
+        Raises:
+            ValueError: `after` is no id of an entry.
+        """
+        if after is not None:
+            decoding.order(after)
+        wanted = {b"tenant": tenant, b"job": job_id, b"by": by}
+        found: list[AuditEntry] = []
+        last = f"({after}" if after else "+"
+        while len(found) <= limit:
+            rows = await self._redis.xrevrange(keys.AUDIT, max=last, count=_READ)
+            for entry_id, fields in rows:
+                if all(
+                    w is None or fields.get(name, b"").decode() == w for name, w in wanted.items()
+                ):
+                    found.append(decoding.audit_entry(entry_id, fields))
+            if len(rows) < _READ:
+                break
+            last = f"({rows[-1][0].decode()}"
+        page, has_more = found[:limit], len(found) > limit
+        return Page(data=page, has_more=has_more, next=page[-1].id if has_more else None)
