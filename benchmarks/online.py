@@ -1,7 +1,7 @@
 """Tuning in one training run beside restarts: test errors after retraining, work, and overhead.
 
-    python benchmarks/online.py [--quick] [--part choose,report,overhead] [--json online.jsonl]
-    python benchmarks/online.py --json online.jsonl --tables
+    python benchmarks/online.py [--quick] [--part choose,report,mnist,overhead] [--json FILE]
+    python benchmarks/online.py --json FILE --tables
 
 Digits with half of the 1,000 training labels drawn at random, a weight for every example, an MLP
 64-50-10. `choose` tries settings of online runs on the seeds 100 to 104; the one with the lowest
@@ -10,8 +10,9 @@ reported on the seeds 0 to 4 by `report`, beside 30 restarts and uniform weights
 plain loop of torch.optim of 500 steps with the weights that were found. Work counts gradients and
 products as experiments/README.md does, and the gradients of the outer loss, by their rows.
 `overhead` compares the CPU time of a window with that of its gradients and products alone, which
-the engine takes in a bare loop in turn with the windows. Each measurement is a line of the --json
-file; those that are there are not repeated.
+the engine takes in a bare loop in turn with the windows. `mnist` chooses among three rates on two
+seeds, at most 8 training runs of 1,000 steps, and reports five others. Each measurement is a line of
+the --json file; those that are there are not repeated.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 
+from online_study import mnist
 from online_study.digits import online, restarts, uniform
 from online_study.overhead import overhead
 from online_study.tables import best_of, report
@@ -32,6 +34,11 @@ GRID: list[dict[str, Any]] = [
     {"steps": steps, "window": window, "rate": rate}
     for steps, window in ((700, 20), (900, 30))
     for rate in (0.2, 0.4, 0.8)
+]
+
+
+MNIST_GRID: list[dict[str, Any]] = [
+    {"steps": 2250, "window": 30, "rate": rate} for rate in (0.2, 0.4, 0.8)
 ]
 
 
@@ -58,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed and setting: a minute")
     parser.add_argument("--json", type=Path, help="where all figures go, a line for each")
-    parser.add_argument("--part", default="choose,report,overhead")
+    parser.add_argument("--part", default="choose,report,mnist,overhead")
     parser.add_argument("--tables", action="store_true", help="print the tables, measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,6 +84,16 @@ def main() -> None:
             results.add({**key, "arm": "uniform"}, partial(uniform, seed))
             arm = {**key, "arm": "restarts", "iterations": iterations}
             results.add(arm, partial(restarts, seed, iterations))
+    if "mnist" in parts:
+        for seed, setting in product(range(100, 100 + min(seeds, 2)), MNIST_GRID):
+            key = {"part": "choose mnist", "seed": seed, **setting}
+            results.add(key, partial(mnist.online, seed, **setting, draws=2))
+        chosen = best_of(results.lines, "choose mnist", 8.0)
+        assert chosen is not None
+        for seed in range(seeds):
+            key = {"part": "report mnist", "seed": seed}
+            results.add({**key, "arm": "online", **chosen}, partial(mnist.online, seed, **chosen))
+            results.add({**key, "arm": "uniform"}, partial(mnist.uniform, seed))
     if "overhead" in parts:
         for window, repetition in product((10, 30), range(1 if options.quick else 5)):
             key = {"part": "overhead", "window": window, "repetition": repetition}

@@ -1,5 +1,6 @@
 """Digits with half of the labels drawn at random: what each arm finds, and retraining with it."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,15 @@ RETRAININGS = 5
 ROWS = slice(1000), slice(1000, 1300), slice(1300, None)
 
 
+class Recipe(NamedTuple):
+    """A model and its training by SGD with momentum."""
+
+    model: Callable[[], nn.Module]
+    steps: int
+    batch: int
+    rate: float
+
+
 class Digits(NamedTuple):
     """Training, validation and test data, and whether each training label is wrong."""
 
@@ -50,9 +60,12 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 50), nn.Tanh(), nn.Linear(50, 10))
 
 
-def problem(data: Digits) -> Problem:
+DIGITS = Recipe(model, STEPS, BATCH, RATE)
+
+
+def problem(data: Digits, recipe: Recipe = DIGITS) -> Problem:
     return Problem(
-        model(),
+        recipe.model(),
         data.train,
         data.valid,
         data.test,
@@ -61,24 +74,26 @@ def problem(data: Digits) -> Problem:
     )
 
 
-def training(steps: int = STEPS) -> TrainingConfig:
-    return TrainingConfig("sgd", steps, BATCH, RATE, MOMENTUM)
+def training(steps: int = STEPS, recipe: Recipe = DIGITS) -> TrainingConfig:
+    return TrainingConfig("sgd", steps, recipe.batch, recipe.rate, MOMENTUM)
 
 
-def retrained(data: Digits, weights: Tensor, draws: int = RETRAININGS) -> dict[str, float]:
+def retrained(
+    data: Digits, weights: Tensor, draws: int = RETRAININGS, recipe: Recipe = DIGITS
+) -> dict[str, float]:
     """Means over plain trainings with a weight for every example: losses and errors."""
-    figures = [_retrained(data, weights, draw) for draw in range(draws)]
+    figures = [_retrained(data, weights, draw, recipe) for draw in range(draws)]
     return {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
 
 
-def _retrained(data: Digits, weights: Tensor, draw: int) -> dict[str, float]:
+def _retrained(data: Digits, weights: Tensor, draw: int, recipe: Recipe) -> dict[str, float]:
     torch.manual_seed(10_000 + draw)
-    trained = model()
-    optimizer = torch.optim.SGD(trained.parameters(), RATE, MOMENTUM)
+    trained = recipe.model()
+    optimizer = torch.optim.SGD(trained.parameters(), recipe.rate, MOMENTUM)
     (x, y), order = data.train, torch.empty(0, dtype=torch.int64)
-    for _ in range(STEPS):
+    for _ in range(recipe.steps):
         order = order if len(order) else torch.randperm(len(y))
-        rows, order = order[:BATCH], order[BATCH:]
+        rows, order = order[: recipe.batch], order[recipe.batch :]
         losses = nn.functional.cross_entropy(trained(x[rows]), y[rows], reduction="none")
         optimizer.zero_grad()
         (weights[rows] * losses).mean().backward()  # type: ignore[no-untyped-call]
@@ -93,17 +108,21 @@ def _retrained(data: Digits, weights: Tensor, draw: int) -> dict[str, float]:
 
 
 def figures_of(
-    data: Digits, logits: Tensor, runs: float, draws: int = RETRAININGS
+    data: Digits,
+    logits: Tensor,
+    runs: float,
+    draws: int = RETRAININGS,
+    recipe: Recipe = DIGITS,
 ) -> dict[str, Any]:
     """What weights σ(λ) are worth, as they are and thresholded at one half."""
     weights = logits.sigmoid().float()
     lowest = weights.argsort()[: int(data.wrong.sum())]
     found = float(data.wrong[lowest].double().mean())
-    thresholded = retrained(data, (weights >= 0.5).float(), draws)
+    thresholded = retrained(data, (weights >= 0.5).float(), draws, recipe)
     return {
         "found": found,
         "runs": runs,
-        **retrained(data, weights, draws),
+        **retrained(data, weights, draws, recipe),
         "thresholded_test_error": thresholded["test_error"],
         "thresholded_validation_loss": thresholded["validation_loss"],
     }
@@ -113,12 +132,25 @@ def online(
     seed: int, steps: int, window: int, rate: float, draws: int = RETRAININGS
 ) -> dict[str, Any]:
     """One run; its work counts in runs of STEPS steps."""
-    data = digits(seed)
+    return online_on(digits(seed), DIGITS, seed, steps, window, rate, draws)
+
+
+def online_on(
+    data: Digits, recipe: Recipe, seed: int, steps: int, window: int, rate: float, draws: int
+) -> dict[str, Any]:
+    """One run of a recipe; its work counts in runs of the recipe's steps."""
     meta = MetaConfig("adam", rate, mode="online", window=window)
-    result = tune(problem(data), [SampleWeight()], training(steps), Stored(), meta, seed=seed)
+    result = tune(
+        problem(data, recipe),
+        [SampleWeight()],
+        training(steps, recipe),
+        Stored(),
+        meta,
+        seed=seed,
+    )
     assert result.state is not None
-    runs = result.state.runs * steps / STEPS
-    return figures_of(data, result.best["sample_weight"], runs, draws)
+    runs = result.state.runs * steps / recipe.steps
+    return figures_of(data, result.best["sample_weight"], runs, draws, recipe)
 
 
 def restarts(seed: int, iterations: int) -> dict[str, Any]:

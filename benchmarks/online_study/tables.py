@@ -11,11 +11,13 @@ SETTING = ("steps", "window", "rate")
 Line = dict[str, Any]
 
 
-def best_of(lines: Iterable[Line]) -> Line | None:
+def best_of(
+    lines: Iterable[Line], part: str = "choose", most_runs: float = MOST_RUNS
+) -> Line | None:
     """The setting of the lowest mean validation loss after retraining, of those that may be."""
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
-        if line["part"] == "choose" and line["runs"] <= MOST_RUNS:
+        if line["part"] == part and line["runs"] <= most_runs:
             key = tuple(line[name] for name in SETTING)
             groups.setdefault(key, []).append(line)
     if not groups:
@@ -42,12 +44,13 @@ def report(lines: Sequence[Line]) -> str:
     names = ("found", "test_error", "thresholded_test_error")
     groups: dict[str, list[Line]] = {}
     for line in lines:
-        if line["part"] == "choose":
+        part, _, data = line["part"].partition(" ")
+        if part == "choose":
             key = "steps {steps}, window {window}, rate {rate}".format(**line)
-            groups.setdefault(f"seeds 100-104: {key}", []).append(line)
-        elif line["part"] == "report":
+            groups.setdefault(f"{data} seeds from 100: {key}", []).append(line)
+        elif part == "report":
             setting = ", ".join(f"{name} {line[name]}" for name in SETTING if name in line)
-            groups.setdefault(f"seeds 0-4: {line['arm']} {setting}", []).append(line)
+            groups.setdefault(f"{data} seeds 0-4: {line['arm']} {setting}", []).append(line)
     if groups:
         out += ["| arm | runs | found % | test error % | thresholded % | validation loss |"]
         out += ["|---|---|---|---|---|---|"]

@@ -1,8 +1,9 @@
 """kill -9 of every process, at random moments of a running job: nothing is lost or repeated.
 
-`make test` disturbs one job by each fault in turn. `make test-full` runs a job for each of many;
-where DRMAD_FAULTS_LOG names a file, rounds that stand in it are not run again, and the table of
-docs/development/faults.md is written beside it.
+`make test` disturbs one job by each fault in turn, and an online job by some. `make test-full` runs
+a job of each mode for each of many faults. Where DRMAD_FAULTS_LOG names a file, rounds that are in
+it (those of online jobs in one beside it) are not run again, and the tables of
+docs/development/faults.md are written beside it.
 """
 
 from __future__ import annotations
@@ -12,44 +13,61 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.victim import FAULTS, Outcome, running
+from tests.end_to_end.victim import FAULTS, Outcome, Victim, running
 
-ROUNDS = 54
 TURNS = [*FAULTS, "replica", "Redis", "API"]
 
 
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    with running(tmp_path_factory.mktemp("home"), iterations=100) as running_victim:
+        yield running_victim
+
+
 def test_job_whose_processes_are_killed_one_after_the_other_goes_on_as_if_nothing_had_been(
-    tmp_path: Path,
+    victim: Victim,
 ) -> None:
     chance = random.Random(1)
     # Last what does not hold the job up: it would be over before the next.
     faults = [fault for fault in FAULTS if fault != "API" and " and " not in fault] + ["API"]
-    with running(tmp_path / "home", iterations=100) as victim:
-        begun_at, job_id = time.time(), victim.submit(replicas=1)
-        for fault in faults:
-            victim.disturb(job_id, fault, chance, within=4)
-        outcome = victim.judge(job_id, "all of them", begun_at)
+    begun_at, job_id = time.time(), victim.submit(replicas=1)
+    for fault in faults:
+        victim.disturb(job_id, fault, chance, within=4)
+    outcome = victim.judge(job_id, "all of them", begun_at)
+    assert outcome.is_good, outcome
+
+
+def test_online_job_whose_processes_are_killed_trains_on_as_if_nothing_had_been(
+    victim: Victim,
+) -> None:
+    chance = random.Random(2)
+    begun_at, job_id = time.time(), victim.submit(replicas=1, online=True)
+    for fault in ("replica", "scheduler"):
+        victim.disturb(job_id, fault, chance, within=12)
+    outcome = victim.judge(job_id, "replica and scheduler", begun_at, online=True)
     assert outcome.is_good, outcome
 
 
 @pytest.mark.full
-def test_many_rounds_of_random_faults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "rounds"), [("restart", 54), ("online", 20)])
+def test_many_rounds_of_random_faults(tmp_path: Path, mode: str, rounds: int) -> None:
     log = Path(os.environ.get("DRMAD_FAULTS_LOG", tmp_path / "faults.jsonl"))
+    log = log.with_stem(log.stem if mode == "restart" else f"{log.stem}-{mode}")
     log.touch()
-    begun = len(log.read_text().splitlines())
+    begun, online = len(log.read_text().splitlines()), mode == "online"
     with running(tmp_path / "home", iterations=40) as victim:
-        for number in range(begun, ROUNDS):
+        for number in range(begun, rounds):
             fault, replicas = TURNS[number % len(TURNS)], 2 if number % 5 == 4 else 1
-            job_id = victim.submit(replicas)
+            job_id = victim.submit(replicas, online)
             chance = random.Random(f"round {number}")
-            killed_at = victim.disturb(job_id, fault, chance, within=10)
-            outcome = victim.judge(job_id, fault, killed_at, replicas)
+            killed_at = victim.disturb(job_id, fault, chance, within=25 if online else 10)
+            outcome = victim.judge(job_id, fault, killed_at, replicas, online)
             with log.open("a") as lines:
                 lines.write(json.dumps(asdict(outcome)) + "\n")
     outcomes = [Outcome(**json.loads(line)) for line in log.read_text().splitlines()]
@@ -66,6 +84,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     ]
     for fault in [*FAULTS, "**all**"]:
         found = [outcome for outcome in outcomes if fault in (outcome.fault, "**all**")]
+        if not found:
+            continue
         starts = [outcome.extra_starts for outcome in found]
         seconds = [outcome.standstill_s for outcome in found]
         cells = [

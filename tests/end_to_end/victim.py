@@ -79,21 +79,28 @@ class Victim:
         self.service = Service(home, "--cpus", "1")
         self.service.environment |= SETTINGS
         self.seen: dict[int, str] = {}
-        self._undisturbed: dict[int, tuple[list[Any], Any]] = {}
+        self._undisturbed: dict[tuple[int, bool], tuple[list[Any], Any]] = {}
 
-    def undisturbed(self, replicas: int) -> tuple[list[Any], Any]:
+    def undisturbed(self, replicas: int, online: bool = False) -> tuple[list[Any], Any]:
         """History and final vector of a job that nothing disturbs."""
-        if replicas not in self._undisturbed:
+        kind = replicas, online
+        if kind not in self._undisturbed:
             with self.service.client() as client:
-                job = client.jobs.wait(self.submit(replicas), timeout_s=RECOVERY_S)
-                self._undisturbed[replicas] = numbers(client, job), vector(client, job)
-        return self._undisturbed[replicas]
+                job = client.jobs.wait(self.submit(*kind), timeout_s=RECOVERY_S)
+                self._undisturbed[kind] = numbers(client, job), vector(client, job)
+        return self._undisturbed[kind]
 
-    def submit(self, replicas: int) -> str:
+    def submit(self, replicas: int, online: bool = False) -> str:
+        """An online job has a checkpoint every seven windows of 40 steps."""
+        meta: dict[str, Any] = {"iterations": self.iterations}
+        training = {"optimizer": "damped_sgd", "steps": 40, "batch_size": 50}
+        if online:
+            meta |= {"mode": "online", "window": 40, "checkpoint_every": 7, "learning_rate": 0.1}
+            training |= {"optimizer": "adam", "learning_rate": 0.003, "steps": 40 * self.iterations}
         job = spec(
-            training={"optimizer": "damped_sgd", "steps": 40, "batch_size": 50},
+            training=training,
             hypergradient={"method": "replay"},  # exact: nothing to hold it against first
-            meta={"iterations": self.iterations},
+            meta=meta,
             replicas={"count": replicas},
         )
         with self.service.client() as client:
@@ -120,9 +127,11 @@ class Victim:
         self.next_commit(job_id, job.progress.iteration + 1)
         return killed_at
 
-    def judge(self, job_id: str, fault: str, killed_at: float, replicas: int = 1) -> Outcome:
+    def judge(
+        self, job_id: str, fault: str, killed_at: float, replicas: int = 1, online: bool = False
+    ) -> Outcome:
         """Hold the job to its promises once it has ended."""
-        expected, expected_vector = self.undisturbed(replicas)
+        expected, expected_vector = self.undisturbed(replicas, online)
         with self.service.client() as client:
             ended = client.jobs.wait(job_id, timeout_s=RECOVERY_S)
             history = numbers(client, ended)
