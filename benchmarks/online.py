@@ -11,8 +11,8 @@ plain loop of torch.optim of 500 steps with the weights that were found. Work co
 products as experiments/README.md does, and the gradients of the outer loss, by their rows.
 `overhead` compares the CPU time of a window with that of its gradients and products alone, which
 the engine takes in a bare loop in turn with the windows. `mnist` chooses among three rates on two
-seeds, at most 8 training runs of 1,000 steps, and reports five others. Each measurement is a line of
-the --json file; those that are there are not repeated.
+seeds, at most 8 training runs of 1,000 steps, and reports five others. Each measurement is a line
+of the --json file; those that are there are not repeated.
 """
 
 import argparse

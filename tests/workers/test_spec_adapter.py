@@ -95,8 +95,9 @@ def test_every_option_of_a_kind_reaches_the_engine(spec: type[Spec]) -> None:
 def test_every_option_of_training_and_of_meta_reaches_the_engine() -> None:
     assert names(TrainingSpec) == settings_of(TrainingConfig) - {"rule"}  # a problem's own
     assert spec_adapter.training_config(TrainingSpec()) == TrainingConfig()
-    assert names(MetaSpec) == settings_of(MetaConfig) - {"mode", "window"}  # of the engine alone
-    assert MetaConfig(**MetaSpec().model_dump()) == MetaConfig()
+    of_jobs = {"checkpoint_every"}
+    assert names(MetaSpec) - of_jobs == settings_of(MetaConfig)
+    assert MetaConfig(**MetaSpec().model_dump(exclude=of_jobs)) == MetaConfig()
 
 
 REQUIRED: dict[str, dict[str, Any]] = {"table": {"factors": (1.0,)}}
@@ -116,6 +117,7 @@ def test_every_option_of_a_schedule_reaches_the_engine(name: str) -> None:
 SECTIONS: list[tuple[type, type[Spec], Callable[..., object]]] = [
     (bounds.Training, TrainingSpec, TrainingConfig),
     (bounds.Meta, MetaSpec, MetaConfig),
+    (bounds.Online, MetaSpec, MetaConfig),
     (bounds.Auto, capabilities.METHODS["auto"], partial(checked, "auto")),
     (bounds.Shortcut, capabilities.METHODS["shortcut"], partial(checked, "shortcut")),
     (bounds.Implicit, capabilities.METHODS["implicit"], partial(checked, "implicit")),
@@ -169,8 +171,15 @@ def test_every_bounded_number_of_a_section_stands_in_the_table() -> None:
             for kind in field.get("anyOf", [field])
             if {"minimum", "exclusiveMinimum"} & set(kind)
         }
-        stated = {name for name, allowed in vars(table).items() if isinstance(allowed, Bounds)}
-        assert bounded - {"horizon"} == stated  # a rule of its own bounds the horizon by the steps
+        tables = [each for each, other, _ in SECTIONS if other is spec and each is not table]
+        stated = {
+            name
+            for each in (table, *tables)
+            for name, allowed in vars(each).items()
+            if isinstance(allowed, Bounds)
+        }
+        # A rule of its own bounds the horizon by the steps, and jobs alone have checkpoints.
+        assert bounded - {"horizon", "checkpoint_every"} == stated
 
 
 @pytest.mark.parametrize("betas", [(-0.1, 0.9), (0.9, 1.0), (0.9, float("nan"))])

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     HELD_OUT = 14
     COLLATE = 15
     VALIDATION = 16
+    VALIDATION_ROWS = 17
     SEARCH = 21
     ATTRIBUTION = 41
 

@@ -379,7 +379,12 @@ def _tune_online(
     bound = tuner.hyperparameters
     bounds = {name: (b.lower, b.upper) for name, b in bound.items()}
     try:
-        run = OnlineRun(tuner.replica, tuner.replica.method, meta.window)
+        run = OnlineRun(
+            tuner.replica,
+            tuner.replica.method,
+            meta.window,
+            validation_batch=meta.validation_batch,
+        )
         limits = short_horizon(bound.values(), meta.window, run.steps)
         for limit in limits:
             logger.warning("%s", limit)

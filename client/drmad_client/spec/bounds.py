@@ -135,6 +135,7 @@ class Online:
     """An outer problem whose meta-iterations are windows of one training run."""
 
     window = Bounds(ge=1, limit=1_000_000)
+    validation_batch = Bounds(ge=1, limit=1_000_000)
 
 
 class Auto:

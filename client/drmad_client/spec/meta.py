@@ -27,6 +27,11 @@ class MetaSpec(Spec):
         description="Windows between two checkpoints of the training state in mode online; a job "
         "that is resumed trains again from the last one.",
     )
+    validation_batch: Annotated[int, bounds.Online.validation_batch] | None = Field(
+        default=defaults.Online.validation_batch,
+        description="Validation rows whose loss a window differentiates in mode online, other ones "
+        "in every window; null takes all.",
+    )
     optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
         default=defaults.Meta.optimizer,
         description="Outer optimizer; sign moves each hyperparameter by ± the learning rate.",

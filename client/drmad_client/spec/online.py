@@ -11,7 +11,7 @@ from drmad_client.spec.base import Misfit, Spec
 if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
 
-_ALONE = ("window", "checkpoint_every")
+_ALONE = ("window", "checkpoint_every", "validation_batch")
 """The fields of `meta` that only the mode online reads."""
 
 

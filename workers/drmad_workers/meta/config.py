@@ -39,6 +39,8 @@ class MetaConfig:
             after every window of one training run, see drmad_workers.online.
         window: the inner steps between two updates of an online run, which has a whole number of
             windows.
+        validation_batch: the validation rows whose loss a window of an online run differentiates,
+            other ones in every window; None takes all. Metrics are those of all rows.
     """
 
     optimizer: OuterOptimizer = defaults.Meta.optimizer
@@ -52,6 +54,7 @@ class MetaConfig:
     regularization: float = defaults.Meta.regularization
     mode: Mode = "restart"
     window: int = defaults.Online.window
+    validation_batch: int | None = defaults.Online.validation_batch
 
     def __post_init__(self) -> None:
         for name, allowed in (("optimizer", get_args(OuterOptimizer)), ("mode", get_args(Mode))):

@@ -19,6 +19,7 @@ from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.objective.flat_parameters import Signature
 from drmad_workers.online.refusals import require_window
 from drmad_workers.online.state import TrainingState, carry_all, place, taken
+from drmad_workers.online.validation_rows import ValidationRows
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica import Replica
 from drmad_workers.training.config import TrainingConfig
@@ -50,7 +51,12 @@ class OnlineRun:
     """
 
     def __init__(
-        self, replica: Replica, method: Method, window: int, monitor: Monitor | None = None
+        self,
+        replica: Replica,
+        method: Method,
+        window: int,
+        monitor: Monitor | None = None,
+        validation_batch: int | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +64,7 @@ class OnlineRun:
             method: the method; `auto` takes an exact one, which costs least over a window.
             window: the steps of a window; the run has a whole number of windows.
             monitor: receives progress.
+            validation_batch: see MetaConfig.
         Raises:
             ProblemError: the window does not fit the run, or the method or a hyperparameter does
                 not fit a window.
@@ -69,6 +76,7 @@ class OnlineRun:
         self.is_verified = True
         self._replica = replica
         self._monitor = monitor or Monitor()
+        self._validation = ValidationRows(replica.valid_examples, validation_batch)
         self._factors = replica.training.factors
         self._constant = replace(replica.training, steps=window, schedule=ConstantSchedule())
         self.method = self._chosen(method)
@@ -218,7 +226,8 @@ class OnlineRun:
         config = self._config()
         objective = self._replica.objective
         run = TrainingRun(objective, config, self._minibatches, self._monitor, window)
-        own = ReplicaRun(run, 0, self._replica.valid_examples)
+        stream = self._replica.stream(self._replica.training.draw_of(self.draw))
+        own = ReplicaRun(run, 0, self._validation.of(self.step // self.window, stream))
         return run, own, DifferentiatedRun(run, [own], config)
 
     @property
@@ -242,4 +251,4 @@ class OnlineRun:
         """
         replica = self._replica
         rows = replica.training.batch_size * replica.training.accumulate
-        return (window * self.window + replica.valid_examples.rows / rows) / self.steps
+        return (window * self.window + self._validation.count / rows) / self.steps

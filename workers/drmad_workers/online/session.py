@@ -32,18 +32,19 @@ class OnlineSession:
         state_bytes: the size of a training state.
     """
 
-    def __init__(self, replica: Replica, window: int) -> None:
+    def __init__(self, replica: Replica, window: int, validation_batch: int | None = None) -> None:
         """
         Args:
             replica: the problem of the replica. Nothing else may use it while the session is open.
             window: the steps of a window.
+            validation_batch: see MetaConfig.
         """
         self.next: int | None = None
         self.state_bytes = replica.objective.parameters.state.nbytes
         self._should_stop: Callable[[], bool] | None = None
         self._on_progress: OnProgress | None = None
         monitor = Monitor(self._stops, self._note)
-        self._run = OnlineRun(replica, replica.method, window, monitor)
+        self._run = OnlineRun(replica, replica.method, window, monitor, validation_batch)
         self._windows = self._run.steps // window
         self._opened: ExitStack | None = None
         self._kept: TrainingState | None = None

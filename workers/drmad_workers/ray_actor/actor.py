@@ -384,7 +384,8 @@ class Replica:
         if spec.meta.mode == "online":
             from drmad_workers.online.session import OnlineSession
 
-            self._session = OnlineSession(self._tuners[0].replica, spec.meta.window)
+            trained, meta = self._tuners[0].replica, spec.meta
+            self._session = OnlineSession(trained, meta.window, meta.validation_batch)
             size = self._session.state_bytes
         return Prepared(infos, pack(initial_state(bound)), reason, size)
 
