@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from drmad_client.errors import JobFailed, UnprocessableEntity
+from drmad_client.errors import JobFailed, JobWarning, UnprocessableEntity
 from drmad_client.http.client import Client
 from drmad_client.records.job import JobError
 from drmad_client.records.status import JobStatus
@@ -245,11 +245,28 @@ def test_endless_loop_ends_with_the_time_limit(client: Client, tmp_path: Path) -
 
 def test_what_the_code_prints_is_in_the_logs(client: Client, tmp_path: Path) -> None:
     text = (EXAMPLE / "my_problem.py").read_text()
-    printing = text.replace("    images, labels", "    print('building now')\n    images, labels")
+    prints = """
+    import os, subprocess
+    print("building now, with a surrogate \\ud800")
+    subprocess.run(["echo", "by a subprocess"], check=True)
+    os.write(2, b"by the system, without an end of line")
+    images, labels"""
+    printing = text.replace("\n    images, labels", prints, 1)
+    assert printing != text
+    lost = '"error": error_rate, "lost": lambda *of: error_rate(*of) * float("nan")'
+    printing = printing.replace('"error": error_rate', lost)
     folder = written(tmp_path / "printing", printing)
     job = client.jobs.create(spec(client, folder, meta={"iterations": 1}))
-    client.jobs.wait(job.id, timeout_s=WAIT_S)
-    assert "building now" in [line.text for line in client.jobs.logs(job.id)]
+    with pytest.warns(JobWarning, match="_lost is nan at meta-iteration 0"):
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
+    lines = [line.text for line in client.jobs.logs(job.id)]
+    assert "building now, with a surrogate \\ud800" in lines
+    assert "by a subprocess" in lines
+    assert "by the system, without an end of line" in lines
+    assert not [line for line in lines if line.startswith(":")]  # what Ray tells its own monitor
+    (done,) = client.jobs.retrieve(job.id).history()
+    assert done.not_finite == {"validation_lost": "nan", "test_lost": "nan"}
+    assert "validation_lost" not in done.metrics
 
 
 def test_code_that_was_not_uploaded_is_refused_at_once(client: Client) -> None:

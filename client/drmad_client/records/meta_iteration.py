@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,11 @@ class MetaIteration(Record):
     training_loss: float = Field(description="Mean training loss over the last inner steps.")
     metrics: dict[str, float] = Field(
         default={}, description="Metrics by name: validation_error, test_error, ..."
+    )
+    not_finite: dict[str, Literal["nan", "inf", "-inf"]] = Field(
+        default={},
+        description="Metrics whose value is no finite number, which `metrics` leaves out: they "
+        "have no level and no figure, and do not fail the job.",
     )
     smoothed: dict[str, Interval] = Field(
         default={},

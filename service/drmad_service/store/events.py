@@ -43,7 +43,7 @@ class Events(Base):
             ValueError: `after` is no line id.
         """
         await self._must_exist(job_id)
-        found: list[LogLine] = []
+        found = await self._left_out(job_id, after)
         while len(found) <= limit:
             entries = await self._entries(keys.job(job_id, "logs"), after, limit + 1)
             if not entries:
@@ -53,6 +53,24 @@ class Events(Base):
             after = lines[-1].id
         page = found[:limit]
         return Page(data=page, has_more=len(found) > limit, next=page[-1].id if page else after)
+
+    async def _left_out(self, job_id: str, after: str | None) -> list[LogLine]:
+        """The line that says how many lines before the first kept one are gone; mostly none."""
+        key = keys.job(job_id, "logs")
+        if not await self._redis.exists(key):
+            return []
+        info = await self._redis.xinfo_stream(key)
+        gone = info["entries-added"] - info["length"]
+        if not gone or not info["first-entry"]:
+            return []
+        entry, fields = info["first-entry"]
+        first = decoding.log_line(entry, fields)
+        time_ms, number = decoding.order(entry)
+        before = (time_ms, number - 1) if number else (time_ms - 1, 0)
+        if after is not None and decoding.order(after.encode()) >= before:
+            return []
+        text = f"… {gone:,} earlier lines are no longer kept: a job keeps its last lines"
+        return [first.model_copy(update={"id": f"{before[0]}-{before[1]}", "text": text})]
 
     async def changes(self) -> AsyncIterator[str]:
         """Ids of jobs as they change, preceded by "" once the subscription is active."""

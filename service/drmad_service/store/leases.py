@@ -18,6 +18,8 @@ from drmad_service.store.types import Lease
 LOG_LINES = 10_000
 """Number of last log lines kept of each job, approximately."""
 
+_LINES_AT_ONCE = 1_000  # Redis serves nobody else meanwhile
+
 
 class Leases(Base):
     """Leases, and the writes of their holders. A write without the lease raises LeaseLost."""
@@ -142,16 +144,18 @@ class Leases(Base):
 
     async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
         """Append log lines of a replica; the last LOG_LINES lines of a job are kept."""
-        outcome = await self._scripts.run(
-            "log",
-            lease.job_id,
-            lease.fence,
-            LOG_LINES,
-            replica,
-            *(line.encode("utf-8", "backslashreplace") for line in lines),
-        )
-        if outcome != "ok":
-            raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
+        for first in range(0, len(lines), _LINES_AT_ONCE):
+            part = lines[first : first + _LINES_AT_ONCE]
+            outcome = await self._scripts.run(
+                "log",
+                lease.job_id,
+                lease.fence,
+                LOG_LINES,
+                replica,
+                *(line.encode("utf-8", "backslashreplace") for line in part),
+            )
+            if outcome != "ok":
+                raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
 
 
 def _warning(code: str, message: str) -> str:

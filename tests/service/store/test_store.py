@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -668,3 +669,21 @@ async def test_the_last_warnings_of_a_job_are_kept_each_once(store: Store, spec:
         f"warning {number}" for number in (*range(5, 20), 21, 22, 23, 24, 20)
     ]
     assert len([e for e in await store.events(lease.job_id) if e.type == "warning"]) == 27
+
+
+async def test_a_log_that_was_cut_says_how_many_lines_are_gone(store: Store, spec: JobSpec) -> None:
+    job, _ = await store.create(spec)
+    lease = await store.claim("here", 60.0, CAPACITY)
+    assert lease is not None
+    for start in range(0, 12_500, 2_500):  # more lines than a job keeps, and than one script takes
+        await store.log(lease, 0, [f"line {n}" for n in range(start, start + 2_500)])
+    first = await store.logs(job.id, limit=1)
+    gone = int(re.sub(r"\D", "", first.data[0].text))
+    assert 0 < gone <= 2_500
+    assert first.data[0].text.startswith("… ")
+    lines, after = [], first.next
+    while after is not None:
+        page = await store.logs(job.id, after, limit=1000)
+        lines += [line.text for line in page.data]
+        after = page.next if page.has_more else None
+    assert lines == [f"line {n}" for n in range(gone, 12_500)]

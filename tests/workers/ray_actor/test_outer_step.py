@@ -14,6 +14,7 @@ from drmad_client.spec.meta import MetaSpec
 from drmad_workers import spec_adapter
 from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step
+from drmad_workers.ray_actor.iteration_record import finite_means, not_finite_means
 from drmad_workers.ray_actor.messages import (
     PackedState,
     ReplicaResult,
@@ -190,3 +191,13 @@ def test_arrival_without_a_finite_loss_is_rolled_back(
         spec(mode="async"), INFOS, begun, replace(results[0], evaluation=diverged)
     )
     assert isinstance(arrived, RollbackRequired)
+
+
+def test_metrics_that_are_no_finite_numbers_are_kept_apart_as_such() -> None:
+    figures = [
+        {"good": 1.0, "lost": math.nan, "up": math.inf, "both": math.inf, "down": -math.inf},
+        {"good": 3.0, "lost": 1.0, "up": 1.0, "both": -math.inf, "down": 0.0},
+    ]
+    assert finite_means(figures) == {"good": 2.0}
+    expected = {"lost": "nan", "up": "inf", "both": "nan", "down": "-inf"}
+    assert not_finite_means(figures) == expected

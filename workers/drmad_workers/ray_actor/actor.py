@@ -31,7 +31,7 @@ from drmad_workers.ray_actor.messages import (
     TrialResult,
     WorkerResults,
 )
-from drmad_workers.ray_actor.output import captured_output
+from drmad_workers.ray_actor.output import Output
 
 if TYPE_CHECKING:
     from drmad_workers.attribution.attribution import DrawAttribution
@@ -85,7 +85,7 @@ class Replica:
         self._session: OnlineSession | None = None
         self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
-        self._lines = captured_output()
+        self._output = Output()
         self._computing = Lock()
         self._abandoned = -1
 
@@ -317,8 +317,7 @@ class Replica:
 
     def report(self) -> ProgressReport:
         """The current progress, and the lines printed since the last report."""
-        lines = [self._lines.popleft() for _ in range(len(self._lines))]
-        return ProgressReport(*self._progress, lines)
+        return ProgressReport(*self._progress, self._output.take())
 
     def _places(self) -> tuple[Places, str, Path | None]:
         import torch
@@ -449,7 +448,10 @@ class Replica:
         ]
 
     def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:
-        return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
+        try:
+            return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
+        finally:
+            self._output.complete()
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
         from drmad_workers.ray_actor import plain_runs

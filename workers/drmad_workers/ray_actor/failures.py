@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,8 +22,39 @@ LESS_MEMORY = (
 """The remedy that the message of such a Failure names."""
 
 
+MAX_MESSAGE = 4_000
+MAX_TRACEBACK = 20_000
+"""Bound the characters of a message and of a traceback in the job; its log has them whole."""
+
+
 def guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
-    """The result of `body`, or a Failure that names the root cause of its exception."""
+    """The result of `body`, or a Failure that names the root cause of its exception.
+
+    Of a message or a traceback beyond its bound the beginning and the end stay; standard error, and
+    so the job's log, has all of it.
+    """
+    result = _guarded(body, iteration)
+    return _bounded(result) if isinstance(result, Failure) else result
+
+
+def _bounded(failure: Failure) -> Failure:
+    message = _shortened(failure.message, MAX_MESSAGE)
+    trace = failure.traceback and _shortened(failure.traceback, MAX_TRACEBACK)
+    if (message, trace) == (failure.message, failure.traceback):
+        return failure
+    print(failure.traceback or failure.message, file=sys.stderr)
+    return replace(failure, message=message, traceback=trace)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    half = most // 2
+    mark = f" … ({len(text) - 2 * half:,} characters are in the job's log alone) … "
+    return text[:half] + mark + text[-half:]
+
+
+def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     from drmad_workers.errors import (
         HypergradientDiverged,
         HypergradientError,

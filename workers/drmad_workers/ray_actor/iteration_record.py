@@ -81,5 +81,18 @@ def mean(values: Sequence[float]) -> float:
 
 def finite_means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each figure over the replicas; figures whose mean is not finite are left out."""
-    means = {name: mean([figure[name] for figure in figures]) for name in figures[0]}
-    return {name: value for name, value in means.items() if math.isfinite(value)}
+    return {name: value for name, value in _means(figures).items() if math.isfinite(value)}
+
+
+def not_finite_means(figures: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """The means that `finite_means` leaves out: nan, inf or -inf."""
+    return {name: str(value) for name, value in _means(figures).items() if not math.isfinite(value)}
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: _mean([figure[name] for figure in figures]) for name in figures[0]}
+
+
+def _mean(values: Sequence[float]) -> float:
+    # math.fsum raises where infinite values of both signs meet, and where the sum overflows.
+    return mean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)

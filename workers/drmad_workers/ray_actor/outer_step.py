@@ -24,6 +24,7 @@ from drmad_workers.ray_actor.iteration_record import (
     finite_means,
     hyperparameter_summary,
     mean,
+    not_finite_means,
     replica_figures,
     smoothed_figures,
 )
@@ -168,7 +169,8 @@ class _JoinedResults:
             self.held,
         )
         self.validation_loss = mean([e.validation_loss for e in self._evaluations])
-        self.metrics = finite_means([e.metrics | e.diagnostics for e in self._evaluations])
+        figures = [e.metrics | e.diagnostics for e in self._evaluations]
+        self.metrics, self.not_finite = finite_means(figures), not_finite_means(figures)
         self.cost = mean([e.cost for e in self._evaluations])
 
     def moved(self) -> dict[str, Tensor]:
@@ -215,6 +217,7 @@ class _JoinedResults:
         return {
             "iteration": state.iteration,
             "validation_loss": self.validation_loss,
+            "not_finite": self.not_finite,
             "training_loss": mean([e.training_loss for e in evaluations]),
             "hypergradient_norm": float(flat(hypergradient).norm()),
             "cosine_to_previous": cosine_to_previous(self._packed, hypergradient),

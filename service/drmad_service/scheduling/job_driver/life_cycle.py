@@ -10,6 +10,7 @@ import asyncio
 import functools
 import math
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 from ray.exceptions import RayError
@@ -287,6 +288,19 @@ class _LifeCycle:
             ),
         )
 
+    async def _warn_of_metrics(self, result: StepResult) -> None:
+        job = self._job
+        for name, value in result.record["not_finite"].items():
+            code = f"metric_not_finite:{name}"
+            if code not in job.warned:
+                message = (
+                    f"the metric {name} is {value} at meta-iteration {result.record['iteration']}: "
+                    "metrics leave it out, not_finite of the history has it; the tuning goes on"
+                )
+                warn = partial(job.store.warn, job.lease, "metric_not_finite", message)
+                await job.persist(warn)
+                job.warned.add(code)
+
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         job = self._job
@@ -308,6 +322,7 @@ class _LifeCycle:
             message = result.overfitting
             await job.persist(lambda: job.store.warn(job.lease, "overfitting", message))
             job.warned.add("overfitting")
+        await self._warn_of_metrics(result)
         if result.finished:
             self._rounds.abandon()
             apply_control(status)
