@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 
 from drmad_client.cli.main import run
 from drmad_service.operations.doctor import machine
+from drmad_service.operations.doctor.command import Installation, examine
 from drmad_service.operations.doctor.finding import Finding
 from drmad_service.operations.doctor.ray_cluster import examine_ray
 from drmad_service.operations.doctor.redis_server import examine_redis
@@ -95,7 +97,7 @@ def test_data_root_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_key_that_others_can_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("x" * 40)
     (tmp_path / "key").chmod(0o644)
-    found = by_subject(machine.disk(tmp_path))
+    found = by_subject(machine.local_key_mode(tmp_path))
     assert found["local key"].advice == f"chmod 600 {tmp_path / 'key'}"
 
 
@@ -137,3 +139,23 @@ def test_command_prints_json_and_exits_with_1_on_an_error(
     assert found["Redis"]["level"] == "error"
     assert found["python"]["message"] == ".".join(map(str, sys.version_info[:3]))
     assert "need to be fixed" in printed.err
+
+
+def test_a_container_of_the_scheduler_is_sound_without_what_lies_elsewhere(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins a Ray and a Redis of others: a small /tmp and missing data roots are no faults."""
+    monkeypatch.setattr(machine, "MIN_DISK_BYTES", 1 << 60)
+    monkeypatch.setattr(machine, "MIN_SHARED_MEMORY_BYTES", 1 << 60)
+    joined = Installation(
+        home=tmp_path,
+        redis_url=redis_url,
+        ray_address="ray-head:6381",
+        data_roots=(tmp_path / "on_the_workers",),
+    )
+    early = list(itertools.takewhile(lambda found: found.subject != "Redis", examine(joined)))
+    assert [found for found in early if found.level == "error"] == []
+    assert "on the workers" in by_subject(early)["data root"].message
+    alone = Installation(home=tmp_path, redis_url="", data_roots=(tmp_path / "none",))
+    wrong = {found.subject for found in examine(alone) if found.level == "error"}
+    assert wrong >= {"disk of the home", "disk of Ray", "shared memory", "data root"}

@@ -74,8 +74,14 @@ def doctor(
 def examine(installation: Installation) -> Iterator[Finding]:
     """All findings, in the order of the time that they take."""
     yield from machine.versions()
-    yield from machine.disk(installation.home)
-    yield from machine.data_roots(installation.data_roots)
+    own_ray = installation.ray_address == "local" and machine.has_ray()
+    # A container of the API or the scheduler keeps nothing: Redis, Ray and the data lie elsewhere.
+    if installation.redis_url == home_redis_url(installation.home):
+        yield from machine.home_disk(installation.home)
+    if own_ray:
+        yield from machine.ray_disks()
+    yield from machine.local_key_mode(installation.home)
+    yield from machine.data_roots(installation.data_roots, on_this_machine=own_ray)
     if installation.port is not None:
         yield machine.port(installation.port)
     yield from asyncio.run(examine_redis(installation.redis_url))

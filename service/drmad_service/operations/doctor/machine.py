@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -36,32 +37,43 @@ def versions() -> Iterator[Finding]:
             yield Finding(name, "warning", "not installed", advice)
 
 
-def disk(home: Path) -> Iterator[Finding]:
-    """Free space for Redis's append-only file and for Ray, and the mode of the key file."""
+def has_ray() -> bool:
+    """Whether this machine could start Ray."""
+    return importlib.util.find_spec("ray") is not None
+
+
+def home_disk(home: Path) -> Iterator[Finding]:
+    """Free space for Redis's append-only file."""
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    for subject, folder, least, advice in (
-        ("disk of the home", existing, MIN_DISK_BYTES, "free space, or choose another --home"),
-        ("disk of Ray", Path("/tmp"), MIN_DISK_BYTES, "free space: Ray spills objects there"),
-        (
-            "shared memory",
-            Path("/dev/shm"),
-            MIN_SHARED_MEMORY_BYTES,
-            "free space; in a container, raise shm_size",
-        ),
-    ):
-        if folder.exists():
-            free = shutil.disk_usage(folder).free
-            message = f"{free / 2**30:.1f} GiB free in {folder}"
-            level: Level = "ok" if free >= least else "error"
-            yield Finding(subject, level, message, "" if level == "ok" else advice)
+    advice = "free space, or choose another --home"
+    yield _free_space("disk of the home", existing, MIN_DISK_BYTES, advice)
+
+
+def ray_disks() -> Iterator[Finding]:
+    """Free space for a Ray that this machine starts."""
+    advice = "free space: Ray spills objects there"
+    yield _free_space("disk of Ray", Path("/tmp"), MIN_DISK_BYTES, advice)
+    if (shared := Path("/dev/shm")).exists():
+        advice = "free space; in a container, raise shm_size"
+        yield _free_space("shared memory", shared, MIN_SHARED_MEMORY_BYTES, advice)
+
+
+def local_key_mode(home: Path) -> Iterator[Finding]:
+    """The key file of the home must be readable by its owner alone."""
     if (key := local_key.path(home)).exists() and key.stat().st_mode & 0o077:
         yield Finding("local key", "error", f"other users can read {key}", f"chmod 600 {key}")
 
 
-def data_roots(roots: Iterable[Path]) -> Iterator[Finding]:
-    """The data roots on this machine; workers on other machines have their own."""
+def data_roots(roots: Iterable[Path], on_this_machine: bool = True) -> Iterator[Finding]:
+    """The folders that jobs may read.
+
+    Args:
+        on_this_machine: the workers run here; otherwise the folders are on theirs.
+    """
     for root in roots:
-        if not root.is_dir():
+        if not on_this_machine:
+            yield Finding("data root", "ok", f"{root}, on the workers")
+        elif not root.is_dir():
             advice = "create it, or remove it from --data-root"
             yield Finding("data root", "error", f"{root} is not a folder", advice)
         elif not os.access(root, os.R_OK | os.X_OK):
@@ -93,3 +105,10 @@ def port(number: int) -> Finding:
             subject, "error", f"drmad is not ready: {body.get('detail')}", "see the advice on Redis"
         )
     return Finding(subject, "error", "in use by another program", "choose another --port")
+
+
+def _free_space(subject: str, folder: Path, least: int, advice: str) -> Finding:
+    free = shutil.disk_usage(folder).free
+    message = f"{free / 2**30:.1f} GiB free in {folder}"
+    level: Level = "ok" if free >= least else "error"
+    return Finding(subject, level, message, "" if level == "ok" else advice)
