@@ -19,22 +19,7 @@ def retraining_table(report: RetrainingReport) -> RenderableType:
     for name, each in report.figures.items():
         shown = [plus_minus(arm, is_share(name)) for arm in (each.tuned, each.untuned)]
         table.add_row(name, *shown, *_difference(each.difference))
-    return Group(Text(conditions(report)), "", table, "", Text(report.headline, "bold"))
-
-
-def conditions(report: RetrainingReport) -> str:
-    """Under which conditions the figures were measured, in a sentence."""
-    dropped = f", {report.dropped} of {report.rows} rows left out" if report.dropped else ""
-    rows = "training and validation rows" if report.with_validation else "training rows"
-    lost = [
-        f"{count} of the {what} runs diverged"
-        for count, what in ((report.diverged, "tuned"), (report.untuned_diverged, "untuned"))
-        if count
-    ]
-    return (
-        f"{report.seeds} seeds, {report.steps} steps on the {rows}{dropped}; means with their "
-        f"intervals at 95 %{''.join(f'; {each}' for each in lost)}"
-    )
+    return Group(Text(report.conditions), "", table, "", Text(report.headline, "bold"))
 
 
 def _difference(difference: MeanInterval | None) -> tuple[str, str]:

@@ -62,6 +62,21 @@ class RetrainingReport(Record):
         return f"{name.replace('_', ' ')} {tuned} in place of {untuned}"
 
     @property
+    def conditions(self) -> str:
+        """Under which conditions the figures were measured, in a sentence."""
+        dropped = f", {self.dropped} of {self.rows} rows left out" if self.dropped else ""
+        rows = "training and validation rows" if self.with_validation else "training rows"
+        lost = [
+            f"{count} of the {what} runs diverged"
+            for count, what in ((self.diverged, "tuned"), (self.untuned_diverged, "untuned"))
+            if count
+        ]
+        return (
+            f"{self.seeds} seeds, {self.steps} steps on the {rows}{dropped}; means with their "
+            f"intervals at 95 %{''.join(f'; {each}' for each in lost)}"
+        )
+
+    @property
     def headline_figure(self) -> str | None:
         """The figure that counts most: an error before another metric, of test data if there are.
 

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from drmad_client.records import verdict
 from drmad_client.records.confirmation import ConfirmedFigures
 from drmad_client.records.job import Best, JobRecord
+from drmad_client.records.retraining import is_share, plus_minus
+from drmad_client.records.validation import MeanInterval
 from drmad_service.dashboard import assets, job_verdict
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
@@ -158,7 +160,14 @@ _environment.globals |= {
     "asset": assets.url,
     "plotly_styles": assets.plotly_styles,
 }
+
+
+def _plus_minus(interval: MeanInterval | None, name: str) -> str:
+    return plus_minus(interval, is_share(name))
+
+
 _environment.filters |= {
+    "plus_minus": _plus_minus,
     "confirmation": verdict.confirmation,
     "interval": _interval,
     "ago": _ago,

@@ -53,3 +53,27 @@ async def test_what_does_not_fit_the_job_is_refused_by_field(
     assert "tunes no sample_weight" in (await refused(threshold=0.5))["threshold"]
     assert "100%" in (await refused(drop_lowest="100%"))["drop_lowest"]
     assert "query of an attribution" in (await refused(query="valid"))["query"]
+
+
+async def test_the_page_offers_a_retraining_and_shows_its_answer(
+    api: httpx.AsyncClient, store: Store, spec: JobSpec
+) -> None:
+    page = f"/jobs/{await ended_job(store, spec)}"
+    assert 'data-action="retrainings"' in (await api.get(page)).text
+    requested = (await api.post(f"/v1{page}/retrainings", json={"seeds": 2})).json()
+    held = await taken(store)
+    await store.keep_run(held, 1, 4, 60.0)
+    text = (await api.get(page)).text
+    assert "1 of 4 training runs on 4 workers" in text
+    assert f'data-action="retrainings/{requested["id"]}/cancel"' in text
+    assert "data-unfinished" in text
+    await finished(store, held, b"model")
+    text = (await api.get(page)).text
+    for shown in (
+        "test error 5.1 ± 0.4 % in place of 11.1 ± 1.9 %",
+        "-6.0 ± 1.0 %",
+        "2 seeds, 20 steps on the training rows",
+        f"/v1{page}/retrainings/{requested['id']}/model",
+    ):
+        assert shown in text
+    assert "data-unfinished" not in text

@@ -61,7 +61,7 @@ async def test_the_page_shows_the_verdict_and_offers_what_is_allowed(
     assert "Validate by retraining" in (await api.get(page)).text
     await api.post(f"/v1{page}/validations", json={})
     text = (await api.get(page)).text
-    assert "data-validating" in text
+    assert "data-unfinished" in text
     assert "Cancel validation" in text
     held = await taken(store)
     await store.keep_run(held, 3, 20, 60.0)
@@ -70,4 +70,4 @@ async def test_the_page_shows_the_verdict_and_offers_what_is_allowed(
     text = (await api.get(page)).text
     for shown in ("It predicts.", "10 % left out", "cosine 0.8", "0.025 per training run"):
         assert shown in text
-    assert "data-validating" not in text
+    assert "data-unfinished" not in text

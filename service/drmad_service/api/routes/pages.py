@@ -176,6 +176,7 @@ async def job(
     attributed = await store.attribution(job_id) if await store.has_attribution(job_id) else None
     validations = await store.validations(job_id)
     validated = next((each for each in validations if each.report), None)
+    retrainings = await store.retrainings(job_id)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
@@ -197,6 +198,9 @@ async def job(
         attributed=attributed,
         validation=validations[0] if validations else None,
         validated=validated,
+        retraining=retrainings[0] if retrainings else None,
+        retrained=next((each for each in retrainings if each.report), None),
+        may_retrain=principal.may_submit and job.best is not None,
         may_validate=principal.may_submit and job.best is not None,
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={

@@ -72,10 +72,10 @@ document.addEventListener("drmad:refreshed", ({ detail }) => {
   watchValidation();
 });
 
-// No events follow the end of a job, which may still be validated.
+// No events follow the end of a job, which may still be validated and retrained.
 let validationDue = null;
 function watchValidation() {
-  if (validationDue || !isOver() || !document.querySelector("[data-validating]")) return;
+  if (validationDue || !isOver() || !document.querySelector("[data-unfinished]")) return;
   validationDue = setTimeout(() => {
     validationDue = null;
     refresh();
@@ -95,7 +95,7 @@ async function act(action, body) {
       return;
     }
     await request("POST", `${api}/${action}`, body);
-    notify({ pause: "Pause requested", resume: "Resumed", extend: "Extended", validations: "Validation requested" }[action] ?? "Cancellation requested");
+    notify({ pause: "Pause requested", resume: "Resumed", extend: "Extended", validations: "Validation requested", retrainings: "Retraining requested" }[action] ?? "Cancellation requested");
     changed();
   } catch (error) {
     complain(error);
@@ -106,7 +106,7 @@ async function act(action, body) {
 page.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.dialog) document.querySelector(`#dialog-${button.dataset.dialog}`).showModal();
-  else if (button?.dataset.action === "validations") act("validations", {});
+  else if (["validations", "retrainings"].includes(button?.dataset.action)) act(button.dataset.action, {});
   else if (button?.dataset.action) act(button.dataset.action);
 });
 
