@@ -19,7 +19,7 @@ browser:
 	deploy/install-browser.sh
 
 test: install browser
-	$(BIN)/python -m pytest -m "not full" -n 3 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not full" -n 4 --dist loadscope --no-loadscope-reorder
 
 test-full: install browser
 	$(BIN)/python -m pytest

@@ -107,6 +107,7 @@ def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine
     assert (job["status"], job["tenant"], job["progress"]["iteration"]) == ("succeeded", "team", 30)
     assert "its scheduler was" not in json.dumps(job["transitions"])  # only the worker was lost
     doctor = scheduler.run("drmad", "doctor", "--json")
+    assert doctor.returncode == 0, doctor.stdout
     found = {finding["subject"]: finding for finding in json.loads(doctor.stdout)}
     for subject in ("Redis", "append-only file", "eviction", "memory of Redis", "schema", "Ray"):
         assert found[subject]["level"] == "ok", found[subject]
