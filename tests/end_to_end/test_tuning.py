@@ -83,6 +83,7 @@ def test_same_seed_gives_the_same_numbers(client: Client) -> None:
     assert np.array_equal(vectors[0], vectors[1])
 
 
+@pytest.mark.full
 def test_mnist_with_wrong_labels_is_cleaned(client: Client, data_root: Path) -> None:
     spec = example("clean-mnist.yaml")
     spec["meta"]["iterations"] = 22
