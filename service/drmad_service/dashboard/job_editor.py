@@ -13,6 +13,7 @@ from drmad_client.records.field_errors import field_errors
 from drmad_client.spec import yaml_text
 from drmad_client.spec.fork import ForkSpec
 from drmad_client.spec.job import JobSpec
+from drmad_service.dashboard import yaml_edits
 
 MOST_CHARACTERS = 200_000
 _DEEPEST = 50
@@ -22,7 +23,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Draft(BaseModel):
-    """The request of the editor: its text, or the fields of its form."""
+    """The request of the editor: its text, or the fields of its form and the text before."""
 
     text: str | None = None
     job: dict[str, Any] | None = None
@@ -45,9 +46,10 @@ class ValidatedDraft(BaseModel):
 
 
 def validate(draft: Draft) -> ValidatedDraft:
-    """Validates a draft; form fields are also rendered as YAML."""
+    """Validates a draft; fields of the form change the text where they differ from it."""
     if draft.job is not None:
-        text = to_yaml(draft.job)
+        kept = None if draft.text is None else yaml_edits.edited(draft.text, draft.job, _load)
+        text = to_yaml(draft.job) if kept is None else kept
         return ValidatedDraft(text=text, job=draft.job, findings=_findings(draft.job, text))
     text = draft.text or ""
     try:

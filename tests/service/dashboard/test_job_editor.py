@@ -119,3 +119,64 @@ def test_the_lowest_loss_is_marked_among_jobs_on_the_same_data() -> None:
         found[name] = samples.job(best=best).model_copy(update={"id": name, "spec": spec})
     assert comparison.best(list(found.values())) == {"b"}
     assert comparison.best([found["b"], found["c"]]) == set()
+
+
+TEXT = """\
+# my job
+name: mine  # a comment
+problem: {model: {name: mlp, hidden: [50, 50]}, data: {name: digits}}
+hyperparameters:
+- kind: l2
+  init: -4.0  # start low
+  # learned per unit
+  per: unit
+- kind: sample_weight
+
+training:
+  steps: 400
+  learning_rate: 1.0   # as in the paper
+  batch_size: 50
+# the end
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "old", "new"),
+    [
+        (("training", "steps"), 60, "steps: 400", "steps: 60"),
+        (("name",), "yours: 2", "name: mine  #", "name: 'yours: 2'  #"),
+        (("hyperparameters", 0, "init"), -5.5, "init: -4.0  #", "init: -5.5  #"),
+        (("problem", "data", "name"), "mnist", "data: {name: digits}", "data: {name: mnist}"),
+        (("problem", "data", "train"), 9, "{name: digits}", "{name: digits, train: 9}"),
+        (("problem", "model", "hidden"), [50, 50, 7], "[50, 50]", "[50, 50, 7]"),
+        (("training", "momentum"), 0.9, "batch_size: 50\n", "batch_size: 50\n  momentum: 0.9\n"),
+        (("training", "learning_rate"), None, "  learning_rate: 1.0   # as in the paper\n", ""),
+        (("hyperparameters", 0, "per"), None, "  per: unit\n", ""),
+        (("problem", "model", "hidden"), None, "mlp, hidden: [50, 50]}", "mlp}"),
+        (("seed",), 3, "batch_size: 50\n", "batch_size: 50\nseed: 3\n"),
+    ],
+)
+def test_a_field_of_the_form_changes_its_place_in_the_text_alone(
+    path: tuple[Any, ...], value: Any, old: str, new: str
+) -> None:
+    job = yaml.safe_load(TEXT)
+    part = job
+    for step in path[:-1]:
+        part = part[step]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    assert validate(Draft(job=job, text=TEXT)).text == TEXT.replace(old, new)
+
+
+def test_an_edit_that_cannot_be_placed_writes_the_whole_job() -> None:
+    job = yaml.safe_load(TEXT)
+    for changed in (
+        job | {"hyperparameters": [{"kind": "sample_weight"}]},
+        job | {"hyperparameters": [*job["hyperparameters"], {"kind": "momentum", "init": 0.5}]},
+        {"problem": job["problem"]},
+    ):
+        text = validate(Draft(job=changed, text=TEXT)).text
+        assert yaml.safe_load(text) == changed
+    assert yaml.safe_load(validate(Draft(job=job, text="- a list")).text) == job

@@ -75,7 +75,7 @@ def test_every_model_data_set_kind_and_method_is_reached_by_the_form(
     ):
         for name in [described["name"] for described in offered[part]]:
             page.locator(f'[id="f.{field}.?"]').select_option(name)
-            expect(page.locator("#yaml")).to_have_value(re.compile(rf"\b{key}: {name}\n"))
+            expect(page.locator("#yaml")).to_have_value(re.compile(rf"\b{key}: {name}\b"))
             expect(page.locator(f'[id="f.{field}.?"]')).to_have_value(name)
 
 
@@ -126,9 +126,7 @@ def test_data_of_this_machine_are_uploaded_and_named_in_the_job(page: Page, serv
         {"name": "mine.npz", "mimeType": "application/octet-stream", "buffer": file.getvalue()}
     )
     digest = hashlib.sha256(file.getvalue()).hexdigest()
-    expect(page.locator("#yaml")).to_have_value(
-        re.compile(f"name: upload\n +data: sha256:{digest}")
-    )
+    expect(page.locator("#yaml")).to_have_value(re.compile(f"name: upload, data: sha256:{digest}"))
     expect(page.locator("#verdict")).to_contain_text("problem.data.train")
 
 
@@ -142,10 +140,10 @@ def test_a_table_is_uploaded_and_its_target_is_named_in_the_form(
     file = {"name": "homes.csv", "mimeType": "text/csv", "buffer": content}
     page.locator("#data").set_input_files(file)  # type: ignore[arg-type]
     digest = hashlib.sha256(content).hexdigest()
-    expect(page.locator("#yaml")).to_have_value(re.compile(f"name: table\n.*sha256:{digest}"))
+    expect(page.locator("#yaml")).to_have_value(re.compile(f"name: table.*sha256:{digest}"))
     expect(verdict).to_contain_text("problem.data.target")
     target = form.locator('[id="f.problem.data.target"]')
-    for written, text in (("price", "target: price\n"), ('["price"]', "target:\n +- price\n")):
+    for written, text in (("price", "target: price,"), ('["price"]', r"target: \[price\],")):
         target.fill(written)
         target.press("Tab")
         expect(page.locator("#yaml")).to_have_value(re.compile(text))
@@ -244,3 +242,31 @@ def test_a_fork_changes_what_its_form_changes(
     assert job.forked_from == f"{jobs['night shift']}@7"
     assert job.spec.seed == 3
     do(lambda store: store.cancel(job.id))
+
+
+def test_a_form_keeps_comments_and_what_was_typed_can_be_brought_back(
+    page: Page, server: Server
+) -> None:
+    page.goto(f"{server.url}/new")
+    yaml, verdict = page.locator("#yaml"), page.locator("#verdict")
+    expect(verdict).to_contain_text("can be submitted")
+    text = "# mine\n" + yaml.input_value()
+    yaml.fill(text)
+    name = page.locator('[id="f.name"]')
+    expect(verdict).to_contain_text("can be submitted")
+    name.fill("by the form")
+    name.press("Tab")
+    expect(yaml).to_have_value(re.compile("^# mine\n(.*\n)*name: by the form", re.M))
+    assert yaml.input_value().count("#") == text.count("#")
+    page.reload()
+    expect(page.locator("#toasts")).to_contain_text("draft is restored")
+    expect(yaml).to_have_value(re.compile("name: by the form"))
+    typed = yaml.input_value()
+    page.locator("#example").select_option("digits-l2")
+    expect(yaml).not_to_have_value(typed)
+    page.get_by_role("button", name="Undo").click()
+    expect(yaml).to_have_value(typed)
+    page.get_by_role("button", name="Start again").click()
+    expect(yaml).to_have_value(text.removeprefix("# mine\n"))
+    page.reload()
+    expect(page.get_by_role("button", name="Start again")).to_be_hidden()

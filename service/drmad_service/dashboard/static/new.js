@@ -47,13 +47,52 @@ async function ask(draft) {
   if (mine !== turn) return validating;
   answer = fresh;
   const { text, job, findings } = answer.draft;
-  if (draft.job) yaml.value = text;
+  if (draft.job) write(text);
   if (job && form && (draft.job || !form.root.contains(document.activeElement))) form.show(job, findings);
   say(findings);
   const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
   allow(!findings.length);
   if (changesNothing) verdict.textContent = "This fork changes nothing yet. It would repeat the job from that meta-iteration.";
 }
+
+// Undo and drafts: a change of the text that nobody typed can be undone, and a draft outlives the page.
+
+const DRAFT = `drmad-draft:${location.pathname}${location.search}`;
+const original = yaml.value;
+const undo = document.querySelector("#undo");
+const startAgain = document.querySelector("#start-again");
+const past = [];
+
+function keep() {
+  if (yaml.value === original) localStorage.removeItem(DRAFT);
+  else localStorage.setItem(DRAFT, yaml.value);
+  undo.disabled = !past.length;
+  startAgain.hidden = yaml.value === original;
+}
+
+/** Replaces the text, which Undo brings back. */
+function write(text) {
+  if (text === yaml.value) return;
+  past.push(yaml.value);
+  yaml.value = text;
+  keep();
+}
+undo.addEventListener("click", () => {
+  if (!past.length) return;
+  yaml.value = past.pop();
+  keep();
+  validate({ text: yaml.value });
+});
+startAgain.addEventListener("click", () => {
+  write(original);
+  validate({ text: yaml.value });
+});
+const draft = localStorage.getItem(DRAFT);
+if (draft !== null && draft !== original) {
+  yaml.value = draft;
+  notify("Your draft is restored. Start again discards it.");
+}
+keep();
 
 function allow(good) {
   submit.disabled = !good;
@@ -92,6 +131,7 @@ function goTo(line) {
 }
 
 yaml.addEventListener("input", () => {
+  keep();
   clearTimeout(waiting);
   waiting = setTimeout(() => validate({ text: yaml.value }), 200);
 });
@@ -108,7 +148,7 @@ yaml.addEventListener("keydown", (event) => {
 });
 
 document.querySelector("#example")?.addEventListener("change", (event) => {
-  yaml.value = document.getElementById(`example-${event.target.value}`).content.textContent;
+  write(document.getElementById(`example-${event.target.value}`).content.textContent);
   validate({ text: yaml.value });
 });
 
@@ -127,7 +167,7 @@ document.querySelector("#data")?.addEventListener("change", async ({ target }) =
   try {
     const data = await upload(file);
     notify(`Uploaded ${file.name}`);
-    await validate({ job: withData(answer?.draft.job, data, /\.(csv|parquet)$/i.test(file.name)) });
+    await validate({ job: withData(answer?.draft.job, data, /\.(csv|parquet)$/i.test(file.name)), text: yaml.value });
   } catch (error) {
     complain(error);
   }
@@ -146,6 +186,7 @@ submit.addEventListener("click", async () => {
     const job = forkOf
       ? await request("POST", `/v1/jobs/${forkOf}/fork`, { iteration: document.querySelector("#from").valueAsNumber, changes: answer.changes })
       : await request("POST", "/v1/jobs", answer.draft.job, { "Idempotency-Key": idempotency.key });
+    localStorage.removeItem(DRAFT);
     location.assign(`/jobs/${job.id}`);
   } catch (error) {
     complain(error);
@@ -153,5 +194,5 @@ submit.addEventListener("click", async () => {
   }
 });
 
-form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => validate({ job }), forkOf ? ["problem", "hyperparameters"] : []);
+form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => validate({ job, text: yaml.value }), forkOf ? ["problem", "hyperparameters"] : []);
 validate({ text: yaml.value });
