@@ -31,6 +31,7 @@ NAMES = (
     "distillation",
     "weight_sharing",
     "wrong_labels",
+    "attribution",
     "hyperparameter_server",
     "conv_net",
     "stories",
