@@ -124,6 +124,16 @@ class TooManyQueued(DrmadError):
         )
 
 
+class TenantFull(DrmadError):
+    """The tenant stores as much as it may."""
+
+    def __init__(self, tenant: str, used_bytes: int, most_bytes: int) -> None:
+        super().__init__(
+            f"tenant {tenant} stores about {used_bytes:,} bytes, and at most {most_bytes:,} are "
+            "allowed; delete jobs that have ended"
+        )
+
+
 class TooManyStreams(DrmadError):
     """The limit of open event streams and waiting requests is reached."""
 

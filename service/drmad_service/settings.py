@@ -92,6 +92,12 @@ class ApiSettings(_Settings):
     request_burst: int = setting(
         1000, "Maximum burst of requests per key, above its sustained rate.", 1
     )
+    tenant_bytes: int = setting(
+        0,
+        "Maximum bytes that a tenant's jobs and uploads store, about; above it new jobs and "
+        "uploads are refused. 0 sets no limit.",
+        0,
+    )
     most_queued: int = setting(
         10_000, "Maximum queued and paused jobs per tenant; 0 sets no limit.", 0
     )
@@ -176,6 +182,7 @@ class SchedulerSettings(_Settings):
         5.0, "Interval between reports of the cluster's nodes, in seconds.", 0.1
     )
     tenant_jobs: float = setting(UNLIMITED, "Maximum running jobs per tenant.", 1)
+    tenant_replicas: float = setting(UNLIMITED, "Maximum running replicas per tenant.", 1)
     tenant_gpus: float = setting(UNLIMITED, "Maximum GPUs in use per tenant.", 0)
     autoscaler_nodes: int = setting(
         0,

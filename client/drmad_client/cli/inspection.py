@@ -1,4 +1,4 @@
-"""Commands that inspect jobs and the cluster: jobs, show, watch, events, logs, cluster, audit."""
+"""Commands that inspect jobs, the cluster and its use: jobs, show, watch, audit, usage, ..."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LogToOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (jobs, show, watch, events, logs, cluster, audit):
+    for command in (jobs, show, watch, events, logs, cluster, audit, usage):
         app.command()(command)
 
 
@@ -201,6 +201,24 @@ def audit(
     options.print_table(audit_table(page.data))
     if page.has_more:
         echo(f"more: drmad audit --after {page.next}", err=True)
+
+
+def usage(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show what the tenant used, what it holds now, and its limits.
+
+    \b
+    Examples:
+      drmad usage
+      drmad usage --output json
+    """
+    with options.open_client(context) as client:
+        found = client.usage()
+    if output is not Output.TABLE:
+        options.print_data(found, output)
+        return
+    from drmad_client.cli.tables import usage_table
+
+    options.print_table(usage_table(found))
 
 
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:

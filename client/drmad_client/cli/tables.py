@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
     from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
+from drmad_client.records.usage import TenantUsage
 
 _COLOURS = {
     JobStatus.SUCCEEDED: "green",
@@ -191,6 +192,29 @@ def audit_table(entries: Iterable[AuditEntry]) -> RenderableType:
             Text(entry.detail),
         )
     return table if table.row_count else Text("No entries.")
+
+
+def usage_table(found: Iterable[TenantUsage]) -> RenderableType:
+    table = _table(
+        "TENANT", "CPU HOURS", "GPU HOURS", "QUEUED", "JOBS", "REPLICAS", "GPUS", "BYTES"
+    )
+
+    def of(value: float, limit: float | None) -> str:
+        return f"{value:g}" if limit is None else f"{value:g} of {limit:g}"
+
+    for each in found:
+        limits = each.limits
+        table.add_row(
+            Text(each.tenant),
+            f"{each.total.cpu_seconds / 3600:.2f}",
+            f"{each.total.gpu_seconds / 3600:.2f}",
+            of(each.queued_jobs, limits.queued_jobs),
+            of(each.running_jobs, limits.running_jobs),
+            of(each.replicas, limits.replicas),
+            of(each.gpus, limits.gpus),
+            of(each.stored_bytes, limits.stored_bytes),
+        )
+    return table if table.row_count else Text("Nothing was used yet.")
 
 
 def cluster_table(cluster: Cluster) -> RenderableType:

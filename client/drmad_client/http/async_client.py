@@ -15,6 +15,7 @@ from drmad_client.http.protocol import calls
 from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.pages import Page
+from drmad_client.records.usage import TenantUsage
 
 
 class AsyncClient:
@@ -72,6 +73,10 @@ class AsyncClient:
             limit: Bounds the number of entries on a page.
         """
         return await self._runner.send(calls.audit(job, by, after, limit))
+
+    async def usage(self) -> list[TenantUsage]:
+        """What the tenant used, what it holds now, and its limits."""
+        return (await self._runner.send(calls.usage())).data
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -16,6 +16,7 @@ from drmad_client.http.uploads import CodeUploads, DataUploads
 from drmad_client.records.audit import AuditEntry
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.pages import Page
+from drmad_client.records.usage import TenantUsage
 
 
 class Client:
@@ -73,6 +74,10 @@ class Client:
             limit: Bounds the number of entries on a page.
         """
         return self._runner.send(calls.audit(job, by, after, limit))
+
+    def usage(self) -> list[TenantUsage]:
+        """What the tenant used, what it holds now, and its limits."""
+        return (self._runner.send(calls.usage())).data
 
     def close(self) -> None:
         self._http.close()

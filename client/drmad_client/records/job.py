@@ -12,6 +12,7 @@ from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
 from drmad_client.records.status import JobStatus, Transition
+from drmad_client.records.usage import Usage
 from drmad_client.spec import defaults
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.preflight import PreflightSpec, ProofName
@@ -286,6 +287,9 @@ class JobRecord(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
+    usage: Usage = Field(
+        default=Usage(), description="CPU and GPU seconds that were reserved for the job."
+    )
     preflight: PreflightReport | None = Field(
         default=None, description="What the preflight on its first worker measured and predicted."
     )

@@ -40,6 +40,7 @@ from drmad_service.api.routes import (
     retrainings,
     sign_in,
     static,
+    usage,
     validations,
 )
 from drmad_service.api.routes import metrics as metrics_route
@@ -116,6 +117,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         catalog,
         cluster,
         audit,
+        usage,
         code_uploads,
         data_uploads,
         metrics_route,

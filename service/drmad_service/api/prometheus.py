@@ -26,6 +26,7 @@ survive every process, and all API processes export the same values: aggregate t
     drmad_replica_failures_total                        failures by which a job lost replicas
     drmad_lease_losses_total                            jobs taken over from a lost scheduler
     drmad_warnings_total{code}                          warnings of jobs
+    drmad_usage_seconds_total{resource, tenant}         CPU and GPU seconds of released jobs
     drmad_webhooks_total{outcome}                       webhook notices of ended jobs
 """
 
@@ -234,6 +235,13 @@ def _counted(counters: Mapping[str, float]) -> list[Metric]:
         ),
         counter("drmad_lease_losses", "Jobs taken over from a lost scheduler.", "lease_losses"),
         counter("drmad_warnings", "Warnings of jobs.", "warning", "code"),
+        counter(
+            "drmad_usage_seconds",
+            "Seconds times reserved CPUs and GPUs of released jobs.",
+            "usage",
+            "resource",
+            "tenant",
+        ),
         counter("drmad_webhooks", "Webhook notices of ended jobs.", "webhook", "outcome"),
     ]
 

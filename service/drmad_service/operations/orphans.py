@@ -83,6 +83,7 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
         keys.LEASES: await redis.zrange(keys.LEASES, 0, -1),
         keys.RESERVATIONS: await redis.hkeys(keys.RESERVATIONS),
         keys.PLACES: await redis.hkeys(keys.PLACES),
+        keys.RESERVED_AT: await redis.hkeys(keys.RESERVED_AT),
     }
     for pattern in (keys.jobs_with("*"), "drmad:tenant:*"):
         async for raw in redis.scan_iter(pattern, count=_SCAN_COUNT):
@@ -91,7 +92,7 @@ async def _indices(redis: Any, jobs: set[str]) -> set[Orphan]:
     for index, ids in members.items():
         for job_id in (raw.decode() for raw in ids):
             status = statuses.get(job_id)
-            if index in (keys.RESERVATIONS, keys.PLACES) and job_id in runs:
+            if index in (keys.RESERVATIONS, keys.PLACES, keys.RESERVED_AT) and job_id in runs:
                 continue
             if status is None:
                 found.add(Orphan(f"{index} {job_id}", "the job does not exist"))
@@ -105,7 +106,7 @@ def _belongs(index: str, status: str) -> bool:
         return status == "queued"
     if index == keys.ENDED:
         return status in ("succeeded", "failed", "cancelled")
-    if index in (keys.LEASES, keys.RESERVATIONS, keys.PLACES):
+    if index in (keys.LEASES, keys.RESERVATIONS, keys.PLACES, keys.RESERVED_AT):
         return status in DRIVEN
     return index.endswith((":jobs", f":jobs:{status}"))
 

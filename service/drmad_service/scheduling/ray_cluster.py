@@ -63,6 +63,7 @@ class RayCluster:
             nodes,
             tenant_jobs=settings.tenant_jobs,
             tenant_gpus=settings.tenant_gpus,
+            tenant_replicas=settings.tenant_replicas,
             autoscaler=settings.autoscaler,
         )
 

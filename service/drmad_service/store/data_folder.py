@@ -77,6 +77,10 @@ class DataFolder:
     def size(self, sha256: str) -> int:
         return self.path(sha256).stat().st_size
 
+    def size_or_none(self, sha256: str) -> int:
+        """The bytes of a data set; 0 for one that is gone."""
+        return self.size(sha256) if self.holds(sha256) else 0
+
     def remove(self, sha256: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.path(sha256).unlink()

@@ -15,6 +15,7 @@ from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport,
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.search import Start, Trial
 from drmad_client.records.status import JobStatus, Transition
+from drmad_client.records.usage import Usage
 from drmad_client.spec.job import JobSpec
 from drmad_service.store.placement import Needs, announced, counted
 
@@ -127,6 +128,7 @@ def job(
         started_at=at(b"started_at"),
         finished_at=at(b"finished_at"),
         progress=progress,
+        usage=_usage(fields),
         preflight=PreflightReport.model_validate_json(preflight) if preflight else None,
         start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,
@@ -142,6 +144,16 @@ def job(
         forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
         spec=spec,
         version=int(fields[b"version"]),
+    )
+
+
+def _usage(fields: Fields) -> Usage:
+    """What the job has used, with what it holds now."""
+    since = float(fields.get(b"reserved_at", 0.0))
+    held_s = max(0.0, datetime.now(UTC).timestamp() - since / 1000) if since else 0.0
+    return Usage(
+        cpu_seconds=float(fields.get(b"cpu_seconds", 0.0)) + held_s * float(fields[b"cpus"]),
+        gpu_seconds=float(fields.get(b"gpu_seconds", 0.0)) + held_s * float(fields[b"gpus"]),
     )
 
 

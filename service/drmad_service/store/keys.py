@@ -18,6 +18,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
                                            <gpus> <tenant>" reserved
     drmad:places                   hash    the same -> where its replicas are: a list of [node,
                                            replicas, cpus, [[number of a GPU, part], ...]] (JSON)
+    drmad:reserved_at              hash    the same -> time since when it is reserved
     drmad:cluster                  hash    scheduler id -> capacity of its cluster (JSON)
     drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
@@ -83,6 +84,7 @@ ENDED = "drmad:ended"
 LEASES = "drmad:leases"
 RESERVATIONS = "drmad:reservations"
 PLACES = "drmad:places"
+RESERVED_AT = "drmad:reserved_at"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
 CHANGES = "drmad:changes"

@@ -106,6 +106,7 @@ class Capacity:
     Attributes:
         tenant_jobs: maximum running jobs of a tenant.
         tenant_gpus: maximum GPUs in use by a tenant.
+        tenant_replicas: maximum running replicas of a tenant.
         nodes: the living nodes; without them, the CPUs and GPUs are those of a single one.
         autoscaler: the nodes that an autoscaler could add at most.
     """
@@ -116,6 +117,7 @@ class Capacity:
     tenant_gpus: float = UNLIMITED
     nodes: tuple[NodeCapacity, ...] = ()
     autoscaler: tuple[NodeCapacity, ...] = ()
+    tenant_replicas: float = UNLIMITED
 
     @classmethod
     def of(cls, nodes: Sequence[NodeCapacity], **bounds: Any) -> Capacity:
@@ -134,6 +136,7 @@ class Capacity:
                 "gpus": self.gpus,
                 "tenant_jobs": self.tenant_jobs,
                 "tenant_gpus": self.tenant_gpus,
+                "tenant_replicas": self.tenant_replicas,
             }
         )
 
@@ -148,6 +151,7 @@ def announced(fields: Mapping[str, Any]) -> Capacity:
         tuple(NodeCapacity(**node) for node in fields.get("nodes", ()))
         or (NodeCapacity("", fields["cpus"], fields["gpus"]),),
         tuple(NodeCapacity(**node) for node in fields.get("autoscaler", ())),
+        fields.get("tenant_replicas", UNLIMITED),
     )
 
 

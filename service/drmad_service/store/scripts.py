@@ -35,6 +35,7 @@ class Scripts:
             "leases": keys.LEASES,
             "reservations": keys.RESERVATIONS,
             "places": keys.PLACES,
+            "reserved_at": keys.RESERVED_AT,
             "notices": keys.NOTICES,
             "runs": keys.RUNS,
             "counters": keys.COUNTERS,

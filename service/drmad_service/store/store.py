@@ -16,6 +16,7 @@ from drmad_service.store.preflights import Preflights
 from drmad_service.store.retrainings import Retrainings
 from drmad_service.store.trials import Trials
 from drmad_service.store.uploads import Uploads
+from drmad_service.store.usage import TenantUses
 from drmad_service.store.validations import Validations
 
 
@@ -35,5 +36,6 @@ class Store(
     TrainingExamples,
     Notices,
     Audit,
+    TenantUses,
 ):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

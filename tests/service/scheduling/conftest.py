@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from drmad_client.records.job import JobRecord
 from drmad_client.spec.job import JobSpec
@@ -16,7 +17,7 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Capacity, Lease, Store
+from drmad_service.store import Capacity, Lease, Store, keys
 from tests.service.scheduling.stand_in import StandInCluster
 
 CAPACITY = Capacity(1.0, 0.0)
@@ -52,7 +53,7 @@ def cluster() -> StandInCluster:
 
 @pytest.fixture
 async def drive(
-    store: Store, redis_url: str, spec: JobSpec, cluster: StandInCluster
+    store: Store, redis: Redis, redis_url: str, spec: JobSpec, cluster: StandInCluster
 ) -> AsyncIterator[Drive]:
     """Submits, claims and drives a job; keywords change its spec (replay is never compared)."""
     tasks: list[asyncio.Task[None]] = []
@@ -73,3 +74,7 @@ async def drive(
 
     yield driven
     await cancel_and_wait(tasks)
+    held: Any = await redis.zrange(keys.LEASES, 0, -1)
+    for index in (keys.RESERVATIONS, keys.PLACES, keys.RESERVED_AT):
+        reserved: Any = await redis.hkeys(index)
+        assert set(reserved) == set(held), "no reservation outlives its job"

@@ -312,7 +312,8 @@ class StoreMachine(RuleBasedStateMachine):
         ended = {job for job, known in self.known.items() if known.status.is_terminal}
         assert set(held.get(keys.QUEUE, {})) == queued
         assert set(held.get(keys.LEASES, {})) == driven
-        assert set(held.get(keys.RESERVATIONS, {})) == driven
+        for index in (keys.RESERVATIONS, keys.PLACES, keys.RESERVED_AT):
+            assert set(held.get(index, {})) == driven, index
         assert set(held.get(keys.ENDED, {})) == ended
         reserved = [value.split() for value in held.get(keys.RESERVATIONS, {}).values()]
         assert sum(float(cpus) for cpus, _, _ in reserved) <= CPUS

@@ -31,6 +31,7 @@ from drmad_client.records.problem_details import FieldError, ProblemDetails
 from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
 from drmad_client.records.status import TERMINAL
+from drmad_client.records.usage import TenantUsage
 from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.plain_values import NotPlain, plain
@@ -198,6 +199,10 @@ def cluster() -> Call[Cluster]:
 def audit(job: str | None, by: str | None, after: str | None, limit: int) -> Call[Page[AuditEntry]]:
     params = {"job": job, "by": by, "after": after, "limit": limit}
     return Call("GET", "/v1/audit", _record(Page[AuditEntry]), params=params)
+
+
+def usage() -> Call[Page[TenantUsage]]:
+    return Call("GET", "/v1/usage", _record(Page[TenantUsage]))
 
 
 def delete(job_id: str) -> Call[None]:

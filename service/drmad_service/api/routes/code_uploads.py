@@ -13,6 +13,7 @@ from drmad_service.api.routes.dependencies import (
     PROBLEM,
     CheckerDependency,
     FolderDependency,
+    SettingsDependency,
     Sha256,
     StoreDependency,
     binary_body,
@@ -43,9 +44,11 @@ async def upload(
     folder: FolderDependency,
     checker: CheckerDependency,
     principal: PrincipalDependency,
+    settings: SettingsDependency,
     response: Response,
 ) -> UploadedCode:
     """Upload a zip archive. Uploading the same bytes again changes nothing."""
+    await store.must_have_room_for(principal.tenant, settings.tenant_bytes, folder.size_or_none)
     try:
         async with folder.received(sha256, request.stream()) as path:
             await checker.check("code", path)

@@ -13,6 +13,7 @@ from drmad_service.api.routes.dependencies import (
     PROBLEM,
     CheckerDependency,
     FolderDependency,
+    SettingsDependency,
     Sha256,
     StoreDependency,
     binary_body,
@@ -43,6 +44,7 @@ async def upload(
     folder: FolderDependency,
     checker: CheckerDependency,
     principal: PrincipalDependency,
+    settings: SettingsDependency,
     response: Response,
 ) -> UploadedData:
     """Upload a file of arrays (npz, safetensors) or of a table (CSV, Parquet).
@@ -50,6 +52,7 @@ async def upload(
     Uploading the same bytes again changes nothing.
     """
     await store.must_have_room()
+    await store.must_have_room_for(principal.tenant, settings.tenant_bytes, folder.size_or_none)
     try:
         size = await folder.put(sha256, request.stream(), partial(checker.check, "data"))
     except (WrongDigest, FileRefused) as error:

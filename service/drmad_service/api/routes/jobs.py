@@ -98,6 +98,7 @@ async def submit(
         return await _preflight(spec, store, settings)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
+    await store.must_have_room_for(principal.tenant, settings.tenant_bytes, data.size_or_none)
     job, created = await store.create(spec, idempotency_key, principal.tenant, principal.key_id)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
@@ -252,6 +253,7 @@ async def fork(
     _require_within_limits(spec, settings)
     await _require_uploads(spec, store, data, principal.tenant)
     _require_allowed(spec, settings)
+    await store.must_have_room_for(principal.tenant, settings.tenant_bytes, data.size_or_none)
     job = await store.fork(
         job_id, request.iteration, begun, spec, principal.tenant, principal.key_id
     )

@@ -107,6 +107,12 @@ local function reserve(key, job, entries)
   redis.call('HSET', K.reservations, key,
     job.cpus * job.count .. ' ' .. job.gpus * job.count .. ' ' .. job.tenant)
   redis.call('HSET', K.places, key, cjson.encode(entries))
+  -- Replicas that move go on using what is reserved.
+  local now = string.format('%.0f', now_ms())
+  if redis.call('HSETNX', K.reserved_at, key, now) == 1
+    and redis.call('EXISTS', K.job .. key) == 1 then
+    redis.call('HSET', K.job .. key, 'reserved_at', now)
+  end
 end
 
 local function without_use(nodes)
@@ -143,12 +149,16 @@ local function take_anywhere(nodes, cpus, gpus)
   end
 end
 
+local function share_of(all, tenant)
+  return all.tenants[tenant] or { jobs = 0, gpus = 0, replicas = 0 }
+end
+
 -- The nodes with what is not reserved by those that `counts` accepts, the empty nodes, and the bounds
 -- of a tenant. `described` is a Capacity (JSON).
 local function capacity(described, counts)
   local cluster = cjson.decode(described)
   local all = { nodes = without_use(cluster.nodes), whole = without_use(cluster.nodes), by_id = {},
-    most_jobs = cluster.tenant_jobs, most_gpus = cluster.tenant_gpus + K.slack, tenants = {},
+    most_jobs = cluster.tenant_jobs, most_replicas = cluster.tenant_replicas, most_gpus = cluster.tenant_gpus + K.slack, tenants = {},
     now = now_ms(), changed_at = 0, known = {} }
   for _, announced in ipairs(redis.call('HVALS', K.cluster)) do
     local changed = string.match(announced, '^{"at":%d+,"changed":(%d+)')
@@ -160,8 +170,11 @@ local function capacity(described, counts)
     if not counts or counts(reservations[i]) then
       local c, g, tenant = string.match(reservations[i + 1], '^(%S+) (%S+) (%S+)$')
       local entries = redis.call('HGET', K.places, reservations[i])
-      local share = all.tenants[tenant] or { jobs = 0, gpus = 0 }
-      all.tenants[tenant] = { jobs = share.jobs + 1, gpus = share.gpus + tonumber(g) }
+      local share = share_of(all, tenant)
+      local replicas = share.replicas
+      for _, entry in ipairs(entries and cjson.decode(entries) or {}) do replicas = replicas + entry[2] end
+      all.tenants[tenant] = { jobs = share.jobs + 1, gpus = share.gpus + tonumber(g),
+        replicas = replicas }
       if not entries then
         take_anywhere(all.nodes, tonumber(c), tonumber(g))
       else
@@ -172,14 +185,11 @@ local function capacity(described, counts)
   return all
 end
 
-local function share_of(all, tenant)
-  return all.tenants[tenant] or { jobs = 0, gpus = 0 }
-end
-
 -- Whether the bounds of its tenant allow the job beside the tenant's running ones.
 local function allowed(all, job)
   local share = share_of(all, job.tenant)
   return share.jobs < all.most_jobs and share.gpus + job.gpus * job.count <= all.most_gpus
+    and share.replicas + job.count <= all.most_replicas
 end
 
 local function fits(all, job)

@@ -80,8 +80,23 @@ local function drop_chunks(id, kept, names)
   for _, name in ipairs(cjson.decode(names)) do redis.call('HDEL', part(id, kept), name) end
 end
 
--- Frees what is reserved for a job, or for a run beside one.
+-- Frees what is reserved for a job, or for a run beside one, and counts what it has used.
 local function release(id)
+  local reserved = redis.call('HGET', K.reservations, id)
+  local since = tonumber(redis.call('HGET', K.reserved_at, id) or '')
+  if reserved and since then
+    local cpus, gpus, tenant = string.match(reserved, '^(%S+) (%S+) (%S+)$')
+    local seconds = math.max(0, now_ms() - since) / 1000
+    local is_job = redis.call('EXISTS', K.job .. id) == 1
+    for resource, amount in pairs({ cpu = cpus * seconds, gpu = gpus * seconds }) do
+      if amount > 0 then
+        count('usage:' .. resource .. ':' .. tenant, amount)
+        if is_job then redis.call('HINCRBYFLOAT', K.job .. id, resource .. '_seconds', amount) end
+      end
+    end
+    if is_job then redis.call('HDEL', K.job .. id, 'reserved_at') end
+  end
+  redis.call('HDEL', K.reserved_at, id)
   redis.call('HDEL', K.reservations, id)
   redis.call('HDEL', K.places, id)
 end
