@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from drmad_client.errors import Conflict, RetrainingFailed, UnprocessableEntity, WaitTimeout
 from drmad_client.export.pytorch import state_dict
 from drmad_client.http.job_handle import Job
-from drmad_client.records.retraining import RetrainedFigure
+from drmad_client.records.retraining import RetrainedFigure, Retraining
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.retraining import RetrainSpec
 from drmad_workers import spec_adapter
@@ -88,8 +90,12 @@ def test_a_job_that_asks_for_it_is_retrained_at_its_end_and_ends_with_the_answer
     assert f"retrained  {job.record.answer}" in service.run("show", job.id).stdout
 
 
-def test_the_command_prints_the_answer_as_its_last_line(job: Job, service: Service) -> None:
-    ran = service.run("retrain", job.id, "--seeds", "2", "--drop-lowest", "10%")
+def test_the_command_prints_the_answer_as_its_last_line(
+    job: Job, service: Service, tmp_path: Path
+) -> None:
+    ran = service.run(
+        "retrain", job.id, "--seeds", "2", "--drop-lowest", "10%", "--to", str(tmp_path)
+    )
     assert ran.returncode == 0, ran.stderr
     last = ran.stdout.strip().splitlines()[-1]
     assert last.startswith("test error ")
@@ -98,6 +104,11 @@ def test_the_command_prints_the_answer_as_its_last_line(job: Job, service: Servi
     newest = job.retrainings()[0]
     assert newest.report is not None
     assert newest.report.headline == last
+    kept = {path.name: path for path in tmp_path.iterdir()}
+    assert Retraining.model_validate_json(kept["retraining.json"].read_bytes()) == newest
+    assert load_file(kept["model.safetensors"]).keys() == job.retrained_model(newest.id).keys()
+    assert load_file(kept["hyperparameters.safetensors"])["learning_rate"].shape == (20,)
+    assert "def train(" in kept["recipe.py"].read_text()
 
 
 def test_a_retraining_is_cancelled_and_what_does_not_fit_refused(job: Job) -> None:

@@ -69,6 +69,14 @@ def retrain(
     ] = None,
     code: CodeOption = None,
     data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Write report, best model, tuned values and the recipe in plain PyTorch.",
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Train from scratch with what a job found, beside the untuned recipe.
@@ -80,7 +88,7 @@ def retrain(
 
     \b
     Examples:
-      drmad retrain job_01J... --seeds 5
+      drmad retrain job_01J... --seeds 5 --to retrained
       drmad retrain job_01J... --steps 2000 --threshold 0.5 --with-validation
       drmad retrain job.yaml --scores scores.safetensors --drop-lowest 10%
     """
@@ -94,7 +102,9 @@ def retrain(
     }
     fields = {name: value for name, value in given.items() if value is not None}
     if target.startswith("job_") and not Path(target).exists():
-        report = _on_the_cluster(context, target, iteration, scores, fields)
+        report = _on_the_cluster(context, target, iteration, scores, fields, to)
+    elif to is not None:
+        raise typer.BadParameter("--to is for the id of a job; the service keeps its model")
     else:
         report = _here(Path(target), code, data_roots, iteration, scores, fields)
     if output is not Output.TABLE:
@@ -111,6 +121,7 @@ def _on_the_cluster(
     iteration: str | None,
     scores: Path | None,
     fields: dict[str, Any],
+    to: Path | None,
 ) -> RetrainingReport:
     from drmad_client.errors import DrmadError
 
@@ -122,7 +133,10 @@ def _on_the_cluster(
     chosen = iteration or "best"
     asked = _asked({**fields, "iteration": int(chosen) if chosen.isdigit() else chosen})
     with options.open_client(context) as client:
-        found = client.jobs.retrieve(job_id).retrain(**asked.model_dump())
+        job = client.jobs.retrieve(job_id)
+        found = job.retrain(**asked.model_dump())
+        for path in [] if to is None else job.save_retraining(found.id, to):
+            typer.echo(f"{path}  ({path.stat().st_size:,} bytes)", err=True)
     assert found.report is not None
     return found.report
 

@@ -214,6 +214,22 @@ class Job(JobView):
         """Fetch the model of a retraining's best seed, by `state_dict` name; see `model`."""
         return self._runner.send(calls.retrained_model(self.id, retraining_id))
 
+    def save_retraining(self, retraining_id: str, folder: Path | str) -> list[Path]:
+        """Write report, model, tuned values and the recipe in plain PyTorch; return their paths.
+
+        The files are retraining.json, model.safetensors if the service keeps the model,
+        hyperparameters.safetensors in the user's units, and recipe.py, which runs without drmad.
+        """
+        from drmad_client.export.job_folder import write
+        from drmad_client.export.retraining_folder import retraining_files
+
+        found = self._runner.send(calls.retraining(self.id, retraining_id))
+        tuned: NamedArrays = {}
+        if found.iteration is not None:
+            tuned = self.hyperparameters(found.iteration)
+        model = None if found.model_bytes is None else self.retrained_model(found.id)
+        return write(retraining_files(self.record, found, tuned, model), Path(folder))
+
     def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.
 
