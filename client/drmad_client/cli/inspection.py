@@ -70,7 +70,7 @@ def jobs(
         return
     from drmad_client.cli.tables import jobs_table
 
-    options.print_table(jobs_table(records))
+    options.print_table(jobs_table(records, options.console().width))
     if page.has_more and not everything:
         echo(f"more jobs follow; list them with: --after {page.next}", err=True)
 

@@ -5,6 +5,8 @@ Commands import slow modules when they run, so help and completion stay fast.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import traceback
 from importlib.metadata import entry_points
@@ -40,6 +42,10 @@ _EXTRAS = dict.fromkeys(
 # The wheel contains every package, so an extra is installed if the package that it needs is.
 _NEEDS = {"drmad_service": "redis", "drmad_workers": "torch"}
 _INTERRUPTED = 130
+_CLOSED_PIPE = 141
+_USAGE = 64
+_OUT_OF_REACH = 69
+"""Exit codes beside those of a job, see options.EXIT_CODES; the last two as in sysexits.h."""
 
 
 class _Commands(typer.core.TyperGroup):
@@ -149,6 +155,7 @@ def version() -> None:
 
 def main() -> None:
     """The `drmad` script."""
+    _open_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -160,12 +167,34 @@ def run(arguments: list[str]) -> int:
         code = command.main(arguments, prog_name="drmad", standalone_mode=False, obj=global_options)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes at its end
+        return _CLOSED_PIPE
     except Exception as error:
         if global_options.debug:
             traceback.print_exc()
         echo(f"error: {_explain(error)}", err=True)
-        return 1
+        return _code_of(error)
     return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """Lets every text be printed: to a stream of ASCII, and to one that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _code_of(error: Exception) -> int:
+    from drmad_client.errors import ConnectionFailed, ServerError
+    from drmad_client.spec.job_file import BadJobFile
+
+    if hasattr(error, "format_message") or isinstance(error, BadJobFile):
+        return _USAGE
+    return _OUT_OF_REACH if isinstance(error, ConnectionFailed | ServerError) else 1
 
 
 def _explain(error: Exception) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from drmad_client.cli.terminal import shown
 from drmad_client.durations import duration
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
@@ -51,28 +53,46 @@ def job_facts(job: JobRecord) -> RenderableType:
     return Group(fields, "", proofs_table(job.preflight, job.spec.preflight))
 
 
-def jobs_table(jobs: Iterable[JobRecord]) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", no_wrap=True, min_width=30)
-    table.add_column("NAME", overflow="ellipsis", no_wrap=True)
-    table.add_column("STATUS", no_wrap=True)
-    table.add_column("PROGRESS", no_wrap=True, justify="right")
-    table.add_column("BEST LOSS", no_wrap=True, justify="right")
-    table.add_column("CREATED", no_wrap=True, justify="right")
-    for job in jobs:
-        table.add_row(
+def jobs_table(jobs: Iterable[JobRecord], width: int) -> RenderableType:
+    """The list of jobs in a terminal of this width: names give way, every other column stays."""
+    headings = ("ID", "NAME", "STATUS", "PROGRESS", "BEST LOSS", "CREATED")
+    rows = [
+        (
             job.id,
-            Text(job.name),
-            status_text(job.status),
+            shown(job.name),
+            job.status,
             f"{job.progress.iteration}/{job.progress.iterations}",
             f"{job.best.validation_loss:.5g}" if job.best else "–",
-            f"{duration((datetime.now(UTC) - job.created_at).total_seconds())} ago",
+            f"{duration((datetime.now(UTC) - job.created_at).total_seconds(), 1)} ago",
         )
-    return (
-        table
-        if table.row_count
-        else Text("No matching jobs. Submit one with: drmad submit job.yaml")
+        for job in jobs
+    ]
+    if not rows:
+        return Text("No matching jobs. Submit one with: drmad submit job.yaml")
+    gap = 1 if width < 100 else 2
+    others = sum(
+        max(cell_len(row[column]) for row in (headings, *rows)) + gap
+        for column in range(len(headings))
+        if column != 1
     )
+    room = max(len("NAME"), width - others)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for column, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=True, justify="right" if column > 2 else "left")
+    for job_id, name, status, *rest in rows:
+        table.add_row(job_id, Text(_middle_out(name, room)), status_text(JobStatus(status)), *rest)
+    return table
+
+
+def _middle_out(text: str, width: int) -> str:
+    """The text without its middle where it is wider than `width` cells."""
+    if cell_len(text) <= width:
+        return text
+    half = (width - 1) // 2
+    begin, end = set_cell_size(text, width - 1 - half).rstrip(), text[len(text) - half :]
+    while cell_len(end) > half:
+        end = end[1:]
+    return f"{begin}…{end}"
 
 
 def history_table(records: Iterable[MetaIteration]) -> RenderableType:

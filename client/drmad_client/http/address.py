@@ -23,7 +23,7 @@ def client_options(base_url: str, api_key: str | None) -> dict[str, Any]:
     """The arguments that httpx's synchronous and asynchronous client both take.
 
     Raises:
-        ConnectionFailed: `base_url` is no HTTP URL.
+        ConnectionFailed: `base_url` is no HTTP URL, or the key cannot be a key.
     """
     try:
         url = httpx.URL(base_url)
@@ -33,6 +33,11 @@ def client_options(base_url: str, api_key: str | None) -> dict[str, Any]:
         raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
     headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
     if key := api_key or os.environ.get("DRMAD_API_KEY") or local_key.find(url.host):
+        if not key.strip().isascii() or not key.strip().isprintable():
+            raise ConnectionFailed(
+                "the key of the service must be printable ASCII, and this one is not: copy it "
+                "again to DRMAD_API_KEY, as `drmad keys create` printed it"
+            )
         headers["Authorization"] = f"Bearer {key.strip()}"
     # A proxy that the environment names cannot reach the loopback interface of this machine.
     is_local = url.host in local_key.LOOPBACK

@@ -17,7 +17,10 @@ def find(host: str) -> str | None:
     if host not in LOOPBACK:
         return None
     home = os.environ.get("DRMAD_HOME")
-    return read(Path(home).expanduser() if home else Path.home() / ".drmad")
+    try:
+        return read(Path(home).expanduser() if home else Path.home() / ".drmad")
+    except RuntimeError:  # the user has no home
+        return None
 
 
 def read(home: Path) -> str | None:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_HOME = Path.home() / ".drmad"
+
+def _default_home() -> Path:
+    try:
+        return Path.home() / ".drmad"
+    except RuntimeError:  # the user has no home: a folder of the present one is at least visible
+        return Path(".drmad").resolve()
+
+
+DEFAULT_HOME = _default_home()
 
 Home = Annotated[
     Path,

@@ -7,11 +7,12 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from drmad_service.operations.home_secrets import ensure_webhook_secret
 from drmad_service.settings import SupervisorSettings
 
 logger = logging.getLogger(__name__)
+
+_PORT_S = 5.0  # how long a port may stay taken by a service that was killed
+_MOST_STARTS = 3
+"""Starts of the API that may fail before the service gives up, if it never listened."""
 
 
 @dataclass
@@ -54,6 +59,8 @@ def supervise(
     serve: Sequence[str],
     schedule: Sequence[str],
     settings: SupervisorSettings,
+    port: int,
+    announce: Callable[[], None],
 ) -> None:
     """Runs the service until SIGINT, SIGTERM or SIGHUP, and restarts processes that exit.
 
@@ -61,13 +68,17 @@ def supervise(
         home: holds the state, the logs and a lock.
         redis_url: URL of an existing Redis; None runs one under `home`.
         serve, schedule: arguments of `drmad serve` and `drmad schedule`, without Redis's URL.
+        port: on which the API listens on this machine.
+        announce: is called once the API listens.
     Raises:
-        ServiceStartError: another `drmad up` uses this home, or Redis did not start.
+        ServiceStartError: another `drmad up` uses this home, the port is taken, or Redis or the API
+            did not start.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     with _locked(home), contextlib.ExitStack() as exits:
+        _await_free(port, stopping)
         redis = None if redis_url else EmbeddedRedis(home, settings.max_memory_mib << 20)
         if redis is not None:
             redis.start()
@@ -91,6 +102,7 @@ def supervise(
             )
             for name, arguments in (("serve", serve), ("schedule", schedule))
         ]
+        is_announced = False
         try:
             while not stopping.is_set():
                 if redis is not None and not redis.is_running():
@@ -98,9 +110,46 @@ def supervise(
                     redis.start()
                 for child in children:
                     _keep_running(child, settings)
+                if not is_announced and _listens(port):
+                    announce()
+                    is_announced = True
+                if not is_announced and children[0].failures >= _MOST_STARTS:
+                    raise ServiceStartError(_why_not_started(children[0]))
                 stopping.wait(0.2)
         finally:
             _stop(children, settings.stop_s)
+
+
+def _await_free(port: int, stopping: threading.Event) -> None:
+    """Waits until nobody listens: the API of a service that was killed may just be ending.
+
+    Raises:
+        ServiceStartError: another program keeps the port.
+    """
+    deadline = time.monotonic() + _PORT_S
+    while True:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("127.0.0.1", port))
+                return
+            except OSError as error:
+                if stopping.wait(0.2) or time.monotonic() > deadline:
+                    raise ServiceStartError(
+                        f"cannot listen at port {port} of 127.0.0.1: {error.strerror}; stop the "
+                        "program that uses it, or choose another port with --port"
+                    ) from error
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
+
+
+def _why_not_started(child: _Child) -> str:
+    lines = child.log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+    return f"drmad {child.name} does not start; {child.log} ends with:\n" + "\n".join(lines)
 
 
 @contextmanager

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import sys
-import threading
-import time
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,14 +51,17 @@ def up(
     schedule = [part for root in settings.data_roots for part in ("--data-root", str(root))]
     if settings.cpus is not None:
         schedule += ["--cpus", str(settings.cpus)]
-    link = sign_in_link(home, port)
-    typer.echo(f"drmad is at http://127.0.0.1:{port}; its state and logs are in {home}")
-    typer.echo(f"Sign in (the link works once, within an hour): {link}")
-    typer.echo("Submit a job with: drmad submit examples/clean-mnist.yaml --watch")
-    typer.echo("Ctrl-C stops the service; unfinished jobs continue at the next start.")
-    if not no_browser:
-        _open_when_ready(port, link)
-    supervise(home, redis_url or None, serve, [*schedule, *shared], settings)
+
+    def announce() -> None:
+        link = sign_in_link(home, port)
+        typer.echo(f"drmad is at http://127.0.0.1:{port}; its state and logs are in {home}")
+        typer.echo(f"Sign in (the link works once, within an hour): {link}")
+        typer.echo("Submit a job with: drmad submit examples/clean-mnist.yaml --watch")
+        typer.echo("Ctrl-C stops the service; unfinished jobs continue at the next start.")
+        if not no_browser:
+            _open(link)
+
+    supervise(home, redis_url or None, serve, [*schedule, *shared], settings, port, announce)
 
 
 def open_dashboard(home: Home = DEFAULT_HOME, port: Port = 8080) -> None:
@@ -75,17 +74,6 @@ def open_dashboard(home: Home = DEFAULT_HOME, port: Port = 8080) -> None:
 def sign_in_link(home: Path, port: int) -> str:
     """A link whose ticket works once; the fragment that holds it is never sent or logged."""
     return f"http://127.0.0.1:{port}/sign-in#ticket={issue_ticket(ensure_local_key(home))}"
-
-
-def _open_when_ready(port: int, link: str) -> None:
-    def wait_and_open() -> None:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-                _open(link)
-                return
-            time.sleep(0.1)
-
-    threading.Thread(target=wait_and_open, daemon=True, name="open-browser").start()
 
 
 def _open(link: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -408,7 +409,7 @@ def test_init_writes_a_job_that_the_service_takes(service: FakeService, tmp_path
         str(tmp_path / "new" / name) for name in ("job.yaml", "my_problem.py")
     ]
     again = drmad(None, "init", str(tmp_path / "new"))
-    assert again.returncode == 1
+    assert again.returncode == 64
     assert "exists already; --force overwrites it" in again.stderr
     assert drmad(None, "init", str(tmp_path / "new"), "--force").returncode == 0
     fields = yaml.safe_load((tmp_path / "new" / "job.yaml").read_text())
@@ -512,7 +513,7 @@ def test_fetch_does_without_a_model_that_is_not_kept(service: FakeService, tmp_p
 )
 def test_errors_say_what_to_do_in_two_lines(arguments: list[str], words: str) -> None:
     done = drmad(None, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (69 if "--url" in arguments else 64, "")
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) <= 2
@@ -520,7 +521,7 @@ def test_errors_say_what_to_do_in_two_lines(arguments: list[str], words: str) ->
 
 def test_debug_shows_the_traceback() -> None:
     done = drmad(None, "--debug", "submit", "missing.yaml")
-    assert done.returncode == 1
+    assert done.returncode == 64
     assert "Traceback (most recent call last)" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: cannot read missing.yaml")
 
@@ -573,3 +574,44 @@ def test_control_characters_of_users_are_written_out(service: FakeService) -> No
     listed = drmad(service, "jobs", "--output", "json").stdout
     assert not set(listed) & set("\x1b\x07\x9b\u202e")
     assert json.loads(listed)[0]["name"] == evil
+
+
+def test_exit_codes_tell_usage_from_a_service_out_of_reach(
+    service: FakeService, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "job.yaml"
+    wrong.write_text("- a list\n")
+    assert drmad(service, "jobs", "--no-such-option").returncode == 64
+    assert drmad(service, "submit", str(wrong)).returncode == 64
+    assert drmad(None, "--url", "http://127.0.0.1:9", "jobs").returncode == 69
+    service.on("GET", JOB, fake_service.problem(404, "there is no job", []))
+    assert drmad(service, "show", samples.ID).returncode == 1
+
+
+@pytest.mark.parametrize("redirect", ["| head -n 0", ">&-", "2>&- >&-", ">/dev/full"])
+def test_a_closed_a_full_or_an_ascii_output_is_no_bug(service: FakeService, redirect: str) -> None:
+    job = samples.job(JobStatus.RUNNING, 1).model_copy(update={"name": "größe ✓"})
+    service.on("GET", "/v1/jobs", fake_service.record(Page[JobRecord](data=[job], has_more=False)))
+    command = f"{shlex.join([*DRMAD, 'jobs'])} {redirect}"
+    for settings in ({}, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}):
+        done = subprocess.run(
+            ["sh", "-c", command],
+            env=os.environ | {"DRMAD_URL": service.url} | settings,
+            capture_output=True,
+            text=True,
+        )
+        for words in ("bug", "Traceback", "Exception ignored"):
+            assert words not in done.stdout + done.stderr
+    shown = subprocess.run(
+        [*DRMAD, "jobs"],
+        env=os.environ | {"DRMAD_URL": service.url} | settings,
+        capture_output=True,
+    )
+    assert b"gr\\xf6\\xdfe \\u2713" in shown.stdout
+
+
+def test_a_key_that_is_not_ascii_is_refused_with_a_sentence(service: FakeService) -> None:
+    environment = os.environ | {"DRMAD_URL": service.url, "DRMAD_API_KEY": "schlüssel"}
+    done = subprocess.run([*DRMAD, "jobs"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 69
+    assert done.stderr.startswith("error: the key of the service must be printable ASCII")

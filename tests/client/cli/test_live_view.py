@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from drmad_client.cli.live_view import follow
@@ -83,14 +85,29 @@ def test_one_job_is_shown_whole() -> None:
         assert words in shown.get()
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_a_table_never_cuts_an_id(width: int) -> None:
+@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("name", ["a", "begin" + "x" * 190 + "close", "[red]" * 40, "\u6f22" * 100])
+def test_a_table_keeps_its_columns_and_names_give_way_in_the_middle(width: int, name: str) -> None:
     console = Console(file=io.StringIO(), width=width)
-    jobs = [samples.job(JobStatus.RUNNING, 2), samples.job(JobStatus.QUEUED, name="[red]" * 40)]
+    jobs = [
+        samples.job(JobStatus.CANCELLING, 2).model_copy(update={"name": name}),
+        samples.job(JobStatus.QUEUED, name="short"),
+    ]
     with console.capture() as shown:
-        console.print(jobs_table(jobs))
-    assert shown.get().count(samples.ID) == 2
-    assert len(shown.get().splitlines()) == 3
+        console.print(jobs_table(jobs, width))
+    heading, *rows = shown.get().splitlines()
+    assert len(rows) == 2
+    for column in ("ID", "NAME", "STATUS", "PROGRESS", "BEST LOSS", "CREATED"):
+        assert column in heading
+    for row, status in zip(rows, ("cancelling", "queued"), strict=True):
+        assert cell_len(row) <= width
+        assert row.startswith(f"{samples.ID} ")
+        assert status in row
+        assert row.rstrip().endswith(" ago")
+    if "begin" in name:
+        assert re.search(r"be\w*…\w*se ", rows[0])
+    if width == 200 and len(name) < 100:
+        assert name in rows[0]
 
 
 @pytest.mark.parametrize(
