@@ -123,3 +123,15 @@ class Server:
         self._server.should_exit = True
         self._thread.join(timeout=10)
         assert not self._thread.is_alive()
+
+
+PIXELS = """async (image) => {
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const context = canvas.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+    return [...data].filter((_, place) => place % 4 === 0);
+}"""
+"""Evaluated on an image: the red level of each of its pixels, row by row."""

@@ -98,7 +98,7 @@ def test_the_page_shows_the_lowest_weighted_examples_of_the_data_set(
             rows = [int(str(li.get_attribute("data-index"))) for li in found.locator("li").all()]
             np.testing.assert_array_equal(weights[rows], weights[expected])
             for row, image in zip(rows, found.locator("img").all(), strict=True):
-                grey = np.array(image.evaluate(PIXELS), dtype=float).reshape(8, 8)
+                grey = np.array(image.evaluate(browsers.PIXELS), dtype=float).reshape(8, 8)
                 shown = images[row] - images[row].min()
                 np.testing.assert_allclose(grey, 255 * shown / shown.max(), atol=0.51)
         groups = page.locator("learned-groups tbody tr")
@@ -112,14 +112,3 @@ def test_the_page_shows_the_lowest_weighted_examples_of_the_data_set(
         expect(one).to_have_count(1)
         expect(one.locator("img")).to_have_attribute("alt", "training example 17", timeout=START_MS)
     assert trouble.found == []
-
-
-PIXELS = """async (image) => {
-    await image.decode();
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-    const context = canvas.getContext("2d");
-    context.drawImage(image, 0, 0);
-    const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
-    return [...data].filter((_, place) => place % 4 === 0);
-}"""

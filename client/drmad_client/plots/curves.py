@@ -21,10 +21,12 @@ _NO_HISTORY = "no meta-iteration is committed yet"
 _PHASES = ("forward", "evaluate", "backward")
 
 
-def losses(history: Sequence[HistoryRecord]) -> Figure:
+def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> Figure:
     """The losses over the meta-iterations, and below them every metric that the job reports.
 
-    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Where
+    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Marks
+    show the best meta-iteration, fidelity probes of auto, and `rollbacks`, to which the job went
+    back. Where
     validation examples judge, `fitted` is the loss of the others, and `overfitting` the growth of
     the gap between the two.
     """
@@ -44,6 +46,10 @@ def losses(history: Sequence[HistoryRecord]) -> Figure:
             series += 1
         if title == "loss" and (best := _best(records)) is not None:
             traces.append(_star(best))
+        if title == "loss":
+            probed = [record.iteration for record in records if record.choice is not None]
+            traces += _marks(records, probed, "fidelity probe", "diamond-open", 3)
+            traces += _marks(records, rollbacks, "rollback", "x", 6)
         if title == "error":
             axis = {"tickformat": ".1%", "rangemode": "tozero"}
         else:
@@ -286,6 +292,25 @@ def _curve(
             **palette.stroke(series, width=2.5),
         ),
     ]
+
+
+def _marks(
+    records: Sequence[MetaIteration], wanted: Sequence[int], name: str, symbol: str, series: int
+) -> list[dict[str, Any]]:
+    """Marks on the validation loss; a meta-iteration that is not among the records has none."""
+    places = set(wanted)
+    marked = [record for record in records if record.iteration in places]
+    if not marked:
+        return []
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": _iterations(marked),
+        "y": [panels.rounded(_level(record)) for record in marked],
+        "marker": {"symbol": symbol, "size": 9, "color": palette.LIGHT[series]},
+    }
+    return [trace]
 
 
 def _star(best: MetaIteration) -> dict[str, Any]:

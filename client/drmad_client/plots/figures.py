@@ -70,6 +70,7 @@ class Material:
         image: Rows and columns of an input, if it is an image.
         fidelity: The answer of GET fidelity.
         trials: The trials of the job's search, in order.
+        rollbacks: The meta-iterations to which the job went back.
     """
 
     history: Sequence[HistoryRecord]
@@ -79,6 +80,7 @@ class Material:
     image: tuple[int, int] | None = None
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
+    rollbacks: Sequence[int] = ()
 
     @classmethod
     def of(
@@ -89,10 +91,18 @@ class Material:
         after: Mapping[str, Values] | None = None,
         fidelity: Mapping[str, Any] | None = None,
         trials: Sequence[Trial] = (),
+        rollbacks: Sequence[int] = (),
     ) -> Material:
         image = image_shape(job.spec)
         return cls(
-            history, job.hyperparameters, before or {}, after or {}, image, fidelity or {}, trials
+            history,
+            job.hyperparameters,
+            before or {},
+            after or {},
+            image,
+            fidelity or {},
+            trials,
+            rollbacks,
         )
 
 
@@ -180,7 +190,7 @@ def _schedules(material: Material) -> Figure:
 
 
 FIGURES: dict[str, FigureKind] = {
-    "losses": FigureKind("Losses and errors", lambda m: losses(m.history)),
+    "losses": FigureKind("Losses and errors", lambda m: losses(m.history, m.rollbacks)),
     "hyperparameters": FigureKind(
         "Hyperparameters", lambda m: hyperparameters(m.history, m.hyperparameters)
     ),

@@ -170,6 +170,16 @@ def test_the_gap_of_overfitting_has_a_panel_and_the_fitted_loss_a_curve() -> Non
     assert drawn["overfitting"] == ([0, 1], [0.0, 0.25])
 
 
+def test_probes_and_rollbacks_are_marked_on_the_loss() -> None:
+    history = [
+        record(n, validation_loss=3.0 - n, choice={"probes": []} if n == 1 else None)
+        for n in range(3)
+    ]
+    drawn = lines(figures.losses(history, rollbacks=[2, 7]))
+    assert drawn["fidelity probe"] == ([1], [2.0])
+    assert drawn["rollback"] == ([2], [1.0])
+
+
 def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
     levels = [(3.0, None), (2.5, None), (2.0, 0.5), (2.25, 0.25)]
     history = [

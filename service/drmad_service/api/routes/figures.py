@@ -58,6 +58,11 @@ async def figure(
         version += "-reported"  # the report may precede the first meta-iteration
     if FIGURES[name].needs_trials:
         version += f"-{job.progress.trials}"
+    rollbacks: list[int] = []
+    if name == "losses":
+        events = await overview.notable_events(job_id)
+        rollbacks = [event.data["iteration"] for event in events if event.type == "rollback"]
+        version += f"-{len(rollbacks)}"
     headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
     if etags.matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -66,7 +71,9 @@ async def figure(
         before, after = await first_and_best(store, job)
     fidelity = await store.fidelity(job_id) if FIGURES[name].needs_fidelity else None
     trials = (await store.trials(job_id, limit=1000)).data if FIGURES[name].needs_trials else ()
-    material = Material.of(job, await overview.sample(job), before, after, fidelity, trials)
+    material = Material.of(
+        job, await overview.sample(job), before, after, fidelity, trials, rollbacks
+    )
     body = await asyncio.to_thread(lambda: json.dumps(draw(name, material)).encode())
     return await compressible(request, body, "application/json", headers)
 

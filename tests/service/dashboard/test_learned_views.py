@@ -1,0 +1,134 @@
+"""Tests the views of what was learned in a real browser: pixels of images, order of bars, maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import Page, expect
+from safetensors import numpy as safetensors
+
+from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import Best, Progress
+from drmad_service.store import MetaIterationCommit, ResumePoint, Store
+from drmad_service.store.state_machine import Action
+from tests import browser as browsers
+from tests.browser import Server
+from tests.service.dashboard import gallery
+from tests.service.dashboard.page_checks import Do
+
+RANDOM = np.random.default_rng(3)
+LEARNED: dict[str, np.ndarray[Any, Any]] = {
+    "training_data": RANDOM.normal(size=(30, 64)).astype(np.float32),
+    "l2": np.log(np.repeat([0.01, 1.0, 0.1], 4)).astype(np.float32),
+    "mixing": np.eye(9, dtype=np.float32),
+    "class_weight": np.array([0.0, 2.0, -2.0], dtype=np.float32),
+}
+
+
+def _groups(labels: tuple[str, ...], each: int) -> list[dict[str, Any]]:
+    return [
+        {"label": label, "start": each * n, "stop": each * (n + 1)}
+        for n, label in enumerate(labels)
+    ]
+
+
+INFOS: list[dict[str, Any]] = [
+    {"name": "training_data", "kind": "training_data", "transform": "identity"},
+    {
+        "name": "l2",
+        "kind": "l2",
+        "transform": "exp",
+        "groups": _groups(("first", "second", "third"), 4),
+    },
+    {"name": "mixing", "kind": "tensor", "transform": "identity"},
+    {
+        "name": "class_weight",
+        "kind": "sample_weight",
+        "transform": "sigmoid",
+        "groups": _groups(("cat", "dog", "owl"), 1),
+    },
+]
+
+
+def _point(iteration: int, values: dict[str, np.ndarray[Any, Any]]) -> ResumePoint:
+    tensors = {f"hyperparameters/{name}": value for name, value in values.items()}
+    return ResumePoint(iteration, safetensors.save(tensors), {"iteration": iteration})
+
+
+async def _job(store: Store) -> str:
+    kinds = [{"kind": "training_data"}, {"kind": "l2"}]
+    wanted = gallery.spec("learned", 1, hyperparameters=kinds, priority=90)
+    job, _ = await store.create(wanted)
+    lease = await store.claim("scheduler_gallery", 3600.0, gallery.CAPACITY)
+    assert lease is not None
+    assert lease.job_id == job.id
+    infos = [
+        HyperparameterInfo.model_validate(info | {"shape": list(LEARNED[info["name"]].shape)})
+        for info in INFOS
+    ]
+    untuned = {name: np.zeros_like(value) for name, value in LEARNED.items()}
+    await store.begin(lease, infos, _point(0, untuned))
+    await store.act(lease, Action.RUN, "started")
+    for iteration, values in enumerate((LEARNED, LEARNED)):
+        record = {
+            "iteration": iteration,
+            "validation_loss": 1.0 - iteration / 2,
+            "training_loss": 0.5,
+            "hypergradient_norm": 0.1,
+            "method": "shortcut",
+            "is_best": True,
+        }
+        await store.commit(
+            lease,
+            MetaIterationCommit(
+                iteration=iteration,
+                record=record,
+                next_state=_point(iteration + 1, values),
+                hypergradient=_point(0, untuned).tensors,
+                model=None,
+                progress=Progress(iteration=iteration + 1, iterations=2),
+                best=Best(iteration=iteration, validation_loss=1.0 - iteration / 2, metrics={}),
+            ),
+        )
+    await store.act(lease, Action.SUCCEED, "iterations", "completed")
+    return job.id
+
+
+def test_each_kind_has_its_view(page: Page, server: Server, do: Do[Any]) -> None:
+    page.goto(f"{server.url}/jobs/{do(_job)}")
+    images = page.locator('learned-entries[kind="images"]:not([found])')
+    images.scroll_into_view_if_needed()
+    expect(images.locator("li")).to_have_count(24)
+    for row in (0, 23):
+        shown = images.locator("li").nth(row).locator("img").first
+        grey = np.array(shown.evaluate(browsers.PIXELS), dtype=float)
+        values = LEARNED["training_data"][row]
+        expected = 255 * (values - values.min()) / np.ptp(values)
+        np.testing.assert_allclose(grey, expected, atol=0.51)
+    for name, labels in (
+        ("l2", ["second", "third", "first"]),
+        ("class_weight", ["dog", "cat", "owl"]),
+    ):
+        chart = page.locator(f'job-chart[name="learned-{name}"]')
+        chart.scroll_into_view_if_needed()
+        expect(chart).to_have_attribute("data-state", "drawn")
+        ticks = chart.locator(".ytick text")
+        expect(ticks).to_have_count(3)
+        downwards = ticks.evaluate_all(
+            "(ticks) => ticks.sort((one, other) => one.getBoundingClientRect().y"
+            " - other.getBoundingClientRect().y).map((tick) => tick.textContent)"
+        )
+        assert downwards == labels
+    mixing = page.locator('job-chart[name="learned-mixing"]')
+    mixing.scroll_into_view_if_needed()
+    expect(mixing.locator(".heatmaplayer image")).to_have_count(1)
+    section = page.locator("section.learned", has_text="l2, 12 values")
+    highest = section.locator('learned-entries[src*="order=highest"] li').first
+    highest.scroll_into_view_if_needed()
+    expect(highest).to_contain_text("l2, second[0]")
+    expect(highest.locator("b")).to_have_text("1")
+    search = page.locator("section.learned", has_text="81 values").get_by_role("searchbox")
+    search.fill("80")
+    found = page.locator("learned-entries[found] li")
+    expect(found).to_have_text(["mixing[80]1from 0"])
