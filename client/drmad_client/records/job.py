@@ -63,6 +63,27 @@ class Waiting(Record):
     )
 
 
+class StartPhases(Record):
+    """Where the time went of the last start of a job, in seconds of a scheduler's clock."""
+
+    queued: float = Field(description="In the queue, until a scheduler claimed the job.")
+    place: float = Field(description="Choosing nodes, and starting the actors of the replicas.")
+    prepare: float = Field(
+        description="The processes of the replicas start, import torch and build the problem."
+    )
+    preflight: float = Field(description="The short run and its proofs; 0 in later starts.")
+    compare: float = Field(
+        default=0.0, description="The method is compared with the exact one; 0 in later starts."
+    )
+    first_iteration: float = Field(description="The first meta-iteration, with its commit.")
+
+    @property
+    def total(self) -> float:
+        """From the queue to the first committed meta-iteration."""
+        parts = (self.queued, self.place, self.prepare, self.preflight, self.compare)
+        return sum(parts) + self.first_iteration
+
+
 class Best(Record):
     """The best meta-iteration: until the job ends the one with the lowest smoothed validation loss.
 
@@ -287,6 +308,11 @@ class JobRecord(Record):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     progress: Progress
+    start_phases: StartPhases | None = Field(
+        default=None,
+        description="Duration of each phase of the job's last start; null until its first "
+        "meta-iteration is committed.",
+    )
     usage: Usage = Field(
         default=Usage(), description="CPU and GPU seconds that were reserved for the job."
     )

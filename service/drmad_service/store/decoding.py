@@ -129,6 +129,7 @@ def job(
         finished_at=at(b"finished_at"),
         progress=progress,
         usage=_usage(fields),
+        start_phases=json.loads(fields.get(b"start_phases", b"null")),
         preflight=PreflightReport.model_validate_json(preflight) if preflight else None,
         start=Start.model_validate_json(start) if start else None,
         best=Best.model_validate_json(best) if best else None,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.job import JobError, PreflightReport, Progress
+from drmad_client.records.job import JobError, PreflightReport, Progress, StartPhases
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store import keys
@@ -120,6 +120,10 @@ class Leases(Base):
     async def record_arrival(self, lease: Lease, arrival: Mapping[str, Any]) -> None:
         """Record the event that a single hypergradient was applied."""
         await self._update(lease, {}, "arrival", json.dumps(arrival))
+
+    async def keep_start_phases(self, lease: Lease, phases: StartPhases) -> None:
+        """Keep where the time of the job's start went."""
+        await self._update(lease, {"start_phases": phases.model_dump_json()})
 
     async def keep_fidelity(self, lease: Lease, report: Mapping[str, Any]) -> None:
         """Keep the measured fidelity of the job's method."""

@@ -56,6 +56,7 @@ def result(
         "validation_loss": loss,
         "training_loss": 1.0,
         "metrics": {},
+        "not_finite": {},
         "hypergradient_norm": 1.0,
         "method": "replay",
         "is_best": is_best,

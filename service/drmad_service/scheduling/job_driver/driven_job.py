@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
 from drmad_service.scheduling.job_driver.outcomes import apply_control, fail
 from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.replica_group import Replicas
@@ -35,6 +36,7 @@ class DrivenJob:
     Attributes:
         spec: as submitted until the search ends, then with the values that the search found.
         infos: the hyperparameters, once a replica has built the problem.
+        phases: seconds of each phase of the start, until they are kept.
         warnings: what every meta-iteration's record repeats, once the preflight has run.
         warned: the codes of the warnings that the job had before this lease.
     """
@@ -57,6 +59,8 @@ class DrivenJob:
         self.infos: list[HyperparameterInfo] = []
         self.warnings: list[str] = []
         self.warned = {doubt.code for doubt in record.warnings}
+        self.phases: dict[str, float] = {}
+        self.queued_s = _queued_s(record)
         self._code = code
         self._separated = record.not_batched is not None
         # Trials of a search run side by side on the actors.
@@ -97,6 +101,15 @@ class DrivenJob:
 
     def info_fields(self) -> list[dict[str, Any]]:
         return [info.model_dump() for info in self.infos]
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time within as a phase of the job's start, see StartPhases."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
 
     def fail_if_overdue(self) -> None:
         """
@@ -182,3 +195,12 @@ class DrivenJob:
     async def _say(self, message: str) -> None:
         with contextlib.suppress(RedisError):
             await self.store.say(self.lease, message)
+
+
+def _queued_s(record: JobRecord) -> float:
+    """Seconds that the job was in the queue before its last claim."""
+    queued = next((t for t in record.transitions[::-1] if t.status is JobStatus.QUEUED), None)
+    if queued is None:
+        return 0.0
+    after = record.transitions[record.transitions.index(queued) + 1 :]
+    return (after[0].at - queued.at).total_seconds() if after else 0.0

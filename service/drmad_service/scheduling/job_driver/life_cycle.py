@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from ray.exceptions import RayError
 
 from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.records.job import StartPhases
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
@@ -142,7 +143,8 @@ class _LifeCycle:
                         await JobAttribution(self._job, self._monitor).run()
                     if (finished := await self._finished(point)) is not None:
                         await self._succeed(point, finished)
-                    await self._preflight.compare_method(point)
+                    with self._job.phase("compare"):
+                        await self._preflight.compare_method(point)
                 traced = {
                     "drmad.job_id": self._job.lease.job_id,
                     "drmad.iteration": point.iteration,
@@ -168,6 +170,7 @@ class _LifeCycle:
         reason = job.spec.not_batched
         if reason is not None and job.asks_for_batches:
             await job.separate(reason)
+        job.phases = {}
         await self._place()
         settings = job.settings
         first = await self._prepare()
@@ -182,7 +185,8 @@ class _LifeCycle:
             message = too_many("hyperparameters", count, most)
             fail(Failure("too_many_hyperparameters", message))
         self._training_runs.require_room(first.training_bytes)
-        await self._preflight.short_run()
+        with job.phase("preflight"):
+            await self._preflight.short_run()
         self._rounds = self._new_rounds()
         point = await job.store.resume_point(job.lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
@@ -198,15 +202,20 @@ class _LifeCycle:
         """Have every actor build the problem. Returns the report of the first."""
         job, settings = self._job, self._job.settings
         install_s = settings.install_timeout_s if runtime_options(job.spec) else 0.0
-        prepared: list[Prepared] = await self._monitor.results(
-            [actor.prepare.remote() for actor in job.replicas.actors],
-            settings.start_timeout_s + install_s,
-        )
+        with job.phase("prepare"):
+            prepared: list[Prepared] = await self._monitor.results(
+                [actor.prepare.remote() for actor in job.replicas.actors],
+                settings.start_timeout_s + install_s,
+            )
         return prepared[0]
 
     async def _place(self) -> None:
         """Start the replicas on the nodes that the store chose; on others where these are lost."""
         job = self._job
+        with job.phase("place"):
+            await self._place_on_nodes(job)
+
+    async def _place_on_nodes(self, job: DrivenJob) -> None:
         while True:
             place = functools.partial(job.store.place, job.lease, await job.cluster.capacity())
             places = await job.persist(place)
@@ -318,6 +327,8 @@ class _LifeCycle:
         step = commit_of(job, point.iteration, result, time.monotonic() - began, training)
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
+        if job.phases:
+            await self._keep_phases(time.monotonic() - began)
         if result.overfitting is not None and "overfitting" not in job.warned:
             message = result.overfitting
             await job.persist(lambda: job.store.warn(job.lease, "overfitting", message))
@@ -329,6 +340,13 @@ class _LifeCycle:
             await self._succeed(step.next_state, result.finished)
         apply_control(status, between_iterations=True)
         return step.next_state
+
+    async def _keep_phases(self, first_iteration_s: float) -> None:
+        job, phases = self._job, self._job.phases
+        job.phases = {}
+        named = {"queued": job.queued_s, "preflight": 0.0, "first_iteration": first_iteration_s}
+        kept = StartPhases.model_validate(named | phases)
+        await job.persist(lambda: job.store.keep_start_phases(job.lease, kept))
 
     async def _finished(self, point: ResumePoint) -> str | None:
         """As the function; an online job ends with a window that was measured."""

@@ -417,3 +417,19 @@ async def test_trials_of_a_search_run_side_by_side_before_replicas_are_batched(
     (await cluster.called("trial")).returns(TrialResult(1.0, {}))
     (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
     assert [spec.replicas.batched for spec in cluster.specs] == ["off", "auto"]
+
+
+async def test_record_says_where_the_time_of_the_start_went(
+    drive: Drive, cluster: StandInCluster, store: Store
+) -> None:
+    del cluster.answers["prepare"]
+    driven = await drive()
+    prepare = await cluster.called("prepare")
+    assert (await store.get(driven.lease.job_id)).start_phases is None
+    prepare.returns(Prepared([INFO], START))
+    (await cluster.called("whole_meta_iteration")).returns(result(0, finished="iterations"))
+    phases = (await driven.released()).start_phases
+    assert phases is not None
+    assert phases.prepare > 0.0
+    assert phases.total >= phases.prepare + phases.first_iteration
+    assert min(phases.model_dump().values()) >= 0.0
