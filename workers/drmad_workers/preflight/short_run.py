@@ -18,10 +18,10 @@ from drmad_workers.errors import (
 )
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.online.refusals import short_horizon
 from drmad_workers.preflight.fidelity import agreement_with_another_draw, fidelity_report
 from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs import prove
+from drmad_workers.preflight.short_horizon import short_horizon
 from drmad_workers.training.schedules import ConstantSchedule
 from drmad_workers.user_code import UserCodeError, user_error
 
@@ -76,19 +76,18 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
         },
         "steps": short.training.steps,
         "weights": described_weights(spec, problem, tuner),
-        "limits": _limits(spec, trial),
+        "limits": _limits(spec, trial, tuner),
         "proofs": prove(spec, problem, tuner, device),
     }
 
 
-def _limits(spec: JobSpec, trial: Tuner) -> list[str]:
+def _limits(spec: JobSpec, trial: Tuner, tuner: Tuner) -> list[str]:
     """What the hypergradient leaves out, by the inner optimizer and by the method."""
     of_method = spec_adapter.method(spec.hypergradient).limits(trial.objective)
     of_optimizer = trial.replica.training.traits.limit
     of_window: list[str] = []
     if spec.meta.mode == "online":
-        bound = trial.hyperparameters.values()
-        of_window = short_horizon(bound, spec.meta.window, spec.training.steps)
+        of_window = short_horizon(tuner.replica, spec_adapter.meta(spec))
     return [*([] if of_optimizer is None else [of_optimizer]), *of_window, *of_method]
 
 
