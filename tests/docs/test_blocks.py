@@ -46,6 +46,8 @@ NOT_RUN = {
         "docs/how-to/attribution.md",
         "python",
     ): "tests/workers/attribution runs the calls",
+    ("docs/how-to/retrain.md", "sh"): "tests/end_to_end/test_retrainings.py runs the command",
+    ("docs/how-to/retrain.md", "python"): "tests/end_to_end and tests/client/export run the calls",
     ("docs/getting-started/templates.md", "sh"): "tests/workers/test_templates.py runs them",
     ("docs/how-to/deploy.md", "sh"): "they need Docker, a collector or jobs to back up",
     ("docs/how-to/fine-tuning.md", "sh"): "the weights are the reader's",
