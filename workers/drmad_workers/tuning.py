@@ -38,7 +38,7 @@ from drmad_workers.meta.confirmation import (
 )
 from drmad_workers.meta.loss_history import levels, stop_reason
 from drmad_workers.meta.state import MetaState, initial_state, require_fit
-from drmad_workers.meta.update import meta_update, projected
+from drmad_workers.meta.update import meta_update, projected, trial_points
 from drmad_workers.objective.held_out import model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.online.outer_loop import run_windows
@@ -332,6 +332,7 @@ def tune(
         while stop_reason(state, meta) is None:
             iteration, values = state.iteration, state.hyperparameters
             evaluation = tuner.evaluate(values, iteration, choice=state.choice)
+            trials = trial_losses(tuner, trial_points(state, bounds), iteration)
             if on_iteration is not None:
                 on_iteration(iteration, evaluation)
             state = meta_update(
@@ -341,7 +342,8 @@ def tune(
                 meta,
                 bounds,
                 metrics=evaluation.metrics,
-                cost=evaluation.cost,
+                cost=evaluation.cost + len(trials),
+                trials=trials,
             )
             state = replace(state, choice=evaluation.choice)
             tried[iteration] = values
@@ -366,6 +368,33 @@ def tune(
     finally:
         tuner.close()
     return result
+
+
+def trial_losses(
+    tuner: Tuner,
+    points: Sequence[Mapping[str, Tensor]],
+    draw: int,
+    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[float]:
+    """The validation loss at each λ, with the weights and minibatches of a meta-iteration.
+
+    Args:
+        points: see meta.update.trial_points.
+        draw: the draw of the meta-iteration, see Tuner.evaluate.
+    Returns:
+        A loss for each point; inf where training diverged.
+    """
+    losses = []
+    for values in points:
+        try:
+            stream = tuner.replica.training.draw_of(draw)
+            metrics, _ = tuner.retrain(values, stream, should_stop, on_progress)
+        except TrainingDiverged:
+            losses.append(math.inf)
+        else:
+            losses.append(metrics["validation_loss"])
+    return losses
 
 
 def _tune_online(

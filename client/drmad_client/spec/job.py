@@ -264,6 +264,12 @@ class JobSpec(Spec):
         yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()
+        if self.meta.optimizer == "auto" and self.replicas.mode == "async":
+            message = (
+                "must be another one with replicas.mode: async, where no update waits for a trial, "
+                "got auto: adam"
+            )
+            yield ("meta", "optimizer"), "auto", message
         yield from self._hyperparameter_misfits()
 
     def _kind_misfits(self) -> Iterator[Misfit]:

@@ -32,13 +32,14 @@ class MetaSpec(Spec):
         description="Validation rows whose loss a window differentiates in mode online, other ones "
         "in every window; null takes all.",
     )
-    optimizer: Literal["adam", "sgd", "rmsprop", "sign"] = Field(
+    optimizer: Literal["adam", "auto", "sgd", "rmsprop", "sign"] = Field(
         default=defaults.Meta.optimizer,
-        description="Outer optimizer; sign moves each hyperparameter by ± the learning rate.",
+        description="Outer optimizer; sign moves each hyperparameter by ± the learning rate, auto "
+        "is adam with a step size that retraining chooses.",
     )
     learning_rate: Annotated[float, bounds.Meta.learning_rate] = Field(
         default=defaults.Meta.learning_rate,
-        description="Outer step size, in raw units.",
+        description="Outer step size, in raw units; that of the first step with optimizer: auto.",
     )
     iterations: Annotated[int, bounds.Meta.iterations] = Field(
         default=defaults.Meta.iterations,

@@ -110,6 +110,12 @@ def _outer_misfits(spec: JobSpec) -> Iterator[Misfit]:
             "the hyperparameters of all windows before; retrain with those that were found"
         )
         yield ("meta", "confirmation"), meta.confirmation, message
+    if meta.optimizer == "auto":
+        message = (
+            "must be another one with mode: online, whose windows cannot be trained again at other "
+            "hyperparameters, got auto: adam"
+        )
+        yield ("meta", "optimizer"), "auto", message
     if meta.judging_share:
         message = (
             f"must be 0 with mode: online, got {meta.judging_share:g}: a window is judged by the "

@@ -51,6 +51,7 @@ def test_an_online_job_has_the_windows_of_one_run_and_neither_rollback_nor_confi
             "are not repeated, got 5",
         ),
         ({"meta": {"mode": "online", "confirmation": 0.1}}, "meta.confirmation", "got 0.1"),
+        ({"meta": {"mode": "online", "optimizer": "auto"}}, "meta.optimizer", "got auto"),
         ({"meta": {"mode": "online", "judging_share": 0.2}}, "meta.judging_share", "got 0.2"),
         ({"replicas": {"count": 2, "mode": "async"}}, "replicas.mode", "must be sync"),
         ({"replicas": {"count": 2, "wait_for": 1}}, "replicas.wait_for", "must be null"),

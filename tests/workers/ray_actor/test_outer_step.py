@@ -114,6 +114,28 @@ def test_a_round_is_judged_by_what_no_replica_differentiated(begun: PackedState)
     assert step.overfitting is None
 
 
+def test_trials_of_the_replicas_are_averaged_and_choose_the_start_of_the_update(
+    begun: PackedState, results: list[ReplicaResult]
+) -> None:
+    job = spec().model_copy(update={"meta": MetaSpec(optimizer="auto")})
+    first = outer_step.meta_step(job, INFOS, begun, 0, results)
+    assert isinstance(first, StepResult)
+    before, state = unpack(begun), unpack(first.state)
+    losses = [result.evaluation.validation_loss for result in results]
+    tried = [
+        replace(result, trials=(loss + 1.0, loss + 1.0, loss + shift))
+        for result, loss, shift in zip(results, losses, (1.0, -1.0, -1.0), strict=True)
+    ]
+    second = outer_step.meta_step(job, INFOS, first.state, 0, tried)
+    assert isinstance(second, StepResult)
+    name = "sample_weight"
+    start, taken = before.hyperparameters[name], state.hyperparameters[name]
+    torch.testing.assert_close(
+        unpack(second.state).optimizer[f"before/{name}"], start + 3.0 * (taken - start)
+    )
+    assert second.record["cost"] == pytest.approx(first.record["cost"] + 3.0)
+
+
 def test_shard_of_a_straggler_stays_where_it_was(
     begun: PackedState, results: list[ReplicaResult]
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from drmad_client.spec import bounds, defaults
 from drmad_workers.errors import ProblemError, require_bounds
 
-OuterOptimizer = Literal["sign", "sgd", "adam", "rmsprop"]
+OuterOptimizer = Literal["auto", "sign", "sgd", "adam", "rmsprop"]
 Mode = Literal["restart", "online"]
 
 
@@ -16,8 +16,9 @@ class MetaConfig:
 
     Attributes:
         optimizer: "sign" (λ -= η sign(g), as in the papers), "sgd", "adam" or "rmsprop"
-            (both as in torch.optim, with its defaults).
-        learning_rate: η > 0, in units of λ.
+            (both as in torch.optim, with its defaults); "auto" is adam with a step length that
+            retraining chooses, see meta.line_search.
+        learning_rate: η > 0, in units of λ; that of the first step for "auto".
         iterations: the maximum number of meta-iterations. An online run has one for each of its
             windows, and does not read this.
         rollback_tolerance: a meta-iteration is rolled back when its validation loss exceeds the
@@ -63,5 +64,11 @@ class MetaConfig:
                     f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}",
                     f"meta.{name}",
                 )
+        if self.mode == "online" and self.optimizer == "auto":
+            raise ProblemError(
+                "optimizer must be another one with mode online, whose windows cannot be trained "
+                "again at other hyperparameters, got 'auto': take adam",
+                "meta.optimizer",
+            )
         require_bounds(self, bounds.Meta, "meta")
         require_bounds(self, bounds.Online, "meta")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.estimates import noise_of, quantile
+from drmad_workers.meta.line_search import after_rollback
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, outer_update
 
@@ -55,9 +56,12 @@ def rolled_back(
         bounds: see `meta_update`.
         covered: the rows that have a gradient in the best meta-iteration, see `outer_update`.
     """
-    scale = 0.5 * state.step_scale
-    origin = replace(best, step_scale=scale)
+    is_auto = config.optimizer == "auto"  # its rate remembers the shorter step
+    scale = state.step_scale if is_auto else 0.5 * state.step_scale
+    slots = after_rollback(state, best, config.learning_rate) if is_auto else {}
+    origin = replace(best, step_scale=scale, optimizer={**best.optimizer, **slots})
     hyperparameters, memory = outer_update(origin, hypergradient, config, bounds or {}, covered)
+    memory |= slots
     return replace(
         state,
         hyperparameters=hyperparameters,

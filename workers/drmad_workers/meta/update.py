@@ -3,7 +3,7 @@
 All functions are pure, so that a resumed job repeats an uninterrupted one bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drmad_workers.errors import EngineError
 from drmad_workers.meta.config import MetaConfig, OuterOptimizer
+from drmad_workers.meta.line_search import candidates, rate_of, settled
 from drmad_workers.meta.loss_history import record_loss
 from drmad_workers.meta.state import MetaState
 
@@ -27,6 +28,7 @@ def meta_update(
     covered: Mapping[str, Tensor] | None = None,
     metrics: Mapping[str, float] | None = None,
     cost: float = 1.0,
+    trials: Sequence[float] = (),
 ) -> MetaState:
     """The state after one accepted meta-iteration; the argument `state` stays as it is.
 
@@ -39,10 +41,19 @@ def meta_update(
         covered: see `outer_update`.
         metrics: the metrics of the meta-iteration, by name.
         cost: its cost in plain training runs.
+        trials: the validation losses at its `trial_points`; empty where none were tried.
     Raises:
         EngineError: a hypergradient is missing, has another shape or is not finite.
     """
-    hyperparameters, memory = outer_update(state, hypergradient, config, bounds or {}, covered)
+    begun, slots = state, dict[str, Tensor]()
+    if config.optimizer == "auto":
+        points = trial_points(state, bounds or {}) if trials else []
+        origin, slots = settled(
+            state, validation_loss, hypergradient, points, trials, config.learning_rate
+        )
+        begun = replace(state, hyperparameters=origin, optimizer={**state.optimizer, **slots})
+    hyperparameters, memory = outer_update(begun, hypergradient, config, bounds or {}, covered)
+    memory |= slots
     return replace(
         record_loss(state, validation_loss, metrics, cost),
         hyperparameters=hyperparameters,
@@ -71,6 +82,9 @@ def outer_update(
     """
     hyperparameters: dict[str, Tensor] = {}
     memory: dict[str, Tensor] = {}
+    rate = config.learning_rate
+    if config.optimizer == "auto":
+        rate = rate_of(state, rate, config.iterations)
     for name, value in state.hyperparameters.items():
         gradient = hypergradient.get(name)
         if gradient is None or gradient.shape != value.shape:
@@ -92,9 +106,14 @@ def outer_update(
         rows = (covered or {}).get(name)
         mask = None if rows is None else rows.view(-1, *(1,) * (value.ndim - 1))
         direction = outer_direction(config.optimizer, gradient, name, state, memory, mask)
-        stepped = value - config.learning_rate * state.step_scale * direction
+        stepped = value - rate * state.step_scale * direction
         hyperparameters[name] = stepped if mask is None else torch.where(mask, stepped, value)
     return projected(hyperparameters, bounds), memory
+
+
+def trial_points(state: MetaState, bounds: Mapping[str, Bounds]) -> list[dict[str, Tensor]]:
+    """The λ that a meta-iteration of the optimizer `auto` tries beside its own; most try none."""
+    return [projected(each, bounds) for each in candidates(state)]
 
 
 def projected(values: Mapping[str, Tensor], bounds: Mapping[str, Bounds]) -> dict[str, Tensor]:

@@ -393,12 +393,9 @@ class Replica:
     ) -> WorkerResults:
         def body() -> list[ReplicaResult]:
             node = ray.get_runtime_context().get_node_id()
-            parts = zip(
-                self._numbers,
-                self._evaluations(state, iteration, ticket, draw),
-                self._tuners,
-                strict=True,
-            )
+            evaluations = self._evaluations(state, iteration, ticket, draw)
+            tried = self._trials(state, ticket, draw)
+            parts = zip(self._numbers, evaluations, self._tuners, tried, strict=True)
             return [
                 ReplicaResult(
                     number,
@@ -407,8 +404,9 @@ class Replica:
                     tuner.valid_examples.rows,
                     node,
                     self._device,
+                    tuple(trials),
                 )
-                for number, evaluation, tuner in parts
+                for number, evaluation, tuner, trials in parts
             ]
 
         with self._computing:
@@ -445,6 +443,24 @@ class Replica:
             tuner.evaluate(
                 values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
             )
+        ]
+
+    def _trials(self, state: PackedState, ticket: int, draw: int | None) -> list[list[float]]:
+        """The losses at the points that the outer optimizer tries, of each replica."""
+        from drmad_workers.meta.update import trial_points
+        from drmad_workers.ray_actor.packed_state import unpack
+        from drmad_workers.tuning import trial_losses
+
+        begun = unpack(state)
+        bound = self._tuners[0].hyperparameters
+        points = trial_points(begun, {name: (b.lower, b.upper) for name, b in bound.items()})
+        number = begun.draw if draw is None else draw
+
+        def should_stop() -> bool:
+            return 0 < ticket <= self._abandoned
+
+        return [
+            trial_losses(tuner, points, number, should_stop, self._note) for tuner in self._tuners
         ]
 
     def _guarded(self, body: Callable[[], T], iteration: int | None) -> T | Failure:

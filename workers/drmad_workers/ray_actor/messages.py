@@ -76,6 +76,7 @@ class ReplicaResult:
         train_examples, valid_examples: the numbers of examples that the replica holds.
         node: the id of the Ray node.
         device: "cpu" or "cuda".
+        trials: the validation losses at the points that the outer optimizer tries.
     """
 
     replica: int
@@ -84,6 +85,7 @@ class ReplicaResult:
     valid_examples: int
     node: str
     device: str
+    trials: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

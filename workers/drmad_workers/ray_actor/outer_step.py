@@ -59,6 +59,7 @@ def meta_step(
         joined.moved(),
         joined.metrics,
         joined.cost,
+        joined.trials,
     )
     return joined.result(state, after, max_model_bytes)
 
@@ -171,7 +172,8 @@ class _JoinedResults:
         self.validation_loss = mean([e.validation_loss for e in self._evaluations])
         figures = [e.metrics | e.diagnostics for e in self._evaluations]
         self.metrics, self.not_finite = finite_means(figures), not_finite_means(figures)
-        self.cost = mean([e.cost for e in self._evaluations])
+        self.trials = [mean(losses) for losses in zip(*(r.trials for r in results), strict=True)]
+        self.cost = mean([e.cost for e in self._evaluations]) + len(self.trials)
 
     def moved(self) -> dict[str, Tensor]:
         """The rows of each λ that the outer step moves; a missing name has all of them."""
