@@ -20,7 +20,7 @@ from pathlib import Path
 from drmad_client.http import local_key
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.operations.home_secrets import ensure_webhook_secret
+from drmad_service.operations.home_secrets import ensure_local_key, ensure_webhook_secret
 from drmad_service.settings import SupervisorSettings
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ def supervise(
             exits.enter_context(_synced(redis))
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
+        ensure_local_key(home)  # the API reads it at its start
         # Secrets are not passed as arguments, which every user of the machine can read.
         environment = {
             "DRMAD_WEBHOOK_SECRET_FILE": str(ensure_webhook_secret(home)),
