@@ -12,6 +12,8 @@ from drmad_client.cli import inspection, options
 from drmad_client.cli.options import Output, OutputOption
 from drmad_client.cli.terminal import echo
 
+_LISTED = 20
+
 
 class Template(StrEnum):
     """What `init` writes: the folders of drmad_client/spec/templates."""
@@ -116,6 +118,7 @@ def submit(
     with options.open_client(context) as client:
         if code is not None:
             job_file.assign(spec, f"problem.code={client.code.upload(code)}")
+            say_what_was_left_out(code)
         if dry_run:
             client.jobs.validate(spec)
             echo(f"{file} is a valid job; no job was created")
@@ -132,6 +135,16 @@ def submit(
         echo(job.id)
         if watch or mirrors:
             inspection.follow(client, job.id, mirrors)
+
+
+def say_what_was_left_out(code: Path) -> None:
+    """Print what the archive of a folder does not hold, on standard error."""
+    from drmad_client.files.code_archive import IGNORE_FILE, left_out
+
+    if names := left_out(code):
+        more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        listed = ", ".join(names[:_LISTED])
+        echo(f"left out of the code: {listed}{more}; {IGNORE_FILE} changes it", err=True)
 
 
 def upload_data(

@@ -19,6 +19,7 @@ from drmad_client.files import zip_directory
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
 IGNORE_FILE = ".drmadignore"
+GIT_IGNORE_FILE = ".gitignore"
 MAX_BYTES = 50 << 20
 """Maximum size of an archive, in bytes."""
 MAX_UNPACKED_BYTES = 500 << 20
@@ -29,8 +30,9 @@ MAX_FILES = 10_000
 _NEVER = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", "node_modules/", "__pycache__/", "*.py[cod]",
     ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", ".tox/", "*.egg-info/",
-    ".DS_Store", IGNORE_FILE,
+    ".DS_Store", ".env", ".env.*", "wandb/", "mlruns/", "*.ckpt", IGNORE_FILE,
 )  # fmt: skip
+_ODD_NAME = re.compile(r"[\\:\x00-\x1f]")  # of a path in an archive
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
 _LISTED = 5  # of the largest files, in a message
 
@@ -60,14 +62,17 @@ class Archive:
 def pack(folder: Path, max_bytes: int = MAX_BYTES) -> Archive:
     """Pack the files of a folder. Equal files give equal bytes, at any time and on any machine.
 
-    The archive leaves out version control, virtual environments, caches, and the patterns of
-    `.drmadignore`, which has the syntax of .gitignore.
+    The archive leaves out version control, virtual environments, caches, secrets (`.env`), what
+    trackers and training write (`wandb/`, `mlruns/`, `*.ckpt`), and what `.gitignore` names, in the
+    folder and below it. `.drmadignore` has the same syntax and the last word: `!wandb/` packs it
+    all the same. `left_out` lists them.
 
     Args:
         max_bytes: maximum size of the archive.
     Raises:
-        CodeError: the folder does not exist, has no files to pack, holds a link to a file outside
-            it, or exceeds a limit; the message then names the largest files.
+        CodeError: the folder does not exist, has no files to pack, holds a link to a folder, to
+            nothing or to a file outside it, a name that not every system can unpack, or what is no
+            file, or exceeds a limit; the message then names the largest files.
     """
     if not folder.is_dir():
         raise CodeError(f"{folder} must be the folder that holds your code, and is not a folder")
@@ -135,32 +140,102 @@ def unpack(content: bytes, folder: Path, max_unpacked_bytes: int = MAX_UNPACKED_
 
 
 def code_files(folder: Path) -> Iterator[Path]:
-    """The files of a folder that `pack` takes."""
-    lines = [*_NEVER]
-    ignore = folder / IGNORE_FILE
-    if ignore.is_file():
-        lines += ignore.read_text(encoding="utf-8").splitlines()
-    ignored = PathSpec.from_lines("gitignore", lines)
-    inside = folder.resolve()
+    """The files of a folder that `pack` takes.
+
+    Raises:
+        CodeError: as in `pack`, for a link, a name or a file that it refuses.
+    """
+    for path, is_taken in _entries_of(folder):
+        if is_taken:
+            _must_be_plain(path, folder)
+            yield path
+
+
+def left_out(folder: Path) -> list[str]:
+    """The files and the folders, with a slash, of a folder that `pack` leaves out by a pattern."""
+    return sorted(
+        path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")
+        for path, is_taken in _entries_of(folder)
+        if not is_taken
+    )
+
+
+def _entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """What lies below a folder, and whether it is taken; of what is not, only the folder itself."""
+    ignored = PathSpec.from_lines("gitignore", [*_NEVER, *_patterns(folder)])
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         relative = here.relative_to(folder)
-        folders[:] = [
-            name
-            for name in folders
-            if not ignored.match_file(f"{(relative / name).as_posix()}/")
-            and not (here / name / "pyvenv.cfg").exists()
-        ]
-        for name in files:
+        kept = []
+        for name in folders:
             path = here / name
-            if ignored.match_file((relative / name).as_posix()) or not path.is_file():
-                continue
-            if not path.resolve().is_relative_to(inside):
-                raise CodeError(
-                    f"{path} is a link to a file outside {folder}: copy the file into the folder, "
-                    f"or name the link in {IGNORE_FILE}"
-                )
-            yield path
+            if (path / "pyvenv.cfg").exists() or ignored.match_file(
+                f"{(relative / name).as_posix()}/"
+            ):
+                yield path, False
+            elif path.is_symlink():
+                yield path, True  # and is refused by name
+            else:
+                kept.append(name)
+        folders[:] = kept
+        for name in files:
+            yield here / name, not ignored.match_file((relative / name).as_posix())
+
+
+def _patterns(folder: Path) -> Iterator[str]:
+    """The lines of the .gitignore of the folder and of those inside, then of its .drmadignore."""
+    for file in sorted(folder.rglob(GIT_IGNORE_FILE), key=lambda file: len(file.parts)):
+        below = file.parent.relative_to(folder).as_posix()
+        for line in _lines(file):
+            yield line if below == "." else _moved(line, below)
+    yield from _lines(folder / IGNORE_FILE)
+
+
+def _moved(line: str, below: str) -> str:
+    """A pattern of a folder below as one of the folder above."""
+    sign, pattern = ("!", line[1:]) if line.startswith("!") else ("", line)
+    if not pattern.strip() or pattern.startswith("#"):
+        return line
+    is_anchored = "/" in pattern.rstrip("/")
+    return f"{sign}/{below}/{'' if is_anchored else '**/'}{pattern.lstrip('/')}"
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise CodeError(f"{file} must be readable text in UTF-8: {error}") from error
+
+
+def _must_be_plain(path: Path, folder: Path) -> None:
+    """
+    Raises:
+        CodeError: names the link, the name or the kind of file that no archive takes.
+    """
+    advice = f", or name it in {IGNORE_FILE}"
+    name = path.relative_to(folder).as_posix()
+    shown = ascii(str(path))[1:-1] if not name.isprintable() else str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise CodeError(f"{shown} has a name that is not UTF-8: rename it{advice}") from None
+    if _ODD_NAME.search(name):
+        raise CodeError(
+            f"{shown} has a backslash, a colon or a control character in its name, which not every "
+            f"system can unpack: rename it{advice}"
+        )
+    if path.is_symlink() and not path.exists():
+        raise CodeError(f"{shown} is a link to nothing: remove it{advice}")
+    if path.is_symlink() and path.is_dir():
+        raise CodeError(f"{shown} is a link to a folder: copy the folder to its place{advice}")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CodeError(
+            f"{shown} is a link to a file outside {folder}: copy the file into the folder{advice}"
+        )
+    if not path.is_file():
+        raise CodeError(f"{shown} is no file, but a socket, a pipe or a device: remove it{advice}")
+    if not os.access(path, os.R_OK):
+        raise CodeError(f"{shown} cannot be read: change its rights{advice}")
 
 
 def _too_large(origin: str, sizes: Mapping[str, int], size: int, limit: int) -> str:
@@ -199,7 +274,7 @@ def _entries(archive: zipfile.ZipFile, max_unpacked_bytes: int) -> list[zipfile.
     for info in entries:
         path = PurePosixPath(info.filename)
         leads_out = path.is_absolute() or ".." in path.parts or not path.parts
-        if leads_out or re.search(r"[\\:\x00-\x1f]", info.filename):
+        if leads_out or _ODD_NAME.search(info.filename):
             raise CodeError(f"the paths of an archive must lie inside it, got {info.filename!r}")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,107 @@ def test_same_path_twice_is_refused() -> None:
             archive.writestr("a.py", "2")
     with pytest.raises(CodeError, match="twice"):
         code_archive.check(packed.getvalue())
+
+
+def test_secrets_what_trackers_write_and_what_git_ignores_stay_at_home(folder: Path) -> None:
+    for name, text in {
+        ".env": "TOKEN=1",
+        ".env.local": "TOKEN=2",
+        "wandb/run-1/log.txt": "",
+        "mlruns/0/meta.yaml": "",
+        "last.ckpt": "",
+        "package/.gitignore": "*.log\n/top.csv\n!keep.log\n",
+        "package/a.log": "",
+        "package/keep.log": "",
+        "package/top.csv": "",
+        "package/deep/b.log": "",
+        "package/deep/top.csv": "",
+        ".gitignore": "results/\n# a comment\n\nsecret.py\n",
+        "results/x.py": "",
+        "secret.py": "",
+        "package/secret.py": "",
+        "kept.ckpt": "",
+    }.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with (folder / code_archive.IGNORE_FILE).open("a") as file:
+        file.write("!kept.ckpt\n")
+    assert code_archive.pack(folder).files == (
+        ".gitignore",
+        "kept.ckpt",
+        "my_problem.py",
+        "package/.gitignore",
+        "package/__init__.py",
+        "package/deep/top.csv",
+        "package/keep.log",
+        "package/net.py",
+    )
+    left_out = code_archive.left_out(folder)
+    expected = {".env", ".env.local", ".git/", ".venv/", "env/", "data/", "wandb/", "mlruns/"}
+    expected |= {"last.ckpt", "results/", "secret.py", "notes.txt", "old.pyc", "package/a.log"}
+    expected |= {"package/__pycache__/", "package/deep/b.log", "package/secret.py"}
+    assert set(left_out) == expected | {"package/top.csv", code_archive.IGNORE_FILE}
+
+
+def _linked_folder(folder: Path) -> None:
+    (folder.parent / "shared").mkdir()
+    (folder / "odd").symlink_to(folder.parent / "shared")
+
+
+def _linked_folder_inside(folder: Path) -> None:
+    (folder / "odd").symlink_to(folder / "package")
+
+
+def _broken_link(folder: Path) -> None:
+    (folder / "odd").symlink_to(folder / "nowhere")
+
+
+def _link_to_itself(folder: Path) -> None:
+    (folder / "odd").symlink_to(folder / "odd")
+
+
+def _pipe(folder: Path) -> None:
+    os.mkfifo(folder / "odd")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_linked_folder, "odd is a link to a folder: copy the folder to its place"),
+        (_linked_folder_inside, "odd is a link to a folder"),
+        (_broken_link, "odd is a link to nothing: remove it"),
+        (_link_to_itself, "odd is a link to nothing"),
+        (_pipe, "odd is no file, but a socket, a pipe or a device"),
+        (lambda folder: (folder / "odd\\x.py").touch(), r"odd\\x.py has a backslash, a colon"),
+        (lambda folder: (folder / "odd:x.py").touch(), "odd:x.py has a backslash, a colon"),
+        (
+            lambda folder: (folder / "odd\nx.py").touch(),
+            r"odd\\nx.py has a backslash, a colon or a",
+        ),
+        (
+            lambda folder: open(os.fsencode(folder) + b"/odd\xff.py", "w").close(),
+            r"odd\\udcff.py has a name that is not UTF-8: rename it",
+        ),
+    ],
+)
+def test_what_no_archive_takes_is_refused_with_its_name_or_left_out_by_it(
+    make: Callable[[Path], None], words: str, folder: Path
+) -> None:
+    make(folder)
+    with pytest.raises(CodeError) as refused:
+        code_archive.pack(folder)
+    assert words.replace("\\\\", "\\") in str(refused.value)
+    assert f"or name it in {code_archive.IGNORE_FILE}" in str(refused.value)
+    with (folder / code_archive.IGNORE_FILE).open("a") as file:
+        file.write("odd*\n")
+    assert len(code_archive.pack(folder).files) == 3
+
+
+def test_names_of_all_languages_and_with_spaces_are_packed(folder: Path) -> None:
+    names = {"größe.py", "漢字.py", "with space.py", "-dash.py", "'quote\".py", "a" * 200 + ".py"}
+    for name in names:
+        (folder / name).touch()
+    archive = code_archive.pack(folder)
+    assert names < set(archive.files)
+    code_archive.check(archive.content)

@@ -91,6 +91,7 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     """The spec, and the folder of the code, packed and unpacked as for a worker."""
     from pydantic import ValidationError
 
+    from drmad_client.cli.submission import say_what_was_left_out
     from drmad_client.errors import DrmadError
     from drmad_client.files.code_archive import pack
     from drmad_client.records.field_errors import field_errors
@@ -105,6 +106,7 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
         job_file.assign(fields, f"problem.code={archive.name}")
         folder = unpacked(archive.content)
         typer.echo(f"code: {len(archive.files)} files, {len(archive.content) / 1e3:.1f} kB packed")
+        say_what_was_left_out(code)
     try:
         return JobSpec.model_validate(fields), folder
     except ValidationError as error:
