@@ -24,11 +24,10 @@ _PHASES = ("forward", "evaluate", "backward")
 def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> Figure:
     """The losses over the meta-iterations, and below them every metric that the job reports.
 
-    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Marks
-    show the best meta-iteration, fidelity probes of auto, and `rollbacks`, to which the job went
-    back. Where
-    validation examples judge, `fitted` is the loss of the others, and `overfitting` the growth of
-    the gap between the two.
+    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Marks show
+    the best meta-iteration, fidelity probes of auto, and `rollbacks`, to which the job went back.
+    Where validation examples judge, `fitted` is the loss of the others, and `overfitting` the
+    growth of the gap between the two.
     """
     records = _records(history)
     if not records:

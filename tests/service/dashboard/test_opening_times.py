@@ -131,3 +131,9 @@ def test_a_million_hyperparameters_open_quickly(
         page.goto(f"{server.url}/jobs/{job_id}")
         settled(page)
         expect(page.locator('job-chart[name="movers"] .main-svg').first).to_be_visible()
+        lowest = page.locator('learned-entries[src*="order=lowest"]')
+        lowest.scroll_into_view_if_needed()
+        expect(lowest.locator("li")).to_have_count(12)
+        began = time.monotonic()
+        lowest.evaluate("(list) => fetch(list.getAttribute('src')).then((found) => found.json())")
+        assert time.monotonic() - began < QUICK_S
