@@ -88,14 +88,17 @@ class Replica:
         problem, training, seed, number = self._problem, self.training, self._seed, self._number
         require_trainable(problem.model)
         place = (self.device, dtype, seed, problem.collate_fn)
-        train = Examples(problem.train, "train", *place, fixed=False, workers=training.data_workers)
-        valid = Examples(problem.valid, "valid", *place)
+        workers = training.data_workers
+        train = Examples(problem.train, "train", *place, fixed=False, workers=workers)
+        valid = Examples(problem.valid, "valid", *place, workers=workers)
         self.train_examples = train.part(shards.positions("train", train.rows, number))
         differentiated, judging = shards.validation(valid.rows, number)
         self.valid_examples = valid.part(differentiated)
         self.judging_examples = None if judging is None else valid.part(judging)
         self.test_examples = (
-            None if problem.test is None else Examples(problem.test, "test", *place)
+            None
+            if problem.test is None
+            else Examples(problem.test, "test", *place, workers=workers)
         )
         slots = slots_of(problem.model)
         setting = Setting(
@@ -203,8 +206,9 @@ class Replica:
 
     def close(self) -> None:
         """Ends the processes that read data; a later run begins new ones."""
-        if self.train_examples.ahead is not None:
-            self.train_examples.ahead.close()
+        for examples in (self.train_examples, self.valid_examples, self.test_examples):
+            if examples is not None and examples.ahead is not None:
+                examples.ahead.close()
 
     def training_run(self, values: Mapping[str, Tensor], draw: int, monitor: Monitor) -> ReplicaRun:
         """The training run at λ whose w_0 and minibatches belong to draw `draw`."""

@@ -134,9 +134,9 @@ class TrainingSpec(Spec):
     )
     data_workers: Annotated[int, bounds.Training.data_workers] = Field(
         default=defaults.Training.data_workers,
-        description="Number of processes of each replica that read training data ahead, for "
-        "map-style data sets that are not kept in memory. 0 reads in the process that trains. It "
-        "does not change what is read.",
+        description="Number of processes of each replica that read data ahead, for each map-style "
+        "data set that is not kept in memory. 0 reads in the process that trains. It does not "
+        "change what is read.",
     )
     resample: bool = Field(
         default=defaults.Training.resample,

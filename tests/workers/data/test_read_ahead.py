@@ -125,6 +125,22 @@ def test_every_method_takes_the_same_bits_and_reads_nothing_itself(
     assert ahead_of(tuner).missed <= (2 if method.name == "shortcut" else 0)
 
 
+def test_held_out_data_that_are_not_kept_are_read_by_the_processes_too(
+    tuners: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drmad_workers.data.items.IN_MEMORY_BYTES", 10)
+    training = replace(TRAINING, evaluation_rows=4)
+    held_out = {"valid": Drawn(15), "test": Drawn(9)}
+    expected = results(tuners(0, training=training, **held_out))
+    tuner = tuners(2, training=training, **held_out)
+    assert results(tuner) == expected
+    for examples in (tuner.valid_examples, tuner.replica.test_examples):
+        assert examples.ahead.missed == 0
+        assert len(examples.ahead.processes) == 2
+    tuner.close()
+    assert tuner.valid_examples.ahead.processes == []
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("method", [Replay(), Shortcut(max_stride=4)], ids=["replay", "shortcut"])
 def test_steps_of_several_minibatches_take_the_same_bits(

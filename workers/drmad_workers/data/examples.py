@@ -10,9 +10,12 @@ from torch import Tensor
 from drmad_workers import trees
 from drmad_workers.data.columns import Columns, Rows, columns_of, require_rows
 from drmad_workers.data.items import Items
-from drmad_workers.data.read_ahead import ReadAhead
+from drmad_workers.data.read_ahead import AHEAD, ReadAhead, Wanted
 from drmad_workers.devices import placed
 from drmad_workers.problem import Batch, Collate, Data, is_pair
+
+HELD_OUT_AHEAD = 1
+"""The passes of held-out data that each process reads ahead, of more rows than a minibatch."""
 
 
 class Examples:
@@ -59,7 +62,7 @@ class Examples:
             if content is not None:
                 self._source = Columns(self._place(content))
             elif workers and not items.in_memory:
-                self.ahead = ReadAhead(items, name, workers)
+                self.ahead = ReadAhead(items, name, workers, HELD_OUT_AHEAD if fixed else AHEAD)
         self.rows = self._source.rows
         self.draws, self.is_uniform = self._source.draws, self._source.is_uniform
 
@@ -109,13 +112,37 @@ class Examples:
         for start in range(0, self.rows, rows):
             yield self.chunk(start, rows)
 
+    def expect_chunks(self, rows: int) -> None:
+        """States that all examples will be asked for by `chunk_ahead`, `rows` at a time."""
+        if self.ahead is not None:
+            self.ahead.expect(wanted_chunks(self.positions, self.rows, rows))
+
+    def chunk_ahead(self, start: int, rows: int) -> Batch:
+        """As `chunk`, by other processes where they read ahead."""
+        if self.ahead is not None:
+            index = self._chunk_index(start, rows)
+            (content,) = self.ahead.take([tuple(index.tolist())])
+            if content is not None:
+                return self.placed(content, index)
+        return self.chunk(start, rows)
+
     def chunk(self, start: int, rows: int) -> Batch:
         """A copy of at most `rows` examples from `start` on, which a model may overwrite."""
-        stop = min(start + rows, self.rows)
-        index = torch.arange(start, stop, device=self.device)
-        return self.take(index if self.positions is None else self.positions[index])
+        return self.take(self._chunk_index(start, rows))
+
+    def _chunk_index(self, start: int, rows: int) -> Tensor:
+        index = torch.arange(start, min(start + rows, self.rows), device=self.device)
+        return index if self.positions is None else self.positions[index]
 
     def _place(self, content: Any, pinned: bool = False) -> Any:
         return trees.mapped_tensors(
             lambda tensor: placed(tensor.detach(), self.device, self._dtype, pinned), content
         )
+
+
+def wanted_chunks(positions: Tensor | None, total: int, rows: int) -> Iterator[Wanted]:
+    """The chunks of `total` rows, in order; see Examples.part for the positions."""
+    for start in range(0, total, rows):
+        index = torch.arange(start, min(start + rows, total))
+        found = tuple((index if positions is None else positions.cpu()[index]).tolist())
+        yield Wanted(found, found, None, collated=True)

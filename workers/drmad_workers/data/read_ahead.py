@@ -16,7 +16,7 @@ from drmad_workers.data.shared_slots import Packed, SharedSlots
 from drmad_workers.errors import ProblemError
 
 AHEAD = 4
-"""The minibatches that each process reads ahead."""
+"""The minibatches of training data that each process reads ahead."""
 FIELD = "training.data_workers"
 
 T = TypeVar("T")
@@ -62,11 +62,18 @@ class ReadAhead:
         collated: whether `take` returns contents in the present order, or lists of items.
     """
 
-    def __init__(self, items: Items, name: str, workers: int) -> None:
-        """`name` is that of the data in a ProblemError; `workers` is the number of processes."""
+    def __init__(self, items: Items, name: str, workers: int, ahead: int = AHEAD) -> None:
+        """
+        Args:
+            items: the data.
+            name: that of the data in a ProblemError.
+            workers: the number of processes.
+            ahead: the minibatches that each process reads ahead.
+        """
         self._items = items
         self._name = name
         self._workers = workers
+        self._ahead = ahead
         self._requests = Requests()
         self._reading: ReadingProcesses | None = None
         self._kept: deque[Kept] = deque()
@@ -102,7 +109,7 @@ class ReadAhead:
         if self._reading is None:
             self._reading = self._begun()
         self._attempt(self._reading.drain)
-        for _ in range(AHEAD * self._workers):
+        for _ in range(self._ahead * self._workers):
             self._ask()
 
     def take(self, keys: Sequence[Hashable]) -> list[Any | None]:

@@ -62,11 +62,13 @@ class HeldOutRows:
 
         `use` may be called again on fewer rows after a lack of memory, and must have no effect.
         """
+        examples.expect_chunks(self.rows)
         start = 0
         while start < examples.rows:
             result, rows = self.attempt(partial(self._pass, examples, start, use))
             yield result, rows / examples.rows
             start += rows
+        examples.expect_chunks(self.rows)  # the next time they are read while training goes on
 
     def attempt(self, work: Callable[[int], T]) -> T:
         """`work(rows)`, with half as many rows after every lack of memory."""
@@ -84,6 +86,6 @@ class HeldOutRows:
     def _pass(
         self, examples: Examples, start: int, use: Callable[[Batch], T], rows: int
     ) -> tuple[T, int]:
-        batch = examples.chunk(start, rows)
+        batch = examples.chunk_ahead(start, rows)
         seed_all(seed_of(Purpose.HELD_OUT, self._seed, start))
         return use(batch), len(batch.index)
