@@ -133,6 +133,9 @@ def submit(
         mirrors = inspection.open_mirrors(log_to)  # a wrong name is reported before the job exists
         job = client.jobs.create(spec)
         echo(job.id)
+        waiting = job.record.waiting
+        if waiting is not None and waiting.impossible is not None:
+            echo(f"the job waits for other nodes: {job.record.message}", err=True)
         if watch or mirrors:
             inspection.follow(client, job.id, mirrors)
 

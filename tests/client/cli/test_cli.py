@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save
 from drmad_client import __version__
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
-from drmad_client.records.job import JobRecord
+from drmad_client.records.job import JobRecord, Waiting
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.status import JobStatus
@@ -77,6 +77,19 @@ def test_submit_sends_the_file_with_its_changes_and_follows(
     assert lines[-1].startswith("succeeded after 41 s; best: iteration 2")
     sent = json.loads(service.requests[0].body)
     assert sent == samples.SPEC | {"meta": {"iterations": 5}, "seed": 7}
+
+
+def test_submit_says_that_no_node_holds_the_job(service: FakeService, job_yaml: Path) -> None:
+    why = "no node has 2 GPUs; the largest has 1"
+    needs = {"cpus": 1.0, "gpus": 2.0, "free_cpus": 4.0, "free_gpus": 1.0}
+    waiting = Waiting.model_validate(
+        needs | {"cluster_cpus": 4.0, "cluster_gpus": 1.0, "impossible": why}
+    )
+    queued = samples.job(JobStatus.QUEUED).model_copy(update={"waiting": waiting, "message": why})
+    service.on("POST", "/v1/jobs", fake_service.record(queued, 201))
+    done = drmad(service, "submit", str(job_yaml))
+    assert (done.returncode, done.stdout) == (0, f"{samples.ID}\n")
+    assert done.stderr == f"the job waits for other nodes: {why}\n"
 
 
 def test_bad_fields_are_printed_one_a_line(service: FakeService, job_yaml: Path) -> None:
