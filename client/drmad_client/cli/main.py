@@ -17,7 +17,15 @@ import typer
 import typer.core
 import typer.main
 
-from drmad_client.cli import inspection, job_control, results, retraining, submission, validation
+from drmad_client.cli import (
+    groups,
+    inspection,
+    job_control,
+    results,
+    retraining,
+    submission,
+    validation,
+)
 from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
 from drmad_client.cli.terminal import echo
@@ -119,7 +127,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (submission, inspection, job_control, results, retraining, validation):
+for _module in (submission, groups, inspection, job_control, results, retraining, validation):
     _module.register(app)
 
 

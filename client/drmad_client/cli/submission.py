@@ -98,6 +98,16 @@ def submit(
         bool, typer.Option("--check", help="Run the preflight on a worker without creating a job.")
     ] = False,
     log_to: inspection.LogToOption = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Submit a group of jobs, one for each seed.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=VALUE,VALUE",
+            help="Submit a group of jobs, one for each value; repeatable, for a grid.",
+        ),
+    ] = None,
 ) -> None:
     """Submit the job that a file describes, and print its id.
 
@@ -109,6 +119,7 @@ def submit(
       drmad submit job.yaml --dry-run
       drmad submit job.yaml --check         prove the gradients, predict time and memory
       drmad submit job.yaml --log-to tensorboard:runs
+      drmad submit job.yaml --seeds 5 --sweep training.learning_rate=0.01,0.1
     """
     from drmad_client.spec import job_file
 
@@ -129,6 +140,11 @@ def submit(
 
             report = client.jobs.check(spec)
             print_report(report, JobSpec.model_validate(spec).preflight)
+            return
+        if seeds is not None or sweep:
+            from drmad_client.cli.groups import submit_group
+
+            submit_group(client, spec, seeds or 1, sweep or [], wait=watch)
             return
         mirrors = inspection.open_mirrors(log_to)  # a wrong name is reported before the job exists
         job = client.jobs.create(spec)

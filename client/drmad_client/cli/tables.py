@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from drmad_client.export.comparison import Difference
     from drmad_client.http.protocol.array_answer import NamedArrays
     from drmad_client.records.audit import AuditEntry
+    from drmad_client.records.group import GroupRow
 from drmad_client.records.cluster import Cluster
 from drmad_client.records.usage import TenantUsage
 
@@ -93,6 +94,16 @@ def _middle_out(text: str, width: int) -> str:
     while cell_len(end) > half:
         end = end[1:]
     return f"{begin}…{end}"
+
+
+def group_table(rows: Iterable[GroupRow]) -> RenderableType:
+    table = _table("SETTING", "JOBS", "SUCCEEDED", "MEAN BEST LOSS", "95 % INTERVAL")
+    for row in rows:
+        setting = ", ".join(f"{path}={value}" for path, value in row.setting.items())
+        between = "–" if row.low is None else f"{row.low:.5g} to {row.high:.5g}"
+        mean = "–" if row.mean is None else f"{row.mean:.5g}"
+        table.add_row(Text(setting or "–"), str(len(row.jobs)), str(row.succeeded), mean, between)
+    return table
 
 
 def history_table(records: Iterable[MetaIteration]) -> RenderableType:

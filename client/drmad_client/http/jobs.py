@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from drmad_client.errors import Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http import blocking_runtime
 from drmad_client.http.flow_runner import FlowRunner
@@ -23,6 +26,7 @@ from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
 from drmad_client.records.status import JobStatus
+from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec
 
 if TYPE_CHECKING:
@@ -99,6 +103,61 @@ class Jobs:
         job = self._request(calls.create(spec, idempotency_key or uuid.uuid4().hex))
         job.packed = packed
         return job
+
+    def create_many(
+        self,
+        specs: Sequence[JobSpec | Mapping[str, Any]],
+        *,
+        group: str | None = None,
+        code: Path | str | None = None,
+    ) -> builtins.list[Job]:
+        """Submit jobs as a group; none is created unless all specs are valid.
+
+        `drmad_client.spec.groups.variants` makes the specs of seeds and of a grid. `list` finds the
+        jobs by their tag, group:NAME; `wait_all` waits for them and `cancel_all` cancels them.
+
+        Args:
+            specs: What to tune and how.
+            group: The name of the group, by default a new one. Submitting the same group again
+                creates no second job.
+            code: As in `create`, for all of them.
+        """
+        group = group or uuid.uuid4().hex[:12]
+        uploaded = self._code.upload(code) if code is not None else None
+        members = []
+        for spec in specs:
+            plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else dict(spec)
+            if uploaded is not None:
+                plain = dict(calls.with_problem(plain, code=uploaded))
+            plain["tags"] = {**(plain.get("tags") or {}), GROUP: group}
+            members.append(plain)
+            self._runner.send(calls.validate(plain))
+        return [
+            self._request(calls.create(member, f"{group}-{number}"))
+            for number, member in enumerate(members)
+        ]
+
+    def wait_all(
+        self, job_ids: Sequence[str], timeout_s: float | None = None
+    ) -> builtins.list[Job]:
+        """Wait until each of these jobs has ended, in whatever state; return them as they are then.
+
+        Raises:
+            WaitTimeout: They have not all ended within `timeout_s` seconds.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        for job_id in job_ids:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with contextlib.suppress(JobFailed):
+                self.wait(job_id, left_s)
+        return [self.retrieve(job_id) for job_id in job_ids]
+
+    def cancel_all(self, job_ids: Sequence[str]) -> builtins.list[Job]:
+        """Cancel each of these jobs that has not ended; return them as they are then."""
+        for job_id in job_ids:
+            with contextlib.suppress(Conflict):  # it has ended
+                self.cancel(job_id)
+        return [self.retrieve(job_id) for job_id in job_ids]
 
     def validate(
         self,

@@ -50,10 +50,11 @@ def read(path: Path) -> dict[str, Any]:
     return job
 
 
-def assign(job: dict[str, Any], assignment: str) -> None:
+def assign(job: dict[str, Any], assignment: str, option: str = "--set") -> None:
     """Set one field of `job` in place.
 
     Args:
+        option: what the assignment was given by, for the message of an error.
         assignment: path=value, such as training.steps=200 or hyperparameters[0].init=-6; the value
             is YAML.
     Raises:
@@ -66,12 +67,14 @@ def assign(job: dict[str, Any], assignment: str) -> None:
 
     path, equals, text = assignment.partition("=")
     if not equals or not _PATH.fullmatch(path):
-        raise BadJobFile(f"--set takes path=value, such as training.steps=200, got {assignment!r}")
+        raise BadJobFile(
+            f"{option} takes path=value, such as training.steps=200, got {assignment!r}"
+        )
     parts = [int(p) if p.isdigit() else p for p in re.findall(r"[\w-]+", path)]
     try:
         value = yaml_text.load(text, parts)
     except yaml.YAMLError as error:
-        raise BadJobFile(f"--set {assignment}: the value must be YAML") from error
+        raise BadJobFile(f"{option} {assignment}: the value must be YAML") from error
     *parents, last = parts
     here: Any = job
     for part in parents:

@@ -628,3 +628,25 @@ def test_a_key_that_is_not_ascii_is_refused_with_a_sentence(service: FakeService
     done = subprocess.run([*DRMAD, "jobs"], env=environment, capture_output=True, text=True)
     assert done.returncode == 69
     assert done.stderr.startswith("error: the key of the service must be printable ASCII")
+
+
+def test_a_group_is_submitted_shown_and_cancelled(service: FakeService, job_yaml: Path) -> None:
+    valid = fake_service.record(JobSpec.model_validate(samples.SPEC))
+    created = fake_service.record(samples.job(JobStatus.QUEUED), 201)
+    service.on("POST", "/v1/jobs", valid, valid, created, created)
+    arguments = ("--sweep", "training.learning_rate=0.01,0.1", "--seeds", "1")
+    submitted = drmad(service, "submit", str(job_yaml), *arguments)
+    heading, *ids = submitted.stdout.splitlines()
+    assert (submitted.returncode, ids) == (0, [samples.ID] * 2)
+    sent = [json.loads(request.body) for request in service.requests]
+    assert {f"group {each['tags']['group']}" for each in sent} == {heading}
+    assert [each["training"]["learning_rate"] for each in sent[2:]] == [0.01, 0.1]
+    tags = {"group": "g", "sweep.seed": "1"}
+    failed = samples.job(JobStatus.FAILED).model_copy(update={"tags": tags})
+    page = Page[JobRecord](data=[failed], has_more=False)
+    service.on("GET", "/v1/jobs", fake_service.record(page))
+    service.on("GET", JOB, fake_service.record(failed))
+    service.on("POST", f"{JOB}/cancel", fake_service.problem(409, "it has ended"))
+    shown = drmad(service, "group", "g", "--cancel")
+    assert shown.returncode == 1
+    assert re.search(r"seed=1\s+1\s+0\s+–\s+–", shown.stdout)

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drmad_workers.meta.estimates import (
-    RETRAININGS,
-    Noise,
-    mean_of_draws,
-    noise_of,
-    quantile,
-    smoothed,
-)
+from drmad_client.student import quantile
+from drmad_workers.meta.estimates import RETRAININGS, Noise, mean_of_draws, noise_of, smoothed
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 17, 30, 31, 60, 1000])

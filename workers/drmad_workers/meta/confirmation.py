@@ -23,7 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drmad_workers.meta.estimates import Noise, mean_of_draws, noise_of, quantile
+from drmad_client.student import quantile
+from drmad_workers.meta.estimates import Noise, mean_of_draws, noise_of
 
 FEWEST_DRAWS = 2
 """Fewer draws confirm nothing."""

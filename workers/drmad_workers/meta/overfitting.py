@@ -9,7 +9,8 @@ the first meta-iteration on.
 import math
 from collections.abc import Mapping, Sequence
 
-from drmad_workers.meta.estimates import level_of, noise_of, quantile, smoothed
+from drmad_client.student import quantile
+from drmad_workers.meta.estimates import level_of, noise_of, smoothed
 
 FITTED, GAP = "fitted_loss", "overfitting"
 """The metrics: the loss on the differentiated examples, and the growth of the gap."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from drmad_client.student import quantile
 from drmad_workers.meta.config import MetaConfig
-from drmad_workers.meta.estimates import noise_of, quantile
+from drmad_workers.meta.estimates import noise_of
 from drmad_workers.meta.line_search import after_rollback
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, outer_update
