@@ -195,6 +195,12 @@ class JobSpec(Spec):
         window = min(self.meta.window, self.training.steps)
         return self.training if self.meta.mode == "restart" else self.training.over(window)
 
+    def retraining_misfits(self, asked: RetrainSpec) -> Iterator[Misfit]:
+        """The fields of a retraining that do not fit this job."""
+        parts = self.problem.data.parts if self.problem.kind == "catalog" else None
+        kinds = [hyperparameter.kind for hyperparameter in self.hyperparameters]
+        return retraining_misfits(asked, self.kind, kinds, parts is None or parts[2] > 0)
+
     @property
     def not_batched(self) -> str | None:
         """Why no replicas can be computed as one batch; None where only a worker can tell."""
@@ -258,7 +264,7 @@ class JobSpec(Spec):
         yield from self.training.contradictions()
         yield from self._kind_misfits()
         if self.retrain is not None:
-            for path, value, message in retraining_misfits(self, self.retrain):
+            for path, value, message in self.retraining_misfits(self.retrain):
                 yield ("retrain", *path), value, message
         yield from online_misfits(self)
         yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)

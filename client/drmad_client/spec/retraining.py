@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Misfit, Spec, misfit_error
-
-if TYPE_CHECKING:
-    from drmad_client.spec.job import JobSpec
 
 
 def rows_or_share(value: Any) -> Any:
@@ -99,30 +96,37 @@ class RetrainingSpec(RetrainSpec):
     )
 
 
-def retraining_misfits(spec: JobSpec, asked: RetrainSpec) -> Iterator[Misfit]:
-    """The fields of a retraining that do not fit its job."""
+def retraining_misfits(
+    asked: RetrainSpec, job: str, kinds: Collection[str], has_test: bool
+) -> Iterator[Misfit]:
+    """The fields of a retraining that do not fit its job.
+
+    Args:
+        asked: The retraining.
+        job: The kind of the job: tuning or attribution.
+        kinds: The kinds of its hyperparameters.
+        has_test: False where the problem is known to have no test data.
+    """
     rule = "drop_lowest" if asked.threshold is None else "threshold"
-    has_weights = any(each.kind == "sample_weight" for each in spec.hyperparameters)
-    if spec.kind == "attribution":
+    if job == "attribution":
         if asked.threshold is not None:
             message = "is for tuned weights; of an attribution drop_lowest leaves rows out"
             yield ("threshold",), asked.threshold, message
         elif asked.drop_lowest is None:
             message = "must say how many rows are left out, as an attribution tunes nothing"
             yield ("drop_lowest",), None, message
-    elif asked.leaves_out and not has_weights:
+    elif asked.leaves_out and "sample_weight" not in kinds:
         message = "leaves out rows by their tuned weight, and the job tunes no sample_weight"
         yield (rule,), getattr(asked, rule), message
     query = getattr(asked, "query", None)
-    if query is not None and spec.kind != "attribution":
+    if query is not None and job != "attribution":
         message = "names a query of an attribution; leave it out for a tuning job"
         yield ("query",), query, message
     if not asked.with_validation:
         return
-    data = spec.problem.data if spec.problem.kind == "catalog" else None
-    if data is not None and data.parts is not None and data.parts[2] == 0:
+    if not has_test:
         message = "leaves only test data to measure on, and the problem has none"
         yield ("with_validation",), True, message
-    if any(each.kind == "training_data" for each in spec.hyperparameters):
+    if "training_data" in kinds:
         message = "has no effect where training_data tunes the training inputs themselves"
         yield ("with_validation",), True, message

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Response
 
 from drmad_client.records.pages import Page
 from drmad_client.records.retraining import Retraining
-from drmad_client.spec.retraining import RetrainingSpec, retraining_misfits
+from drmad_client.spec.retraining import RetrainingSpec
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     StoreDependency,
@@ -40,7 +40,7 @@ async def request(
     workers as are free. The report has mean and interval of every held-out figure.
     """
     job = await store.get(job_id)
-    for path, _, message in retraining_misfits(job.spec, asked):
+    for path, _, message in job.spec.retraining_misfits(asked):
         raise body_refused(message, *map(str, path))
     iteration = None
     if job.spec.kind == "attribution":
