@@ -13,24 +13,17 @@ from torch import Tensor, nn
 from drmad_workers import HypergradientError, Replay, Shortcut, Stored, Tuner
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
+from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.hypergradients.choice import Choice, method_of
 from fidelity_study.recipe_cells import RecipeCell
 
 WITHIN = 200
 """The steps over which plain training is timed."""
 
 
-def methods_of(cell: RecipeCell) -> dict[str, Method]:
-    """The methods, the exact ones first; those of a part of the steps are candidates of `auto`."""
-    methods: dict[str, Method] = {
-        "stored": Stored(), "replay": Replay(), "shortcut": Shortcut(),
-    }  # fmt: skip
-    for part in (10, 4, 2):
-        methods[f"shortcut T/{part}"] = Shortcut(horizon=cell.steps // part)
-    return methods
-
-
-CANDIDATES = ("shortcut T/10", "shortcut T/4", "shortcut T/2", "shortcut")
+METHODS: dict[str, Method] = {"stored": Stored(), "replay": Replay(), "shortcut": Shortcut()}
+"""The methods whose cosine and seconds are measured, the exact ones first."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +37,11 @@ class Timed:
 def measure_recipe(cell: RecipeCell) -> dict[str, Any]:
     """The figures of the cell, one line of the file of results.
 
-    The first draw shows what `auto` measures, the second what its choice is worth in the next run.
+    The methods are timed in the first draw.
     """
     started = time.process_time()
     tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Stored())
-    values, methods = tuner.initial_values(), methods_of(cell)
+    values, methods = tuner.initial_values(), METHODS
     chunks = plain_seconds(cell, tuner)
     first = {name: timed(tuner, values, method) for name, method in methods.items()}
     plain = median(chunks + plain_seconds(cell, tuner))
@@ -60,7 +53,6 @@ def measure_recipe(cell: RecipeCell) -> dict[str, Any]:
         "steps": cell.steps,
         "plain_seconds": plain,
         "methods": {},
-        "next": {},
     }
     if isinstance(exact, HypergradientError):
         return figures | {"failed": str(exact), "cpu_seconds": time.process_time() - started}
@@ -72,12 +64,38 @@ def measure_recipe(cell: RecipeCell) -> dict[str, Any]:
             "counted": method.cost(cell.training()),
             "copies": method.copies(cell.training()) * cell.training().path_rows,
         }
-    names = [name for name in CANDIDATES if figures["methods"][name]["cosine"] is not None]
-    passes, _ = tuner.compare(values, [Stored(), *(methods[name] for name in names)], iteration=1)
-    if isinstance(passes[0], BackwardPass):
-        for name, found in zip(names, passes[1:], strict=True):
-            figures["next"][name] = against(passes[0], found)["cosine"]
+    figures["auto"] = auto_in(cell)
     return figures | {"cpu_seconds": time.process_time() - started}
+
+
+def auto_in(cell: RecipeCell) -> dict[str, Any]:
+    """What `auto` chooses in the first meta-iterations, and its cosine in the next one's run.
+
+    The hyperparameters stay as they are.
+    """
+    tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Auto())
+    values = tuner.initial_values()
+    choices: list[Choice] = []
+    while not choices or choices[-1].trial is not None:
+        before = choices[-1] if choices else None
+        choice = tuner.evaluate(values, len(choices), choice=before).choice
+        assert choice is not None
+        choices.append(choice)
+    chosen, cosine = method_of(choices[-1].method), 1.0
+    if isinstance(chosen, Shortcut):
+        (exact, found), _ = tuner.compare(values, [Stored(), chosen], len(choices))
+        assert isinstance(exact, BackwardPass)
+        cosine = against(exact, found)["cosine"] or 0.0
+    labels = {method: name for name, method in METHODS.items()}
+    labels |= {Shortcut(horizon=cell.steps // part): f"shortcut T/{part}" for part in (10, 4, 2)}
+    return {
+        "choice": labels[chosen],
+        "cosine_next": cosine,
+        "probes": [
+            {labels[method_of(probe.method)]: probe.cosine for probe in choice.probes}
+            for choice in choices
+        ],
+    }
 
 
 def timed(tuner: Tuner, values: Mapping[str, Tensor], method: Method) -> Timed:

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from drmad_workers.hypergradients.auto import MARGIN
 from fidelity_study.measurement import THRESHOLD
 from fidelity_study.recipe_cells import recipe_cells
-from fidelity_study.recipe_measurement import CANDIDATES
 
 SHOWN = ("stored", "replay", "shortcut")
 
@@ -20,19 +18,16 @@ def number(value: float | None) -> str:
     return "diverged" if value is None else f"{value:.3f}"
 
 
-def choice(result: Result) -> tuple[str, float]:
-    """What `auto` chooses by the first draw, and its cosine in the second; 1 if it is exact."""
-    least = THRESHOLD + MARGIN * (1.0 - THRESHOLD)
-    for name in CANDIDATES:
-        cosine = result["methods"][name]["cosine"]
-        if cosine is not None and cosine >= least:
-            return name, result["next"].get(name) or 0.0
-    return "exact", 1.0
-
-
 def recipe_table(results: Sequence[Result]) -> str:
     """Cosine and cost of the methods by cell."""
-    head = ["cell", "growth", *SHOWN, "products/T", "auto chose: cosine in the next run", "half"]
+    head = [
+        "cell",
+        "growth",
+        *SHOWN,
+        "products/T",
+        "auto chose (draws): in the next run",
+        "half",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for result in results:
         if "failed" in result:
@@ -42,10 +37,12 @@ def recipe_table(results: Sequence[Result]) -> str:
         shown = [f"{number(methods[n]['cosine'])} at {methods[n]['measured']:.1f}×" for n in SHOWN]
         products = methods["shortcut"]["products"]
         share = "–" if products is None else f"{products / result['steps']:.2f}"
-        name, cosine = choice(result)
+        auto, choice = result.get("auto"), "–"  # lines of an earlier rule of auto have no figure
+        if auto is not None:
+            choice = f"{auto['choice']} ({len(auto['probes'])}): {auto['cosine_next']:.2f}"
         half = "chooses" if result["chooses"] else "judges"
         row = [result["cell"], f"{result['growth']:.2g}", *shown, share]
-        lines.append("| " + " | ".join([*row, f"{name}: {cosine:.2f}", half]) + " |")
+        lines.append("| " + " | ".join([*row, choice, half]) + " |")
     return "\n".join(lines)
 
 
@@ -66,11 +63,11 @@ def claims(results: Sequence[Result]) -> list[tuple[str, bool, str]]:
 
     there = [result for result in results if "failed" not in result]
     mild = [result for result in there if not result["harsh"]]
-    judging = [result for result in there if not result["chooses"]]
+    judging = [result for result in there if not result["chooses"] and "auto" in result]
     wrong = [
-        f"{r['cell']} ({choice(r)[0]}: {choice(r)[1]:.2f})"
+        f"{r['cell']} ({r['auto']['choice']}: {r['auto']['cosine_next']:.2f})"
         for r in judging
-        if choice(r)[1] < THRESHOLD
+        if r["auto"]["cosine_next"] < THRESHOLD
     ]
     right = len(judging) - len(wrong)
     share = right / len(judging) if judging else 0.0
