@@ -141,7 +141,7 @@ async def test_ids_in_queries_and_bodies_are_the_tenants_own(
     draft = {"job": spec.model_dump(mode="json"), "fork_of": job.id}
     problem(await locked.post("/new/check", json=draft, headers=of_b), 404, "job_not_found")
     # A cursor is a place in one's own list, whoever it was made for.
-    listed = await locked.get("/v1/jobs?after=job_zzz", headers=of_b)
+    listed = await locked.get("/v1/jobs?after=job_7ZZZZZZZZZZZZZZZZZZZZZZZZZ", headers=of_b)
     assert listed.json()["data"] == []
 
 
