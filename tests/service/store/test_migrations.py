@@ -18,6 +18,7 @@ from drmad_service.operations.orphans import orphans
 from drmad_service.store import Store, keys
 from drmad_service.store.migrations import initial_weights, rewriting, standard_terms
 from drmad_service.store.schema import SCHEMA, agree, version
+from drmad_workers.meta.state import STATE_VERSION
 from tests.service.homes import SCHEMA_2, unpack
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +144,7 @@ async def test_rollbacks_are_events_states_and_counts_of_rollbacks(
     assert await old.hget(keys.COUNTERS, "rollbacks") == b"4"
     point = await store.resume_point(job_id)
     assert point is not None
-    assert (point.scalars["version"], point.scalars["rollbacks"]) == (3, 2)
+    assert (point.scalars["version"], point.scalars["rollbacks"]) == (STATE_VERSION, 2)
     assert (await store.get(job_id)).status is JobStatus.FAILED
 
 
