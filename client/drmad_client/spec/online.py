@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from drmad_client.spec import defaults
 from drmad_client.spec.base import Misfit, Spec
-
-if TYPE_CHECKING:
-    from drmad_client.spec.job import JobSpec
+from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.meta import MetaSpec
+from drmad_client.spec.methods import HypergradientSpec
+from drmad_client.spec.replicas import ReplicasSpec
+from drmad_client.spec.search import SearchSpec
+from drmad_client.spec.training import TrainingSpec
 
 _ALONE = ("window", "checkpoint_every", "validation_batch")
 """The fields of `meta` that only the mode online reads."""
+
+
+class TunedJob(Protocol):
+    """The parts of a job that its mode depends on; `JobSpec` has them."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def hyperparameters(self) -> Sequence[HyperparameterSpec]: ...
+    @property
+    def training(self) -> TrainingSpec: ...
+    @property
+    def hypergradient(self) -> HypergradientSpec: ...
+    @property
+    def meta(self) -> MetaSpec: ...
+    @property
+    def search(self) -> SearchSpec | None: ...
+    @property
+    def replicas(self) -> ReplicasSpec: ...
 
 
 def with_online_defaults(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -38,7 +60,7 @@ def _stated(part: Any) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def online_misfits(spec: JobSpec) -> Iterator[Misfit]:
+def online_misfits(spec: TunedJob) -> Iterator[Misfit]:
     """The settings that do not fit the mode of a job."""
     meta = spec.meta
     if meta.mode == "restart":
@@ -85,7 +107,7 @@ def online_misfits(spec: JobSpec) -> Iterator[Misfit]:
         yield ("search", "parameters", "training.steps"), None, message
 
 
-def _outer_misfits(spec: JobSpec) -> Iterator[Misfit]:
+def _outer_misfits(spec: TunedJob) -> Iterator[Misfit]:
     meta, steps = spec.meta, spec.training.steps
     if spec.kind == "attribution":
         message = "must be restart for an attribution, which has no outer steps, got online"
