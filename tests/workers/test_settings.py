@@ -16,8 +16,10 @@ from pydantic import ValidationError
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec import capabilities
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.methods import AutoMethod
 from drmad_client.spec.training import TrainingSpec
 from drmad_workers import HypergradientError, spec_adapter
+from drmad_workers.hypergradients.auto import DRAWS
 from drmad_workers.problem import Problem
 
 Fields = dict[str, Any]
@@ -84,6 +86,7 @@ BESIDE: dict[str, list[Fields]] = {
 """Settings of the method beside which an option is moved; {} are none."""
 TRAINING: dict[str, Fields] = {
     "min_cosine": {"steps": 24},
+    "min_cosine with adam": {"learning_rate": 1e-3},
     "budget": {"steps": 48},
     "contraction": {"learning_rate": 0.5},
     "max_stride": {"learning_rate": 1e-3},
@@ -115,6 +118,7 @@ def jobs(
     """The jobs that the spec takes, for each list of hyperparameters."""
     for tuned in kinds:
         stated = BASE["training"] | {"optimizer": optimizer} | TRAINING.get(option, {})
+        stated |= TRAINING.get(f"{option} with {optimizer}", {})
         job = BASE | {"hyperparameters": tuned, "training": stated, "hypergradient": method}
         if not refused(job):
             yield job
@@ -143,13 +147,17 @@ def result(job: Mapping[str, Any]) -> Any:
 def computed(spec_json: str) -> Any:
     spec = JobSpec.model_validate_json(spec_json)
     tuner = spec_adapter.tuner(spec, built=problem())
+    # `auto` takes a method once it qualified in several draws.
+    last = DRAWS + 1 if isinstance(spec.hypergradient, AutoMethod) else 1
+    choice = None
     try:
-        found = tuner.evaluate(tuner.initial_values(), 1)
+        for iteration in range(1, last + 1):
+            found = tuner.evaluate(tuner.initial_values(), iteration, choice=choice)
+            choice = found.choice
     except HypergradientError as error:
         return str(error)
     numbers = {name: value.tolist() for name, value in found.hypergradient.items()}
-    choice = found.choice and found.choice.method
-    return found.validation_loss, numbers, found.backward_steps, choice
+    return found.validation_loss, numbers, found.backward_steps, choice and choice.method
 
 
 def require_effect(job: Fields, section: str, option: str) -> None:
