@@ -108,7 +108,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
         redoc_url=None,
     )
     problem_details.install(app)
-    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 422, 429), PROBLEM)
+    refusals: dict[int | str, dict[str, Any]] = dict.fromkeys(
+        (400, 401, 403, 421, 422, 429), PROBLEM
+    )
     for resource in (
         jobs,
         results,
