@@ -25,6 +25,7 @@ CHANGES = [
     ("POST", "resume", None),
     ("POST", "extend", {"iterations": 1}),
     ("POST", "validations", {}),
+    ("POST", "retrainings", {}),
     ("DELETE", "", None),
 ]
 

@@ -58,11 +58,11 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/jobs/{job_id}/learned/entries"): READ,
     ("GET", "/jobs/{job_id}/learned/values.csv"): READ,
     ("GET", "/jobs/{job_id}/learned/groups"): READ,
-    ("GET", "/jobs/{job_id}/examples"): READ,
     ("GET", "/compare"): READ,
     ("GET", "/cluster"): READ,
     ("GET", "/docs"): READ,
     ("GET", "/live"): READ,
+    ("GET", "/jobs/{job_id}/examples"): SUBMIT,  # a worker runs the job's code to read them
     ("GET", "/new"): SUBMIT,
     ("GET", "/new/schema"): SUBMIT,
     ("POST", "/new/check"): SUBMIT,

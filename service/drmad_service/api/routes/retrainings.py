@@ -11,6 +11,7 @@ from drmad_client.records.retraining import Retraining
 from drmad_client.spec.retraining import RetrainingSpec
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
+    ChangeableJobId,
     StoreDependency,
     VisibleJobId,
     body_refused,
@@ -32,7 +33,7 @@ RetrainingId = Annotated[
 
 @router.post("", status_code=202, responses={400: PROBLEM, 409: PROBLEM, 413: PROBLEM, **_UNKNOWN})
 async def request(
-    job_id: VisibleJobId, asked: RetrainingSpec, store: StoreDependency, response: Response
+    job_id: ChangeableJobId, asked: RetrainingSpec, store: StoreDependency, response: Response
 ) -> Retraining:
     """Train from scratch with the hyperparameters that a job found, and with the untuned ones.
 
@@ -76,7 +77,7 @@ async def model(
 
 @router.post("/{retraining_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
 async def cancel(
-    job_id: VisibleJobId, retraining_id: RetrainingId, store: StoreDependency
+    job_id: ChangeableJobId, retraining_id: RetrainingId, store: StoreDependency
 ) -> Retraining:
     """Cancel a retraining that is not finished."""
     return await store.cancel_retraining(job_id, retraining_id)
