@@ -72,7 +72,8 @@ def horizon_refusals(horizon: int | None, total: int) -> Iterator[Refusal]:
     if horizon is not None and not 1 <= horizon <= total:
         yield Refusal(
             "hypergradient.horizon",
-            f"horizon must be between 1 and training.steps, {total}, got {horizon}",
+            "horizon must be between 1 and training.steps (with mode: online meta.window), "
+            f"{total}, got {horizon}",
         )
 
 

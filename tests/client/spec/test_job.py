@@ -152,7 +152,7 @@ ARRAYS: dict[str, Any] = {"name": "file", "path": "a.npz", "train": 100, "valid"
         (
             {"training": {"steps": 9}, "hypergradient": {"method": "shortcut", "horizon": 10}},
             "hypergradient.horizon",
-            "between 1 and training.steps, 9, got 10",
+            "(with mode: online meta.window), 9, got 10",
         ),
         (
             {"hypergradient": {"method": "shortcut", "preset": "paper", "interpolation_nodes": 4}},

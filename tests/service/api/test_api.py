@@ -50,7 +50,7 @@ async def test_submitted_job_is_answered_with_its_place(
         (
             {"training": {"steps": 10}, "hypergradient": {"method": "shortcut", "horizon": 11}},
             "hypergradient.horizon",
-            "between 1 and training.steps, 10, got 11",
+            "(with mode: online meta.window), 10, got 11",
         ),
         ({"problem": {"data": {"name": "digitz"}}}, "problem.data.name", "'mnist'"),
         ({"problem": {"data": {}}}, "problem.data.name", "required"),
