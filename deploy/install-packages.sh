@@ -17,7 +17,8 @@ if pip install --quiet "$(grep '^uv==' requirements.lock)"; then
         eval "value=\$$name"
         if [ -n "$value" ]; then export "${name?}"; else unset "$name"; fi
     done
-    uv() { "$python" -m uv pip install --quiet --python "$python" "$@"; }
+    # Compiled once: every process would do it again where PYTHONDONTWRITEBYTECODE is set.
+    uv() { "$python" -m uv pip install --quiet --compile-bytecode --python "$python" "$@"; }
     if uv --requirement requirements-hashes.lock && uv --no-deps --editable .; then
         exit 0
     fi

@@ -43,6 +43,7 @@ def test_job_whose_processes_are_killed_one_after_the_other_goes_on_as_if_nothin
     assert outcome.is_good, outcome
 
 
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 def test_online_job_whose_processes_are_killed_trains_on_as_if_nothing_had_been(
     victim: Victim,
 ) -> None:

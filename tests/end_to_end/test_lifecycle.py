@@ -225,6 +225,7 @@ def test_replicas_work_side_by_side_and_their_lines_are_kept(client: Client) -> 
     assert [line.replica for line in client.jobs.logs(batch.id)] == [0]  # one worker for both
 
 
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 def test_replicas_that_cannot_be_batched_are_computed_side_by_side_and_the_job_warns(
     client: Client,
 ) -> None:

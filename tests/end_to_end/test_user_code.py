@@ -196,6 +196,7 @@ def test_exception_in_the_loss_names_the_users_line(client: Client, tmp_path: Pa
     assert "my_problem.py" in error.message
 
 
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path: Path) -> None:
     exits = "import os\ndef build(**_): os._exit(1)"
     error = failure(client, written(tmp_path / "exits", exits), retry={"replica_failures": 1})
@@ -206,6 +207,7 @@ def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path:
     assert client.jobs.wait(good.id, timeout_s=WAIT_S).best is not None
 
 
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 def test_lack_of_memory_counts_as_a_lost_replica_and_says_what_needs_less(
     client: Client, tmp_path: Path
 ) -> None:

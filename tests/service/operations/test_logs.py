@@ -61,7 +61,7 @@ async def test_request_is_logged_with_its_id_tenant_and_job(
         "drmad_service.api.request_log",
     )
     assert (get["level"], get["job_id"]) == ("DEBUG", job_id)
-    assert (refused["level"], refused["status"]) == ("INFO", 404)
+    assert (refused["level"], refused["status"]) == ("INFO", 422)
     assert refused["request_id"] == missing.headers["x-request-id"]
     assert "secret" not in "".join(kept.lines)
 

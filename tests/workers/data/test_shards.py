@@ -133,6 +133,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return float(one.flatten() @ other.flatten() / one.norm() / other.norm())
 
 
+@pytest.mark.full
 def test_four_disjoint_replicas_point_closer_to_the_full_data_than_one() -> None:
     """l2 per unit; 12 data sets, the differences of the cosines paired by data set."""
     training = TrainingConfig("sgd", steps=40, batch_size=20, learning_rate=0.1, momentum=0.9)

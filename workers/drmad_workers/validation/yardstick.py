@@ -167,11 +167,13 @@ class Yardstick:
         watch = (should_stop, on_progress)
         exact: list[Mapping[str, Tensor]] = []
         runs = 0.0
-        if isinstance(tuner.replica.method, Auto) and choice is None:
-            # The first evaluation by auto is a probe, which returns the exact hypergradient.
-            probe = tuner.evaluate(values, 0, *watch, draw=FIRST_DRAW + 1)
-            exact, runs = [probe.hypergradient], probe.cost
-            choice, iteration = probe.choice, 1
+        while isinstance(tuner.replica.method, Auto) and (choice is None or choice.trial):
+            # Until auto has chosen, every evaluation is a probe with the exact hypergradient.
+            draw = FIRST_DRAW + 1 + len(exact)
+            probe = tuner.evaluate(values, iteration, *watch, choice=choice, draw=draw)
+            exact.append(probe.hypergradient)
+            runs += probe.cost
+            choice, iteration = probe.choice, iteration + 1
         found = tuner.evaluate(values, iteration, *watch, choice=choice, draw=FIRST_DRAW)
         runs += found.cost
         unknown = ""
