@@ -19,7 +19,11 @@ def test_interrupt_stops_everything_and_the_next_start_goes_on(tmp_path: Path) -
     """The first run also exports all of its spans to OpenTelemetry's collector."""
     service = Service(tmp_path / "home", "--cpus", "1")
     with collector() as (address, spans):
-        service.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": address}
+        # Sent as they end: a loaded machine may kill a process before it has sent the last ones.
+        service.environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        }
         finished, long = _interrupted(service)
         del service.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
     submitted = [span for span in spans if span.name == "POST /v1/jobs"]
