@@ -10,7 +10,8 @@ from drmad_client.records import verdict
 from drmad_client.records.confirmation import Interval
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
-from drmad_client.records.validation import Validation
+from drmad_client.records.retraining import RetrainedFigure, Retraining
+from drmad_client.records.validation import MeanInterval, Validation
 
 _RISING = ("accuracy",)
 _FALLING = ("error", "loss")
@@ -47,16 +48,21 @@ def judged(
     first: MetaIteration | None,
     earlier: MetaIteration | None,
     last: MetaIteration | None,
+    retrained: Retraining | None = None,
 ) -> JobVerdict | None:
     """The verdict; None before the first meta-iteration, and for an attribution.
 
     Args:
         first: the meta-iteration with the hyperparameters before tuning, if it is kept.
         earlier: one some time before the last, for the trend.
+        retrained: a retraining with a report, which is judged before all else: it alone trains
+            both recipes from scratch under the same seeds.
     """
     best = job.best
     if best is None or job.spec.kind == "attribution":
         return None
+    if found := _retrained(job, earlier, last, retrained):
+        return found
     tuned = {"validation_loss": best.validation_loss} | best.metrics
     name = next((name for name in _PREFERRED if name in tuned), "validation_loss")
     confirmed = job.confirmation if best.draws else None
@@ -64,14 +70,18 @@ def judged(
     untuned: Interval | None = None
     if confirmed is not None and confirmed.first is not None:
         untuned = confirmed.first.figures.get(name)
-    elif first is not None:
+    elif first is not None and job.spec.meta.mode != "online":
         start = {"validation_loss": first.validation_loss} | first.metrics
         untuned = Interval(mean=start[name]) if name in start else None
     after = best.intervals.get(name) or Interval(mean=tuned[name])
     comparison, tone = _comparison(name, after, untuned, best.iteration == _begin(job))
+    if job.spec.meta.mode == "online":
+        comparison = "An online job has no untuned run to compare with: Retrain trains both."
     basis = "smoothed, not confirmed by retraining"
     if is_confirmed:
         basis = f"means of {best.draws} training runs with fresh draws, intervals at 95 %"
+    elif job.spec.meta.mode == "online":
+        basis = "of the one run that the job trained, not confirmed by retraining"
     elif not job.status.is_terminal:
         basis = "smoothed over the last meta-iterations; the job confirms it at its end"
     if not name.startswith("test"):
@@ -86,6 +96,66 @@ def judged(
         trend=_trend(job, earlier, last),
         limit=_limit(job),
     )
+
+
+def _retrained(
+    job: JobRecord,
+    earlier: MetaIteration | None,
+    last: MetaIteration | None,
+    retrained: Retraining | None,
+) -> JobVerdict | None:
+    """The verdict of a retraining; None without one, or if all of its tuned runs diverged."""
+    report = retrained.report if retrained else None
+    name = report.headline_figure if report else None
+    if retrained is None or report is None or name is None:
+        return None
+    figure = report.figures[name]
+    assert figure.tuned is not None
+    comparison, tone = _paired(name, figure)
+    basis = f"retrained from scratch: {report.conditions}"
+    if retrained.iteration is not None:
+        basis += f"; hyperparameters of meta-iteration {retrained.iteration}"
+    return JobVerdict(
+        label=name.replace("_", " ").capitalize(),
+        value=verdict.figure(name, figure.tuned.mean),
+        interval=verdict.interval(name, _interval(figure.tuned)),
+        comparison=comparison,
+        tone=tone,
+        basis=basis,
+        trend=_trend(job, earlier, last),
+        limit=_limit(job),
+    )
+
+
+def _paired(name: str, figure: RetrainedFigure) -> tuple[str, Literal["better", "worse", "unsure"]]:
+    """Judges by the difference under the same seeds, which is surer than two intervals."""
+    if figure.untuned is None or figure.difference is None:
+        return "The untuned training runs diverge.", "better"
+    shown = verdict.figure(name, figure.untuned.mean)
+    if found := verdict.interval(name, _interval(figure.untuned)):
+        shown += f" ({found})"
+    change = figure.difference
+    if not name.endswith((*_FALLING, *_RISING)) or change.mean == 0:
+        return f"Untuned: {shown}.", "unsure"
+    fell_is_good = name.endswith(_FALLING)
+    is_better = (change.mean < 0) == fell_is_good
+    sentence = f"{_size(name, change.mean)} {'better' if is_better else 'worse'} than the untuned "
+    sentence += shown
+    if change.low is None or change.high is None:
+        return f"{sentence}, by one seed without an interval.", "unsure"
+    if change.low <= 0.0 <= change.high:
+        return f"{sentence}, but seeds differ as much: this may be chance.", "unsure"
+    return f"{sentence}, and for certain under the same seeds.", "better" if is_better else "worse"
+
+
+def _interval(found: MeanInterval) -> Interval:
+    return Interval(mean=found.mean, low=found.low, high=found.high)
+
+
+def _size(name: str, change: float) -> str:
+    if name.endswith(("error", "accuracy")):
+        return f"{100 * abs(change):.2f} points"
+    return f"{abs(change):.3g}"
 
 
 def _begin(job: JobRecord) -> int:
@@ -103,8 +173,7 @@ def _comparison(
     if is_first:
         return f"The untuned hyperparameters are the best so far, with {shown}.", "unsure"
     gain = untuned.mean - after.mean if name.endswith(_FALLING) else after.mean - untuned.mean
-    size = f"{100 * abs(gain):.2f} points" if name.endswith(("error", "accuracy")) else ""
-    size = size or f"{abs(gain):.3g}"
+    size = _size(name, gain)
     if not name.endswith((*_FALLING, *_RISING)) or gain == 0:
         return f"Untuned: {shown}.", "unsure"
     word = "better" if gain > 0 else "worse"

@@ -7,9 +7,13 @@ import pytest
 from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.job import Best, Doubt, JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.retraining import RetrainedFigure, Retraining
 from drmad_client.records.status import JobStatus
+from drmad_client.records.validation import MeanInterval
+from drmad_client.spec.retraining import RetrainingSpec
 from drmad_service.dashboard import job_verdict
 from tests.client import samples
+from tests.service.store.test_retrainings import REPORT
 
 
 def confirmed(first: float, best: float, half: float) -> JobRecord:
@@ -64,6 +68,62 @@ def test_a_single_run_is_no_proof() -> None:
     assert "43.75 points better than the untuned 50.00 %" in verdict.comparison
     assert "one training run without an interval" in verdict.comparison
     assert job_verdict.judged(samples.job(), None, None, None) is None
+
+
+def retrained(tuned: float, untuned: float, half: float) -> Retraining:
+    """A retraining whose seeds differ by .05, and by `half` in the difference of both recipes."""
+
+    def around(mean: float, half: float) -> MeanInterval:
+        return MeanInterval(mean=mean, low=mean - half, high=mean + half, count=3)
+
+    figure = RetrainedFigure(
+        tuned=around(tuned, 0.05),
+        untuned=around(untuned, 0.05),
+        difference=around(tuned - untuned, half),
+    )
+    return Retraining(
+        id="retraining_1",
+        job_id="job_1",
+        status="succeeded",
+        requested_at=samples.job().created_at,
+        iteration=2,
+        asked=RetrainingSpec(seeds=3),
+        report=REPORT.model_copy(update={"seeds": 3, "figures": {"test_error": figure}}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "tone", "words"),
+    [
+        (retrained(0.05, 0.09, 0.02), "better", "4.00 points better than the untuned 9.00 %"),
+        (retrained(0.09, 0.05, 0.02), "worse", "4.00 points worse than the untuned 5.00 %"),
+        (retrained(0.05, 0.09, 0.06), "unsure", "this may be chance"),
+    ],
+)
+def test_a_retraining_is_judged_before_all_else_and_by_its_pairs(
+    found: Retraining, tone: str, words: str
+) -> None:
+    verdict = job_verdict.judged(confirmed(0.5, 0.3, 0.01), None, None, None, found)
+    assert verdict is not None
+    assert (verdict.tone, verdict.value) == (
+        tone,
+        f"{100 * (0.05 if tone != 'worse' else 0.09):.2f} %",
+    )
+    assert words in verdict.comparison
+    assert "3 seeds" in verdict.basis
+    assert verdict.basis.endswith("hyperparameters of meta-iteration 2")
+
+
+def test_the_first_window_of_an_online_job_is_no_untuned_run() -> None:
+    job = samples.job(JobStatus.SUCCEEDED, 3)
+    meta = job.spec.meta.model_copy(update={"mode": "online"})
+    online = job.model_copy(update={"spec": job.spec.model_copy(update={"meta": meta})})
+    first = samples.record(0).model_copy(update={"metrics": {"test_error": 0.5}})
+    verdict = job_verdict.judged(online, first, None, None)
+    assert verdict is not None
+    assert verdict.tone == "unsure"
+    assert "50.00" not in verdict.comparison
+    assert "Retrain trains both" in verdict.comparison
 
 
 def test_the_trend_is_told_only_beyond_its_noise() -> None:

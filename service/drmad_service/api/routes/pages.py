@@ -177,6 +177,7 @@ async def job(
     validations = await store.validations(job_id)
     validated = next((each for each in validations if each.report), None)
     retrainings = await store.retrainings(job_id)
+    retrained = next((each for each in retrainings if each.report), None)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
@@ -189,7 +190,7 @@ async def job(
         last_event=last_event,
         actions=job_page.actions(job) if principal.may_submit else [],
         charts=job_page.charts(job, measured["report"] is not None),
-        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last),
+        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, retrained),
         doubts=job_verdict.doubts(job, validated),
         other_warnings=job_verdict.other_warnings(job),
         probes=job_verdict.probe_rows(_probes(measured)),
@@ -199,7 +200,7 @@ async def job(
         validation=validations[0] if validations else None,
         validated=validated,
         retraining=retrainings[0] if retrainings else None,
-        retrained=next((each for each in retrainings if each.report), None),
+        retrained=retrained,
         may_retrain=principal.may_submit and job.best is not None,
         may_validate=principal.may_submit and job.best is not None,
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
