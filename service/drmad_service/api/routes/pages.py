@@ -178,6 +178,7 @@ async def job(
     validated = next((each for each in validations if each.report), None)
     retrainings = await store.retrainings(job_id)
     retrained = next((each for each in retrainings if each.report), None)
+    at_end = next((each for each in retrainings if each.report and each.at_end), retrained)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
     url = str(request.base_url).rstrip("/")
@@ -190,7 +191,7 @@ async def job(
         last_event=last_event,
         actions=job_page.actions(job) if principal.may_submit else [],
         charts=job_page.charts(job, measured["report"] is not None),
-        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, retrained),
+        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, at_end),
         doubts=job_verdict.doubts(job, validated),
         other_warnings=job_verdict.other_warnings(job),
         probes=job_verdict.probe_rows(_probes(measured)),
