@@ -38,7 +38,7 @@ def test_diverged_training_names_step_meta_iteration_and_advice(client: Client) 
     assert error.iteration == 0
     assert error.step is not None
     assert 0 < error.step < 200
-    assert "meta-iteration 0" in error.message
+    assert "meta-iteration 1" in error.message
     assert "lower the learning rate" in error.message
     assert client.jobs.wait(client.jobs.create(small()).id, timeout_s=WAIT_S).best is not None
 

@@ -259,7 +259,7 @@ def test_what_the_code_prints_is_in_the_logs(client: Client, tmp_path: Path) -> 
     printing = printing.replace('"error": error_rate', lost)
     folder = written(tmp_path / "printing", printing)
     job = client.jobs.create(spec(client, folder, meta={"iterations": 1}))
-    with pytest.warns(JobWarning, match="_lost is nan at meta-iteration 0"):
+    with pytest.warns(JobWarning, match="_lost is nan at meta-iteration 1"):
         client.jobs.wait(job.id, timeout_s=WAIT_S)
     lines = [line.text for line in client.jobs.logs(job.id)]
     assert "building now, with a surrogate \\ud800" in lines

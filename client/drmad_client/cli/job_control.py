@@ -65,7 +65,7 @@ def fork(
     job_id: JobId,
     iteration: Annotated[
         int | None,
-        typer.Option(min=0, help="Start from the state before this one; by default the best."),
+        typer.Option(min=0, help="Continue after this many meta-iterations; by default before the best."),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -73,7 +73,7 @@ def fork(
     ] = None,
     watch: WatchOption = False,
 ) -> None:
-    """Create a job from the state before a meta-iteration of another job, and print its id.
+    """Create a job that continues another after some meta-iterations, and print its id.
 
     \b
     Examples:

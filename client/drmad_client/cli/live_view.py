@@ -90,7 +90,7 @@ class _Screen:
             case "trial":
                 self._print(Text(trial_line(Trial.model_validate(event.data))))
             case "start":
-                self._print(Text(f"continues from trial {event.data['trial']}"))
+                self._print(Text(f"continues from trial {event.data['trial'] + 1}"))
             case "iteration":
                 self._iteration(MetaIteration.model_validate(event.data))
             case "progress":

@@ -66,7 +66,26 @@ DataRootsOption = Annotated[
         help="Folder that data may be read from; repeatable.",
     ),
 ]
-IterationOption = Annotated[str, typer.Option(help="Meta-iteration: best, last or a number.")]
+IterationOption = Annotated[
+    str, typer.Option(help="Meta-iteration: best, last or a number; the first has number 1.")
+]
+
+
+def index_of(iteration: str) -> str | int:
+    """The index that the API and the SDK count from 0, of a number that commands count from 1.
+
+    Raises:
+        DrmadError: the number is 0; best, last and other words are left to the API.
+    """
+    from drmad_client.errors import DrmadError
+
+    if not iteration.isdecimal():
+        return iteration
+    if int(iteration) < 1:
+        raise DrmadError(
+            f"--iteration must be best, last or at least 1, the first meta-iteration, got {iteration}"
+        )
+    return int(iteration) - 1
 
 
 def validated(spec: type[S], fields: dict[str, Any]) -> S:

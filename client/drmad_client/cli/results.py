@@ -55,7 +55,7 @@ def fetch(
       drmad fetch job_01J... --iteration 7
     """
     with options.open_client(context) as client:
-        for path in client.jobs.save(job_id, to or Path(job_id), iteration):
+        for path in client.jobs.save(job_id, to or Path(job_id), options.index_of(iteration)):
             echo(f"{path}  ({path.stat().st_size:,} bytes)")
 
 
@@ -176,10 +176,10 @@ def hyperparameters(
     \b
     Examples:
       drmad hyperparameters job_01J...
-      drmad hyperparameters job_01J... --iteration 0 --output json
+      drmad hyperparameters job_01J... --iteration 1 --output json
     """
     with options.open_client(context) as client:
-        _print_arrays(client.jobs.hyperparameters(job_id, iteration, raw), output)
+        _print_arrays(client.jobs.hyperparameters(job_id, options.index_of(iteration), raw), output)
 
 
 def hypergradients(
@@ -190,7 +190,7 @@ def hypergradients(
 ) -> None:
     """Print a hypergradient: a summary table, or all values as JSON or YAML."""
     with options.open_client(context) as client:
-        _print_arrays(client.jobs.hypergradients(job_id, iteration), output)
+        _print_arrays(client.jobs.hypergradients(job_id, options.index_of(iteration)), output)
 
 
 def model(

@@ -55,7 +55,7 @@ def retrain(
     ] = None,
     iteration: Annotated[
         str | None,
-        typer.Option(help="Meta-iteration of a job: best, last or a number; by default best."),
+        typer.Option(help="Meta-iteration of a job: best, last or a number from 1; by default best."),
     ] = None,
     query: Annotated[
         str | None,
@@ -130,8 +130,7 @@ def _on_the_cluster(
             f"--scores is for a job file; the service has the scores of {job_id}, if it is an "
             "attribution: leave --scores out"
         )
-    chosen = iteration or "best"
-    asked = _asked({**fields, "iteration": int(chosen) if chosen.isdigit() else chosen})
+    asked = _asked({**fields, "iteration": options.index_of(iteration or "best")})
     with options.open_client(context) as client:
         job = client.jobs.retrieve(job_id)
         found = job.retrain(**asked.model_dump())

@@ -187,13 +187,13 @@ def trial_line(trial: Trial) -> str:
     values = ", ".join(f"{path} = {_value(value)}" for path, value in trial.values.items())
     loss = trial.validation_loss
     outcome = f"{loss:.5f}" if loss is not None else f"{trial.state}, {trial.message}"
-    return f"trial {trial.number}: {outcome}  ({values})"
+    return f"trial {trial.number + 1}: {outcome}  ({values})"
 
 
 def history_line(record: MetaIteration) -> str:
     """A meta-iteration in the columns of HISTORY_HEADING."""
     cells = (
-        str(record.iteration),
+        str(record.iteration + 1),
         f"{record.validation_loss:.5f}",
         _percent(record.metrics.get("validation_error")),
         _percent(record.metrics.get("test_error")),
@@ -360,7 +360,7 @@ def _search(job: JobRecord) -> str:
         return progress
     values = ", ".join(f"{path} = {_value(value)}" for path, value in job.start.values.items())
     loss = job.start.validation_loss
-    return f"{progress}, best {job.start.trial} with validation loss {loss:.5g}: {values}"
+    return f"{progress}, best {job.start.trial + 1} with validation loss {loss:.5g}: {values}"
 
 
 def status_text(status: JobStatus) -> Text:

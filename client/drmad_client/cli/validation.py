@@ -32,7 +32,7 @@ def validate(
     ],
     iteration: Annotated[
         str | None,
-        typer.Option(help="Meta-iteration of a job: best, last or a number; by default best."),
+        typer.Option(help="Meta-iteration of a job: best, last or a number from 1; by default best."),
     ] = None,
     code: CodeOption = None,
     data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
@@ -98,8 +98,7 @@ def validate(
 def _on_the_cluster(
     context: typer.Context, job_id: str, iteration: str | None, fields: dict[str, Any]
 ) -> ValidationReport:
-    chosen = iteration or "best"
-    asked = _asked({**fields, "iteration": int(chosen) if chosen.isdigit() else chosen})
+    asked = _asked({**fields, "iteration": options.index_of(iteration or "best")})
     with options.open_client(context) as client:
         job = client.jobs.retrieve(job_id)
         return job.validate_hypergradient(**asked.model_dump())

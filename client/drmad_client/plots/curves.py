@@ -1,4 +1,4 @@
-"""Figures of a job's history: curves over its meta-iterations."""
+"""Figures of a job's history: curves over its meta-iterations, which count from 1."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def layers(history: Sequence[HistoryRecord], infos: Sequence[HyperparameterInfo]
         return panels.empty(_NO_HISTORY)
     cells = sum(map(len, maps.values()))
     kept = panels.evenly(len(records), max(2, MAX_HEATMAP_CELLS // cells))
-    x = [records[column].iteration for column in kept]
+    x = [_number(records[column]) for column in kept]
     return panels.heat_maps(
         {
             name: (list(rows), [[row.get(column) for column in kept] for row in rows.values()])
@@ -116,14 +116,14 @@ def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
     is_one = len({name for record in records for name in record.hyperparameters}) == 1
     columns: dict[str, dict[int, float]] = {"all": {}}
     for record in records:
-        columns["all"][record.iteration] = record.hypergradient_norm
+        columns["all"][_number(record)] = record.hypergradient_norm
         for name, summary in record.hyperparameters.items():
             norms = {
                 group.label if is_one else f"{name}, {group.label}": group.hypergradient_norm
                 for group in summary.groups
             }
             for label, norm in (norms or {name: summary.hypergradient_norm}).items():
-                columns.setdefault(label, {})[record.iteration] = norm
+                columns.setdefault(label, {})[_number(record)] = norm
     if len(columns) == 2:
         del columns["all"]  # it equals the only group
     largest = sorted(columns, key=lambda label: max(columns[label].values()), reverse=True)
@@ -138,7 +138,7 @@ def cosines(history: Sequence[HistoryRecord]) -> Figure:
     is_many = _replicas(records) > _MAX_LINES - 2
     for record in records:
         if record.cosine_to_previous is not None:
-            columns.setdefault("to the previous one", {})[record.iteration] = (
+            columns.setdefault("to the previous one", {})[_number(record)] = (
                 record.cosine_to_previous
             )
         agreed = {each.replica: each.cosine_to_mean for each in record.replicas}
@@ -151,10 +151,10 @@ def cosines(history: Sequence[HistoryRecord]) -> Figure:
                 ("lowest replica to the mean", agreed_of[0]),
                 ("median replica to the mean", middle),
             ):
-                columns.setdefault(name, {})[record.iteration] = cosine
+                columns.setdefault(name, {})[_number(record)] = cosine
             continue
         for replica, cosine in agreed.items():
-            columns.setdefault(f"replica {replica} to the mean", {})[record.iteration] = cosine
+            columns.setdefault(f"replica {replica} to the mean", {})[_number(record)] = cosine
     if not columns:
         return panels.empty("a cosine needs two meta-iterations or two replicas")
     data = _lines(columns)
@@ -224,11 +224,11 @@ def memory(history: Sequence[HistoryRecord]) -> Figure:
     for record in records:
         if is_many and record.replicas:
             peak = max(each.peak_memory_bytes for each in record.replicas)
-            columns.setdefault("largest of the replicas", {})[record.iteration] = peak
+            columns.setdefault("largest of the replicas", {})[_number(record)] = peak
             continue
         for figures in record.replicas:
             column = columns.setdefault(f"replica {figures.replica}", {})
-            column[record.iteration] = figures.peak_memory_bytes
+            column[_number(record)] = figures.peak_memory_bytes
     if not columns:
         return panels.empty(_NO_HISTORY)
     data = _lines(columns)
@@ -255,7 +255,7 @@ def _curve(
     label = name.removesuffix("_loss").replace("_", " ")
     x = _iterations(records)
     found = [
-        (record.iteration, level.mean, level.low, level.high)
+        (_number(record), level.mean, level.low, level.high)
         for record in records
         if (level := record.smoothed.get(name)) is not None
         and level.low is not None
@@ -317,7 +317,7 @@ def _star(best: MetaIteration) -> dict[str, Any]:
         "type": "scatter",
         "mode": "markers",
         "name": "best",
-        "x": [best.iteration],
+        "x": [_number(best)],
         "y": [panels.rounded(_level(best))],
         "marker": {"symbol": "star", "size": 11, "color": palette.LIGHT[2]},
     }
@@ -381,4 +381,9 @@ def _records(history: Sequence[HistoryRecord]) -> list[MetaIteration]:
 
 
 def _iterations(records: Iterable[MetaIteration]) -> list[float]:
-    return [record.iteration for record in records]
+    return [_number(record) for record in records]
+
+
+def _number(record: MetaIteration) -> int:
+    """The number of a meta-iteration as people count: the first has number 1, and index 0."""
+    return record.iteration + 1

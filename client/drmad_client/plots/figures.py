@@ -71,6 +71,7 @@ class Material:
         fidelity: The answer of GET fidelity.
         trials: The trials of the job's search, in order.
         rollbacks: The meta-iterations to which the job went back.
+        unit: What the history counts: meta-iterations, or the windows of an online job.
     """
 
     history: Sequence[HistoryRecord]
@@ -81,6 +82,7 @@ class Material:
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     rollbacks: Sequence[int] = ()
+    unit: str = panels.META_ITERATION
 
     @classmethod
     def of(
@@ -103,6 +105,7 @@ class Material:
             fidelity or {},
             trials,
             rollbacks,
+            "window" if job.spec.meta.mode == "online" else panels.META_ITERATION,
         )
 
 
@@ -128,8 +131,9 @@ def draw(name: str, material: Material, template: str | Mapping[str, Any] | None
         KeyError: FIGURES has no figure of this name.
     """
     kind = FIGURES[name]
-    figure = kind.draw(material)
-    layout = {"title": {"text": kind.title}, **figure["layout"]}
+    figure = panels.counting(kind.draw(material), material.unit)
+    title = kind.title.replace(panels.META_ITERATION, material.unit)
+    layout = {"title": {"text": title}, **figure["layout"]}
     if template is not None:
         layout["template"] = template
     return {"data": figure["data"], "layout": layout}

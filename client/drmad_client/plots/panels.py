@@ -13,6 +13,8 @@ Figure = dict[str, Any]
 Panel = tuple[str, list[dict[str, Any]], dict[str, Any]]
 """One plot of a figure: the title of its y axis, its traces, the settings of its y axis."""
 
+META_ITERATION = "meta-iteration"
+
 MAX_POINTS_PER_TRACE = 1_000
 MAX_POINTS_PER_FIGURE = 8_000
 _DIGITS = 5
@@ -37,7 +39,7 @@ def line(
 def stacked(
     panels: Sequence[Panel],
     showlegend: bool,
-    x_title: str = "meta-iteration",
+    x_title: str = META_ITERATION,
 ) -> Figure:
     """A figure whose panels lie below each other and share the x axis."""
     data: list[dict[str, Any]] = []
@@ -73,7 +75,7 @@ def heat_maps(
 
     Args:
         maps: by title the labels of the rows, and the rows of values.
-        x: meta-iterations, one for each column.
+        x: numbers of the meta-iterations, one for each column.
         logarithmic: the titles of the maps whose colours show the logarithm of positive values.
     """
     data: list[dict[str, Any]] = []
@@ -99,7 +101,7 @@ def heat_maps(
                     "len": max(0.1, domain[1] - domain[0]),
                     **ticks,
                 },
-                "hovertemplate": "meta-iteration %{x}<br>%{y}<br>%{text}<extra></extra>",
+                "hovertemplate": META_ITERATION + " %{x}<br>%{y}<br>%{text}<extra></extra>",
                 "xaxis": "x",
                 "yaxis": f"y{suffix}",
             }
@@ -114,7 +116,7 @@ def heat_maps(
         top = bottom
     last = "" if len(maps) == 1 else str(len(maps))
     layout["xaxis"] = {
-        "title": {"text": "meta-iteration"},
+        "title": {"text": META_ITERATION},
         "anchor": f"y{last}",
         **whole_ticks(x),
     }
@@ -150,6 +152,23 @@ def colours(
 def short(value: float | None) -> str:
     """A value to three digits, for a label."""
     return "" if value is None else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def counting(figure: Figure, unit: str) -> Figure:
+    """The figure with `unit` in the place of meta-iterations, in its titles and hover texts."""
+    if unit == META_ITERATION:
+        return figure
+    layout = dict(figure["layout"])
+    for name, axis in layout.items():
+        if name.startswith("xaxis") and axis.get("title") == {"text": META_ITERATION}:
+            layout[name] = axis | {"title": {"text": unit}}
+    data = [
+        trace | {"hovertemplate": trace["hovertemplate"].replace(META_ITERATION, unit)}
+        if "hovertemplate" in trace
+        else trace
+        for trace in figure["data"]
+    ]
+    return {"data": data, "layout": layout}
 
 
 def whole_ticks(x: Sequence[float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from drmad_client.records.search import Trial
 
 
 def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
-    """Validation loss of each trial of the search, and the lowest loss so far."""
+    """Validation loss of each trial of the search, from 1, and the lowest loss so far."""
     found = [t if isinstance(t, Trial) else Trial.model_validate(t) for t in search]
     ended = [(t, t.validation_loss) for t in found if t.validation_loss is not None]
     if not ended:
@@ -24,7 +24,7 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
         "mode": "markers",
         "marker": {"color": palette.LIGHT[0]},
         "name": "trial",
-        "x": [trial.number for trial, _ in ended],
+        "x": [trial.number + 1 for trial, _ in ended],
         "y": [panels.rounded(loss) for loss in losses],
         "text": [
             "<br>".join(f"{path} = {_text(value)}" for path, value in trial.values.items())
@@ -33,7 +33,7 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
         "hovertemplate": "%{y}<br>%{text}<extra>trial %{x}</extra>",
     }
     line = panels.line(
-        [trial.number for trial, _ in ended],
+        [trial.number + 1 for trial, _ in ended],
         lowest,
         "lowest so far",
         2,

@@ -357,6 +357,11 @@ class JobRecord(Record):
         return self.error is not None and self.error.message == refusal
 
     @property
+    def counted_in(self) -> str:
+        """What its progress counts: meta-iterations, or windows of an online job."""
+        return "window" if self.spec.meta.mode == "online" else "meta-iteration"
+
+    @property
     def begun(self) -> JobSpec:
         """The spec of its meta-iterations, with the values that the search found."""
         return self.spec.started_from(self.start.values) if self.start else self.spec

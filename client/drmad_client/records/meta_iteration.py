@@ -42,7 +42,8 @@ class MetaIteration(Record):
     """One hypergradient and one update. Its figures belong to the hyperparameters it began with."""
 
     iteration: int = Field(
-        description="Number of the meta-iteration: 0, 1, ..., without gap or repeat."
+        description="Index of the meta-iteration: 0, 1, ..., without gap or repeat. Pages, "
+        "figures and commands name its number, which is one more."
     )
     at: datetime = Field(description="Time of the commit, UTC.")
     validation_loss: float

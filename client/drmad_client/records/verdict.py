@@ -19,7 +19,7 @@ def best_figures(job: JobRecord, *, errors_only: bool = False) -> str:
         for name, value in figures.items()
         if name == "validation_loss" or name.endswith("error") or not errors_only
     ]
-    return f"iteration {best.iteration}, {', '.join(shown)}"
+    return f"{job.counted_in} {best.iteration + 1}, {', '.join(shown)}"
 
 
 def confirmation(job: JobRecord) -> str:
@@ -48,7 +48,7 @@ def _confirmed(job: JobRecord) -> str:
     gain = found.gain
     if gain is not None and found.first is not None:
         shown = _with_interval("validation_loss", gain.mean, gain)
-        said += f"; validation loss gained over meta-iteration {found.first.iteration}: {shown}"
+        said += f"; validation loss gained over {job.counted_in} {found.first.iteration + 1}: {shown}"
         if gain.low is not None and gain.low <= 0.0:
             said += ", which may be none"
     return said

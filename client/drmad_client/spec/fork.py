@@ -32,7 +32,8 @@ class ForkSpec(Spec):
     iteration: int = Field(
         ge=0,
         lt=2**31,
-        description="Meta-iteration before which the new job starts, with the state kept there.",
+        description="Index of the meta-iteration before which the new job starts, with the state "
+        "kept there: as many meta-iterations are done by then.",
     )
     changes: dict[str, Any] = Field(
         default={},

@@ -94,7 +94,7 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
         last = part == "resources"
         more = tuple(name for name in FIGURES if name not in placed) if last else ()
         charts = [
-            Chart(name, FIGURES[name].title, part, is_wide=name == "losses")
+            Chart(name, FIGURES[name].title.replace("meta-iteration", job.counted_in), part, is_wide=name == "losses")
             for name in (*names, *more)
             if name not in without_data
         ]
@@ -132,7 +132,7 @@ def _moment(event: Event) -> Moment:
             text += f", attempt {data['attempts']}"
         return Moment(event.at, f"webhook {data['outcome']}", "", text)
     if event.type == "start":
-        text = f"search finished: meta-iterations start from trial {data['trial']}"
+        text = f"search finished: meta-iterations start from trial {data['trial'] + 1}"
         return Moment(event.at, "search", "", text)
     return Moment(event.at, event.type, str(data.get("code", "")), message)
 

@@ -83,7 +83,7 @@ def judged(
     elif job.spec.meta.mode == "online":
         basis = "of the one run that the job trained, not confirmed by retraining"
     elif not job.status.is_terminal:
-        basis = "smoothed over the last meta-iterations; the job confirms it at its end"
+        basis = f"smoothed over the last {job.counted_in}s; the job confirms it at its end"
     if not name.startswith("test"):
         basis += "; measured on the validation data, by which the hyperparameters were tuned"
     return JobVerdict(
@@ -114,7 +114,7 @@ def _retrained(
     comparison, tone = _paired(name, figure)
     basis = f"retrained from scratch: {report.conditions}"
     if retrained.iteration is not None:
-        basis += f"; hyperparameters of meta-iteration {retrained.iteration}"
+        basis += f"; hyperparameters of {job.counted_in} {retrained.iteration + 1}"
     return JobVerdict(
         label=name.replace("_", " ").capitalize(),
         value=verdict.figure(name, figure.tuned.mean),
@@ -195,7 +195,7 @@ def _trend(job: JobRecord, earlier: MetaIteration | None, last: MetaIteration | 
     was, now = (each.smoothed.get("validation_loss") for each in (earlier, last))
     if was is None or now is None:
         return ""
-    over = f"over the last {last.iteration - earlier.iteration} meta-iterations"
+    over = f"over the last {last.iteration - earlier.iteration} {job.counted_in}s"
     figures = f"{was.mean:.4g} to {now.mean:.4g}"
     if was.low is None or was.high is None or now.low is None or now.high is None:
         return f"Smoothed validation loss {over}: {figures}."
@@ -217,7 +217,7 @@ def _limit(job: JobRecord) -> str:
     if "overfitting" in codes:
         return "What limits it: the hyperparameters fit the validation data; more of these help."
     if job.status == "succeeded" and job.reason == "iterations":
-        return "It ended by its number of meta-iterations; Extend continues it."
+        return f"It ended by its number of {job.counted_in}s; Extend continues it."
     if job.status == "succeeded":
         return f"It ended by {job.reason.replace('_', ' ')}: {job.message}." if job.message else ""
     return ""

@@ -128,7 +128,7 @@ class Base:
         raw = await self._redis.hget(keys.job(job_id, "vectors"), str(iteration))
         if raw is None:
             raise ResultNotFound(
-                f"job {job_id} keeps no vectors of meta-iteration {iteration}; choose one whose "
+                f"job {job_id} keeps no vectors of index {iteration}; choose one whose "
                 "has_vectors is true in the history"
             )
         kept: dict[str, Any] = json.loads(raw)

@@ -44,7 +44,7 @@ class Checkpoints(Base):
         """
         kept = (await self._checkpoints(job_id)).get(iteration)
         if kept is None:
-            raise ResultNotFound(f"job {job_id} keeps no checkpoint before window {iteration}")
+            raise ResultNotFound(f"job {job_id} keeps no checkpoint before window {iteration + 1}")
         states = []
         for replica in kept["replicas"]:
             tensors = await self._checkpoint_blobs.get(job_id, replica["chunks"], checked=True)

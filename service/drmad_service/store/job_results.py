@@ -63,8 +63,9 @@ class JobResults(Base):
             found = await self.history(job_id, after=which - 1 if which else None, limit=1)
             if found.data and found.data[0].iteration == which:
                 return found.data[0]
+        named = f"of index {which}" if isinstance(which, int) else f"called {which}"
         raise ResultNotFound(
-            f"job {job_id} has no meta-iteration {which}: {job.progress.iteration} of "
+            f"job {job_id} has no meta-iteration {named}: {job.progress.iteration} of "
             f"{job.progress.iterations} are committed and it is {job.status}"
         )
 

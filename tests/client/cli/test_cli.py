@@ -74,7 +74,7 @@ def test_submit_sends_the_file_with_its_changes_and_follows(
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == samples.ID
-    assert lines[-1].startswith("succeeded after 41 s; best: iteration 2")
+    assert lines[-1].startswith("succeeded after 41 s; best: meta-iteration 3")
     sent = json.loads(service.requests[0].body)
     assert sent == samples.SPEC | {"meta": {"iterations": 5}, "seed": 7}
 
@@ -279,9 +279,9 @@ def test_history_is_a_table_or_data(service: FakeService) -> None:
         *("hypergradient", "seconds"),
     ]
     assert [line.split()[:2] for line in table[1:]] == [
-        ["0", "1.00000"],
-        ["1", "0.50000"],
-        ["2", "0.33333"],
+        ["1", "1.00000"],
+        ["2", "0.50000"],
+        ["3", "0.33333"],
     ]
     assert [line.endswith("best") for line in table[1:]] == [False, True, False]
     shown = drmad(service, "history", samples.ID, "--output", "json").stdout
@@ -320,9 +320,12 @@ def test_arrays_are_summed_up_or_printed_whole(service: FakeService) -> None:
         middle = "1" if part == "hyperparameters" else "0"
         assert table[1].split()[:2] == ["l2", "3"]
         assert table[1].split()[3] == middle
-    raw = drmad(service, "hyperparameters", samples.ID, "--iteration", "0", "--raw", "-o", "json")
+    raw = drmad(service, "hyperparameters", samples.ID, "--iteration", "1", "--raw", "-o", "json")
     assert json.loads(raw.stdout) == {"l2": [-1.0, 0.0, 1.0]}
     assert service.requests[-1].query == "iteration=0"
+    refused = drmad(service, "hyperparameters", samples.ID, "--iteration", "0")
+    assert refused.returncode == 1
+    assert "at least 1, the first meta-iteration, got 0" in refused.stderr
 
 
 def test_what_the_service_knows_of_itself_is_shown(service: FakeService) -> None:

@@ -42,12 +42,12 @@ def test_a_followed_job_prints_plain_lines_outside_a_terminal(
         "queued: accepted",
         "running: 1 replica is ready",
         "iteration  valid. loss  valid. error  test error  hypergradient  seconds",
-        "        0      1.00000       12.50 %     25.00 %           0.01     1.50",
+        "        1      1.00000       12.50 %     25.00 %           0.01     1.50",
         "warning: the loss\u2028 grows".splitlines()[0],
         " grows",
-        "        1      0.50000       12.50 %     25.00 %           0.01     1.50  best",
-        "        2      0.33333       12.50 %     25.00 %           0.01     1.50",
-        "succeeded after 41 s; best: iteration 2, validation loss 0.25, "
+        "        2      0.50000       12.50 %     25.00 %           0.01     1.50  best",
+        "        3      0.33333       12.50 %     25.00 %           0.01     1.50",
+        "succeeded after 41 s; best: meta-iteration 3, validation loss 0.25, "
         "validation error 5.00 %, test error 6.25 %",
     ]
 
@@ -77,7 +77,7 @@ def test_one_job_is_shown_whole() -> None:
     for words in (
         samples.ID,
         "2 of 3 meta-iterations",
-        "iteration 1, validation loss 0.25",
+        "meta-iteration 2, validation loss 0.25",
         "the loss became NaN  [training_diverged]",
         "sample_weight: sample_weight, 1000, sigmoid",
         "team:vision",

@@ -153,11 +153,11 @@ def test_losses_show_what_was_measured_and_where_the_best_is() -> None:
         for n, loss in enumerate([3.0, 1.0, 2.0])
     ]
     drawn = lines(figures.losses(history))
-    assert drawn["validation"] == ([0, 1, 2], [3.0, 1.0, 2.0])
-    assert drawn["training"] == ([0, 1, 2], [0.5, 0.5, 0.5])
-    assert drawn["test"] == ([0, 1, 2], [6.0, 2.0, 4.0])
-    assert drawn["test error"] == ([0, 1, 2], [0.3, 0.1, 0.2])
-    assert drawn["best"] == ([1], [1.0])
+    assert drawn["validation"] == ([1, 2, 3], [3.0, 1.0, 2.0])
+    assert drawn["training"] == ([1, 2, 3], [0.5, 0.5, 0.5])
+    assert drawn["test"] == ([1, 2, 3], [6.0, 2.0, 4.0])
+    assert drawn["test error"] == ([1, 2, 3], [0.3, 0.1, 0.2])
+    assert drawn["best"] == ([2], [1.0])
 
 
 def test_the_gap_of_overfitting_has_a_panel_and_the_fitted_loss_a_curve() -> None:
@@ -166,8 +166,8 @@ def test_the_gap_of_overfitting_has_a_panel_and_the_fitted_loss_a_curve() -> Non
         for n, gap in enumerate([0.0, 0.25])
     ]
     drawn = lines(figures.losses(history))
-    assert drawn["fitted"] == ([0, 1], [1.0, 0.75])
-    assert drawn["overfitting"] == ([0, 1], [0.0, 0.25])
+    assert drawn["fitted"] == ([1, 2], [1.0, 0.75])
+    assert drawn["overfitting"] == ([1, 2], [0.0, 0.25])
 
 
 def test_probes_and_rollbacks_are_marked_on_the_loss() -> None:
@@ -176,8 +176,8 @@ def test_probes_and_rollbacks_are_marked_on_the_loss() -> None:
         for n in range(3)
     ]
     drawn = lines(figures.losses(history, rollbacks=[2, 7]))
-    assert drawn["fidelity probe"] == ([1], [2.0])
-    assert drawn["rollback"] == ([2], [1.0])
+    assert drawn["fidelity probe"] == ([2], [2.0])
+    assert drawn["rollback"] == ([3], [1.0])
 
 
 def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
@@ -197,10 +197,10 @@ def test_the_smoothed_loss_has_its_band_and_the_star_of_the_best() -> None:
         for n, (mean, half) in enumerate(levels)
     ]
     drawn = lines(figures.losses(history))
-    assert drawn["validation, smoothed"] == ([2, 3], [2.0, 2.25])
-    assert drawn["validation, lower end"] == ([2, 3], [1.5, 2.0])
-    assert drawn["validation, upper end"] == ([2, 3], [2.5, 2.5])
-    assert drawn["best"] == ([2], [2.0])
+    assert drawn["validation, smoothed"] == ([3, 4], [2.0, 2.25])
+    assert drawn["validation, lower end"] == ([3, 4], [1.5, 2.0])
+    assert drawn["validation, upper end"] == ([3, 4], [2.5, 2.5])
+    assert drawn["best"] == ([3], [2.0])
 
 
 def test_what_is_no_number_is_a_gap() -> None:
@@ -235,7 +235,7 @@ def test_layers_are_a_map_of_medians() -> None:
         for n in range(3)
     ]
     (trace,) = figures.layers(history, INFOS)["data"]
-    assert (trace["x"], trace["y"]) == ([0, 1, 2], ["0.weight", "1.weight"])
+    assert (trace["x"], trace["y"]) == ([1, 2, 3], ["0.weight", "1.weight"])
     assert trace["z"] == [[0.0, -1.0, -2.0], [2.0, 2.0, 2.0]]
 
 
@@ -329,8 +329,8 @@ def test_norms_are_labelled_by_group() -> None:
         record(n, hyperparameters={"l2": summary(1, 2, 3, 4, 5, groups=groups)}) for n in range(2)
     ]
     drawn = lines(figures.hypergradient_norms(history))
-    assert drawn["all"] == ([0, 1], [0.01, 0.01])
-    assert drawn["0.weight"] == drawn["1.weight"] == ([0, 1], [0.25, 0.25])
+    assert drawn["all"] == ([1, 2], [0.01, 0.01])
+    assert drawn["0.weight"] == drawn["1.weight"] == ([1, 2], [0.25, 0.25])
 
 
 def test_cosines_are_those_between_iterations_and_between_replicas() -> None:
@@ -339,9 +339,9 @@ def test_cosines_are_those_between_iterations_and_between_replicas() -> None:
         record(1, replicas=[replica(0, 0.7), replica(1, 0.6)], cosine_to_previous=-0.5),
     ]
     assert lines(figures.cosines(history)) == {
-        "to the previous one": ([1], [-0.5]),
-        "replica 0 to the mean": ([0, 1], [0.9, 0.7]),
-        "replica 1 to the mean": ([0, 1], [0.8, 0.6]),
+        "to the previous one": ([2], [-0.5]),
+        "replica 0 to the mean": ([1, 2], [0.9, 0.7]),
+        "replica 1 to the mean": ([1, 2], [0.8, 0.6]),
     }
 
 
@@ -408,7 +408,7 @@ def test_staleness_shows_the_largest_and_the_mean_of_the_arrivals() -> None:
 def test_trials_show_each_loss_and_the_lowest_so_far() -> None:
     tried = [trial(n, loss) for n, loss in enumerate([0.5, None, 0.7, 0.25])]
     points, line = figures.trials(tried)["data"]
-    assert (points["x"], points["y"]) == ([0, 2, 3], [0.5, 0.7, 0.25])
+    assert (points["x"], points["y"]) == ([1, 3, 4], [0.5, 0.7, 0.25])
     assert line["y"] == [0.5, 0.5, 0.25]
     assert points["text"][1] == (
         "training.learning_rate = 0.2<br>problem.model.activation = &lt;b>"
@@ -428,3 +428,14 @@ def test_fidelity_shows_the_methods_measured_and_which_was_chosen() -> None:
     (bars,) = figures.fidelity({"report": report, "choices": []})["data"]
     assert bars["x"] == [0.4]
     assert "exact" in figures.fidelity({})["layout"]["annotations"][0]["text"]
+
+
+def test_the_figures_of_an_online_job_count_windows() -> None:
+    history = [record(n, seconds={"total": 1.0}) for n in range(2)]
+    drawn = figures.draw("seconds", Material(history, unit="window"))
+    assert drawn["layout"]["title"]["text"] == "Time per window"
+    assert drawn["layout"]["xaxis"]["title"]["text"] == "window"
+    groups = {"0.weight": 1.0, "1.weight": 1.0}
+    history = [record(0, hyperparameters={"l2": summary(1, 2, 3, 4, 5, groups=groups)})]
+    (trace,) = figures.draw("layers", Material(history, unit="window"))["data"]
+    assert trace["hovertemplate"].startswith("window %{x}")

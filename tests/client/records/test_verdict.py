@@ -42,7 +42,7 @@ def job(status: JobStatus = JobStatus.SUCCEEDED, **changes: Any) -> JobRecord:
 def test_figures_have_their_intervals() -> None:
     """A share below zero is no share."""
     expected = (
-        "iteration 1, validation loss 0.5 (0.4375 to 0.5625), test error 12.50 % (0.0 to 20.0 %)"
+        "meta-iteration 2, validation loss 0.5 (0.4375 to 0.5625), test error 12.50 % (0.0 to 20.0 %)"
     )
     assert best_figures(job(), errors_only=True) == expected
     assert best_figures(job()) == f"{expected}, test loss 0.75"
@@ -52,7 +52,7 @@ def test_figures_have_their_intervals() -> None:
 def test_confirmed_figures_say_from_what_they_come_and_what_was_gained() -> None:
     assert confirmation(job()) == (
         "mean of 4 fresh training runs; the mean of ten retrainings lies in the interval in 95 of "
-        "100 cases; 1 of the 4 diverged; validation loss gained over meta-iteration 0: 0.25 "
+        "100 cases; 1 of the 4 diverged; validation loss gained over meta-iteration 1: 0.25 "
         "(-0.125 to 0.625), which may be none"
     )
 

@@ -111,7 +111,7 @@ def test_a_retraining_is_judged_before_all_else_and_by_its_pairs(
     )
     assert words in verdict.comparison
     assert "3 seeds" in verdict.basis
-    assert verdict.basis.endswith("hyperparameters of meta-iteration 2")
+    assert verdict.basis.endswith("hyperparameters of meta-iteration 3")
 
 
 def test_the_first_window_of_an_online_job_is_no_untuned_run() -> None:

@@ -233,7 +233,7 @@ def test_a_fork_changes_what_its_form_changes(
     expect(page.locator("#submit")).to_be_disabled()
     page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
     expect(page.locator("#verdict")).to_contain_text("Changed fields: name, seed")
-    page.get_by_label("Start at meta-iteration").fill("7")
+    page.get_by_label("Continue after meta-iteration").fill("7")
     page.get_by_role("button", name="Fork").click()
     page.wait_for_url(lambda url: not url.endswith("/fork"))
     expect(page.locator("h1")).to_have_text("day shift")

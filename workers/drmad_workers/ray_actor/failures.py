@@ -64,18 +64,17 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
     )
     from drmad_workers.user_code import UserCodeError
 
+    place = "" if iteration is None else f"meta-iteration {iteration + 1}: "
     try:
         return body()
     except ProblemError as error:
         return Failure("problem_invalid", str(error), iteration)
     except TrainingDiverged as error:
-        message = f"meta-iteration {iteration}: {error}"
-        return Failure("training_diverged", message, iteration, error.step)
+        return Failure("training_diverged", f"{place}{error}", iteration, error.step)
     except HypergradientDiverged as error:
-        message = f"meta-iteration {iteration}: {error}"
-        return Failure("hypergradient_diverged", message, iteration, error.step)
+        return Failure("hypergradient_diverged", f"{place}{error}", iteration, error.step)
     except HypergradientError as error:
-        return Failure("hypergradient_failed", f"meta-iteration {iteration}: {error}", iteration)
+        return Failure("hypergradient_failed", f"{place}{error}", iteration)
     except UserCodeError as error:
         return Failure("user_code", str(error), iteration, traceback=error.traceback)
     except Exception as error:

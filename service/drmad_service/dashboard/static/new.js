@@ -52,7 +52,7 @@ async function ask(draft) {
   say(findings);
   const changesNothing = forkOf && !findings.length && !Object.keys(answer.changes ?? {}).length;
   allow(!findings.length);
-  if (changesNothing) verdict.textContent = "This fork changes nothing yet. It would repeat the job from that meta-iteration.";
+  if (changesNothing) verdict.textContent = "This fork changes nothing yet. It would repeat the job from there.";
 }
 
 // Undo and drafts: a change of the text that nobody typed can be undone, and a draft outlives the page.

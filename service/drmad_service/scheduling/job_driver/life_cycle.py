@@ -303,7 +303,8 @@ class _LifeCycle:
             code = f"metric_not_finite:{name}"
             if code not in job.warned:
                 message = (
-                    f"the metric {name} is {value} at meta-iteration {result.record['iteration']}: "
+                    f"the metric {name} is {value} at meta-iteration "
+                    f"{result.record['iteration'] + 1}: "
                     "metrics leave it out, not_finite of the history has it; the tuning goes on"
                 )
                 warn = partial(job.store.warn, job.lease, "metric_not_finite", message)

@@ -65,7 +65,7 @@ class Rollbacks:
             fail_or_retry(state)
         again = ResumePoint(point.iteration, state.tensors, state.scalars)
         message = (
-            f"{failure.message}; rolled back to meta-iteration {best.iteration}, half the step"
+            f"{failure.message}; rolled back to meta-iteration {best.iteration + 1}, half the step"
         )
         status = await job.persist(lambda: job.store.roll_back(job.lease, again, message))
         apply_control(status, between_iterations=True)

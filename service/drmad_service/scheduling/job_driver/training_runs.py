@@ -85,9 +85,9 @@ class TrainingRuns:
 
     async def _warn(self, lost: int, reason: str, earlier: int | None) -> None:
         job = self._job
-        source = "its begin" if earlier is None else f"the checkpoint before window {earlier}"
+        source = "its begin" if earlier is None else f"the checkpoint before window {earlier + 1}"
         message = (
-            f"the checkpoint before window {lost} is lost or damaged ({reason}); the training run "
+            f"the checkpoint before window {lost + 1} is lost or damaged ({reason}); the training run "
             f"goes on from {source}"
         )
         await job.persist(lambda: job.store.warn(job.lease, "checkpoint_lost", message))
@@ -110,8 +110,8 @@ class TrainingRuns:
             points = await job.store.points(job.lease.job_id, range(start, number))
         except ResultNotFound as missing:
             message = (
-                f"the training state before window {number} cannot be restored, because the "
-                f"hyperparameters of the windows from {start} on are not kept: {missing}"
+                f"the training state before window {number + 1} cannot be restored, because the "
+                f"hyperparameters of the windows from {start + 1} on are not kept: {missing}"
             )
             fail(Failure("training_lost", message, number))
         actors = job.replicas.actors

@@ -42,7 +42,7 @@ async def test_meta_iteration_begins_again_from_the_best_state(
         {
             "iteration": 1,
             "rollback": 1,
-            "message": f"{outcome.message}; rolled back to meta-iteration 0, half the step",
+            "message": f"{outcome.message}; rolled back to meta-iteration 1, half the step",
         }
     ]
 

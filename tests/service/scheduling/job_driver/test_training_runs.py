@@ -42,7 +42,7 @@ async def checkpointed(cluster: StandInCluster, last: int) -> None:
     ("lost", "start", "words"),
     [
         ([], 4, None),
-        ([b"training 4"], 2, "before window 4 is lost or damaged"),
+        ([b"training 4"], 2, "before window 5 is lost or damaged"),
         ([b"training 2", b"training 4"], 0, "the training run goes on from its begin"),
     ],
 )
