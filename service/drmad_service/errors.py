@@ -43,6 +43,14 @@ class RunLost(DrmadError):
     """Another scheduler has taken the run beside a job, or its job was deleted."""
 
 
+class TooManyTags(DrmadError):
+    def __init__(self, count: int, most: int) -> None:
+        super().__init__(
+            f"a job has at most {most} tags, and this one would have {count}; remove tags with "
+            'null as their value: {"tags": {"old": null}}'
+        )
+
+
 class IdempotencyConflict(DrmadError):
     def __init__(self, key: str) -> None:
         super().__init__(

@@ -46,7 +46,7 @@ def group(
     from drmad_client.spec.groups import GROUP
 
     with options.open_client(context) as client:
-        jobs = list(client.jobs.list(tag=f"{GROUP}:{name}", limit=100))
+        jobs = list(client.jobs.list(tag=f"{GROUP}:{name}", limit=100, archived="include"))
         if not jobs:
             raise DrmadError(f"there is no job of a group {name!r}; drmad jobs lists the jobs")
         if cancel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,6 +47,9 @@ def jobs(
     after: Annotated[
         str | None, typer.Option(metavar="ID", help="Continue the list after this job.")
     ] = None,
+    archived: Annotated[
+        bool, typer.Option("--archived", help="List the archived jobs in place of the others.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="List all jobs.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
     output: OutputOption = Output.TABLE,
@@ -60,7 +63,8 @@ def jobs(
       drmad diff $(drmad jobs --quiet --limit 2)
     """
     with options.open_client(context) as client:
-        page = client.jobs.list(status, tag, after, 100 if everything else limit)
+        shelf: Literal["only", "exclude"] = "only" if archived else "exclude"
+        page = client.jobs.list(status, tag, after, 100 if everything else limit, shelf)
         records = [job.record for job in (page if everything else page.data)]
     if quiet:
         echo("\n".join(record.id for record in records))

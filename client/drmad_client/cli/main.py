@@ -21,6 +21,7 @@ from drmad_client.cli import (
     groups,
     inspection,
     job_control,
+    labels,
     results,
     retraining,
     submission,
@@ -127,7 +128,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _module in (submission, groups, inspection, job_control, results, retraining, validation):
+for _module in (
+    submission,
+    groups,
+    inspection,
+    job_control,
+    labels,
+    results,
+    retraining,
+    validation,
+):
     _module.register(app)
 
 

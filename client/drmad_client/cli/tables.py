@@ -351,6 +351,10 @@ def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
         yield "tuned", Group(*map(Text, lines))
     if job.tags:
         yield "tags", Text(", ".join(f"{key}:{value}" for key, value in job.tags.items()))
+    if job.note:
+        yield "note", Text(job.note)
+    if job.archived_at:
+        yield "archived", f"{job.archived_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _search(job: JobRecord) -> str:

@@ -248,6 +248,20 @@ class AsyncJob(JobView):
         """
         return await self._runner.run(self._runner.flows.save(self.id, Path(folder), iteration))
 
+    async def update(
+        self,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        archived: bool | None = None,
+    ) -> Self:
+        """Change the labels of the job, which have no influence on its results.
+
+        See `AsyncJobs.update`.
+        """
+        return await self._update(calls.label(self.id, calls.labels(name, note, tags, archived)))
+
     async def pause(self) -> Self:
         """Ask the job to stop after the running meta-iteration and release its resources."""
         return await self._update(calls.act(self.id, "pause"))

@@ -247,6 +247,20 @@ class Job(JobView):
         """
         return self._runner.run(self._runner.flows.save(self.id, Path(folder), iteration))
 
+    def update(
+        self,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        archived: bool | None = None,
+    ) -> Self:
+        """Change the labels of the job, which have no influence on its results.
+
+        See `Jobs.update`.
+        """
+        return self._update(calls.label(self.id, calls.labels(name, note, tags, archived)))
+
     def pause(self) -> Self:
         """Ask the job to stop after the running meta-iteration and release its resources."""
         return self._update(calls.act(self.id, "pause"))

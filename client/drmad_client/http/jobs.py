@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from drmad_client.errors import Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
@@ -206,6 +206,7 @@ class Jobs:
         tag: str | Sequence[str] | None = None,
         after: str | None = None,
         limit: int = 20,
+        archived: Literal["exclude", "include", "only"] = "exclude",
     ) -> JobPage:
         """List jobs, newest first. Iterating over the page continues through the following pages.
 
@@ -215,13 +216,35 @@ class Jobs:
                 one key a job has one, and of several keys it has all.
             after: The `next` of the previous page.
             limit: Bounds the number of jobs on a page.
+            archived: Whether archived jobs are left out, are among the others, or are alone.
         """
-        page = self._runner.send(calls.list_jobs(status, tag, after, limit))
+        page = self._runner.send(calls.list_jobs(status, tag, after, limit, archived))
         return JobPage(
             [Job(self._runner, record) for record in page.data],
             page.next if page.has_more else None,
-            lambda next_: self.list(status, tag, next_, limit),
+            lambda next_: self.list(status, tag, next_, limit, archived),
         )
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        archived: bool | None = None,
+    ) -> Job:
+        """Change the labels of a job, which have no influence on its results.
+
+        Args:
+            job_id: The job.
+            name: Its new name.
+            note: Its new note; "" removes it.
+            tags: Tags to set by key; None as a value removes that tag.
+            archived: Whether lists leave the job out, which must have ended.
+        """
+        labels = calls.labels(name, note, tags, archived)
+        return self._request(calls.label(job_id, labels))
 
     def cancel(self, job_id: str) -> Job:
         """Ask the job to stop now; its committed meta-iterations stay."""

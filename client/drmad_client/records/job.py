@@ -345,6 +345,11 @@ class JobRecord(Record):
         default=[], description="Changes of the job's state, oldest first."
     )
     tags: dict[str, str] = Field(default={}, description="Labels that the user set, by key.")
+    note: str = Field(default="", description="Note of the users on the job.")
+    archived_at: datetime | None = Field(
+        default=None,
+        description="Time at which the job was archived: lists leave it out; null for others.",
+    )
     spec: Annotated[JobSpec, WrapValidator(_accepted)]
     version: int = Field(
         description="Version of the record, which increases with every change; it is also the ETag."

@@ -16,8 +16,9 @@ from pydantic import (
 
 from drmad_client.spec import bounds, refusals
 from drmad_client.spec.attribution import AttributionSpec, attribution_misfits
-from drmad_client.spec.base import Misfit, Spec, Visible, misfit_error
+from drmad_client.spec.base import Misfit, Spec, misfit_error
 from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.labels import MOST_TAGS, Name, TagKey, TagValue
 from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
 from drmad_client.spec.online import online_misfits, with_online_defaults
@@ -40,12 +41,7 @@ _COMBINED = {"combined": True}
 class JobSpec(Spec):
     """One request to tune hyperparameters, or to attribute queries to training examples."""
 
-    name: Annotated[str, Visible] = Field(
-        default="untitled",
-        min_length=1,
-        max_length=200,
-        description="Name of the job, for display.",
-    )
+    name: Name = Field(default="untitled", description="Name of the job, for display.")
     kind: Literal["tuning", "attribution"] = Field(
         default="tuning",
         description="tuning: hyperparameters by gradient; attribution: the influence of every "
@@ -103,12 +99,9 @@ class JobSpec(Spec):
     notify: NotifySpec = Field(
         default=NotifySpec(), description="Address that the service notifies when the job ends."
     )
-    tags: dict[
-        Annotated[str, Field(min_length=1, max_length=64), Visible],
-        Annotated[str, Field(max_length=256), Visible],
-    ] = Field(
+    tags: dict[TagKey, TagValue] = Field(
         default={},
-        max_length=32,
+        max_length=MOST_TAGS,
         description="Labels by key, by which lists of jobs can be filtered.",
     )
     priority: int = Field(

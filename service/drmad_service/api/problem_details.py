@@ -36,6 +36,7 @@ from drmad_service.errors import (
     TooManyQueued,
     TooManyRequests,
     TooManyStreams,
+    TooManyTags,
     ValidationRefused,
 )
 from drmad_service.store.refusals import explained, refusal_of
@@ -50,6 +51,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
     ValidationRefused: (HTTPStatus.CONFLICT, "validation_refused"),
     RetrainingRefused: (HTTPStatus.CONFLICT, "retraining_refused"),
+    TooManyTags: (HTTPStatus.CONFLICT, "too_many_tags"),
     IdempotencyConflict: (HTTPStatus.CONFLICT, "idempotency_conflict"),
     NotJson: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_json"),
     NotSignedIn: (HTTPStatus.UNAUTHORIZED, "not_signed_in"),

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from drmad_client.records.audit import AuditEntry
 from drmad_client.records.confirmation import Confirmation
@@ -92,6 +93,16 @@ def _spec(raw: bytes) -> JobSpec:
     return JobSpec.accepted(raw)
 
 
+def _labelled(spec: JobSpec, fields: Fields) -> JobSpec:
+    """The spec with the labels that its users have changed since, see store/labels.py."""
+    changes: dict[str, Any] = {}
+    if b"name" in fields:
+        changes["name"] = fields[b"name"].decode()
+    if b"tags" in fields:
+        changes["tags"] = json.loads(fields[b"tags"])
+    return spec.model_copy(update=changes) if changes else spec
+
+
 def job(
     job_id: str,
     fields: Fields,
@@ -104,7 +115,7 @@ def job(
     def at(name: bytes) -> datetime | None:
         return time(fields[name]) if name in fields else None
 
-    spec = _spec(fields[b"spec"])
+    spec = _labelled(_spec(fields[b"spec"]), fields)
     status = JobStatus(fields[b"status"].decode())
     message, waiting = fields[b"message"].decode(), None
     if cluster is not None and status is JobStatus.QUEUED:
@@ -140,6 +151,8 @@ def job(
         hyperparameters=json.loads(fields.get(b"hyperparameters", b"[]")),
         transitions=transitions,
         tags=spec.tags,
+        note=fields.get(b"note", b"").decode(),
+        archived_at=at(b"archived_at"),
         not_batched=fields[b"not_batched"].decode() if b"not_batched" in fields else None,
         adapted=json.loads(fields.get(b"adapted", b"[]")),
         forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 from drmad_client.records.job import JobRecord, Progress
 from drmad_client.records.pages import Page
-from drmad_client.records.status import JobStatus
+from drmad_client.records.status import TERMINAL, JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_files
 from drmad_service.errors import (
@@ -24,6 +25,8 @@ from drmad_service.store.ids import new_id
 from drmad_service.store.placement import Needs
 from drmad_service.store.state_machine import Action
 
+Archived = Literal["exclude", "include", "only"]
+"""Whether a list leaves archived jobs out, has them among the others, or has them alone."""
 LOCAL = "local"
 """The principal of whoever uses the store without a key of the API."""
 RETENTION = "retention"
@@ -125,14 +128,18 @@ class JobRequests(Checkpoints):
         after: str | None = None,
         limit: int = 20,
         tenant: str | None = None,
+        archived: Archived = "exclude",
     ) -> Page[JobRecord]:
         """Jobs without their transitions, the newest first; of one tenant, or of all.
 
         Args:
             statuses: the states of the jobs; none stands for all.
+            archived: whether archived jobs are left out, are among them, or are alone.
             tags: `key:value`; of those of one key a job has one, and it has a tag of every key.
         """
         indices = [keys.jobs_with(status, tenant) for status in statuses or (None,)]
+        if archived == "only":
+            indices = [keys.archived_jobs(status, tenant) for status in statuses or TERMINAL]
         wanted = _by_key(tags)
         found: list[JobRecord] = []
         last = after
@@ -157,6 +164,8 @@ class JobRequests(Checkpoints):
                 last = raw.decode()
                 fields, ahead = answers[2 * place : 2 * place + 2]
                 if not fields:  # deleted meanwhile
+                    continue
+                if archived == "exclude" and b"archived_at" in fields:
                     continue
                 job = decoding.job(last, fields, [], cluster, ahead or 0)
                 if all(_has_one(job.tags, choices) for choices in wanted):

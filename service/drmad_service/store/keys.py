@@ -10,6 +10,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:jobs:<status>            zset    job ids of one status; score 0
     drmad:tenant:<tenant>:jobs     zset    all job ids of a tenant; score 0
     drmad:tenant:<tenant>:jobs:<status>  zset  job ids of a tenant in one status; score 0
+    drmad:jobs:archived:<status>   zset    those of them that are archived; score 0
+    drmad:tenant:<tenant>:jobs:archived:<status>  zset  likewise, of a tenant
     drmad:queue                    zset    ids of queued jobs; score: time of creation minus a
                                            bonus for priority, so age always wins in the end
     drmad:ended                    zset    ids of terminal jobs; score: time of the end
@@ -122,6 +124,11 @@ def jobs_with(status: str | None = None, tenant: str | None = None) -> str:
     """The index of all jobs, or of those of one status, one tenant, or both."""
     index = f"drmad:tenant:{tenant}:jobs" if tenant else JOBS
     return f"{index}:{status}" if status else index
+
+
+def archived_jobs(status: str, tenant: str | None = None) -> str:
+    """The index of the archived jobs of one status; of one tenant, or of all."""
+    return jobs_with(f"archived:{status}", tenant)
 
 
 def idempotency(tenant: str, key: str) -> str:

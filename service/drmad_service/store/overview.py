@@ -73,11 +73,14 @@ class Overview:
         )
 
     async def counts(self, tenant: str | None = None) -> dict[JobStatus, int]:
-        """Number of jobs by status, without the statuses that no job has."""
+        """Number of jobs by status that are not archived, without the statuses that none has."""
         pipe = self._redis.pipeline(transaction=False)
         for status in JobStatus:
             pipe.zcard(keys.jobs_with(status, tenant))
-        return {s: n for s, n in zip(JobStatus, await pipe.execute(), strict=True) if n}
+            pipe.zcard(keys.archived_jobs(status, tenant))
+        found = await pipe.execute()
+        listed = [every - archived for every, archived in zip(found[::2], found[1::2], strict=True)]
+        return {s: n for s, n in zip(JobStatus, listed, strict=True) if n > 0}
 
     async def find(
         self,

@@ -10,6 +10,7 @@ from drmad_service.store.events import Events
 from drmad_service.store.examples import TrainingExamples
 from drmad_service.store.job_requests import JobRequests
 from drmad_service.store.job_results import JobResults
+from drmad_service.store.labels import Labels
 from drmad_service.store.leases import Leases
 from drmad_service.store.notices import Notices
 from drmad_service.store.preflights import Preflights
@@ -22,6 +23,7 @@ from drmad_service.store.validations import Validations
 
 class Store(
     JobRequests,
+    Labels,
     Uploads,
     Preflights,
     JobResults,

@@ -408,6 +408,21 @@ def test_fork_prints_the_new_jobs_id(service: FakeService) -> None:
     }
 
 
+def test_edit_changes_the_labels_of_several_jobs(service: FakeService) -> None:
+    service.on("PATCH", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED)))
+    ids = [samples.ID, samples.ID]
+    done = drmad(service, "edit", *ids, "--tag", "team:a:b", "--untag", "old", "--archive")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stdout.rstrip().endswith(", archived")
+    sent = [json.loads(request.body) for request in service.heard("PATCH", JOB)]
+    assert sent == [{"tags": {"old": None, "team": "a:b"}, "archived": True}] * 2
+    for wrong in ([], ["--tag", "x"], ["--tag", "x:1", "--untag", "x"]):
+        refused = drmad(service, "edit", samples.ID, *wrong)
+        assert refused.returncode == 64, refused.stderr
+    assert "expected KEY:VALUE" in drmad(service, "edit", samples.ID, "--tag", "x").stderr
+
+
 def test_delete_asks_first(service: FakeService) -> None:
     service.on("DELETE", JOB, Answer(204))
     refused = drmad(service, "delete", samples.ID, stdin="n\n")

@@ -121,7 +121,7 @@ class FakeService:
                     self.wfile.flush()
                 self.close_connection = True
 
-            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815
+            do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = do_HEAD = _answer  # noqa: N815
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass

@@ -450,6 +450,18 @@ def test_actions_answer_the_job_as_it_is_then(
     assert [r.body for r in service.heard("POST", f"{JOB}/{action}")] == [b"", b""]
 
 
+def test_labels_are_sent_as_a_merge_patch(client: Client, service: FakeService) -> None:
+    service.on("GET", JOB, fake_service.record(samples.job(JobStatus.RUNNING)))
+    service.on("PATCH", JOB, fake_service.record(samples.job(JobStatus.SUCCEEDED)))
+    job = client.jobs.retrieve(samples.ID)
+    assert job.update(name="new", tags={"a": None}).status is JobStatus.SUCCEEDED
+    assert client.jobs.update(samples.ID, note="", archived=False).id == samples.ID
+    assert [json.loads(request.body) for request in service.heard("PATCH", JOB)] == [
+        {"name": "new", "tags": {"a": None}},
+        {"note": "", "archived": False},
+    ]
+
+
 def test_extend_and_fork_say_how_far_and_from_where(client: Client, service: FakeService) -> None:
     forked = fake_service.record(samples.job(JobStatus.QUEUED, id="job_2"), 201)
     service.on("POST", f"{JOB}/extend", fake_service.record(samples.job(JobStatus.QUEUED, 3)))

@@ -26,6 +26,7 @@ CHANGES = [
     ("POST", "extend", {"iterations": 1}),
     ("POST", "validations", {}),
     ("POST", "retrainings", {}),
+    ("PATCH", "", {"note": "theirs"}),
     ("DELETE", "", None),
 ]
 

@@ -171,8 +171,11 @@ def list_jobs(
     tag: str | Sequence[str] | None,
     after: str | None,
     limit: int,
+    archived: str = "exclude",
 ) -> Call[Page[JobRecord]]:
     params = {"status": status, "tag": tag, "after": after, "limit": limit}
+    if archived != "exclude":
+        params["archived"] = archived
     return Call("GET", "/v1/jobs", _record(Page[JobRecord]), params=params)
 
 
@@ -186,6 +189,24 @@ def act(job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Call
         body=None if body is None else _plain(body),
         repeatable=False,
     )
+
+
+def label(job_id: str, labels: Mapping[str, Any]) -> Call[JobRecord]:
+    return Call(
+        "PATCH",
+        _path(job_id),
+        _record(JobRecord),
+        headers={"Content-Type": "application/json"},
+        body=_plain(labels),
+    )
+
+
+def labels(
+    name: str | None, note: str | None, tags: Mapping[str, str | None] | None, archived: bool | None
+) -> dict[str, Any]:
+    """The labels that change; None leaves one as it is."""
+    given = {"name": name, "note": note, "tags": tags, "archived": archived}
+    return {field: value for field, value in given.items() if value is not None}
 
 
 def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[JobRecord]:

@@ -36,6 +36,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/metrics"): READ,
     # Submitting, and changing jobs that the key has made; others' jobs need MANAGE
     ("POST", "/v1/jobs"): SUBMIT,
+    ("PATCH", "/v1/jobs/{job_id}"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/cancel"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/pause"): SUBMIT,
     ("POST", "/v1/jobs/{job_id}/resume"): SUBMIT,

@@ -16,6 +16,7 @@ from drmad_client.records.pages import Page
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.fork import ExtendSpec, ForkSpec
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.labels import LabelsSpec
 from drmad_client.spec.problem import uploaded_files
 from drmad_service.api import etags
 from drmad_service.api.auth.authentication import PrincipalDependency
@@ -39,6 +40,7 @@ from drmad_service.errors import ActionRefused
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.job_requests import Archived
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
@@ -127,12 +129,15 @@ async def list_jobs(
     ],
     after: JobCursor = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    archived: Annotated[
+        Archived, Query(description="Whether archived jobs are left out, are listed too, or alone.")
+    ] = "exclude",
 ) -> Page[JobRecord]:
     """List the tenant's jobs, newest first and without transitions.
 
     A key with the scope `admin` lists the jobs of every tenant.
     """
-    return await store.jobs(status, tag, after or None, limit, principal.only_tenant)
+    return await store.jobs(status, tag, after or None, limit, principal.only_tenant, archived)
 
 
 @router.get("/{job_id}", response_model=JobRecord, responses={304: {}, **_UNKNOWN})
@@ -162,6 +167,21 @@ async def retrieve(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return job
+
+
+@router.patch("/{job_id}", responses={409: PROBLEM, 404: PROBLEM, 507: PROBLEM, **_INVALID})
+async def label(
+    job_id: ChangeableJobId,
+    labels: LabelsSpec,
+    store: StoreDependency,
+    principal: PrincipalDependency,
+) -> JobRecord:
+    """Rename a job, change its note or its tags, or archive it. None of it changes its results.
+
+    What the body leaves out stays as it is, and null removes: a merge patch (RFC 7396). Lists
+    show an archived job again once it is extended.
+    """
+    return await store.label(job_id, labels, principal.key_id)
 
 
 @router.post("/{job_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})

@@ -4,6 +4,7 @@ local status, tenant = unpack(redis.call('HMGET', K.job .. id, 'status', 'tenant
 if not status then return { 'unknown', '' } end
 if not TERMINAL[status] then return { 'refused', status } end
 for i = 3, #ARGV do redis.call('UNLINK', part(id, ARGV[i])) end
+unshelve(id, tenant, status)
 redis.call('UNLINK', K.job .. id)
 redis.call('ZREM', K.ended, id)
 redis.call('ZREM', K.notices, id)

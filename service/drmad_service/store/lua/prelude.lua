@@ -109,6 +109,21 @@ local function stand_back(id, now)
     'unplaced_until', string.format('%.0f', now + wait))
 end
 
+-- Archives a job that has ended: lists leave it out, and the index of archived jobs has it.
+local function shelve(id, tenant, status, now)
+  redis.call('HSET', K.job .. id, 'archived_at', string.format('%.0f', now))
+  for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
+    redis.call('ZADD', index .. ':archived:' .. status, 0, id)
+  end
+end
+
+local function unshelve(id, tenant, status)
+  redis.call('HDEL', K.job .. id, 'archived_at')
+  for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
+    redis.call('ZREM', index .. ':archived:' .. status, id)
+  end
+end
+
 -- `by` names who asked for the change, see records/audit.py.
 local function enter(id, status, reason, message, now, by)
   local job = K.job .. id
@@ -144,6 +159,7 @@ local function enter(id, status, reason, message, now, by)
   elseif before and TERMINAL[before] then
     redis.call('HDEL', job, 'finished_at', 'error', 'answer')
     redis.call('ZREM', K.ended, id)
+    unshelve(id, tenant, before)
   end
   audit(by, tenant, reason, now, 'job', id, 'detail', message ~= '' and message or status)
   local transition = cjson.encode({ status = status, at = now, reason = reason, message = message,

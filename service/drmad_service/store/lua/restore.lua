@@ -14,6 +14,8 @@ if before == after and TERMINAL[after] then
   redis.call('ZADD', K.jobs .. ':' .. after, 0, id)
   redis.call('ZADD', theirs .. ':' .. after, 0, id)
   redis.call('ZADD', K.ended, redis.call('HGET', job, 'finished_at') or now, id)
+  local archived = redis.call('HGET', job, 'archived_at')
+  if archived then shelve(id, redis.call('HGET', job, 'tenant'), after, tonumber(archived)) end
   changed(id)
 else
   enter(id, after, 'restored', 'restored from a backup', now, 'restore')
