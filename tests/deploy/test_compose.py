@@ -53,7 +53,7 @@ def test_every_variable_is_in_the_example() -> None:
 
     compose(Seen(SECRETS))
     assert used == set(example)
-    assert {name for name, value in example.items() if not value} == set(SECRETS)
+    assert {name for name, value in example.items() if not value} == {*SECRETS, "DRMAD_REVISION"}
 
 
 def test_every_service_is_checked_restarted_limited_and_without_rights(
@@ -83,6 +83,29 @@ def test_every_service_is_checked_restarted_limited_and_without_rights(
     assert (gpu["profiles"], gpu["runtime"]) == (["gpu"], "nvidia")
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+def test_builds_take_registry_index_and_certificates_from_the_settings() -> None:
+    settings = {
+        "DRMAD_PYTHON_IMAGE": "registry.example.com/python:3.11",
+        "DRMAD_TORCH_INDEX": "https://mirror.example.com/torch",
+        "DRMAD_PIP_CONF": "./pip.conf",
+        "DRMAD_CA_CERTIFICATES": "./ca.pem",
+    }
+    document = compose(SECRETS | settings)
+    arguments, text = document["x-build"]["args"], (ROOT / "deploy" / "Dockerfile").read_text()
+    assert [*arguments.values()] == [*settings.values()][:2]
+    for name in arguments:
+        assert f"ARG {name}=" in text
+    assert {n: s["file"] for n, s in document["secrets"].items()} == {
+        "pip.conf": "./pip.conf",
+        "ca-certificates": "./ca.pem",
+    }
+    for name in document["secrets"]:
+        assert text.count(f"--mount=type=secret,id={name}") == text.count("    pip ")
+    built = [service["build"] for service in document["services"].values() if "build" in service]
+    assert len(built) == 5
+    assert all(build["secrets"] == [*document["secrets"]] for build in built)
 
 
 def test_only_the_api_is_published_and_user_code_does_not_reach_the_store(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +14,7 @@ import typer
 from redis.asyncio import Redis
 
 from drmad_client.errors import DrmadError
+from drmad_service.errors import DiskRefuses
 from drmad_service.operations import backup_writer, backups
 from drmad_service.operations.options import DEFAULT_HOME, DataDir, Home, HomeRedisUrl
 from drmad_service.operations.redis_access import with_redis
@@ -16,13 +22,17 @@ from drmad_service.store import Store
 from drmad_service.store.data_folder import DataFolder, data_folder
 from drmad_service.store.schema import agree
 
+STANDARD = Path("-")
+
 JobIds = Annotated[
     list[str], typer.Argument(metavar="JOB", help="Ids of the jobs; all jobs by default.")
 ]
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    file: Annotated[
+        Path, typer.Argument(help="Zip file to write; - writes to the standard output.")
+    ],
     job_ids: JobIds = [],  # noqa: B006 (typer reads the default and copies it)
     redis_url: HomeRedisUrl = "",
     home: Home = DEFAULT_HOME,
@@ -32,18 +42,27 @@ def backup(
 
     The backup holds a consistent state of each job, also of one that runs.
     """
+    if file == STANDARD and sys.stdout.isatty():
+        raise DrmadError("the standard output is a terminal; redirect it: drmad backup - > all.zip")
 
     async def run(redis: Redis) -> None:
         await agree(redis)
         data = DataFolder(data_folder(data_dir, home))
-        written = await backup_writer.write(redis, data, file, job_ids)
-        typer.echo(f"{len(written)} jobs in {file} ({file.stat().st_size / 2**20:.1f} MiB)")
+        if file == STANDARD:
+            written = await backup_writer.write_to(redis, data, sys.stdout.buffer, job_ids)
+            typer.echo(f"{len(written)} jobs written", err=True)
+        else:
+            written = await backup_writer.write(redis, data, file, job_ids)
+            typer.echo(f"{len(written)} jobs in {file} ({file.stat().st_size / 2**20:.1f} MiB)")
 
     with_redis(redis_url, home, run)
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="Zip file that `drmad backup` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Zip file that `drmad backup` wrote; - reads the standard input."),
+    ],
     job_ids: JobIds = [],  # noqa: B006
     replace: Annotated[
         bool,
@@ -60,9 +79,10 @@ def restore(
 
     async def run(redis: Redis) -> None:
         await agree(redis)
-        data = DataFolder(data_folder(data_dir, home))
+        folder = data_folder(data_dir, home)
+        data = DataFolder(folder)
         outcomes = []
-        with backups.Backup(file) as opened:
+        with _opened(file, folder) as opened:
             restored = backups.restore(Store(redis), redis, data, opened, job_ids, replace)
             async for outcome in restored:
                 outcomes.append(outcome)
@@ -72,3 +92,20 @@ def restore(
             raise DrmadError(f"{skipped} of {len(outcomes)} jobs were skipped; see --replace")
 
     with_redis(redis_url, home, run)
+
+
+@contextlib.contextmanager
+def _opened(file: Path, folder: Path) -> Iterator[backups.Backup]:
+    """The backup in a file, or in the standard input, which is kept in `folder` meanwhile."""
+    if file != STANDARD:
+        with backups.Backup(file) as backup:
+            yield backup
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            with backups.Backup(copy) as backup:
+                yield backup
+    except OSError as error:
+        raise DiskRefuses(error) from error

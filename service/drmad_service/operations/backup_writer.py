@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from redis.asyncio import Redis
 
@@ -39,50 +40,64 @@ async def write(
     The file holds a consistent state of each job, read in one transaction.
 
     Raises:
-        BackupError: the file exists.
+        BackupError: the file exists, or cannot be written.
         JobNotFound: a requested job does not exist.
     """
     if path.exists():
         raise BackupError(f"{path} exists; choose another name")
+    draft = path.with_name(path.name + ".part")
+    try:
+        with draft.open("wb") as file:
+            written = await write_to(redis, data, file, job_ids)
+        draft.replace(path)
+    except OSError as error:
+        raise BackupError(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that this user "
+            "may write, or - for the standard output"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return written
+
+
+async def write_to(
+    redis: Redis, data: DataFolder, file: BinaryIO, job_ids: Sequence[str] = ()
+) -> list[str]:
+    """The same to a stream, which need not be seekable.
+
+    Raises:
+        JobNotFound: a requested job does not exist.
+    """
     client: Any = redis
     ids = [*job_ids] or [raw.decode() for raw in await client.zrange(keys.JOBS, 0, -1)]
     written: list[str] = []
     specs: list[JobSpec] = []
-    draft = path.with_name(path.name + ".part")
-    try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
-            for job_id in ids:
-                try:
-                    specs.append(await _write_job(client, archive, job_id))
-                    written.append(job_id)
-                except JobNotFound:
-                    if job_ids:
-                        raise  # otherwise the job was deleted meanwhile
-            for sha256 in sorted(set(filter(None, map(code_digest, specs)))):
-                parts = await client.hgetall(keys.code(sha256))
-                if parts:
-                    content = b"".join(parts[number] for number in sorted(parts, key=int))
-                    archive.writestr(f"code/{sha256}", content, zipfile.ZIP_STORED)
-            for sha256 in sorted(set().union(*map(data_digests, specs))):
-                if data.holds(sha256):
-                    name = f"data/{sha256}"
-                    await asyncio.to_thread(
-                        archive.write, data.path(sha256), name, zipfile.ZIP_STORED
-                    )
-            _put(
-                archive,
-                "manifest.json",
-                {
-                    "format": FORMAT,
-                    "schema": SCHEMA,
-                    "drmad": __version__,
-                    "at": datetime.now(UTC).isoformat(),
-                    "jobs": written,
-                },
-            )
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for job_id in ids:
+            try:
+                specs.append(await _write_job(client, archive, job_id))
+                written.append(job_id)
+            except JobNotFound:
+                if job_ids:
+                    raise  # otherwise the job was deleted meanwhile
+        for sha256 in sorted(set(filter(None, map(code_digest, specs)))):
+            parts = await client.hgetall(keys.code(sha256))
+            if parts:
+                content = b"".join(parts[number] for number in sorted(parts, key=int))
+                archive.writestr(f"code/{sha256}", content, zipfile.ZIP_STORED)
+        for sha256 in sorted(set().union(*map(data_digests, specs))):
+            if data.holds(sha256):
+                name = f"data/{sha256}"
+                await asyncio.to_thread(archive.write, data.path(sha256), name, zipfile.ZIP_STORED)
+        manifest = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "drmad": __version__,
+            "at": datetime.now(UTC).isoformat(),
+            "jobs": written,
+        }
+        _put(archive, "manifest.json", manifest)
     return written
 
 

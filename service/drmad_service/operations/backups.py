@@ -24,7 +24,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -85,13 +85,16 @@ class JobEntry:
 class Backup:
     """An open backup; every file name in it is verified before any content is read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: Path | IO[bytes]) -> None:
         """
+        Args:
+            file: its path, or an open seekable file.
         Raises:
             BackupError: the file is no backup, is damaged, or holds unexpected files.
         """
+        path = file if isinstance(file, Path) else "the file"
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._archive = zipfile.ZipFile(file)
         except ZIP_ERRORS as error:
             raise BackupError(f"{path} cannot be read as a backup: {error}") from error
         self._sizes: dict[str, int] = {}

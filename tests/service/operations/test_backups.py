@@ -378,3 +378,40 @@ async def test_commands_write_and_bring_back_and_say_what_was_left_out(
     restored = await drmad("restore", path, job_id)
     assert (restored.returncode, restored.stdout) == (0, f"{job_id} restored: succeeded\n")
     assert (await store.get(job_id)).status is JobStatus.SUCCEEDED
+
+
+async def test_backup_passes_through_a_pipe(
+    redis: Redis, redis_url: str, store: Store, spec: JobSpec, tmp_path: Path
+) -> None:
+    """As an operator has it from a container, whose files are nowhere else."""
+    job_id = await ended(store, spec)
+
+    async def drmad(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "drmad_client", *arguments, "--redis-url", redis_url]
+        command += ["--data-dir", str(tmp_path / "data")]
+        return await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, input=stdin, check=False
+        )
+
+    written = await drmad("backup", "-")
+    assert (written.returncode, written.stderr) == (0, b"1 jobs written\n")
+    before = await everything(redis)
+    await redis.flushall()
+    restored = await drmad("restore", "-", stdin=written.stdout)
+    assert (restored.returncode, restored.stdout) == (0, f"{job_id} restored: succeeded\n".encode())
+    after, prefix = await everything(redis), keys.job(job_id)
+    of_job = {key: value for key, value in before.items() if key.startswith(prefix)}
+    assert len(of_job) > 8
+    assert {key: after[key] for key in of_job} == of_job
+    assert [*(tmp_path / "data").iterdir()] == []
+    damaged = await drmad("restore", "-", stdin=written.stdout[:-100])
+    assert damaged.returncode == 1
+    assert b"cannot be read as a backup" in damaged.stderr
+
+
+async def test_folder_that_may_not_be_written_is_named(
+    redis: Redis, store: Store, spec: JobSpec, tmp_path: Path
+) -> None:
+    await ended(store, spec)
+    with pytest.raises(BackupError, match=r"nowhere/all\.zip cannot be written \(No such file"):
+        await write(redis, NO_DATA, tmp_path / "nowhere" / "all.zip")
