@@ -47,8 +47,8 @@ from drmad_service.scheduling import scheduler
 from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
-from drmad_service.store.connection import connect
-from drmad_service.store.placement import Placed
+from drmad_service.store.access.connection import connect
+from drmad_service.store.jobs.placement import Placed
 from drmad_workers import spec_adapter
 from drmad_workers.meta.state import initial_state
 from drmad_workers.preflight import short_run

@@ -173,8 +173,8 @@ def persist(counts: list[int], repeats: int) -> dict[str, dict[str, float]]:
 async def _persist(url: str, count: int, repeats: int) -> dict[str, float]:
     from drmad_client.records.job import Progress
     from drmad_service.store import Capacity, MetaIterationCommit, ResumePoint, Store
-    from drmad_service.store.connection import connect
-    from drmad_service.store.state_machine import Action
+    from drmad_service.store.access.connection import connect
+    from drmad_service.store.layout.state_machine import Action
 
     record = {"validation_loss": 1.0, "training_loss": 1.0, "hypergradient_norm": 1.0}
     async with connect(url) as redis:

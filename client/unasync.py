@@ -52,7 +52,7 @@ def synchronous(source: Path, target: Path) -> str:
 
 def main(arguments: list[str]) -> int:
     differing = 0
-    for source in sorted(HTTP.glob("async_*.py")):
+    for source in sorted(HTTP.rglob("async_*.py")):
         target = source.with_name(source.name.removeprefix("async_"))
         text = synchronous(source, target)
         if target.exists() and target.read_text(encoding="utf-8") == text:

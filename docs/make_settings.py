@@ -12,7 +12,7 @@ from drmad_service.logs import LogSettings
 from drmad_service.operations.schedule_command import schedule
 from drmad_service.operations.serve_command import serve
 from drmad_service.operations.up_commands import up
-from drmad_service.store.placement import UNLIMITED
+from drmad_service.store.jobs.placement import UNLIMITED
 
 INTRODUCTION = """# Settings
 

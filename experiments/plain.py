@@ -26,7 +26,7 @@ from drmad_workers import Problem, Tuner, spec_adapter
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.global_generators import seed_all
-from drmad_workers.objective.weight_draw import draw_weights
+from drmad_workers.objective.parameters.weight_draw import draw_weights
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from experiments.results import Result
 from experiments.tasks import Spec, Task

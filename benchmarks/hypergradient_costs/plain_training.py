@@ -7,7 +7,7 @@ from drmad_workers import L2, Replay, Tuner
 from drmad_workers.catalog import build_problem
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from hypergradient_costs.mnist_mlp import ALPHA, GAMMA, PENALTY, problem_of, training_of
 

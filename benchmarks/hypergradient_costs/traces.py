@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers.catalog import build_problem
-from drmad_workers.objective.recorded_operations import OperationRecorder
+from drmad_workers.objective.autograd.recorded_operations import OperationRecorder
 
 Form = Callable[..., Sequence[Tensor]]
 
@@ -134,7 +134,7 @@ def compiled(work: Form, given: Sequence[Tensor]) -> Form:
 
 FIRST_USES = {
     "own trace": (
-        "from drmad_workers.objective.recorded_operations import OperationRecorder\n"
+        "from drmad_workers.objective.autograd.recorded_operations import OperationRecorder\n"
         "with OperationRecorder([given]) as recorder:\n    recorder.trace([given.sin()], {})"
     ),
     "make_fx": (

@@ -11,7 +11,7 @@ from experiments.gradient_scores import Weights, weights_of
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
-from drmad_workers.objective.weight_draw import draw_weights
+from drmad_workers.objective.parameters.weight_draw import draw_weights
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from lds_study.cells import BATCH, STEPS, Cell
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # every command of the CLI imports the errors, and pydantic loads slowly
     from drmad_client.records.job import JobRecord
     from drmad_client.records.problem_details import FieldError, ProblemDetails
-    from drmad_client.records.retraining import Retraining
-    from drmad_client.records.validation import Validation
+    from drmad_client.records.side_runs.retraining import Retraining
+    from drmad_client.records.side_runs.validation import Validation
 
 
 class DrmadError(Exception):

@@ -12,7 +12,7 @@ from experiments.results import Result, Results
 from experiments.tasks import Fresh, Search, Spec, Task, Tuned, changed, read_spec
 from scipy import stats
 
-from drmad_client.spec import job_file
+from drmad_client.spec.text import job_file
 
 FOLDER = Path(__file__).parent
 PAGES = FOLDER.parents[1] / "docs" / "stories"

@@ -16,7 +16,7 @@ from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.store import StoreSettings
-from drmad_service.store.placement import UNLIMITED, NodeCapacity
+from drmad_service.store.jobs.placement import UNLIMITED, NodeCapacity
 
 
 def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from drmad_client.records.cluster import Cluster, Node, Placement, SchedulerView
 from drmad_client.records.events import Event
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, JobError, JobRecord, PreflightReport, Progress, Proof
 from drmad_client.records.meta_iteration import MetaIteration, ReplicaFigures
+from drmad_client.records.service.cluster import Cluster, Node, Placement, SchedulerView
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 

@@ -18,7 +18,7 @@ from drmad_client.records.job import JobError
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.prometheus import Metrics
 from drmad_service.store import Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.deploy.containers import ROOT
 from tests.service.conftest import body, redis, spec, store
 from tests.service.store.test_store import started, step

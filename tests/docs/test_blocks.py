@@ -12,7 +12,7 @@ import typer.main
 
 from drmad_client import JobSpec
 from drmad_client.cli.main import app
-from drmad_client.spec import job_file
+from drmad_client.spec.text import job_file
 from tests.docs.pages import ROOT, Block, blocks, pages
 
 ALL = [block for page in pages() for block in blocks(page)]

@@ -16,7 +16,7 @@ import yaml
 from drmad_client.errors import DrmadError, JobFailed, NotFound, UnprocessableEntity
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.client import Client
-from drmad_client.records.retraining import RetrainingReport
+from drmad_client.records.side_runs.retraining import RetrainingReport
 from tests.end_to_end.running import WAIT_S, Service
 
 SPEC: dict[str, Any] = {

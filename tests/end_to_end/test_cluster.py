@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from drmad_client.records.cluster import SchedulerView
 from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.service.cluster import SchedulerView
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.store import Store, keys
-from drmad_service.store.connection import connect
+from drmad_service.store import Store
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
 from drmad_workers import spec_adapter
 from tests.end_to_end.ray_cluster import RayCluster, ray_cluster
 from tests.end_to_end.test_lifecycle import spec

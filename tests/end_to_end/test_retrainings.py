@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from drmad_client.errors import Conflict, RetrainingFailed, UnprocessableEntity, WaitTimeout
 from drmad_client.export.pytorch import state_dict
 from drmad_client.http.job_handle import Job
-from drmad_client.records.retraining import RetrainedFigure, Retraining
+from drmad_client.records.side_runs.retraining import RetrainedFigure, Retraining
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.retraining import RetrainSpec
+from drmad_client.spec.side_runs.retraining import RetrainSpec
 from drmad_workers import spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.retraining.from_spec import retrainer

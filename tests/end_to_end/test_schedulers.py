@@ -18,7 +18,7 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store import Store
-from drmad_service.store.connection import connect
+from drmad_service.store.access.connection import connect
 from tests.end_to_end.running import WAIT_S
 from tests.end_to_end.test_lifecycle import spec
 

@@ -27,8 +27,8 @@ from drmad_client.http.client import Client
 from drmad_client.http.job_handle import Job
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.operations.orphans import Orphan, orphans
-from drmad_service.store import keys
-from drmad_service.store.connection import connect
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
 from tests.end_to_end.running import Service, descendants
 
 PARTS = {"API": "drmad_client serve", "scheduler": "drmad_client schedule"}

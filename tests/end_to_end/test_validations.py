@@ -12,8 +12,8 @@ import yaml
 
 from drmad_client.errors import Conflict, NotFound, ValidationFailed
 from drmad_client.http.client import Client
-from drmad_client.records.validation import ValidationReport
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.records.side_runs.validation import ValidationReport
+from drmad_client.spec.side_runs.validation import ValidationSpec
 from tests.end_to_end.running import WAIT_S, Service
 
 SPEC: dict[str, Any] = {

@@ -13,7 +13,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
-from drmad_service.store.connection import connect
+from drmad_service.store.access.connection import connect
 
 
 @pytest.fixture

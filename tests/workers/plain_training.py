@@ -13,7 +13,7 @@ from torch import Tensor
 from drmad_workers import Evaluation, Problem, TrainingConfig
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
-from drmad_workers.objective.weight_draw import draw_weights
+from drmad_workers.objective.parameters.weight_draw import draw_weights
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import WEIGHTS, seed_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec import capabilities
+from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.methods import AutoMethod
-from drmad_client.spec.training import TrainingSpec
 from drmad_workers import HypergradientError, spec_adapter
 from drmad_workers.hypergradients.auto import DRAWS
 from drmad_workers.problem import Problem

@@ -16,12 +16,12 @@ from drmad_client.spec import bounds, capabilities
 from drmad_client.spec.base import Spec
 from drmad_client.spec.bounds import Bounds
 from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.inner.optimizers import OptimizerName
+from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import HypergradientSpec
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.outer.meta import MetaSpec
 from drmad_client.spec.problem import CatalogProblem
-from drmad_client.spec.training import TrainingSpec
 from drmad_workers import MetaConfig, ProblemError, TrainingConfig, spec_adapter
 from drmad_workers.catalog import Places, build_problem, data, models, sources
 from drmad_workers.catalog.sources import Raw

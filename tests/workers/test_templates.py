@@ -18,8 +18,8 @@ from experiments import plain
 
 from drmad_client.cli.main import run
 from drmad_client.cli.submission import Template
-from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text import job_file
 from drmad_workers import TuningResult, spec_adapter, tune
 
 SMALL = {

@@ -18,18 +18,18 @@ from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
 from drmad_workers.hyperparameters.groups import frozen, patterns_of, require_members
-from drmad_workers.objective.carried import ModelWatch
-from drmad_workers.objective.derivative_checks import (
+from drmad_workers.objective.checks.derivative_checks import (
     check_problem,
     require_loss_shapes,
 )
+from drmad_workers.objective.checks.model_checks import require_trainable
+from drmad_workers.objective.checks.side_effects import no_side_effects, registers_buffers
 from drmad_workers.objective.held_out_rows import HeldOutRows
-from drmad_workers.objective.initial_weights import initialize
-from drmad_workers.objective.model_checks import require_trainable
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.carried import ModelWatch
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.products.product import PRODUCTS
 from drmad_workers.objective.products.right_product import chosen_product
-from drmad_workers.objective.side_effects import no_side_effects, registers_buffers
 from drmad_workers.problem import Problem
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training.config import TrainingConfig

@@ -27,11 +27,11 @@ from drmad_workers.user_code import load_problem
 
 if TYPE_CHECKING:
     from drmad_client.spec.hyperparameters import HyperparameterSpec
+    from drmad_client.spec.inner.schedules import ScheduleSpec
+    from drmad_client.spec.inner.training import TrainingSpec
     from drmad_client.spec.job import JobSpec
     from drmad_client.spec.methods import HypergradientSpec
     from drmad_client.spec.problem import CodeProblem
-    from drmad_client.spec.schedules import ScheduleSpec
-    from drmad_client.spec.training import TrainingSpec
     from drmad_workers.training.schedules import Schedule
 
 

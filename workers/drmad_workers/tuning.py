@@ -266,8 +266,8 @@ class TuningResult:
             online run.
         state: the state from which `tune` continues.
         confirmation: the figures of the best, the last and the first meta-iteration from fresh
-            draws, as in drmad_client.records.confirmation; None if there were too few draws, and
-            after an online run.
+            draws, as in drmad_client.records.side_runs.confirmation; None if there were too few
+            draws, and after an online run.
         training: the state of the training run of an online run, from which `tune` continues.
         limits: what an online run leaves out for these hyperparameters: a sentence each.
     """

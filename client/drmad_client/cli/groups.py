@@ -10,7 +10,7 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import Output, OutputOption
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.http.client import Client
@@ -78,7 +78,7 @@ def _show(client: Client, jobs: Sequence[Job], wait: bool, output: Output) -> No
     if output is not Output.TABLE:
         options.print_data(rows, output)
     else:
-        from drmad_client.cli.tables import group_table
+        from drmad_client.cli.output.tables import group_table
 
         options.print_table(group_table(rows))
     codes = _codes(job.record.status for job in jobs)

@@ -9,7 +9,7 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import JobId, Output, OutputOption
-from drmad_client.cli.terminal import echo, shown_json
+from drmad_client.cli.output.terminal import echo, shown_json
 
 if TYPE_CHECKING:
     from drmad_client.export.mirror import Mirror
@@ -72,7 +72,7 @@ def jobs(
     if output is not Output.TABLE:
         options.print_data(records, output)
         return
-    from drmad_client.cli.tables import jobs_table
+    from drmad_client.cli.output.tables import jobs_table
 
     options.print_table(jobs_table(records, options.console().width))
     if page.has_more and not everything:
@@ -92,7 +92,7 @@ def show(context: typer.Context, job_id: JobId, output: OutputOption = Output.TA
     if output is not Output.TABLE:
         options.print_data(job, output)
         return
-    from drmad_client.cli.tables import job_facts
+    from drmad_client.cli.output.tables import job_facts
 
     options.print_table(job_facts(job))
 
@@ -168,7 +168,7 @@ def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     if output is not Output.TABLE:
         options.print_data(found, output)
         return
-    from drmad_client.cli.tables import cluster_table
+    from drmad_client.cli.output.tables import cluster_table
 
     options.print_table(cluster_table(found))
 
@@ -200,7 +200,7 @@ def audit(
     if output is not Output.TABLE:
         options.print_data(page, output)
         return
-    from drmad_client.cli.tables import audit_table
+    from drmad_client.cli.output.tables import audit_table
 
     options.print_table(audit_table(page.data))
     if page.has_more:
@@ -220,15 +220,15 @@ def usage(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     if output is not Output.TABLE:
         options.print_data(found, output)
         return
-    from drmad_client.cli.tables import usage_table
+    from drmad_client.cli.output.tables import usage_table
 
     options.print_table(usage_table(found))
 
 
 def follow(client: Client, job_id: str, mirrors: Sequence[Mirror] = ()) -> None:
     """Follow a job until it ends, and exit with the code of its state."""
-    from drmad_client.cli.live_view import follow as follow_in_terminal
     from drmad_client.cli.mirroring import mirrored
+    from drmad_client.cli.output.live_view import follow as follow_in_terminal
 
     with mirrored(client, job_id, mirrors) as on_event:
         job = follow_in_terminal(client, job_id, options.console(), on_event)

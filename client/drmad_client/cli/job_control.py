@@ -8,7 +8,7 @@ import typer
 
 from drmad_client.cli import inspection, options
 from drmad_client.cli.options import JobId
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.http.job_handle import Job
@@ -65,7 +65,9 @@ def fork(
     job_id: JobId,
     iteration: Annotated[
         int | None,
-        typer.Option(min=0, help="Continue after this many meta-iterations; by default before the best."),
+        typer.Option(
+            min=0, help="Continue after so many meta-iterations; by default before the best."
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -79,7 +81,7 @@ def fork(
     Examples:
       drmad fork job_01J... --iteration 7 --set meta.learning_rate=0.1
     """
-    from drmad_client.spec import job_file
+    from drmad_client.spec.text import job_file
 
     changed: dict[str, Any] = {}
     for change in changes or []:

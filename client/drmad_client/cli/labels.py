@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from drmad_client.cli import options
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 
 def register(app: typer.Typer) -> None:

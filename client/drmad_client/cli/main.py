@@ -29,7 +29,7 @@ from drmad_client.cli import (
 )
 from drmad_client.cli.late_command import LateCommand
 from drmad_client.cli.options import GlobalOptions
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 # Commands that need an extra, and how to install it.
 _EXTRAS = dict.fromkeys(
@@ -208,7 +208,7 @@ def _open_streams() -> None:
 
 def _code_of(error: Exception) -> int:
     from drmad_client.errors import ConnectionFailed, ServerError
-    from drmad_client.spec.job_file import BadJobFile
+    from drmad_client.spec.text.job_file import BadJobFile
 
     if hasattr(error, "format_message") or isinstance(error, BadJobFile):
         return _USAGE

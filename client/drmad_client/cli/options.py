@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from drmad_client.cli.terminal import echo, shown_json
+from drmad_client.cli.output.terminal import echo, shown_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -83,7 +83,8 @@ def index_of(iteration: str) -> str | int:
         return iteration
     if int(iteration) < 1:
         raise DrmadError(
-            f"--iteration must be best, last or at least 1, the first meta-iteration, got {iteration}"
+            "--iteration must be best, last or at least 1, the first meta-iteration, "
+            f"got {iteration}"
         )
     return int(iteration) - 1
 
@@ -113,7 +114,7 @@ def open_client(context: typer.Context) -> Client:
 
 
 def console() -> Console:
-    from drmad_client.cli.safe_console import SafeConsole
+    from drmad_client.cli.output.safe_console import SafeConsole
 
     # A pipe has no width, and a program that reads from it needs uncut rows.
     return SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 200)

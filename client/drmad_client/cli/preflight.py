@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from drmad_client.cli import options
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.records.job import PreflightReport
-    from drmad_client.spec.preflight import PreflightSpec
+    from drmad_client.spec.side_runs.preflight import PreflightSpec
 
 
 def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
@@ -17,7 +17,7 @@ def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
     Raises:
         DrmadError: a proof failed that the job does not override.
     """
-    from drmad_client.cli.tables import preflight_lines, proofs_table
+    from drmad_client.cli.output.tables import preflight_lines, proofs_table
     from drmad_client.errors import DrmadError
 
     for line in preflight_lines(report):

@@ -10,7 +10,7 @@ import typer
 
 from drmad_client.cli import options
 from drmad_client.cli.options import IterationOption, JobId, Output, OutputOption
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays
@@ -80,7 +80,7 @@ def history(
 
         echo(history_csv(records), end="")
     elif output is HistoryOutput.TABLE:
-        from drmad_client.cli.tables import history_table
+        from drmad_client.cli.output.tables import history_table
 
         options.print_table(history_table(records))
     else:
@@ -99,7 +99,7 @@ def trials(context: typer.Context, job_id: JobId, output: OutputOption = Output.
     if output is not Output.TABLE:
         options.print_data([trial.model_dump(mode="json") for trial in found], output)
         return
-    from drmad_client.cli.tables import trials_table
+    from drmad_client.cli.output.tables import trials_table
 
     options.print_table(trials_table(found, job.start.trial if job.start else None))
 
@@ -122,7 +122,7 @@ def attribution(
     Examples:
       drmad attribution job_01J... --out scores.parquet
     """
-    from drmad_client.cli.attribution_tables import attribution_table
+    from drmad_client.cli.output.attribution_tables import attribution_table
     from drmad_client.files.influence_scores import require_suffix
 
     if out is not None:
@@ -159,7 +159,7 @@ def diff(
     if output is not Output.TABLE:
         options.print_data(found, output)
         return
-    from drmad_client.cli.tables import differences_table
+    from drmad_client.cli.output.tables import differences_table
 
     options.print_table(differences_table(one, other, found))
 
@@ -221,7 +221,7 @@ def fidelity(context: typer.Context, job_id: JobId, output: OutputOption = Outpu
     if output is not Output.TABLE:
         options.print_data(found, output)
         return
-    from drmad_client.cli.tables import fidelity_table
+    from drmad_client.cli.output.tables import fidelity_table
 
     options.print_table(fidelity_table(found))
 
@@ -261,6 +261,6 @@ def _print_arrays(arrays: NamedArrays, output: Output) -> None:
     if output is not Output.TABLE:
         options.print_data({name: values.tolist() for name, values in arrays.items()}, output)
         return
-    from drmad_client.cli.tables import arrays_table
+    from drmad_client.cli.output.tables import arrays_table
 
     options.print_table(arrays_table(arrays))

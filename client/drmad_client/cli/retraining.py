@@ -12,8 +12,8 @@ from drmad_client.cli.engine import engine_function
 from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.records.retraining import RetrainingReport
-    from drmad_client.spec.retraining import RetrainingSpec
+    from drmad_client.records.side_runs.retraining import RetrainingReport
+    from drmad_client.spec.side_runs.retraining import RetrainingSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def retrain(
     ] = None,
     iteration: Annotated[
         str | None,
-        typer.Option(help="Meta-iteration of a job: best, last or a number from 1; by default best."),
+        typer.Option(help="Meta-iteration of a job: best, last or from 1; by default best."),
     ] = None,
     query: Annotated[
         str | None,
@@ -110,7 +110,7 @@ def retrain(
     if output is not Output.TABLE:
         options.print_data(report, output)
         return
-    from drmad_client.cli.retraining_tables import retraining_table
+    from drmad_client.cli.output.retraining_tables import retraining_table
 
     options.print_table(retraining_table(report))
 
@@ -169,6 +169,6 @@ def _here(
 
 
 def _asked(fields: dict[str, Any]) -> RetrainingSpec:
-    from drmad_client.spec.retraining import RetrainingSpec
+    from drmad_client.spec.side_runs.retraining import RetrainingSpec
 
     return options.validated(RetrainingSpec, fields)

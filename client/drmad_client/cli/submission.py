@@ -10,7 +10,7 @@ import typer
 
 from drmad_client.cli import inspection, options
 from drmad_client.cli.options import Output, OutputOption
-from drmad_client.cli.terminal import echo
+from drmad_client.cli.output.terminal import echo
 
 _LISTED = 20
 
@@ -63,7 +63,7 @@ def init(
       drmad check job.yaml --code .         test the problem in this process
       drmad submit job.yaml --code . -w     tune it on the service
     """
-    from drmad_client.spec import job_file
+    from drmad_client.spec.text import job_file
 
     for path in job_file.write_template(folder, template, overwrite=force):
         echo(path)
@@ -121,7 +121,7 @@ def submit(
       drmad submit job.yaml --log-to tensorboard:runs
       drmad submit job.yaml --seeds 5 --sweep training.learning_rate=0.01,0.1
     """
-    from drmad_client.spec import job_file
+    from drmad_client.spec.text import job_file
 
     spec = job_file.read(file)
     for change in changes or []:
@@ -200,6 +200,6 @@ def catalog(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     if output is not Output.TABLE:
         options.print_data(offered, output)
         return
-    from drmad_client.cli.tables import catalog_table
+    from drmad_client.cli.output.tables import catalog_table
 
     options.print_table(catalog_table(offered))

@@ -12,8 +12,8 @@ from drmad_client.cli.engine import engine_function
 from drmad_client.cli.options import CodeOption, DataRootsOption, Output, OutputOption
 
 if TYPE_CHECKING:
-    from drmad_client.records.validation import ValidationReport
-    from drmad_client.spec.validation import ValidationSpec
+    from drmad_client.records.side_runs.validation import ValidationReport
+    from drmad_client.spec.side_runs.validation import ValidationSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def validate(
     ],
     iteration: Annotated[
         str | None,
-        typer.Option(help="Meta-iteration of a job: best, last or a number from 1; by default best."),
+        typer.Option(help="Meta-iteration of a job: best, last or from 1; by default best."),
     ] = None,
     code: CodeOption = None,
     data_roots: DataRootsOption = [],  # noqa: B006 (typer reads the default and copies it)
@@ -90,7 +90,7 @@ def validate(
     if output is not Output.TABLE:
         options.print_data(report, output)
         return
-    from drmad_client.cli.validation_tables import validation_table
+    from drmad_client.cli.output.validation_tables import validation_table
 
     options.print_table(validation_table(report))
 
@@ -123,6 +123,6 @@ def _here(
 
 
 def _asked(fields: dict[str, Any]) -> ValidationSpec:
-    from drmad_client.spec.validation import ValidationSpec
+    from drmad_client.spec.side_runs.validation import ValidationSpec
 
     return options.validated(ValidationSpec, fields)

@@ -10,7 +10,7 @@ from typing import Any
 
 from drmad_client.errors import DrmadError
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.retraining import RetrainSpec
+from drmad_client.spec.side_runs.retraining import RetrainSpec
 
 _KINDS = (
     "sample_weight",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from drmad_client.export.recipe import NotPlain, recipe
 from drmad_client.records.job import JobRecord
-from drmad_client.records.retraining import Retraining
+from drmad_client.records.side_runs.retraining import Retraining
 
 Arrays = Mapping[str, NDArray[Any]]
 

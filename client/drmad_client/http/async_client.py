@@ -8,14 +8,14 @@ from typing import Any, Self
 import httpx
 
 from drmad_client.http.address import client_options, find_base_url
-from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_jobs import AsyncJobs
 from drmad_client.http.async_uploads import AsyncCodeUploads, AsyncDataUploads
 from drmad_client.http.protocol import calls
-from drmad_client.records.audit import AuditEntry
-from drmad_client.records.cluster import Cluster
+from drmad_client.http.running.async_flow_runner import AsyncFlowRunner
 from drmad_client.records.pages import Page
-from drmad_client.records.usage import TenantUsage
+from drmad_client.records.service.audit import AuditEntry
+from drmad_client.records.service.cluster import Cluster
+from drmad_client.records.service.usage import TenantUsage
 
 
 class AsyncClient:

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from drmad_client.files.influence_scores import InfluenceScores
-from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.job_view import History, JobView
-from drmad_client.http.progress_bar import bar, side_run_bar
 from drmad_client.http.protocol import calls
-from drmad_client.records.attribution import AttributionReport
+from drmad_client.http.running.async_flow_runner import AsyncFlowRunner
+from drmad_client.http.running.progress_bar import bar, side_run_bar
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
-from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
-from drmad_client.records.validation import Validation, ValidationReport
-from drmad_client.spec.retraining import RetrainingSpec
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.records.side_runs.attribution import AttributionReport
+from drmad_client.records.side_runs.retraining import Retraining
+from drmad_client.records.side_runs.validation import Validation, ValidationReport
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays

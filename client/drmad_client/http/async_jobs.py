@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drmad_client.errors import Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
-from drmad_client.http import asyncio_runtime
-from drmad_client.http.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.async_job_handle import AsyncJob
 from drmad_client.http.async_uploads import AsyncCodeUploads
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
+from drmad_client.http.running import asyncio_runtime
+from drmad_client.http.running.async_flow_runner import AsyncFlowRunner
 from drmad_client.packing.packed_problem import PackedProblem
-from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
+from drmad_client.records.side_runs.attribution import AttributionReport
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec

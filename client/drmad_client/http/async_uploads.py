@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drmad_client.http import asyncio_runtime
-from drmad_client.http.async_flow_runner import AsyncFlowRunner
+from drmad_client.http.running import asyncio_runtime
+from drmad_client.http.running.async_flow_runner import AsyncFlowRunner
 from drmad_client.http.upload_body import DataSource, digest_and_body
 
 

@@ -9,14 +9,14 @@ from typing import Any, Self
 import httpx
 
 from drmad_client.http.address import client_options, find_base_url
-from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.jobs import Jobs
 from drmad_client.http.protocol import calls
+from drmad_client.http.running.flow_runner import FlowRunner
 from drmad_client.http.uploads import CodeUploads, DataUploads
-from drmad_client.records.audit import AuditEntry
-from drmad_client.records.cluster import Cluster
 from drmad_client.records.pages import Page
-from drmad_client.records.usage import TenantUsage
+from drmad_client.records.service.audit import AuditEntry
+from drmad_client.records.service.cluster import Cluster
+from drmad_client.records.service.usage import TenantUsage
 
 
 class Client:

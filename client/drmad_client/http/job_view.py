@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from drmad_client.errors import JobWarning
 from drmad_client.http.job_html import as_html
 from drmad_client.packing.packed_problem import PackedProblem
-from drmad_client.records.confirmation import Confirmation
 from drmad_client.records.job import Best, Doubt, JobError, JobRecord, Progress
 from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.side_runs.confirmation import Confirmation
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from drmad_client.errors import Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
-from drmad_client.http import blocking_runtime
-from drmad_client.http.flow_runner import FlowRunner
 from drmad_client.http.job_handle import Job
 from drmad_client.http.job_view import History
 from drmad_client.http.protocol import calls
+from drmad_client.http.running import blocking_runtime
+from drmad_client.http.running.flow_runner import FlowRunner
 from drmad_client.http.uploads import CodeUploads
 from drmad_client.packing.packed_problem import PackedProblem
-from drmad_client.records.attribution import AttributionReport
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
+from drmad_client.records.side_runs.attribution import AttributionReport
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drmad_client.http import blocking_runtime
-from drmad_client.http.flow_runner import FlowRunner
+from drmad_client.http.running import blocking_runtime
+from drmad_client.http.running.flow_runner import FlowRunner
 from drmad_client.http.upload_body import DataSource, digest_and_body
 
 

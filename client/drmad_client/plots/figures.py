@@ -34,7 +34,7 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
 from drmad_client.records.search import Trial
 from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 __all__ = [
     "FIGURES",

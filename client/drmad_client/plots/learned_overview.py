@@ -11,7 +11,7 @@ from drmad_client.plots import palette, panels
 from drmad_client.plots.learned_values import Values
 from drmad_client.plots.panels import Figure
 from drmad_client.records.hyperparameters import HyperparameterInfo
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 MOST_BARS = 60
 MOST_CELLS = 20_000

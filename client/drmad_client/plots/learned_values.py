@@ -13,7 +13,7 @@ from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 Values = NDArray[np.floating[Any]]
 

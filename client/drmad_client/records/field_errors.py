@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from drmad_client.records.problem_details import FieldError
-from drmad_client.spec.field_paths import without_tags
-from drmad_client.spec.renamed import new_name
+from drmad_client.spec.text.field_paths import without_tags
+from drmad_client.spec.text.renamed import new_name
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:

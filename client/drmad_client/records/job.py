@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from drmad_client.records.base import Record
-from drmad_client.records.confirmation import Confirmation, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.search import Start
+from drmad_client.records.service.usage import Usage
+from drmad_client.records.side_runs.confirmation import Confirmation, Interval
 from drmad_client.records.status import JobStatus, Transition
-from drmad_client.records.usage import Usage
 from drmad_client.spec import defaults
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.preflight import PreflightSpec, ProofName
+from drmad_client.spec.side_runs.preflight import PreflightSpec, ProofName
 
 
 class Progress(Record):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from drmad_client.records.base import Record
-from drmad_client.records.confirmation import Interval
 from drmad_client.records.hyperparameters import HyperparameterSummary
+from drmad_client.records.side_runs.confirmation import Interval
 
 
 class ReplicaFigures(Record):

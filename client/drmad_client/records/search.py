@@ -13,8 +13,10 @@ from drmad_client.records.base import Record
 class Trial(Record):
     """One training run of the search, at one choice of the searched scalars."""
 
-    number: int = Field(description="Index of the trial: 0, 1, ...; trials end in any order. Pages, figures and "
-        "commands name its number, which is one more.")
+    number: int = Field(
+        description="Index of the trial: 0, 1, ...; trials end in any order. Pages, figures and "
+        "commands name its number, which is one more."
+    )
     at: datetime = Field(description="Time at which it was recorded, UTC.")
     state: Literal["done", "diverged", "refused"] = Field(
         description="Outcome; refused means that its values together make no valid job."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from drmad_client.records.confirmation import Interval
 from drmad_client.records.job import JobRecord
+from drmad_client.records.side_runs.confirmation import Interval
 
 _SHARES = ("error", "accuracy")
 
@@ -48,7 +48,9 @@ def _confirmed(job: JobRecord) -> str:
     gain = found.gain
     if gain is not None and found.first is not None:
         shown = _with_interval("validation_loss", gain.mean, gain)
-        said += f"; validation loss gained over {job.counted_in} {found.first.iteration + 1}: {shown}"
+        said += (
+            f"; validation loss gained over {job.counted_in} {found.first.iteration + 1}: {shown}"
+        )
         if gain.low is not None and gain.low <= 0.0:
             said += ", which may be none"
     return said

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, get_args
 
-from drmad_client.spec.aggregations import AggregationName
 from drmad_client.spec.base import Spec
-from drmad_client.spec.data_set import DataSet
-from drmad_client.spec.data_sets import DataSpec
+from drmad_client.spec.data.data_set import DataSet
+from drmad_client.spec.data.data_sets import DataSpec
 from drmad_client.spec.hyperparameters import Hyperparameter, HyperparameterSpec
+from drmad_client.spec.inner.models import Model, ModelSpec
+from drmad_client.spec.inner.optimizers import OPTIMIZERS as OPTIMIZERS
+from drmad_client.spec.inner.schedules import LearningRateSchedule, ScheduleSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.methods import HypergradientSpec, MethodSpec
-from drmad_client.spec.models import Model, ModelSpec
-from drmad_client.spec.optimizers import OPTIMIZERS as OPTIMIZERS
-from drmad_client.spec.schedules import LearningRateSchedule, ScheduleSpec
+from drmad_client.spec.outer.aggregations import AggregationName
 
 RowT = TypeVar("RowT", bound=Spec)
 

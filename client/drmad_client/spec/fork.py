@@ -11,9 +11,9 @@ from pydantic_core.core_schema import ErrorType
 
 from drmad_client.spec import bounds
 from drmad_client.spec.base import Misfit, Spec, misfit_error
+from drmad_client.spec.inner.training import flattened
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.replicas import ReplicasSpec
-from drmad_client.spec.training import flattened
 
 _FIXED = ("problem", "hyperparameters", "search")
 

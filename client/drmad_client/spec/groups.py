@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from drmad_client.spec import job_file
-from drmad_client.spec.job_file import BadJobFile
+from drmad_client.spec.text import job_file
+from drmad_client.spec.text.job_file import BadJobFile
 
 GROUP = "group"
 """The tag that names the group of a job."""

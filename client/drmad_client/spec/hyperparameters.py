@@ -9,8 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from drmad_client.spec import bounds, defaults
 from drmad_client.spec.base import Spec
-from drmad_client.spec.optimizers import OPTIMIZERS
-from drmad_client.spec.sizes import ProblemSizes
+from drmad_client.spec.data.sizes import ProblemSizes
+from drmad_client.spec.inner.optimizers import OPTIMIZERS
 
 _NAME = r"^[a-z][a-z0-9_]{0,63}$"
 

@@ -15,22 +15,22 @@ from pydantic import (
 )
 
 from drmad_client.spec import bounds, refusals
-from drmad_client.spec.attribution import AttributionSpec, attribution_misfits
 from drmad_client.spec.base import Misfit, Spec, misfit_error
+from drmad_client.spec.data.sizes import ProblemSizes
 from drmad_client.spec.hyperparameters import HyperparameterSpec
+from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.labels import MOST_TAGS, Name, TagKey, TagValue
-from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import AutoMethod, HypergradientSpec
-from drmad_client.spec.online import online_misfits, with_online_defaults
 from drmad_client.spec.operation import NotifySpec, RetrySpec
-from drmad_client.spec.plain_values import with_numbers
-from drmad_client.spec.preflight import PreflightSpec
+from drmad_client.spec.outer.meta import MetaSpec
+from drmad_client.spec.outer.online import online_misfits, with_online_defaults
+from drmad_client.spec.outer.search import SearchSpec, changed, range_ends
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
-from drmad_client.spec.retraining import RetrainSpec, retraining_misfits
-from drmad_client.spec.search import SearchSpec, changed, range_ends
-from drmad_client.spec.sizes import ProblemSizes
-from drmad_client.spec.training import TrainingSpec
+from drmad_client.spec.side_runs.attribution import AttributionSpec, attribution_misfits
+from drmad_client.spec.side_runs.preflight import PreflightSpec
+from drmad_client.spec.side_runs.retraining import RetrainSpec, retraining_misfits
+from drmad_client.spec.text.plain_values import with_numbers
 
 _ACCEPTED = {"accepted": True}
 """The context of validation under which only the fields by themselves are judged."""

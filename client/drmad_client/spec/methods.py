@@ -10,7 +10,7 @@ from pydantic import Field
 from drmad_client.spec import bounds, defaults, refusals
 from drmad_client.spec.base import Misfit, Spec
 from drmad_client.spec.hyperparameters import Hyperparameter, MomentumHyperparameter
-from drmad_client.spec.training import TrainingSpec
+from drmad_client.spec.inner.training import TrainingSpec
 
 
 class MethodSpec(Spec):

@@ -12,11 +12,11 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from drmad_client.spec.base import Misfit, Spec
-from drmad_client.spec.data_set import UPLOAD
-from drmad_client.spec.data_sets import DataSpec
-from drmad_client.spec.models import MlpModel, ModelSpec
-from drmad_client.spec.plain_values import with_numbers
-from drmad_client.spec.sizes import ProblemSizes
+from drmad_client.spec.data.data_set import UPLOAD
+from drmad_client.spec.data.data_sets import DataSpec
+from drmad_client.spec.data.sizes import ProblemSizes
+from drmad_client.spec.inner.models import MlpModel, ModelSpec
+from drmad_client.spec.text.plain_values import with_numbers
 
 
 def _upload_or_path(value: str) -> str:

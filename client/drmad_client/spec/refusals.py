@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from drmad_client.spec import defaults
-from drmad_client.spec.optimizers import OPTIMIZERS
+from drmad_client.spec.inner.optimizers import OPTIMIZERS
 
 FORWARD_MAX_ENTRIES = 256
 """Entries of one hyperparameter in forward mode: beyond a few dozen, replay is faster anyway."""

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from drmad_client.spec.aggregations import AggregationName
 from drmad_client.spec.base import Misfit, Spec
+from drmad_client.spec.outer.aggregations import AggregationName
 
 
 class ReplicasSpec(Spec):

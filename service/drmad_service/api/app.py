@@ -17,43 +17,28 @@ from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
 from drmad_service.api.auth.failed_attempts import FailedAttempts
 from drmad_service.api.file_checker import FileChecker
-from drmad_service.api.head_requests import HeadRequests
 from drmad_service.api.job_changes import JobChanges
-from drmad_service.api.known_hosts import KnownHosts
+from drmad_service.api.middleware.head_requests import HeadRequests
+from drmad_service.api.middleware.known_hosts import KnownHosts
+from drmad_service.api.middleware.request_guard import RequestGuard
+from drmad_service.api.middleware.request_log import RequestLog
+from drmad_service.api.middleware.stream_limits import StreamLimits
+from drmad_service.api.middleware.strict_requests import only_known_parameters
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
-from drmad_service.api.request_guard import RequestGuard
-from drmad_service.api.request_log import RequestLog
-from drmad_service.api.routes import (
-    attributions,
-    audit,
-    catalog,
-    cluster,
-    code_uploads,
-    data_uploads,
-    event_stream,
-    figures,
-    health,
-    jobs,
-    learned,
-    pages,
-    results,
-    retrainings,
-    sign_in,
-    static,
-    usage,
-    validations,
-)
-from drmad_service.api.routes import metrics as metrics_route
+from drmad_service.api.routes import event_stream, jobs, results
+from drmad_service.api.routes.dashboard import figures, learned, pages, sign_in, static
 from drmad_service.api.routes.dependencies import PROBLEM
-from drmad_service.api.stream_limits import StreamLimits
-from drmad_service.api.strict_requests import only_known_parameters
+from drmad_service.api.routes.service import audit, catalog, cluster, health, usage
+from drmad_service.api.routes.service import metrics as metrics_route
+from drmad_service.api.routes.side_runs import attributions, retrainings, validations
+from drmad_service.api.routes.uploads import code_uploads, data_uploads
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
-from drmad_service.store.connection import connect
-from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.access.connection import connect
+from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.layout.schema import agree
 from drmad_service.store.overview import Overview
-from drmad_service.store.schema import agree
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors
 
 from drmad_client.records.base import Record
 from drmad_client.records.hyperparameters import HyperparameterInfo
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 MAX_JSON_VALUES = 10_000
 """JSON holds only a summary of an array with more entries."""

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from drmad_client.records.field_errors import field_errors, message_of
 from drmad_client.records.problem_details import FieldError, ProblemDetails
-from drmad_service.api.head_requests import allowed
+from drmad_service.api.middleware.head_requests import allowed
 from drmad_service.errors import (
     ActionRefused,
     CrossSite,
@@ -39,7 +39,7 @@ from drmad_service.errors import (
     TooManyTags,
     ValidationRefused,
 )
-from drmad_service.store.refusals import explained, refusal_of
+from drmad_service.store.access.refusals import explained, refusal_of
 
 logger = logging.getLogger(__name__)
 

@@ -51,7 +51,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from drmad_client.records.status import JobStatus
-from drmad_service.store import StoreSettings, decoding, keys
+from drmad_service.store import StoreSettings
+from drmad_service.store.layout import decoding, keys
 
 MAX_QUEUED_READ = 100_000
 """Only the front of a longer queue is counted by priority."""

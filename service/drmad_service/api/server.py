@@ -8,7 +8,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from drmad_service.api.slow_clients import slow_client_protocol
+from drmad_service.api.middleware.slow_clients import slow_client_protocol
 from drmad_service.settings import ApiSettings
 
 

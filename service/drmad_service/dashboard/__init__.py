@@ -1,1 +1,1 @@
-"""The dashboard renders pages and serves static files; api/routes/pages.py has its routes."""
+"""The dashboard: pages and static files. Its routes are in api/routes/dashboard/pages.py."""

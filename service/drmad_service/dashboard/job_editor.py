@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from drmad_client.records.field_errors import field_errors
-from drmad_client.spec import yaml_text
 from drmad_client.spec.fork import ForkSpec
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text import yaml_text
 from drmad_service.dashboard import yaml_edits
 
 MOST_CHARACTERS = 200_000

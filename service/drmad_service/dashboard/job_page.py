@@ -14,7 +14,7 @@ from drmad_client.records.events import Event
 from drmad_client.records.job import JobRecord
 from drmad_client.records.search import Trial
 from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
-from drmad_service.store.state_machine import TRANSITIONS, Action
+from drmad_service.store.layout.state_machine import TRANSITIONS, Action
 
 Part = Literal["curves", "learned", "hypergradients", "trust", "resources"]
 
@@ -94,7 +94,12 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
         last = part == "resources"
         more = tuple(name for name in FIGURES if name not in placed) if last else ()
         charts = [
-            Chart(name, FIGURES[name].title.replace("meta-iteration", job.counted_in), part, is_wide=name == "losses")
+            Chart(
+                name,
+                FIGURES[name].title.replace("meta-iteration", job.counted_in),
+                part,
+                is_wide=name == "losses",
+            )
             for name in (*names, *more)
             if name not in without_data
         ]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from drmad_client.records import verdict
-from drmad_client.records.confirmation import Interval
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
-from drmad_client.records.retraining import RetrainedFigure, Retraining
-from drmad_client.records.validation import MeanInterval, Validation
+from drmad_client.records.side_runs.confirmation import Interval
+from drmad_client.records.side_runs.retraining import RetrainedFigure, Retraining
+from drmad_client.records.side_runs.validation import MeanInterval, Validation
 
 _RISING = ("accuracy",)
 _FALLING = ("error", "loss")

@@ -13,12 +13,12 @@ import numpy as np
 
 from drmad_client.files.png import data_url, pixels_of, png
 from drmad_client.plots.learned_values import Values, entry_label, image_shape
-from drmad_client.records.examples import ExampleGroups
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
+from drmad_client.records.side_runs.examples import ExampleGroups
 from drmad_client.spec.capabilities import SCHEDULES
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 MOST_ENTRIES = 48
 MOST_LABELS = 40

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from drmad_client.records import verdict
-from drmad_client.records.confirmation import ConfirmedFigures
 from drmad_client.records.job import Best, JobRecord
-from drmad_client.records.retraining import is_share, plus_minus
-from drmad_client.records.validation import MeanInterval
+from drmad_client.records.side_runs.confirmation import ConfirmedFigures
+from drmad_client.records.side_runs.retraining import is_share, plus_minus
+from drmad_client.records.side_runs.validation import MeanInterval
 from drmad_service.dashboard import assets, job_verdict
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style

@@ -15,8 +15,8 @@ def register() -> Mapping[str, str]:
         "schedule": f"{_OPERATIONS}.schedule_command:schedule",
         "demo": f"{_OPERATIONS}.demo:demo",
         "doctor": f"{_OPERATIONS}.doctor.command:doctor",
-        "backup": f"{_OPERATIONS}.backup_commands:backup",
-        "restore": f"{_OPERATIONS}.backup_commands:restore",
+        "backup": f"{_OPERATIONS}.backup.backup_commands:backup",
+        "restore": f"{_OPERATIONS}.backup.backup_commands:restore",
         "open": f"{_OPERATIONS}.up_commands:open_dashboard",
         "keys": f"{_OPERATIONS}.key_commands:keys_app",
     }

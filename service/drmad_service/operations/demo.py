@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from drmad_client.cli.live_view import follow
+from drmad_client.cli.output.live_view import follow
 from drmad_client.errors import DrmadError
 from drmad_client.http import local_key
 from drmad_client.http.client import Client

@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_service.store import keys
-from drmad_service.store.state_machine import DRIVEN
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import DRIVEN
 
 _LISTED = re.compile(r"^ {4}(drmad:\S+) ", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"<[^>]+>")

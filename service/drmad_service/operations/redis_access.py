@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.store.connection import connect
+from drmad_service.store.access.connection import connect
 
 _T = TypeVar("_T")
 

@@ -28,9 +28,9 @@ from drmad_service.operations.supervisor import exit_with_parent as follow_paren
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store, StoreSettings
-from drmad_service.store.connection import connect
-from drmad_service.store.data_folder import data_folder
-from drmad_service.store.schema import agree
+from drmad_service.store.access.connection import connect
+from drmad_service.store.files.data_folder import data_folder
+from drmad_service.store.layout.schema import agree
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from drmad_service.operations.supervisor import exit_with_parent as follow_paren
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.settings import ApiSettings
 from drmad_service.store import StoreSettings
-from drmad_service.store.data_folder import data_folder
+from drmad_service.store.files.data_folder import data_folder
 
 
 @with_settings(ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks)

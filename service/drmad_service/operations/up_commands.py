@@ -17,7 +17,7 @@ from drmad_service.operations.home_secrets import ensure_local_key
 from drmad_service.operations.options import DEFAULT_HOME, DataDir, Home, Port
 from drmad_service.operations.supervisor import supervise
 from drmad_service.settings import SupervisorSettings
-from drmad_service.store.data_folder import data_folder
+from drmad_service.store.files.data_folder import data_folder
 
 
 @with_settings(SupervisorSettings)

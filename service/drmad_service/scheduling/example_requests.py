@@ -8,8 +8,8 @@ import logging
 
 from redis.exceptions import RedisError
 
-from drmad_client.records.examples import ShownExamples
 from drmad_client.records.job import JobError
+from drmad_client.records.side_runs.examples import ShownExamples
 from drmad_client.spec.replicas import ReplicasSpec
 from drmad_service.errors import JobNotFound
 from drmad_service.scheduling.worker_beside_jobs import answer_of_worker

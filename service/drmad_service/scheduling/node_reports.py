@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
-from drmad_client.records.cluster import Node, SchedulerView
+from drmad_client.records.service.cluster import Node, SchedulerView
 from drmad_service.store import Store
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.store.placement import Placed
+from drmad_service.store.jobs.placement import Placed
 from drmad_workers.ray_actor.actor import THREADS, Replica
 
 

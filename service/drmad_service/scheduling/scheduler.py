@@ -25,10 +25,10 @@ from drmad_service.scheduling.side_runs.queue import keep_running_beside
 from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
-from drmad_service.store.data_folder import DataFolder
-from drmad_service.store.ids import new_id
-from drmad_service.store.refusals import explained, refusal_of
-from drmad_service.store.state_machine import Action
+from drmad_service.store.access.refusals import explained, refusal_of
+from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.layout.ids import new_id
+from drmad_service.store.layout.state_machine import Action
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from drmad_client.records.job import Progress
 from drmad_client.records.search import Start, Trial
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.outer.search import SearchSpec, own_values
 from drmad_client.spec.replicas import ReplicasSpec
-from drmad_client.spec.search import SearchSpec, own_values
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store import Lease, Store
 from drmad_workers.ray_actor.messages import Failure, TrialResult

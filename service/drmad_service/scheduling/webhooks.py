@@ -33,7 +33,7 @@ from drmad_client.records.job import JobRecord
 from drmad_service.errors import JobNotFound
 from drmad_service.flags import setting
 from drmad_service.store import Store
-from drmad_service.store.notices import Notice
+from drmad_service.store.access.notices import Notice
 
 logger = logging.getLogger(__name__)
 

@@ -29,14 +29,14 @@ value.
 no state of its own, so the parts cannot interfere, and a caller holds one object.
 """
 
-from drmad_service.store.placement import Capacity, NodeCapacity
-from drmad_service.store.store import Store
-from drmad_service.store.types import (
+from drmad_service.store.jobs.placement import Capacity, NodeCapacity
+from drmad_service.store.layout.types import (
     Lease,
     MetaIterationCommit,
     ResumePoint,
     StoreSettings,
 )
+from drmad_service.store.store import Store
 
 __all__ = [
     "Capacity",

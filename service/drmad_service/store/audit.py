@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from drmad_client.records.audit import AuditEntry
 from drmad_client.records.pages import Page
-from drmad_service.store import decoding, keys
+from drmad_client.records.service.audit import AuditEntry
 from drmad_service.store.base import Base
+from drmad_service.store.layout import decoding, keys
 
 _READ = 500
 

@@ -18,12 +18,12 @@ from drmad_service.errors import (
     SchemaDiffers,
     StoreFull,
 )
-from drmad_service.store import decoding, keys
-from drmad_service.store.large_values import Blobs
-from drmad_service.store.schema import SCHEMA
-from drmad_service.store.scripts import Scripts
-from drmad_service.store.state_machine import TRANSITIONS, Action
-from drmad_service.store.types import Lease, ResumePoint, StoreSettings
+from drmad_service.store.access.large_values import Blobs
+from drmad_service.store.access.scripts import Scripts
+from drmad_service.store.layout import decoding, keys
+from drmad_service.store.layout.schema import SCHEMA
+from drmad_service.store.layout.state_machine import TRANSITIONS, Action
+from drmad_service.store.layout.types import Lease, ResumePoint, StoreSettings
 
 FULL = 0.8
 """Fraction of the memory budget above which the store accepts no new job or upload."""
@@ -105,7 +105,7 @@ class Base:
     async def must_accept_writes(self) -> None:
         """
         Raises:
-            RedisError: Redis is away, or refuses writes; store/refusals.py says why.
+            RedisError: Redis is away, or refuses writes; store/access/refusals.py says why.
         """
         await self._scripts.run("probe")
 

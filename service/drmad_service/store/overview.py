@@ -12,14 +12,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_client.records.cluster import SchedulerView
 from drmad_client.records.events import Event
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
+from drmad_client.records.service.cluster import SchedulerView
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import JobNotFound
-from drmad_service.store import Store, keys
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
 
 MOST_SEARCHED = 5_000
 """Maximum jobs that one page of a text search reads; the next page continues behind them."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from drmad_client.records.usage import TenantLimits, TenantUsage, Usage
+from drmad_client.records.service.usage import TenantLimits, TenantUsage, Usage
 from drmad_service.errors import TenantFull
-from drmad_service.store import keys
 from drmad_service.store.base import Base
-from drmad_service.store.placement import UNLIMITED
+from drmad_service.store.jobs.placement import UNLIMITED
+from drmad_service.store.layout import keys
 
 _PAGE = 500
 

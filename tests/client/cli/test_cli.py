@@ -20,11 +20,11 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from drmad_client import __version__
-from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, Waiting
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
+from drmad_client.records.service.cluster import Cluster
 from drmad_client.records.status import JobStatus
 from drmad_client.spec import capabilities
 from drmad_client.spec.job import JobSpec

@@ -7,8 +7,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from drmad_client.cli.live_view import follow
-from drmad_client.cli.tables import job_facts, jobs_table
+from drmad_client.cli.output.live_view import follow
+from drmad_client.cli.output.tables import job_facts, jobs_table
 from drmad_client.durations import duration
 from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from drmad_client.export.recipe import NotPlain, recipe
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.retraining import RetrainSpec
+from drmad_client.spec.side_runs.retraining import RetrainSpec
 from drmad_workers import spec_adapter
 from drmad_workers.catalog import Places
-from drmad_workers.objective.weight_draw import reset_parameters
+from drmad_workers.objective.parameters.weight_draw import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.retraining.from_spec import retrainer
 from drmad_workers.retraining.retrainer import FIRST_DRAW

@@ -14,9 +14,9 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from drmad_client import errors
-from drmad_client.http import progress_bar
 from drmad_client.http.client import Client
 from drmad_client.http.job_html import as_html
+from drmad_client.http.running import progress_bar
 from drmad_client.plots import figures
 from drmad_client.records.events import LogLine
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo

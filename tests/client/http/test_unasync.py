@@ -11,7 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from drmad_client.http import client, flow_runner, job_handle, jobs, uploads
+from drmad_client.http import client, job_handle, jobs, uploads
+from drmad_client.http.running import flow_runner
 
 CLIENT = Path(__file__).parents[3] / "client"
 

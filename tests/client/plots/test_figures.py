@@ -14,7 +14,6 @@ import pytest
 from drmad_client.plots import figures, learned_values, palette, panels
 from drmad_client.plots.figures import FIGURES, Material
 from drmad_client.plots.panels import Figure
-from drmad_client.records.confirmation import Interval
 from drmad_client.records.hyperparameters import (
     GroupSummary,
     HyperparameterGroup,
@@ -23,6 +22,7 @@ from drmad_client.records.hyperparameters import (
 )
 from drmad_client.records.meta_iteration import MetaIteration, ReplicaFigures
 from drmad_client.records.search import Trial
+from drmad_client.records.side_runs.confirmation import Interval
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
 

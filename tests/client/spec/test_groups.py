@@ -12,7 +12,7 @@ from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.groups import variants
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.job_file import BadJobFile
+from drmad_client.spec.text.job_file import BadJobFile
 from tests.client import samples
 
 SPEC: dict[str, Any] = {

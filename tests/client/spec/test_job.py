@@ -9,14 +9,14 @@ import yaml
 from pydantic import ValidationError
 
 from drmad_client.records.field_errors import field_errors
-from drmad_client.spec.data_sets import MnistData
+from drmad_client.spec.data.data_sets import MnistData
 from drmad_client.spec.hyperparameters import L2Hyperparameter, SampleWeightHyperparameter
+from drmad_client.spec.inner.models import MlpModel
+from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.meta import MetaSpec
 from drmad_client.spec.methods import ShortcutMethod
-from drmad_client.spec.models import MlpModel
+from drmad_client.spec.outer.meta import MetaSpec
 from drmad_client.spec.problem import CatalogProblem, CodeProblem
-from drmad_client.spec.training import TrainingSpec
 from tests.client import samples
 
 YAML = """

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.job_file import BadJobFile
+from drmad_client.spec.text import job_file
+from drmad_client.spec.text.job_file import BadJobFile
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec.fork import ForkSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.meta import MetaSpec
+from drmad_client.spec.outer.meta import MetaSpec
 
 
 def fields(**changes: Any) -> dict[str, Any]:

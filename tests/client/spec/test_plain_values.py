@@ -11,9 +11,9 @@ import pytest
 
 from drmad_client.errors import UnprocessableEntity
 from drmad_client.http.protocol import calls
-from drmad_client.spec import json_text
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.job_file import BadJobFile, assign, read
+from drmad_client.spec.text import json_text
+from drmad_client.spec.text.job_file import BadJobFile, assign, read
 
 SPEC: dict[str, Any] = {
     "problem": {

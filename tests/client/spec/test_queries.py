@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drmad_client.spec.queries import parse_query
+from drmad_client.spec.side_runs.queries import parse_query
 
 
 @pytest.mark.parametrize(

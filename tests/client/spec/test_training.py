@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec.fork import ForkSpec
+from drmad_client.spec.inner.schedules import LearningRateSchedule, ScheduleSpec
+from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.schedules import LearningRateSchedule, ScheduleSpec
-from drmad_client.spec.training import TrainingSpec
 from tests.client import samples
 
 

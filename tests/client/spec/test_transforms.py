@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])

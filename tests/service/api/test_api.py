@@ -16,7 +16,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.service.store.test_store import CAPACITY, step
 
 pytestmark = pytest.mark.anyio

@@ -43,7 +43,7 @@ from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Access, Scope
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.service.api.test_api import finished, problem
 from tests.service.store.test_store import CAPACITY
 

@@ -19,7 +19,7 @@ from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.routes.event_stream import _stream
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.store import Lease, Store, StoreSettings
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.service.store.test_store import CAPACITY, started, step, with_changes
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import pytest
 from drmad_client.records.job import JobError, JobRecord, Progress, Proof
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity, MetaIterationCommit, ResumePoint, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.client import samples
 from tests.service.store.test_forked_state import SCALARS
 from tests.service.store.test_store import started, step

@@ -18,7 +18,7 @@ from drmad_client.errors import DrmadError
 from drmad_client.files import code_archive
 from drmad_client.files.code_archive import CodeError
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.job_file import read
+from drmad_client.spec.text.job_file import read
 from drmad_service.dashboard import job_editor
 
 MOST_BYTES = 100_000

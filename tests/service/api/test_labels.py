@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
-from drmad_service.operations.backup_writer import write
+from drmad_service.operations.backup.backup_writer import write
 from drmad_service.store import Store
-from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.layout.state_machine import Action
 from drmad_service.store.overview import Overview
-from drmad_service.store.state_machine import Action
 from tests.service.operations.test_backups import bring_back
 from tests.service.store.test_store import started, step
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Access, Scope
-from drmad_service.api.slow_clients import MAX_HEADER_BYTES
+from drmad_service.api.middleware.slow_clients import MAX_HEADER_BYTES
 from drmad_service.dashboard import assets
 from drmad_service.job_limits import JobLimits
 from drmad_service.settings import ApiSettings

@@ -35,8 +35,9 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.settings import ApiSettings
-from drmad_service.store import Store, keys
-from drmad_service.store.connection import connect
+from drmad_service.store import Store
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
 from tests.service.api.serving import serving
 from tests.service.api.test_api import finished
 

@@ -6,12 +6,12 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.audit import AuditEntry
 from drmad_client.records.job import JobRecord
+from drmad_client.records.service.audit import AuditEntry
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.auth.api_keys import Access, Scope
 from drmad_service.store import Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests.service.api.test_tenants import LOCAL_KEY, access, locked
 from tests.service.store.test_store import CAPACITY, started, step
 

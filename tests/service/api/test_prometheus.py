@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import prometheus
 from drmad_service.api.prometheus import Metrics
-from drmad_service.store import Store, keys
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from tests.service.api.test_api import finished
 from tests.service.store.test_store import CAPACITY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from drmad_client.records.retraining import Retraining
+from drmad_client.records.side_runs.retraining import Retraining
 from drmad_client.spec.hyperparameters import L2Hyperparameter
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store

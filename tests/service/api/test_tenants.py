@@ -21,7 +21,8 @@ from drmad_service.api.auth.scopes import SCOPES
 from drmad_service.errors import KeyNotFound
 from drmad_service.operations import key_commands
 from drmad_service.settings import ApiSettings
-from drmad_service.store import Store, keys
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
 from tests.service.api.test_api import finished, problem
 
 pytestmark = pytest.mark.anyio
@@ -328,7 +329,7 @@ def test_service_listens_to_others_only_when_there_is_a_key(redis_url: str) -> N
 
 
 async def _flushed(redis_url: str) -> None:
-    from drmad_service.store.connection import connect
+    from drmad_service.store.access.connection import connect
 
     async with connect(redis_url) as redis:
         await redis.flushall()

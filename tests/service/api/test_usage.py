@@ -8,12 +8,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.usage import TenantUsage
+from drmad_client.records.service.usage import TenantUsage
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 
 pytestmark = pytest.mark.anyio
 

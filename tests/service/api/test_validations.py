@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from drmad_client.records.validation import Validation
+from drmad_client.records.side_runs.validation import Validation
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Store
 from tests.service.store.test_store import started, step

@@ -12,8 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from redis import Redis
 
-from drmad_service.store import Store, keys
-from drmad_service.store.connection import connect
+from drmad_service.store import Store
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.dashboard import gallery

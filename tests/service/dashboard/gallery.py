@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from safetensors import numpy as safetensors
 
-from drmad_client.records.cluster import Node, SchedulerView
-from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, JobError, PreflightReport, Progress, Proof
 from drmad_client.records.search import Start
+from drmad_client.records.service.cluster import Node, SchedulerView
+from drmad_client.records.side_runs.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store, keys
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 
 NODES = [
     Node(

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Dialog, Page, expect
 from redis import Redis
 
 from drmad_service.api.auth import api_keys
-from drmad_service.store import keys
+from drmad_service.store.layout import keys
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.dashboard import gallery

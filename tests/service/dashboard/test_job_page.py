@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from drmad_client.records.job import Progress
 from drmad_service.store import Lease, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.dashboard import gallery

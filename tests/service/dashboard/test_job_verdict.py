@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from drmad_client.records.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.job import Best, Doubt, JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
-from drmad_client.records.retraining import RetrainedFigure, Retraining
+from drmad_client.records.side_runs.confirmation import Confirmation, ConfirmedFigures, Interval
+from drmad_client.records.side_runs.retraining import RetrainedFigure, Retraining
+from drmad_client.records.side_runs.validation import MeanInterval
 from drmad_client.records.status import JobStatus
-from drmad_client.records.validation import MeanInterval
-from drmad_client.spec.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_service.dashboard import job_verdict
 from tests.client import samples
 from tests.service.store.test_retrainings import REPORT

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from drmad_client.plots.learned_overview import overview
-from drmad_client.records.examples import ExampleGroups
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
+from drmad_client.records.side_runs.examples import ExampleGroups
 from drmad_client.spec.job import JobSpec
 from drmad_service.dashboard import learned
 from tests.client import samples

@@ -11,7 +11,7 @@ from safetensors import numpy as safetensors
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, Progress
 from drmad_service.store import MetaIterationCommit, ResumePoint, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from tests import browser as browsers
 from tests.browser import Server
 from tests.service.dashboard import gallery

@@ -20,13 +20,14 @@ from safetensors import numpy as safetensors
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, LeaseLost
-from drmad_service.operations.backup_writer import write
-from drmad_service.operations.backups import Backup, BackupError, BackupSummary, restore
+from drmad_service.operations.backup.backup_writer import write
+from drmad_service.operations.backup.backups import Backup, BackupError, BackupSummary, restore
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.data_folder import DataFolder
-from drmad_service.store.large_values import CHUNK_BYTES
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Store
+from drmad_service.store.access.large_values import CHUNK_BYTES
+from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from tests.service.homes import HOMES, SCHEMA_2
 from tests.service.store.test_store import started, step
 

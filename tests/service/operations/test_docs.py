@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 from drmad_client.records.status import JobStatus
-from drmad_service.store.state_machine import TRANSITIONS
+from drmad_service.store.layout.state_machine import TRANSITIONS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "concepts" / "reliability.md").read_text(encoding="utf-8")

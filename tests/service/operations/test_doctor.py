@@ -20,8 +20,9 @@ from drmad_service.operations.doctor.command import Installation, examine
 from drmad_service.operations.doctor.finding import Finding
 from drmad_service.operations.doctor.ray_cluster import examine_ray
 from drmad_service.operations.doctor.redis_server import examine_redis
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.schema import agree
+from drmad_service.store import Capacity, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.schema import agree
 
 pytestmark = pytest.mark.anyio
 

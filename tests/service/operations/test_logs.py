@@ -58,7 +58,7 @@ async def test_request_is_logged_with_its_id_tenant_and_job(
     assert (post["status"], post["tenant"], post["logger"]) == (
         201,
         "local",
-        "drmad_service.api.request_log",
+        "drmad_service.api.middleware.request_log",
     )
     assert (get["level"], get["job_id"]) == ("DEBUG", job_id)
     assert (refused["level"], refused["status"]) == ("INFO", 422)

@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,8 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.settings import SchedulerSettings
-from drmad_service.store import Capacity, Lease, Store, keys
+from drmad_service.store import Capacity, Lease, Store
+from drmad_service.store.layout import keys
 from tests.service.scheduling.stand_in import StandInCluster
 
 CAPACITY = Capacity(1.0, 0.0)

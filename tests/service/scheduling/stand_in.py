@@ -11,7 +11,7 @@ from typing import Any
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity
-from drmad_service.store.placement import Placed
+from drmad_service.store.jobs.placement import Placed
 from drmad_workers.ray_actor.messages import (
     PackedState,
     Prepared,

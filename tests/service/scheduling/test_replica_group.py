@@ -16,7 +16,7 @@ from drmad_service.scheduling.ray_cluster import RayCluster
 from drmad_service.scheduling.replica_group import ReplicaGroup
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 
 pytestmark = pytest.mark.anyio
 

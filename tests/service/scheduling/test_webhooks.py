@@ -29,7 +29,8 @@ from drmad_service.cancellation import cancel_and_wait
 from drmad_service.scheduling import webhooks
 from drmad_service.scheduling.webhooks import Webhooks, deliver, is_public, keep_sending, signature
 from drmad_service.settings import ApiSettings, SchedulerSettings
-from drmad_service.store import Store, keys
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
 from tests.service.api.test_api import finished, problem
 
 pytestmark = pytest.mark.anyio

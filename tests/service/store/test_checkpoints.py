@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import ResultNotFound
-from drmad_service.store import MetaIterationCommit, ResumePoint, Store, StoreSettings, keys
+from drmad_service.store import MetaIterationCommit, ResumePoint, Store, StoreSettings
+from drmad_service.store.layout import keys
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio

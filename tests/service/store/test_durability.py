@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store import Store
-from drmad_service.store.connection import connect
+from drmad_service.store.access.connection import connect
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.store.forked_state import forked_scalars
+from drmad_service.store.jobs.forked_state import forked_scalars
 from tests.client.records.version_1 import SCALARS_1
 
 SCALARS: dict[str, Any] = {

@@ -15,9 +15,10 @@ from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import CodeProblem
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Store, keys
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.schema import SCHEMA, agree, version
 from drmad_service.store.migrations import initial_weights, rewriting, standard_terms
-from drmad_service.store.schema import SCHEMA, agree, version
 from drmad_workers.meta.state import STATE_VERSION
 from tests.service.homes import SCHEMA_2, unpack
 

@@ -10,8 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.plots.figures import FIGURES
-from drmad_client.records.cluster import Cluster
 from drmad_client.records.job import JobRecord
+from drmad_client.records.service.cluster import Cluster
 from drmad_service.store import Store
 from drmad_service.store.overview import Overview
 from tests.service.api.test_api import problem

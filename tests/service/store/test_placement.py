@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from drmad_client.records.job import JobRecord
-from drmad_service.store import Capacity, Lease, NodeCapacity, Store, StoreSettings, keys
-from drmad_service.store.connection import connect
-from drmad_service.store.placement import Needs, Placed
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Lease, NodeCapacity, Store, StoreSettings
+from drmad_service.store.access.connection import connect
+from drmad_service.store.jobs.placement import Needs, Placed
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from tests.service.store.test_store_model import job_spec
 
 pytestmark = pytest.mark.anyio

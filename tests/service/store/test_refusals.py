@@ -20,9 +20,9 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import server_binary
 from drmad_service.store import Capacity, Store
-from drmad_service.store.connection import connect
-from drmad_service.store.refusals import explained, refusal_of
-from drmad_service.store.state_machine import Action
+from drmad_service.store.access.connection import connect
+from drmad_service.store.access.refusals import explained, refusal_of
+from drmad_service.store.layout.state_machine import Action
 from tests.service.store.test_store import CAPACITY, started, step
 
 pytestmark = pytest.mark.anyio

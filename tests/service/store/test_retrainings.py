@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from drmad_client.records.retraining import RetrainingReport
+from drmad_client.records.side_runs.retraining import RetrainingReport
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.retraining import RetrainingSpec
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, RetrainingRefused, RunLost
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.side_runs import KEPT, HeldRun
+from drmad_service.store import Capacity, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.side_runs.base import KEPT, HeldRun
 from tests.service.store.test_validations import FOUR, HOLD_S, ended_job, taken
 
 pytestmark = pytest.mark.anyio

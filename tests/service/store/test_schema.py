@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import SchemaDiffers
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.connection import connect
-from drmad_service.store.schema import MIGRATIONS, SCHEMA, agree, version
+from drmad_service.store import Capacity, Store
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.schema import MIGRATIONS, SCHEMA, agree, version
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio

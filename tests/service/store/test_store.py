@@ -29,10 +29,10 @@ from drmad_service.store import (
     ResumePoint,
     Store,
     StoreSettings,
-    keys,
 )
-from drmad_service.store.large_values import CHUNK_BYTES
-from drmad_service.store.state_machine import Action
+from drmad_service.store.access.large_values import CHUNK_BYTES
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 
 pytestmark = pytest.mark.anyio
 

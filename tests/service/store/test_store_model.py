@@ -35,16 +35,10 @@ from drmad_client.records.job import Progress
 from drmad_client.records.status import TERMINAL, JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, ResultNotFound
-from drmad_service.store import (
-    Capacity,
-    Lease,
-    ResumePoint,
-    Store,
-    StoreSettings,
-    keys,
-)
-from drmad_service.store.connection import connect
-from drmad_service.store.state_machine import DRIVEN, TRANSITIONS, Action
+from drmad_service.store import Capacity, Lease, ResumePoint, Store, StoreSettings
+from drmad_service.store.access.connection import connect
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import DRIVEN, TRANSITIONS, Action
 from tests.service.store.test_store import step
 
 T = TypeVar("T")

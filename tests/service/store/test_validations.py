@@ -8,14 +8,15 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.records.job import JobError
-from drmad_client.records.validation import ValidationReport
+from drmad_client.records.side_runs.validation import ValidationReport
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.spec.side_runs.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, ValidationRefused
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Capacity, Store, keys
-from drmad_service.store.side_runs import KEPT, HeldRun
-from drmad_service.store.state_machine import Action
+from drmad_service.store import Capacity, Store
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
+from drmad_service.store.side_runs.base import KEPT, HeldRun
 from tests.service.store.test_store import started, step
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from drmad_client.cli.main import run
-from drmad_client.records.attribution import AttributionReport
-from drmad_client.records.retraining import RetrainingReport
+from drmad_client.records.side_runs.attribution import AttributionReport
+from drmad_client.records.side_runs.retraining import RetrainingReport
 
 JOB = {
     "problem": {"data": {"name": "digits", "train": 100, "valid": 50, "test": 0}},

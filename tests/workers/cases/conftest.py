@@ -2,7 +2,7 @@
 
 import pytest
 
-from drmad_workers.objective import traces
+from drmad_workers.objective.autograd import traces
 
 
 @pytest.fixture(autouse=True)

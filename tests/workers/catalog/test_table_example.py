@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text import job_file
 from drmad_workers import spec_adapter, tune
 from drmad_workers.catalog import Places
 

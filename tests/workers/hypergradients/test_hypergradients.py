@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     METHODS,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,
@@ -41,7 +41,7 @@ from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.products.product import Hvp
 from drmad_workers.replica_batch import ReplicaBatch
 from drmad_workers.training.progress import Monitor

@@ -10,7 +10,7 @@ from drmad_workers import L2, LearningRate, Replay, SampleWeight, Stored, Traini
 from drmad_workers.hypergradients import replay
 from drmad_workers.hypergradients.replay import graphs_fit
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.graph_memory import graph_bytes
+from drmad_workers.objective.autograd.graph_memory import graph_bytes
 from drmad_workers.objective.inner import InnerObjective
 from drmad_workers.problem import Batch
 from drmad_workers.training.progress import Monitor

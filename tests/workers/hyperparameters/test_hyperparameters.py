@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drmad_client.spec.capabilities import HYPERPARAMETERS
 from drmad_client.spec.hyperparameters import HyperparameterSpec
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,

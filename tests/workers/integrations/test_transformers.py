@@ -17,8 +17,8 @@ from torch import Tensor
 
 from drmad_client.export import pytorch
 from drmad_client.records.job import PreflightReport
-from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text import job_file
 from drmad_workers import (
     L2,
     Forward,

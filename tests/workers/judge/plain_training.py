@@ -15,7 +15,7 @@ from drmad_workers import Batch, Problem, TrainingConfig
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.weight_draw import reset_parameters
+from drmad_workers.objective.parameters.weight_draw import reset_parameters
 from drmad_workers.random_streams import WEIGHTS, Purpose, seed_of
 from tests.workers.judge.contents import Contents
 from tests.workers.judge.optimizers import clip_gradients, optimizer_of, set_rates

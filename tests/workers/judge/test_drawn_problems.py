@@ -32,7 +32,7 @@ from drmad_workers import (
     WeightDecay,
 )
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective import traces
+from drmad_workers.objective.autograd import traces
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import STEP, faults, require_none, tuner_of
 

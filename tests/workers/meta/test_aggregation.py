@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drmad_client.spec.aggregations import AggregationName
+from drmad_client.spec.outer.aggregations import AggregationName
 from drmad_workers import ProblemError, aggregate
 from drmad_workers.meta.aggregation import covered
 

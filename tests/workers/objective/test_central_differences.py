@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from drmad_workers.objective.central_differences import Outcome, compare, has_kinks
+from drmad_workers.objective.checks.central_differences import Outcome, compare, has_kinks
 
 
 def along(function: Callable[[float], float], at: float) -> Callable[[float], float]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from drmad_workers.objective.cuts import confine_hooks, through_cuts
-from drmad_workers.objective.differentiable_forward import DifferentiableForward
+from drmad_workers.objective.autograd.cuts import confine_hooks, through_cuts
+from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
 
 ROWS, FEATURES = 6, 3
 INPUTS = torch.randn(ROWS, FEATURES, 4, generator=torch.Generator().manual_seed(1)).double()

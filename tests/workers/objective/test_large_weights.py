@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L1,
     L2,
@@ -24,7 +24,7 @@ from drmad_workers import (
     TrainingConfig,
 )
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective import flat_parameters
+from drmad_workers.objective.parameters import flat_parameters
 from drmad_workers.training.optimizers import rates
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import STEP, faults

@@ -29,9 +29,9 @@ from drmad_workers import (
 )
 from drmad_workers.errors import Restart
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective import traces
-from drmad_workers.objective.recorded_operations import Tensors
-from drmad_workers.objective.traces import Traced
+from drmad_workers.objective.autograd import traces
+from drmad_workers.objective.autograd.recorded_operations import Tensors
+from drmad_workers.objective.autograd.traces import Traced
 from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.small import CLASSES, mixing_problem, shaken, small_problem, tuner_of
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers import spec_adapter
-from drmad_workers.objective import flat_parameters
-from drmad_workers.objective.weight_draw import reset_parameters
+from drmad_workers.objective.parameters import flat_parameters
+from drmad_workers.objective.parameters.weight_draw import reset_parameters
 from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs.training import training
 from drmad_workers.problem import Initialize

@@ -11,7 +11,7 @@ import torch
 
 from drmad_client.records.job import PreflightReport
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.preflight import PreflightSpec
+from drmad_client.spec.side_runs.preflight import PreflightSpec
 from drmad_workers import spec_adapter
 from drmad_workers.errors import ProblemError
 from drmad_workers.preflight import short_run

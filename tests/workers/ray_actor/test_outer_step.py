@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.meta import MetaSpec
+from drmad_client.spec.outer.meta import MetaSpec
 from drmad_workers import spec_adapter
 from drmad_workers.meta.state import initial_state
 from drmad_workers.ray_actor import outer_step

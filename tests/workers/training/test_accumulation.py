@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from drmad_client.spec.optimizers import OptimizerName
+from drmad_client.spec.inner.optimizers import OptimizerName
 from drmad_workers import (
     L2,
     Forward,

@@ -19,7 +19,7 @@ from drmad_workers import (
 )
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.training import cuda_graph as capture_module
 from drmad_workers.training.cuda_graph import RecordedStep, recordable, training_step

@@ -32,7 +32,7 @@ from drmad_workers import (
     WeightDecay,
 )
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.training.schedules import Schedule

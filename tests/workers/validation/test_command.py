@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from drmad_client.cli.main import run
-from drmad_client.records.validation import ValidationReport
+from drmad_client.records.side_runs.validation import ValidationReport
 
 JOB = {
     "problem": {"data": {"name": "digits", "train": 100, "valid": 50, "test": 0}},

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drmad_client.records.validation import ValidationReport as Record
+from drmad_client.records.side_runs.validation import ValidationReport as Record
 from drmad_workers import (
     L2,
     LearningRate,

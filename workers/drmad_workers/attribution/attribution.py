@@ -139,7 +139,7 @@ class Attribution:
         top: int = TOP,
         views: Callable[[Sequence[int]], Mapping[int, Mapping[str, str | None]]] | None = None,
     ) -> dict[str, Any]:
-        """The fields of drmad_client.records.attribution.AttributionReport.
+        """The fields of drmad_client.records.side_runs.attribution.AttributionReport.
 
         `views` gives rows their text and their picture, see `views_of`.
         """

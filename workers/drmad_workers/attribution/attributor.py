@@ -20,8 +20,8 @@ from drmad_workers.hypergradients import Replay, Shortcut, Stored
 from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hyperparameters.example_weight import NAME, ExampleWeight
-from drmad_workers.objective.graph_memory import graph_bytes
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.autograd.graph_memory import graph_bytes
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.products.of_queries import ProductOfQueries
 from drmad_workers.objective.products.product import PRODUCTS
 from drmad_workers.problem import Problem

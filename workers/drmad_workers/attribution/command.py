@@ -13,8 +13,8 @@ from drmad_client.spec import defaults
 from drmad_workers.preflight.command import read_job, users_errors
 
 if TYPE_CHECKING:
-    from drmad_client.spec.attribution import AttributionSpec
     from drmad_client.spec.job import JobSpec
+    from drmad_client.spec.side_runs.attribution import AttributionSpec
     from drmad_workers.attribution.attribution import Attribution
     from drmad_workers.catalog import Places
 
@@ -66,12 +66,12 @@ def attribute(
       drmad attribute job.yaml --out scores.csv
       drmad attribute job.yaml --queries classes --queries rows:0-9 --lds
     """
-    from drmad_client.cli.attribution_tables import attribution_table
+    from drmad_client.cli.output.attribution_tables import attribution_table
     from drmad_client.errors import DrmadError
     from drmad_client.files.influence_scores import require_suffix
-    from drmad_client.records.attribution import AttributionReport
+    from drmad_client.records.side_runs.attribution import AttributionReport
     from drmad_client.spec import bounds
-    from drmad_client.spec.attribution import AttributionSpec
+    from drmad_client.spec.side_runs.attribution import AttributionSpec
     from drmad_workers.catalog import Places
 
     runs = lds_runs if lds_runs is not None else (LDS_RUNS if lds else 0)
@@ -105,7 +105,7 @@ def attributed(
     import torch
     from rich.console import Console
 
-    from drmad_client.http.progress_bar import terminal_bar
+    from drmad_client.http.running.progress_bar import terminal_bar
     from drmad_workers import spec_adapter
     from drmad_workers.attribution.attribution import LdsSettings, attribute
     from drmad_workers.attribution.attributor import Attributor

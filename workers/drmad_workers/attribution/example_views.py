@@ -20,7 +20,8 @@ MOST_TEXT = 500
 def views_of(
     replica: Replica, rows: Sequence[int], shape: tuple[int, int] | None = None
 ) -> dict[int, dict[str, str | None]]:
-    """By row the fields `text` and `picture` of drmad_client.records.attribution.ExampleInfluence.
+    """By row the fields `text` and `picture` of ExampleInfluence
+    (drmad_client.records.side_runs.attribution).
 
     Args:
         replica: the problem with its training examples.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drmad_client.spec.queries import parse_query
+from drmad_client.spec.side_runs.queries import parse_query
 from drmad_workers.application import loss_of, targets_of
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import Objective
@@ -54,7 +54,7 @@ class Query:
 
 
 def queries_of(asked: Sequence[str], replica: Replica) -> list[Query]:
-    """The queries of a job; see drmad_client.spec.attribution.
+    """The queries of a job; see drmad_client.spec.side_runs.attribution.
 
     Raises:
         ProblemError: there is no such row, class or metric.

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from drmad_workers.objective.flat_parameters import Parts
 from drmad_workers.objective.gradient_sums import GradientSums
+from drmad_workers.objective.parameters.flat_parameters import Parts
 from drmad_workers.objective.values import HyperparameterValues
 
 

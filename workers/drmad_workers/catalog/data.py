@@ -26,7 +26,8 @@ def load_data(name: str, options: Mapping[str, Any], places: Places | None = Non
     noise), label_noise (the fraction of the training labels that are replaced by a random class,
     which leaves some of them right), and drop_noisy (train only on examples with right labels).
     Some take `folder`, `standardize`, `dataset` and `version`, `data` or `path`; see
-    drmad_client.spec.data_sets. A `table` has options of its own; see drmad_client.spec.tables.
+    drmad_client.spec.data.data_sets. A `table` has options of its own; see
+    drmad_client.spec.data.tables.
 
     Raises:
         ProblemError: an unknown name or option, or data that are missing or damaged.

@@ -32,7 +32,7 @@ PARTS = ("train", "valid", "test")
 
 
 def load_table(options: Mapping[str, Any], places: Places) -> Split:
-    """The table with its split; see drmad_client.spec.tables for the options.
+    """The table with its split; see drmad_client.spec.data.tables for the options.
 
     Raises:
         ProblemError: the file is missing or damaged, or columns or rows do not fit.

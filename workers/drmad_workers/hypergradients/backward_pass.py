@@ -11,8 +11,8 @@ from torch import Tensor
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import HypergradientError, HypergradientNotFinite
 from drmad_workers.hypergradients.method import Adjoint, Method
-from drmad_workers.objective.initial_weights import add_initial, initialize, scales_of
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.initial_weights import add_initial, initialize, scales_of
 from drmad_workers.objective.products.product import PRODUCTS
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.run import TrainingRun, TrajectoryRecorder

@@ -16,7 +16,7 @@ from drmad_workers.errors import HypergradientDiverged
 from drmad_workers.hypergradients.method import GROWTH_BOUND, Adjoint, Method, require_none
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.rates import BoundRate
-from drmad_workers.objective.initial_weights import initial_along
+from drmad_workers.objective.parameters.initial_weights import initial_along
 from drmad_workers.objective.products.tangents import gradient_along
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import Factor, Rate

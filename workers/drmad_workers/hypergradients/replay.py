@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from drmad_workers.data.pass_order import Order
 from drmad_workers.hypergradients.method import Adjoint
 from drmad_workers.hypergradients.truncation import TruncatedMethod
-from drmad_workers.objective.graph_memory import graph_bytes
+from drmad_workers.objective.autograd.graph_memory import graph_bytes
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 from drmad_workers.trajectory.snapshots import Snapshots

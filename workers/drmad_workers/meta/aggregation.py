@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from drmad_client.spec.aggregations import AggregationName
+from drmad_client.spec.outer.aggregations import AggregationName
 from drmad_workers.errors import ProblemError
 
 Held = Mapping[str, Tensor]

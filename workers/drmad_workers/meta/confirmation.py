@@ -132,7 +132,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The outcome of a confirmation, as drmad_client.records.confirmation describes it.
+    """The outcome of a confirmation, as drmad_client.records.side_runs.confirmation describes it.
 
     Attributes:
         draws: the training runs that it took.

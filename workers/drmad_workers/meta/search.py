@@ -22,7 +22,8 @@ def propose(
     """The values of trial `number`, a deterministic function of the arguments.
 
     Args:
-        parameters: by path, the fields of drmad_client.spec.search.SearchRange or SearchChoices.
+        parameters: by path, the fields of SearchRange or SearchChoices
+            (drmad_client.spec.outer.search).
         sampler: "tpe" [Bergstra2011] or "random", both as implemented by Optuna.
         seed: the seed of the job.
         number: the number of the trial, which selects its random stream.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientNotFinite
 from drmad_workers.hyperparameters.rates import BoundRate, RateRole
-from drmad_workers.objective.flat_parameters import Parts
+from drmad_workers.objective.parameters.flat_parameters import Parts
 from drmad_workers.objective.values import HyperparameterValues
 
 

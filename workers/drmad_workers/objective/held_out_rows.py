@@ -10,7 +10,7 @@ from torch import Tensor
 from drmad_workers.data.examples import Examples
 from drmad_workers.errors import ran_out_of_memory
 from drmad_workers.global_generators import seed_all
-from drmad_workers.objective.graph_memory import address, forbids_hooks, saved_tensors
+from drmad_workers.objective.autograd.graph_memory import address, forbids_hooks, saved_tensors
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import Purpose, seed_of
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from drmad_workers import trees
 from drmad_workers.errors import ProblemError
-from drmad_workers.objective.carried import CarriedPass
-from drmad_workers.objective.cuts import through_cuts
-from drmad_workers.objective.differentiable_forward import DifferentiableForward
-from drmad_workers.objective.flat_parameters import FlatParameters, Parts
+from drmad_workers.objective.autograd.cuts import through_cuts
+from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
+from drmad_workers.objective.autograd.streamed_derivatives import streamed
+from drmad_workers.objective.autograd.traces import Traced
 from drmad_workers.objective.losses import BatchLoss, Losses
+from drmad_workers.objective.parameters.carried import CarriedPass
+from drmad_workers.objective.parameters.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.penalties import Penalties
-from drmad_workers.objective.streamed_derivatives import streamed
-from drmad_workers.objective.traces import Traced
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch
 

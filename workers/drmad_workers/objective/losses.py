@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drmad_workers import trees
 from drmad_workers.application import full_loss_of, loss_of, outputs_of
-from drmad_workers.objective.flat_parameters import FlatParameters
+from drmad_workers.objective.parameters.flat_parameters import FlatParameters
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.objective.weighting import Named, Weighting
 from drmad_workers.problem import Batch, Problem

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
-from drmad_workers.objective.cuts import through_cuts
-from drmad_workers.objective.differentiable_forward import DifferentiableForward
-from drmad_workers.objective.flat_parameters import FlatParameters, Parts
+from drmad_workers.objective.autograd.cuts import through_cuts
+from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
 from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.inner import InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
+from drmad_workers.objective.parameters.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.of_queries import carried_product

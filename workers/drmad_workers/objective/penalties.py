@@ -7,7 +7,7 @@ from torch import Tensor
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.penalty import Block, BoundPenalty
-from drmad_workers.objective.flat_parameters import is_large
+from drmad_workers.objective.parameters.flat_parameters import is_large
 
 
 class Penalties:

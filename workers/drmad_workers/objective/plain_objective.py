@@ -15,8 +15,8 @@ from drmad_workers.application import full_loss_of, loss_of, outputs_of, targets
 from drmad_workers.data.examples import Examples
 from drmad_workers.hyperparameters.penalty import BoundPenalty
 from drmad_workers.hyperparameters.sample_weight import BoundGroupWeight, BoundSampleWeight
-from drmad_workers.objective.flat_parameters import trainable
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.flat_parameters import trainable
 from drmad_workers.problem import Batch
 
 Values = Mapping[str, Tensor]

@@ -16,7 +16,7 @@ from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, Replic
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.stored import Stored
-from drmad_workers.objective.flat_parameters import Signature
+from drmad_workers.objective.parameters.flat_parameters import Signature
 from drmad_workers.online.refusals import require_window
 from drmad_workers.online.state import TrainingState, carry_all, place, taken
 from drmad_workers.online.validation_rows import ValidationRows

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from drmad_workers.errors import EngineError, ProblemError
-from drmad_workers.objective.carried import carried_state
-from drmad_workers.objective.flat_parameters import FlatParameters
+from drmad_workers.objective.parameters.carried import carried_state
+from drmad_workers.objective.parameters.flat_parameters import FlatParameters
 
 STATE_VERSION = 1
 """The version that `TrainingState.scalars` writes, and the only one that `restore` reads."""

@@ -95,8 +95,8 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     from drmad_client.errors import DrmadError
     from drmad_client.files.code_archive import pack
     from drmad_client.records.field_errors import field_errors
-    from drmad_client.spec import job_file
     from drmad_client.spec.job import JobSpec
+    from drmad_client.spec.text import job_file
     from drmad_workers.code_folder import unpacked
 
     fields = job_file.read(file)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from drmad_workers.objective.parameters.weight_draw import reset_of, reset_parameters
 from drmad_workers.objective.plain_objective import borrowed
-from drmad_workers.objective.weight_draw import reset_of, reset_parameters
 from drmad_workers.preflight.proofs.finding import line_of
 
 if TYPE_CHECKING:

@@ -262,7 +262,7 @@ class Replica:
         """
 
         def body() -> list[DrawAttribution]:
-            from drmad_workers.ray_actor import attribution_runs
+            from drmad_workers.ray_actor.side_runs import attribution_runs
 
             assert self._problem is not None
             made = attribution_runs.attributor_of(
@@ -282,7 +282,7 @@ class Replica:
         draws = [draw for part in parts if not isinstance(part, Failure) for draw in part]
 
         def body() -> AttributionResult:
-            from drmad_workers.ray_actor import attribution_runs
+            from drmad_workers.ray_actor.side_runs import attribution_runs
 
             assert self._attributor is not None
             return attribution_runs.whole(self._spec, self._attributor, draws)
@@ -306,7 +306,7 @@ class Replica:
         """What the page of a job shows of its training examples; see example_runs.shown."""
 
         def body() -> dict[str, Any]:
-            from drmad_workers.ray_actor import example_runs
+            from drmad_workers.ray_actor.side_runs import example_runs
 
             if not self._tuners:
                 self._prepare()
@@ -343,7 +343,7 @@ class Replica:
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import spec_adapter
-        from drmad_workers.ray_actor import plain_runs
+        from drmad_workers.ray_actor.side_runs import plain_runs
 
         spec = JobSpec.accepted(spec_json)
         tuner = spec_adapter.tuner(spec, 0, *self._places())
@@ -353,7 +353,7 @@ class Replica:
             tuner.close()
 
     def _retrain(self, state: PackedState, draw: int, max_model_bytes: int) -> Retrained:
-        from drmad_workers.ray_actor import plain_runs
+        from drmad_workers.ray_actor.side_runs import plain_runs
 
         if self._session is not None:
             self._session.close()
@@ -470,7 +470,7 @@ class Replica:
             self._output.complete()
 
     def _fidelity(self, state: PackedState, iteration: int) -> dict[str, Any]:
-        from drmad_workers.ray_actor import plain_runs
+        from drmad_workers.ray_actor.side_runs import plain_runs
 
         return plain_runs.fidelity(self._spec, self._tuners[0], state, iteration, self._note)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from drmad_client.spec.transforms import to_user_units
+from drmad_client.spec.outer.transforms import to_user_units
 from drmad_workers.meta.aggregation import Held
 from drmad_workers.meta.estimates import Estimate
 from drmad_workers.ray_actor.messages import ReplicaResult
@@ -67,7 +67,7 @@ def hyperparameter_summary(
 
 
 def smoothed_figures(levels: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    """The fields of drmad_client.records.confirmation.Interval by name of the figure."""
+    """The fields of drmad_client.records.side_runs.confirmation.Interval by name of the figure."""
     found: dict[str, dict[str, float | None]] = {}
     for name, level in levels.items():
         low, high = level.interval()

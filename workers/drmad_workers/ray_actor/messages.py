@@ -93,7 +93,7 @@ class AttributionResult:
     """The attribution of all draws of a job.
 
     Attributes:
-        report: the fields of drmad_client.records.attribution.AttributionReport.
+        report: the fields of drmad_client.records.side_runs.attribution.AttributionReport.
         scores: a file of drmad_client.files.influence_scores.
     """
 

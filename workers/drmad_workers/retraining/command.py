@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from drmad_workers.preflight.command import read_job, users_errors
 
 if TYPE_CHECKING:
-    from drmad_client.records.retraining import RetrainingReport
-    from drmad_client.spec.retraining import RetrainingSpec
+    from drmad_client.records.side_runs.retraining import RetrainingReport
+    from drmad_client.spec.side_runs.retraining import RetrainingSpec
 
 
 def retrain_file(
@@ -30,8 +30,8 @@ def retrain_file(
     import torch
     from rich.console import Console
 
-    from drmad_client.http.progress_bar import terminal_bar
-    from drmad_client.records.retraining import RetrainingReport
+    from drmad_client.http.running.progress_bar import terminal_bar
+    from drmad_client.records.side_runs.retraining import RetrainingReport
     from drmad_workers.catalog import Places
     from drmad_workers.retraining.from_spec import retrainer
 

@@ -18,7 +18,7 @@ from drmad_workers.retraining.retrainer import Retrainer, RetrainingSettings
 
 if TYPE_CHECKING:
     from drmad_client.spec.job import JobSpec
-    from drmad_client.spec.retraining import RetrainSpec
+    from drmad_client.spec.side_runs.retraining import RetrainSpec
 
 
 def retrainer(

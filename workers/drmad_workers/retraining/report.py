@@ -53,7 +53,7 @@ class RetrainingReport:
     figures: dict[str, Arms]
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields of drmad_client.records.retraining.RetrainingReport."""
+        """The fields of drmad_client.records.side_runs.retraining.RetrainingReport."""
         return asdict(self)
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Self, get_args
 import torch
 
 from drmad_client.spec import bounds, defaults, refusals
-from drmad_client.spec.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
+from drmad_client.spec.inner.optimizers import OPTIMIZERS, OptimizerName, OptimizerTraits
 from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole

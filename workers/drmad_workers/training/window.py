@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from drmad_workers.objective.flat_parameters import Signature
+from drmad_workers.objective.parameters.flat_parameters import Signature
 
 
 @dataclass(frozen=True)

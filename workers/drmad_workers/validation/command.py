@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from drmad_workers.preflight.command import read_job, users_errors
 
 if TYPE_CHECKING:
-    from drmad_client.records.validation import ValidationReport
+    from drmad_client.records.side_runs.validation import ValidationReport
     from drmad_client.spec.job import JobSpec
-    from drmad_client.spec.validation import ValidationSpec
+    from drmad_client.spec.side_runs.validation import ValidationSpec
     from drmad_workers.catalog import Places
     from drmad_workers.validation.yardstick import ValidationSettings
 
@@ -48,8 +48,8 @@ def _validated(
 ) -> ValidationReport:
     from rich.console import Console
 
-    from drmad_client.http.progress_bar import terminal_bar
-    from drmad_client.records.validation import ValidationReport
+    from drmad_client.http.running.progress_bar import terminal_bar
+    from drmad_client.records.side_runs.validation import ValidationReport
     from drmad_workers import spec_adapter
     from drmad_workers.validation.yardstick import validate
 

@@ -69,7 +69,7 @@ class ValidationReport:
     verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields of drmad_client.records.validation.ValidationReport."""
+        """The fields of drmad_client.records.side_runs.validation.ValidationReport."""
         fields = asdict(self)
         for each in fields["correlations"]:
             each |= each.pop("correlation")

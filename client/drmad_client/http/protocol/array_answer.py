@@ -27,7 +27,7 @@ def read_arrays(content: bytes, *, transformed: bool) -> NamedArrays:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    from drmad_client.spec.transforms import Transform, to_user_units
+    from drmad_client.spec.outer.transforms import Transform, to_user_units
 
     try:
         arrays: NamedArrays = load(content)

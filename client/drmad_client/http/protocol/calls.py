@@ -19,24 +19,24 @@ from drmad_client.errors import ApiError, ConnectionFailed, from_problem
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
-from drmad_client.records.attribution import AttributionReport
-from drmad_client.records.audit import AuditEntry
-from drmad_client.records.cluster import Cluster
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.field_errors import written_path
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.problem_details import FieldError, ProblemDetails
-from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
+from drmad_client.records.service.audit import AuditEntry
+from drmad_client.records.service.cluster import Cluster
+from drmad_client.records.service.usage import TenantUsage
+from drmad_client.records.side_runs.attribution import AttributionReport
+from drmad_client.records.side_runs.retraining import Retraining
+from drmad_client.records.side_runs.validation import Validation
 from drmad_client.records.status import TERMINAL
-from drmad_client.records.usage import TenantUsage
-from drmad_client.records.validation import Validation
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.plain_values import NotPlain, plain
-from drmad_client.spec.retraining import RetrainingSpec
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.validation import ValidationSpec
+from drmad_client.spec.text.plain_values import NotPlain, plain
 
 if TYPE_CHECKING:
     from drmad_client.http.protocol.array_answer import NamedArrays

@@ -33,13 +33,13 @@ from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
-from drmad_client.records.retraining import Retraining
 from drmad_client.records.search import Trial
-from drmad_client.records.side_run import SideRun
+from drmad_client.records.side_runs.retraining import Retraining
+from drmad_client.records.side_runs.side_run import SideRun
+from drmad_client.records.side_runs.validation import Validation
 from drmad_client.records.status import JobStatus
-from drmad_client.records.validation import Validation
-from drmad_client.spec.retraining import RetrainingSpec
-from drmad_client.spec.validation import ValidationSpec
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.validation import ValidationSpec
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive

@@ -21,8 +21,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from drmad_service.errors import KeyNotFound, TooManyRequests
-from drmad_service.store import decoding, keys
-from drmad_service.store.scripts import Scripts
+from drmad_service.store.access.scripts import Scripts
+from drmad_service.store.layout import decoding, keys
 
 TICKET_S = 3600
 """Lifetime of the sign-in link that `drmad up` prints, in seconds."""

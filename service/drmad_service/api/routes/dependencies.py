@@ -15,11 +15,11 @@ from drmad_service.api.auth.api_keys import Access, Principal
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
-from drmad_service.api.stream_limits import StreamLimits
+from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.errors import JobNotFound, NotOwner
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
-from drmad_service.store.data_folder import DataFolder
+from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.overview import Overview
 
 # These are asynchronous because FastAPI runs synchronous dependencies in a thread, each time.

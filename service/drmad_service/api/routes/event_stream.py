@@ -15,6 +15,7 @@ from drmad_client.records.job import Progress
 from drmad_client.records.status import JobStatus
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
+from drmad_service.api.middleware.stream_limits import counts_as_stream
 from drmad_service.api.routes.dependencies import (
     ENTRY_ID,
     PROBLEM,
@@ -25,7 +26,6 @@ from drmad_service.api.routes.dependencies import (
     StoreDependency,
     VisibleJobId,
 )
-from drmad_service.api.stream_limits import counts_as_stream
 from drmad_service.store import Store
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])

@@ -21,6 +21,7 @@ from drmad_client.spec.problem import uploaded_files
 from drmad_service.api import etags
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
+from drmad_service.api.middleware.strict_requests import JsonRoute
 from drmad_service.api.problem_details import problem_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
@@ -35,12 +36,11 @@ from drmad_service.api.routes.dependencies import (
     VisibleJobId,
     body_refused,
 )
-from drmad_service.api.strict_requests import JsonRoute
 from drmad_service.errors import ActionRefused
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
-from drmad_service.store.data_folder import DataFolder
-from drmad_service.store.job_requests import Archived
+from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.jobs.job_requests import Archived
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 

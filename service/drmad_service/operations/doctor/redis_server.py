@@ -12,9 +12,10 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from drmad_service.operations.doctor.finding import Finding
 from drmad_service.operations.orphans import orphans
-from drmad_service.store import Store, keys, schema
+from drmad_service.store import Store
+from drmad_service.store.access.connection import connect
 from drmad_service.store.base import FULL
-from drmad_service.store.connection import connect
+from drmad_service.store.layout import keys, schema
 
 OLDEST_VERSION = (6, 2)
 SLOW_PING_S = 0.02

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from drmad_client.records.attribution import AttributionReport
+from drmad_client.records.side_runs.attribution import AttributionReport
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import JobReleased, fail_or_retry
 from drmad_service.scheduling.job_driver.retraining import request_retraining
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_futures import future_of
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import AttributionResult, Failure
 
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from drmad_client.records.confirmation import Confirmation
 from drmad_client.records.job import Best
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.migration import migrate_scalars
+from drmad_client.records.side_runs.confirmation import Confirmation
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import JobReleased, apply_control
 from drmad_service.scheduling.job_driver.results import confirmed_best, provisional_best
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.store import ResumePoint
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.meta.confirmation import (
     FEWEST_DRAWS,
     Draw,

@@ -19,8 +19,8 @@ from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.replica_group import Replicas
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Lease, Store
-from drmad_service.store.refusals import explained, refusal_of
-from drmad_service.store.state_machine import Action
+from drmad_service.store.access.refusals import explained, refusal_of
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import Failure
 
 logger = logging.getLogger(__name__)

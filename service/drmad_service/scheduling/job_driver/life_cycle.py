@@ -48,7 +48,7 @@ from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds
 from drmad_service.scheduling.search_run import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Store
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import Failure, Prepared, RollbackRequired, StepResult
 
 _FINISHED = {

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from drmad_client.records.job import JobError
 from drmad_client.records.status import JobStatus
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.failures import OUT_OF_MEMORY
 from drmad_workers.ray_actor.messages import Failure
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drmad_client.records.confirmation import ConfirmedFigures, Interval
 from drmad_client.records.job import Best, Progress
+from drmad_client.records.side_runs.confirmation import ConfirmedFigures, Interval
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import encodable, fail
 from drmad_service.store import MetaIterationCommit, ResumePoint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drmad_client.spec.retraining import RetrainingSpec
+from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_service.errors import ResultNotFound, RetrainingRefused
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 

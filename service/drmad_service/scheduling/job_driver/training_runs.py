@@ -87,8 +87,8 @@ class TrainingRuns:
         job = self._job
         source = "its begin" if earlier is None else f"the checkpoint before window {earlier + 1}"
         message = (
-            f"the checkpoint before window {lost + 1} is lost or damaged ({reason}); the training run "
-            f"goes on from {source}"
+            f"the checkpoint before window {lost + 1} is lost or damaged ({reason}); "
+            f"the training run goes on from {source}"
         )
         await job.persist(lambda: job.store.warn(job.lease, "checkpoint_lost", message))
 

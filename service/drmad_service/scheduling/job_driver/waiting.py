@@ -19,7 +19,7 @@ from drmad_service.scheduling.job_driver.outcomes import (
 from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store import Capacity
-from drmad_service.store.state_machine import Action
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import Failure
 
 

@@ -22,7 +22,7 @@ from drmad_service.scheduling.ray_errors import failure_of
 from drmad_service.scheduling.replica_group import runtime_options
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import ResumePoint, Store
-from drmad_service.store.side_runs import HeldRun
+from drmad_service.store.side_runs.base import HeldRun
 from drmad_workers.ray_actor.messages import Failure, PackedState
 
 logger = logging.getLogger(__name__)

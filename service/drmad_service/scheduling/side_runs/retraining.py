@@ -9,10 +9,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from drmad_client.records.retraining import RetrainingReport
+from drmad_client.records.side_runs.retraining import RetrainingReport
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
-from drmad_workers.ray_actor.retraining_worker import RetrainingWorker
+from drmad_workers.ray_actor.side_runs.retraining_worker import RetrainingWorker
 
 
 class RetrainingRun(SideRunDriver):

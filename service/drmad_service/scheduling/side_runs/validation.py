@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from drmad_client.records.validation import ValidationReport
+from drmad_client.records.side_runs.validation import ValidationReport
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
-from drmad_workers.ray_actor.validator import Validator
+from drmad_workers.ray_actor.side_runs.validator import Validator
 
 
 class ValidationRun(SideRunDriver):

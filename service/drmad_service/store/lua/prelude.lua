@@ -124,7 +124,7 @@ local function unshelve(id, tenant, status)
   end
 end
 
--- `by` names who asked for the change, see records/audit.py.
+-- `by` names who asked for the change, see records/service/audit.py.
 local function enter(id, status, reason, message, now, by)
   local job = K.job .. id
   local before, rank, tenant = unpack(redis.call('HMGET', job, 'status', 'rank', 'tenant'))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from drmad_service.store import keys
-from drmad_service.store.ids import new_id
+from drmad_service.store.layout import keys
+from drmad_service.store.layout.ids import new_id
 
 Fields = dict[str, str]
 

@@ -1,6 +1,6 @@
 """Schema 2 to 3: fields and events have the names of the standard terms.
 
-spec                   former names of spec fields, see drmad_client.spec.renamed
+spec                   former names of spec fields, see drmad_client.spec.text.renamed
 job hash               check -> preflight; names of methods' settings in fidelity
 state, vectors         scalars of version 2, see drmad_client.records.migration
 history                names in a MetaIteration's choice
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from drmad_client.records.migration import migrate_choice, migrate_method, migrate_scalars
-from drmad_client.spec.renamed import renamed
-from drmad_service.store import keys
+from drmad_client.spec.text.renamed import renamed
+from drmad_service.store.layout import keys
 from drmad_service.store.migrations.rewriting import Fields, JobRewriting, rewrite_jobs, write
 
 MARKER = "2-3"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from drmad_service.store import keys
+from drmad_service.store.layout import keys
 
 
 async def migrate(redis: Any) -> None:

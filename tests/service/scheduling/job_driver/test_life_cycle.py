@@ -10,7 +10,8 @@ from drmad_client.records.job import PreflightReport
 from drmad_client.records.status import JobStatus
 from drmad_client.spec import refusals
 from drmad_client.spec.job import JobSpec
-from drmad_service.store import Store, keys
+from drmad_service.store import Store
+from drmad_service.store.layout import keys
 from drmad_workers.ray_actor.messages import Failure, Prepared, TrialResult
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import INFO, PREFLIGHT, START, StandInCluster, result

@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError
 from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
-from drmad_service.store import keys
+from drmad_service.store.layout import keys
 from drmad_workers.ray_actor.messages import Failure, PackedTraining, Prepared, StepResult
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import INFO, START, StandInCluster, result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_client.records.job import PreflightReport, Proof
-from drmad_client.spec.preflight import PreflightSpec
+from drmad_client.spec.side_runs.preflight import PreflightSpec
 from drmad_workers.preflight.proofs.second_derivatives import second_derivatives
 from tests.workers.preflight.proofs.jobs import net, short, stated
 

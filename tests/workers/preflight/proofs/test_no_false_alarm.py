@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from drmad_client.records.job import PreflightReport
-from drmad_client.spec import job_file
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text import job_file
 from drmad_workers import Batch, Hyperparameter, Problem, spec_adapter
 from drmad_workers.catalog import Places
 from drmad_workers.preflight.short_run import preflight

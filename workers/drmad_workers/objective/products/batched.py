@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from drmad_workers.objective.flat_parameters import Parts
 from drmad_workers.objective.inner import InnerObjective
+from drmad_workers.objective.parameters.flat_parameters import Parts
 
 BATCHED_FROM = 4
 """Number of directions from which vmap takes all products at once; fewer are faster in turn."""

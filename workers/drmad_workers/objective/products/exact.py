@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from drmad_workers.objective.cuts import through_cuts
-from drmad_workers.objective.flat_parameters import Parts
+from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
+from drmad_workers.objective.parameters.flat_parameters import Parts
 from drmad_workers.problem import Batch
 
 

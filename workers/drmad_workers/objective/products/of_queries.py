@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from drmad_workers.objective.cuts import through_cuts
+from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
 from drmad_workers.objective.products.batched import products_along
 from drmad_workers.objective.products.exact import exact_product

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from drmad_workers import trees
 from drmad_workers.errors import ProblemError
-from drmad_workers.objective import central_differences
-from drmad_workers.objective.carried import ModelWatch
-from drmad_workers.objective.central_differences import Comparison, has_kinks
-from drmad_workers.objective.cuts import through_cuts
-from drmad_workers.objective.differentiable_forward import DifferentiableForward
-from drmad_workers.objective.flat_parameters import trainable
+from drmad_workers.objective.autograd.cuts import through_cuts
+from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
+from drmad_workers.objective.checks import central_differences
+from drmad_workers.objective.checks.central_differences import Comparison, has_kinks
+from drmad_workers.objective.checks.repeatability import described_loss
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.carried import ModelWatch
+from drmad_workers.objective.parameters.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import PlainObjective, borrowed
 from drmad_workers.objective.products.product import Hvp
-from drmad_workers.objective.repeatability import described_loss
 from drmad_workers.problem import Batch
 
 SEED = 0

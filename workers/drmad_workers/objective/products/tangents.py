@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drmad_workers.objective.cuts import through_cuts
+from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.inner import InnerObjective
 from drmad_workers.objective.products.batched import products_along
 from drmad_workers.problem import Batch

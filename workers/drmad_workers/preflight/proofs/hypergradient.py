@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import EngineError
-from drmad_workers.objective.central_differences import (
+from drmad_workers.objective.checks.central_differences import (
     AGREEING,
     Comparison,
     compare,
     has_kinks,
 )
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs.finding import SMALLER, Finding
 from drmad_workers.preflight.proofs.plain_training import train

@@ -17,7 +17,7 @@ from torch.optim.sgd import sgd
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate, RateRole
-from drmad_workers.objective.flat_parameters import trainable
+from drmad_workers.objective.parameters.flat_parameters import trainable
 from drmad_workers.objective.plain_objective import borrowed
 from drmad_workers.preflight.proofs.short_problem import ShortProblem
 from drmad_workers.training.config import TrainingConfig

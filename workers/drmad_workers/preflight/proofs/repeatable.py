@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from drmad_workers.data.columns import columns_of
 from drmad_workers.data.items import same as same_values
-from drmad_workers.objective.carried import ModelWatch
+from drmad_workers.objective.parameters.carried import ModelWatch
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs import random_states
 from drmad_workers.preflight.proofs.finding import Finding, line_of

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from drmad_workers.errors import HypergradientError
 from drmad_workers.hyperparameters.base import Slot
-from drmad_workers.objective.carried import ModelWatch
-from drmad_workers.objective.central_differences import Comparison
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.checks.central_differences import Comparison
+from drmad_workers.objective.parameters.carried import ModelWatch
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.objective.products.right_product import (
     Direction,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers.evaluation import repeated_on_restart
-from drmad_workers.objective.initial_weights import initialize
+from drmad_workers.objective.parameters.initial_weights import initialize
 from drmad_workers.objective.plain_objective import restored
 from drmad_workers.preflight.proofs import random_states
 from drmad_workers.preflight.proofs.finding import Finding

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from drmad_workers.application import outputs_of
-from drmad_workers.objective.autograd_graph import graph_nodes
+from drmad_workers.objective.autograd.autograd_graph import graph_nodes
 from drmad_workers.problem import Problem
 
 

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib import import_module
 
-from drmad_client.spec.optimizers import OPTIMIZERS
+from drmad_client.spec.inner.optimizers import OPTIMIZERS
 from drmad_workers.training.optimizers.adam import Adam
 from drmad_workers.training.optimizers.base import NamedRule
 from drmad_workers.training.optimizers.sgd import MomentumSGD

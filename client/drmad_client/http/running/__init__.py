@@ -1,0 +1,1 @@
+"""How flows and programs run: httpx clients, sleeping, progress."""

@@ -1,0 +1,1 @@
+"""Records of the service itself: cluster, usage, audit log."""

@@ -1,0 +1,1 @@
+"""Records of what runs beside a job's meta-iterations."""

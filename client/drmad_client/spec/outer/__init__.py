@@ -1,0 +1,1 @@
+"""The outer problem: updates, search, online tuning and aggregation."""

@@ -1,0 +1,1 @@
+"""What runs beside a job's meta-iterations: preflight, validation, retraining, attribution."""

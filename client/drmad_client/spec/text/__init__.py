@@ -1,0 +1,1 @@
+"""Jobs as text: files, YAML, JSON and the paths of fields."""

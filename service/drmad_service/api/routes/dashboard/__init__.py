@@ -1,0 +1,1 @@
+"""Routers of the pages and of what they load."""

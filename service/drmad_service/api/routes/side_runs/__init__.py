@@ -1,0 +1,1 @@
+"""Routers of what runs beside a job's meta-iterations."""

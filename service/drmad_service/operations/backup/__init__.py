@@ -1,0 +1,1 @@
+"""Backups of Redis: written, read and restored."""

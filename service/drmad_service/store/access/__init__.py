@@ -1,0 +1,1 @@
+"""Access to Redis: the connection, the scripts, large values, and refusals."""

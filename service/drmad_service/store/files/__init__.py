@@ -1,0 +1,1 @@
+"""Files that users upload: code, data sets and weights, named by digest."""

@@ -1,0 +1,86 @@
+"""Uploaded data sets and weights: files named by digest, in a folder that the workers share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from drmad_service.errors import DiskRefuses
+from drmad_service.store.files.received_file import PREFIX, received_file
+
+_ABANDONED_S = 3600.0
+"""Age of the last piece from which an upload counts as broken off, in seconds."""
+
+
+def data_folder(data_dir: Path | None, home: Path) -> Path:
+    """The folder of uploaded data sets: `data_dir`, or `data` in the home."""
+    return (data_dir or home / "data").expanduser().resolve()
+
+
+class DataFolder:
+    """Data sets in one folder. A file appears completely or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: str) -> Path:
+        return self._folder / sha256
+
+    def holds(self, sha256: str) -> bool:
+        return self.path(sha256).is_file()
+
+    async def put(
+        self,
+        sha256: str,
+        pieces: AsyncIterator[bytes],
+        check: Callable[[Path], Awaitable[None]],
+    ) -> int:
+        """Keep a file that arrives in pieces, once it is complete and valid. Returns its bytes.
+
+        Args:
+            check: raises for a file that is not to be kept.
+        Raises:
+            WrongDigest: the digest of the bytes is not `sha256`.
+            DiskRefuses: the disk is full, or denies the right.
+        """
+        async with self.received(sha256, pieces) as path:
+            await check(path)
+            path.chmod(0o640)
+            path.replace(self.path(sha256))
+        return self.size(sha256)
+
+    def received(
+        self, sha256: str, pieces: AsyncIterator[bytes]
+    ) -> AbstractAsyncContextManager[Path]:
+        """A complete file in this folder, removed at the end unless it was moved.
+
+        Raises:
+            WrongDigest: the digest of the bytes is not `sha256`.
+            DiskRefuses: the disk is full, or denies the right.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DiskRefuses(error) from error
+        return received_file(sha256, pieces, self._folder)
+
+    def remove_abandoned(self) -> None:
+        """Remove the parts of uploads whose process ended before they were complete."""
+        for path in self._folder.glob(f"{PREFIX}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+
+    def size(self, sha256: str) -> int:
+        return self.path(sha256).stat().st_size
+
+    def size_or_none(self, sha256: str) -> int:
+        """The bytes of a data set; 0 for one that is gone."""
+        return self.size(sha256) if self.holds(sha256) else 0
+
+    def remove(self, sha256: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.path(sha256).unlink()

@@ -1,0 +1,1 @@
+"""What Redis holds: its keys, values, identifiers and schema."""

@@ -1,0 +1,1 @@
+"""Runs beside jobs: validations, retrainings, attributions, preflights and examples."""

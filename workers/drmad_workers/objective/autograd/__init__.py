@@ -1,0 +1,1 @@
+"""What the engine adds to autograd: forward passes without constants, traces, recordings."""

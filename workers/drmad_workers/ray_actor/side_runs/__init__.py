@@ -1,0 +1,1 @@
+"""Workers of what runs beside a job's meta-iterations."""
