@@ -41,8 +41,10 @@ def job(status: JobStatus = JobStatus.SUCCEEDED, **changes: Any) -> JobRecord:
 
 def test_figures_have_their_intervals() -> None:
     """A share below zero is no share."""
-    expected = "meta-iteration 2, validation loss 0.5 (0.4375 to 0.5625), "
+    expected = (
+        "meta-iteration 2, validation loss 0.5 (0.4375 to 0.5625), "
         "test error 12.50 % (0.0 to 20.0 %)"
+    )
     assert best_figures(job(), errors_only=True) == expected
     assert best_figures(job()) == f"{expected}, test loss 0.75"
     assert best_figures(samples.job()) == "–"
