@@ -47,7 +47,7 @@ async def test_commit_keeps_the_training_state_of_every_replica(
     found = await store.points(job_id, range(2, 4))
     assert [each.tensors for each in found] == [b"state 2", b"state 3"]
     await store.cancel(job_id)
-    with pytest.raises(ResultNotFound, match="before window 3"):
+    with pytest.raises(ResultNotFound, match="before window 4"):
         await store.checkpoint(job_id, 3)
 
 

@@ -41,7 +41,7 @@ async def test_every_figure_is_plotly_json_and_known_by_its_etag(
         again = await api.get(f"{path}/{name}", headers={"If-None-Match": answer.headers["etag"]})
         assert again.status_code == 304
     losses = (await api.get(f"{path}/losses")).json()["data"][0]
-    assert losses["x"] == list(range(30))
+    assert losses["x"] == list(range(1, 31))
     assert "losses" in problem(await api.get(f"{path}/none"), 404, "result_not_found").detail
     problem(await api.get("/v1/jobs/job_none/figures/losses"), 404, "job_not_found")
 
