@@ -359,3 +359,29 @@ def test_a_job_that_only_a_worker_finds_too_large_fails_at_its_start(client: Cli
     failed = client.jobs.retrieve(job.id)
     assert failed.error is not None
     assert (failed.error.code, failed.progress.iteration) == ("too_many_hyperparameters", 0)
+
+
+def test_a_job_starts_from_anothers_schedule_of_another_length(client: Client) -> None:
+    rate = {"kind": "learning_rate", "per": "step"}
+    fields = spec(
+        hyperparameters=[rate],
+        meta={"iterations": 5, "confirmation": 0.0},
+        hypergradient={"method": "replay"},
+    )
+    other = done(client, client.jobs.create(fields))
+    tuned = other.hyperparameters("last", raw=True)["learning_rate"]
+    longer = fields | {
+        "training": fields["training"] | {"steps": 150},
+        "start": {"job": other.id, "iteration": "last"},
+    }
+    job = client.jobs.create(longer)
+    other.delete()
+    job = done(client, job)
+    assert job.record.started_from == f"{other.id}@4"
+    assert job.record.adapted == [
+        "learning_rate was interpolated from 100 to 150 steps of training"
+    ]
+    there, here = (np.arange(100) + 0.5) / 100, (np.arange(150) + 0.5) / 150
+    first = job.hyperparameters(0, raw=True)["learning_rate"]
+    np.testing.assert_allclose(first, np.interp(here, there, tuned), rtol=1e-5, atol=1e-6)
+    assert np.ptp(first) > 1e-3, "the schedule is no longer constant"

@@ -296,13 +296,19 @@ class JobRecord(Record):
     forked_from: str | None = Field(
         default=None, description="Job and meta-iteration from which it continues, as in job_...@7."
     )
+    started_from: str | None = Field(
+        default=None,
+        description="Job and meta-iteration whose hyperparameters are its first values, as in "
+        "job_...@7.",
+    )
     not_batched: str | None = Field(
         default=None,
         description="Why each replica has an actor of its own in spite of replicas.batched: auto.",
     )
     adapted: list[str] = Field(
         default=[],
-        description="What of the state it continues from was adapted to the changes of the fork.",
+        description="What of the state it continues from, or of the values it starts from, was "
+        "adapted to the job.",
     )
     created_at: datetime
     started_at: datetime | None = None

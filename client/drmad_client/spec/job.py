@@ -25,6 +25,7 @@ from drmad_client.spec.operation import NotifySpec, RetrySpec
 from drmad_client.spec.outer.meta import MetaSpec
 from drmad_client.spec.outer.online import online_misfits, with_online_defaults
 from drmad_client.spec.outer.search import SearchSpec, changed, range_ends
+from drmad_client.spec.outer.warm_start import StartSpec, start_misfits
 from drmad_client.spec.problem import CatalogProblem, ProblemSpec
 from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.side_runs.attribution import AttributionSpec, attribution_misfits
@@ -72,6 +73,10 @@ class JobSpec(Spec):
     search: SearchSpec | None = Field(
         default=None,
         description="Search over a few scalars before the first meta-iteration; null omits it.",
+    )
+    start: StartSpec | None = Field(
+        default=None,
+        description="Job whose tuned hyperparameters are the first values; null takes their init.",
     )
     retrain: RetrainSpec | None = Field(
         default=None,
@@ -260,6 +265,7 @@ class JobSpec(Spec):
             for path, value, message in self.retraining_misfits(self.retrain):
                 yield ("retrain", *path), value, message
         yield from online_misfits(self)
+        yield from start_misfits(self)
         yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
         yield from self.resources.misfits()

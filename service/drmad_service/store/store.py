@@ -10,9 +10,9 @@ from drmad_service.store.jobs.confirmations import Confirmations
 from drmad_service.store.jobs.events import Events
 from drmad_service.store.jobs.job_requests import JobRequests
 from drmad_service.store.jobs.job_results import JobResults
+from drmad_service.store.jobs.labels import Labels
 from drmad_service.store.jobs.leases import Leases
 from drmad_service.store.jobs.trials import Trials
-from drmad_service.store.labels import Labels
 from drmad_service.store.side_runs.attributions import Attributions
 from drmad_service.store.side_runs.examples import TrainingExamples
 from drmad_service.store.side_runs.preflights import Preflights

@@ -100,6 +100,21 @@ class Replica:
         """Builds the problem and checks it; the first meta-iteration requires this."""
         return self._guarded(self._prepare, None)
 
+    def warm_start(
+        self, tensors: bytes, infos: Mapping[str, Mapping[str, Any]], schedules: Sequence[str]
+    ) -> tuple[PackedState, list[str]] | Failure:
+        """The state before the first meta-iteration, at what another job has tuned.
+
+        Returns also what of it was adapted to this problem; see hyperparameters.warm_start.
+        """
+
+        def body() -> tuple[PackedState, list[str]]:
+            from drmad_workers.ray_actor.packed_state import warm_state
+
+            return warm_state(self._tuners[0].hyperparameters, tensors, infos, schedules)
+
+        return self._guarded(body, None)
+
     @ray.method(num_returns=2)
     def meta_iteration(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None = None

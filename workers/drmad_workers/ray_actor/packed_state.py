@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from drmad_workers.hyperparameters.base import BoundHyperparameter
+from drmad_workers.hyperparameters.warm_start import TunedElsewhere, warm_values
 from drmad_workers.meta.state import MetaState
 from drmad_workers.online.state import TrainingState
 from drmad_workers.ray_actor.messages import PackedState, PackedTraining
@@ -30,6 +33,25 @@ def pack(state: MetaState, hypergradient: Mapping[str, Tensor] | None = None) ->
 
 def unpack(packed: PackedState) -> MetaState:
     return MetaState.restore(load(packed.tensors), packed.scalars)
+
+
+def warm_state(
+    bound: Mapping[str, BoundHyperparameter],
+    tensors: bytes,
+    infos: Mapping[str, Mapping[str, Any]],
+    schedules: Sequence[str],
+) -> tuple[PackedState, list[str]]:
+    """The first state of a job that starts from what another has tuned, and what was adapted.
+
+    Args:
+        tensors: those of the state of the other job.
+        infos: HyperparameterInfo of the values to take, by name.
+        schedules: the names that have an entry for each step in both jobs.
+    """
+    kept = load(tensors)
+    values = {name: kept[f"hyperparameters/{name}"] for name in infos}
+    first, adapted = warm_values(bound, TunedElsewhere(values, infos, schedules))
+    return pack(MetaState(first)), adapted
 
 
 def pack_training(state: TrainingState) -> PackedTraining:

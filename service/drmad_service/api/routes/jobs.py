@@ -17,8 +17,10 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.fork import ExtendSpec, ForkSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.labels import LabelsSpec
+from drmad_client.spec.outer.warm_start import unlike
 from drmad_client.spec.problem import uploaded_files
 from drmad_service.api import etags
+from drmad_service.api.auth.api_keys import Principal
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.middleware.strict_requests import JsonRoute
@@ -35,8 +37,9 @@ from drmad_service.api.routes.dependencies import (
     StreamLimitsDependency,
     VisibleJobId,
     body_refused,
+    must_see,
 )
-from drmad_service.errors import ActionRefused
+from drmad_service.errors import ActionRefused, JobNotFound, ResultNotFound
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.files.data_folder import DataFolder
@@ -96,6 +99,7 @@ async def submit(
     _require_within_limits(spec, settings)
     await _require_uploads(spec, store, data, principal.tenant)
     _require_allowed(spec, settings)
+    await _require_start(spec, store, principal)
     if validate_only and deep:
         return await _preflight(spec, store, settings)
     if validate_only:
@@ -353,6 +357,29 @@ async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant
             "upload FILE"
         )
         raise body_refused(message, *path)
+
+
+async def _require_start(spec: JobSpec, store: Store, principal: Principal) -> None:
+    """Refuses values to start from that do not exist, or have another meaning in this job."""
+    if spec.start is None:
+        return
+    try:
+        await must_see(principal, store, spec.start.job)
+        source = await store.get(spec.start.job)
+    except JobNotFound as error:
+        message = f"there is no job {spec.start.job}; GET /v1/jobs lists the jobs"
+        raise body_refused(message, "start", "job") from error
+    try:
+        number = (await store.iteration(spec.start.job, spec.start.iteration)).iteration
+        await store.state_of(spec.start.job, number)
+    except ResultNotFound as error:
+        raise body_refused(str(error), "start", "iteration") from error
+    lines = [
+        {"type": "misfit", "loc": ("body", *path), "msg": message, "input": value}
+        for path, value, message in unlike(spec, source.begun)
+    ]
+    if lines:
+        raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
 
 
 def _invalid_body(

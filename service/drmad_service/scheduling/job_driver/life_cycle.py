@@ -48,6 +48,7 @@ from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds
 from drmad_service.scheduling.search_run import Search, SearchFailed
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Store
+from drmad_service.store.jobs.warm_starts import WarmStart
 from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import Failure, Prepared, RollbackRequired, StepResult
 
@@ -190,13 +191,28 @@ class _LifeCycle:
         self._rounds = self._new_rounds()
         point = await job.store.resume_point(job.lease.job_id)
         start = ResumePoint(0, first.start.tensors, first.start.scalars)
+        adapted: list[str] = []
+        if point is None:
+            warm = await job.persist(lambda: job.store.warm_start(job.lease.job_id))
+            if warm is not None:
+                start, adapted = await self._warm_start(warm)
         begun = None if point else start
-        await job.persist(lambda: job.store.begin(job.lease, job.infos, begun))
+        await job.persist(lambda: job.store.begin(job.lease, job.infos, begun, adapted))
         point = point or start
         status = await job.persist(lambda: job.store.act(job.lease, Action.RUN, "started"))
         apply_control(status, between_iterations=True)
         await self._training_runs.restore(point)
         return point
+
+    async def _warm_start(self, warm: WarmStart) -> tuple[ResumePoint, list[str]]:
+        """The initial state with the values of another job, and what of them was adapted."""
+        worker = self._job.replicas.actors[0]
+        call = worker.warm_start.remote(warm.tensors, warm.infos, warm.schedules)
+        (found,) = await self._monitor.results([call])
+        if isinstance(found, Failure):
+            fail(found)
+        packed, adapted = found
+        return ResumePoint(0, packed.tensors, packed.scalars), adapted
 
     async def _prepare(self) -> Prepared:
         """Have every actor build the problem. Returns the report of the first."""

@@ -21,12 +21,23 @@ class Commits(Checkpoints):
     """States from which a job resumes, and the meta-iterations between them."""
 
     async def begin(
-        self, lease: Lease, hyperparameters: Sequence[HyperparameterInfo], start: ResumePoint | None
+        self,
+        lease: Lease,
+        hyperparameters: Sequence[HyperparameterInfo],
+        start: ResumePoint | None,
+        adapted: Sequence[str] = (),
     ) -> None:
-        """Keep the description of the hyperparameters, and the initial state of a new job."""
+        """Keep the description of the hyperparameters, and the initial state of a new job.
+
+        Args:
+            adapted: what of the values it starts from was adapted, for the record.
+        """
         infos = json.dumps([h.model_dump(mode="json") for h in hyperparameters])
         state = json.dumps(await self._put_state(lease, start)) if start else ""
-        await self._update(lease, {"hyperparameters": infos}, state=state)
+        fields = {"hyperparameters": infos}
+        if adapted:
+            fields["adapted"] = json.dumps(list(adapted))
+        await self._update(lease, fields, state=state)
 
     async def resume_point(self, job_id: str) -> ResumePoint | None:
         """The state from which the job resumes; None when it has not begun."""

@@ -21,6 +21,7 @@ from drmad_service.errors import (
 from drmad_service.store.jobs.checkpoints import Checkpoints
 from drmad_service.store.jobs.forked_state import forked_scalars
 from drmad_service.store.jobs.placement import Needs
+from drmad_service.store.jobs.warm_starts import WarmStarts
 from drmad_service.store.layout import decoding, keys
 from drmad_service.store.layout.ids import new_id
 from drmad_service.store.layout.state_machine import Action
@@ -33,7 +34,7 @@ RETENTION = "retention"
 """The principal that deletes jobs which are kept no longer."""
 
 
-class JobRequests(Checkpoints):
+class JobRequests(WarmStarts, Checkpoints):
     """Jobs as clients create, read and control them; `by` names who does, for the audit log."""
 
     async def create(
@@ -49,9 +50,12 @@ class JobRequests(Checkpoints):
             IdempotencyConflict: the key was used with another body.
             StoreFull: too much of the memory budget is used.
             TooManyQueued: the tenant has reached its bound of queued and paused jobs.
+            JobNotFound, ResultNotFound: the values from which it starts do not exist.
         """
         await self.must_have_room()
-        return await self._create(new_id("job"), spec, {}, "", idempotency_key, tenant, by)
+        job_id = new_id("job")
+        fields = {} if spec.start is None else await self._copy_start(job_id, spec, spec.start)
+        return await self._create(job_id, spec, fields, "", idempotency_key, tenant, by)
 
     async def fork(
         self,

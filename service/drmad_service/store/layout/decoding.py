@@ -155,10 +155,18 @@ def job(
         archived_at=at(b"archived_at"),
         not_batched=fields[b"not_batched"].decode() if b"not_batched" in fields else None,
         adapted=json.loads(fields.get(b"adapted", b"[]")),
+        started_from=_started_from(fields),
         forked_from=fields[b"forked_from"].decode() if b"forked_from" in fields else None,
         spec=spec,
         version=int(fields[b"version"]),
     )
+
+
+def _started_from(fields: Fields) -> str | None:
+    if b"warm" not in fields:
+        return None
+    described = json.loads(fields[b"warm"])
+    return f"{described['job']}@{described['iteration']}"
 
 
 def _usage(fields: Fields) -> Usage:

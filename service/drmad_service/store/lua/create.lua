@@ -27,9 +27,9 @@ redis.call('HSET', K.job .. id, 'created_at', string.format('%.0f', now), 'fence
 redis.call('HSETNX', K.job .. id, 'iteration', 0)
 redis.call('ZADD', K.jobs, 0, id)
 redis.call('ZADD', theirs, 0, id)
-if state ~= '' then
-  redis.call('SET', part(id, 'state'), state)
-  -- The copies of a fork expire until here.
+if state ~= '' then redis.call('SET', part(id, 'state'), state) end
+if state ~= '' or redis.call('HEXISTS', K.job .. id, 'warm') == 1 then
+  -- The copies of a fork, and of the values that a job starts from, expire until here.
   for _, copied in ipairs({ 'chunks', 'vectors', 'checkpoints', 'checkpoint_chunks' }) do
     redis.call('PERSIST', part(id, copied))
   end
