@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from annotated_types import Ge
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -66,9 +66,22 @@ def with_settings(*classes: type, **prefixed: type) -> Callable[[Command], Comma
 def filled(
     settings: type[Settings], flags: Mapping[str, Any], prefix: str = "", **others: Any
 ) -> Settings:
-    """The settings that the flags give; `others` are the fields that have no flag."""
-    given = {flag.field: flags[flag.name] for flag in _flags(settings, prefix)}
-    return settings(**given, **others)
+    """The settings that the flags give; `others` are the fields that have no flag.
+
+    Raises:
+        typer.BadParameter: a value that its type does not accept.
+    """
+    declared = {flag.field: flag for flag in _flags(settings, prefix)}
+    given = {field: flags[flag.name] for field, flag in declared.items()}
+    try:
+        return settings(**given, **others)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        flag = declared.get(str(wrong["loc"][0])) if wrong["loc"] else None
+        raise typer.BadParameter(
+            wrong["msg"].removeprefix("Value error, "),
+            param_hint=f"{flag.option} or DRMAD_{flag.name.upper()}" if flag else None,
+        ) from error
 
 
 @dataclass(frozen=True)

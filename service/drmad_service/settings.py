@@ -6,6 +6,7 @@ fields from their own options, because these need more than their text: a home, 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,26 @@ def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 Folders = Annotated[tuple[Path, ...], AfterValidator(_absolute)]
+
+
+def _node_group(text: str) -> tuple[int, float, float]:
+    """Number of nodes, and CPUs and GPUs of each."""
+    match = re.fullmatch(r"(\d+):(\d+(?:\.\d+)?)(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(
+            "a group of the autoscaler must be NODES:CPUS or NODES:CPUS:GPUS, such as 8:4 or "
+            f"4:16:2, got {text!r}"
+        )
+    return int(match[1]), float(match[2]), float(match[3] or 0)
+
+
+def _node_groups(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        _node_group(text)
+    return texts
+
+
+NodeGroups = Annotated[tuple[str, ...], AfterValidator(_node_groups)]
 
 
 DATA_ROOTS = setting(
@@ -184,14 +205,12 @@ class SchedulerSettings(_Settings):
     tenant_jobs: float = setting(UNLIMITED, "Maximum running jobs per tenant.", 1)
     tenant_replicas: float = setting(UNLIMITED, "Maximum running replicas per tenant.", 1)
     tenant_gpus: float = setting(UNLIMITED, "Maximum GPUs in use per tenant.", 0)
-    autoscaler_nodes: int = setting(
-        0,
-        "Maximum nodes that Ray's autoscaler may add; jobs that only these could hold wait for "
-        "them, and the scheduler requests them. 0 stands for a cluster without an autoscaler.",
-        0,
+    autoscaler_groups: NodeGroups = setting(
+        (),
+        "Nodes that Ray's autoscaler may add, as NODES:CPUS or NODES:CPUS:GPUS of each; may be "
+        "repeated. Jobs that only these could hold wait for them, and the scheduler requests them.",
+        flag="autoscaler_group",
     )
-    autoscaler_node_cpus: float = setting(1.0, "CPU cores of a node that the autoscaler adds.", 0)
-    autoscaler_node_gpus: float = setting(0.0, "GPUs of a node that the autoscaler adds.", 0)
     max_hyperparameters: int = setting(
         MAX_HYPERPARAMETERS,
         "Maximum hyperparameter values per job, as counted by its worker.",
@@ -225,8 +244,11 @@ class SchedulerSettings(_Settings):
     @property
     def autoscaler(self) -> tuple[NodeCapacity, ...]:
         """The nodes that an autoscaler may add."""
-        node = NodeCapacity("", self.autoscaler_node_cpus, self.autoscaler_node_gpus)
-        return (node,) * self.autoscaler_nodes
+        return tuple(
+            NodeCapacity("", cpus, gpus)
+            for count, cpus, gpus in map(_node_group, self.autoscaler_groups)
+            for _ in range(count)
+        )
 
     @property
     def replica_memory_bytes(self) -> int:

@@ -33,7 +33,7 @@ async def keep_requesting_nodes(
 ) -> None:
     """Request nodes every `nodes_s` seconds, until cancelled; none without an autoscaler."""
     requested: Bundles = []
-    while settings.autoscaler_nodes:
+    while settings.autoscaler_groups:
         try:
             wanted = await bundles(store, cluster)
             if wanted != requested:  # replaces what was requested before

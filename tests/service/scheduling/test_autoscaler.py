@@ -46,8 +46,18 @@ async def test_running_and_waiting_jobs_are_requested_and_impossible_ones_are_no
     def request(bundles: list[dict[str, float]]) -> None:
         raise Requested(bundles)
 
-    settings = SchedulerSettings(redis_url, autoscaler_nodes=2)
+    settings = SchedulerSettings(redis_url, autoscaler_groups=("2:4:1",))
     with pytest.raises(Requested) as requested:
         await keep_requesting_nodes(store, settings, SmallCluster(), request)
     assert requested.value.args == (expected,)
     await keep_requesting_nodes(store, SchedulerSettings(redis_url), SmallCluster(), request)
+
+
+def test_groups_of_nodes_are_what_the_autoscaler_may_add() -> None:
+    settings = SchedulerSettings("redis://", autoscaler_groups=("2:4", "1:16.5:2"))
+    small, large = NodeCapacity("", 4.0, 0.0), NodeCapacity("", 16.5, 2.0)
+    assert settings.autoscaler == (small, small, large)
+    assert SchedulerSettings("redis://").autoscaler == ()
+    for wrong in ("4", "8:", "8:4:1:1", "-1:4", "many:4"):
+        with pytest.raises(ValueError, match="NODES:CPUS"):
+            SchedulerSettings("redis://", autoscaler_groups=(wrong,))
