@@ -11,7 +11,7 @@ from tests.images.deployment import BUILT, Deployment
 from tests.images.report import Image, Report
 
 _TOOLS = ("gcc", "cc", "make", "git", "ld")
-_UNLOCKED = {"pip", "wheel", "drmad"}
+_UNLOCKED = {"drmad", "async-timeout"}  # redis needs the latter below Python 3.11.3 alone
 _FOLDERS = ("client", "workers", "service")
 
 
@@ -34,6 +34,7 @@ def inspect(one: Deployment, report: Report) -> None:
     locked = set[str]()
     for lock in ("requirements.lock", "deploy/images.lock"):
         locked |= {normal(line) for line in (ROOT / lock).read_text().split("\n") if "==" in line}
+    locked |= packages(one, one.settings["DRMAD_PYTHON_IMAGE"])
     certificates = (ROOT / one.settings["DRMAD_CA_CERTIFICATES"]).read_text().strip()[-200:]
     for image in report.images:
         tag = f"{image.name}:{one.settings['DRMAD_VERSION']}"
