@@ -15,6 +15,15 @@ class JobNotFound(DrmadError):
         super().__init__(f"there is no job {job_id}; GET /v1/jobs lists the jobs")
 
 
+class GroupNotFound(DrmadError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no job with the tag group:{name}; GET /v1/jobs lists the jobs")
+
+
+class NotInstalled(DrmadError):
+    """The request needs a package that the API runs without."""
+
+
 class ResultNotFound(DrmadError):
     """The job exists, but the requested result does not exist, not yet or no longer."""
 

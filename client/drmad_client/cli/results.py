@@ -65,17 +65,28 @@ def history(
     output: Annotated[
         HistoryOutput, typer.Option("--output", "-o", help="Output format.")
     ] = HistoryOutput.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write .csv or .parquet by its name.")
+    ] = None,
 ) -> None:
-    """Print the committed meta-iterations of a job.
+    """Print the committed meta-iterations of a job, or write them to a file.
 
     \b
     Examples:
       drmad history job_01J...
       drmad history job_01J... --output csv > history.csv
+      drmad history job_01J... --out history.parquet
     """
+    if out is not None:
+        from drmad_client.export.history_table import require_suffix
+
+        require_suffix(out)
     with options.open_client(context) as client:
         records = client.jobs.history(job_id)
-    if output is HistoryOutput.CSV:
+    if out is not None:
+        records.write(out)
+        echo(f"{out}  ({out.stat().st_size:,} bytes)")
+    elif output is HistoryOutput.CSV:
         from drmad_client.export.job_folder import history_csv
 
         echo(history_csv(records), end="")

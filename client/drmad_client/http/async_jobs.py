@@ -21,6 +21,7 @@ from drmad_client.http.running import asyncio_runtime
 from drmad_client.http.running.async_flow_runner import AsyncFlowRunner
 from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.records.events import Event, LogLine
+from drmad_client.records.group import GroupRecord
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
 from drmad_client.records.side_runs.attribution import AttributionReport
@@ -135,6 +136,10 @@ class AsyncJobs:
             await self._request(calls.create(member, f"{group}-{number}"))
             for number, member in enumerate(members)
         ]
+
+    async def group(self, name: str) -> GroupRecord:
+        """Fetch a group: its jobs by state, and the mean over the seeds of each setting."""
+        return await self._runner.send(calls.group(name))
 
     async def wait_all(
         self, job_ids: Sequence[str], timeout_s: float | None = None

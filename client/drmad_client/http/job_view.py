@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drmad_client.errors import JobWarning
@@ -33,6 +34,16 @@ class History(list[MetaIteration]):
         from drmad_client.export.job_folder import history_rows
 
         return pandas.DataFrame(history_rows(self))
+
+    def write(self, path: Path | str) -> Path:
+        """Write a file in the format of its suffix, .csv or .parquet; return its path.
+
+        Raises:
+            DrmadError: Another suffix, or Parquet without pyarrow.
+        """
+        from drmad_client.export.history_table import write_history
+
+        return write_history(self, Path(path))
 
 
 class JobView:

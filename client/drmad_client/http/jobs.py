@@ -22,6 +22,7 @@ from drmad_client.http.running.flow_runner import FlowRunner
 from drmad_client.http.uploads import CodeUploads
 from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.records.events import Event, LogLine
+from drmad_client.records.group import GroupRecord
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.search import Trial
 from drmad_client.records.side_runs.attribution import AttributionReport
@@ -136,6 +137,10 @@ class Jobs:
             self._request(calls.create(member, f"{group}-{number}"))
             for number, member in enumerate(members)
         ]
+
+    def group(self, name: str) -> GroupRecord:
+        """Fetch a group: its jobs by state, and the mean over the seeds of each setting."""
+        return self._runner.send(calls.group(name))
 
     def wait_all(
         self, job_ids: Sequence[str], timeout_s: float | None = None

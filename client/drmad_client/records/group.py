@@ -31,6 +31,24 @@ class GroupRow(Record):
     high: float | None = Field(default=None, description="Upper end of its interval.")
 
 
+class GroupRecord(Record):
+    """A group: its jobs by state, and one row for each setting."""
+
+    name: str
+    jobs: dict[JobStatus, list[str]] = Field(
+        description="Ids of the jobs by their state, in the order of their submission."
+    )
+    rows: list[GroupRow] = Field(description="The settings, in the order of their submission.")
+
+
+def group_record(name: str, jobs: Iterable[JobRecord]) -> GroupRecord:
+    members = sorted(jobs, key=lambda job: job.id)
+    by_state: dict[JobStatus, list[str]] = {}
+    for job in members:
+        by_state.setdefault(job.status, []).append(job.id)
+    return GroupRecord(name=name, jobs=by_state, rows=group_rows(members))
+
+
 def group_rows(jobs: Iterable[JobRecord]) -> list[GroupRow]:
     """One row for each setting, in the order in which they were submitted."""
     settings: dict[tuple[tuple[str, str], ...], list[JobRecord]] = {}

@@ -25,7 +25,7 @@ from drmad_service.api.middleware.request_log import RequestLog
 from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.api.middleware.strict_requests import only_known_parameters
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
-from drmad_service.api.routes import event_stream, jobs, results
+from drmad_service.api.routes import event_stream, groups, jobs, results
 from drmad_service.api.routes.dashboard import figures, learned, pages, sign_in, static
 from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.api.routes.service import audit, catalog, cluster, health, usage
@@ -98,6 +98,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     for resource in (
         jobs,
+        groups,
         results,
         figures,
         event_stream,

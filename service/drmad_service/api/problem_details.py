@@ -21,8 +21,10 @@ from drmad_service.errors import (
     ActionRefused,
     CrossSite,
     DiskRefuses,
+    GroupNotFound,
     IdempotencyConflict,
     JobNotFound,
+    NotInstalled,
     NotJson,
     NotOwner,
     NotSignedIn,
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     JobNotFound: (HTTPStatus.NOT_FOUND, "job_not_found"),
+    GroupNotFound: (HTTPStatus.NOT_FOUND, "group_not_found"),
+    NotInstalled: (HTTPStatus.NOT_IMPLEMENTED, "not_installed"),
     ResultNotFound: (HTTPStatus.NOT_FOUND, "result_not_found"),
     StoreFull: (HTTPStatus.INSUFFICIENT_STORAGE, "store_full"),
     SchemaDiffers: (HTTPStatus.SERVICE_UNAVAILABLE, "schema_differs"),

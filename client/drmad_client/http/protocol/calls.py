@@ -21,6 +21,7 @@ from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.field_errors import written_path
+from drmad_client.records.group import GroupRecord
 from drmad_client.records.job import JobRecord, PreflightReport
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
@@ -211,6 +212,10 @@ def labels(
 
 def fork(job_id: str, iteration: int, changes: Mapping[str, Any] | None) -> Call[JobRecord]:
     return act(job_id, "fork", {"iteration": iteration, "changes": dict(changes or {})})
+
+
+def group(name: str) -> Call[GroupRecord]:
+    return Call("GET", f"/v1/groups/{quote(name, safe='')}", _record(GroupRecord))
 
 
 def cluster() -> Call[Cluster]:

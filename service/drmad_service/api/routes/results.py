@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import Field
 
+from drmad_client.export.history_table import PARQUET, history_parquet
 from drmad_client.records.base import Record
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.search import Trial
 from drmad_service.api import array_responses
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
+from drmad_service.errors import NotInstalled
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -62,6 +65,35 @@ async def history(
 ) -> Page[MetaIteration]:
     """List the job's meta-iterations in order."""
     return await store.history(job_id, after, limit, every)
+
+
+@router.get(
+    "/history.parquet",
+    response_class=Response,
+    responses={200: {"content": {PARQUET: {}}}, 501: PROBLEM, **_UNKNOWN},
+)
+async def history_file(job_id: VisibleJobId, store: StoreDependency) -> Response:
+    """Return all meta-iterations as a Parquet file with the columns of the CSV.
+
+    It needs pyarrow beside the API, which its image does not have; the client makes the same file.
+    """
+    records: list[MetaIteration] = []
+    after: int | None = None
+    while True:
+        page = await store.history(job_id, after, 1000)
+        records += page.data
+        if not page.has_more or page.next is None:
+            break
+        after = int(page.next)
+    try:
+        content = await asyncio.to_thread(history_parquet, records)
+    except ImportError as error:
+        raise NotInstalled(
+            f"this API makes no Parquet files ({error}): use drmad history {job_id} --out "
+            "history.parquet, or install pyarrow beside it"
+        ) from error
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}-history.parquet"'}
+    return Response(content, media_type=PARQUET, headers=headers)
 
 
 @router.get("/trials", responses=_UNKNOWN)
