@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    Response,
+    sync_playwright,
+)
 
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
@@ -91,6 +98,11 @@ def window(
     trouble.watch(page)
     yield context, page
     context.close()
+
+
+def editor(page: Page) -> Locator:
+    """The text of the job that is edited; the hidden #yaml has the same as its value."""
+    return page.get_by_role("textbox", name="YAML")
 
 
 class Server:

@@ -12,7 +12,7 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from tests import browser as browsers
-from tests.browser import Trouble
+from tests.browser import Trouble, editor
 from tests.end_to_end.running import Service
 
 START_MS = 60_000
@@ -35,7 +35,7 @@ def test_a_job_is_submitted_watched_paused_resumed_and_cancelled(
         page.get_by_role("link", name="New job").first.click()
         expect(page.locator("#verdict")).to_contain_text("can be submitted")
         text = page.locator("#yaml").input_value()
-        page.locator("#yaml").fill(text.replace("clean-digits", "by hand").replace("30}", "400}"))
+        editor(page).fill(text.replace("clean-digits", "by hand").replace("30}", "400}"))
         expect(page.locator('[id="f.name"]')).to_have_value("by hand")
         expect(page.locator("#verdict")).to_contain_text("can be submitted")
         page.get_by_role("button", name="Submit job").click()

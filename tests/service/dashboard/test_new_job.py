@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from drmad_client.spec import capabilities
 from tests import browser as browsers
-from tests.browser import Server, Trouble
+from tests.browser import Server, Trouble, editor
 from tests.service.dashboard import gallery
 from tests.service.dashboard.page_checks import Do
 
@@ -86,7 +86,7 @@ def test_a_job_is_submitted_paused_and_cancelled_by_the_keyboard_alone(
     expect(page.locator("#verdict")).to_contain_text("can be submitted")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
-    yaml = page.locator("#yaml")
+    yaml = editor(page)
     _tab_to(page, yaml)
     page.keyboard.press("Control+End")
     page.keyboard.type("priority: -50")
@@ -111,7 +111,7 @@ def test_a_job_is_submitted_paused_and_cancelled_by_the_keyboard_alone(
 
 def _tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
     for _ in range(60):
-        if wanted.evaluate("(element) => element === document.activeElement"):
+        if wanted.evaluate("(element) => element.getRootNode().activeElement === element"):
             return
         page.keyboard.press(key)
     raise AssertionError(f"{wanted} is not reached by {key}")
@@ -165,7 +165,7 @@ def test_a_failed_preflight_is_shown_until_the_job_changes(
         page.get_by_role("button", name="Validate on a worker").click()
         found = page.locator("#found")
         expect(found).to_have_text(detail)
-        page.locator("#yaml").press_sequentially("# changed\n")
+        editor(page).press_sequentially("# changed\n")
         expect(found).to_be_hidden()
     assert trouble.found == []
 
@@ -211,7 +211,7 @@ def test_yaml_is_validated_line_by_line_while_typing(page: Page, server: Server)
         ("problem:\n  data: {name: digitz}\nhyperparameters: [{kind: l2}]", "Line 2"),
         ("[" * 3000, "nested"),
     ):
-        page.locator("#yaml").fill(text)
+        editor(page).fill(text)
         expect(page.locator("#verdict")).to_contain_text(said)
         expect(page.locator("#submit")).to_be_disabled()
     page.locator("#example").select_option("digits-l2")
@@ -226,12 +226,12 @@ def test_a_fork_changes_what_its_form_changes(
     page.get_by_role("link", name="Fork").click()
     expect(page.locator("#verdict")).to_contain_text("changes nothing yet")
     text = page.locator("#yaml").input_value()
-    page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
+    editor(page).fill(text.replace("night shift", "day shift") + "seed: 3\n")
     expect(page.locator("#verdict")).to_contain_text("Changed fields: name, seed")
-    page.locator("#yaml").fill(text.replace("init: -6.0", "init: -5.0"))
+    editor(page).fill(text.replace("init: -6.0", "init: -5.0"))
     expect(page.locator("#verdict")).to_contain_text("cannot change in a fork")
     expect(page.locator("#submit")).to_be_disabled()
-    page.locator("#yaml").fill(text.replace("night shift", "day shift") + "seed: 3\n")
+    editor(page).fill(text.replace("night shift", "day shift") + "seed: 3\n")
     expect(page.locator("#verdict")).to_contain_text("Changed fields: name, seed")
     page.get_by_label("Continue after meta-iteration").fill("7")
     page.get_by_role("button", name="Fork").click()
@@ -251,7 +251,7 @@ def test_a_form_keeps_comments_and_what_was_typed_can_be_brought_back(
     yaml, verdict = page.locator("#yaml"), page.locator("#verdict")
     expect(verdict).to_contain_text("can be submitted")
     text = "# mine\n" + yaml.input_value()
-    yaml.fill(text)
+    editor(page).fill(text)
     name = page.locator('[id="f.name"]')
     expect(verdict).to_contain_text("can be submitted")
     name.fill("by the form")

@@ -3,9 +3,11 @@ import { Form } from "./form.js";
 import { complain, notify, request } from "./service.js";
 import { upload, withData } from "./upload.js";
 import { Preflight } from "./preflight.js";
+import "./yaml_editor.js";
+import { JobSchema } from "./yaml_schema.js";
 
 const editor = document.querySelector("#editor");
-const yaml = document.querySelector("#yaml");
+const yaml = document.querySelector("yaml-editor");
 const verdict = document.querySelector("#verdict");
 const submit = document.querySelector("#submit");
 const preflightButton = document.querySelector("#check");
@@ -14,6 +16,10 @@ const forkOf = editor.dataset.fork ?? null;
 
 let form = null;
 let answer = null;
+let described = null; // the last job that the text described
+const schema = await request("GET", "/new/schema");
+const original = document.querySelector("#yaml").value;
+yaml.edit(document.querySelector("#yaml"), new JobSchema(schema), () => described);
 let turn = 0;
 let waiting = null;
 let validating = Promise.resolve();
@@ -47,6 +53,7 @@ async function ask(draft) {
   if (mine !== turn) return validating;
   answer = fresh;
   const { text, job, findings } = answer.draft;
+  described = job ?? described;
   if (draft.job) write(text);
   if (job && form && (draft.job || !form.root.contains(document.activeElement))) form.show(job, findings);
   say(findings);
@@ -55,31 +62,27 @@ async function ask(draft) {
   if (changesNothing) verdict.textContent = "This fork changes nothing yet. It would repeat the job from there.";
 }
 
-// Undo and drafts: a change of the text that nobody typed can be undone, and a draft outlives the page.
+// Undo and drafts: a draft outlives the page.
 
 const DRAFT = `drmad-draft:${location.pathname}${location.search}`;
-const original = yaml.value;
 const undo = document.querySelector("#undo");
 const startAgain = document.querySelector("#start-again");
-const past = [];
 
 function keep() {
   if (yaml.value === original) localStorage.removeItem(DRAFT);
   else localStorage.setItem(DRAFT, yaml.value);
-  undo.disabled = !past.length;
+  undo.disabled = !yaml.canUndo;
   startAgain.hidden = yaml.value === original;
 }
 
 /** Replaces the text, which Undo brings back. */
 function write(text) {
   if (text === yaml.value) return;
-  past.push(yaml.value);
   yaml.value = text;
   keep();
 }
 undo.addEventListener("click", () => {
-  if (!past.length) return;
-  yaml.value = past.pop();
+  yaml.undo();
   keep();
   validate({ text: yaml.value });
 });
@@ -100,6 +103,7 @@ function allow(good) {
 }
 
 function say(findings) {
+  yaml.mark(findings);
   verdict.classList.toggle("good", !findings.length);
   if (!findings.length) {
     verdict.textContent = forkOf ? `Changed fields: ${paths(answer.changes).join(", ")}` : "This job is valid and can be submitted.";
@@ -111,7 +115,7 @@ function say(findings) {
     const place = document.createElement("button");
     place.type = "button";
     place.textContent = [line ? `Line ${line}` : "", path].filter(Boolean).join(", ") || "YAML";
-    place.addEventListener("click", () => goTo(line));
+    place.addEventListener("click", () => yaml.goTo(line));
     item.append(place, ` ${message}`);
     list.append(item);
   }
@@ -122,29 +126,10 @@ const paths = (changes, before = "") =>
   Object.entries(changes ?? {}).flatMap(([name, value]) =>
     value && typeof value === "object" && !Array.isArray(value) ? paths(value, `${before}${name}.`) : [`${before}${name}`]);
 
-function goTo(line) {
-  if (!line) return yaml.focus();
-  const lines = yaml.value.split("\n");
-  const start = lines.slice(0, line - 1).reduce((sum, text) => sum + text.length + 1, 0);
-  yaml.focus();
-  yaml.setSelectionRange(start, start + lines[line - 1].length);
-}
-
-yaml.addEventListener("input", () => {
+yaml.addEventListener("typed", () => {
   keep();
   clearTimeout(waiting);
   waiting = setTimeout(() => validate({ text: yaml.value }), 200);
-});
-
-// Tab indents; Escape, then Tab moves the focus to the next field.
-let leaves = false;
-yaml.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") leaves = true;
-  else if (event.key === "Tab" && !event.shiftKey && !leaves) {
-    event.preventDefault();
-    yaml.setRangeText("  ", yaml.selectionStart, yaml.selectionEnd, "end");
-    yaml.dispatchEvent(new Event("input"));
-  } else if (event.key !== "Tab") leaves = false;
 });
 
 document.querySelector("#example")?.addEventListener("change", (event) => {
@@ -194,5 +179,5 @@ submit.addEventListener("click", async () => {
   }
 });
 
-form = new Form(document.querySelector("#form"), await request("GET", "/new/schema"), (job) => validate({ job, text: yaml.value }), forkOf ? ["problem", "hyperparameters"] : []);
+form = new Form(document.querySelector("#form"), schema, (job) => validate({ job, text: yaml.value }), forkOf ? ["problem", "hyperparameters"] : []);
 validate({ text: yaml.value });
