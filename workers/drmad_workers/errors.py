@@ -9,6 +9,8 @@
     │   ├── PathNotRecovered        reversing the training did not lead back to its start
     │   ├── CurvatureIndefinite     a solver met a direction of no positive curvature
     │   └── SolverNotConverged      a linear solver ended above its tolerance
+    ├── WorkerLost              another worker of the same training run has ended
+    ├── WorkersDiffer           the workers of a training run no longer have the same weights
     └── Stopped                 the caller's `should_stop` said so
     Restart                     inside the engine: the run is repeated under what it has learned
 
@@ -16,7 +18,7 @@ Every class keeps its arguments in `args`, so that it survives pickling between 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from drmad_client.spec.bounds import Bounds
 
@@ -214,6 +216,46 @@ class SolverNotConverged(HypergradientError):
             f"the solver's residual must fall to {self.tolerance:.3g}, got {self.residual:.3g} "
             f"after {self.iterations} iterations: allow more of them, set a damping (or a smaller "
             "step_size), raise the tolerance (1 takes what is reached), or use replay"
+        )
+
+
+class WorkerLost(EngineError):
+    """Another worker of the same training run has ended, or does not answer.
+
+    Attributes:
+        rank, size: the number of the worker that noticed it, and that of all workers.
+        cause: the first line of torch's message.
+    """
+
+    def __init__(self, rank: int, size: int, cause: str) -> None:
+        super().__init__(rank, size, cause)
+        self.rank = rank
+        self.size = size
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.rank} of {self.size} lost the connection to the others of its training "
+            f"run: {self.cause}"
+        )
+
+
+class WorkersDiffer(EngineError):
+    """The workers of one training run have different weights after the same steps.
+
+    Attributes:
+        lengths: |w| of each worker.
+    """
+
+    def __init__(self, lengths: Sequence[float]) -> None:
+        super().__init__(lengths)
+        self.lengths = lengths
+
+    def __str__(self) -> str:
+        lengths = ", ".join(f"{length:.17g}" for length in self.lengths)
+        return (
+            f"the workers of a training run must have the same weights, got |w| of {lengths}: give "
+            "them the same processors and versions of torch, or set replicas.workers to 1"
         )
 
 

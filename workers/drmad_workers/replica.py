@@ -11,6 +11,8 @@ from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.devices import resolve_device
+from drmad_workers.distributed.workers import ALONE, Workers
+from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import restored_generators
 from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import ReplicaRun
@@ -24,6 +26,10 @@ from drmad_workers.objective.checks.derivative_checks import (
 )
 from drmad_workers.objective.checks.model_checks import require_trainable
 from drmad_workers.objective.checks.side_effects import no_side_effects, registers_buffers
+from drmad_workers.objective.checks.sums_over_rows import (
+    require_mean_over_rows,
+    require_static,
+)
 from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.parameters.carried import ModelWatch
@@ -52,6 +58,7 @@ class Replica:
         training: the settings of the training run.
         method: the method, with the product that is right for the problem.
         device: the device of all tensors.
+        workers: those that share the training runs now; see `shared_by`.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class Replica:
     ) -> None:
         """See Tuner; `number` is that of the replica."""
         self.device = resolve_device(device)
+        self.workers: Workers = ALONE
         self.training = training.with_rule(problem.optimizer)
         self._seed = seed
         self._number = number
@@ -197,8 +205,56 @@ class Replica:
                 parameters.restore_given()
 
     def minibatches(self, draw: int) -> Minibatches:
-        """The minibatches of draw `draw`."""
-        return Minibatches(self.train_examples, self.training.batch_size, self.stream(draw))
+        """The minibatches of draw `draw`, of which `join` takes the rows of this worker."""
+        return self._minibatches(draw, self.workers)
+
+    def _minibatches(self, draw: int, workers: Workers) -> Minibatches:
+        batch_size = self.training.batch_size
+        return Minibatches(self.train_examples, batch_size, self.stream(draw), workers)
+
+    def require_shareable(self, workers: int) -> None:
+        """Raises ProblemError unless so many workers can share a training run; see `shared_by`.
+
+        It compares gradients of minibatches with those of their parts.
+        """
+        objective, batch_size = self.objective, self.training.batch_size
+        if batch_size < workers:
+            raise ProblemError(
+                f"batch_size must be at least the number of workers, {workers}, which split each "
+                f"minibatch, got {batch_size}: take larger minibatches or fewer workers",
+                "training.batch_size",
+            )
+        with self.at_work():
+            objective.parameters.attach()
+            objective.set_hyperparameters(self.initial_values())
+            require_static(objective)
+            try:
+                initialize(objective, seed_of(WEIGHTS, *self.stream(0)))
+                require_mean_over_rows(
+                    objective,
+                    self._minibatches(0, ALONE),
+                    self.train_examples,
+                    self.valid_examples,
+                    workers,
+                )
+            finally:
+                objective.parameters.restore_given()
+
+    @contextmanager
+    def shared_by(self, workers: Workers) -> Iterator[None]:
+        """Has the workers share the training runs and the held-out passes inside.
+
+        Each of them calls the same with the same arguments. Every minibatch is split by rows, and
+        the derivatives are summed over the workers, so that each of them has the same results, as
+        if one had computed them.
+        """
+        self.workers = workers
+        self.objective.share(workers)
+        try:
+            yield
+        finally:
+            self.workers = ALONE
+            self.objective.share(ALONE)
 
     def stream(self, draw: int) -> tuple[int, int, int]:
         """The numbers that determine w_0 and the minibatches of draw `draw`, see random_streams."""
@@ -215,6 +271,8 @@ class Replica:
         objective = self.objective
         objective.parameters.attach()
         objective.set_hyperparameters(values)
+        if self.workers.size > 1:
+            require_static(objective)  # what changes may be found after the first run
         run = TrainingRun(objective, self.training, self.minibatches(draw), monitor)
         return ReplicaRun(run, seed_of(WEIGHTS, *self.stream(draw)), self.valid_examples)
 

@@ -12,6 +12,7 @@ from drmad_workers.data.columns import Columns, Rows, columns_of, require_rows
 from drmad_workers.data.items import Items
 from drmad_workers.data.read_ahead import AHEAD, ReadAhead, Wanted
 from drmad_workers.devices import placed
+from drmad_workers.distributed.workers import Workers, own_rows
 from drmad_workers.problem import Batch, Collate, Data, is_pair
 
 HELD_OUT_AHEAD = 1
@@ -74,6 +75,13 @@ class Examples:
         part.positions = positions.to(self.device)
         part.rows = len(positions)
         return part
+
+    def of_worker(self, workers: Workers) -> "Examples":
+        """The rows that this worker computes, where several share the work."""
+        if workers.size == 1:
+            return self
+        rows = torch.arange(self.rows, device=self.device)
+        return self.part(own_rows(rows if self.positions is None else self.positions, workers))
 
     def all_inputs(self) -> Tensor | None:
         """The inputs of all rows, if the data are pairs whose inputs are one tensor in memory."""

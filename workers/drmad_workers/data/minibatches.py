@@ -12,6 +12,7 @@ from torch import Tensor
 from drmad_workers import trees
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.pass_order import Order, content_of, expect
+from drmad_workers.distributed.workers import ALONE, Workers, own_rows
 from drmad_workers.errors import ProblemError
 from drmad_workers.problem import Batch
 from drmad_workers.random_streams import Purpose, generator_of, seed_of
@@ -28,8 +29,14 @@ class Minibatches:
         per_epoch: the minibatches of an epoch.
     """
 
-    def __init__(self, examples: Examples, batch_size: int, stream: tuple[int, int, int]) -> None:
-        """`stream` is (seed, meta-iteration, replica)."""
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        stream: tuple[int, int, int],
+        workers: Workers = ALONE,
+    ) -> None:
+        """`stream` is (seed, meta-iteration, replica); `join` takes the rows of this worker."""
         if not 1 <= batch_size <= examples.rows:
             held = "" if examples.positions is None else " of this replica"
             raise ProblemError(
@@ -40,6 +47,7 @@ class Minibatches:
         self.batch_size = batch_size
         self.stream = stream
         self._examples = examples
+        self._workers = workers
         self.per_epoch = examples.rows // batch_size
         self._orders: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -50,9 +58,11 @@ class Minibatches:
     def join(self, step: int, count: int = 1, every: int = 1) -> Batch:
         """The minibatches of the steps `step` .. `step + count - 1`, joined into one batch.
 
-        Uses the first of every `every` minibatches.
+        Uses the first of every `every` minibatches; of each the rows that this worker computes.
         """
-        index = self.index(step, count, every)
+        index = torch.cat(
+            [own_rows(self._rows(step + i)[1], self._workers) for i in range(0, count, every)]
+        )
         content = content_of(range(step, step + count, every), self._examples, [self])
         if content is not None:
             return self._examples.placed(content, index)
@@ -60,14 +70,17 @@ class Minibatches:
         return self._examples.take(index, seeds)
 
     def index(self, step: int, count: int = 1, every: int = 1) -> Tensor:
-        """The positions of the examples of `join`, shape (⌈count / every⌉ × batch size,)."""
+        """The positions of the examples of `join`, shape (⌈count / every⌉ × batch size,).
+
+        Those of all workers.
+        """
         if count <= every:
             return self._rows(step)[1]
         return torch.cat([self._rows(step + i)[1] for i in range(0, count, every)])
 
     def rows(self, step: int) -> list[int]:
-        """The positions of the examples of one minibatch, which no GPU computes."""
-        found: list[int] = self._rows(step)[0].tolist()
+        """The positions of this worker's examples of one minibatch, which no GPU computes."""
+        found: list[int] = own_rows(self._rows(step)[0], self._workers).tolist()
         return found
 
     def seeds(self, step: int, count: int = 1, every: int = 1) -> list[int]:

@@ -227,10 +227,14 @@ class EpochLoss:
 
         `use` takes effect at its end only, so that it is repeated after a lack of memory.
         """
-        rows = self._run.objective.held_out
-        start = rows.attempt(partial(self._part, use, 0))
+        held_out, workers = self._run.objective.held_out, self._run.objective.workers
+        attempt = held_out.attempt
+        if workers.size > 1:  # they take the same minibatches, and none of them fewer by itself
+            rows = -int(workers.largest(-held_out.rows))
+            attempt = lambda work: work(rows)  # noqa: E731
+        start = attempt(partial(self._part, use, 0))
         while start:
-            start = rows.attempt(partial(self._part, use, start))
+            start = attempt(partial(self._part, use, start))
 
     def _part(self, use: Callable[[Batch, float], None], start: int, rows: int) -> int:
         self._run.monitor.poll()

@@ -81,7 +81,7 @@ class Replay(TruncatedMethod):
         state, point = run.state.nbytes, run.point.nbytes
         # The graphs of accumulated gradients would take the memory that accumulation spares.
         exact = self.hvp == "exact" and run.accumulate == 1
-        graph = graph_bytes(run.objective.inner, lambda: run.batch(0)) if exact else None
+        graph = self._graph_bytes(run) if exact else None
         graphs = (
             graph is not None
             and graphs_fit(length, state, point, graph)
@@ -90,6 +90,12 @@ class Replay(TruncatedMethod):
         held = point + graph if graph is not None and graphs else point
         each = max(1, round(math.sqrt(length * state / held)))
         return Segments(each, graphs, math.ceil(length / each) * state + min(each, length) * held)
+
+    def _graph_bytes(self, run: TrainingRun) -> int | None:
+        """The largest of the workers' graphs of a step; None if one of them can hold none."""
+        found = graph_bytes(run.objective.inner, lambda: run.batch(0))
+        largest = run.objective.workers.largest(math.inf if found is None else found)
+        return None if largest == math.inf else int(largest)
 
     def order(self, run: TrainingRun, recorder: TrajectoryRecorder) -> Order:
         assert isinstance(recorder, Snapshots)

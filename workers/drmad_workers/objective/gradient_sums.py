@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drmad_workers.distributed.workers import ALONE, Workers
 from drmad_workers.errors import HypergradientNotFinite
 from drmad_workers.hyperparameters.rates import BoundRate, RateRole
 from drmad_workers.objective.parameters.flat_parameters import Parts
@@ -26,11 +27,14 @@ class GradientSums:
     With R replicas every sum has a leading axis R.
 
     Attributes:
-        totals: the sums by name, empty outside `begin` and `end`.
+        totals: the sums by name, empty outside `begin` and `end`. Those of the row-wise λ hold the
+            rows of this worker alone until `join_rows`.
+        workers: those that share the training run.
     """
 
     def __init__(self, values: HyperparameterValues) -> None:
         self._values = values
+        self.workers: Workers = ALONE
         self.totals: dict[str, Tensor] = {}
         self._rate_totals: dict[str, Tensor] = {}
 
@@ -73,11 +77,17 @@ class GradientSums:
             if part is not None:
                 self.totals[name].add_(part, alpha=share)
 
+    def join_rows(self) -> None:
+        """Sums the derivatives by rows over the workers, of which each has those of its rows."""
+        self.workers.sum(*(self.totals[name] for name in self._values.row_names))
+
     def add_flat(self, along: Tensor) -> None:
         """dλ += the derivatives by all values, joined in the order of `bound`, shape (D,)."""
         bounds = self._values.bound
         parts = torch.split(along, [bound.initial.numel() for bound in bounds.values()])
         for (name, bound), part in zip(bounds.items(), parts, strict=True):
+            if name in self._values.row_names and self.workers.rank > 0:
+                continue  # every worker knows them, and `join_rows` is a sum
             self.totals[name].add_(part.view(bound.shape))
 
     def add_replica(self, replica: int, stacked: "GradientSums") -> None:
@@ -101,7 +111,11 @@ class GradientSums:
 
     def require_finite(self, step: int) -> None:
         """Raises HypergradientNotFinite if a sum at inner step `step` is not finite."""
-        require_finite(self.totals, step)
+        found = self.totals
+        if self.workers.size > 1:  # or one worker alone would raise it
+            found = {name: total.clone() for name, total in found.items()}
+            self.workers.sum(*(found[name] for name in self._values.row_names))
+        require_finite(found, step)
 
     def _subtract_rows(self, name: str, index: Tensor, part: Tensor) -> None:
         total = self.totals[name]

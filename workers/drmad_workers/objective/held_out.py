@@ -8,6 +8,7 @@ from torch import Tensor
 
 from drmad_workers.application import loss_of, outputs_of
 from drmad_workers.data.examples import Examples
+from drmad_workers.distributed.workers import ALONE
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import AllRows, Batch, Loss
@@ -28,13 +29,18 @@ def held_out_figures(
         return figures, [of_rows(rows, outputs, batch) for rows in kept]
 
     objective.parameters.eval()
-    for (figures, parts), share in objective.held_out.over(examples, measure):
+    # A metric of all rows needs them in one place, and every worker then measures all of them.
+    workers = ALONE if whole or examples.rows < objective.workers.size else objective.workers
+    own = examples.of_worker(workers)
+    for (figures, parts), share_of_own in objective.held_out.over(own, measure):
+        share = share_of_own * own.rows / examples.rows
         for name, figure in figures.items():
             total = totals.get(name, torch.zeros((), device=figure.device))
             totals[name] = total + figure.to(torch.float64) * share
         for each, part in zip(kept.values(), parts, strict=True):
             each.append(part)
     objective.parameters.train()
+    workers.sum(*totals.values())
     for name, metric in whole.items():
         together = [torch.cat(parts) for parts in zip(*kept[metric.rows], strict=True)]
         totals[name] = one_number(name, metric.measure(*together))

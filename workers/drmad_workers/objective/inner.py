@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers import trees
+from drmad_workers.distributed.workers import ALONE, Workers
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
@@ -124,6 +125,8 @@ class InnerObjective:
         without_derivative: names of carried values whose update no derivative passes through.
         vmap_agrees: whether vmap over directions gives the product along each; None if unknown.
         is_symmetric: whether the Jacobian of the gradient is symmetric, as that of a function is.
+        workers: those that share the training run. The losses, graphs and derivatives of one of
+            them are its part of a sum over rows; the gradients as vectors are whole.
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class InnerObjective:
         self.traced = Traced()
         self.has_cuts = False
         self.is_symmetric = True
+        self.workers: Workers = ALONE
         self.is_opaque = False
         self.is_suspect = False
         self.has_attention = False
@@ -182,7 +186,7 @@ class InnerObjective:
         loss, *parts = self.trace("gradient", derive, batch)
         assert loss is not None
         self._require_same_parameters([part is not None for part in parts])
-        self.join(parts, out)
+        self.join(parts, out, loss)
         return loss
 
     def first_derivatives(self, batch: Batch, create_graph: bool = False) -> Derivatives:
@@ -299,9 +303,13 @@ class InnerObjective:
             "model",
         )
 
-    def join(self, parts: Parts, out: Tensor) -> None:
-        """Writes ∇_w L with its penalties into `out`, from what autograd returned."""
+    def join(self, parts: Parts, out: Tensor, *also: Tensor) -> None:
+        """Writes ∇_w L with its penalties into `out`, from what autograd returned.
+
+        `also` holds other parts of sums over the rows, which become whole with the gradient.
+        """
         self.parameters.join(parts, out)
+        self.workers.sum(out, *also)
         self.penalties.add_gradient(self.parameters.weights, out)
 
     def split(self, parts: Parts) -> Derivatives:
@@ -323,7 +331,9 @@ class InnerObjective:
     def _is_traceable(self) -> bool:
         parameters = self.parameters
         on_cpu = parameters.device.type == "cpu"
-        return on_cpu and self.is_plain and not parameters.are_large
+        # A trace that one worker alone gives up would have it alone repeat the run.
+        is_alone = self.workers.size == 1
+        return on_cpu and self.is_plain and is_alone and not parameters.are_large
 
     def is_traced(self, batch: Batch) -> bool:
         """Whether gradients and exact products on such a batch are traced, as far as is known."""

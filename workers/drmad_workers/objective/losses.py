@@ -32,6 +32,8 @@ class Losses:
     Attributes:
         outer_needs_grad: whether the outer loss takes gradients of its own, by the inputs for
             example, and must be computed with gradients enabled.
+        share: the share of a minibatch's rows that this worker computes; its training losses are
+            this share of their mean. 1 if the training run is not shared.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Losses:
         self.autocast = autocast
         self.weighting = Weighting(problem, values, batch_size)
         self.outer_needs_grad = False
+        self.share = 1.0
         self._model = parameters.model
         self._device, self._dtype = parameters.device, parameters.dtype
         self._values = values
@@ -59,7 +62,7 @@ class Losses:
             if self.problem.inner_loss is not None:
                 arguments = self._values.for_users(arguments)
                 loss = full_loss_of(self.problem.inner_loss, self._model, arguments, batch)
-                return loss.to(self._dtype)
+                return self._shared(loss.to(self._dtype))
         outputs = self.outputs(batch)
         return self.of_outputs(outputs, batch, arguments, rows)
 
@@ -71,7 +74,7 @@ class Losses:
         """The mean of the problem's `loss` over the batch, weighted; see Weighting."""
         with self._precision():
             losses = loss_of(self.problem.loss, outputs, batch.content)
-        return self.weighting.mean(losses.to(self._dtype), batch, arguments, rows)
+        return self._shared(self.weighting.mean(losses.to(self._dtype), batch, arguments, rows))
 
     def outer(self, batch: Batch) -> Tensor:
         """The held-out objective on the batch, shape ()."""
@@ -83,6 +86,9 @@ class Losses:
             outputs = outputs_of(self.problem, self._model, batch.content)
             losses = loss_of(self.problem.loss, outputs, batch.content)
         return losses.to(self._dtype).mean()
+
+    def _shared(self, loss: Tensor) -> Tensor:
+        return loss if self.share == 1.0 else self.share * loss
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.autocast:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from drmad_workers.data.examples import Examples
+from drmad_workers.distributed.workers import ALONE, Workers, share_of
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
 from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
 from drmad_workers.objective.held_out_rows import HeldOutRows
-from drmad_workers.objective.inner import InnerObjective, Linearization, joined
+from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.parameters.flat_parameters import FlatParameters, Parts
 from drmad_workers.objective.penalties import Penalties
@@ -39,6 +40,7 @@ class Objective:
         product: the product with second derivatives of L.
         sums: dλ.
         held_out: the rows of held-out data that a pass takes.
+        workers: those that share the training run; see `share`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Objective:
         self.product: Product = exact_product
         self.sums = GradientSums(self.values)
         self.held_out = held_out or HeldOutRows()
+        self.workers: Workers = ALONE
 
     def stacked(self, replicas: int) -> "Objective":
         """The objective of R replicas of the same problem side by side."""
@@ -101,6 +104,11 @@ class Objective:
             replicas,
             batch_size=self.losses.weighting.batch_size,
         )
+
+    def share(self, workers: Workers) -> None:
+        """Has the workers share the training run: each of them takes its rows of a batch."""
+        self.workers = self.inner.workers = self.sums.workers = workers
+        self.losses.share = share_of(self.losses.weighting.batch_size, workers)
 
     def set_hyperparameters(self, raw: Mapping[str, Tensor]) -> None:
         """Takes λ by name; requires every bound hyperparameter in its shape."""
@@ -146,10 +154,10 @@ class Objective:
         """
         product, inner = product or self.product, self.inner
         if carried is None or share == 1.0:
-            found = product(inner, batch, cotangent, prepare, at, carried, times)
+            found = self._summed(product(inner, batch, cotangent, prepare, at, carried, times))
             self._subtract_by_parameters(found.by_parameters, out, share)
         else:
-            found = product(inner, batch, cotangent, prepare, at)
+            found = self._summed(product(inner, batch, cotangent, prepare, at))
             self._subtract_by_parameters(found.by_parameters, out, share)
             by_update = carried_product(inner, batch, carried, times)
             self._subtract_by_parameters(by_update.by_parameters, out)
@@ -161,7 +169,7 @@ class Objective:
 
     def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
         """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
-        found = self.product(self.inner, batch, cotangent)
+        found = self._summed(self.product(self.inner, batch, cotangent))
         self._subtract_by_parameters(found.by_parameters, out)
         self.penalties.subtract_curvature(cotangent, out)
 
@@ -191,6 +199,8 @@ class Objective:
         out.zero_()
         carried.zero_()
         value = torch.zeros((), dtype=parameters.dtype, device=parameters.device)
+        by_leaves = [torch.zeros_like(leaf) for leaf in self.values.leaves()]
+        own = examples.of_worker(self.workers)
 
         def derive(batch: Batch) -> tuple[Tensor, Sequence[Tensor], Tensor]:
             poll()
@@ -207,13 +217,30 @@ class Objective:
             return loss.detach(), parts[:last], by_carried
 
         count = len(parameters.tensors)
-        for (loss, parts, by_carried), share in self.held_out.over(examples, derive):
+        for (loss, parts, by_carried), share_of_own in self.held_out.over(own, derive):
+            share = share_of_own * own.rows / examples.rows
             out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
-            self.sums.add_leaves(parts[count:], share)
+            for total, part in zip(by_leaves, parts[count:], strict=True):
+                total.add_(part, alpha=share)
             carried.add_(by_carried, alpha=share)
             value.add_(loss, alpha=share)
         parameters.train()
+        self.workers.sum(out, value, *by_leaves)
+        self.sums.add_leaves(by_leaves, 1.0)
         return value
+
+    def _summed(self, found: Derivatives) -> Derivatives:
+        """The derivatives summed over the workers, but those by rows, which stay with the rows."""
+        if self.workers.size == 1:
+            return found
+        flat = torch.empty_like(self.parameters.weights)
+        self.parameters.join(found.by_parameters, flat)
+        by_leaves = [
+            torch.zeros_like(leaf) if part is None else part.detach().clone().contiguous()
+            for leaf, part in zip(self.values.leaves(), found.by_leaves, strict=True)
+        ]
+        self.workers.sum(flat, *by_leaves)
+        return found._replace(by_parameters=self.parameters.parts(flat), by_leaves=by_leaves)
 
     def _subtract_by_parameters(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
         for view, part in zip(self.parameters.parts(out), parts, strict=True):
@@ -231,6 +258,7 @@ class Objective:
         Raises:
             HypergradientNotFinite: an entry is nan or infinite.
         """
+        self.sums.join_rows()
         self.penalties.subtract_totals(self.sums.totals)
         gradient = {
             name: bound.chain(self.values.by_name[name], self.sums.totals[name]).cpu()

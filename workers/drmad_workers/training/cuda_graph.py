@@ -70,6 +70,7 @@ def recordable(run: StepwiseRun) -> bool:
         and not objective.parameters.stochastic
         and not objective.losses.autocast
         and run.accumulate == 1
+        and objective.workers.size == 1
         and objective.parameters.weights.ndim == 1
         and not objective.parameters.carried.has_numbers
     )

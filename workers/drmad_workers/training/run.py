@@ -183,6 +183,7 @@ class TrainingRun:
         largest = float(torch.linalg.vector_norm(parameters.weights, math.inf))
         if not math.isfinite(largest):
             raise TrainingDiverged(self.steps, self.steps, largest, "weights")
+        self.objective.workers.require_same(parameters.weights)
         if recorder.next_step == self.steps:
             recorder.visit(self.steps, self)
         self.monitor.end()

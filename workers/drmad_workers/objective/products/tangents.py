@@ -50,6 +50,7 @@ def gradient_along(
     parts += [values[name].index_select(1, batch.index) for name in names.row_names]
     if inner.parameters.carried or not inner.is_symmetric:
         result = _along_by_transposes(inner, batch, parts, carried)
+        inner.workers.sum(result.along)
         inner.penalties.add_along(inner.parameters.weights, weights, values, result.along)
         return result
     derivatives = inner.first_derivatives(batch, create_graph=True)
@@ -66,6 +67,7 @@ def gradient_along(
         for slot, found in zip(slots, found_along, strict=True):
             if found is not None:
                 out[:, slot.start : slot.stop].copy_(found.reshape(count, -1))
+    inner.workers.sum(out)
     inner.penalties.add_along(inner.parameters.weights, weights, values, out)
     gradient = inner.flat_gradient(derivatives.by_parameters)
     return AlongDirections(gradient, out, torch.zeros_like(carried))
