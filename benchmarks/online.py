@@ -16,8 +16,6 @@ of the --json file; those that are there are not repeated.
 """
 
 import argparse
-import json
-from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,6 +25,7 @@ import torch
 
 from online_study import mnist
 from online_study.digits import online, restarts, uniform
+from online_study.lines import Results
 from online_study.overhead import overhead
 from online_study.tables import best_of, report
 
@@ -40,25 +39,6 @@ GRID: list[dict[str, Any]] = [
 MNIST_GRID: list[dict[str, Any]] = [
     {"steps": 2250, "window": 30, "rate": rate} for rate in (0.2, 0.4, 0.8)
 ]
-
-
-class Results:
-    """The measurements so far, each a line of a file if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path is not None and path.exists() else []
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in lines]
-
-    def add(self, key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
-        if any(key.items() <= line.items() for line in self.lines):  # was measured before
-            return
-        found = {**key, **measure()}
-        self.lines.append(found)
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(found) + "\n")
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}, flush=True)
 
 
 def main() -> None:

@@ -12,20 +12,23 @@ Line = dict[str, Any]
 
 
 def best_of(
-    lines: Iterable[Line], part: str = "choose", most_runs: float = MOST_RUNS
+    lines: Iterable[Line],
+    part: str = "choose",
+    most_runs: float = MOST_RUNS,
+    names: Sequence[str] = SETTING,
 ) -> Line | None:
     """The setting of the lowest mean validation loss after retraining, of those that may be."""
     groups: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
         if line["part"] == part and line["runs"] <= most_runs:
-            key = tuple(line[name] for name in SETTING)
+            key = tuple(line[name] for name in names)
             groups.setdefault(key, []).append(line)
     if not groups:
         return None
     most = max(map(len, groups.values()))
     whole = {key: found for key, found in groups.items() if len(found) == most}
     chosen = min(whole, key=lambda key: mean(whole[key], "validation_loss"))
-    return dict(zip(SETTING, chosen, strict=True))
+    return dict(zip(names, chosen, strict=True))
 
 
 def mean(lines: Sequence[Line], name: str) -> float:
@@ -65,4 +68,38 @@ def report(lines: Sequence[Line]) -> str:
             f"{mean(times, 'alone_ms'):.2f} ms, overhead {spread(times, 'overhead')} %; with the "
             f"steps {mean(times, 'steps_ms'):.2f} ms, {spread(times, 'overhead_on_steps')} %"
         )
+    return "\n".join(out)
+
+
+def comparison(lines: Sequence[Line], parts: Iterable[str]) -> str:
+    """A table for each part: test errors after retraining, and the difference to the online run."""
+    return "\n\n".join(_compared(part, lines) for part in parts)
+
+
+def _compared(part: str, lines: Sequence[Line]) -> str:
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        if line["part"] == f"report {part}":
+            names = (*SETTING, "iterations", "trials", "factor")
+            setting = [f"{name} {line[name]}" for name in names if name in line]
+            groups.setdefault(", ".join([line["arm"], *setting]), []).append(line)
+    online = next((found for name, found in groups.items() if name.startswith("online")), [])
+    heads = [part, "seeds", "training runs", "test error %", "points to online", "validation loss"]
+    out = ["| " + " | ".join(heads) + " |", "|---|---|---|---|---|---|"]
+    for name, found in groups.items():
+        paired = [
+            {"difference": one["test_error"] - other["test_error"]}
+            for one in found
+            for other in online
+            if one["seed"] == other["seed"]
+        ]
+        cells = [
+            name,
+            str(len(found)),
+            f"{mean(found, 'runs'):.1f}",
+            spread(found, "test_error"),
+            spread(paired, "difference") if paired else "",
+            f"{mean(found, 'validation_loss'):.4f}",
+        ]
+        out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)

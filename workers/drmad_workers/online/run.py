@@ -16,6 +16,7 @@ from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, Replic
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.stored import Stored
+from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.parameters.flat_parameters import Signature
 from drmad_workers.online.refusals import require_window
 from drmad_workers.online.state import TrainingState, carry_all, place, taken
@@ -23,6 +24,7 @@ from drmad_workers.online.validation_rows import ValidationRows
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica import Replica
 from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.optimizers import InnerOptimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.training.schedules import ConstantSchedule, TableSchedule
@@ -79,6 +81,11 @@ class OnlineRun:
         self._validation = ValidationRows(replica.valid_examples, validation_batch)
         self._factors = replica.training.factors
         self._constant = replace(replica.training, steps=window, schedule=ConstantSchedule())
+        bound = replica.hyperparameters.values()
+        self._moves_rates = self._factors is not None or any(
+            isinstance(each, BoundRate) for each in bound
+        )
+        self._dynamics: InnerOptimizer | None = None
         self.method = self._chosen(method)
         self.method.check(self._constant)
         require_derivatives(self.method, replica.hyperparameters.values(), self._constant)
@@ -225,7 +232,11 @@ class OnlineRun:
         window = Window(self.step, self._state, self._signature, verifies)
         config = self._config()
         objective = self._replica.objective
-        run = TrainingRun(objective, config, self._minibatches, self._monitor, window)
+        run = TrainingRun(
+            objective, config, self._minibatches, self._monitor, window, self._dynamics
+        )
+        if not self._moves_rates:
+            self._dynamics = run.dynamics
         stream = self._replica.stream(self._replica.training.draw_of(self.draw))
         own = ReplicaRun(run, 0, self._validation.of(self.step // self.window, stream))
         return run, own, DifferentiatedRun(run, [own], config)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import cycle
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from drmad_workers.objective.objective import Objective
 from drmad_workers.problem import Batch
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.cuda_graph import training_step
+from drmad_workers.training.kept_minibatches import KeptMinibatches
 from drmad_workers.training.optimizers import InnerOptimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.window import WHOLE, Window
@@ -67,9 +69,11 @@ class TrainingRun:
         minibatches: Minibatches | StackedMinibatches,
         monitor: Monitor,
         window: Window = WHOLE,
+        dynamics: InnerOptimizer | None = None,
     ) -> None:
+        """`dynamics` is the optimizer at the same settings and rates; None makes it."""
         self.objective = objective
-        self.dynamics: InnerOptimizer = config.dynamics(objective)
+        self.dynamics: InnerOptimizer = dynamics or config.dynamics(objective)
         self.dynamics.first = window.first
         self.steps = config.steps
         self.monitor = monitor
@@ -87,6 +91,7 @@ class TrainingRun:
         self.clip = config.clip
         self.clipped = self.losses.bool()
         self._minibatches = minibatches
+        self._kept = None if window.start is None else KeptMinibatches()
 
     def to_start(self, state: Tensor) -> None:
         """Places the run at the state from which it continues a training."""
@@ -104,14 +109,26 @@ class TrainingRun:
         """`batch` by the number of the first minibatch in the whole training."""
         if self.objective.parameters.stochastic:
             seed_all(self._minibatches.step_seed(number))
-        return self._minibatches.join(number, count, every)
+        if self._kept is None or count > 1:
+            return self._minibatches.join(number, count, every)
+        batch = self._kept.find(number)
+        if batch is None:
+            batch = self._minibatches.join(number)
+            self._kept.keep(number, batch)
+        return batch
 
     def _number(self, minibatch: int) -> int:
         """The number in the whole training of a minibatch of this run."""
         return self.accumulate * self.window.first + minibatch
 
     def expect(self, order: Order) -> None:
-        """States the minibatches that a pass is about to read, if other processes read them."""
+        """States the minibatches that a pass is about to read, if other processes read them.
+
+        Those of a window that are kept are not read again.
+        """
+        kept = self._kept
+        if kept is not None and not order.joins:
+            order = replace(order, numbers=(each for each in order.numbers if each not in kept))
         self._minibatches.expect(order)
 
     def order(self, steps: Iterable[int], joined: int = 1) -> Order:
@@ -177,7 +194,8 @@ class TrainingRun:
             elif step % CHECK_EVERY == CHECK_EVERY - 1:
                 self._check_losses(step + 1)
             self.monitor.advance()
-        self._check_losses(self.steps)
+        if not on_cpu:
+            self._check_losses(self.steps)
         if verifies and signature is not None:
             parameters.require_signature(signature)
         largest = float(torch.linalg.vector_norm(parameters.weights, math.inf))
