@@ -11,8 +11,9 @@ from drmad_workers import OnlineRun, Problem, SampleWeight, Stored, TrainingConf
 from drmad_workers.problem import Batch
 from drmad_workers.training import kept_minibatches
 from drmad_workers.training.kept_minibatches import KeptMinibatches
+from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import tuner_of
-from tests.workers.online.test_run import SGD, WINDOW, Recipe, plain_model, values_of
+from tests.workers.online.test_run import SGD, WINDOW, plain_model, values_of
 from tests.workers.small import small_problem
 
 
