@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser demo test test-full docs dist images lint unasync bench experiments lock hashes clean
+.PHONY: install browser proxy demo test test-full docs dist images lint unasync bench experiments lock hashes clean
 
 install: .venv/installed
 
@@ -18,10 +18,13 @@ demo: install
 browser:
 	deploy/install-browser.sh
 
-test: install browser
+proxy:
+	deploy/install-proxy.sh
+
+test: install browser proxy
 	$(BIN)/python -m pytest -m "not full" -n 4 --dist loadscope --no-loadscope-reorder
 
-test-full: install browser
+test-full: install browser proxy
 	$(BIN)/python -m pytest
 
 # The site, in build/site. A broken link or a name that cannot be documented fails it.

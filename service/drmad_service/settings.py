@@ -44,6 +44,17 @@ def _node_groups(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _root_path(text: str) -> str:
+    root = text.rstrip("/")
+    if root and re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root) is None:
+        raise ValueError(
+            "the root path must begin with a slash and hold letters, digits and ._~- alone, as in "
+            f"/tuning, got {text!r}"
+        )
+    return root
+
+
+RootPath = Annotated[str, AfterValidator(_root_path)]
 NodeGroups = Annotated[tuple[str, ...], AfterValidator(_node_groups)]
 
 
@@ -88,6 +99,11 @@ class ApiSettings(_Settings):
         "Host name by which clients reach the service, besides localhost; may be repeated, * "
         "allows any name.",
         flag="allowed_host",
+    )
+    root_path: RootPath = setting(
+        "",
+        "Path below which a proxy offers the service, as in /tuning; empty where it has a host of "
+        "its own.",
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),

@@ -22,6 +22,7 @@ from drmad_service.api.middleware.head_requests import HeadRequests
 from drmad_service.api.middleware.known_hosts import KnownHosts
 from drmad_service.api.middleware.request_guard import RequestGuard
 from drmad_service.api.middleware.request_log import RequestLog
+from drmad_service.api.middleware.root_path import RootPath
 from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.api.middleware.strict_requests import only_known_parameters
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
@@ -91,6 +92,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # the dashboard has its own page
         redoc_url=None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     problem_details.install(app)
     refusals: dict[int | str, dict[str, Any]] = dict.fromkeys(
@@ -130,4 +132,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
     )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestLog)
+    if settings.root_path:
+        app.add_middleware(RootPath, root=settings.root_path)
     return app

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2.ext import Extension
 
 from drmad_client.records import verdict
 from drmad_client.records.job import Best, JobRecord
@@ -41,18 +44,43 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_environment = Environment(
-    loader=PackageLoader("drmad_service.dashboard"),
-    autoescape=select_autoescape(default=True),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ADDRESS = re.compile(r'\b(href|action)="/')
 
 
-def render(template: str, path: str, **values: Any) -> str:
-    """Returns a whole page as HTML. `path` is the address that the page is served at."""
-    return _environment.get_template(template).render(path=path, **values)
+class _Mounted(Extension):
+    """Puts the root path before the addresses of links and forms, which begin with a slash."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        return _ADDRESS.sub(r'\1="{{ root }}/', source)
+
+
+def render(template: str, path: str, root: str = "", **values: Any) -> str:
+    """Returns a whole page as HTML.
+
+    Args:
+        path: the address that the page is served at, below `root`.
+        root: the path below which the service is offered; empty, or as in /tuning.
+    """
+    return _environment(root).get_template(template).render(path=path, **values)
+
+
+@functools.cache
+def _environment(root: str) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("drmad_service.dashboard"),
+        extensions=[_Mounted],
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "root": root,
+        "asset": lambda name: root + assets.url(name),
+        "plotly_styles": assets.plotly_styles,
+    }
+    environment.filters |= _FILTERS
+    return environment
 
 
 def examples() -> dict[str, str]:
@@ -156,17 +184,11 @@ def _interval(figures: Best | ConfirmedFigures, name: str) -> str:
     return verdict.interval(name, intervals.get(name))
 
 
-_environment.globals |= {
-    "asset": assets.url,
-    "plotly_styles": assets.plotly_styles,
-}
-
-
 def _plus_minus(interval: MeanInterval | None, name: str) -> str:
     return plus_minus(interval, is_share(name))
 
 
-_environment.filters |= {
+_FILTERS = {
     "plus_minus": _plus_minus,
     "confirmation": verdict.confirmation,
     "interval": _interval,

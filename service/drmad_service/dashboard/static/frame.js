@@ -1,6 +1,6 @@
 // Behaviour of every page: colour theme, sign-out, copy buttons, menus and custom elements.
 import "./elements.js";
-import { complain, notify, request } from "./service.js";
+import { complain, notify, request, under } from "./service.js";
 
 const THEMES = ["system", "light", "dark"];
 
@@ -16,7 +16,7 @@ document.querySelector("#theme").addEventListener("click", () => {
 document.querySelector("#sign-out")?.addEventListener("click", async () => {
   try {
     await request("POST", "/sign-out");
-    location.assign("/sign-in");
+    location.assign(under("/sign-in"));
   } catch (error) {
     complain(error);
   }

@@ -3,7 +3,7 @@ import "./charts.js";
 import "./learned.js";
 import { Follower, refresh } from "./live.js";
 import { duration } from "./numbers.js";
-import { complain, notify, request } from "./service.js";
+import { complain, notify, request, under } from "./service.js";
 
 const page = document.querySelector("#job");
 const api = `/v1/jobs/${page.dataset.job}`;
@@ -91,7 +91,7 @@ async function act(action, body) {
   try {
     if (action === "delete") {
       await request("DELETE", api);
-      location.assign("/");
+      location.assign(under("/"));
       return;
     }
     await request("POST", `${api}/${action}`, body);

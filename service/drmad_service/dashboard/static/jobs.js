@@ -1,7 +1,7 @@
 // The list of jobs: live updates, filters applied while typing, a selection that pages and filters keep,
 // actions on it, columns and keys.
 import { Follower, refresh } from "./live.js";
-import { complain, notify, request } from "./service.js";
+import { complain, notify, request, under } from "./service.js";
 
 new Follower(() => "/live", { change: refresh, back: refresh });
 
@@ -14,7 +14,7 @@ filters.addEventListener("input", () => {
   typing = setTimeout(() => {
     const asked = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
     const query = asked.toString();
-    history.replaceState(null, "", query ? `/?${query}` : "/");
+    history.replaceState(null, "", under(query ? `/?${query}` : "/"));
     refresh();
   }, 250);
 });
@@ -42,7 +42,7 @@ list.addEventListener("change", ({ target }) => {
   show();
 });
 document.addEventListener("drmad:refreshed", show);
-compare.addEventListener("click", () => location.assign(`/compare?${[...chosen].map((job) => `job=${job}`).join("&")}`));
+compare.addEventListener("click", () => location.assign(under(`/compare?${[...chosen].map((job) => `job=${job}`).join("&")}`)));
 bar.querySelector("#clear").addEventListener("click", () => {
   chosen.clear();
   show();

@@ -1,6 +1,6 @@
 // Keeps a page current without reloading it: an event stream reports that something changed, the
 // service renders the page again, and idiomorph merges its data-live parts into this one.
-import { signIn } from "./service.js";
+import { signIn, under } from "./service.js";
 import { Idiomorph } from "./vendor/idiomorph.esm.min.js";
 
 const INTERVAL_MS = 1000;
@@ -53,7 +53,7 @@ async function update() {
   } catch {
     return 0; // the event stream fails too, reconnects and calls refresh
   }
-  if (response.redirected && new URL(response.url).pathname === "/sign-in") location.assign(signIn());
+  if (response.redirected && new URL(response.url).pathname === under("/sign-in")) location.assign(signIn());
   if (!response.ok) return 0;
   const text = await response.text();
   const began = performance.now();
@@ -84,7 +84,7 @@ export class Follower {
 
   open() {
     if (this.source || this.over || document.hidden) return;
-    this.source = new EventSource(this.address());
+    this.source = new EventSource(under(this.address()));
     this.source.onopen = () => {
       this.pause = FIRST_RETRY_MS;
       show("on", "live");

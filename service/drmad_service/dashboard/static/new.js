@@ -1,6 +1,6 @@
 // The editor of a new job or a fork. YAML and form show the same job; the service validates each edit.
 import { Form } from "./form.js";
-import { complain, notify, request } from "./service.js";
+import { complain, notify, request, under } from "./service.js";
 import { upload, withData } from "./upload.js";
 import { Preflight } from "./preflight.js";
 import "./yaml_editor.js";
@@ -172,7 +172,7 @@ submit.addEventListener("click", async () => {
       ? await request("POST", `/v1/jobs/${forkOf}/fork`, { iteration: document.querySelector("#from").valueAsNumber, changes: answer.changes })
       : await request("POST", "/v1/jobs", answer.draft.job, { "Idempotency-Key": idempotency.key });
     localStorage.removeItem(DRAFT);
-    location.assign(`/jobs/${job.id}`);
+    location.assign(under(`/jobs/${job.id}`));
   } catch (error) {
     complain(error);
     submit.disabled = false;

@@ -1,5 +1,13 @@
 // Sends requests to the service and shows notifications.
 
+// A proxy may offer the service below a path, which precedes that of every file.
+const ROOT = new URL(import.meta.url).pathname.split("/static/")[0];
+
+/** The address of a path of the service, such as /v1/jobs. */
+export function under(path) {
+  return ROOT + path;
+}
+
 const DEFAULT_TIMEOUT_MS = 60_000;
 
 export class Refused extends Error {
@@ -21,7 +29,7 @@ export async function request(method, path, body, headers = {}, timeoutMs = DEFA
   }
   let response, text;
   try {
-    response = await fetch(path, options);
+    response = await fetch(under(path), options);
     text = await response.text();
   } catch {
     throw new Error("The service does not respond. Check that it is running.");
@@ -38,7 +46,7 @@ export async function request(method, path, body, headers = {}, timeoutMs = DEFA
 }
 
 export function signIn() {
-  return `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+  return under(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
 }
 
 export function notify(text, kind = "") {

@@ -1,5 +1,5 @@
 // Exchanges a typed API key, or the ticket of a link, for a session cookie.
-import { request } from "./service.js";
+import { request, under } from "./service.js";
 
 const wrong = document.querySelector("#wrong");
 
@@ -12,8 +12,8 @@ async function open(credentials) {
     return;
   }
   // Only same-origin paths: a link must not redirect to another site after the sign-in.
-  const next = new URL(new URLSearchParams(location.search).get("next") ?? "/", location.origin);
-  location.replace(next.origin === location.origin ? next.pathname + next.search : "/");
+  const next = new URL(new URLSearchParams(location.search).get("next") ?? under("/"), location.origin);
+  location.replace(next.origin === location.origin ? next.pathname + next.search : under("/"));
 }
 
 document.querySelector("#sign-in").addEventListener("submit", (event) => {

@@ -54,6 +54,7 @@ from drmad_service.errors import (
     ScopeTooLow,
     TooManyRequests,
 )
+from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.access.refusals import refusal_of
 from drmad_service.store.overview import ORDERS
@@ -73,8 +74,13 @@ class _PageRoute(APIRoute):
             try:
                 return await handler(request)
             except NotSignedIn:
-                here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                return RedirectResponse(f"/sign-in?next={quote(here)}", status_code=303)
+                here = (
+                    root_of(request)
+                    + request.url.path
+                    + (f"?{request.url.query}" if request.url.query else "")
+                )
+                target = f"{root_of(request)}/sign-in?next={quote(here)}"
+                return RedirectResponse(target, status_code=303)
             except (JobNotFound, ResultNotFound) as error:
                 return await page(request, "trouble.html", 404, title="Not found", message=error)
             except ScopeTooLow as error:
@@ -98,8 +104,14 @@ class _PageRoute(APIRoute):
         return handle
 
 
+def root_of(request: Request) -> str:
+    """The path below which a proxy offers the service; empty without one."""
+    settings: ApiSettings = request.app.state.settings
+    return settings.root_path
+
+
 async def page(request: Request, template: str, status_code: int = 200, **values: Any) -> Response:
-    html = rendering.render(template, request.url.path, **values)
+    html = rendering.render(template, request.url.path, root_of(request), **values)
     response = await compressible(request, html.encode(), "text/html", rendering.HEADERS)
     response.status_code = status_code
     return response
@@ -134,7 +146,9 @@ async def jobs(
 
     def address(**other: str | None) -> str:
         query = {"status": chosen, "tag": tag, "q": q, "sort": sort, "down": down} | other
-        return "/?" + urlencode({name: value for name, value in query.items() if value})
+        return f"{root_of(request)}/?" + urlencode(
+            {name: value for name, value in query.items() if value}
+        )
 
     return await page(
         request,
@@ -181,7 +195,7 @@ async def job(
     at_end = next((each for each in retrainings if each.report and each.at_end), retrained)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
-    url = str(request.base_url).rstrip("/")
+    url = str(request.base_url).rstrip("/") + root_of(request)
     return await page(
         request,
         "job.html",

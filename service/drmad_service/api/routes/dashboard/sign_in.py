@@ -14,6 +14,7 @@ from drmad_service.api.auth.authentication import (
 )
 from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.errors import SignInFailed
+from drmad_service.settings import ApiSettings
 
 router = APIRouter(tags=["sign-in"])
 
@@ -53,6 +54,7 @@ async def sign_in(credentials: Credentials, request: Request) -> Response:
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
+        path=_cookie_path(request),
     )
     return response
 
@@ -65,5 +67,13 @@ async def sign_out(request: Request) -> Response:
         access: Access = request.app.state.access
         await access.close_session(token)
     response = Response(status_code=204)
-    response.delete_cookie(cookie_name(request), httponly=True, samesite="strict")
+    response.delete_cookie(
+        cookie_name(request), _cookie_path(request), httponly=True, samesite="strict"
+    )
     return response
+
+
+def _cookie_path(request: Request) -> str:
+    """Two services below one host keep their sessions apart."""
+    settings: ApiSettings = request.app.state.settings
+    return settings.root_path or "/"
