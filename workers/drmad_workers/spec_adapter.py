@@ -52,7 +52,7 @@ def tuner(
         EngineError: only a worker can find the fault, such as a missing file or too large a batch.
         UserCodeError: the user's code raised.
     """
-    return Tuner(
+    made = Tuner(
         built or problem(spec, places, code),
         kinds(spec),
         training(spec),
@@ -62,6 +62,9 @@ def tuner(
         device=device,
         shards=shards(spec),
     )
+    if spec.replicas.workers > 1:
+        made.replica.require_shareable(spec.replicas.workers)
+    return made
 
 
 def batched(

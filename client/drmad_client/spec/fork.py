@@ -126,7 +126,8 @@ def _misfits_of_the_run(before: JobSpec, after: JobSpec) -> Iterator[Misfit]:
 
 def _counting(spec: JobSpec) -> ReplicasSpec:
     """The replicas without what changes where they are computed."""
-    return spec.replicas.model_copy(update={"placement": "pack", "batched": "off"})
+    alone = {"placement": "pack", "batched": "off", "workers": 1}
+    return spec.replicas.model_copy(update=alone)
 
 
 def _flat(changes: dict[str, Any]) -> dict[str, Any]:

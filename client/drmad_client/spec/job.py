@@ -32,6 +32,7 @@ from drmad_client.spec.side_runs.attribution import AttributionSpec, attribution
 from drmad_client.spec.side_runs.preflight import PreflightSpec
 from drmad_client.spec.side_runs.retraining import RetrainSpec, retraining_misfits
 from drmad_client.spec.text.plain_values import with_numbers
+from drmad_client.spec.workers import worker_misfits
 
 _ACCEPTED = {"accepted": True}
 """The context of validation under which only the fields by themselves are judged."""
@@ -268,7 +269,8 @@ class JobSpec(Spec):
         yield from start_misfits(self)
         yield from self.hypergradient.misfits(self.differentiated, self.hyperparameters)
         yield from self.replicas.misfits(self.resources)
-        yield from self.resources.misfits()
+        yield from self.resources.misfits(self.replicas.workers)
+        yield from worker_misfits(self)
         if self.meta.optimizer == "auto" and self.replicas.mode == "async":
             message = (
                 "must be another one with replicas.mode: async, where no update waits for a trial, "

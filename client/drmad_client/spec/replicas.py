@@ -17,6 +17,13 @@ class ReplicasSpec(Spec):
     count: int = Field(
         default=1, ge=1, le=1024, description="Number of replicas K, each with seeds of its own."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Number of workers that share each training run of a replica, on one node: "
+        "every minibatch is split among them, and gradients are summed.",
+    )
     data: Literal["shared", "overlapping", "disjoint"] = Field(
         default="shared",
         description="Examples that a replica holds: all (shared), a share that no other replica "
@@ -115,7 +122,7 @@ class ReplicasSpec(Spec):
         if self.batched == "auto" and (self.mode == "async" or self.wait_for is not None):
             message = "must be off with mode: async or wait_for: replicas in a batch end together"
             yield _at("batched", self.batched, message)
-        if self.batched == "auto" and resources.gpus > 0.5 and self.count > 1:
+        if self.batched == "auto" and 0.5 < resources.gpus <= 1.0 and self.count > 1:
             message = (
                 f"must be off with gpus: {resources.gpus:g}, where no two replicas share a GPU; or "
                 f"set resources.gpus to a fraction, such as {1.0 / self.count:.3g}"
@@ -167,8 +174,9 @@ class ResourcesSpec(Spec):
     gpus: float = Field(
         default=0.0,
         ge=0.0,
-        json_schema_extra={"maximum": 1.0},
-        description="GPUs of a replica: 0, 1, or the fraction of one that it shares with others.",
+        json_schema_extra={"maximum": 64.0},
+        description="GPUs of a replica: 0, 1, or the fraction of one that it shares with others; "
+        "with replicas.workers one for each worker.",
     )
     memory_bytes: int | None = Field(
         default=None,
@@ -178,12 +186,12 @@ class ResourcesSpec(Spec):
         "torch and Ray; null takes the limit that the operator sets.",
     )
 
-    def misfits(self) -> Iterator[Misfit]:
-        """Resources that a replica would not use."""
-        if self.gpus > 1.0:
+    def misfits(self, workers: int) -> Iterator[Misfit]:
+        """Resources that a replica of so many workers would not use."""
+        if self.gpus > 1.0 and workers == 1:
             message = (
-                f"must be at most 1, got {self.gpus:g}: a replica uses one GPU; to use more GPUs, "
-                "raise replicas.count"
+                f"must be at most 1, got {self.gpus:g}: a worker uses one GPU; to use more GPUs, "
+                "raise replicas.workers or replicas.count"
             )
             yield ("resources", "gpus"), self.gpus, message
         if self.gpus and self.memory_bytes is not None:

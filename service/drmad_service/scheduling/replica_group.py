@@ -32,8 +32,8 @@ class Replicas(Protocol):
     def reserve(self, places: Sequence[Placed]) -> Any:
         """Request the resources of all replicas together, on the nodes that the store chose.
 
-        Returns a reference that becomes ready with the reservation; None when one actor holds all
-        replicas, because Ray places a single actor without a reservation.
+        Returns a reference that becomes ready with the reservation; None when a single actor holds
+        all replicas, because Ray places it without a reservation.
         """
         ...
 
@@ -65,7 +65,11 @@ def living_nodes() -> list[dict[str, Any]]:
 
 
 class ReplicaGroup:
-    """Replicas as Ray actors in one placement group."""
+    """Replicas as Ray actors in one placement group.
+
+    A replica of several workers has an actor for each, all on its node. The first of them answers
+    for the replica, and calls the others.
+    """
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class ReplicaGroup:
         self._numbers: list[list[int]] = []
         self._nodes: list[str] = []
         self.actors: list[Any] = []
+        self._followers: list[Any] = []
 
     def reserve(self, places: Sequence[Placed]) -> Any:
         resources, replicas = self._spec.resources, self._spec.replicas
@@ -99,50 +104,72 @@ class ReplicaGroup:
             for _ in range(0, place.replicas, size):
                 self._numbers.append([*itertools.islice(numbers, size)])
                 self._nodes.append(place.node)
-        if len(self._numbers) == 1:
+        if len(self._numbers) * replicas.workers == 1:
             return None
-        bundles = [
-            {"CPU": resources.cpus * len(batch)}
-            | ({"GPU": resources.gpus * len(batch)} if resources.gpus else {})
-            for batch in self._numbers
-        ]
+        bundles, nodes = [], []
+        for batch, node in zip(self._numbers, self._nodes, strict=True):
+            share = len(batch) / replicas.workers
+            bundle = {"CPU": resources.cpus * share}
+            if resources.gpus:
+                bundle["GPU"] = resources.gpus * share
+            bundles += [bundle] * replicas.workers
+            nodes += [node] * replicas.workers
         self._group = placement_group(
             bundles,
-            strategy=replicas.placement.upper(),
-            bundle_label_selector=[{"ray.io/node-id": node} for node in self._nodes],
+            # The nodes are chosen, and several workers of a replica share one.
+            strategy="PACK" if replicas.workers > 1 else replicas.placement.upper(),
+            bundle_label_selector=[{"ray.io/node-id": node} for node in nodes],
         )
         return self._group.ready()
 
     def create(self) -> None:
-        spec, resources = self._spec.model_dump_json(), self._spec.resources
-        code = ray.put(self._code)  # stored once, however many replicas there are
+        code = ray.put(self._code)  # stored once, however many workers there are
+        workers = self._spec.replicas.workers
         for index, numbers in enumerate(self._numbers):
-            strategy = (
-                PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-                if self._group is not None
-                else NodeAffinitySchedulingStrategy(self._nodes[index], soft=False)
+            followers = [self._worker(index, rank, numbers, code) for rank in range(1, workers)]
+            self._followers += followers
+            self.actors.append(self._worker(index, 0, numbers, code, followers))
+
+    def _worker(
+        self, index: int, rank: int, numbers: list[int], code: Any, followers: Sequence[Any] = ()
+    ) -> Any:
+        """The actor of one worker of the replicas `numbers`, which lie at `index`."""
+        resources, workers = self._spec.resources, self._spec.replicas.workers
+        strategy = (
+            PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=index * workers + rank
             )
-            cpus = resources.cpus * len(numbers)
-            actor = Replica.options(  # type: ignore[attr-defined]
-                num_cpus=cpus,
-                num_gpus=resources.gpus * len(numbers),
-                max_concurrency=THREADS,
-                scheduling_strategy=strategy,
-                **runtime_options(self._spec),
-            )
-            data = (self._data_roots, self._uploads)
-            self.actors.append(
-                actor.remote(spec, numbers, cpus, *data, code, self._memory_bytes * len(numbers))
-            )
+            if self._group is not None
+            else NodeAffinitySchedulingStrategy(self._nodes[index], soft=False)
+        )
+        share = len(numbers) / workers
+        cpus = resources.cpus * share
+        actor = Replica.options(  # type: ignore[attr-defined]
+            num_cpus=cpus,
+            num_gpus=resources.gpus * share,
+            max_concurrency=THREADS,
+            scheduling_strategy=strategy,
+            **runtime_options(self._spec),
+        )
+        return actor.remote(
+            self._spec.model_dump_json(),
+            numbers,
+            cpus,
+            self._data_roots,
+            self._uploads,
+            code,
+            int(self._memory_bytes * share),
+            followers,
+        )
 
     def first(self, index: int) -> int:
         return self._numbers[index][0]
 
     def kill(self) -> None:
-        for actor in self.actors:
+        for actor in (*self.actors, *self._followers):
             with contextlib.suppress(RayError):
                 ray.kill(actor)
-        self.actors = []
+        self.actors, self._followers = [], []
         if self._group is not None:
             with contextlib.suppress(RayError):
                 remove_placement_group(self._group)

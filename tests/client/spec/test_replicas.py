@@ -32,10 +32,16 @@ JOB: dict[str, Any] = {
         {"count": 4, "mode": "async", "max_staleness": 3},
         {"count": 8, "batched": "auto", "aggregate": "sign"},
         {"count": 1, "data": "disjoint", "mode": "async"},
+        {"count": 2, "workers": 4, "mode": "async"},
     ],
 )
 def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
-    JobSpec.model_validate(JOB | {"replicas": replicas})
+    JobSpec.model_validate(JOB | {"replicas": replicas, "resources": {"cpus": 4}})
+
+
+def test_a_replica_of_several_workers_takes_a_gpu_for_each() -> None:
+    parts = {"replicas": {"workers": 4}, "resources": {"cpus": 4, "gpus": 4}}
+    assert JobSpec.model_validate(JOB | parts).resources.gpus == 4
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,61 @@ def test_replicas_that_fit_are_accepted(replicas: dict[str, Any]) -> None:
         (
             {"resources": {"gpus": 4}},
             "resources.gpus",
-            "must be at most 1, got 4: a replica uses one GPU; to use more GPUs, raise",
+            "must be at most 1, got 4: a worker uses one GPU; to use more GPUs, raise",
+        ),
+        (
+            {"replicas": {"workers": 4}},
+            "resources.cpus",
+            "at least replicas.workers, 4, a core for each worker of the replica, got 1",
+        ),
+        (
+            {"replicas": {"workers": 4}, "resources": {"cpus": 4, "gpus": 2}},
+            "resources.gpus",
+            "must be 0 or replicas.workers, 4, a GPU for each worker",
+        ),
+        (
+            {
+                "replicas": {"workers": 4},
+                "resources": {"cpus": 4},
+                "training": {"batch_size": 3},
+            },
+            "training.batch_size",
+            "at least replicas.workers, 4, which split each minibatch, got 3",
+        ),
+        (
+            {"replicas": {"workers": 2, "batched": "auto"}, "resources": {"cpus": 2}},
+            "replicas.batched",
+            "must be off with workers: 2",
+        ),
+        (
+            {
+                "replicas": {"workers": 2},
+                "resources": {"cpus": 2},
+                "meta": {"mode": "online", "window": 10},
+            },
+            "replicas.workers",
+            "must be 1 with meta.mode: online",
+        ),
+        (
+            {
+                "replicas": {"workers": 2},
+                "resources": {"cpus": 2},
+                "hyperparameters": [{"kind": "sample_weight", "normalised": True}],
+            },
+            "hyperparameters[0].normalised",
+            "must be false with replicas.workers: 2",
+        ),
+        (
+            {
+                "replicas": {"workers": 2},
+                "resources": {"cpus": 2},
+                "problem": {
+                    "model": {"name": "cnn", "batch_norm": True},
+                    "data": {"name": "digits", "train": 1000, "valid": 100, "test": 0},
+                },
+            },
+            "problem.model.batch_norm",
+            "must be false with replicas.workers: 2",
         ),
         (
             {"resources": {"gpus": 1}, "replicas": {"count": 4, "batched": "auto"}},

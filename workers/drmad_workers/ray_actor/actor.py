@@ -32,6 +32,7 @@ from drmad_workers.ray_actor.messages import (
     WorkerResults,
 )
 from drmad_workers.ray_actor.output import Output
+from drmad_workers.ray_actor.shared_work import SharedWork
 
 if TYPE_CHECKING:
     from drmad_workers.attribution.attribution import DrawAttribution
@@ -58,6 +59,9 @@ class Replica:
     `abandon` while one computes. One worker of a job also takes the outer step, because it has
     loaded torch: a separate task would load it again, as Ray stops processes that are idle for a
     second.
+
+    Several workers may share the training runs of one replica. Each of them is such an actor; the
+    first one has the handles of the others, and calls them for what it computes itself.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class Replica:
         uploads: str,
         code: bytes | None,
         memory_bytes: int = 0,
+        followers: Sequence[Any] = (),
     ) -> None:
+        """`followers` are the other workers of the replica, whose first this one is."""
         self._spec_json = spec
         self._numbers = list(replicas)
         self._cpus = cpus
@@ -83,6 +89,7 @@ class Replica:
         self._batched: ReplicaBatch | None = None
         self._attributor: Attributor | None = None
         self._session: OnlineSession | None = None
+        self._shared = SharedWork(followers)
         self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
         self._output = Output()
@@ -98,7 +105,29 @@ class Replica:
 
     def prepare(self) -> Prepared | Failure:
         """Builds the problem and checks it; the first meta-iteration requires this."""
-        return self._guarded(self._prepare, None)
+        prepared = self._shared.beside(
+            lambda follower: follower.prepare.remote(), lambda: self._guarded(self._prepare, None)
+        )
+        if isinstance(prepared, Failure):
+            return prepared
+        return self._guarded(lambda: self._shared.connect(self._device), None) or prepared
+
+    def join(self, folder: str, rank: int, size: int) -> Failure | None:
+        """Takes the place of a worker among those that meet in the folder."""
+        return self._guarded(
+            lambda: self._shared.join(Path(folder), rank, size, self._device), None
+        )
+
+    def follow(self, state: PackedState, iteration: int, draw: int | None) -> Failure | None:
+        """Computes the rows of this worker in a meta-iteration, which the first worker returns."""
+        found = self._own_results(state, iteration, 0, draw)
+        return found if isinstance(found, Failure) else None
+
+    def follow_retraining(self, state: PackedState, iteration: int, draw: int) -> Failure | None:
+        """Computes the rows of this worker in one draw of a confirmation."""
+        with self._computing:
+            found = self._guarded(lambda: self._retrain(state, draw, 0), iteration)
+        return found if isinstance(found, Failure) else None
 
     def warm_start(
         self, tensors: bytes, infos: Mapping[str, Mapping[str, Any]], schedules: Sequence[str]
@@ -266,7 +295,12 @@ class Replica:
     ) -> Retrained | Failure:
         """One draw of a confirmation, at a state's hyperparameters; see plain_runs.retrained."""
         with self._computing:
-            return self._guarded(lambda: self._retrain(state, draw, max_model_bytes), iteration)
+            return self._shared.beside(
+                lambda follower: follower.follow_retraining.remote(state, iteration, draw),
+                lambda: self._guarded(
+                    lambda: self._retrain(state, draw, max_model_bytes), iteration
+                ),
+            )
 
     @ray.method(num_returns=2)
     def attribute(self, most_bytes: int) -> tuple[Failure | None, list[DrawAttribution] | Failure]:
@@ -372,7 +406,8 @@ class Replica:
 
         if self._session is not None:
             self._session.close()
-        return plain_runs.retrained(self._tuners, state, draw, max_model_bytes, self._note)
+        with self._shared.of(self._tuners[0].replica):
+            return plain_runs.retrained(self._tuners, state, draw, max_model_bytes, self._note)
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
@@ -406,10 +441,24 @@ class Replica:
     def _results(
         self, state: PackedState, iteration: int, ticket: int, draw: int | None
     ) -> WorkerResults:
+        return self._shared.beside(
+            lambda follower: follower.follow.remote(state, iteration, draw),
+            lambda: self._own_results(state, iteration, ticket, draw),
+        )
+
+    def _own_results(
+        self, state: PackedState, iteration: int, ticket: int, draw: int | None
+    ) -> WorkerResults:
+        def should_stop() -> bool:
+            return 0 < ticket <= self._abandoned
+
         def body() -> list[ReplicaResult]:
             node = ray.get_runtime_context().get_node_id()
-            evaluations = self._evaluations(state, iteration, ticket, draw)
-            tried = self._trials(state, ticket, draw)
+            # Where workers share the run, one that stops by itself would leave the others waiting.
+            own = None if self._shared.is_shared else should_stop
+            with self._shared.of(self._tuners[0].replica, should_stop):
+                evaluations = self._evaluations(state, iteration, own, draw)
+                tried = self._trials(state, own, draw)
             parts = zip(self._numbers, evaluations, self._tuners, tried, strict=True)
             return [
                 ReplicaResult(
@@ -428,7 +477,11 @@ class Replica:
             return self._guarded(body, iteration)
 
     def _evaluations(
-        self, state: PackedState, iteration: int, ticket: int, draw: int | None
+        self,
+        state: PackedState,
+        iteration: int,
+        should_stop: Callable[[], bool] | None,
+        draw: int | None,
     ) -> Sequence[Evaluation]:
         from drmad_workers.meta.state import require_fit
         from drmad_workers.ray_actor.packed_state import unpack
@@ -437,10 +490,6 @@ class Replica:
         require_fit(begun, self._tuners[0].hyperparameters)
         values = begun.hyperparameters
         draw = begun.draw if draw is None else draw
-
-        def should_stop() -> bool:
-            return 0 < ticket <= self._abandoned
-
         if self._batched is not None:
             return self._batched.evaluate(
                 values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
@@ -460,7 +509,9 @@ class Replica:
             )
         ]
 
-    def _trials(self, state: PackedState, ticket: int, draw: int | None) -> list[list[float]]:
+    def _trials(
+        self, state: PackedState, should_stop: Callable[[], bool] | None, draw: int | None
+    ) -> list[list[float]]:
         """The losses at the points that the outer optimizer tries, of each replica."""
         from drmad_workers.meta.update import trial_points
         from drmad_workers.ray_actor.packed_state import unpack
@@ -470,10 +521,6 @@ class Replica:
         bound = self._tuners[0].hyperparameters
         points = trial_points(begun, {name: (b.lower, b.upper) for name, b in bound.items()})
         number = begun.draw if draw is None else draw
-
-        def should_stop() -> bool:
-            return 0 < ticket <= self._abandoned
-
         return [
             trial_losses(tuner, points, number, should_stop, self._note) for tuner in self._tuners
         ]

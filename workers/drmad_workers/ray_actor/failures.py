@@ -13,6 +13,8 @@ from drmad_workers.ray_actor.messages import Failure
 
 T = TypeVar("T")
 
+WORKER_LOST = "worker_lost"
+"""The code of a Failure of a worker whose connection to the others of its replica has ended."""
 OUT_OF_MEMORY = "out_of_memory"
 """The code of a Failure for lack of memory."""
 LESS_MEMORY = (
@@ -60,6 +62,7 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         HypergradientError,
         ProblemError,
         TrainingDiverged,
+        WorkerLost,
         ran_out_of_memory,
     )
     from drmad_workers.user_code import UserCodeError
@@ -75,6 +78,8 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure("hypergradient_diverged", f"{place}{error}", iteration, error.step)
     except HypergradientError as error:
         return Failure("hypergradient_failed", f"{place}{error}", iteration)
+    except WorkerLost as error:
+        return Failure(WORKER_LOST, str(error), iteration)
     except UserCodeError as error:
         return Failure("user_code", str(error), iteration, traceback=error.traceback)
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 from drmad_client.records.migration import migrate_scalars
 from drmad_client.spec.job import JobSpec
 
-_WITHOUT_INFLUENCE = {"placement", "batched"}
+_WITHOUT_INFLUENCE = {"placement", "batched", "workers"}
 """Fields of `replicas` that change where replicas are computed, and not what."""
 
 
