@@ -32,6 +32,7 @@ RUN_HERE = (  # their Python blocks, one after the other
     "docs/how-to/restart-or-online.md",
     "docs/how-to/resume-and-fork.md",
     "docs/how-to/schedules.md",
+    "docs/how-to/several-workers.md",
     "docs/how-to/tables.md",
     "docs/how-to/wrong-labels.md",
 )
