@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser proxy demo test test-full docs dist images lint unasync bench experiments lock hashes clean
+.PHONY: install browser proxy demo test test-full test-gpu docs dist images lint unasync bench experiments lock hashes clean
 
 install: .venv/installed
 
@@ -26,6 +26,10 @@ test: install browser proxy
 
 test-full: install browser proxy
 	$(BIN)/python -m pytest
+
+# The engine, replicas and workers on GPUs; without one every test is skipped with the reason.
+test-gpu: install
+	$(BIN)/python -m pytest tests/gpu -rs
 
 # The site, in build/site. A broken link or a name that cannot be documented fails it.
 docs: install
