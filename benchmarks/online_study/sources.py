@@ -118,17 +118,14 @@ def shown(seed: int, values: Values) -> Figures:
     names = sorted(WRONG)
     source = torch.tensor([names.index(row["source"]) for row in rows["train"]])
     weights = values["source_weight"].sigmoid()[source]
-    if "sample_weight" in values:
-        weights = weights * values["sample_weight"].sigmoid()
     found = mean_of(wrong[weights.argsort(stable=True)[: int(wrong.sum())]])
     return {"found": found, "sources": transformed(values, "source_weight", torch.sigmoid)}
 
 
-def corrupted(seed: int) -> dict[str, Tensor]:
-    """λ with which the wrong labels have no weight, and all others the same."""
-    return {"sample_weight": torch.where(texts(seed)[1], -40.0, 0.0)}
-
-
+WITHOUT = {
+    "source_weight": torch.tensor([-40.0 if WRONG[source] else 0.0 for source in sorted(WRONG)])
+}
+"""λ with which the corrupted sources have no weight, and all others the same."""
 TRAINING = TrainingConfig(
     "adamw",
     STEPS,
@@ -138,17 +135,9 @@ TRAINING = TrainingConfig(
     schedule=LinearSchedule(warmup=0.1),
     clip_norm=1.0,
 )
-PER_SOURCE = SampleWeight("source_weight", per="source", normalised=True)
 SOURCES = Study(
     problem,
-    [SampleWeight(normalised=True), PER_SOURCE],
-    TRAINING,
-    MetaConfig("adam", 1.0),
-    shown=shown,
-)
-SOURCES_ALONE = Study(
-    problem,
-    [PER_SOURCE],
+    [SampleWeight("source_weight", per="source", normalised=True)],
     TRAINING,
     MetaConfig("adam", 1.0),
     space={"source_weight": (-4.0, 4.0)},

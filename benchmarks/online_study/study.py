@@ -24,7 +24,7 @@ from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.state import initial_state
 from drmad_workers.meta.update import meta_update
 
-RETRAININGS = 5
+RETRAININGS = 3
 """The plain trainings over whose draws the figures of an arm are means."""
 FIRST_DRAW = 1000
 """Their first draw, which had no part in any choice."""

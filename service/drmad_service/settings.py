@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from drmad_client.spec import defaults
 from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.scheduling.webhooks import Webhooks
@@ -233,7 +234,9 @@ class SchedulerSettings(_Settings):
         1,
     )
     max_model_bytes: int = setting(
-        64 << 20, "Maximum size of a stored model, in bytes; larger models are not stored.", 0
+        defaults.Online.checkpoint_bytes,
+        "Maximum size of a stored model, in bytes; larger models are not stored.",
+        0,
     )
     keep_ended_s: float = setting(
         30 * 24 * 3600.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from drmad_client.cli import options
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
     from drmad_client.spec.side_runs.preflight import PreflightSpec
 
 
-def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
+def print_report(
+    report: PreflightReport, preflight: PreflightSpec, warnings: Sequence[str] = ()
+) -> None:
     """
+    Args:
+        warnings: what else speaks against the job, a sentence each.
     Raises:
         DrmadError: a proof failed that the job does not override.
     """
@@ -29,5 +34,7 @@ def print_report(report: PreflightReport, preflight: PreflightSpec) -> None:
         options.print_table(proofs_table(report, preflight))
     if refusal := report.refusal(preflight):
         raise DrmadError(refusal)
-    if not report.failed and not report.doubts():
+    for warning in warnings:
+        echo(warning)
+    if not report.failed and not report.doubts() and not warnings:
         echo("no problems found")

@@ -177,6 +177,11 @@ class PreflightReport(Record):
         description="Predicted seconds of the whole job, on a worker like this one."
     )
     memory_bytes: int | None = Field(description="Predicted peak memory of a replica.")
+    checkpoint_bytes: int | None = Field(
+        default=None,
+        description="Size of a checkpoint of a replica of an online job; null for another job, and "
+        "in reports of earlier releases.",
+    )
     weights: str = Field(
         default="",
         description="Weights that training runs start from: as they were given, or how they are "

@@ -64,6 +64,7 @@ class Online:
 
     window: Final = 10
     checkpoint_every: Final = 10
+    checkpoint_bytes: Final = 64 << 20
     validation_batch: Final = None
 
 

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from drmad_client.records.job import JobError, PreflightReport
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.outer.online import checkpoint_refusal
 from drmad_service.scheduling.worker_beside_jobs import answer_of_worker
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
@@ -51,4 +52,10 @@ async def _preflight(
     result = await answer_of_worker(
         store, spec, settings, "the preflight", lambda worker: worker.preflight.remote()
     )
-    return result if isinstance(result, JobError) else PreflightReport.model_validate(result)
+    if isinstance(result, JobError):
+        return result
+    report = PreflightReport.model_validate(result)
+    size, count = report.checkpoint_bytes or 0, spec.replicas.count
+    if refusal := checkpoint_refusal(size, count, settings.max_model_bytes):
+        return JobError(code="checkpoint_too_large", message=refusal)
+    return report

@@ -1,7 +1,8 @@
 """Notifies a job's webhook of the end of the job.
 
 The script that ends a job also writes a notice to Redis. Any scheduler sends the notice, so it
-survives the scheduler that ended the job, and no job waits for it. Delivery is at least once; the
+survives the scheduler that ended the job, and no job waits for it. The notice itself waits for the
+retraining that the job asks for at its end, whose answer it has. Delivery is at least once; the
 outcome is an event of the job.
 
 A tenant chooses the address, so it must not reach what only the service can reach: notices go to
@@ -140,7 +141,7 @@ def body_of(job: JobRecord) -> bytes:
         mode="json",
         include={
             "id", "name", "tenant", "status", "reason", "message", "finished_at", "progress",
-            "best", "error", "tags",
+            "best", "answer", "error", "tags",
         },
     )  # fmt: skip
     return json.dumps({"type": "job.ended", "job": fields}).encode()

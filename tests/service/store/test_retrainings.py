@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from drmad_client.records.side_runs.retraining import RetrainingReport
-from drmad_client.spec.job import JobSpec
+from drmad_client.spec.job import JobSpec, NotifySpec
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_client.spec.side_runs.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, RetrainingRefused, RunLost
 from drmad_service.operations.orphans import orphans
+from drmad_service.scheduling.webhooks import body_of
 from drmad_service.store import Capacity, Store
 from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from drmad_service.store.side_runs.base import KEPT, HeldRun
+from tests.service.store.test_store import started, step
 from tests.service.store.test_validations import FOUR, HOLD_S, ended_job, taken
 
 pytestmark = pytest.mark.anyio
@@ -126,3 +130,46 @@ async def test_a_retraining_of_a_lost_scheduler_is_taken_again(store: Store, spe
         await store.retrained_model(job_id, found.id)
     with pytest.raises(ResultNotFound):
         await store.cancel_validation(job_id, found.id)
+
+
+async def test_the_notice_of_a_job_waits_for_the_retraining_at_its_end(
+    store: Store, spec: JobSpec
+) -> None:
+    notified = spec.model_copy(update={"notify": NotifySpec(webhook="https://example.com")})
+    lease = await started(store, notified)
+    await store.commit(lease, step(0))
+    found = await store.request_retraining(lease.job_id, 0, RetrainingSpec(seeds=2), at_end=True)
+    await store.act(lease, Action.SUCCEED, "iterations")
+    assert await store.next_notice(HOLD_S) is None
+    held = await taken(store)
+    assert await store.next_notice(HOLD_S) is None
+    outcome = {"report": REPORT.model_dump(mode="json"), "headline": REPORT.headline}
+    await store.finish_run(held, 4, 4, outcome)
+    notice = await store.next_notice(HOLD_S)
+    assert notice is not None
+    assert (notice.job_id, notice.attempt) == (lease.job_id, 1)
+    sent = json.loads(body_of(await store.get(lease.job_id)))
+    assert sent["job"]["answer"] == REPORT.headline
+    await store.settle(notice, {"outcome": "delivered"})
+    # One that a user asks for later notifies nobody, and none is waited for.
+    await store.request_retraining(lease.job_id, 0, RetrainingSpec(seeds=2))
+    await store.finish_run(await taken(store), 4, 4, outcome)
+    assert await store.next_notice(HOLD_S) is None
+    assert found.at_end
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_the_notice_follows_where_the_retraining_at_the_end_is_cancelled(
+    store: Store, spec: JobSpec, begun: bool
+) -> None:
+    notified = spec.model_copy(update={"notify": NotifySpec(webhook="https://example.com")})
+    lease = await started(store, notified)
+    await store.commit(lease, step(0))
+    found = await store.request_retraining(lease.job_id, 0, RetrainingSpec(seeds=2), at_end=True)
+    await store.act(lease, Action.SUCCEED, "iterations")
+    assert await store.next_notice(HOLD_S) is None
+    held = await taken(store) if begun else None
+    await store.cancel_retraining(lease.job_id, found.id)
+    if held is not None:
+        await store.finish_run(held, 1, 4, None)
+    assert await store.next_notice(HOLD_S) is not None

@@ -53,6 +53,7 @@ def check(
 
     from drmad_client.cli.preflight import print_report
     from drmad_client.records.job import PreflightReport
+    from drmad_client.spec.outer.online import checkpoint_refusal
     from drmad_workers.catalog import Places
     from drmad_workers.preflight.short_run import preflight
 
@@ -62,7 +63,13 @@ def check(
     )  # like a worker, whose speed is predicted
     with users_errors(folder):
         report = PreflightReport.model_validate(preflight(spec, Places(data_roots), folder))
-    print_report(report, spec.preflight)
+    size = report.checkpoint_bytes or 0
+    refusal = checkpoint_refusal(size, spec.replicas.count)
+    warnings = [
+        "preflight: a service whose max_model_bytes has its default fails this job "
+        f"(checkpoint_too_large): {refusal}"
+    ]
+    print_report(report, spec.preflight, warnings if refusal else ())
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
     of figures, and the proofs.
     """
     short = _shortened(spec)
+    is_online = spec.meta.mode == "online"
     trial = spec_adapter.tuner(short, device=device, built=problem)
     try:
         measured = _measured(spec, short, trial, tuner)
@@ -75,6 +76,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
             name: list(bound.initial.shape) for name, bound in tuner.hyperparameters.items()
         },
         "steps": short.training.steps,
+        "checkpoint_bytes": tuner.objective.parameters.state.nbytes if is_online else None,
         "weights": described_weights(spec, problem, tuner),
         "limits": _limits(spec, trial, tuner),
         "proofs": prove(spec, problem, tuner, device),

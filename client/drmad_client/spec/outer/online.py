@@ -60,6 +60,24 @@ def _stated(part: Any) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
+def checkpoint_refusal(
+    replica_bytes: int, replicas: int, most: int = defaults.Online.checkpoint_bytes
+) -> str:
+    """Why a service keeps no checkpoints of this size; empty if it does.
+
+    Args:
+        replica_bytes: the size of the training state of a replica.
+        most: max_model_bytes of the service.
+    """
+    if replica_bytes * replicas <= most:
+        return ""
+    return (
+        f"the checkpoints of an online job must take at most {most} bytes (max_model_bytes of the "
+        f"service), got {replica_bytes} for each of {replicas} replicas: take fewer replicas or an "
+        "optimizer with less memory, use mode: restart, or ask the operator to raise the bound"
+    )
+
+
 def online_misfits(spec: TunedJob) -> Iterator[Misfit]:
     """The settings that do not fit the mode of a job."""
     meta = spec.meta

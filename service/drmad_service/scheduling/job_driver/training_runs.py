@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from drmad_client.spec.outer.online import checkpoint_refusal
 from drmad_service.errors import ResultNotFound
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import fail, fail_or_retry
@@ -35,14 +36,8 @@ class TrainingRuns:
             JobReleased: a checkpoint of all replicas is larger than the service keeps.
         """
         most, count = self._job.settings.max_model_bytes, self._job.spec.replicas.count
-        if replica_bytes * count > most:
-            message = (
-                f"the checkpoints of an online job must take at most {most} bytes "
-                f"(max_model_bytes of the service), got {replica_bytes} for each of {count} "
-                "replicas: take fewer replicas or an optimizer with less memory, use mode: "
-                "restart, or ask the operator to raise the bound"
-            )
-            fail(Failure("checkpoint_too_large", message))
+        if refusal := checkpoint_refusal(replica_bytes, count, most):
+            fail(Failure("checkpoint_too_large", refusal))
 
     async def restore(self, point: ResumePoint) -> None:
         """Bring the replicas to the state from which the window after `point` continues.

@@ -38,6 +38,7 @@ class SideRunDriver(ABC):
         self._workers: list[Any] = []
         self._done: dict[int, Any] = {}
         self._total = 0
+        self._reported = 0
         self._next_report = 0.0
 
     @abstractmethod
@@ -59,7 +60,7 @@ class SideRunDriver(ABC):
             logger.warning("stopped a %s: %r", self._held.kind, error, extra=fields)
         except asyncio.CancelledError:
             with contextlib.suppress(RedisError):
-                await self._store.keep_run(self._held, *self._progress(), 0.0)
+                await self._store.keep_run(self._held, *self._progress(), 0.0, self._done)
             raise
         finally:
             for worker in self._workers:
@@ -69,6 +70,8 @@ class SideRunDriver(ABC):
     async def _outcome(self) -> Mapping[str, Any] | JobError | None:
         try:
             await self._start()
+            self._done = await self._store.finished_parts(self._held)
+            self._reported = len(self._done)
             return await self._computed()
         except _Cancelled:
             return None
@@ -119,6 +122,9 @@ class SideRunDriver(ABC):
     async def _run_all(self, begin: Callable[[Any, int], asyncio.Future[Any]]) -> None:
         """Every training run once; what a lost worker had begun is done by another one.
 
+        Those that an earlier scheduler finished are not done again.
+
+
         Args:
             begin: (worker, number) -> the future of the result.
         """
@@ -159,7 +165,9 @@ class SideRunDriver(ABC):
         self._next_report = time.monotonic() + min(1.0, hold_s / 5.0)
         status = "running"
         with contextlib.suppress(RedisError):
-            status = await self._store.keep_run(self._held, *self._progress(), hold_s)
+            news = self._done if len(self._done) != self._reported else None
+            status = await self._store.keep_run(self._held, *self._progress(), hold_s, news)
+            self._reported = len(self._done)
         if status == "cancelling":
             raise _Cancelled
         if status != "running":

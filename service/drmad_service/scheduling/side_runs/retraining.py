@@ -54,11 +54,13 @@ class RetrainingRun(SideRunDriver):
         return future_of(figures)
 
     async def _model(self, number: int) -> bytes | None:
-        """The model of a training run; trained again if its worker was lost with it."""
+        """The model of a training run; trained again if it was lost with a worker or scheduler."""
         while True:
+            if number not in self._models:
+                del self._done[number]
+                await self._run_all(self._begin)
             try:
                 model: bytes | None = await self._answer(future_of(self._models[number]))
                 return model
             except RayError:
-                del self._done[number]
-                await self._run_all(self._begin)
+                del self._models[number]

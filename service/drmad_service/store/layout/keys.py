@@ -59,7 +59,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
                                            which Redis refuses to add twice
     drmad:job:<id>:trials          hash    number -> a Trial of its search (JSON)
     drmad:job:<id>:validations     hash    <id> -> request (JSON); <id>:status, :needs, :token,
-                                           :progress, :outcome of it
+                                           :progress, :outcome, :finished of it
     drmad:job:<id>:retrainings     hash    likewise
     drmad:job:<id>:retrained_chunks  hash  sha256 -> up to a megabyte of a retrained model
     drmad:job:<id>:logs            stream  the last log lines of its replicas: replica, text

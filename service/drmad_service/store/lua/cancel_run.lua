@@ -7,11 +7,10 @@ if status == 'cancelling' then return { 'ok', status } end
 if not redis.call('ZSCORE', K.runs, member) then return { 'refused', status } end
 write_when_full()
 if status == 'queued' then
-  redis.call('ZREM', K.runs, member)
-  status = 'cancelled'
-else
-  status = 'cancelling'
+  end_run(job, id, 'cancelled', now_ms())
+  return { 'ok', 'cancelled' }
 end
+status = 'cancelling'
 redis.call('HSET', kept, id .. ':status', status)
 emit(job, kind_of(id), cjson.encode({ id = id, status = status }), now_ms())
 return { 'ok', status }

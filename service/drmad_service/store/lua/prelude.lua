@@ -53,6 +53,29 @@ local function emit(id, kind, data, now)
   changed(id)
 end
 
+-- Whether the retraining that a job asks for at its end is not finished: the notice waits for its answer.
+local function awaits_answer(id)
+  local kept = part(id, 'retrainings')
+  for _, field in ipairs(redis.call('HKEYS', kept)) do
+    if not string.find(field, ':') and redis.call('ZSCORE', K.runs, id .. ' ' .. field) then
+      return cjson.decode(redis.call('HGET', kept, field)).at_end == true
+    end
+  end
+  return false
+end
+
+-- Ends a run beside a job; a notice that waited for its answer is due.
+local function end_run(job, id, status, now)
+  local kept = runs_of(job, id)
+  redis.call('HSET', kept, id .. ':status', status)
+  redis.call('HDEL', kept, id .. ':finished')
+  redis.call('ZREM', K.runs, job .. ' ' .. id)
+  if cjson.decode(redis.call('HGET', kept, id)).at_end == true then
+    redis.call('ZADD', K.notices, 'XX', now, job)
+  end
+  emit(job, kind_of(id), cjson.encode({ id = id, status = status }), now)
+end
+
 -- Records in the audit log who did what. `fields` are further ones, as pairs.
 local function audit(by, tenant, action, now, ...)
   redis.call('XADD', K.audit, 'MAXLEN', '~', K.audit_kept, '*', 'at', string.format('%.0f', now),

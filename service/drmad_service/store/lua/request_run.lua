@@ -23,7 +23,7 @@ for i = 1, #ids - tonumber(most) + 1 do
       redis.call('HDEL', part(job, 'retrained_chunks'), chunk)
     end
   end
-  for _, name in ipairs({ '', ':status', ':needs', ':token', ':progress', ':outcome' }) do
+  for _, name in ipairs({ '', ':status', ':needs', ':token', ':progress', ':outcome', ':finished' }) do
     redis.call('HDEL', kept, ids[i] .. name)
   end
 end

@@ -29,8 +29,5 @@ while true do
     return { job, id, tostring(token), cjson.encode(entries) }
   end
   redis.call('ZREM', K.runs, member)  -- its job was deleted, or it is being cancelled
-  if status == 'cancelling' then
-    redis.call('HSET', kept, id .. ':status', 'cancelled')
-    emit(job, kind_of(id), cjson.encode({ id = id, status = 'cancelled' }), now)
-  end
+  if status == 'cancelling' then end_run(job, id, 'cancelled', now) end
 end

@@ -81,12 +81,29 @@ class SideRuns(Base):
         job_id, run_id, token, entries = taken
         return HeldRun(job_id, run_id, token, tuple(placed(entries)))
 
-    async def keep_run(self, held: HeldRun, done: int, total: int, hold_s: float) -> str:
+    async def keep_run(
+        self,
+        held: HeldRun,
+        done: int,
+        total: int,
+        hold_s: float,
+        finished: Mapping[int, Any] | None = None,
+    ) -> str:
         """Record the progress, and hold the run for `hold_s` more seconds; 0 releases it.
 
+        Args:
+            finished: the results of its training runs by their numbers, which the next scheduler
+                finds; None keeps those that are there.
         Returns its status; "lost" when it is no longer this scheduler's, or its job was deleted.
         """
-        return await self._keep(held, done, total, hold_s, "", "")
+        results = "" if finished is None else json.dumps(finished)
+        return await self._keep(held, done, total, hold_s, "", "", results)
+
+    async def finished_parts(self, held: HeldRun) -> dict[int, Any]:
+        """The results of the training runs that an earlier scheduler finished, by number."""
+        key = keys.job(held.job_id, f"{held.kind}s")
+        kept = await self._redis.hget(key, f"{held.id}:finished")
+        return {int(number): each for number, each in json.loads(kept or "{}").items()}
 
     async def finish_run(
         self,
@@ -180,6 +197,7 @@ class SideRuns(Base):
         hold_s: float,
         ended: Ended | Literal[""],
         outcome: str,
+        finished: str = "",
     ) -> str:
         progress = json.dumps({"done": done, "total": total, "workers": held.workers})
         status: str = await self._scripts.run(
@@ -191,6 +209,7 @@ class SideRuns(Base):
             progress,
             ended,
             outcome,
+            finished,
         )
         return status
 
