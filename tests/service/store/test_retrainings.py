@@ -9,7 +9,8 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.records.side_runs.retraining import RetrainingReport
-from drmad_client.spec.job import JobSpec, NotifySpec
+from drmad_client.spec.job import JobSpec
+from drmad_client.spec.operation import NotifySpec
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_client.spec.side_runs.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, RetrainingRefused, RunLost
