@@ -27,11 +27,12 @@ MAX_UNPACKED_BYTES = 500 << 20
 MAX_FILES = 10_000
 """Maximum number of files in an archive."""
 
-_NEVER = (
+NEVER = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", "node_modules/", "__pycache__/", "*.py[cod]",
     ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", ".tox/", "*.egg-info/",
     ".DS_Store", ".env", ".env.*", "wandb/", "mlruns/", "*.ckpt", IGNORE_FILE,
 )  # fmt: skip
+"""What no archive takes unless .drmadignore says otherwise, as patterns of .gitignore."""
 _ODD_NAME = re.compile(r"[\\:\x00-\x1f]")  # of a path in an archive
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can state
 _LISTED = 5  # of the largest files, in a message
@@ -162,7 +163,7 @@ def left_out(folder: Path) -> list[str]:
 
 def _entries_of(folder: Path) -> Iterator[tuple[Path, bool]]:
     """What lies below a folder, and whether it is taken; of what is not, only the folder itself."""
-    ignored = PathSpec.from_lines("gitignore", [*_NEVER, *_patterns(folder)])
+    ignored = PathSpec.from_lines("gitignore", [*NEVER, *_patterns(folder)])
     for parent, folders, files in os.walk(folder):
         here = Path(parent)
         relative = here.relative_to(folder)

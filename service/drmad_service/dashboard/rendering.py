@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from jinja2.ext import Extension
 
+from drmad_client.files import code_archive
 from drmad_client.records import verdict
 from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.side_runs.confirmation import ConfirmedFigures
@@ -77,6 +78,7 @@ def _environment(root: str) -> Environment:
     environment.globals |= {
         "root": root,
         "asset": lambda name: root + assets.url(name),
+        "code_left_out": code_archive.NEVER,
         "plotly_styles": assets.plotly_styles,
     }
     environment.filters |= _FILTERS

@@ -1,6 +1,8 @@
 // The editor of a new job or a fork. YAML and form show the same job; the service validates each edit.
 import { Form } from "./form.js";
 import { complain, notify, request, under } from "./service.js";
+import { ignoring } from "./code_archive.js";
+import { chosen, dropped, uploaded, withCode } from "./own_code.js";
 import { upload, withData } from "./upload.js";
 import { Preflight } from "./preflight.js";
 import "./yaml_editor.js";
@@ -157,6 +159,59 @@ document.querySelector("#data")?.addEventListener("change", async ({ target }) =
     complain(error);
   }
 });
+
+// Own code: a folder or a zip archive, chosen or dropped on the text
+
+const never = editor.dataset.never.split("\n");
+const isNever = ignoring(never);
+const codeReport = document.querySelector("#code");
+const panel = yaml.closest("section");
+
+async function takeCode(read) {
+  try {
+    const files = await read();
+    if (!files) throw new Error("Expected a folder or a zip archive of code.");
+    const { code, entrypoints: found, said } = await uploaded(files, never);
+    codeReport.hidden = false;
+    codeReport.querySelector("p").textContent = found.length ? said : `${said} No function returns a Problem: name yours in problem.entrypoint, as module:function.`;
+    const select = codeReport.querySelector("select");
+    select.replaceChildren(...found.map((name) => new Option(name)));
+    select.parentElement.hidden = found.length < 2;
+    const job = withCode(answer?.draft.job, code, found);
+    select.value = job.problem.entrypoint;
+    await validate({ job, text: yaml.value });
+  } catch (error) {
+    complain(error);
+  }
+}
+
+if (!forkOf) {
+  for (const input of document.querySelectorAll("#code-folder, #code-zip"))
+    input.addEventListener("change", async () => {
+      document.querySelector("#code-menu").open = false;
+      if (input.files.length) await takeCode(() => chosen(input, isNever));
+      input.value = "";
+    });
+  codeReport.querySelector("select").addEventListener("change", ({ target }) => {
+    const { problem, ...job } = answer.draft.job;
+    validate({ job: { ...job, problem: { ...problem, entrypoint: target.value } }, text: yaml.value });
+  });
+  // In the capture phase, before the editor takes the file for text.
+  panel.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    panel.classList.add("dropping");
+  }, true);
+  panel.addEventListener("dragleave", ({ relatedTarget }) => panel.contains(relatedTarget) || panel.classList.remove("dropping"));
+  panel.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    panel.classList.remove("dropping");
+    takeCode(() => dropped(event.dataTransfer, isNever));
+  }, true);
+}
 
 // All attempts to submit one text share a key, so that a repeated request creates one job.
 let idempotency = null;
