@@ -63,6 +63,12 @@ def actions(job: JobRecord) -> list[str]:
     return allowed
 
 
+def permitted(job: JobRecord, may_submit: bool, may_change: bool) -> list[str]:
+    """Returns the actions for which the reader's key suffices; a fork is a new job of its own."""
+    found = actions(job) if may_submit else []
+    return found if may_change else [name for name in found if name == "fork"]
+
+
 def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
     """Returns the figures for which this job has, or will have, data.
 

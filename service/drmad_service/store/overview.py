@@ -20,6 +20,7 @@ from drmad_client.records.service.cluster import SchedulerView
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import JobNotFound
 from drmad_service.store import Store
+from drmad_service.store.jobs.job_requests import Archived
 from drmad_service.store.layout import keys
 
 MOST_SEARCHED = 5_000
@@ -91,16 +92,17 @@ class Overview:
         after: str | None = None,
         limit: int = 50,
         tenant: str | None = None,
+        archived: Archived = "exclude",
     ) -> Page[JobRecord]:
         """Jobs whose name, id, problem or tags contain every word of `text`, the newest first."""
         words = text.lower().split()
         statuses, tags = (status,) if status else (), (tag,) if tag else ()
         if not words:
-            return await self._store.jobs(statuses, tags, after, limit, tenant)
+            return await self._store.jobs(statuses, tags, after, limit, tenant, archived)
         found: list[JobRecord] = []
         searched = 0
         while searched < MOST_SEARCHED:
-            page = await self._store.jobs(statuses, tags, after, _PAGE, tenant)
+            page = await self._store.jobs(statuses, tags, after, _PAGE, tenant, archived)
             for job in page.data:
                 if all(_has(job, word) for word in words):
                     found.append(job)

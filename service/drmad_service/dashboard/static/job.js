@@ -110,10 +110,51 @@ page.addEventListener("click", (event) => {
   else if (button?.dataset.action) act(button.dataset.action);
 });
 
+/** Changes the labels of the job: what is left out stays as it is. */
+async function label(changes) {
+  try {
+    await request("PATCH", api, changes);
+    notify("archived" in changes ? (changes.archived ? "Archived" : "Restored") : "Saved");
+    refresh();
+  } catch (error) {
+    complain(error);
+  }
+}
+
+/** The tags of a text with one a line, and null for those that it no longer has. */
+function tagsOf(text, before) {
+  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const tags = Object.fromEntries(lines.map((line) => {
+    const [name, ...value] = line.split(":");
+    return [name.trim(), value.join(":").trim()];
+  }));
+  const gone = Object.keys(tagsIn(before)).filter((name) => !(name in tags));
+  return { ...tags, ...Object.fromEntries(gone.map((name) => [name, null])) };
+}
+const tagsIn = (text) => (text === null ? {} : tagsOf(text, null));
+
+page.addEventListener("click", ({ target }) => {
+  const changes = target.closest("button")?.dataset.label;
+  if (changes) label(JSON.parse(changes));
+});
+
+// Without the rows of lowest weight
+page.addEventListener("submit", (event) => {
+  if (!event.target.matches("[data-retrain]")) return;
+  event.preventDefault();
+  act("retrainings", { drop_lowest: `${event.target.elements.share.valueAsNumber}%` });
+});
+
 for (const form of document.querySelectorAll("dialog form")) {
   form.querySelector("[data-close]").addEventListener("click", () => form.parentElement.close());
   form.addEventListener("submit", () => {
-    const { action } = form.dataset;
+    const { action, elements } = { action: form.dataset.action, elements: form.elements };
+    if (action === "labels") {
+      const [name, note, tags] = [elements.name, elements.note, elements.tags].map((field) => field.value);
+      label({ name, note: note || null, tags: tagsOf(tags, elements.tags.defaultValue) });
+      elements.tags.defaultValue = tags;
+      return;
+    }
     act(action, action === "extend" ? { iterations: form.elements.iterations.valueAsNumber } : undefined);
   });
 }

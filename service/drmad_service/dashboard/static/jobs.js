@@ -48,16 +48,48 @@ bar.querySelector("#clear").addEventListener("click", () => {
   show();
 });
 
+// What is done to all selected jobs: the words of the dialog, and the request for one job.
+const jobs = (count) => `${count} ${count === 1 ? "job" : "jobs"}`;
+const BULK = {
+  cancel: {
+    title: "Cancel", button: "Cancel jobs", said: (count) => `Cancellation of ${jobs(count)} requested`,
+    text: "They stop now and keep their committed meta-iterations. Jobs that have ended stay as they are.",
+    send: (job) => request("POST", `/v1/jobs/${job}/cancel`),
+  },
+  delete: {
+    title: "Delete", button: "Delete jobs", said: (count) => `Deleted ${jobs(count)}`,
+    text: "This deletes their history, hyperparameters and models permanently. Jobs that have not ended are refused.",
+    send: (job) => request("DELETE", `/v1/jobs/${job}`),
+  },
+  archive: {
+    title: "Archive", button: "Archive jobs", said: (count) => `Archived ${jobs(count)}`,
+    text: "Lists leave archived jobs out; their pages and results stay. Jobs that have not ended are refused.",
+    send: (job) => request("PATCH", `/v1/jobs/${job}`, { archived: true }),
+  },
+  tag: {
+    title: "Tag", button: "Tag jobs", said: (count) => `Tagged ${jobs(count)}`, keeps: true,
+    text: "A tag with the same name is replaced. Filters and the search find jobs by their tags.",
+    send: (job) => request("PATCH", `/v1/jobs/${job}`, { tags: tag() }),
+  },
+};
 const dialog = document.querySelector("#dialog-bulk");
+const tagField = dialog.querySelector("[name=tag]");
+function tag() {
+  const [name, ...value] = tagField.value.split(":");
+  return { [name.trim()]: value.join(":").trim() };
+}
 let bulk = null;
 bar.addEventListener("click", ({ target }) => {
   if (!target.dataset.bulk) return;
-  bulk = target.dataset.bulk;
-  dialog.querySelector("h2").textContent = `${bulk === "cancel" ? "Cancel" : "Delete"} ${chosen.size} ${chosen.size === 1 ? "job" : "jobs"}?`;
-  dialog.querySelector("p").textContent = bulk === "cancel"
-    ? "They stop now and keep their committed meta-iterations. Jobs that have ended stay as they are."
-    : "This deletes their history, hyperparameters and models permanently. Jobs that have not ended are refused.";
-  dialog.querySelector("#bulk-go").textContent = bulk === "cancel" ? "Cancel jobs" : "Delete jobs";
+  bulk = BULK[target.dataset.bulk];
+  dialog.querySelector("h2").textContent = `${bulk.title} ${jobs(chosen.size)}?`;
+  dialog.querySelector("p").textContent = bulk.text;
+  const isTag = bulk === BULK.tag;
+  dialog.querySelector("#bulk-tag").hidden = !isTag;
+  tagField.required = isTag;
+  const go = dialog.querySelector("#bulk-go");
+  go.textContent = bulk.button;
+  go.className = isTag ? "primary" : "danger";
   dialog.showModal();
 });
 dialog.querySelector("#bulk-keep").addEventListener("click", () => dialog.close());
@@ -66,16 +98,15 @@ dialog.querySelector("form").addEventListener("submit", async () => {
   const refused = [];
   for (const job of [...chosen]) {
     try {
-      if (bulk === "cancel") await request("POST", `/v1/jobs/${job}/cancel`);
-      else await request("DELETE", `/v1/jobs/${job}`);
-      chosen.delete(job);
+      await bulk.send(job);
+      if (!bulk.keeps) chosen.delete(job);
       done += 1;
     } catch (error) {
       refused.push(`${job.slice(-6)}: ${error.message}`);
     }
   }
   show();
-  if (done) notify(`${bulk === "cancel" ? "Cancellation of" : "Deleted"} ${done} ${done === 1 ? "job" : "jobs"}${bulk === "cancel" ? " requested" : ""}`);
+  if (done) notify(bulk.said(done));
   if (refused.length) complain(new Error(refused.join("; ")));
   refresh();
 });

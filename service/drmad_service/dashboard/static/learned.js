@@ -94,10 +94,11 @@ class LearnedEntries extends HTMLElement {
   async show(entries) {
     if (!entries.length) return this.say("empty", this.query ? `No value is called ${this.query}. Search for an index or a part of a name.` : "No values.");
     const isExamples = this.getAttribute("kind") === "examples";
-    const rows = entries.map((entry) => this.row(entry, isExamples));
+    const mayRead = isExamples && this.hasAttribute("examples"); // a worker runs the job's code to read them
+    const rows = entries.map((entry) => this.row(entry, mayRead));
     this.replaceChildren(element("ol", rows.map(({ item }) => item), this.getAttribute("kind") === "images" ? "gallery" : ""));
     this.dataset.state = "drawn";
-    if (!isExamples) return;
+    if (!mayRead) return;
     const missing = () => rows.filter(({ index }) => !known.has(index));
     this.dataset.examples = "loading";
     let error = "";

@@ -132,20 +132,28 @@ async def jobs(
     after: Annotated[str, Query(max_length=64)] = "",
     sort: Annotated[str, Query(pattern=f"^({'|'.join(ORDERS)})?$")] = "",
     down: Annotated[str, Query(pattern="^1?$")] = "",
+    archived: Annotated[str, Query(pattern="^(only)?$")] = "",
 ) -> Response:
     chosen = JobStatus(status) if status in set(JobStatus) else None
     wanted = (chosen, tag if ":" in tag else "", q)
-    if sort:
+    if sort and not archived:
         start = int(after) if after.isdecimal() else 0
         found = await overview.ordered(
             sort, bool(down), start, JOBS_PER_PAGE, *wanted, principal.only_tenant
         )
     else:
-        found = await overview.find(*wanted, after or None, JOBS_PER_PAGE, principal.only_tenant)
+        found = await overview.find(
+            *wanted,
+            after or None,
+            JOBS_PER_PAGE,
+            principal.only_tenant,
+            "only" if archived else "exclude",
+        )
     counts = await overview.counts(principal.only_tenant)
 
     def address(**other: str | None) -> str:
-        query = {"status": chosen, "tag": tag, "q": q, "sort": sort, "down": down} | other
+        query = {"status": chosen, "tag": tag, "q": q, "sort": sort, "down": down}
+        query |= {"archived": archived} | other
         return f"{root_of(request)}/?" + urlencode(
             {name: value for name, value in query.items() if value}
         )
@@ -165,6 +173,7 @@ async def jobs(
         q=q,
         sort=sort,
         down=down,
+        archived=archived,
         tenants=principal.only_tenant is None and any(j.tenant != "local" for j in found.data),
         address=address,
     )
@@ -195,6 +204,7 @@ async def job(
     at_end = next((each for each in retrainings if each.report and each.at_end), retrained)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
+    may_change = principal.may_submit and principal.may_change(job.created_by)
     url = str(request.base_url).rstrip("/") + root_of(request)
     return await page(
         request,
@@ -203,7 +213,8 @@ async def job(
         job=job,
         last=last,
         last_event=last_event,
-        actions=job_page.actions(job) if principal.may_submit else [],
+        actions=job_page.permitted(job, principal.may_submit, may_change),
+        may_change=may_change,
         charts=job_page.charts(job, measured["report"] is not None),
         verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, at_end),
         doubts=job_verdict.doubts(job, validated),
@@ -216,8 +227,8 @@ async def job(
         validated=validated,
         retraining=retrainings[0] if retrainings else None,
         retrained=retrained,
-        may_retrain=principal.may_submit and job.best is not None,
-        may_validate=principal.may_submit and job.best is not None,
+        may_retrain=may_change and job.best is not None,
+        may_validate=may_change and job.best is not None,
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={
             "YAML": job_editor.to_yaml(fields),
