@@ -99,7 +99,7 @@ def test_a_retraining_without_the_lowest_is_asked_for_with_its_share(
 
 @pytest.fixture(scope="module")
 def locked(redis_url: str, jobs: dict[str, str], do: Do[Any]) -> Iterator[Server]:
-    """A service that needs keys, on the store of the gallery; then no test without keys can follow."""
+    """A service that needs keys, on this store: no test without keys can follow."""
     server = Server(redis_url, "drmad_" + "s" * 43)
     server.start()
     yield server
