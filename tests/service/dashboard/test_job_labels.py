@@ -70,9 +70,14 @@ def test_selected_jobs_are_tagged_and_archived_together(
     page.get_by_role("button", name="Archive jobs").click()
     expect(page.locator("#toasts")).to_contain_text("Archived 2 jobs")
     expect(page.locator("tbody tr")).to_have_count(0)
-    assert all(do(lambda store, job=job: store.get(job)).archived_at for job in made)
-    for job in made:
-        do(lambda store, job=job: store.delete(job))
+
+    async def removed(store: Store) -> list[bool]:
+        archived = [(await store.get(job)).archived_at is not None for job in made]
+        for job in made:
+            await store.delete(job)
+        return archived
+
+    assert do(removed) == [True, True]
 
 
 def test_a_retraining_without_the_lowest_is_asked_for_with_its_share(
@@ -146,5 +151,9 @@ def test_buttons_on_others_jobs_are_shown_to_keys_that_may_use_them(
                 int(scope >= Scope.SUBMIT)
             )
     assert trouble.found == []
-    for job in (theirs, mine):
-        do(lambda store, job=job: store.cancel(job))
+
+    async def cancel(store: Store) -> None:
+        for job in (theirs, mine):
+            await store.cancel(job)
+
+    do(cancel)
