@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from drmad_client.spec import defaults
+from drmad_service.oidc_settings import OidcSettings
 from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.scheduling.webhooks import Webhooks
@@ -95,6 +96,7 @@ class ApiSettings(_Settings):
     open_without_keys: bool = True
     """Allows every request as long as no key exists; only for a service on loopback."""
     job_limits: JobLimits = Field(default_factory=JobLimits)
+    oidc: OidcSettings = Field(default_factory=OidcSettings)
     allowed_hosts: tuple[str, ...] = setting(
         (),
         "Host name by which clients reach the service, besides localhost; may be repeated, * "

@@ -54,7 +54,9 @@ def test_every_variable_is_in_the_example() -> None:
 
     compose(Seen(SECRETS))
     assert used == set(example)
-    assert {name for name, value in example.items() if not value} == {*SECRETS, "DRMAD_REVISION"}
+    optional = {"DRMAD_REVISION"}
+    optional |= {f"DRMAD_OIDC_{name}" for name in ("ISSUER", "CLIENT_ID", "GROUPS")}
+    assert {name for name, value in example.items() if not value} == {*SECRETS, *optional}
 
 
 def test_every_service_is_checked_restarted_limited_and_without_rights(
@@ -98,6 +100,8 @@ def test_builds_take_registry_index_and_certificates_from_the_settings() -> None
     assert [*arguments.values()] == [*settings.values()][:2]
     for name in arguments:
         assert f"ARG {name}=" in text
+    assert document["services"]["api"]["secrets"] == ["oidc-client"]
+    assert document["secrets"].pop("oidc-client") == {"file": "/dev/null"}
     assert {n: s["file"] for n, s in document["secrets"].items()} == {
         "pip.conf": "./pip.conf",
         "ca-certificates": "./ca.pem",

@@ -43,7 +43,7 @@ def test_linter_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "extras", "has_ray"),
     [
-        ("api", "api,otel", False),
+        ("api", "api,oidc,otel", False),
         ("scheduler", "service,otel", True),
         ("worker", "workers", True),
         ("worker-gpu", "workers", True),

@@ -16,6 +16,7 @@ from drmad_service.api import problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
 from drmad_service.api.auth.failed_attempts import FailedAttempts
+from drmad_service.api.auth.oidc import Provider
 from drmad_service.api.file_checker import FileChecker
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.middleware.head_requests import HeadRequests
@@ -27,7 +28,14 @@ from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.api.middleware.strict_requests import only_known_parameters
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
 from drmad_service.api.routes import event_stream, groups, jobs, results
-from drmad_service.api.routes.dashboard import figures, learned, pages, sign_in, static
+from drmad_service.api.routes.dashboard import (
+    figures,
+    learned,
+    oidc_sign_in,
+    pages,
+    sign_in,
+    static,
+)
 from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.api.routes.service import audit, catalog, cluster, health, usage
 from drmad_service.api.routes.service import metrics as metrics_route
@@ -71,6 +79,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.open_without_keys,
                 settings.session_s,
             )
+            app.state.provider = Provider(settings.oidc) if settings.oidc.issuer else None
             app.state.failed_attempts = FailedAttempts(settings.failed_key_delay_s)
             app.state.stream_limits = StreamLimits(
                 max(1, settings.most_connections // 2),
@@ -118,7 +127,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         app.include_router(
             resource.router, dependencies=[signed_in, only_known_parameters], responses=refusals
         )
-    for resource in (health, sign_in, pages, static):
+    for resource in (health, sign_in, oidc_sign_in, pages, static):
         app.include_router(resource.router)
     app.include_router(pages.actions)
     app.include_router(learned.router)

@@ -57,16 +57,26 @@ def create(
     note: Annotated[
         str, typer.Option(help="Purpose of the key, which `drmad keys list` shows.")
     ] = "",
+    expires_days: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=3650, help="Days after which the key expires; it does not by default."
+        ),
+    ] = None,
     redis_url: HomeRedisUrl = "",
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Create a key and print it. The service stores no copy: a lost key needs a new one."""
 
     async def run(access: Access) -> str:
-        made, text = await access.create(tenant, Scope[scope.name], note, operator())
+        expires_s = None if expires_days is None else expires_days * 24 * 3600
+        made, text = await access.create(
+            tenant, Scope[scope.name], note, operator(), expires_s=expires_s
+        )
+        until = f", until {_shown(made.expires_at)}" if made.expires_at else ""
         typer.echo(
-            f"Created key {made.id} with scope {scope} for tenant {tenant}. Set DRMAD_API_KEY to "
-            "the next line, which is shown only once:",
+            f"Created key {made.id} with scope {scope} for tenant {tenant}{until}. Set "
+            "DRMAD_API_KEY to the next line, which is shown only once:",
             err=True,
         )
         return text
@@ -77,7 +87,9 @@ def create(
 @keys_app.command("list")
 def list_keys(redis_url: HomeRedisUrl = "", home: Home = DEFAULT_HOME) -> None:
     """List the keys, without their secrets."""
-    table = Table("id", "tenant", "scope", "created", "by", "last used", "note", box=None)
+    table = Table(
+        "id", "tenant", "scope", "created", "by", "last used", "expires", "note", box=None
+    )
     for key in _with_access(redis_url, home, lambda access: access.keys()):
         table.add_row(
             key.id,
@@ -86,6 +98,7 @@ def list_keys(redis_url: HomeRedisUrl = "", home: Home = DEFAULT_HOME) -> None:
             _shown(key.created_at),
             escape(key.created_by),
             _shown(key.used_at) if key.used_at else "never",
+            _shown(key.expires_at) if key.expires_at else "never",
             escape(key.note),
         )
     Console().print(table)

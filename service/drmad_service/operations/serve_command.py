@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from drmad_service import logs, traces
+from drmad_service.errors import ServiceStartError
 from drmad_service.flags import filled, with_settings
 from drmad_service.job_limits import JobLimits
+from drmad_service.oidc_settings import OidcSettings
 from drmad_service.operations.home_secrets import read_secret
 from drmad_service.operations.key_commands import is_loopback, refuse_unguarded
 from drmad_service.operations.options import (
@@ -29,7 +32,7 @@ from drmad_service.store import StoreSettings
 from drmad_service.store.files.data_folder import data_folder
 
 
-@with_settings(ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks)
+@with_settings(ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks, oidc=OidcSettings)
 def serve(
     redis_url: RedisUrl,
     host: Host = "127.0.0.1",
@@ -40,6 +43,14 @@ def serve(
             envvar="DRMAD_KEY_FILE",
             help="File with an admin key of the service. Without it and without keys in Redis, "
             "every program on this machine may call the API.",
+        ),
+    ] = None,
+    oidc_client_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_OIDC_CLIENT_SECRET_FILE",
+            help="File with the secret by which the issuer knows this service; none for a public "
+            "client.",
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -64,8 +75,20 @@ def serve(
         store=filled(StoreSettings, flags),
         job_limits=filled(JobLimits, flags, "max"),
         webhooks=filled(Webhooks, flags, "webhook"),
+        oidc=_oidc(flags, oidc_client_secret_file),
         data_dir=data_folder(data_dir, home),
     )
     if exit_with_parent:
         follow_parent()
     run(Server(create_app(settings), settings, host, port))
+
+
+def _oidc(flags: dict[str, Any], secret_file: Path | None) -> OidcSettings:
+    has_secret = secret_file is not None and secret_file.read_text().strip()
+    secret = read_secret(secret_file) if secret_file and has_secret else ""
+    settings = filled(OidcSettings, flags, "oidc", client_secret=secret)
+    if settings.issuer and find_spec("joserfc") is None:
+        raise ServiceStartError(
+            '--oidc-issuer needs the extra oidc: pip install ".[api,oidc]" in the clone'
+        )
+    return settings

@@ -20,6 +20,7 @@ from drmad_service.api.auth.api_keys import Access, Scope
 from drmad_service.api.auth.scopes import SCOPES
 from drmad_service.errors import KeyNotFound
 from drmad_service.operations import key_commands
+from drmad_service.operations.orphans import orphans
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.layout import keys
@@ -333,3 +334,28 @@ async def _flushed(redis_url: str) -> None:
 
     async with connect(redis_url) as redis:
         await redis.flushall()
+
+
+async def test_key_expires_with_its_sessions(
+    access: Access, locked: httpx.AsyncClient, redis: Redis, store: Store
+) -> None:
+    key, text = await access.create("vision", Scope.READ, expires_s=3600)
+    client: Any = redis
+    assert key.expires_at is not None
+    assert 3500 < (key.expires_at - key.created_at).total_seconds() <= 3600
+    assert 3500 < await client.ttl(keys.key(key.id)) <= 3600
+    assert (await access.keys())[0].expires_at == key.expires_at
+    session = await access.open_session(text)
+    assert session is not None
+    assert await access.of_session(session) is not None
+    await client.pexpireat(keys.key(key.id), 1)
+    assert await access.of_key(text) is None
+    assert await access.of_session(session) is None
+    assert await access.keys() == []
+    refused = await locked.get("/v1/jobs", headers={"Authorization": f"Bearer {text}"})
+    problem(refused, 401, "not_signed_in")
+    assert await orphans(redis) == []
+    entries = [(entry.action, entry.by) for entry in (await store.audit()).data]
+    assert entries == [("session_opened", key.id), ("key_created", "operator")]
+    await access.close_session(session)
+    assert (await store.audit()).data[0].action == "session_closed"

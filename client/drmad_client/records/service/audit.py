@@ -21,8 +21,11 @@ class AuditEntry(Record):
     tenant: str = Field(description="Tenant of the job or of the key.")
     action: str = Field(
         description="Code for programs: the reason of a transition (submitted, user, claimed, "
-        "...), renamed, noted, tagged, archived, unarchived, deleted, key_created or key_revoked."
+        "...), renamed, noted, tagged, archived, unarchived, deleted, key_created, key_revoked, "
+        "session_opened or session_closed."
     )
     job_id: str | None = Field(default=None, description="Id of the job.")
-    key_id: str | None = Field(default=None, description="Id of the key that was made or revoked.")
+    key_id: str | None = Field(
+        default=None, description="Id of the key that was made, revoked or signed in."
+    )
     detail: str = Field(default="", description="Explanation for people.")

@@ -75,6 +75,25 @@ LOCAL = Principal("local", Scope.ADMIN, _LOCAL_ID)
 
 
 @dataclass(frozen=True)
+class Grant:
+    """What the members of a provider's group may do."""
+
+    group: str
+    tenant: str
+    scope: Scope
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A user whom a provider vouches for."""
+
+    issuer: str
+    subject: str
+    name: str
+    grant: Grant
+
+
+@dataclass(frozen=True)
 class Key:
     """The record of a key, without its secret."""
 
@@ -86,6 +105,7 @@ class Key:
     created_at: datetime
     used_at: datetime | None
     """Time of the last use, to the minute."""
+    expires_at: datetime | None = None
 
 
 class Access:
@@ -151,7 +171,37 @@ class Access:
     async def open_session(self, key: str) -> str | None:
         """A session token for the holder of `key`; None if there is no such key."""
         principal = await self.of_key(key)
-        return await self._new_session(principal.key_id, digest(key)) if principal else None
+        if principal is None:
+            return None
+        return await self._new_session(principal.key_id, digest(key), principal.tenant, "by key")
+
+    async def open_session_of(self, identity: Identity, session_s: int) -> str:
+        """A session token for a user whom a provider vouches for.
+
+        The user has one record among the keys, with the tenant and the scope of the last sign-in.
+        It owns their jobs, `drmad keys revoke` ends their sessions, and it expires with the last.
+        """
+        named = f"{identity.issuer} {identity.subject}"
+        key_id = f"oidc_{digest(named)[:16]}"
+        kept = await self._redis.hget(keys.key(key_id), "digest")
+        key_digest = kept.decode() if kept else digest(secrets.token_urlsafe(32))
+        grant, now = identity.grant, await self._now_ms()
+        described = {
+            "digest": key_digest,
+            "tenant": grant.tenant,
+            "scope": grant.scope.name.lower(),
+            "note": identity.name,
+            "created_by": identity.issuer,
+            "expires_at": now + session_s * 1000,
+        }
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(keys.key(key_id), mapping=described)
+        pipe.hsetnx(keys.key(key_id), "created_at", now)
+        pipe.pexpire(keys.key(key_id), session_s * 1000)
+        pipe.zadd(keys.KEYS, {key_id: now}, nx=True)
+        await pipe.execute()
+        detail = f"{identity.name} by {identity.issuer}, scope {described['scope']}"
+        return await self._new_session(key_id, key_digest, grant.tenant, detail, session_s)
 
     async def redeem(self, ticket: str) -> str | None:
         """A session token for an unused, unexpired ticket that the local key signed; else None."""
@@ -163,18 +213,34 @@ class Access:
         if left_s <= 0 or not hmac.compare_digest(ticket.encode(), signed):
             return None
         fresh = await self._redis.set(keys.ticket(digest(ticket)), "used", nx=True, ex=left_s)
-        return await self._new_session(_LOCAL_ID, digest(self._local_key)) if fresh else None
+        if not fresh:
+            return None
+        return await self._new_session(_LOCAL_ID, digest(self._local_key), LOCAL.tenant, "by link")
 
     async def close_session(self, token: str) -> None:
-        await self._redis.delete(keys.session(digest(token)))
+        opened_by = await self._redis.getdel(keys.session(digest(token)))
+        if opened_by is None:
+            return
+        key_id = opened_by.decode().partition(" ")[0]
+        tenant = await self._redis.hget(keys.key(key_id), "tenant")
+        name = LOCAL.tenant if key_id == _LOCAL_ID else (tenant or b"").decode()
+        pipe = self._redis.pipeline(transaction=True)
+        _audit(pipe, await self._now_ms(), key_id, name, "session_closed", key_id, "")
+        await pipe.execute()
 
     async def create(
-        self, tenant: str, scope: Scope, note: str = "", by: str = "operator"
+        self,
+        tenant: str,
+        scope: Scope,
+        note: str = "",
+        by: str = "operator",
+        expires_s: int | None = None,
     ) -> tuple[Key, str]:
         """Creates a key; returns its record and its text, which is stored nowhere.
 
         Args:
             by: who creates it, for the record and the audit log.
+            expires_s: lifetime of the key, in seconds; it does not expire by default.
         """
         if not TENANT.fullmatch(tenant):
             raise ValueError(
@@ -183,8 +249,7 @@ class Access:
             )
         key_id = secrets.token_hex(6)
         text = f"drmad_{key_id}_{secrets.token_urlsafe(32)}"
-        seconds, micros = await self._redis.time()
-        now = seconds * 1000 + micros // 1000
+        now = await self._now_ms()
         described = {
             "digest": digest(text),
             "tenant": tenant,
@@ -195,14 +260,21 @@ class Access:
         }
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(keys.key(key_id), mapping=described)
-        pipe.zadd(keys.KEYS, {key_id: now})
         detail = f"scope {scope.name.lower()}{f': {note}' if note else ''}"
+        expires_at = None
+        if expires_s is not None:
+            expires_at = decoding.time(now + expires_s * 1000)
+            pipe.hset(keys.key(key_id), "expires_at", now + expires_s * 1000)
+            pipe.pexpire(keys.key(key_id), expires_s * 1000)
+            detail += f"; expires {expires_at:%Y-%m-%d %H:%M} UTC"
+        pipe.zadd(keys.KEYS, {key_id: now})
         _audit(pipe, now, by, tenant, "key_created", key_id, detail)
         await pipe.execute()
-        return Key(key_id, tenant, scope, note, by, decoding.time(now), None), text
+        made = Key(key_id, tenant, scope, note, by, decoding.time(now), None, expires_at)
+        return made, text
 
     async def keys(self) -> list[Key]:
-        """All keys, oldest first."""
+        """All keys that have not expired, oldest first."""
         ids = [raw.decode() for raw in await self._redis.zrange(keys.KEYS, 0, -1)]
         pipe = self._redis.pipeline(transaction=False)
         for key_id in ids:
@@ -217,11 +289,10 @@ class Access:
         tenant = await self._redis.hget(keys.key(key_id), "tenant")
         if tenant is None:
             raise KeyNotFound(key_id)
-        seconds, micros = await self._redis.time()
+        now = await self._now_ms()
         pipe = self._redis.pipeline(transaction=True)
         pipe.delete(keys.key(key_id), keys.bucket(key_id))
         pipe.zrem(keys.KEYS, key_id)
-        now = seconds * 1000 + micros // 1000
         _audit(pipe, now, by, tenant.decode(), "key_revoked", key_id, "")
         await pipe.execute()
 
@@ -247,11 +318,21 @@ class Access:
             raise TooManyRequests(self._rate, wait_ms / 1000)
         return Principal(tenant, Scope[scope.upper()], key_id)
 
-    async def _new_session(self, key_id: str, key_digest: str) -> str:
-        token = secrets.token_urlsafe(32)
+    async def _new_session(
+        self, key_id: str, key_digest: str, tenant: str, how: str, session_s: int | None = None
+    ) -> str:
+        token, now = secrets.token_urlsafe(32), await self._now_ms()
         opened_by = f"{key_id} {key_digest}"
-        await self._redis.set(keys.session(digest(token)), opened_by, ex=self.session_s)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.set(keys.session(digest(token)), opened_by, ex=session_s or self.session_s)
+        _audit(pipe, now, key_id, tenant, "session_opened", key_id, how)
+        await pipe.execute()
         return token
+
+    async def _now_ms(self) -> int:
+        """Redis's clock, which every process shares."""
+        seconds, micros = await self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _audit(
@@ -278,7 +359,7 @@ def _signed(local_key: str, expires: str) -> str:
 
 
 def _key(key_id: str, fields: Mapping[bytes, bytes]) -> Key:
-    used = fields.get(b"used_at")
+    used, expires = fields.get(b"used_at"), fields.get(b"expires_at")
     return Key(
         id=key_id,
         tenant=fields[b"tenant"].decode(),
@@ -287,4 +368,5 @@ def _key(key_id: str, fields: Mapping[bytes, bytes]) -> Key:
         created_by=fields.get(b"created_by", b"").decode(),
         created_at=decoding.time(fields[b"created_at"]),
         used_at=decoding.time(used) if used else None,
+        expires_at=decoding.time(expires) if expires else None,
     )

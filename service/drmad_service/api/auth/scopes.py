@@ -76,6 +76,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/readyz"): None,
     ("GET", "/sign-in"): None,
     ("POST", "/sign-in"): None,
+    ("GET", "/sign-in/oidc"): None,
+    ("GET", "/sign-in/oidc/callback"): None,
     ("POST", "/sign-out"): None,
     ("GET", "/static/{version}/{name:path}"): None,
     ("GET", "/favicon.ico"): None,

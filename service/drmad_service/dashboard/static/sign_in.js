@@ -21,6 +21,9 @@ document.querySelector("#sign-in").addEventListener("submit", (event) => {
   open({ key: document.querySelector("#key").value.trim() });
 });
 
+const provider = document.querySelector("#provider");
+if (provider) provider.search = location.search; // the page to return to
+
 const ticket = new URLSearchParams(location.hash.slice(1)).get("ticket");
 if (ticket) {
   history.replaceState(null, "", location.pathname + location.search); // removes the used ticket from the address bar

@@ -25,7 +25,9 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
     drmad:keys                     zset    ids of API keys; score: time of creation
-    drmad:key:<id>                 hash    digest (sha256), tenant, scope, note, created_at, used_at
+    drmad:key:<id>                 hash    digest (sha256), tenant, scope, note, created_at,
+                                           used_at; kept until its expires_at. The id of
+                                           a user whom a provider knows begins with oidc_
     drmad:bucket:<id>              hash    requests left to a key, and since when; until it is full
     drmad:session:<sha256>         string  "<id> <sha256>" of the key that opened it; 30 days
     drmad:ticket:<sha256>          string  marks a used sign-in link; as long as the link is valid

@@ -362,7 +362,10 @@ async def api(request: Request, principal: PrincipalDependency) -> Response:
 
 @router.get("/sign-in")
 async def sign_in(request: Request) -> Response:
-    return await page(request, "sign_in.html", principal=None)
+    provider = request.app.state.provider
+    return await page(
+        request, "sign_in.html", principal=None, provider=provider.host if provider else ""
+    )
 
 
 @actions.get("/new/schema")
