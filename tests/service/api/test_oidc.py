@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from joserfc import jwt
 from joserfc.jwk import RSAKey
 from redis.asyncio import Redis
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
 
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Access, Scope
@@ -27,75 +22,11 @@ from drmad_service.api.auth.oidc import OidcSettings, Provider
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.layout import keys
+from tests.service.issuer import CLIENT, ISSUER, SECRET, Issuer
 
 pytestmark = pytest.mark.anyio
 
-ISSUER, CLIENT, SECRET = "https://login.example.com", "drmad", "s" * 40
 URL = "https://drmad.example"
-
-
-class Issuer:
-    """A provider with one user, who always agrees."""
-
-    def __init__(self) -> None:
-        self.key = RSAKey.generate_key(2048, parameters={"kid": "one"})
-        self.claims: dict[str, Any] = {"sub": "u1", "email": "ann@example.com", "groups": ["ml"]}
-        self.other: dict[str, Any] = {}
-        """Claims that take the place of the right ones; None removes one."""
-        self.header: dict[str, Any] = {"alg": "RS256", "kid": "one"}
-        self._codes: dict[str, dict[str, str]] = {}
-        self.routes = [
-            Route("/.well-known/openid-configuration", self._document),
-            Route("/authorize", self._authorize),
-            Route("/token", self._token, methods=["POST"]),
-            Route("/jwks", self._jwks),
-        ]
-        self.transport = httpx.ASGITransport(app=self._route)
-
-    async def _route(self, scope: Any, receive: Any, send: Any) -> None:
-        await Starlette(routes=self.routes)(scope, receive, send)
-
-    def serve(self, path: str, endpoint: Any) -> None:
-        """Answers otherwise there from now on."""
-        self.routes = [route for route in self.routes if route.path != path]
-        self.routes.append(Route(path, endpoint, methods=["GET", "POST"]))
-
-    async def _document(self, _: Request) -> Response:
-        parts = {"authorization": "authorize", "token": "token"}
-        document = {f"{name}_endpoint": f"{ISSUER}/{path}" for name, path in parts.items()}
-        return JSONResponse({"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks", **document})
-
-    async def _jwks(self, _: Request) -> Response:
-        return JSONResponse({"keys": [self.key.as_dict(private=False)]})
-
-    async def _authorize(self, request: Request) -> Response:
-        query = dict(request.query_params)
-        assert query["response_type"] == "code"
-        assert query["code_challenge_method"] == "S256"
-        code = secrets.token_urlsafe(16)
-        self._codes[code] = query
-        return RedirectResponse(f"{query['redirect_uri']}?code={code}&state={query['state']}", 302)
-
-    async def _token(self, request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode()))
-        query = self._codes.pop(str(form.get("code")), None)
-        verifier = str(form.get("code_verifier"))
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
-        credentials = base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode()
-        allowed = request.headers.get("authorization") == f"Basic {credentials}"
-        if (
-            query is None
-            or not allowed
-            or challenge.decode().rstrip("=") != query["code_challenge"]
-            or form.get("redirect_uri") != query["redirect_uri"]
-        ):
-            return JSONResponse({"error": "invalid_grant"}, 400)
-        now = int(time.time())
-        claims = {"iss": ISSUER, "aud": CLIENT, "iat": now, "exp": now + 300}
-        claims |= {"nonce": query["nonce"], **self.claims, **self.other}
-        claims = {name: value for name, value in claims.items() if value is not None}
-        token = jwt.encode(self.header, claims, self.key, algorithms=[self.header["alg"]])
-        return JSONResponse({"access_token": "a", "token_type": "Bearer", "id_token": token})
 
 
 @pytest.fixture
@@ -104,7 +35,14 @@ def issuer() -> Issuer:
 
 
 @pytest.fixture
-async def browser(redis: Redis, redis_url: str, issuer: Issuer) -> AsyncIterator[httpx.AsyncClient]:
+def root_path() -> str:
+    return ""
+
+
+@pytest.fixture
+async def browser(
+    redis: Redis, redis_url: str, issuer: Issuer, root_path: str
+) -> AsyncIterator[httpx.AsyncClient]:
     """A browser at the service, which keeps cookies."""
     oidc = OidcSettings(
         issuer=ISSUER,
@@ -118,6 +56,7 @@ async def browser(redis: Redis, redis_url: str, issuer: Issuer) -> AsyncIterator
             oidc=oidc,
             allowed_hosts=("drmad.example",),
             open_without_keys=False,
+            root_path=root_path,
             failed_key_delay_s=0.0,
         )
     )
@@ -263,7 +202,7 @@ async def test_token_without_a_key_pair_is_refused(
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
     async def token(request: Request) -> Response:
-        query = issuer._codes.popitem()[1]
+        query = issuer.codes.popitem()[1]
         now = int(time.time())
         claims = {"iss": ISSUER, "aud": CLIENT, "sub": "u1", "iat": now, "exp": now + 300}
         claims |= {"nonce": query["nonce"], "groups": ["boss"]}
@@ -314,6 +253,18 @@ async def test_user_in_no_group_is_told_so(browser: httpx.AsyncClient, issuer: I
         assert refused.status_code == 403
         assert "ann@example.com signed in, but is in no group" in refused.text
     assert (await browser.get("/v1/jobs")).status_code == 401
+
+
+@pytest.mark.parametrize("root_path", ["/tuning"])
+async def test_service_below_a_path_is_where_the_provider_sends_back_to(
+    browser: httpx.AsyncClient, issuer: Issuer
+) -> None:
+    browser.base_url = httpx.URL(f"{URL}/tuning")
+    back = await at_provider(browser, issuer, "/tuning/jobs?tag=a")
+    assert back.startswith(f"{URL}/tuning/sign-in/oidc/callback?")
+    answer = await browser.get(back)
+    assert 'content="0; url=/tuning/jobs?tag=a"' in answer.text
+    assert (await browser.get("/v1/jobs")).is_success
 
 
 @pytest.mark.parametrize("page", ["https://evil.example", "//evil.example", "/\\evil.example", "x"])

@@ -17,7 +17,7 @@ from fastapi.responses import RedirectResponse
 
 from drmad_service.api.auth.authentication import cookie_name, note_failure
 from drmad_service.api.auth.oidc import NoGroup, Pending, Provider, ProviderError
-from drmad_service.api.routes.dashboard.pages import page
+from drmad_service.api.routes.dashboard.pages import page, root_of
 from drmad_service.api.routes.dependencies import AccessDependency
 
 router = APIRouter(include_in_schema=False)
@@ -33,7 +33,7 @@ async def begin(request: Request, next: Annotated[str, Query(max_length=2000)] =
     if provider is None:
         return await _trouble(request, 404, "Sign-in by a provider is not set up: use a key.")
     try:
-        url, pending = await provider.begin(_redirect_uri(request), _own(next))
+        url, pending = await provider.begin(_redirect_uri(request), _own(next, root_of(request)))
     except ProviderError as error:
         return await _trouble(request, 502, str(error))
     response = RedirectResponse(url, status_code=303)
@@ -41,7 +41,7 @@ async def begin(request: Request, next: Annotated[str, Query(max_length=2000)] =
         _cookie(request),
         base64.urlsafe_b64encode(json.dumps(dataclasses.asdict(pending)).encode()).decode(),
         max_age=_PENDING_S,
-        path=_PATH,
+        path=root_of(request) + _PATH,
         httponly=True,
         samesite="lax",
         secure=request.url.scheme == "https",
@@ -82,8 +82,10 @@ async def finish(
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
+        path=root_of(request) or "/",
     )
-    response.delete_cookie(_cookie(request), path=_PATH, httponly=True, samesite="lax")
+    path = root_of(request) + _PATH
+    response.delete_cookie(_cookie(request), path, httponly=True, samesite="lax")
     return response
 
 
@@ -92,17 +94,18 @@ async def _trouble(request: Request, status: int, message: str) -> Response:
 
 
 def _redirect_uri(request: Request) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}{_PATH}/callback"
+    return f"{request.url.scheme}://{request.url.netloc}{root_of(request)}{_PATH}/callback"
 
 
 def _cookie(request: Request) -> str:
     return f"{cookie_name(request)}_oidc"
 
 
-def _own(path: str) -> str:
-    """The path if it is one of this site, else that of the list of jobs."""
-    is_own = path.startswith("/") and not path.startswith(("//", "/\\"))
-    return path if is_own and path.isprintable() else "/"
+def _own(path: str, root: str) -> str:
+    """The path below the service's root, if it is one of this site; else that of the jobs."""
+    is_own = path.startswith(f"{root}/") and path.isprintable()
+    inner = path.removeprefix(root)
+    return inner if is_own and not inner.startswith(("//", "/\\")) else "/"
 
 
 def _pending(cookie: str) -> Pending | None:
@@ -111,7 +114,7 @@ def _pending(cookie: str) -> Pending | None:
         pending = Pending(**{name: str(value) for name, value in fields.items()})
     except (ValueError, TypeError, AttributeError):
         return None
-    return dataclasses.replace(pending, next=_own(pending.next)) if pending.state else None
+    return dataclasses.replace(pending, next=_own(pending.next, "")) if pending.state else None
 
 
 def _same(one: str, other: str) -> bool:
