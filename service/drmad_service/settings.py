@@ -14,9 +14,9 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from drmad_client.spec import defaults
-from drmad_service.oidc_settings import OidcSettings
 from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
+from drmad_service.oidc_settings import OidcSettings
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.store import StoreSettings
 from drmad_service.store.jobs.placement import UNLIMITED, NodeCapacity

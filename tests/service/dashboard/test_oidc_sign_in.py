@@ -12,7 +12,7 @@ import uvicorn
 from playwright.sync_api import Browser, expect
 from redis import Redis
 
-from drmad_service.api.auth.oidc import OidcSettings
+from drmad_service.oidc_settings import OidcSettings
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.issuer import CLIENT, SECRET, Issuer
