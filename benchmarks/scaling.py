@@ -42,7 +42,6 @@ from drmad_client.http.client import Client
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.scheduling import rounds as service_rounds
 from drmad_service.scheduling import scheduler
 from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
@@ -192,6 +191,9 @@ class SimulatedReplicas:
         remote = {name: SimpleNamespace(remote=getattr(self, f"_{name}")) for name in names}
         self.actors = [SimpleNamespace(**remote)]
 
+    def put(self, value: Any) -> Any:
+        return value
+
     def first(self, index: int) -> int:
         return index
 
@@ -247,15 +249,13 @@ async def limit(
     chance = random.Random(0)
     SimulatedReplicas.iterations = iterations
     settings = SchedulerSettings(redis_url=url)
+    driver: Any = None  # nobody asks for it: the cluster is given
     cluster = SimulatedCluster(recording, chance, workers)
 
     async def silent(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    with (
-        patch.object(scheduler, "keep_reporting_nodes", silent),
-        patch.object(service_rounds, "ray", SimpleNamespace(put=lambda value: value)),
-    ):
+    with patch.object(scheduler, "keep_reporting_nodes", silent):
         async with connect(url) as redis:
             await redis.flushall()
             store = Store(redis)
@@ -265,7 +265,7 @@ async def limit(
             before = (await redis.info("stats"))["total_commands_processed"]
             stopping = asyncio.Event()
             began, cpu = time.perf_counter(), time.process_time()
-            running = asyncio.create_task(Scheduler(store, settings, cluster).run(stopping))
+            running = asyncio.create_task(Scheduler(store, settings, driver, cluster).run(stopping))
             claimed_s = None
             while (ended := await redis.zcard("drmad:ended")) < jobs:
                 if claimed_s is None and not await redis.zcard("drmad:queue"):

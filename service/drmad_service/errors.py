@@ -141,6 +141,18 @@ class TooManyQueued(DrmadError):
         )
 
 
+class TooManyWaiting(DrmadError):
+    """The tenant has as many preflights or shown examples waiting for a worker as it may."""
+
+    retry_after_s = 10.0
+
+    def __init__(self, tenant: str, waiting: int, most: int) -> None:
+        super().__init__(
+            f"{waiting} requests of tenant {tenant} wait for a worker already, and at most {most} "
+            "may; wait until some of them are answered"
+        )
+
+
 class TenantFull(DrmadError):
     """The tenant stores as much as it may."""
 

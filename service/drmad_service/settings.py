@@ -70,6 +70,11 @@ RAY_ADDRESS = setting("local", "Address of the Ray cluster; local starts Ray on 
 _CPUS = setting(
     None, "CPUs of this machine that its local Ray offers to jobs; all of them by default.", 0.1
 )
+_WORKER_USER = setting(
+    "",
+    "User as whom Ray and user code run on this machine, if root starts the service; without it "
+    "they run as the user of the service, and Landlock keeps them from its files and processes.",
+)
 _ALLOW_REQUIREMENTS = setting(
     False,
     "Allow jobs to install packages from PyPI on the workers, each job in its own environment.",
@@ -177,6 +182,19 @@ class SchedulerSettings(_Settings):
 
     ray_address: str = RAY_ADDRESS
     cpus: float | None = _CPUS
+    ray_driver: str = setting(
+        "",
+        "Host and port of `drmad ray-driver` on a machine of the Ray cluster, which drives Ray in "
+        "place of a process that this scheduler starts; the scheduler is then on no machine of the "
+        "cluster.",
+    )
+    worker_user: str = _WORKER_USER
+    worker_variables: tuple[str, ...] = setting(
+        (),
+        "Environment variable that the workers receive too, besides those of a fixed list; may be "
+        "repeated. User code reads it.",
+        flag="worker_variable",
+    )
     lease_s: float = setting(
         10.0,
         "Lifetime of a lease without renewal, in seconds; another scheduler then takes over the "
@@ -199,6 +217,15 @@ class SchedulerSettings(_Settings):
     )
     check_timeout_s: float = setting(
         180.0, "Maximum duration of a preflight that `drmad check` requests, in seconds.", 1
+    )
+    worker_requests: int = setting(
+        4,
+        "Maximum preflights of `drmad check`, and maximum shown examples, that this scheduler "
+        "answers at once beside the jobs.",
+        1,
+    )
+    tenant_worker_requests: int = setting(
+        2, "Maximum of these that it answers at once for one tenant.", 1
     )
     retry_s: float = setting(
         1.0,
@@ -282,6 +309,7 @@ class SupervisorSettings:
 
     data_roots: Folders = DATA_ROOTS
     cpus: float | None = _CPUS
+    worker_user: str = _WORKER_USER
     allow_requirements: bool = _ALLOW_REQUIREMENTS
     max_memory_mib: int = setting(
         2048,

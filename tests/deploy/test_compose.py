@@ -66,6 +66,7 @@ def test_every_service_is_checked_restarted_limited_and_without_rights(
         "redis",
         "api",
         "scheduler",
+        "ray-driver",
         "ray-head",
         "ray-worker",
         "ray-worker-gpu",
@@ -111,7 +112,7 @@ def test_builds_take_registry_index_and_certificates_from_the_settings() -> None
             re.findall("pip (?:install --constraint|wheel) ", text)
         )
     built = [service["build"] for service in document["services"].values() if "build" in service]
-    assert len(built) == 5
+    assert len(built) == 6
     assert all(build["secrets"] == [*document["secrets"]] for build in built)
 
 
@@ -123,3 +124,23 @@ def test_only_the_api_is_published_and_user_code_does_not_reach_the_store(
     for worker in ("ray-worker", "ray-worker-gpu"):
         assert services[worker]["networks"] == ["cluster"]
     assert services["redis"]["networks"] == ["store"]
+
+
+def test_no_container_of_the_ray_cluster_knows_a_secret_of_the_service(
+    services: dict[str, Any],
+) -> None:
+    """User code gets into each of them: Ray places a task without CPUs wherever it is told to."""
+    cluster = {name for name, service in services.items() if "cluster" in service["networks"]}
+    assert cluster == {"ray-head", "ray-driver", "ray-worker", "ray-worker-gpu"}
+    for name in cluster:
+        service = services[name]
+        assert "store" not in service["networks"], name
+        assert not [key for key in service["environment"] if "REDIS" in key], name
+        assert SECRETS["DRMAD_REDIS_PASSWORD"] not in json.dumps(service), name
+    scheduler = services["scheduler"]
+    assert scheduler["networks"] == ["store", "driver"]
+    assert "ray" not in " ".join(scheduler["command"])
+    assert [name for name, s in services.items() if "driver" in s["networks"]] == [
+        "scheduler",
+        "ray-driver",
+    ]

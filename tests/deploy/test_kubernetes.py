@@ -162,17 +162,22 @@ def test_ray_cluster_scales_survives_its_head_and_wants_a_token(name: str) -> No
         groups.append(NodeCapacity("", float(limits["cpu"]), float(gpus or 0)))
         groups += groups[-1:] * (group["maxReplicas"] - 1)
     assert groups
-    # What the schedulers connect to: KubeRay's service of the head, and the secret that it makes.
-    scheduler = of_kind("Deployment", name)["drmad-scheduler"]["spec"]["template"]["spec"]
-    (container,) = scheduler["containers"]
+    # What the driver connects to: KubeRay's service of the head, and the secret that it makes.
+    driver = of_kind("Deployment", name)["drmad-ray-driver"]["spec"]["template"]["spec"]
+    (container,) = driver["containers"]
     service = f"{cluster['metadata']['name']}-head-svc:6379"
     assert service in container["command"][-1]
-    (autoscaled,) = (v for v in container["env"] if v["name"] == "DRMAD_AUTOSCALER_GROUPS")
-    told = SchedulerSettings("redis://", autoscaler_groups=tuple(autoscaled["value"].split()))
-    assert told.autoscaler == tuple(groups)
     token = next(v for v in container["env"] if v["name"] == "RAY_AUTH_TOKEN")
     expected = {"name": cluster["metadata"]["name"], "key": "auth_token"}
     assert token["valueFrom"]["secretKeyRef"] == expected
+    # User code gets into every pod of the cluster, and so into the driver's.
+    assert not [v["name"] for v in container["env"] if "REDIS" in v["name"]]
+    scheduler = of_kind("Deployment", name)["drmad-scheduler"]["spec"]["template"]["spec"]
+    (container,) = scheduler["containers"]
+    assert container["command"] == ["drmad", "schedule"]
+    (autoscaled,) = (v for v in container["env"] if v["name"] == "DRMAD_AUTOSCALER_GROUPS")
+    told = SchedulerSettings("redis://", autoscaler_groups=tuple(autoscaled["value"].split()))
+    assert told.autoscaler == tuple(groups)
 
 
 def test_service_monitor_reads_the_metrics_with_a_key() -> None:
@@ -247,11 +252,13 @@ def test_head_and_the_job_that_deletes_its_state_reach_redis(name: str) -> None:
 
 def test_openshift_chooses_the_users() -> None:
     assert "runAsUser" not in str(rendered("openshift"))
-    assert str(rendered("cpu")).count("runAsUser") == 5
+    assert str(rendered("cpu")).count("runAsUser") == 6
 
 
 def test_external_artifacts_are_reached_with_credentials_of_files() -> None:
-    for name, deployment in of_kind("Deployment", "external").items():
+    deployments = of_kind("Deployment", "external")
+    assert "artifacts" not in str(deployments.pop("drmad-ray-driver"))  # it keeps no secrets
+    for name, deployment in deployments.items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         values = {v["name"]: v.get("value", "") for v in container["env"]}
         folder = next(m for m in container["volumeMounts"] if m["name"] == "artifacts")

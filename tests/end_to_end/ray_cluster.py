@@ -46,6 +46,11 @@ class RayCluster:
         """Of the nodes that run, the head among them."""
         return [*self._nodes]
 
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """Of `ray start`, whose children are the nodes."""
+        return [*self._nodes.values()]
+
     def start(self) -> None:
         port = self.address.rpartition(":")[2]
         head = [

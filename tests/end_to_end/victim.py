@@ -183,7 +183,7 @@ class Victim:
         """Of the service, with a Redis that outlived its parent."""
         assert self.service.process is not None
         found = descendants(self.service.process.pid)
-        socket = EmbeddedRedis(self.service.home).url.removeprefix("unix://")
+        socket = EmbeddedRedis(self.service.home).url.rpartition("@")[2]
         for entry in Path("/proc").iterdir():
             try:
                 command = (entry / "cmdline").read_text().replace("\0", " ")

@@ -39,6 +39,7 @@ from drmad_service.errors import (
     TooManyRequests,
     TooManyStreams,
     TooManyTags,
+    TooManyWaiting,
     ValidationRefused,
 )
 from drmad_service.store.access.refusals import explained, refusal_of
@@ -65,6 +66,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     NotOwner: (HTTPStatus.FORBIDDEN, "not_owner"),
     CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
     TooManyStreams: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"),
+    TooManyWaiting: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_waiting"),
     TooManyQueued: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_queued"),
     TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),
 }

@@ -13,6 +13,7 @@ def register() -> Mapping[str, str]:
         "up": f"{_OPERATIONS}.up_commands:up",
         "serve": f"{_OPERATIONS}.serve_command:serve",
         "schedule": f"{_OPERATIONS}.schedule_command:schedule",
+        "ray-driver": f"{_OPERATIONS}.ray_driver_command:ray_driver",
         "demo": f"{_OPERATIONS}.demo:demo",
         "doctor": f"{_OPERATIONS}.doctor.command:doctor",
         "backup": f"{_OPERATIONS}.backup.backup_commands:backup",

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -46,7 +47,13 @@ class EmbeddedRedis:
                 raise ServiceStartError(f"{folder} belongs to another user; choose another --home")
             self._socket = folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"unix://{self._socket}"
+        self._password_file = self._folder / "password"
+
+    @property
+    def url(self) -> str:
+        """The URL with the password, once the server has been started in this folder."""
+        password = self._password()
+        return f"unix://:{password}@{self._socket}" if password else f"unix://{self._socket}"
 
     def is_running(self) -> bool:
         """Whether the server's process lives, started by us or adopted."""
@@ -65,6 +72,7 @@ class EmbeddedRedis:
             ServiceStartError: there is no server binary, or the server exited.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._ensure_password()
         lock = self._lock()
         if lock is not None:
             try:
@@ -79,6 +87,7 @@ class EmbeddedRedis:
             time.sleep(0.01)
         with Redis.from_url(self.url) as redis:  # an adopted server may have another limit
             redis.config_set("maxmemory", self._max_memory_bytes)
+            redis.config_set("requirepass", self._password())  # one of an earlier release has none
 
     def _launch(self, lock: int) -> None:
         if self._process is not None:
@@ -97,11 +106,14 @@ class EmbeddedRedis:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [server_binary(), *arguments],
-            stdin=subprocess.DEVNULL,
+            [server_binary(), "-", *arguments],
+            stdin=subprocess.PIPE,  # every user of the machine reads arguments
             start_new_session=True,
             pass_fds=[lock],
         )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as configuration:
+            configuration.write(f"requirepass {self._password()}\n".encode())
 
     def stop(self) -> None:
         """Stops the server and waits for its end; its data are in the append-only file."""
@@ -120,6 +132,20 @@ class EmbeddedRedis:
         for path in (self._folder / "appendonlydir").glob("*.aof"):
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 os.fsync(file.fileno())
+
+    def _password(self) -> str:
+        try:
+            return self._password_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _ensure_password(self) -> None:
+        """User code that is kept from the files of this user can open the socket all the same."""
+        if not self._password():
+            draft = self._password_file.with_suffix(".new")
+            with open(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+            draft.replace(self._password_file)
 
     def _answers(self) -> bool:
         """Whether the server has loaded its file and replies."""

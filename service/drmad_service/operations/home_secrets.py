@@ -40,6 +40,16 @@ def ensure_webhook_secret(home: Path) -> Path:
     return path
 
 
+def keep_redis_url(home: Path, url: str) -> Path:
+    """The file of the URL of Redis, which may hold a password, for the processes of the home."""
+    path = home / "redis-url"
+    number, draft = tempfile.mkstemp(dir=home, prefix=".url-")  # mode 0600
+    with os.fdopen(number, "w", encoding="utf-8") as file:
+        file.write(f"{url}\n")
+    os.replace(draft, path)
+    return path
+
+
 def read_secret(path: Path) -> str:
     """The secret in a file of the operator's, such as a mounted one.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from drmad_service.operations.redis_access import url_in_file
+
 
 def _default_home() -> Path:
     try:
@@ -30,18 +32,35 @@ Port = Annotated[
     int,
     typer.Option(envvar="DRMAD_PORT", min=1, max=65535, help="Port on which the service listens."),
 ]
+
+
+def _given(url: str) -> str:
+    url = url or url_in_file()
+    if not url:
+        raise typer.BadParameter(
+            "give the URL of Redis by --redis-url, DRMAD_REDIS_URL or a file named by "
+            "DRMAD_REDIS_URL_FILE"
+        )
+    return url
+
+
 RedisUrl = Annotated[
     str,
     typer.Option(
         envvar="DRMAD_REDIS_URL",
-        help="URL of Redis: redis://:password@host:6379/0 or unix:///path.",
+        callback=_given,
+        show_default=False,
+        help="URL of Redis: redis://:password@host:6379/0 or unix:///path; by default the line in "
+        "the file that DRMAD_REDIS_URL_FILE names, which keeps the password out of the "
+        "environment. Required.",
     ),
 ]
 HomeRedisUrl = Annotated[
     str,
     typer.Option(
         envvar="DRMAD_REDIS_URL",
-        help="URL of Redis; by default the Redis that `drmad up` runs in the home.",
+        help="URL of Redis; by default the line in the file that DRMAD_REDIS_URL_FILE names, or "
+        "the Redis that `drmad up` runs in the home.",
     ),
 ]
 DataDir = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,21 @@ from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.store.access.connection import connect
 
 _T = TypeVar("_T")
+
+
+def url_in_file() -> str:
+    """The URL in the file that DRMAD_REDIS_URL_FILE names; empty without such a file.
+
+    Raises:
+        ServiceStartError: the file cannot be read.
+    """
+    file = os.environ.get("DRMAD_REDIS_URL_FILE")
+    if not file:
+        return ""
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServiceStartError(f"cannot read the URL of Redis from {file}: {error}") from error
 
 
 def home_redis_url(home: Path) -> str:
@@ -32,7 +48,7 @@ def with_redis(redis_url: str, home: Path, use: Callable[[Redis], Awaitable[_T]]
     Raises:
         ServiceStartError: no Redis runs in the home, or Redis does not answer.
     """
-    url = redis_url or home_redis_url(home)
+    url = redis_url or url_in_file() or home_redis_url(home)
     if not url:
         raise ServiceStartError(
             f"no Redis runs in {home}; start it with `drmad up`, or pass --redis-url"

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,10 @@ from drmad_service.operations.options import (
     Home,
     RedisUrl,
 )
+from drmad_service.operations.ray_driver_command import host_and_port
 from drmad_service.operations.supervisor import exit_with_parent as follow_parent
+from drmad_service.ray_driver.connection import RayDriver
+from drmad_service.ray_driver.sockets import cluster_token
 from drmad_service.scheduling.webhooks import Webhooks
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store, StoreSettings
@@ -37,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 @with_settings(SchedulerSettings, StoreSettings, webhook=Webhooks)
 def schedule(
-    redis_url: RedisUrl,
+    redis_url: RedisUrl = "",
     data_dir: DataDir = None,
     home: Home = DEFAULT_HOME,
     webhook_secret_file: Annotated[
@@ -62,23 +66,22 @@ def schedule(
         webhooks=filled(Webhooks, flags, "webhook", secret=secret),
         data_dir=data_folder(data_dir, home),
     )
-    from drmad_service.operations.ray_start import start_ray
-    from drmad_service.scheduling.ray_cluster import RayLost
-
-    start_ray(settings.ray_address, settings.cpus)
-    try:
-        asyncio.run(_schedule(settings, exit_with_parent))
-    except RayLost as error:
-        # Ray's own threads may hang on to the lost cluster; the supervisor restarts this process.
-        logger.error("%s", error)
-        os._exit(1)
-    import ray
-
-    ray.shutdown()
+    files = [webhook_secret_file, *_url_files()]
+    hidden = [home.expanduser().resolve(), *(file.resolve() for file in files if file)]
+    closed = [path for path in hidden if path.exists()]
+    asyncio.run(_schedule(settings, closed, exit_with_parent))
 
 
-async def _schedule(settings: SchedulerSettings, exit_with_parent: bool) -> None:
-    """Schedules jobs until SIGINT or SIGTERM."""
+async def _schedule(
+    settings: SchedulerSettings, closed: Sequence[Path], exit_with_parent: bool
+) -> None:
+    """Schedules jobs until SIGINT or SIGTERM.
+
+    Args:
+        closed: folders and files that user code may not open.
+    Raises:
+        ServiceStartError: Ray could not be reached, or is lost; the supervisor starts another one.
+    """
     from drmad_service.scheduling.scheduler import Scheduler
 
     stopping = asyncio.Event()
@@ -87,12 +90,34 @@ async def _schedule(settings: SchedulerSettings, exit_with_parent: bool) -> None
         loop.add_signal_handler(number, stopping.set)
     if exit_with_parent:
         follow_parent()
-    async with connect(settings.redis_url, timeout_s=settings.store.redis_timeout_s) as redis:
+    async with (
+        _driver(settings, closed) as driver,
+        connect(settings.redis_url, timeout_s=settings.store.redis_timeout_s) as redis,
+    ):
         try:
             await agree(redis)
         except RedisError as error:  # once Redis is back, its scripts refuse another schema
             logger.warning("Redis does not answer yet: %s", error)
-        await Scheduler(Store(redis, settings.store), settings).run(stopping)
+        await Scheduler(Store(redis, settings.store), settings, driver).run(stopping)
+
+
+def _driver(
+    settings: SchedulerSettings, closed: Sequence[Path]
+) -> AbstractAsyncContextManager[RayDriver]:
+    from drmad_service.ray_driver.launch import Workers, connected, launched
+
+    if settings.ray_driver:
+        host, port = host_and_port(settings.ray_driver, "--ray-driver")
+        return connected(host, port, cluster_token(os.environ))
+    readable = [settings.data_dir, *settings.data_roots]
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    workers = Workers(settings.worker_variables, closed, readable, settings.worker_user)
+    return launched(settings.ray_address, settings.cpus, workers)
+
+
+def _url_files() -> Iterator[Path]:
+    if file := os.environ.get("DRMAD_REDIS_URL_FILE"):
+        yield Path(file)
 
 
 def _webhook_secret(hosts: Sequence[str], file: Path | None) -> str:

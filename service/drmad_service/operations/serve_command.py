@@ -34,7 +34,7 @@ from drmad_service.store.files.data_folder import data_folder
 
 @with_settings(ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks, oidc=OidcSettings)
 def serve(
-    redis_url: RedisUrl,
+    redis_url: RedisUrl = "",
     host: Host = "127.0.0.1",
     port: Port = 8080,
     key_file: Annotated[

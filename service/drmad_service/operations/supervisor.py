@@ -20,7 +20,11 @@ from pathlib import Path
 from drmad_client.http import local_key
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.embedded import EmbeddedRedis
-from drmad_service.operations.home_secrets import ensure_local_key, ensure_webhook_secret
+from drmad_service.operations.home_secrets import (
+    ensure_local_key,
+    ensure_webhook_secret,
+    keep_redis_url,
+)
 from drmad_service.settings import SupervisorSettings
 
 logger = logging.getLogger(__name__)
@@ -87,13 +91,16 @@ def supervise(
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
         ensure_local_key(home)  # the API reads it at its start
-        # Secrets are not passed as arguments, which every user of the machine can read.
+        # Secrets stand in files that only this user reads, and never in arguments or variables:
+        # processes that are started hand those on.
         environment = {
             "DRMAD_WEBHOOK_SECRET_FILE": str(ensure_webhook_secret(home)),
             **os.environ,
-            "DRMAD_REDIS_URL": url,
+            "DRMAD_REDIS_URL_FILE": str(keep_redis_url(home, url)),
+            "DRMAD_HOME": str(home),
             "DRMAD_KEY_FILE": str(local_key.path(home)),
         }
+        environment.pop("DRMAD_REDIS_URL", None)
         children = [
             _Child(
                 name,

@@ -49,6 +49,8 @@ def up(
     if settings.allow_requirements:
         serve.append("--allow-requirements")
     schedule = [part for root in settings.data_roots for part in ("--data-root", str(root))]
+    if settings.worker_user:
+        schedule += ["--worker-user", settings.worker_user]
     if settings.cpus is not None:
         schedule += ["--cpus", str(settings.cpus)]
 

@@ -9,11 +9,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
-from drmad_service.scheduling.ray_cluster import ComputeCluster, RayLost
+from drmad_service.ray_driver.connection import RayLost
+from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
 
@@ -29,7 +28,7 @@ async def keep_requesting_nodes(
     store: Store,
     settings: SchedulerSettings,
     cluster: ComputeCluster,
-    request: Callable[..., None] = request_resources,
+    request: Callable[[Bundles], None],
 ) -> None:
     """Request nodes every `nodes_s` seconds, until cancelled; none without an autoscaler."""
     requested: Bundles = []
@@ -37,9 +36,9 @@ async def keep_requesting_nodes(
         try:
             wanted = await bundles(store, cluster)
             if wanted != requested:  # replaces what was requested before
-                await asyncio.to_thread(request, bundles=wanted)
+                request(wanted)
                 requested = wanted
-        except (RedisError, RayError, RayLost) as error:
+        except (RedisError, RayLost) as error:
             logger.warning("could not request nodes: %s", error)
         await asyncio.sleep(settings.nodes_s)
 

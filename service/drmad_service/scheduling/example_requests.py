@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 import logging
 
 from redis.exceptions import RedisError
@@ -12,34 +12,42 @@ from drmad_client.records.job import JobError
 from drmad_client.records.side_runs.examples import ShownExamples
 from drmad_client.spec.replicas import ReplicasSpec
 from drmad_service.errors import JobNotFound
+from drmad_service.ray_driver.connection import RayDriver
 from drmad_service.scheduling.worker_beside_jobs import answer_of_worker
+from drmad_service.scheduling.worker_requests import keep_answering
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
+from drmad_service.store.side_runs.examples import KIND
+from drmad_service.store.side_runs.worker_requests import WorkerRequest
 
 logger = logging.getLogger(__name__)
 
 
-async def answer_examples(store: Store, settings: SchedulerSettings) -> None:
-    """Answer one request after the other, for ever."""
-    while True:
-        request = None
-        with contextlib.suppress(RedisError):
-            request = await store.next_examples()
-        if request is None:
-            await asyncio.sleep(settings.poll_s)
-            continue
-        request_id, job_id, rows, with_groups = request
+async def answer_examples(store: Store, settings: SchedulerSettings, driver: RayDriver) -> None:
+    """Answer requests, for ever."""
+
+    async def answer(request: WorkerRequest) -> None:
+        asked = json.loads(request.content)
+        job_id, rows, with_groups = asked["job"], asked["rows"], asked["groups"]
+        found: ShownExamples | JobError
         try:
-            answer = await _shown(store, job_id, rows, with_groups, settings)
+            found = await _shown(store, job_id, rows, with_groups, settings, driver)
         except Exception as error:
             logger.exception("could not show training examples", extra={"job_id": job_id})
-            answer = JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
+            found = JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
         with contextlib.suppress(RedisError):
-            await store.answer_examples(request_id, job_id, answer)
+            await store.answer_examples(request.id, job_id, found)
+
+    await keep_answering(store, settings, KIND, answer)
 
 
 async def _shown(
-    store: Store, job_id: str, rows: list[int], with_groups: bool, settings: SchedulerSettings
+    store: Store,
+    job_id: str,
+    rows: list[int],
+    with_groups: bool,
+    settings: SchedulerSettings,
+    driver: RayDriver,
 ) -> ShownExamples | JobError:
     try:
         job = await store.get(job_id)
@@ -51,6 +59,7 @@ async def _shown(
         store,
         spec,
         settings,
+        driver,
         "showing the examples",
         lambda worker: worker.examples.remote(rows, with_groups),
     )

@@ -8,25 +8,26 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
 from redis.exceptions import RedisError
 
 from drmad_client.records.service.cluster import Node, SchedulerView
+from drmad_service.ray_driver.connection import CallFailed, RayDriver, RayLost
 from drmad_service.store import Store
 
 logger = logging.getLogger(__name__)
 
 
-async def keep_reporting_nodes(store: Store, scheduler: str, interval_s: float) -> None:
+async def keep_reporting_nodes(
+    store: Store, scheduler: str, interval_s: float, driver: RayDriver
+) -> None:
     """Report the nodes to the store every `interval_s` seconds, until cancelled."""
     try:
         while True:
             try:
-                nodes = [_node(fields) for fields in await asyncio.to_thread(ray.nodes)]
+                nodes = [_node(fields) for fields in await driver.nodes()]
                 view = SchedulerView(scheduler=scheduler, at=datetime.now(UTC), nodes=nodes)
                 await store.report_nodes(scheduler, view.model_dump_json())
-            except (RedisError, RayError) as error:
+            except (RedisError, CallFailed, RayLost) as error:
                 logger.warning("could not report the nodes: %s", error)
             await asyncio.sleep(interval_s)
     finally:

@@ -5,18 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from drmad_client.spec.job import JobSpec
-from drmad_service.errors import ServiceStartError
-from drmad_service.scheduling.replica_group import ReplicaGroup, Replicas, living_nodes
+from drmad_service.ray_driver.connection import CallFailed, RayDriver, RayLost
+from drmad_service.scheduling.replica_group import ReplicaGroup, Replicas
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, NodeCapacity
-
-
-class RayLost(ServiceStartError):
-    """Ray no longer answers; the scheduler must be started again."""
 
 
 class ComputeCluster(Protocol):
@@ -40,17 +33,18 @@ class ComputeCluster(Protocol):
 
 
 class RayCluster:
-    """The Ray cluster to which this process is connected."""
+    """A Ray cluster, by the connection to the process that drives it."""
 
-    def __init__(self, settings: SchedulerSettings) -> None:
+    def __init__(self, settings: SchedulerSettings, driver: RayDriver) -> None:
         self._settings = settings
+        self._driver = driver
 
     async def capacity(self) -> Capacity:
         settings = self._settings
         try:
             async with asyncio.timeout(settings.ray_timeout_s):
-                found = await asyncio.to_thread(living_nodes)
-        except (TimeoutError, RayError) as error:
+                found = await living_nodes(self._driver)
+        except (TimeoutError, CallFailed) as error:
             raise RayLost(f"Ray does not answer: {error}") from error
         nodes = [
             NodeCapacity(node["NodeID"], cpus, node["Resources"].get("GPU", 0.0))
@@ -70,6 +64,7 @@ class RayCluster:
     def replicas(self, spec: JobSpec, code: bytes | None) -> Replicas:
         return ReplicaGroup(
             spec,
+            self._driver,
             data_roots=[str(root) for root in self._settings.data_roots],
             uploads=str(self._settings.data_dir),
             code=code,
@@ -77,14 +72,22 @@ class RayCluster:
         )
 
 
-def options_beside_jobs() -> dict[str, Any]:
-    """The options of an actor that reserves no CPU, on the node with the most CPUs.
+async def living_nodes(driver: RayDriver) -> list[dict[str, Any]]:
+    """Ray's descriptions of the nodes that are alive.
 
-    A node without CPUs holds a head or a scheduler, and no torch.
+    Raises:
+        CallFailed, RayLost: Ray does not answer.
     """
-    nodes = [node for node in living_nodes() if node["Resources"].get("CPU")]
+    return [node for node in await driver.nodes() if node["Alive"]]
+
+
+async def place_beside_jobs(driver: RayDriver) -> tuple[dict[str, Any], tuple[str, str] | None]:
+    """Options and place of an actor that reserves no CPU, on the node with the most CPUs.
+
+    A node without CPUs holds a head or a driver, and no torch.
+    """
+    nodes = [node for node in await living_nodes(driver) if node["Resources"].get("CPU")]
     if not nodes:  # the first node that joins
-        return {"num_cpus": 1}
+        return {"num_cpus": 1}, None
     largest = max(nodes, key=lambda node: (node["Resources"]["CPU"], node["NodeID"]))
-    strategy = NodeAffinitySchedulingStrategy(largest["NodeID"], soft=False)
-    return {"num_cpus": 0, "scheduling_strategy": strategy}
+    return {"num_cpus": 0}, ("node", largest["NodeID"])

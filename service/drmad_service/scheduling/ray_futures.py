@@ -1,4 +1,4 @@
-"""Ray references as asyncio futures."""
+"""References to remote values as asyncio futures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Future = TypeVar("Future", bound="asyncio.Future[Any]")
 
 
 def future_of(reference: Any) -> asyncio.Future[Any]:
-    """The future of a Ray reference."""
+    """The future of a reference."""
     return without_warning(asyncio.wrap_future(reference.future()))
 
 

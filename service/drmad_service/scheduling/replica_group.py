@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import ray
-from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import (
-    NodeAffinitySchedulingStrategy,
-    PlacementGroupSchedulingStrategy,
-)
-
 from drmad_client.spec.job import JobSpec
+from drmad_service.ray_driver.connection import Actor, RayDriver, Reference, Reservation
 from drmad_service.store.jobs.placement import Placed
-from drmad_workers.ray_actor.actor import THREADS, Replica
+from drmad_workers.ray_actor.messages import THREADS
 
 
 class Replicas(Protocol):
-    """The interface of a job's replicas to their driver. The methods may block.
+    """The interface of a job's replicas to their driver.
 
     Attributes:
         actors: one actor for each replica or each batch of replicas; empty until `create`.
@@ -45,6 +37,10 @@ class Replicas(Protocol):
         """The number of the first replica of an actor."""
         ...
 
+    def put(self, value: Any) -> Any:
+        """A reference to a value that several calls take, so that it is stored once."""
+        ...
+
     def kill(self) -> None:
         """Kill the actors and release their resources. A second call has no effect."""
         ...
@@ -58,12 +54,6 @@ def runtime_options(spec: JobSpec) -> dict[str, Any]:
     return {"runtime_env": {"pip": list(problem.requirements)}}
 
 
-def living_nodes() -> list[dict[str, Any]]:
-    """Ray's descriptions of the nodes that are alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
-
-
 class ReplicaGroup:
     """Replicas as Ray actors in one placement group.
 
@@ -74,6 +64,7 @@ class ReplicaGroup:
     def __init__(
         self,
         spec: JobSpec,
+        driver: RayDriver,
         data_roots: Sequence[str],
         uploads: str,
         code: bytes | None,
@@ -81,13 +72,14 @@ class ReplicaGroup:
     ) -> None:
         """`memory_bytes` limits a replica without a GPU whose spec sets no limit; 0 sets none."""
         self._spec = spec
+        self._driver = driver
         self._code = code
         self._data_roots = list(data_roots)
         self._uploads = uploads
         self._memory_bytes = (
             0 if spec.resources.gpus else spec.resources.memory_bytes or memory_bytes
         )
-        self._group: Any = None
+        self._group: Reservation | None = None
         self._numbers: list[list[int]] = []
         self._nodes: list[str] = []
         self.actors: list[Any] = []
@@ -114,16 +106,13 @@ class ReplicaGroup:
                 bundle["GPU"] = resources.gpus * share
             bundles += [bundle] * replicas.workers
             nodes += [node] * replicas.workers
-        self._group = placement_group(
-            bundles,
-            # The nodes are chosen, and several workers of a replica share one.
-            strategy="PACK" if replicas.workers > 1 else replicas.placement.upper(),
-            bundle_label_selector=[{"ray.io/node-id": node} for node in nodes],
-        )
-        return self._group.ready()
+        # The nodes are chosen, and several workers of a replica share one.
+        strategy = "PACK" if replicas.workers > 1 else replicas.placement.upper()
+        self._group = self._driver.reserve(bundles, strategy, nodes)
+        return self._group.ready
 
     def create(self) -> None:
-        code = ray.put(self._code)  # stored once, however many workers there are
+        code = self.put(self._code)
         workers = self._spec.replicas.workers
         for index, numbers in enumerate(self._numbers):
             followers = [self._worker(index, rank, numbers, code) for rank in range(1, workers)]
@@ -131,27 +120,32 @@ class ReplicaGroup:
             self.actors.append(self._worker(index, 0, numbers, code, followers))
 
     def _worker(
-        self, index: int, rank: int, numbers: list[int], code: Any, followers: Sequence[Any] = ()
-    ) -> Any:
+        self,
+        index: int,
+        rank: int,
+        numbers: list[int],
+        code: Reference,
+        followers: Sequence[Actor] = (),
+    ) -> Actor:
         """The actor of one worker of the replicas `numbers`, which lie at `index`."""
         resources, workers = self._spec.resources, self._spec.replicas.workers
-        strategy = (
-            PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=index * workers + rank
-            )
+        place = (
+            ("reservation", self._group, index * workers + rank)
             if self._group is not None
-            else NodeAffinitySchedulingStrategy(self._nodes[index], soft=False)
+            else ("node", self._nodes[index])
         )
         share = len(numbers) / workers
         cpus = resources.cpus * share
-        actor = Replica.options(  # type: ignore[attr-defined]
-            num_cpus=cpus,
-            num_gpus=resources.gpus * share,
-            max_concurrency=THREADS,
-            scheduling_strategy=strategy,
+        options = {
+            "num_cpus": cpus,
+            "num_gpus": resources.gpus * share,
+            "max_concurrency": THREADS,
             **runtime_options(self._spec),
-        )
-        return actor.remote(
+        }
+        return self._driver.create(
+            "Replica",
+            options,
+            place,
             self._spec.model_dump_json(),
             numbers,
             cpus,
@@ -165,12 +159,13 @@ class ReplicaGroup:
     def first(self, index: int) -> int:
         return self._numbers[index][0]
 
+    def put(self, value: Any) -> Reference:
+        return self._driver.put(value)
+
     def kill(self) -> None:
         for actor in (*self.actors, *self._followers):
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
+            self._driver.kill(actor)
         self.actors, self._followers = [], []
         if self._group is not None:
-            with contextlib.suppress(RayError):
-                remove_placement_group(self._group)
+            self._driver.remove(self._group)
         self._group = None

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import ray
-
 from drmad_client.spec.job import JobSpec
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store import ResumePoint
@@ -38,12 +36,15 @@ class Rounds(ABC):
         actors: Sequence[Any],
         wait_for: WaitFor,
         max_model_bytes: int,
+        put: Callable[[Any], Any],
     ) -> None:
+        """`put` stores a value once for several calls, see Replicas.put."""
         self._spec = spec
         self._infos = infos
         self._actors = actors
         self._wait_for = wait_for
         self._max_model_bytes = max_model_bytes
+        self._put = put
         self._ticket = 0
 
     @abstractmethod
@@ -51,7 +52,7 @@ class Rounds(ABC):
         """Compute the meta-iteration that begins at `point`.
 
         Raises:
-            RayError: a replica is lost.
+            CallFailed: a replica is lost.
         """
 
     def abandon(self) -> None:  # noqa: B027
@@ -80,7 +81,7 @@ class SyncRounds(Rounds):
             whole = self._actors[0].whole_meta_iteration
             ref = whole.remote(begun, point.iteration, self._infos, self._max_model_bytes)
             return await self._outcome(ref)
-        state = ray.put(begun)  # stored once, however many replicas there are
+        state = self._put(begun)  # stored once, however many replicas there are
         ticket = self._next_ticket()
         asked = [a.meta_iteration.remote(state, point.iteration, ticket) for a in self._actors]
         answers = [future_of(answer) for answer, _ in asked]
@@ -141,7 +142,7 @@ class AsyncRounds(Rounds):
 
     async def _arrivals(self, point: ResumePoint) -> RoundOutcome:
         count, bound = len(self._actors), self._spec.replicas.bound
-        begun = moved = ray.put(PackedState(point.tensors, point.scalars))
+        begun = moved = self._put(PackedState(point.tensors, point.scalars))
         updates = point.iteration * count
         for number in range(count):
             if number not in self._flights:

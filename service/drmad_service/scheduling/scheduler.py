@@ -13,6 +13,7 @@ from drmad_client.records.job import JobError
 from drmad_service import logs, traces
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.errors import ActionRefused, JobNotFound, LeaseLost, SchemaDiffers, StoreFull
+from drmad_service.ray_driver.connection import RayDriver, RayLost
 from drmad_service.scheduling.autoscaler import keep_requesting_nodes
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.example_requests import answer_examples
@@ -20,7 +21,7 @@ from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.scheduling.job_driver.outcomes import encodable
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.preflight_requests import answer_preflights
-from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster, RayLost
+from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster
 from drmad_service.scheduling.side_runs.queue import keep_running_beside
 from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
@@ -37,15 +38,20 @@ class Scheduler:
     """One of any number of schedulers; a lease decides which of them drives a job."""
 
     def __init__(
-        self, store: Store, settings: SchedulerSettings, cluster: ComputeCluster | None = None
+        self,
+        store: Store,
+        settings: SchedulerSettings,
+        driver: RayDriver,
+        cluster: ComputeCluster | None = None,
     ) -> None:
-        """`cluster` is the connected Ray cluster by default."""
+        """`cluster` is the Ray cluster of the driver by default."""
         self.name = new_id("scheduler")
         self._store = store
         self._settings = settings
         self._data = DataFolder(settings.data_dir)
         self._driven: dict[Lease, asyncio.Task[None]] = {}
-        self._cluster = cluster or RayCluster(settings)
+        self._cluster = cluster or RayCluster(settings, driver)
+        self._driver = driver
         self._controls = ControlRequests(store, settings)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -54,17 +60,20 @@ class Scheduler:
         Raises:
             RayLost: Ray does not answer. Every job was released.
         """
+        driver, served = self._driver, (self._store, self._settings)
         background = [
             asyncio.create_task(self._keep_leases()),
             asyncio.create_task(self._controls.listen()),
             asyncio.create_task(self._sweep()),
-            asyncio.create_task(answer_preflights(self._store, self._settings)),
-            asyncio.create_task(answer_examples(self._store, self._settings)),
+            asyncio.create_task(answer_preflights(*served, driver)),
+            asyncio.create_task(answer_examples(*served, driver)),
             asyncio.create_task(
-                keep_reporting_nodes(self._store, self.name, self._settings.nodes_s)
+                keep_reporting_nodes(self._store, self.name, self._settings.nodes_s, driver)
             ),
-            asyncio.create_task(keep_requesting_nodes(self._store, self._settings, self._cluster)),
-            asyncio.create_task(keep_running_beside(self._store, self._settings, self._cluster)),
+            asyncio.create_task(
+                keep_requesting_nodes(*served, self._cluster, driver.request_nodes)
+            ),
+            asyncio.create_task(keep_running_beside(*served, self._cluster, driver)),
             asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
         ]
         try:

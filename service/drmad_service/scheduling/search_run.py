@@ -66,7 +66,7 @@ class Search:
         Args:
             poll: applies control requests and returns the job's status; called every `poll_s`.
         Raises:
-            SearchFailed; RayError, when a replica was lost; what `poll` raises.
+            SearchFailed; CallFailed, when a replica was lost; what `poll` raises.
         """
         try:
             return await self._run(poll)

@@ -284,12 +284,11 @@ async def test_a_check_waits_for_a_scheduler_and_answers_what_it_found(
     """One that starts only after the check was asked, as after `drmad up`."""
     asked = asyncio.create_task(api.post("/v1/jobs?validate_only=true", json=body))
     async with asyncio.timeout(60):
-        while (question := await store.next_preflight()) is None:
+        while (question := await store.take("preflights")) is None:
             await asyncio.sleep(0.01)
-    preflight_id, spec = question
-    assert spec == JobSpec.model_validate(body)
+    assert JobSpec.model_validate_json(question.content) == JobSpec.model_validate(body)
     assert not asked.done()
-    await store.answer_preflight(preflight_id, answer)
+    await store.answer_preflight(question.id, answer)
     response = await asked
     assert response.status_code == status
     if isinstance(answer, PreflightReport):
@@ -310,7 +309,7 @@ async def test_a_check_that_no_scheduler_takes_says_so_and_is_withdrawn(
     ):
         response = await api.post("/v1/jobs?validate_only=true", json=body)
         assert "drmad schedule" in problem(response, 409, "not_checked").detail
-        assert await store.next_preflight() is None
+        assert await store.take("preflights") is None
         await store.claim("scheduler_1", 10.0, Capacity(1.0, 0.0))
         response = await api.post("/v1/jobs?validate_only=true", json=body)
         assert "retry later" in problem(response, 503, "not_checked").detail

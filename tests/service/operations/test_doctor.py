@@ -72,7 +72,7 @@ async def test_wrong_password_is_distinguished_from_no_server(redis: Redis, redi
     await redis.execute_command(  # type: ignore[no-untyped-call]
         "ACL", "SETUSER", "doctor", "on", ">right", "~drmad:*", "+@all", "-info"
     )
-    path = redis_url.removeprefix("unix://")
+    path = redis_url.rpartition("@")[2]
     (wrong,) = await examine_redis(f"unix://doctor:wrong@{path}")
     assert "DRMAD_REDIS_URL" in wrong.advice
     (forbidden,) = await examine_redis(f"unix://doctor:right@{path}")

@@ -122,6 +122,9 @@ class StandInReplicas:
         self._cluster.created += 1
         self.actors = [_Actor(self._cluster)]
 
+    def put(self, value: Any) -> Any:
+        return value
+
     def first(self, index: int) -> int:
         return index
 

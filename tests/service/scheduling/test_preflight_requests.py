@@ -40,9 +40,10 @@ async def test_checkpoints_larger_than_the_service_keeps_are_refused_before_a_jo
     monkeypatch.setattr(preflight_requests, "answer_of_worker", measured)
     two = spec.model_copy(update={"replicas": spec.replicas.model_copy(update={"count": 2})})
     settings = SchedulerSettings("redis:", max_model_bytes=most, poll_s=0.01)
-    answering = asyncio.create_task(preflight_requests.answer_preflights(store, settings))
+    driver: Any = None  # what it would be asked is given
+    answering = asyncio.create_task(preflight_requests.answer_preflights(store, settings, driver))
     try:
-        answer = await store.preflight_answer(await store.request_preflight(two), 60.0)
+        answer = await store.preflight_answer(await store.request_preflight(two, "a"), 60.0)
     finally:
         await cancel_and_wait([answering])
     if refused:

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from drmad_client.spec.job import JobSpec
-from drmad_service.scheduling.ray_errors import REPLICA_LOST, failure_of
+from drmad_service.ray_driver.ray_errors import failure_of
+from drmad_service.ray_driver.session import actor_class, strategy_of
 from drmad_service.scheduling.replica_group import ReplicaGroup
 from drmad_service.store.jobs.placement import Placed
+from drmad_workers.ray_actor.failures import REPLICA_LOST
 from drmad_workers.ray_actor.messages import Failure, PackedState, Prepared
 
 TIMEOUT_S = 300
@@ -38,10 +41,37 @@ def node() -> Iterator[str]:
     ray.shutdown()
 
 
+class ReservationHere:
+    """A placement group of Ray."""
+
+    def __init__(self, bundles: Any, strategy: str, nodes: list[str]) -> None:
+        selectors = [{"ray.io/node-id": node} for node in nodes]
+        self.group = placement_group(bundles, strategy, bundle_label_selector=selectors)
+        self.ready = self.group.ready()
+
+
+class DriverHere:
+    """Drives Ray in this process: actors and references are Ray's own."""
+
+    put = staticmethod(ray.put)
+    kill = staticmethod(ray.kill)
+    reserve = ReservationHere
+
+    def remove(self, reservation: ReservationHere) -> None:
+        remove_placement_group(reservation.group)
+
+    def create(self, kind: str, options: Any, place: Any, *arguments: Any) -> Any:
+        where, held, *index = place
+        held = held.group if isinstance(held, ReservationHere) else held
+        strategy = strategy_of(where, held, *index)
+        return actor_class(kind).options(**options, scheduling_strategy=strategy).remote(*arguments)
+
+
 def started(node: str, count: int, workers: int) -> ReplicaGroup:
     """The prepared replicas, with the reservation that their workers need."""
     parts = {"replicas": {"count": count, "workers": workers}, "resources": {"cpus": workers}}
-    group = ReplicaGroup(JobSpec.model_validate(JOB | parts), [], "", None)
+    driver: Any = DriverHere()
+    group = ReplicaGroup(JobSpec.model_validate(JOB | parts), driver, [], "", None)
     ready = group.reserve([Placed(node, count)])
     if ready is not None:
         ray.get(ready, timeout=TIMEOUT_S)
@@ -69,7 +99,8 @@ def test_replicas_of_two_workers_return_what_those_of_one_return(node: str) -> N
     evaluations = {}
     for workers in (1, 2):
         group = started(node, 2, workers)
-        assert group._group.bundle_specs == [{"CPU": 1.0}] * 2 * workers
+        reservation: Any = group._group
+        assert reservation.group.bundle_specs == [{"CPU": 1.0}] * 2 * workers
         evaluations[workers] = evaluated(group, prepared(group))
         group.kill()
     for one, two in zip(evaluations[1], evaluations[2], strict=True):

@@ -26,7 +26,9 @@ class Numbers(SideRunDriver):
     """A run whose workers are strings, and whose training runs end when `ends` says so."""
 
     def __init__(self, store: Store, held: HeldRun, ends: set[int]) -> None:
-        super().__init__(store, SchedulerSettings("redis:", poll_s=0.01, lease_s=0.5), held)
+        settings = SchedulerSettings("redis:", poll_s=0.01, lease_s=0.5)
+        driver: Any = None  # its workers are no actors
+        super().__init__(store, settings, held, driver)
         self.begun: list[int] = []
         self.finished = asyncio.Event()
         self._ends = ends

@@ -83,7 +83,7 @@ async def test_missing_rights_are_named_and_wrong_passwords_too(
     redis: Redis, store: Store, spec: JobSpec, redis_url: str
 ) -> None:
     lease = await started(store, spec)
-    path = redis_url.removeprefix("unix://")
+    path = redis_url.rpartition("@")[2]
     await redis.acl_setuser(
         "few", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"],
         categories=["+@all"], commands=["-xadd"],

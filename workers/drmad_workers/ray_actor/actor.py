@@ -46,10 +46,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREADS = 4
-"""Threads of a worker: one computes, one reports, one waits while a straggler stops, and one takes
-the outer step."""
-
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class Replica:

@@ -17,6 +17,9 @@ WORKER_LOST = "worker_lost"
 """The code of a Failure of a worker whose connection to the others of its replica has ended."""
 OUT_OF_MEMORY = "out_of_memory"
 """The code of a Failure for lack of memory."""
+REPLICA_LOST = "replica_lost"
+LOSSES = (REPLICA_LOST, OUT_OF_MEMORY)
+"""Codes of failures that a new replica may survive."""
 LESS_MEMORY = (
     "a smaller training.batch_size, training.evaluation_rows or hypergradient.budget needs less "
     "memory"

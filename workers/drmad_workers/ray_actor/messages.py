@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 Infos = Sequence[Mapping[str, Any]]
 """One entry per hyperparameter: the fields of drmad_client.records.job.HyperparameterInfo."""
 
+THREADS = 4
+"""Threads of a worker: one computes, one reports, one waits while a straggler stops, and one takes
+the outer step."""
+TWO_RESULTS = frozenset({"arrival", "attribute", "differentiate", "meta_iteration", "train"})
+"""Methods of the workers that return two objects, each of which has a reference of its own."""
+
 
 @dataclass(frozen=True)
 class Failure:

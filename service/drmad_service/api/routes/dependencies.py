@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
@@ -144,6 +145,15 @@ Sha256 = Annotated[
     str,
     Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the uploaded bytes, in hexadecimal."),
 ]
+
+
+def until_gone(request: Request) -> Callable[[], Awaitable[bool]]:
+    """Whether the client of a request still waits for its answer."""
+
+    async def is_connected() -> bool:
+        return not await request.is_disconnected()
+
+    return is_connected
 
 
 def binary_body(media_type: str) -> dict[str, Any]:

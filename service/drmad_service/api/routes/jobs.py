@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError
 
@@ -38,6 +38,7 @@ from drmad_service.api.routes.dependencies import (
     VisibleJobId,
     body_refused,
     must_see,
+    until_gone,
 )
 from drmad_service.errors import ActionRefused, JobNotFound, ResultNotFound
 from drmad_service.settings import ApiSettings
@@ -72,6 +73,7 @@ async def submit(
     data: FolderDependency,
     principal: PrincipalDependency,
     settings: SettingsDependency,
+    request: Request,
     response: Response,
     idempotency_key: Annotated[
         str | None,
@@ -101,7 +103,7 @@ async def submit(
     _require_allowed(spec, settings)
     await _require_start(spec, store, principal)
     if validate_only and deep:
-        return await _preflight(spec, store, settings)
+        return await _preflight(spec, store, settings, principal.tenant, request)
     if validate_only:
         return Response(spec.model_dump_json(), media_type="application/json")
     await store.must_have_room_for(principal.tenant, settings.tenant_bytes, data.size_or_none)
@@ -318,11 +320,15 @@ def _require_allowed(spec: JobSpec, settings: ApiSettings) -> None:
         raise body_refused(message, "problem", "requirements")
 
 
-async def _preflight(spec: JobSpec, store: Store, settings: ApiSettings) -> Response:
+async def _preflight(
+    spec: JobSpec, store: Store, settings: ApiSettings, tenant: str, request: Request
+) -> Response:
     """Runs a preflight on a worker and returns its report; waits for a scheduler to start."""
-    preflight_id = await store.request_preflight(spec)
+    preflight_id = await store.request_preflight(spec, tenant)
     try:
-        answer = await store.preflight_answer(preflight_id, settings.check_wait_s)
+        answer = await store.preflight_answer(
+            preflight_id, settings.check_wait_s, until_gone(request)
+        )
     finally:
         await store.withdraw_preflight(preflight_id)
     if isinstance(answer, PreflightReport):

@@ -26,7 +26,7 @@ class JobAttribution:
 
         Raises:
             JobReleased: the job has ended, or its user cancelled it.
-            RayError: a replica is lost.
+            CallFailed: a replica is lost.
             ReplicaFailed: a replica ran out of memory.
         """
         job = self._job

@@ -58,7 +58,7 @@ class JobConfirmation:
 
         Raises:
             JobReleased: the job was cancelled, paused or preempted.
-            RayError: a replica is lost.
+            CallFailed: a replica is lost.
         """
         job = self._job
         record = await job.store.get(job.lease.job_id)

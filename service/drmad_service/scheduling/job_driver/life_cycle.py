@@ -13,14 +13,13 @@ import time
 from functools import partial
 from typing import Any, NoReturn
 
-from ray.exceptions import RayError
-
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import StartPhases
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service import logs, traces
 from drmad_service.job_limits import too_many
+from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.scheduling.control_requests import ControlRequests
 from drmad_service.scheduling.job_driver.attribution import JobAttribution
 from drmad_service.scheduling.job_driver.confirmation import JobConfirmation
@@ -41,7 +40,6 @@ from drmad_service.scheduling.job_driver.rollback import RECOVERABLE, Rollbacks
 from drmad_service.scheduling.job_driver.training_runs import TrainingRuns
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_cluster import ComputeCluster
-from drmad_service.scheduling.ray_errors import LOSSES, failure_of
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.replica_group import runtime_options
 from drmad_service.scheduling.rounds import AsyncRounds, Rounds, SyncRounds
@@ -50,6 +48,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Store
 from drmad_service.store.jobs.warm_starts import WarmStart
 from drmad_service.store.layout.state_machine import Action
+from drmad_workers.ray_actor.failures import LOSSES
 from drmad_workers.ray_actor.messages import Failure, Prepared, RollbackRequired, StepResult
 
 _FINISHED = {
@@ -154,8 +153,8 @@ class _LifeCycle:
                     point = await self._meta_iteration(point)
                 self._losses.reset()
                 await self._monitor.poll_between_iterations()
-            except RayError as error:
-                failure = failure_of(error)
+            except CallFailed as error:
+                failure = error.failure
                 if failure.code not in LOSSES:
                     fail(failure)
                 await self._losses.recover(failure)
@@ -240,9 +239,9 @@ class _LifeCycle:
                     f"the nodes that are left have no room for {job.spec.replicas.count} replicas"
                 )
                 raise JobReleased(Action.YIELD, "not_placed", message)
-            reserved = await asyncio.to_thread(job.replicas.reserve, places)
+            reserved = job.replicas.reserve(places)
             if reserved is None or await self._is_ready(reserved, {p.node for p in places}):
-                return await asyncio.to_thread(job.replicas.create)
+                return job.replicas.create()
             job.replicas.kill()
 
     async def _is_ready(self, reserved: Any, nodes: set[str]) -> bool:
@@ -304,10 +303,11 @@ class _LifeCycle:
         parts = (job.spec, job.info_fields(), job.replicas.actors, self._monitor.wait)
         most_bytes = job.settings.max_model_bytes
         if job.spec.replicas.mode == "sync":
-            return SyncRounds(*parts, most_bytes)
+            return SyncRounds(*parts, most_bytes, job.replicas.put)
         return AsyncRounds(
             *parts,
             most_bytes,
+            job.replicas.put,
             on_arrival=lambda arrival: job.persist(
                 lambda: job.store.record_arrival(job.lease, arrival)
             ),

@@ -7,8 +7,7 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Sequence
 
-from ray.exceptions import RayError
-
+from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_workers.ray_actor.messages import ProgressReport
@@ -56,7 +55,7 @@ class ReplicaReports:
         if requested is not None and not requested.done():
             return None
         self._requested[number] = future_of(self._job.replicas.actors[number].report.remote())
-        with contextlib.suppress(RayError):  # whoever awaits the actor's result handles the loss
+        with contextlib.suppress(CallFailed):  # whoever awaits the actor's result handles the loss
             return requested.result() if requested is not None else None
         return None
 

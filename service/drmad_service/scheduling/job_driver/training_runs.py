@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ray
-
 from drmad_client.spec.outer.online import checkpoint_refusal
 from drmad_service.errors import ResultNotFound
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
@@ -44,7 +42,7 @@ class TrainingRuns:
 
         Raises:
             JobReleased: neither a checkpoint nor the hyperparameters of all windows are kept.
-            RayError: a replica is lost.
+            CallFailed: a replica is lost.
         """
         job, number = self._job, point.iteration
         first = self._begin(number)
@@ -112,7 +110,7 @@ class TrainingRuns:
         actors = job.replicas.actors
         packed: Any = [PackedState(each.tensors, each.scalars) for each in points]
         if len(actors) > 1:
-            packed = ray.put(packed)  # stored once, however many replicas there are
+            packed = job.replicas.put(packed)  # stored once, however many replicas there are
         failures = await self._monitor.results(
             [
                 actor.resume_training.remote(start, states and states[index], packed)

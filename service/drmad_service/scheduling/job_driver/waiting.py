@@ -46,7 +46,7 @@ class JobMonitor:
 
         Raises:
             JobReleased: as in `wait`, or a replica could not be prepared.
-            RayError, ReplicaFailed: a replica is lost.
+            CallFailed, ReplicaFailed: a replica is lost.
         """
         futures = [future_of(reference) for reference in references]
         await self.wait(futures, timeout_s=timeout_s)
@@ -66,7 +66,7 @@ class JobMonitor:
 
         Raises:
             JobReleased: the job was cancelled, exceeded its timeout_s, or `timeout_s` passed.
-            RayError: a replica is lost.
+            CallFailed: a replica is lost.
         """
         wanted = len(futures) if enough is None else enough
         deadline = time.monotonic() + timeout_s if timeout_s else None

@@ -10,15 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from redis.exceptions import RedisError
 
 from drmad_client.records.job import JobError
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, ResultNotFound, RunLost
-from drmad_service.scheduling.ray_errors import failure_of
+from drmad_service.ray_driver.connection import CallFailed, RayDriver, RayLost
 from drmad_service.scheduling.replica_group import runtime_options
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import ResumePoint, Store
@@ -31,10 +28,13 @@ logger = logging.getLogger(__name__)
 class SideRunDriver(ABC):
     """One held run: starts its workers, gives them the training runs, and keeps the outcome."""
 
-    def __init__(self, store: Store, settings: SchedulerSettings, held: HeldRun) -> None:
+    def __init__(
+        self, store: Store, settings: SchedulerSettings, held: HeldRun, driver: RayDriver
+    ) -> None:
         self._store = store
         self._settings = settings
         self._held = held
+        self._driver = driver
         self._workers: list[Any] = []
         self._done: dict[int, Any] = {}
         self._total = 0
@@ -55,7 +55,8 @@ class SideRunDriver(ABC):
             outcome = await self._outcome()
             with contextlib.suppress(RedisError):
                 await self._store.finish_run(self._held, *self._progress(), outcome)
-        except (RunLost, RedisError) as error:  # taken again once this scheduler's hold expires
+        except (RunLost, RedisError, RayLost) as error:
+            # Some scheduler takes it again, once the hold of this one expires.
             fields = {"job_id": self._held.job_id}
             logger.warning("stopped a %s: %r", self._held.kind, error, extra=fields)
         except asyncio.CancelledError:
@@ -64,8 +65,7 @@ class SideRunDriver(ABC):
             raise
         finally:
             for worker in self._workers:
-                with contextlib.suppress(RayError):
-                    await asyncio.to_thread(ray.kill, worker)
+                self._driver.kill(worker)
 
     async def _outcome(self) -> Mapping[str, Any] | JobError | None:
         try:
@@ -80,34 +80,36 @@ class SideRunDriver(ABC):
         except WorkerFailed as failed:
             failure = failed.failure
             return JobError(code=failure.code, message=failure.message, traceback=failure.traceback)
-        except RayError as error:
-            failure = failure_of(error)
+        except CallFailed as error:
+            failure = error.failure
             return JobError(code=failure.code, message=failure.message)
-        except (RedisError, RunLost):
+        except (RedisError, RunLost, RayLost):
             raise
         except Exception as error:
             logger.exception("a %s failed", self._held.kind)
             return JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
 
     async def _start_workers(
-        self, actor: Any, spec: JobSpec, asked: str, point: ResumePoint | None
+        self, kind: str, spec: JobSpec, asked: str, point: ResumePoint | None
     ) -> None:
-        """Start the reserved workers: actors of a class derived from SideWorker."""
+        """Start the reserved workers: actors of a class, by its name, that SideWorker is."""
         settings = self._settings
         state = None
         if point is not None:
-            state = ray.put(PackedState(point.tensors, point.scalars))
+            state = self._driver.put(PackedState(point.tensors, point.scalars))
         code = None
         if spec.problem.kind == "code":
             code = await self._store.code(spec.problem.code)
-        archive = ray.put(code)
+        archive = self._driver.put(code)
         resources = spec.resources
         memory = 0 if resources.gpus else resources.memory_bytes or settings.replica_memory_bytes
         options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus} | runtime_options(spec)
         for node in [place.node for place in self._held.places for _ in range(place.replicas)]:
-            there = NodeAffinitySchedulingStrategy(node, soft=False)
             self._workers.append(
-                actor.options(scheduling_strategy=there, **options).remote(
+                self._driver.create(
+                    kind,
+                    options,
+                    ("node", node),
                     spec.model_dump_json(),
                     asked,
                     state,
@@ -142,7 +144,7 @@ class SideRunDriver(ABC):
                 worker, number = running.pop(future)
                 try:
                     self._done[number] = result_of(future.result())
-                except RayError:
+                except CallFailed:
                     self._workers.remove(worker)
                     missing.append(number)
                     if not self._workers:

@@ -9,7 +9,8 @@ import logging
 from redis.exceptions import RedisError
 
 from drmad_service.cancellation import cancel_and_wait
-from drmad_service.scheduling.ray_cluster import ComputeCluster, RayLost
+from drmad_service.ray_driver.connection import RayDriver, RayLost
+from drmad_service.scheduling.ray_cluster import ComputeCluster
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
 from drmad_service.scheduling.side_runs.retraining import RetrainingRun
 from drmad_service.scheduling.side_runs.validation import ValidationRun
@@ -27,7 +28,7 @@ _DRIVERS: dict[str, type[SideRunDriver]] = {
 
 
 async def keep_running_beside(
-    store: Store, settings: SchedulerSettings, cluster: ComputeCluster
+    store: Store, settings: SchedulerSettings, cluster: ComputeCluster, driver: RayDriver
 ) -> None:
     """Drive every run that fits beside the jobs, for ever."""
     running: set[asyncio.Task[None]] = set()
@@ -42,8 +43,8 @@ async def keep_running_beside(
                 continue
             fields = {"action": f"{held.kind}_started", "job_id": held.job_id}
             logger.info("began a %s on %d workers", held.kind, held.workers, extra=fields)
-            driver = _DRIVERS[held.kind](store, settings, held)
-            task = asyncio.create_task(driver.run())
+            run = _DRIVERS[held.kind](store, settings, held, driver)
+            task = asyncio.create_task(run.run())
             running.add(task)
             task.add_done_callback(running.discard)
     finally:

@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from drmad_client.records.side_runs.retraining import RetrainingReport
+from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
-from drmad_workers.ray_actor.side_runs.retraining_worker import RetrainingWorker
 
 
 class RetrainingRun(SideRunDriver):
@@ -26,10 +23,12 @@ class RetrainingRun(SideRunDriver):
         if found.iteration is not None:
             point = await self._store.state_of(self._held.job_id, found.iteration)
         elif found.asked.leaves_out:
-            self._scores = ray.put(await self._store.attribution_scores(self._held.job_id))
+            self._scores = self._driver.put(await self._store.attribution_scores(self._held.job_id))
         self._total = 2 * found.asked.seeds
         self._models: dict[int, Any] = {}
-        await self._start_workers(RetrainingWorker, job.begun, found.asked.model_dump_json(), point)
+        await self._start_workers(
+            "RetrainingWorker", job.begun, found.asked.model_dump_json(), point
+        )
 
     async def _computed(self) -> Mapping[str, Any]:
         await self._run_all(self._begin)
@@ -62,5 +61,5 @@ class RetrainingRun(SideRunDriver):
             try:
                 model: bytes | None = await self._answer(future_of(self._models[number]))
                 return model
-            except RayError:
+            except CallFailed:
                 del self._models[number]

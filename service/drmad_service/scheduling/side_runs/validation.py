@@ -8,7 +8,6 @@ from typing import Any
 from drmad_client.records.side_runs.validation import ValidationReport
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
-from drmad_workers.ray_actor.side_runs.validator import Validator
 
 
 class ValidationRun(SideRunDriver):
@@ -18,7 +17,7 @@ class ValidationRun(SideRunDriver):
         job = await self._store.get(self._held.job_id)
         asked = (await self._store.validation(self._held.job_id, self._held.id)).asked
         point = await self._store.validated_state(self._held)
-        await self._start_workers(Validator, job.begun, asked.model_dump_json(), point)
+        await self._start_workers("Validator", job.begun, asked.model_dump_json(), point)
 
     async def _computed(self) -> Mapping[str, Any]:
         """Differentiate on one worker, retrain on all of them, and judge."""

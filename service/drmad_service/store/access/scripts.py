@@ -36,6 +36,8 @@ class Scripts:
             "reservations": keys.RESERVATIONS,
             "places": keys.PLACES,
             "reserved_at": keys.RESERVED_AT,
+            "requests": keys.REQUESTS,
+            "request": keys.REQUEST,
             "notices": keys.NOTICES,
             "runs": keys.RUNS,
             "counters": keys.COUNTERS,

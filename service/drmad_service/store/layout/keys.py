@@ -42,12 +42,10 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:validations              zset    "<job id> <id>" of unfinished runs beside jobs, which are
                                            validations and retrainings; score: time from which a
                                            scheduler may take it
-    drmad:preflights               list    ids of preflight requests that no scheduler has taken
-    drmad:preflight:<id>           string  spec of the requested job (JSON); ten minutes
-    drmad:preflight:<id>:answer    string  report or error of the preflight (JSON); ten minutes
-    drmad:examples                 list    ids of requests for training examples, not taken yet
-    drmad:examples:<id>            string  the request: job, rows (JSON); five minutes
-    drmad:examples:<id>:answer     string  its error (JSON), or empty; five minutes
+    drmad:requests:<kind>          zset    tenant -> ms at which a request of it was taken last
+    drmad:requests:<kind>:<tenant> list    ids of its requests, not taken yet; ten minutes
+    drmad:request:<kind>:<id>      string  what is asked (JSON); 20 s, which its asker renews
+    drmad:request:<kind>:<id>:answer  string  report, error or empty (JSON); ten minutes
     drmad:examples:<job id>        hash    row -> what a worker showed (JSON); groups; an hour
     drmad:audit                    stream  who did what: at, by, tenant, action, job, key, detail;
                                            the last 100,000 entries
@@ -100,8 +98,8 @@ KEYS = "drmad:keys"
 DATA = "drmad:data"
 NOTICES = "drmad:notices"
 RUNS = "drmad:validations"
-PREFLIGHTS = "drmad:preflights"
-EXAMPLES = "drmad:examples"
+REQUESTS = "drmad:requests:"
+REQUEST = "drmad:request:"
 COUNTERS = "drmad:counters"
 PARTS = (
     "transitions",
@@ -153,16 +151,17 @@ def code_tenants(sha256: str) -> str:
     return f"drmad:code:{sha256}:tenants"
 
 
-def preflight(preflight_id: str, part: str | None = None) -> str:
-    return f"drmad:preflight:{preflight_id}:{part}" if part else f"drmad:preflight:{preflight_id}"
+def worker_requests(kind: str, tenant: str = "") -> str:
+    """The tenants with requests of a kind, or the queue of one tenant."""
+    return f"{REQUESTS}{kind}:{tenant}" if tenant else f"{REQUESTS}{kind}"
+
+
+def worker_request(kind: str, request_id: str, part: str = "") -> str:
+    return f"{REQUEST}{kind}:{request_id}:{part}" if part else f"{REQUEST}{kind}:{request_id}"
 
 
 def examples(job_id: str) -> str:
     return f"drmad:examples:{job_id}"
-
-
-def example_request(request_id: str, part: str | None = None) -> str:
-    return f"drmad:examples:{request_id}:{part}" if part else f"drmad:examples:{request_id}"
 
 
 def data_tenants(sha256: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from drmad_client.records.job import JobError
 from drmad_client.records.side_runs.examples import ExampleGroups, ExampleView, ShownExamples
-from drmad_service.store.base import Base
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.ids import new_id
+from drmad_service.store.side_runs.worker_requests import WorkerRequests
 
+KIND = "examples"
 KEPT_S = 3600
 """Expiry of what was shown; a worker shows it again."""
-_ASKED_S = 300
-_POLL_S = 0.1
 
 
-class TrainingExamples(Base):
+class TrainingExamples(WorkerRequests):
     """The examples that pages ask for, which schedulers have workers show."""
 
     async def shown_examples(self, job_id: str, rows: Sequence[int]) -> dict[int, ExampleView]:
@@ -40,30 +38,21 @@ class TrainingExamples(Base):
         return {name: ExampleGroups.model_validate(each) for name, each in json.loads(raw).items()}
 
     async def request_examples(
-        self, job_id: str, rows: Iterable[int], with_groups: bool = False
+        self, job_id: str, tenant: str, rows: Iterable[int], with_groups: bool = False
     ) -> str:
-        """Ask the schedulers for examples. Returns the id of the request."""
+        """Ask the schedulers for examples. Returns the id of the request.
+
+        Raises:
+            TooManyWaiting: the tenant has as many requests waiting as it may.
+        """
         request_id = new_id("examples")
         asked = {"job": job_id, "rows": list(rows), "groups": with_groups}
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.set(keys.example_request(request_id), json.dumps(asked), ex=_ASKED_S)
-        pipe.rpush(keys.EXAMPLES, request_id)
-        await pipe.execute()
+        await self.ask(KIND, request_id, tenant, json.dumps(asked))
         return request_id
-
-    async def next_examples(self) -> tuple[str, str, list[int], bool] | None:
-        """Take the oldest request: its id, the job, the rows, and whether it asks for groups."""
-        while (raw := await self._redis.lpop(keys.EXAMPLES)) is not None:
-            asked = await self._redis.get(keys.example_request(raw.decode()))
-            if asked is not None:
-                fields = json.loads(asked)
-                return raw.decode(), fields["job"], fields["rows"], fields["groups"]
-        return None
 
     async def answer_examples(
         self, request_id: str, job_id: str, answer: ShownExamples | JobError
     ) -> None:
-        pipe = self._redis.pipeline(transaction=True)
         error = ""
         if isinstance(answer, JobError):
             error = answer.model_dump_json()
@@ -74,20 +63,27 @@ class TrainingExamples(Base):
                     {name: each.model_dump() for name, each in answer.groups.items()}
                 )
             if shown:
+                pipe = self._redis.pipeline(transaction=True)
                 pipe.hset(keys.examples(job_id), mapping=shown)
                 pipe.expire(keys.examples(job_id), KEPT_S)
-        pipe.set(keys.example_request(request_id, "answer"), error, ex=_ASKED_S)
-        await pipe.execute()
+                await pipe.execute()
+        await self.answer(KIND, request_id, error)
 
-    async def examples_answered(self, request_id: str, timeout_s: float) -> JobError | None:
+    async def examples_answered(
+        self,
+        request_id: str,
+        timeout_s: float,
+        is_connected: Callable[[], Awaitable[bool]] | None = None,
+    ) -> JobError | None:
         """Wait for the answer, and return its error if it has one.
 
         Raises:
-            TimeoutError: no worker answered in time.
+            TimeoutError: no worker answered in time, or the client is gone.
         """
-        async with asyncio.timeout(timeout_s):
-            while (
-                raw := await self._redis.get(keys.example_request(request_id, "answer"))
-            ) is None:
-                await asyncio.sleep(_POLL_S)
+        try:
+            raw = await self.answer_to(KIND, request_id, timeout_s, is_connected)
+        finally:
+            await self.withdraw(KIND, request_id)
+        if raw is None:
+            raise TimeoutError
         return JobError.model_validate_json(raw) if raw else None

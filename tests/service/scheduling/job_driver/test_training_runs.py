@@ -6,16 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
 from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
+from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.store.layout import keys
 from drmad_workers.ray_actor.messages import Failure, PackedTraining, Prepared, StepResult
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import INFO, START, StandInCluster, result
 
 pytestmark = pytest.mark.anyio
+
+LOST = Failure("replica_lost", "The actor is dead because its node has died.")
 
 ONLINE: dict[str, Any] = {
     "training": {"steps": 40, "batch_size": 10},
@@ -61,7 +63,7 @@ async def test_a_lost_replica_trains_again_from_the_last_checkpoint_that_is_whol
     for name, content in (await redis.hgetall(key)).items():
         if content in lost:
             await redis.hset(key, name, content[:-1] + b"?")
-    call.raises(ActorDiedError())
+    call.raises(CallFailed(LOST))
     again = await cluster.called("resume_training")
     first, state, points = again.arguments
     expected = PackedTraining(f"training {start}".encode(), {"step": 5 * start}) if start else None
@@ -117,7 +119,7 @@ async def test_patience_ends_an_online_job_that_was_interrupted_with_a_measured_
     stale.state.scalars["stale"] = 1
     (await cluster.called("whole_meta_iteration")).returns(stale)
     (await cluster.called("training_state")).returns(PackedTraining(b"training 2", {}))
-    (await cluster.called("whole_meta_iteration")).raises(ActorDiedError())
+    (await cluster.called("whole_meta_iteration")).raises(CallFailed(LOST))
     (await cluster.called("resume_training")).returns(None)
     last = await cluster.called("whole_meta_iteration")
     assert last.arguments[1] == 2

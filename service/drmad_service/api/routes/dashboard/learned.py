@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from drmad_client.plots.learned_overview import overview
 from drmad_client.plots.learned_values import Values
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
-from drmad_service.api.auth.authentication import signed_in
+from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
 from drmad_service.api.routes.dashboard.figures import first_and_best
-from drmad_service.api.routes.dependencies import StoreDependency, VisibleJobId
+from drmad_service.api.routes.dependencies import (
+    StoreDependency,
+    VisibleJobId,
+    until_gone,
+)
 from drmad_service.dashboard import learned
 from drmad_service.errors import ResultNotFound
 from drmad_service.store import Store
@@ -83,6 +87,8 @@ async def groups(job_id: VisibleJobId, name: Name, store: StoreDependency) -> li
 async def examples(
     job_id: VisibleJobId,
     store: StoreDependency,
+    principal: PrincipalDependency,
+    request: Request,
     row: Annotated[list[int], Query(max_length=2 * learned.MOST_ENTRIES)] = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Pictures and texts of training examples by row, from the data set, through a worker."""
@@ -91,9 +97,9 @@ async def examples(
     error = ""
     if missing:
         with_groups = await store.example_groups(job_id) is None
-        request = await store.request_examples(job_id, missing, with_groups)
+        asked = await store.request_examples(job_id, principal.tenant, missing, with_groups)
         try:
-            failed = await store.examples_answered(request, _WAIT_S)
+            failed = await store.examples_answered(asked, _WAIT_S, until_gone(request))
             error = failed.message if failed else ""
         except TimeoutError:
             error = f"no worker answered within {_WAIT_S:g} s: check that a scheduler is running"

@@ -12,7 +12,8 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from drmad_service.scheduling.ray_errors import LOSSES, failure_of
+from drmad_service.ray_driver.ray_errors import failure_of
+from drmad_workers.ray_actor.failures import LOSSES
 
 MADE = """The actor died because of an error raised in its creation task, ray::Replica.__init__()
   File "tasks.py", line 101, in __init__

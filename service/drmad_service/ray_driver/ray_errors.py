@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
-from drmad_workers.ray_actor.failures import LESS_MEMORY, OUT_OF_MEMORY
+from drmad_workers.ray_actor.failures import LESS_MEMORY, OUT_OF_MEMORY, REPLICA_LOST
 from drmad_workers.ray_actor.messages import Failure
-
-REPLICA_LOST = "replica_lost"
-LOSSES = (REPLICA_LOST, OUT_OF_MEMORY)
-"""Codes of failures that a new replica may survive."""
 
 _ENDED = (
     "the process of the replica exited without an error message. Either its code ended it "
@@ -18,7 +14,7 @@ _ENDED = (
 )
 
 
-def failure_of(error: RayError) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """The failure that explains why a replica does not answer."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RuntimeEnvSetupError):

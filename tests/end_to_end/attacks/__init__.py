@@ -1,0 +1,1 @@
+"""What attackers do, run against a service of the tests' own."""
