@@ -17,6 +17,7 @@ from drmad_service.store.jobs.placement import Placed
 from drmad_workers import Evaluation, TrainingConfig, Tuner
 from drmad_workers.distributed.group import WorkerGroup
 from drmad_workers.ray_actor.messages import Failure, Prepared
+from tests.driver_here import DriverHere
 from tests.gpu.problems import METHODS, error, problem
 
 TIMEOUT_S = 600
@@ -37,7 +38,8 @@ def node() -> Iterator[str]:
 
 def evaluations(node: str, **parts: Any) -> list[Evaluation]:
     spec = JobSpec.model_validate(JOB | parts)
-    group = ReplicaGroup(spec, [], "", None)
+    driver: Any = DriverHere()
+    group = ReplicaGroup(spec, driver, [], "", None)
     ready = group.reserve([Placed(node, spec.replicas.count)])
     if ready is not None:
         ray.get(ready, timeout=TIMEOUT_S)

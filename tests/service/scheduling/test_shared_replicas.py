@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.ray_driver.ray_errors import failure_of
-from drmad_service.ray_driver.session import actor_class, strategy_of
 from drmad_service.scheduling.replica_group import ReplicaGroup
 from drmad_service.store.jobs.placement import Placed
 from drmad_workers.ray_actor.failures import REPLICA_LOST
 from drmad_workers.ray_actor.messages import Failure, PackedState, Prepared
+from tests.driver_here import DriverHere
 
 TIMEOUT_S = 300
 
@@ -39,32 +38,6 @@ def node() -> Iterator[str]:
     ray.init(address="local", num_cpus=6, log_to_driver=False, logging_level=logging.ERROR)
     yield ray.nodes()[0]["NodeID"]  # type: ignore[no-untyped-call]
     ray.shutdown()
-
-
-class ReservationHere:
-    """A placement group of Ray."""
-
-    def __init__(self, bundles: Any, strategy: str, nodes: list[str]) -> None:
-        selectors = [{"ray.io/node-id": node} for node in nodes]
-        self.group = placement_group(bundles, strategy, bundle_label_selector=selectors)
-        self.ready = self.group.ready()
-
-
-class DriverHere:
-    """Drives Ray in this process: actors and references are Ray's own."""
-
-    put = staticmethod(ray.put)
-    kill = staticmethod(ray.kill)
-    reserve = ReservationHere
-
-    def remove(self, reservation: ReservationHere) -> None:
-        remove_placement_group(reservation.group)
-
-    def create(self, kind: str, options: Any, place: Any, *arguments: Any) -> Any:
-        where, held, *index = place
-        held = held.group if isinstance(held, ReservationHere) else held
-        strategy = strategy_of(where, held, *index)
-        return actor_class(kind).options(**options, scheduling_strategy=strategy).remote(*arguments)
 
 
 def started(node: str, count: int, workers: int) -> ReplicaGroup:
