@@ -59,6 +59,29 @@ def test_an_online_job_is_tune_and_goes_on_after_pause_extension_and_fork(client
     assert later == [e.validation_loss for e in second.evaluations[:2]]
 
 
+def test_a_horizon_beyond_the_window_goes_on_after_a_pause(client: Client) -> None:
+    method = {"method": "stored", "horizon": 25}
+    job = client.jobs.create(spec(hypergradient=method))
+    until(client, job, committed(6))
+    client.jobs.pause(job.id)
+    until(client, job, entered(JobStatus.PAUSED))
+    client.jobs.resume(job.id)
+    ended = done(client, job)
+    stated = ended.spec
+    problem = spec_adapter.problem(stated, None, None)
+    whole = tune(
+        problem,
+        spec_adapter.kinds(stated),
+        spec_adapter.training(stated),
+        spec_adapter.method(stated.hypergradient),
+        spec_adapter.meta(stated),
+        seed=stated.seed,
+    )
+    history = numbers(client, ended)
+    assert [loss for _, loss, _ in history] == [e.validation_loss for e in whole.evaluations]
+    assert [e.backward_steps for e in whole.evaluations] == [10, 20, *[25] * 10]
+
+
 def test_replicas_of_an_online_job_take_their_windows_side_by_side(client: Client) -> None:
     job = done(client, client.jobs.create(spec(replicas={"count": 2})))
     assert job.status is JobStatus.SUCCEEDED

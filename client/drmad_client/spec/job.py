@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -190,9 +191,21 @@ class JobSpec(Spec):
 
     @property
     def differentiated(self) -> TrainingSpec:
-        """The training that a meta-iteration takes: the whole run, or a window of it."""
-        window = min(self.meta.window, self.training.steps)
-        return self.training if self.meta.mode == "restart" else self.training.over(window)
+        """The training that a meta-iteration differentiates: the whole run, or a window of it.
+
+        A horizon of `stored` may go beyond the window.
+        """
+        if self.meta.mode == "restart":
+            return self.training
+        steps, method = self.meta.window, self.hypergradient
+        if method.method == "stored":
+            steps = max(steps, method.horizon or 0)
+        return self.training.over(min(steps, self.training.steps))
+
+    @property
+    def windows_before(self) -> int:
+        """The windows before one of an online job that its backward pass reads."""
+        return ceil(self.differentiated.steps / self.meta.window) - 1
 
     def retraining_misfits(self, asked: RetrainSpec) -> Iterator[Misfit]:
         """The fields of a retraining that do not fit this job."""

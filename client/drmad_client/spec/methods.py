@@ -82,7 +82,7 @@ class _Horizon(MethodSpec):
         default=None,
         ge=1,
         description="Number of inner steps, counted from the last, to differentiate; null takes "
-        "all.",
+        "all. With mode: online those of a window, beyond which stored may go.",
     )
 
     def steps(self, total: int) -> range:

@@ -62,6 +62,14 @@ def test_an_online_job_has_the_windows_of_one_run_and_neither_rollback_nor_confi
             "between 1 and",
         ),
         (
+            {
+                "hypergradient": {"method": "stored", "horizon": 100},
+                "meta": {"checkpoint_every": 9},
+            },
+            "hypergradient.horizon",
+            "got 9 by a horizon of 100",
+        ),
+        (
             {"hyperparameters": [{"kind": "init_scale"}]},
             "hyperparameters[0].kind",
             "draws the weights once",

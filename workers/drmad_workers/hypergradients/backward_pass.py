@@ -1,7 +1,7 @@
 """One training run, and backward passes from its end by as many methods as are wanted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -39,16 +39,22 @@ class BackwardPass:
     seconds: float
 
 
+GoesOn = Callable[[Adjoint, dict[str, Tensor]], dict[str, Tensor]]
+"""The adjoint at the begin of a run and the hypergradient of its steps -> that of more steps."""
+
+
 @dataclass(frozen=True)
 class ReplicaRun:
     """The training run of one replica, the seed of its w_0 and its validation examples.
 
-    The seed has no part in a run that continues a training; see TrainingRun.window.
+    The seed has no part in a run that continues a training; see TrainingRun.window. `goes_on` takes
+    the adjoint at the begin of such a run, and the hypergradient of its steps, to those before it.
     """
 
     run: TrainingRun
     weights_seed: int
     valid: Examples
+    goes_on: GoesOn | None = None
 
     @property
     def objective(self) -> Objective:
@@ -109,6 +115,10 @@ class DifferentiatedRun:
         self._end = run.state.clone() if len(methods) > 1 else None
         self._scatter()
 
+    def recorder(self, method: Method) -> TrajectoryRecorder:
+        """What the forward pass has kept for a method whose backward pass is still to come."""
+        return self._recorders[method]
+
     def backward(self, method: Method) -> list[BackwardPass]:
         """The hypergradient of every replica by this method.
 
@@ -164,7 +174,10 @@ class DifferentiatedRun:
                         replica.objective.parameters.attach()
                     initialize(replica.objective, replica.weights_seed)
                     add_initial(replica.objective, adjoint.weights)
-                hypergradients.append(replica.objective.hypergradient())
+                hypergradient = replica.objective.hypergradient()
+                if replica.goes_on is not None:
+                    hypergradient = replica.goes_on(adjoint, hypergradient)
+                hypergradients.append(hypergradient)
         except HypergradientError:
             for objective in objectives:
                 objective.end_products()

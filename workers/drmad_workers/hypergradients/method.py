@@ -197,6 +197,10 @@ class Adjoint:
         self._bounds = [math.inf] * self._first.numel()
         self._check_every = 1 if run.state.device.type == "cpu" else 50
 
+    def follow(self, run: TrainingRun) -> None:
+        """Goes on through the steps of an earlier run of the same objective."""
+        self._run = run
+
     @property
     def growth(self) -> float:
         """The largest |dw| so far relative to the first, of all replicas; 1 if dw is 0."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from drmad_workers.errors import ProblemError
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hypergradients.reversible import Reversible
+from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
@@ -57,6 +58,13 @@ def require_window(
                 f"{hyperparameter.name} cannot be tuned in one run: {reason}",
                 f"hyperparameters.{hyperparameter.name}",
             )
+
+
+def steps_before(method: Method, window: int) -> int:
+    """The steps before a window that its backward pass goes on through."""
+    if not isinstance(method, Stored) or method.horizon is None:
+        return 0
+    return max(0, method.horizon - window)
 
 
 def _refusal(bound: BoundHyperparameter) -> str | None:

@@ -13,22 +13,30 @@ from torch import Tensor
 from drmad_workers.evaluation import Clock, Evaluation, Measurements, measure, peak_memory_bytes
 from drmad_workers.hypergradients.auto import STORED_BYTES, Auto
 from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
-from drmad_workers.hypergradients.method import Method, require_derivatives
+from drmad_workers.hypergradients.method import (
+    PRODUCT,
+    Adjoint,
+    Method,
+    require_derivatives,
+)
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.rates import BoundRate
 from drmad_workers.objective.parameters.flat_parameters import Signature
-from drmad_workers.online.refusals import require_window
+from drmad_workers.online.earlier_windows import EarlierWindow, EarlierWindows
+from drmad_workers.online.refusals import require_window, steps_before
 from drmad_workers.online.state import TrainingState, carry_all, place, taken
 from drmad_workers.online.validation_rows import ValidationRows
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.replica import Replica
 from drmad_workers.training.config import TrainingConfig
+from drmad_workers.training.kept_minibatches import KeptMinibatches
 from drmad_workers.training.optimizers import InnerOptimizer
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
 from drmad_workers.training.schedules import ConstantSchedule, TableSchedule
 from drmad_workers.training.window import Window
+from drmad_workers.trajectory.full import FullTrajectory
 
 VERIFIED_STEPS = 100
 """A run compares its traces with their functions, and looks for values of the model that have
@@ -42,7 +50,9 @@ class OnlineRun:
     The weights, the memory of the optimizer, the values that training changes beside them, the
     position in the schedule and the order of the minibatches carry over from window to window. The
     hypergradient of a window is the derivative of the outer loss at its end by the hyperparameters
-    of its steps; the state at its begin is a constant.
+    of its steps; the state at its begin is a constant. With a horizon beyond the window it is that
+    by a shift of the hyperparameters in all of these last steps, see earlier_windows: as many of
+    them as the run has taken since it began, or since it went on from a state.
 
     Attributes:
         window: the steps of a window.
@@ -86,11 +96,15 @@ class OnlineRun:
             isinstance(each, BoundRate) for each in bound
         )
         self._dynamics: InnerOptimizer | None = None
+        self._added = 0
         self.method = self._chosen(method)
+        self._earlier = EarlierWindows(steps_before(method, window))
         self.method.check(self._constant)
         require_derivatives(self.method, replica.hyperparameters.values(), self._constant)
 
     def _chosen(self, method: Method) -> Method:
+        if isinstance(method, Stored) and (method.horizon or 0) >= self.window:
+            return replace(method, horizon=None)
         if not isinstance(method, Auto):
             return method
         small = self.window * self._replica.copy_bytes <= STORED_BYTES
@@ -151,6 +165,7 @@ class OnlineRun:
         self._minibatches = replica.minibatches(stream)
         self._signature: Signature = parameters.signature()
         self._state = parameters.state.clone()
+        self._earlier.go_to(self.step, self.draw)
         replica.objective.inner.traced.begin()
         self.is_verified = True
 
@@ -187,17 +202,17 @@ class OnlineRun:
         run, own, differentiated = self._next(verifies)
         differentiated.forward([self.method])
         end = run.state.clone()
+        taken = self._taken(run, values, differentiated)
+        training_loss = run.training_loss(self.window)
         clock.lap("forward")
         measured = measure(replica, own, self._monitor) if measures or keep_model else None
         clock.lap("evaluate")
         (passed,) = differentiated.backward(self.method)
         clock.lap("backward")
-        self._state = end
-        self.step += self.window
-        self.is_verified = verifies
+        self._move(end, verifies, taken)
         if not self.is_done:
             run.expect(run.order(range(self.window, 2 * self.window)))
-        found = measured or Measurements(run.training_loss(self.window), {}, {}, {})
+        found = measured or Measurements(training_loss, {}, {}, {})
         return Evaluation(
             validation_loss=passed.validation_loss,
             training_loss=found.training_loss,
@@ -222,24 +237,63 @@ class OnlineRun:
         """
         self._replica.objective.set_hyperparameters(values)
         run, _, differentiated = self._next(verifies=True)
-        differentiated.forward([])
-        self._state = run.state.clone()
-        self.step += self.window
-        self.is_verified = True
+        differentiated.forward([self.method] if self._earlier.steps else [])
+        taken = self._taken(run, values, differentiated)
+        self._move(run.state.clone(), True, taken)
 
     def _next(self, verifies: bool) -> tuple[TrainingRun, ReplicaRun, DifferentiatedRun]:
         """The run of the next window; the objective must have its hyperparameters."""
-        window = Window(self.step, self._state, self._signature, verifies)
-        config = self._config()
-        objective = self._replica.objective
+        run = self._run_from(Window(self.step, self._state, self._signature, verifies))
+        stream = self._replica.stream(self._replica.training.draw_of(self.draw))
+        valid = self._validation.of(self.step // self.window, stream)
+        goes_on = self._through_earlier if self._earlier.kept else None
+        own = ReplicaRun(run, 0, valid, goes_on)
+        self._added = 0
+        return run, own, DifferentiatedRun(run, [own], self._config(self.step))
+
+    def _run_from(self, window: Window, kept: KeptMinibatches | None = None) -> TrainingRun:
+        """The run of a window, at the hyperparameters that the objective holds."""
+        config = self._config(window.first)
+        objective, monitor = self._replica.objective, self._monitor
         run = TrainingRun(
-            objective, config, self._minibatches, self._monitor, window, self._dynamics
+            objective, config, self._minibatches, monitor, window, self._dynamics, kept
         )
         if not self._moves_rates:
             self._dynamics = run.dynamics
-        stream = self._replica.stream(self._replica.training.draw_of(self.draw))
-        own = ReplicaRun(run, 0, self._validation.of(self.step // self.window, stream))
-        return run, own, DifferentiatedRun(run, [own], config)
+        return run
+
+    def _through_earlier(
+        self, adjoint: Adjoint, hypergradient: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Takes the backward pass of a window through those before it."""
+
+        def run_of(earlier: EarlierWindow) -> TrainingRun:
+            window = Window(earlier.first, self._state, self._signature, verifies=False)
+            return self._run_from(window, earlier.minibatches)
+
+        objective = self._replica.objective
+        total, self._added = self._earlier.continued(objective, adjoint, hypergradient, run_of)
+        return total
+
+    def _taken(
+        self, run: TrainingRun, values: Mapping[str, Tensor], differentiated: DifferentiatedRun
+    ) -> EarlierWindow | None:
+        """What later windows read of one that is trained; None if they read nothing."""
+        if not self._earlier.steps:
+            return None
+        recorder = differentiated.recorder(self.method)
+        assert isinstance(recorder, FullTrajectory)
+        return EarlierWindow(self.step, dict(values), recorder.points, run.kept)
+
+    def _move(self, end: Tensor, verified: bool, taken: EarlierWindow | None) -> None:
+        """Goes to the end of a window."""
+        self._state = end
+        self.step += self.window
+        self.is_verified = verified
+        if taken is not None:
+            self._earlier.kept.append(taken)
+        if verified:
+            self._earlier.drop_old()
 
     @property
     def verifies_next(self) -> bool:
@@ -247,11 +301,11 @@ class OnlineRun:
         number, every = self.step // self.window, max(1, VERIFIED_STEPS // self.window)
         return number % every == 0 or self.is_last
 
-    def _config(self) -> TrainingConfig:
-        """The training of the next window: its steps, with their part of the schedule."""
+    def _config(self, first: int) -> TrainingConfig:
+        """The training of a window: its steps from `first` on, with their part of the schedule."""
         if self._factors is None:
             return self._constant
-        factors = self._factors[self.step : self.step + self.window]
+        factors = self._factors[first : first + self.window]
         return replace(self._constant, schedule=TableSchedule(factors))
 
     def _cost(self, window: float) -> float:
@@ -262,4 +316,5 @@ class OnlineRun:
         """
         replica = self._replica
         rows = replica.training.batch_size * replica.training.accumulate
+        window += PRODUCT * self._added / self.window
         return (window * self.window + self._validation.count / rows) / self.steps

@@ -166,7 +166,9 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
 
     It scales the measured time per forward step and per backward step to the job's numbers.
     """
-    steps, short_steps = spec.differentiated.steps, short.training.steps
+    steps, short_steps = spec.training.steps, short.training.steps
+    if spec.meta.mode == "online":
+        steps = min(steps, spec.meta.window)
     backward = getattr(spec.hypergradient, "horizon", None) or steps
     short_backward = getattr(short.hypergradient, "horizon", None) or short_steps
     seconds = evaluation.seconds

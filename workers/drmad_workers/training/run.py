@@ -58,6 +58,7 @@ class TrainingRun:
         clipped: whether the gradient of each step was clipped, shape (T,).
         window: where the run begins in the training that it continues; its steps are numbered from
             0 all the same.
+        kept: the minibatches of a window, which its backward pass reads again.
 
     With R replicas the state has shape (1 + S, R, P) and the losses have shape (T, R).
     """
@@ -70,8 +71,13 @@ class TrainingRun:
         monitor: Monitor,
         window: Window = WHOLE,
         dynamics: InnerOptimizer | None = None,
+        kept: KeptMinibatches | None = None,
     ) -> None:
-        """`dynamics` is the optimizer at the same settings and rates; None makes it."""
+        """
+        Args:
+            dynamics: the optimizer at the same settings and rates; None makes it.
+            kept: the minibatches that an earlier run of the same window keeps; None keeps new ones.
+        """
         self.objective = objective
         self.dynamics: InnerOptimizer = dynamics or config.dynamics(objective)
         self.dynamics.first = window.first
@@ -91,7 +97,9 @@ class TrainingRun:
         self.clip = config.clip
         self.clipped = self.losses.bool()
         self._minibatches = minibatches
-        self._kept = None if window.start is None else KeptMinibatches()
+        self.kept = kept
+        if kept is None and window.start is not None:
+            self.kept = KeptMinibatches()
 
     def to_start(self, state: Tensor) -> None:
         """Places the run at the state from which it continues a training."""
@@ -109,12 +117,12 @@ class TrainingRun:
         """`batch` by the number of the first minibatch in the whole training."""
         if self.objective.parameters.stochastic:
             seed_all(self._minibatches.step_seed(number))
-        if self._kept is None or count > 1:
+        if self.kept is None or count > 1:
             return self._minibatches.join(number, count, every)
-        batch = self._kept.find(number)
+        batch = self.kept.find(number)
         if batch is None:
             batch = self._minibatches.join(number)
-            self._kept.keep(number, batch)
+            self.kept.keep(number, batch)
         return batch
 
     def _number(self, minibatch: int) -> int:
@@ -126,7 +134,7 @@ class TrainingRun:
 
         Those of a window that are kept are not read again.
         """
-        kept = self._kept
+        kept = self.kept
         if kept is not None and not order.joins:
             order = replace(order, numbers=(each for each in order.numbers if each not in kept))
         self._minibatches.expect(order)

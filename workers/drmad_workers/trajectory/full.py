@@ -16,6 +16,11 @@ class FullTrajectory:
         self._steps = steps
         self._points: list[Tensor] = []
 
+    @property
+    def points(self) -> tuple[Tensor, ...]:
+        """The points that are recorded and not yet freed, the first step first."""
+        return tuple(self._points)
+
     def visit(self, step: int, run: TrainingRun) -> None:
         if step < self._steps:
             self._points.append(run.point.clone())

@@ -35,6 +35,8 @@ class TunedJob(Protocol):
     def search(self) -> SearchSpec | None: ...
     @property
     def replicas(self) -> ReplicasSpec: ...
+    @property
+    def windows_before(self) -> int: ...
 
 
 def with_online_defaults(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,6 +109,15 @@ def online_misfits(spec: TunedJob) -> Iterator[Misfit]:
             "and reversible starts from 0: stored is exact too"
         )
         yield ("hypergradient", "method"), "reversible", message
+    before = spec.windows_before
+    if before >= meta.checkpoint_every:
+        horizon = getattr(spec.hypergradient, "horizon", None)
+        message = (
+            "must read fewer windows before its own than lie between two checkpoints, "
+            f"{meta.checkpoint_every}, got {before} by a horizon of {horizon}: shorten it, or "
+            "raise meta.checkpoint_every"
+        )
+        yield ("hypergradient", "horizon"), horizon, message
     for index, hyperparameter in enumerate(spec.hyperparameters):
         if hyperparameter.kind == "init_scale":
             message = (

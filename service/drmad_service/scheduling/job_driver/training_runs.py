@@ -49,7 +49,9 @@ class TrainingRuns:
         if job.spec.meta.mode != "online" or number == first:
             return
         kept = await job.store.checkpoints(job.lease.job_id)
-        candidates = [each for each in kept if first < each <= number]
+        # The windows before, which a horizon beyond the window reads, are trained again too.
+        latest = number - job.spec.windows_before
+        candidates = [each for each in kept if first < each <= latest]
         for start in (*reversed(candidates), first):
             try:
                 states = await self._states(start) if start > first else None
