@@ -29,6 +29,7 @@ from drmad_client.plots.curves import (
 from drmad_client.plots.fidelity import fidelity
 from drmad_client.plots.learned_values import Values, image_shape, movers, penalty_image, schedules
 from drmad_client.plots.panels import Figure
+from drmad_client.plots.search_figures import importance, parallel_coordinates
 from drmad_client.plots.trials import trials
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
@@ -45,10 +46,12 @@ __all__ = [
     "fidelity",
     "hypergradient_norms",
     "hyperparameters",
+    "importance",
     "layers",
     "losses",
     "memory",
     "movers",
+    "parallel_coordinates",
     "penalty_image",
     "save",
     "schedules",
@@ -214,6 +217,14 @@ FIGURES: dict[str, FigureKind] = {
         "Fidelity to the exact hypergradient", lambda m: fidelity(m.fidelity), needs_fidelity=True
     ),
     "trials": FigureKind("Trials of the search", lambda m: trials(m.trials), needs_trials=True),
+    "search_lines": FigureKind(
+        "Trials over the searched scalars",
+        lambda m: parallel_coordinates(m.trials),
+        needs_trials=True,
+    ),
+    "importance": FigureKind(
+        "Importance of the searched scalars", lambda m: importance(m.trials), needs_trials=True
+    ),
     "movers": FigureKind(
         "Largest changes",
         lambda m: movers(m.before, m.after, m.hyperparameters),

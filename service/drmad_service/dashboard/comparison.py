@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from drmad_client.plots.learned_values import Values
+from drmad_client.plots.ranks import rank_correlation
+from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
 from drmad_client.spec.job import JobSpec
 from drmad_service.dashboard.job_editor import without_defaults
@@ -52,6 +57,59 @@ def best(jobs: Sequence[JobRecord]) -> set[str]:
 def metrics(jobs: Sequence[JobRecord]) -> list[str]:
     """Returns the names of the metrics that at least one job reported."""
     return list(dict.fromkeys(name for job in jobs if job.best for name in job.best.metrics))
+
+
+def relative(value: float | None, reference: float | None) -> str:
+    """The change from a reference in per cent, such as "+3.2 %"; empty where it has no meaning."""
+    if value is None or not reference or not math.isfinite(value / reference):
+        return ""
+    return f"{100 * (value - reference) / abs(reference):+.3g} %"
+
+
+@dataclass(frozen=True)
+class SharedHyperparameter:
+    """A hyperparameter that the first job and others tuned, with as many entries.
+
+    Attributes:
+        correlations: by job the rank correlation of its values to those of the first; None where
+            values are not kept, or all equal.
+    """
+
+    info: HyperparameterInfo
+    correlations: dict[str, float | None]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.info.shape)
+
+
+def shared(
+    jobs: Sequence[JobRecord], values: Mapping[str, Mapping[str, Values]]
+) -> list[SharedHyperparameter]:
+    """What the first job and at least one other tuned alike; `values` are raw, by job and name."""
+    if not jobs:
+        return []
+    found = []
+    for info in jobs[0].hyperparameters:
+        others = [
+            job
+            for job in jobs[1:]
+            if any(
+                (each.name, each.kind, each.shape) == (info.name, info.kind, info.shape)
+                for each in job.hyperparameters
+            )
+        ]
+        if math.prod(info.shape) < 2 or not others:
+            continue
+        reference = values.get(jobs[0].id, {}).get(info.name)
+        correlations: dict[str, float | None] = {}
+        for job in others:
+            learned = values.get(job.id, {}).get(info.name)
+            correlations[job.id] = None
+            if reference is not None and learned is not None:
+                correlations[job.id] = rank_correlation(reference, learned)
+        found.append(SharedHyperparameter(info, correlations))
+    return found
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

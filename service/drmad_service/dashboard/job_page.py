@@ -20,13 +20,14 @@ Part = Literal["curves", "learned", "hypergradients", "trust", "resources"]
 
 # The figures of each part of the page, in order. Figures that are not listed are drawn last.
 _PARTS: dict[Part, tuple[str, ...]] = {
-    "curves": ("losses", "trials"),
+    "curves": ("losses", "trials", "search_lines", "importance"),
     "learned": ("penalty_image", "schedules", "hyperparameters", "layers"),
     "hypergradients": ("hypergradient_norms", "movers", "cosines", "staleness"),
     "trust": ("fidelity",),
     "resources": ("seconds", "memory"),
 }
 
+_OF_SEARCH = {"trials", "search_lines", "importance"}
 _TRIALS_SHOWN = 12
 
 
@@ -79,11 +80,11 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
     kinds = {h.kind for h in job.spec.hyperparameters}
     without_data = set()
     if job.progress.iteration == 0:  # the others have no data yet
-        without_data |= FIGURES.keys() - {"losses", "trials", "fidelity"}
+        without_data |= FIGURES.keys() - {"losses", *_OF_SEARCH, "fidelity"}
     if not _has_penalty_image(job):
         without_data.add("penalty_image")
     if job.spec.search is None:
-        without_data.add("trials")
+        without_data |= _OF_SEARCH
     if job.spec.replicas.mode == "sync":
         without_data.add("staleness")
     if not kinds & SCHEDULES:

@@ -19,7 +19,7 @@ from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.side_runs.confirmation import ConfirmedFigures
 from drmad_client.records.side_runs.retraining import is_share, plus_minus
 from drmad_client.records.side_runs.validation import MeanInterval
-from drmad_service.dashboard import assets, job_verdict
+from drmad_service.dashboard import assets, comparison, job_verdict
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
 # attributes, but no inline style sheet, no inline script and nothing from another origin.
@@ -192,6 +192,7 @@ def _plus_minus(interval: MeanInterval | None, name: str) -> str:
 
 _FILTERS = {
     "plus_minus": _plus_minus,
+    "relative": comparison.relative,
     "confirmation": verdict.confirmation,
     "interval": _interval,
     "ago": _ago,

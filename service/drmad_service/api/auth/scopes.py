@@ -63,6 +63,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/jobs/{job_id}/learned/values.csv"): READ,
     ("GET", "/jobs/{job_id}/learned/groups"): READ,
     ("GET", "/compare"): READ,
+    ("GET", "/compare/learned"): READ,
     ("GET", "/cluster"): READ,
     ("GET", "/docs"): READ,
     ("GET", "/live"): READ,

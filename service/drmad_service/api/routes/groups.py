@@ -33,7 +33,7 @@ async def retrieve(
 
     Archived jobs belong to it, too. A key with the scope `admin` sees the jobs of every tenant.
     """
-    return group_record(name, await _members(store, name, principal.only_tenant))
+    return group_record(name, await members(store, name, principal.only_tenant))
 
 
 @router.post("/{name}/cancel", responses=_UNKNOWN)
@@ -42,18 +42,18 @@ async def cancel(name: Name, store: StoreDependency, principal: PrincipalDepende
 
     Nothing is cancelled if one of them is another key's and the scope does not suffice.
     """
-    members = await _members(store, name, principal.only_tenant)
-    active = [job for job in members if not job.status.is_terminal]
+    found = await members(store, name, principal.only_tenant)
+    active = [job for job in found if not job.status.is_terminal]
     for job in active:
         if not principal.may_change(job.created_by):
             raise NotOwner(job.id, job.created_by or "")
     for job in active:
         with contextlib.suppress(ActionRefused):  # it has ended meanwhile
             await store.cancel(job.id, principal.key_id)
-    return group_record(name, await _members(store, name, principal.only_tenant))
+    return group_record(name, await members(store, name, principal.only_tenant))
 
 
-async def _members(store: Store, name: str, tenant: str | None) -> list[JobRecord]:
+async def members(store: Store, name: str, tenant: str | None) -> list[JobRecord]:
     """
     Raises:
         GroupNotFound: no job has the tag of the group.

@@ -4,7 +4,10 @@ import { request } from "./service.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px,2px", "2px,6px"];
 
+const fetchFigure = JobChart.prototype.fetch;
+
 JobChart.prototype.fetch = async function () {
+  if (this.hasAttribute("src")) return fetchFigure.call(this);
   const links = [...document.querySelectorAll("[data-curve]")];
   const figures = await Promise.all(links.map((link) => request("GET", link.dataset.curve)));
   const data = figures.flatMap((figure, index) => {
@@ -16,7 +19,15 @@ JobChart.prototype.fetch = async function () {
   });
   const layout = {
     showlegend: false, hovermode: "x unified",
-    xaxis: { title: { text: "meta-iteration" } }, yaxis: { title: { text: "validation loss" } },
+    xaxis: { ...figures[0]?.layout.xaxis, anchor: "y" }, yaxis: { title: { text: "validation loss" } },
   };
   return { data, layout };
 };
+
+// The second job of a pair is chosen
+document.addEventListener("change", ({ target }) => {
+  if (!target.matches("[data-pair]")) return;
+  const chart = target.closest("section").querySelector("job-chart");
+  chart.setAttribute("src", target.value);
+  chart.stale();
+});

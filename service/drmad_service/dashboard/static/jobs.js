@@ -28,7 +28,23 @@ const bar = document.querySelector("#selection");
 const compare = document.querySelector("#compare-button");
 const list = document.querySelector("#jobs");
 
+// Groups: the rows of a group are folded into one until the reader opens it.
+const OPENED = "drmad-opened-groups";
+const opened = new Set(JSON.parse(sessionStorage.getItem(OPENED) ?? "[]"));
+list.addEventListener("click", ({ target }) => {
+  const name = target.dataset.group;
+  if (name === undefined) return;
+  opened[opened.has(name) ? "delete" : "add"](name);
+  sessionStorage.setItem(OPENED, JSON.stringify([...opened]));
+  fold();
+});
+function fold() {
+  for (const button of list.querySelectorAll("[data-group]")) button.setAttribute("aria-expanded", opened.has(button.dataset.group));
+  for (const row of list.querySelectorAll("[data-member]")) row.hidden = !opened.has(row.dataset.member);
+}
+
 function show() {
+  fold();
   sessionStorage.setItem(STORED, JSON.stringify([...chosen]));
   for (const box of list.querySelectorAll('input[name="job"]')) box.checked = chosen.has(box.value);
   compare.disabled = chosen.size < 2 || chosen.size > MOST_COMPARED;
@@ -140,7 +156,7 @@ document.addEventListener("keydown", (event) => {
     if (key === "Escape") target.blur();
     return;
   }
-  const names = [...list.querySelectorAll("a.name")];
+  const names = [...list.querySelectorAll("tr:not([hidden]) a.name")];
   const row = names.findIndex((name) => name.closest("tr").contains(document.activeElement));
   if (key === "j" || key === "k") names[key === "j" ? Math.min(row + 1, names.length - 1) : Math.max(row - 1, 0)]?.focus();
   else if (key === "x" && row >= 0) names[row].closest("tr").querySelector('input[name="job"]').click();

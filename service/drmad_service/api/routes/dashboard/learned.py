@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from drmad_client.plots.learned_overview import overview
 from drmad_client.plots.learned_values import Values
+from drmad_client.plots.pairs import pairs
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
@@ -16,6 +17,7 @@ from drmad_service.api.routes.dashboard.figures import first_and_best
 from drmad_service.api.routes.dependencies import (
     StoreDependency,
     VisibleJobId,
+    must_see,
     until_gone,
 )
 from drmad_service.dashboard import learned
@@ -49,6 +51,26 @@ async def _values(
 async def figure(job_id: VisibleJobId, name: Name, store: StoreDependency) -> dict[str, Any]:
     _, info, after, before = await _values(store, job_id, name)
     return await asyncio.to_thread(overview, info, after, before)
+
+
+@router.get("/compare/learned")
+async def pair(
+    name: Name,
+    job: Annotated[list[str], Query(min_length=2, max_length=2)],
+    store: StoreDependency,
+    principal: PrincipalDependency,
+) -> dict[str, Any]:
+    """One hyperparameter as two jobs learned it."""
+    for job_id in job:
+        await must_see(principal, store, job_id)
+    one, info, x, _ = await _values(store, job[0], name)
+    other, _, y, _ = await _values(store, job[1], name)
+    if x.size != y.size:
+        raise ResultNotFound(
+            f"{name} must have as many values in both jobs, it has {x.size} and {y.size}"
+        )
+    titles = [f"{each.name} ({each.id[-6:]})" for each in (one, other)]
+    return await asyncio.to_thread(pairs, info, x, y, titles)
 
 
 @router.get("/jobs/{job_id}/learned/entries")

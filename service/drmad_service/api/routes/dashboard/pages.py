@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -17,16 +19,20 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.export import job_folder
+from drmad_client.records.group import GroupRecord, group_record
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.status import JobStatus
 from drmad_client.spec import capabilities
+from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.middleware.compression import compressible
 from drmad_service.api.middleware.stream_limits import counts_as_stream
+from drmad_service.api.routes import groups as groups_route
+from drmad_service.api.routes.dashboard.figures import first_and_best
 from drmad_service.api.routes.dependencies import (
     AccessDependency,
     ChangesDependency,
@@ -48,6 +54,7 @@ from drmad_service.dashboard import (
     snippets,
 )
 from drmad_service.errors import (
+    GroupNotFound,
     JobNotFound,
     NotSignedIn,
     ResultNotFound,
@@ -61,6 +68,10 @@ from drmad_service.store.overview import ORDERS
 
 JOBS_PER_PAGE = 50
 MAX_COMPARED_JOBS = 8
+MAX_FOLDED_GROUPS = 10
+"""Groups that a page of the list folds; each is read whole."""
+MAX_COMPARED_VALUES = 1_000_000
+"""Hyperparameters of a job above which no rank correlation is computed for a page."""
 _CHANGE_INTERVAL_S = 0.5
 
 
@@ -81,7 +92,7 @@ class _PageRoute(APIRoute):
                 )
                 target = f"{root_of(request)}/sign-in?next={quote(here)}"
                 return RedirectResponse(target, status_code=303)
-            except (JobNotFound, ResultNotFound) as error:
+            except (GroupNotFound, JobNotFound, ResultNotFound) as error:
                 return await page(request, "trouble.html", 404, title="Not found", message=error)
             except ScopeTooLow as error:
                 return await page(request, "trouble.html", 403, title="Not allowed", message=error)
@@ -125,6 +136,7 @@ actions = APIRouter(dependencies=[signed_in], include_in_schema=False)
 async def jobs(
     request: Request,
     principal: PrincipalDependency,
+    store: StoreDependency,
     overview: OverviewDependency,
     status: Annotated[str, Query(max_length=20)] = "",
     tag: Annotated[str, Query(max_length=400)] = "",
@@ -166,6 +178,7 @@ async def jobs(
         next=found.next,
         after=after,
         losses=await overview.losses(found.data),
+        groups={} if sort or tag or q else await _groups(store, found.data, principal.only_tenant),
         counts=counts,
         total=sum(counts.values()),
         status=chosen,
@@ -177,6 +190,17 @@ async def jobs(
         tenants=principal.only_tenant is None and any(j.tenant != "local" for j in found.data),
         address=address,
     )
+
+
+async def _groups(
+    store: Store, jobs: Sequence[JobRecord], tenant: str | None
+) -> dict[str, GroupRecord]:
+    """The groups of several jobs that a page of the list folds, by their names."""
+    names = Counter(job.tags[GROUP] for job in jobs if GROUP in job.tags)
+    found = {}
+    for name in [name for name, count in names.items() if count > 1][:MAX_FOLDED_GROUPS]:
+        found[name] = group_record(name, await groups_route.members(store, name, tenant))
+    return found
 
 
 @router.get("/jobs/{job_id}")
@@ -326,19 +350,38 @@ async def compare(
     principal: PrincipalDependency,
     store: StoreDependency,
     job: Annotated[list[str], Query(max_length=MAX_COMPARED_JOBS)] = [],  # noqa: B006
+    group: Annotated[list[str], Query(max_length=MAX_COMPARED_JOBS)] = [],  # noqa: B006
 ) -> Response:
+    """Jobs beside each other; of groups, their settings with mean and interval."""
     for job_id in job:
         await must_see(principal, store, job_id)
     chosen: list[JobRecord] = [await store.get(job_id) for job_id in dict.fromkeys(job)]
+    groups = [
+        group_record(name, await groups_route.members(store, name, principal.only_tenant))
+        for name in dict.fromkeys(group)
+    ]
+    if groups and not chosen:
+        ids = [row.jobs[0] for found in groups for row in found.rows][:MAX_COMPARED_JOBS]
+        chosen = [await store.get(job_id) for job_id in ids]
     return await page(
         request,
         "compare.html",
         principal=principal,
         jobs=chosen,
+        groups=groups,
         differences=comparison.differences([job.spec for job in chosen]),
         metrics=comparison.metrics(chosen),
         best=comparison.best(chosen),
+        shared=await _shared(store, chosen),
     )
+
+
+async def _shared(store: Store, jobs: list[JobRecord]) -> list[comparison.SharedHyperparameter]:
+    values = {}
+    for job in jobs:
+        if sum(math.prod(info.shape) for info in job.hyperparameters) <= MAX_COMPARED_VALUES:
+            values[job.id] = (await first_and_best(store, job))[1]
+    return await asyncio.to_thread(comparison.shared, jobs, values)
 
 
 @router.get("/cluster")
