@@ -63,11 +63,11 @@ def test_an_online_job_has_the_windows_of_one_run_and_neither_rollback_nor_confi
         ),
         (
             {
-                "hypergradient": {"method": "stored", "horizon": 100},
-                "meta": {"checkpoint_every": 9},
+                "hypergradient": {"method": "stored", "horizon": 61},
+                "meta": {"mode": "online", "checkpoint_every": 6},
             },
             "hypergradient.horizon",
-            "got 9 by a horizon of 100",
+            "6, got 6 by a horizon of 61",
         ),
         (
             {"hyperparameters": [{"kind": "init_scale"}]},
