@@ -17,7 +17,8 @@ from drmad_client.spec import defaults
 from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.oidc_settings import OidcSettings
-from drmad_service.scheduling.webhooks import Webhooks
+from drmad_service.scheduling.notifications.mail import Mail
+from drmad_service.scheduling.notifications.webhooks import Webhooks
 from drmad_service.store import StoreSettings
 from drmad_service.store.jobs.placement import UNLIMITED, NodeCapacity
 
@@ -88,6 +89,7 @@ class _Settings:
     redis_url: str = Field(repr=False)
     store: StoreSettings = Field(default_factory=StoreSettings)
     webhooks: Webhooks = Field(default_factory=Webhooks)
+    mail: Mail = Field(default_factory=Mail)
     data_dir: Path = Path("data")
     """Folder of uploaded data sets, which the API and the workers share."""
 
@@ -194,6 +196,11 @@ class SchedulerSettings(_Settings):
         "Environment variable that the workers receive too, besides those of a fixed list; may be "
         "repeated. User code reads it.",
         flag="worker_variable",
+    )
+    public_url: str = setting(
+        "",
+        "Address at which people reach the dashboard, to which notifications link; empty links "
+        "nowhere.",
     )
     lease_s: float = setting(
         10.0,

@@ -42,7 +42,7 @@ class Event(Record):
         description="Data of the event, by its type. status: a Transition. trial: a Trial. start: "
         "a Start, the result of the search. iteration: a MetaIteration. arrival: an Arrival. "
         "progress: a Progress. rollback: {iteration, rollback, message}, where rollback is the "
-        "number of rollbacks in a row. warning: {code, message}. webhook: {host, outcome, "
-        "attempts, message}. validation, retraining: {id, status}. reset: the Job, if earlier "
-        "events are no longer kept."
+        "number of rollbacks in a row. warning: {code, message}. webhook: {event, channel, host, "
+        "outcome, attempts, message}. validation, retraining: {id, status}. reset: the Job, if "
+        "earlier events are no longer kept."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from drmad_client.records.problem_details import FieldError
@@ -11,15 +11,26 @@ from drmad_client.spec.text.field_paths import without_tags
 from drmad_client.spec.text.renamed import new_name
 
 
-def field_errors(errors: Iterable[Mapping[str, Any]], body: Any) -> list[FieldError]:
+def field_errors(errors: Sequence[Mapping[str, Any]], body: Any) -> list[FieldError]:
     """The errors that pydantic found in `body`, with paths and messages that a user can act on.
 
     The `loc` of pydantic names the members of unions too, which are no fields of a path. The `loc`
     of a misfit is our own, and may name a field at its default.
     """
     return [
-        FieldError(path=_path(error, body), message=message_of(error, body)) for error in errors
+        FieldError(path=_path(error, body), message=message_of(error, body))
+        for error in errors
+        if not _follows(error, errors)
     ]
+
+
+def _follows(error: Mapping[str, Any], errors: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a list is too short only because pydantic left out the items that it refused."""
+    if error["type"] != "too_short" or not isinstance(error["input"], list | tuple):
+        return False
+    at = tuple(error["loc"])
+    has_wrong_items = any(tuple(e["loc"])[: len(at)] == at and e["loc"] != at for e in errors)
+    return has_wrong_items and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _path(error: Mapping[str, Any], body: Any) -> str:

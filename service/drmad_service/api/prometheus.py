@@ -27,7 +27,8 @@ survive every process, and all API processes export the same values: aggregate t
     drmad_lease_losses_total                            jobs taken over from a lost scheduler
     drmad_warnings_total{code}                          warnings of jobs
     drmad_usage_seconds_total{resource, tenant}         CPU and GPU seconds of released jobs
-    drmad_webhooks_total{outcome}                       webhook notices of ended jobs
+    drmad_webhooks_total{outcome}                       notices to webhooks and chats
+    drmad_mails_total{outcome}                          notices by mail
 """
 
 from __future__ import annotations
@@ -243,7 +244,8 @@ def _counted(counters: Mapping[str, float]) -> list[Metric]:
             "resource",
             "tenant",
         ),
-        counter("drmad_webhooks", "Webhook notices of ended jobs.", "webhook", "outcome"),
+        counter("drmad_webhooks", "Notices of jobs to webhooks and chats.", "webhook", "outcome"),
+        counter("drmad_mails", "Notices of jobs by mail.", "mail", "outcome"),
     ]
 
 

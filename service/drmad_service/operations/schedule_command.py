@@ -29,7 +29,8 @@ from drmad_service.operations.ray_driver_command import host_and_port
 from drmad_service.operations.supervisor import exit_with_parent as follow_parent
 from drmad_service.ray_driver.connection import RayDriver
 from drmad_service.ray_driver.sockets import cluster_token
-from drmad_service.scheduling.webhooks import Webhooks
+from drmad_service.scheduling.notifications.mail import Mail
+from drmad_service.scheduling.notifications.webhooks import Webhooks
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store, StoreSettings
 from drmad_service.store.access.connection import connect
@@ -39,7 +40,7 @@ from drmad_service.store.layout.schema import agree
 logger = logging.getLogger(__name__)
 
 
-@with_settings(SchedulerSettings, StoreSettings, webhook=Webhooks)
+@with_settings(SchedulerSettings, StoreSettings, webhook=Webhooks, mail=Mail)
 def schedule(
     redis_url: RedisUrl = "",
     data_dir: DataDir = None,
@@ -51,12 +52,20 @@ def schedule(
             help="File with the secret that signs webhook notices; required with --webhook-host.",
         ),
     ] = None,
+    mail_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_MAIL_PASSWORD_FILE",
+            help="File with the password of --mail-user at the mail server.",
+        ),
+    ] = None,
     exit_with_parent: ExitWithParent = False,
     **flags: Any,
 ) -> None:
     """Run one scheduler process, which connects to Ray. Any number of them may run."""
     logs.configure(logs.from_environment())
     traces.configure("drmad-scheduler", os.environ)
+    password = _mail_password(mail_password_file)
     secret = _webhook_secret(flags["webhook_hosts"], webhook_secret_file)
     settings = filled(
         SchedulerSettings,
@@ -64,9 +73,10 @@ def schedule(
         redis_url=redis_url,
         store=filled(StoreSettings, flags),
         webhooks=filled(Webhooks, flags, "webhook", secret=secret),
+        mail=filled(Mail, flags, "mail", password=password),
         data_dir=data_folder(data_dir, home),
     )
-    files = [webhook_secret_file, *_url_files()]
+    files = [webhook_secret_file, mail_password_file, *_url_files()]
     hidden = [home.expanduser().resolve(), *(file.resolve() for file in files if file)]
     closed = [path for path in hidden if path.exists()]
     asyncio.run(_schedule(settings, closed, exit_with_parent))
@@ -118,6 +128,15 @@ def _driver(
 def _url_files() -> Iterator[Path]:
     if file := os.environ.get("DRMAD_REDIS_URL_FILE"):
         yield Path(file)
+
+
+def _mail_password(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServiceStartError(f"cannot read the password from {file}: {error}") from error
 
 
 def _webhook_secret(hosts: Sequence[str], file: Path | None) -> str:

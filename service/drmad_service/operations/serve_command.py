@@ -26,13 +26,16 @@ from drmad_service.operations.options import (
     RedisUrl,
 )
 from drmad_service.operations.supervisor import exit_with_parent as follow_parent
-from drmad_service.scheduling.webhooks import Webhooks
+from drmad_service.scheduling.notifications.mail import Mail
+from drmad_service.scheduling.notifications.webhooks import Webhooks
 from drmad_service.settings import ApiSettings
 from drmad_service.store import StoreSettings
 from drmad_service.store.files.data_folder import data_folder
 
 
-@with_settings(ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks, oidc=OidcSettings)
+@with_settings(
+    ApiSettings, StoreSettings, max=JobLimits, webhook=Webhooks, mail=Mail, oidc=OidcSettings
+)
 def serve(
     redis_url: RedisUrl = "",
     host: Host = "127.0.0.1",
@@ -76,6 +79,7 @@ def serve(
         job_limits=filled(JobLimits, flags, "max"),
         webhooks=filled(Webhooks, flags, "webhook"),
         oidc=_oidc(flags, oidc_client_secret_file),
+        mail=filled(Mail, flags, "mail"),
         data_dir=data_folder(data_dir, home),
     )
     if exit_with_parent:

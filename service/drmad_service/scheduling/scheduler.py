@@ -20,10 +20,10 @@ from drmad_service.scheduling.example_requests import answer_examples
 from drmad_service.scheduling.job_driver.life_cycle import JobDriver
 from drmad_service.scheduling.job_driver.outcomes import encodable
 from drmad_service.scheduling.node_reports import keep_reporting_nodes
+from drmad_service.scheduling.notifications.sending import keep_sending
 from drmad_service.scheduling.preflight_requests import answer_preflights
 from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster
 from drmad_service.scheduling.side_runs.queue import keep_running_beside
-from drmad_service.scheduling.webhooks import keep_sending
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
 from drmad_service.store.access.refusals import explained, refusal_of
@@ -74,7 +74,14 @@ class Scheduler:
                 keep_requesting_nodes(*served, self._cluster, driver.request_nodes)
             ),
             asyncio.create_task(keep_running_beside(*served, self._cluster, driver)),
-            asyncio.create_task(keep_sending(self._store, self._settings.webhooks)),
+            asyncio.create_task(
+                keep_sending(
+                    self._store,
+                    self._settings.webhooks,
+                    self._settings.mail,
+                    self._settings.public_url,
+                )
+            ),
         ]
         try:
             while not stopping.is_set():

@@ -14,7 +14,7 @@ from drmad_service import logs
 from drmad_service.errors import ServiceStartError
 from drmad_service.flags import filled, with_settings
 from drmad_service.job_limits import JobLimits
-from drmad_service.scheduling.webhooks import Webhooks
+from drmad_service.scheduling.notifications.webhooks import Webhooks
 from drmad_service.settings import ApiSettings, SchedulerSettings, SupervisorSettings
 from drmad_service.store import StoreSettings
 

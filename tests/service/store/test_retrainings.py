@@ -15,7 +15,7 @@ from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_client.spec.side_runs.validation import ValidationSpec
 from drmad_service.errors import ResultNotFound, RetrainingRefused, RunLost
 from drmad_service.operations.orphans import orphans
-from drmad_service.scheduling.webhooks import body_of
+from drmad_service.scheduling.notifications.texts import webhook_body
 from drmad_service.store import Capacity, Store
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
@@ -149,7 +149,7 @@ async def test_the_notice_of_a_job_waits_for_the_retraining_at_its_end(
     notice = await store.next_notice(HOLD_S)
     assert notice is not None
     assert (notice.job_id, notice.attempt) == (lease.job_id, 1)
-    sent = json.loads(body_of(await store.get(lease.job_id)))
+    sent = json.loads(webhook_body(await store.get(lease.job_id)))
     assert sent["job"]["answer"] == REPORT.headline
     await store.settle(notice, {"outcome": "delivered"})
     # One that a user asks for later notifies nobody, and none is waited for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -398,16 +399,25 @@ def _invalid_body(
 
 def _require_within_limits(spec: JobSpec, settings: ApiSettings) -> None:
     """Refuses a spec that exceeds the operator's limits."""
-    violations = list(settings.job_limits.violations(spec))
-    url = spec.notify.webhook
-    if url is not None and (refusal := settings.webhooks.refusal(url)):
-        violations.append((("notify", "webhook"), refusal))
+    violations = [*settings.job_limits.violations(spec), *_refused_addresses(spec, settings)]
     lines = [
         {"type": "misfit", "loc": ("body", *path), "msg": message, "input": None}
         for path, message in violations
     ]
     if lines:
         raise RequestValidationError(lines, body=spec.model_dump(mode="json"))
+
+
+def _refused_addresses(
+    spec: JobSpec, settings: ApiSettings
+) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    for channel in ("webhook", "slack"):
+        url = getattr(spec.notify, channel)
+        if url is not None and (refusal := settings.webhooks.refusal(url)):
+            yield ("notify", channel), refusal
+    for place, address in enumerate(spec.notify.email):
+        if refusal := settings.mail.refusal(address):
+            yield ("notify", "email", place), refusal
 
 
 def _etag(job: JobRecord) -> str:

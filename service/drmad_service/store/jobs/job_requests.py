@@ -266,8 +266,8 @@ class JobRequests(WarmStarts, Checkpoints):
             "replicas": f"{spec.replicas.count} {spec.replicas.placement}",
             "progress": Progress(iterations=spec.meta.iterations).model_dump_json(),
         }
-        if spec.notify.webhook is not None:
-            described["webhook"] = "1"
+        if spec.notify.wanted:
+            described["notices"] = " ".join(spec.notify.wanted)
         outcome, created_id = await self._scripts.run(
             "create",
             job_id,

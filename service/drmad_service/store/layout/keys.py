@@ -37,7 +37,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:data                     zset    sha256 of every uploaded data set, which is a file;
                                            score: time of the last use
     drmad:data:<sha256>:tenants    set     tenants that uploaded the data set and may name it
-    drmad:notices                  zset    ended jobs whose webhook is to be notified; score: time
+    drmad:notices                  zset    "<job id> <start or end> <channel>" of notices to send;
+                                           the end by webhook is the job id alone; score: time
     drmad:counters                 hash    name of a counter -> count or seconds, see prometheus.py
     drmad:validations              zset    "<job id> <id>" of unfinished runs beside jobs, which are
                                            validations and retrainings; score: time from which a

@@ -7,7 +7,7 @@ for i = 3, #ARGV do redis.call('UNLINK', part(id, ARGV[i])) end
 unshelve(id, tenant, status)
 redis.call('UNLINK', K.job .. id)
 redis.call('ZREM', K.ended, id)
-redis.call('ZREM', K.notices, id)
+drop_notices(id)
 for _, index in ipairs({ K.jobs, jobs_of(tenant) }) do
   redis.call('ZREM', index, id)
   redis.call('ZREM', index .. ':' .. status, id)

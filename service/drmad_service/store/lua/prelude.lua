@@ -53,6 +53,25 @@ local function emit(id, kind, data, now)
   changed(id)
 end
 
+-- A notice is due for an event of a job (start, end) and a channel (webhook, slack, email). The end by
+-- webhook is named by the job alone, as in earlier releases.
+local function notice(id, event, channel)
+  if event == 'end' and channel == 'webhook' then return id end
+  return id .. ' ' .. event .. ' ' .. channel
+end
+
+local function notice_of(member)
+  local id, event, channel = string.match(member, '^(%S+) (%S+) (%S+)$')
+  return id or member, event or 'end', channel or 'webhook'
+end
+
+local function attempts_of(event, channel)
+  if event == 'end' and channel == 'webhook' then return 'notice_attempts' end
+  return 'notice_attempts:' .. event .. ':' .. channel
+end
+
+local CHANNELS = { 'webhook', 'slack', 'email' }
+
 -- Whether the retraining that a job asks for at its end is not finished: the notice waits for its answer.
 local function awaits_answer(id)
   local kept = part(id, 'retrainings')
@@ -71,7 +90,9 @@ local function end_run(job, id, status, now)
   redis.call('HDEL', kept, id .. ':finished')
   redis.call('ZREM', K.runs, job .. ' ' .. id)
   if cjson.decode(redis.call('HGET', kept, id)).at_end == true then
-    redis.call('ZADD', K.notices, 'XX', now, job)
+    for _, channel in ipairs(CHANNELS) do
+      redis.call('ZADD', K.notices, 'XX', now, notice(job, 'end', channel))
+    end
   end
   emit(job, kind_of(id), cjson.encode({ id = id, status = status }), now)
 end
@@ -132,6 +153,28 @@ local function stand_back(id, now)
     'unplaced_until', string.format('%.0f', now + wait))
 end
 
+-- Adds the notices that a job wants at its start, its end or its failure.
+local function notify(id, wanted, now)
+  local job = K.job .. id
+  local known = redis.call('HGET', job, 'notices')
+  if not known and redis.call('HEXISTS', job, 'webhook') == 1 then known = 'end:webhook' end
+  for when, channel in string.gmatch(known or '', '(%S+):(%S+)') do
+    if when == wanted then
+      local event = wanted == 'start' and 'start' or 'end'
+      redis.call('HDEL', job, attempts_of(event, channel))
+      redis.call('ZADD', K.notices, now, notice(id, event, channel))
+    end
+  end
+end
+
+local function drop_notices(id)
+  for _, event in ipairs({ 'start', 'end' }) do
+    for _, channel in ipairs(CHANNELS) do
+      redis.call('ZREM', K.notices, notice(id, event, channel))
+    end
+  end
+end
+
 -- Archives a job that has ended: lists leave it out, and the index of archived jobs has it.
 local function shelve(id, tenant, status, now)
   redis.call('HSET', K.job .. id, 'archived_at', string.format('%.0f', now))
@@ -169,16 +212,16 @@ local function enter(id, status, reason, message, now, by)
     redis.call('HDEL', job, 'unplaced', 'unplaced_at', 'unplaced_until')
   end
   if status == 'running' then
-    redis.call('HSETNX', job, 'started_at', string.format('%.0f', now))
+    if redis.call('HSETNX', job, 'started_at', string.format('%.0f', now)) == 1 then
+      notify(id, 'start', now)
+    end
   end
   if TERMINAL[status] then
     redis.call('HSET', job, 'finished_at', string.format('%.0f', now))
     redis.call('ZADD', K.ended, now, id)
     count('ended:' .. status .. ':' .. reason)
-    if redis.call('HEXISTS', job, 'webhook') == 1 then
-      redis.call('HDEL', job, 'notice_attempts')
-      redis.call('ZADD', K.notices, now, id)
-    end
+    notify(id, 'end', now)
+    if status == 'failed' then notify(id, 'failure', now) end
   elseif before and TERMINAL[before] then
     redis.call('HDEL', job, 'finished_at', 'error', 'answer')
     redis.call('ZREM', K.ended, id)

@@ -1,9 +1,4 @@
-"""Notifies a job's webhook of the end of the job.
-
-The script that ends a job also writes a notice to Redis. Any scheduler sends the notice, so it
-survives the scheduler that ended the job, and no job waits for it. The notice itself waits for the
-retraining that the job asks for at its end, whose answer it has. Delivery is at least once; the
-outcome is an event of the job.
+"""Posts notices to the addresses that jobs name.
 
 A tenant chooses the address, so it must not reach what only the service can reach: notices go to
 hosts that the operator allows, to no private address, and follow no redirect. The connection goes
@@ -16,30 +11,20 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
-import json
 import logging
 import socket
 import ssl
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from redis.exceptions import RedisError
 
-from drmad_client.records.job import JobRecord
-from drmad_service.errors import JobNotFound
 from drmad_service.flags import setting
-from drmad_service.store import Store
-from drmad_service.store.access.notices import Notice
+from drmad_service.scheduling.notifications.delivery import DeliveryOutcome, is_listed
 
 logger = logging.getLogger(__name__)
-
-ATTEMPTS = 4
-_SENDERS = 4
 
 
 @pydantic_dataclass(frozen=True)
@@ -48,8 +33,8 @@ class Webhooks:
 
     hosts: tuple[str, ...] = setting(
         (),
-        "Host that jobs may notify when they end, *.example.com for every host below it; may be "
-        "repeated.",
+        "Host that jobs may notify, as a webhook or a chat, *.example.com for every host below it; "
+        "may be repeated.",
         flag="host",
     )
     private: bool = setting(
@@ -81,70 +66,10 @@ class Webhooks:
             return f"must begin with {' or '.join(schemes)}://"
         if not parts.hostname or parts.username is not None:
             return "must name a host and no user"
-        if not _is_listed(parts.hostname, self.hosts):
+        if not is_listed(parts.hostname, self.hosts):
             allowed = ", ".join(self.hosts) or "none"
             return f"must name an allowed host ({allowed}), got {parts.hostname}; ask the operator"
         return None
-
-
-@dataclass(frozen=True)
-class DeliveryOutcome:
-    """The outcome of one attempt."""
-
-    delivered: bool
-    message: str
-    worth_retrying: bool = False
-
-
-async def keep_sending(store: Store, webhooks: Webhooks) -> None:
-    """Send every notice that is due, until cancelled."""
-    await asyncio.gather(*(_send_all(store, webhooks) for _ in range(_SENDERS)))
-
-
-async def _send_all(store: Store, webhooks: Webhooks) -> None:
-    hold_s = 6.0 * webhooks.timeout_s  # after that another scheduler sends the notice
-    while True:
-        notice = None
-        try:
-            notice = await store.next_notice(hold_s)
-            if notice is not None:
-                await _send(store, webhooks, notice)
-        except RedisError as error:
-            logger.warning("could not poll for notices: %s", error)
-        if notice is None:
-            await asyncio.sleep(webhooks.poll_s)
-
-
-async def _send(store: Store, webhooks: Webhooks, notice: Notice) -> None:
-    try:
-        job = await store.get(notice.job_id)
-    except JobNotFound:
-        return
-    url = job.spec.notify.webhook or ""
-    outcome = await deliver(url, body_of(job), webhooks)
-    if outcome.worth_retrying and notice.attempt < ATTEMPTS:
-        await store.postpone(notice, webhooks.retry_s * 6.0 ** (notice.attempt - 1))
-        return
-    settled = {
-        "host": urlsplit(url).hostname,  # the rest of the address may hold a token
-        "outcome": "delivered" if outcome.delivered else "failed",
-        "attempts": notice.attempt,
-        "message": outcome.message,
-    }
-    logger.info("webhook: %s", outcome.message, extra={"job_id": notice.job_id})
-    await store.settle(notice, settled)
-
-
-def body_of(job: JobRecord) -> bytes:
-    """The body of the notice of a job's end."""
-    fields = job.model_dump(
-        mode="json",
-        include={
-            "id", "name", "tenant", "status", "reason", "message", "finished_at", "progress",
-            "best", "answer", "error", "tags",
-        },
-    )  # fmt: skip
-    return json.dumps({"type": "job.ended", "job": fields}).encode()
 
 
 def signature(secret: str, at: int, body: bytes) -> str:
@@ -154,14 +79,19 @@ def signature(secret: str, at: int, body: bytes) -> str:
 
 
 async def deliver(
-    url: str, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None = None
+    url: str,
+    body: bytes,
+    webhooks: Webhooks,
+    tls: ssl.SSLContext | None = None,
+    *,
+    signed: bool = True,
 ) -> DeliveryOutcome:
-    """Attempt once to send a notice."""
+    """Attempt once to send a notice; the receiver of one that is not `signed` has no secret."""
     if refusal := webhooks.refusal(url):
         return DeliveryOutcome(False, f"the webhook {refusal}")
     try:
         async with asyncio.timeout(webhooks.timeout_s):
-            return await _post(httpx.URL(url), body, webhooks, tls)
+            return await _post(httpx.URL(url), body, webhooks, tls, signed)
     except TimeoutError:
         return DeliveryOutcome(
             False, f"no answer within {webhooks.timeout_s:g} s", worth_retrying=True
@@ -174,7 +104,7 @@ async def deliver(
 
 
 async def _post(
-    url: httpx.URL, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None
+    url: httpx.URL, body: bytes, webhooks: Webhooks, tls: ssl.SSLContext | None, signed: bool
 ) -> DeliveryOutcome:
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     address = await _address(url.host, port, webhooks.private)
@@ -184,8 +114,9 @@ async def _post(
         "Host": url.netloc.decode(),
         "Content-Type": "application/json",
         "User-Agent": "drmad",
-        "Drmad-Signature": signature(webhooks.secret, int(time.time()), body),
     }
+    if signed:
+        headers["Drmad-Signature"] = signature(webhooks.secret, int(time.time()), body)
     pinned = url.copy_with(host=address)
     # The certificate must match the name although the connection goes to the address.
     extensions = {"sni_hostname": url.host}
@@ -236,11 +167,3 @@ def is_public(address: str) -> bool:
         ):
             return False
     return ip.is_global and not ip.is_multicast
-
-
-def _is_listed(host: str, listed: Collection[str]) -> bool:
-    host = host.lower().rstrip(".")
-    return any(
-        host.endswith(name[1:].lower()) if name.startswith("*.") else host == name.lower()
-        for name in listed
-    )

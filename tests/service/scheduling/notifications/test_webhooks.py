@@ -26,8 +26,14 @@ from drmad_client.spec.job import JobSpec
 from drmad_client.spec.operation import NotifySpec
 from drmad_service.api.app import create_app
 from drmad_service.cancellation import cancel_and_wait
-from drmad_service.scheduling import webhooks
-from drmad_service.scheduling.webhooks import Webhooks, deliver, is_public, keep_sending, signature
+from drmad_service.scheduling.notifications.delivery import DeliveryOutcome
+from drmad_service.scheduling.notifications.sending import keep_sending
+from drmad_service.scheduling.notifications.webhooks import (
+    Webhooks,
+    deliver,
+    is_public,
+    signature,
+)
 from drmad_service.settings import ApiSettings, SchedulerSettings
 from drmad_service.store import Store
 from drmad_service.store.layout import keys
@@ -117,6 +123,8 @@ async def test_the_end_of_a_job_is_notified_once_and_signed(
     async with sending(store):
         event = await delivery_event(store, job_id)
     assert event.data == {
+        "event": "end",
+        "channel": "webhook",
         "host": "127.0.0.1",
         "outcome": "delivered",
         "attempts": 1,
@@ -267,9 +275,7 @@ async def test_an_allowed_name_that_leads_inside_is_not_followed(
     resolving(monkeypatch, *addresses)
     monkeypatch.setattr(httpx, "AsyncClient", _never)
     outcome = await deliver("https://a.sub.example/", b"{}", OPEN)
-    assert outcome == webhooks.DeliveryOutcome(
-        False, "the host resolves to a private address, or to none"
-    )
+    assert outcome == DeliveryOutcome(False, "the host resolves to a private address, or to none")
 
 
 @pytest.mark.parametrize(
@@ -307,7 +313,7 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(
 async def test_redirects_are_not_followed(receiver: Receiver) -> None:
     receiver.statuses = [307]
     outcome = await deliver(receiver.url, b"{}", LOCAL)
-    assert outcome == webhooks.DeliveryOutcome(False, "answered 307; redirects are not followed")
+    assert outcome == DeliveryOutcome(False, "answered 307; redirects are not followed")
     assert len(receiver.received) == 1
 
 
