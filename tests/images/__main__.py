@@ -35,6 +35,8 @@ def main() -> int:
             report.engine += host.docker("compose", "version")
             bases = base_images(host)
             report.bases = bases.origin
+            if options.state is not None:
+                report.bases += "; layers of earlier builds were kept, which shortens builds"
             gateway = host.docker(
                 "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"
             )
@@ -50,11 +52,11 @@ def main() -> int:
                 fault_steps.upgrade(one, report, expected, folder)
     except Exception:
         traceback.print_exc()
-        return 1
+        return 2
     finally:
         report.write(options.report)
         shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

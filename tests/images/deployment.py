@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from drmad_client import Client
 from drmad_client.http.job_handle import Job
 from tests.deploy.containers import ROOT
@@ -23,7 +25,13 @@ from tests.images.package_index import PackageIndex
 
 BUILT = ("api", "scheduler", "ray-worker")
 """Services whose images have targets of their own and need no GPU."""
-RUNNING = ("redis", "api", "scheduler", "ray-head", "ray-worker")
+RUNNING = tuple(
+    name
+    for name, service in yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
+        "services"
+    ].items()
+    if "profiles" not in service
+)
 _HEALTHY_S = 600.0
 
 JOB: dict[str, Any] = {

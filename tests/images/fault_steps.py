@@ -10,14 +10,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.images.deployment import Deployment, other_version
+from tests.images.deployment import RUNNING, Deployment, other_version
 from tests.images.report import Report
 
 History = list[dict[str, Any]]
 
 
 def kills(one: Deployment, report: Report, expected: History) -> None:
-    for service in ("ray-worker", "scheduler", "redis", "api", "ray-head"):
+    for service in RUNNING:
         with report.step(f"The container of {service} is killed while a job runs") as step:
             job_id = one.submit(f"without {service}")
             one.wait_for_commits(job_id, 3)

@@ -18,7 +18,8 @@ _FOLDERS = ("client", "workers", "service")
 def build(one: Deployment, report: Report) -> None:
     for service in BUILT:
         with report.step(
-            f"`docker compose build {service}` with a registry, index and certificates from .env"
+            f"`docker compose build {service}` with a registry, index and certificates from .env",
+            needed=True,
         ) as step:
             begun = time.monotonic()
             one.compose("build", service)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,15 +41,22 @@ class Report:
     images: list[Image] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
 
+    @property
+    def failed(self) -> int:
+        return sum("**failed**" in step.seen for step in self.steps)
+
     @contextlib.contextmanager
-    def step(self, claim: str) -> Iterator[Step]:
+    def step(self, claim: str, needed: bool = False) -> Iterator[Step]:
+        """Records what its block sees. The next steps follow a failure, except of a needed one."""
         step, begun = Step(claim), time.monotonic()
         print(f"{datetime.now():%H:%M:%S} {claim} ...", flush=True)
         try:
             yield step
-        except BaseException as error:
+        except Exception as error:
             step.seen = f"**failed**: {type(error).__name__}"
-            raise
+            traceback.print_exc()
+            if needed:
+                raise
         finally:
             step.seconds = time.monotonic() - begun
             self.steps.append(step)
@@ -58,7 +66,6 @@ class Report:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
         ).stdout.strip()
-        failed = sum("**failed**" in step.seen for step in self.steps)
         minutes = (time.monotonic() - self._begun) / 60
         lines = [
             "# Images and compose, run for real",
@@ -68,7 +75,7 @@ class Report:
             "It writes this page. The image for GPUs is read and linted, and was not built.",
             "",
             f"Run of {datetime.now(UTC):%Y-%m-%d} at commit `{commit}`: {len(self.steps)} steps, "
-            f"{failed} failed, {minutes:.0f} minutes, on {os.cpu_count()} cores "
+            f"{self.failed} failed, {minutes:.0f} minutes, on {os.cpu_count()} cores "
             f"(load {os.getloadavg()[2]:.1f}) under Linux {platform.release().split('-')[0]}.",
             f"Engine: {self.engine}. Base images: {self.bases}.",
             "",

@@ -40,17 +40,19 @@ def start(one: Deployment, report: Report) -> None:
         assert refused.returncode != 0
         assert "drmad keys create" in said, said
         step.seen = f"exit status {refused.returncode}, names `drmad keys create`"
-    with report.step("`docker compose run --rm api drmad keys create` makes the first key") as step:
+    with report.step(
+        "`docker compose run --rm api drmad keys create` makes the first key", True
+    ) as step:
         one.make_key()
         assert len(one.key) > 30
         step.seen = "a key"
-    with report.step("`docker compose up -d`: all parts become healthy") as step:
+    with report.step("`docker compose up -d`: all parts become healthy", True) as step:
         step.seen = f"{len(RUNNING)} healthy in {one.up():.0f} s"
 
 
 def undisturbed(one: Deployment, report: Report) -> list[dict[str, object]]:
     """A job from outside; returns its history, with which others are compared."""
-    with report.step("A job is submitted, followed and read from outside") as step:
+    with report.step("A job is submitted, followed and read from outside", True) as step:
         job_id = one.submit("undisturbed")
         job = one.ended(job_id)
         history = one.history(job_id)
