@@ -91,6 +91,8 @@ def test_demo_shows_what_tuning_gained_and_leaves_nothing_running(tmp_path: Path
     assert shown.count(" %  ") >= 30  # a line per meta-iteration
     for row in ("untuned", "tuned weights", "correctly labelled", "lowest weights"):
         assert row in shown
-    assert f"http://127.0.0.1:{port}/v1/jobs/job_" in shown
+    assert f"http://127.0.0.1:{port}/sign-in?next=/jobs/job_" in shown
+    assert f"drmad up --home {home} --port {port}" in shown
+    assert "drmad init mine" in shown
     assert any("raylet" in command for command in started.values())
     assert [command for pid, command in started.items() if alive(pid)] == []

@@ -23,6 +23,7 @@ from drmad_client.http.job_handle import Job
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.options import DEFAULT_HOME, Home, Port
+from drmad_service.operations.up_commands import sign_in_link
 
 _START_S = 60.0
 
@@ -54,8 +55,11 @@ def demo(
     home: Home = DEFAULT_HOME,
     port: Port = 8080,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the service running afterwards, until Ctrl-C.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Keep the service running afterwards, until Ctrl-C; by default in a terminal."
+        ),
+    ] = None,
 ) -> None:
     """Find wrong labels in a data set: about a minute on two cores, without a download.
 
@@ -77,14 +81,31 @@ def demo(
             raise DrmadError(f"the demo's job did not succeed; see: drmad show {tuned.id}")
         untuned = client.jobs.history(tuned.id)[0]
         console.print(_table(untuned, tuned, truth))
-        console.print(f"Job record:      {url}/v1/jobs/{tuned.id}", soft_wrap=True)
-        console.print(f"Fetch results:   drmad fetch {tuned.id} --to demo", soft_wrap=True)
-        if process is not None and keep:
+        stays = process is None or (_is_interactive() if keep is None else keep)
+        for line in _next_steps(home.expanduser().resolve(), port, tuned.id, stays):
+            console.print(line, soft_wrap=True, highlight=False)
+        if process is not None and stays:
             console.print("The service keeps running; Ctrl-C stops it.")
             with contextlib.suppress(KeyboardInterrupt):
                 process.wait()
         elif process is not None:
-            console.print(f"The service stops now; restart it with: {_up(home, port)}")
+            console.print("The service stops now.")
+
+
+def _next_steps(home: Path, port: int, job_id: str, stays: bool) -> Iterator[str]:
+    """What to try next; without the service its start stands first."""
+    if not stays:
+        yield f"Start the service: {_up(home, port)}"
+    link = sign_in_link(home, port, f"/jobs/{job_id}")
+    yield f"See the job:       {link}"
+    yield "                   (signs in once, within an hour)"
+    yield f"Fetch its results: drmad fetch {job_id} --to demo"
+    yield "Your own model:    drmad init mine && cd mine && drmad check job.yaml --code ."
+    yield "                   drmad submit job.yaml --code . --watch  # my_problem.py is yours"
+
+
+def _is_interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _table(untuned: MetaIteration, tuned: Job, truth: Job) -> Table:

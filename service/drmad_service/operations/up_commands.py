@@ -73,9 +73,11 @@ def open_dashboard(home: Home = DEFAULT_HOME, port: Port = 8080) -> None:
     _open(link)
 
 
-def sign_in_link(home: Path, port: int) -> str:
-    """A link whose ticket works once; the fragment that holds it is never sent or logged."""
-    return f"http://127.0.0.1:{port}/sign-in#ticket={issue_ticket(ensure_local_key(home))}"
+def sign_in_link(home: Path, port: int, page: str = "/") -> str:
+    """A link to a page, whose ticket works once; its fragment is never sent or logged."""
+    query = "" if page == "/" else f"?next={page}"
+    ticket = issue_ticket(ensure_local_key(home))
+    return f"http://127.0.0.1:{port}/sign-in{query}#ticket={ticket}"
 
 
 def _open(link: str) -> None:
