@@ -24,7 +24,10 @@ except OSError as error:
 _WAYS = (
     ("api", "redis", 6379, True),
     ("scheduler", "redis", 6379, True),
-    ("scheduler", "ray-head", 6381, True),
+    ("scheduler", "ray-driver", 6390, True),
+    ("scheduler", "ray-head", 6381, False),
+    ("ray-driver", "ray-head", 6381, True),
+    ("ray-driver", "redis", 6379, False),
     ("ray-worker", "ray-head", 6381, True),
     ("ray-worker", "redis", 6379, False),
     ("ray-worker", "api", 8080, False),
@@ -89,6 +92,13 @@ def walls(one: Deployment, report: Report) -> None:
             done = one.run(*command, check=False, stdin=_REACHES.encode())
             assert (done.returncode == 0) is expected, (service, host, done.stderr)
         step.seen = "; ".join(f"{a} → {b} {'yes' if w else 'no'}" for a, b, _, w in _WAYS)
+    with report.step("No container of the Ray cluster has the password of Redis") as step:
+        ray = [service for service in RUNNING if service.startswith("ray-")]
+        for service in ray:
+            seen = _exec(one, service, "cat /proc/1/environ /proc/self/environ | tr '\\0' '\\n'")
+            assert one.settings["RAY_AUTH_TOKEN"] in seen, service
+            assert one.settings["DRMAD_REDIS_PASSWORD"] not in seen, service
+        step.seen = ", ".join(ray)
     with report.step("`drmad doctor` finds a sound deployment sound") as step:
         for service in ("scheduler", "api"):
             done = one.run("exec", "-T", service, "drmad", "doctor", check=False)
