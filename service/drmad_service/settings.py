@@ -255,6 +255,18 @@ class SchedulerSettings(_Settings):
     nodes_s: float = setting(
         5.0, "Interval between reports of the cluster's nodes, in seconds.", 0.1
     )
+    tenants: tuple[str, ...] = setting(
+        (),
+        "Tenant whose jobs this scheduler drives, and no other tenant's; may be repeated. Tenants "
+        "who must not trust each other need a scheduler and a Ray cluster each.",
+        flag="tenant",
+    )
+    not_tenants: tuple[str, ...] = setting(
+        (),
+        "Tenant whose jobs this scheduler never drives, because another scheduler does; may be "
+        "repeated.",
+        flag="not_tenant",
+    )
     tenant_jobs: float = setting(UNLIMITED, "Maximum running jobs per tenant.", 1)
     tenant_replicas: float = setting(UNLIMITED, "Maximum running replicas per tenant.", 1)
     tenant_gpus: float = setting(UNLIMITED, "Maximum GPUs in use per tenant.", 0)

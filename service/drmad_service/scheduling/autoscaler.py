@@ -49,7 +49,7 @@ async def bundles(store: Store, cluster: ComputeCluster) -> Bundles:
     most = [*capacity.nodes, *capacity.autoscaler]
     return [
         {"CPU": needs.cpus} | ({"GPU": needs.gpus} if needs.gpus else {})
-        for needs in await store.demand(MOST_WAITING)
+        for needs in await store.demand(MOST_WAITING, capacity)
         if needs.refusal(most) is None
         for _ in range(needs.count)
     ]

@@ -59,6 +59,8 @@ class RayCluster:
             tenant_gpus=settings.tenant_gpus,
             tenant_replicas=settings.tenant_replicas,
             autoscaler=settings.autoscaler,
+            tenants=settings.tenants,
+            not_tenants=settings.not_tenants,
         )
 
     def replicas(self, spec: JobSpec, code: bytes | None) -> Replicas:

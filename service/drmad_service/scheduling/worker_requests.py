@@ -40,7 +40,10 @@ async def keep_answering(
                 counts = Counter(answering.values())
                 most = settings.tenant_worker_requests
                 with contextlib.suppress(RedisError):
-                    request = await store.take(kind, [t for t, n in counts.items() if n >= most])
+                    busy = [tenant for tenant, count in counts.items() if count >= most]
+                    request = await store.take(
+                        kind, [*settings.not_tenants, *busy], settings.tenants
+                    )
             if request is None:
                 await asyncio.sleep(settings.poll_s)
                 continue

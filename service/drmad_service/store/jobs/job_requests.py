@@ -20,7 +20,7 @@ from drmad_service.errors import (
 )
 from drmad_service.store.jobs.checkpoints import Checkpoints
 from drmad_service.store.jobs.forked_state import forked_scalars
-from drmad_service.store.jobs.placement import Needs
+from drmad_service.store.jobs.placement import Capacity, Needs
 from drmad_service.store.jobs.warm_starts import WarmStarts
 from drmad_service.store.layout import decoding, keys
 from drmad_service.store.layout.ids import new_id
@@ -184,14 +184,14 @@ class JobRequests(WarmStarts, Checkpoints):
         ids: list[str] = await self._scripts.run("queue", cluster.capacity.described(), limit)
         return ids
 
-    async def demand(self, most_waiting: int) -> list[Needs]:
-        """What the driven jobs and the first waiting ones need."""
+    async def demand(self, most_waiting: int, cluster: Capacity) -> list[Needs]:
+        """What the driven jobs and the first waiting ones of a cluster's tenants need."""
         driven = await self._redis.zrange(keys.LEASES, 0, -1)
         pipe = self._redis.pipeline(transaction=False)
         for job_id in [raw.decode() for raw in driven] + await self.queue(most_waiting):
-            pipe.hget(keys.job(job_id), "spec")
-        specs = [JobSpec.accepted(raw) for raw in await pipe.execute() if raw]
-        return [Needs.of(spec) for spec in specs]
+            pipe.hmget(keys.job(job_id), "spec", "tenant")
+        found = [(raw, tenant.decode()) for raw, tenant in await pipe.execute() if raw]
+        return [Needs.of(JobSpec.accepted(raw)) for raw, tenant in found if cluster.serves(tenant)]
 
     async def pause(self, job_id: str, by: str = LOCAL) -> JobRecord:
         """Release the job's resources after its running meta-iteration."""

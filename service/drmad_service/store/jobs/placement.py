@@ -109,6 +109,8 @@ class Capacity:
         tenant_replicas: maximum running replicas of a tenant.
         nodes: the living nodes; without them, the CPUs and GPUs are those of a single one.
         autoscaler: the nodes that an autoscaler could add at most.
+        tenants: those whose jobs run on this cluster; none stands for all.
+        not_tenants: those whose jobs never do.
     """
 
     cpus: float
@@ -118,12 +120,18 @@ class Capacity:
     nodes: tuple[NodeCapacity, ...] = ()
     autoscaler: tuple[NodeCapacity, ...] = ()
     tenant_replicas: float = UNLIMITED
+    tenants: tuple[str, ...] = ()
+    not_tenants: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, nodes: Sequence[NodeCapacity], **bounds: Any) -> Capacity:
         """The capacity of these nodes; `bounds` are the other fields."""
         cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
         return cls(cpus, gpus, nodes=tuple(sorted(nodes, key=lambda node: node.id)), **bounds)
+
+    def serves(self, tenant: str) -> bool:
+        """Whether jobs of a tenant run on this cluster, as in lua/placement.lua."""
+        return tenant not in self.not_tenants and (not self.tenants or tenant in self.tenants)
 
     def described(self) -> str:
         """What the scripts read, as JSON: the same for the same nodes and bounds."""
@@ -137,6 +145,8 @@ class Capacity:
                 "tenant_jobs": self.tenant_jobs,
                 "tenant_gpus": self.tenant_gpus,
                 "tenant_replicas": self.tenant_replicas,
+                "tenants": self.tenants,
+                "not_tenants": self.not_tenants,
             }
         )
 
@@ -152,6 +162,8 @@ def announced(fields: Mapping[str, Any]) -> Capacity:
         or (NodeCapacity("", fields["cpus"], fields["gpus"]),),
         tuple(NodeCapacity(**node) for node in fields.get("autoscaler", ())),
         fields.get("tenant_replicas", UNLIMITED),
+        tuple(fields.get("tenants", ())),
+        tuple(fields.get("not_tenants", ())),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from drmad_client.records.service.usage import Usage
 from drmad_client.records.side_runs.confirmation import Confirmation
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
-from drmad_service.store.jobs.placement import Needs, announced, counted
+from drmad_service.store.jobs.placement import Capacity, Needs, announced, counted
 
 Fields = Mapping[bytes, bytes]
 
@@ -186,6 +186,22 @@ def _confirmation(fields: Fields, progress: Progress) -> Confirmation | None:
     return found if found is not None and found.iterations == progress.iteration else None
 
 
+def _whole(announcements: Sequence[Mapping[str, Any]]) -> Capacity:
+    """The capacity of all Ray clusters, from what their schedulers announced, the newest last.
+
+    Schedulers of the same tenants share a cluster.
+    """
+    clusters: dict[tuple[tuple[str, ...], ...], Capacity] = {}
+    for one in announcements:
+        found = announced(one)
+        clusters[tuple(sorted(found.tenants)), tuple(sorted(found.not_tenants))] = found
+    if len(clusters) <= 1:
+        return next(iter(clusters.values()), announced({"cpus": 0.0, "gpus": 0.0}))
+    nodes = {node.id: node for each in clusters.values() for node in each.nodes}
+    added = tuple(node for each in clusters.values() for node in each.autoscaler)
+    return Capacity.of([*nodes.values()], autoscaler=added)
+
+
 class ClusterCapacity:
     """The capacity that the schedulers announced, and the part that is reserved for jobs."""
 
@@ -206,9 +222,7 @@ class ClusterCapacity:
         alive = [one for one in views if one["at"] > now_ms - silent_ms]
         self.schedulers = len(alive)
         self.now_ms = now_ms
-        # Every scheduler announces the same cluster.
-        newest = max(alive, key=lambda one: float(one["at"]), default={"cpus": 0.0, "gpus": 0.0})
-        self.capacity = announced(newest)
+        self.capacity = _whole(sorted(alive, key=lambda one: float(one["at"])))
         self.cpus, self.gpus = self.capacity.cpus, self.capacity.gpus
         free = {node.id: node for node in self.capacity.nodes}
         self.free_cpus, self.free_gpus = self.cpus, self.gpus

@@ -35,10 +35,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.leases, now + 10 * math.max(le
 end
 
 -- Jobs of a lost scheduler come first: they hold their reservation already.
-local orphan = redis.call('ZRANGEBYSCORE', K.leases, '-inf', now, 'LIMIT', 0, 1)[1]
-if orphan then
-  count('lease_losses')
-  return take(orphan, 'recovered', 'its scheduler was lost; continues from the last meta-iteration')
+for _, orphan in ipairs(redis.call('ZRANGEBYSCORE', K.leases, '-inf', now)) do
+  if serves(cjson.decode(described), redis.call('HGET', K.job .. orphan, 'tenant')) then
+    count('lease_losses')
+    return take(orphan, 'recovered', 'its scheduler was lost; continues from the last meta-iteration')
+  end
 end
 
 if is_full then return nil end  -- nothing that it computes could be kept

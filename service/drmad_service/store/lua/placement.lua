@@ -157,7 +157,7 @@ end
 -- of a tenant. `described` is a Capacity (JSON).
 local function capacity(described, counts)
   local cluster = cjson.decode(described)
-  local all = { nodes = without_use(cluster.nodes), whole = without_use(cluster.nodes), by_id = {},
+  local all = { cluster = cluster, nodes = without_use(cluster.nodes), whole = without_use(cluster.nodes), by_id = {},
     most_jobs = cluster.tenant_jobs, most_replicas = cluster.tenant_replicas, most_gpus = cluster.tenant_gpus + K.slack, tenants = {},
     now = now_ms(), changed_at = 0, known = {} }
   for _, announced in ipairs(redis.call('HVALS', K.cluster)) do
@@ -183,6 +183,17 @@ local function capacity(described, counts)
     end
   end
   return all
+end
+
+-- Whether a scheduler drives jobs of a tenant: of those that it names, or of all but some.
+local function serves(cluster, tenant)
+  for _, other in ipairs(cluster.not_tenants or {}) do
+    if other == tenant then return false end
+  end
+  for _, own in ipairs(cluster.tenants or {}) do
+    if own == tenant then return true end
+  end
+  return #(cluster.tenants or {}) == 0
 end
 
 -- Whether the bounds of its tenant allow the job beside the tenant's running ones.
@@ -221,7 +232,7 @@ local function first_waiting(all)
       -- The shares only raise ranks: no later job can precede the first one found.
       if first and rank >= first.rank then return first end
       local waiting = needs_of(queued[i])
-      if possible(all, waiting) and allowed(all, waiting) and not stands_back(all, waiting) then
+      if serves(all.cluster, waiting.tenant) and possible(all, waiting) and allowed(all, waiting) and not stands_back(all, waiting) then
         waiting.rank = rank + share_of(all, waiting.tenant).jobs * K.share_ms
         if not first or waiting.rank < first.rank then first = waiting end
       end

@@ -1,10 +1,9 @@
--- Takes the oldest request of the tenant that was served longest ago. ARGV: kind, tenants that are not
--- served now (JSON). Returns {id, tenant, content}, or nil when there is none.
-local kind, unserved = ARGV[1], {}
-for _, tenant in ipairs(cjson.decode(ARGV[2])) do unserved[tenant] = true end
+-- Takes the oldest request of the tenant that was served longest ago. ARGV: kind, the tenants that are
+-- served now, as in a Capacity (JSON). Returns {id, tenant, content}, or nil when there is none.
+local kind, cluster = ARGV[1], cjson.decode(ARGV[2])
 local tenants = K.requests .. kind
 for _, tenant in ipairs(redis.call('ZRANGE', tenants, 0, -1)) do
-  if not unserved[tenant] then
+  if serves(cluster, tenant) then
     local id = redis.call('LPOP', tenants .. ':' .. tenant)
     while id do
       local content = redis.call('GET', K.request .. kind .. ':' .. id)

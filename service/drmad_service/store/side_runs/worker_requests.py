@@ -60,13 +60,17 @@ class WorkerRequests(Base):
         pipe.zadd(keys.worker_requests(kind), {tenant: 0}, nx=True)
         await pipe.execute()
 
-    async def take(self, kind: str, unserved: Iterable[str] = ()) -> WorkerRequest | None:
+    async def take(
+        self, kind: str, unserved: Iterable[str] = (), served: Iterable[str] = ()
+    ) -> WorkerRequest | None:
         """Take the oldest request of the tenant that was served longest ago.
 
         Args:
             unserved: the tenants whose requests stay where they are.
+            served: the tenants of which one is taken; none stands for all.
         """
-        taken = await self._scripts.run("take_request", kind, json.dumps([*unserved]))
+        cluster = json.dumps({"tenants": [*served], "not_tenants": [*unserved]})
+        taken = await self._scripts.run("take_request", kind, cluster)
         return WorkerRequest(kind, *taken) if taken else None
 
     async def is_asked(self, request: WorkerRequest) -> bool:
