@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from redis.exceptions import RedisError
 from drmad_client.records.service.cluster import Node, SchedulerView
 from drmad_service.ray_driver.connection import CallFailed, RayDriver, RayLost
 from drmad_service.store import Store
+from drmad_service.store.cluster_use import SAMPLE_S
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +23,16 @@ async def keep_reporting_nodes(
     store: Store, scheduler: str, interval_s: float, driver: RayDriver
 ) -> None:
     """Report the nodes to the store every `interval_s` seconds, until cancelled."""
+    sample_due = 0.0
     try:
         while True:
             try:
                 nodes = [_node(fields) for fields in await driver.nodes()]
                 view = SchedulerView(scheduler=scheduler, at=datetime.now(UTC), nodes=nodes)
                 await store.report_nodes(scheduler, view.model_dump_json())
+                if time.monotonic() >= sample_due:
+                    await store.sample_use()
+                    sample_due = time.monotonic() + SAMPLE_S / 2
             except (RedisError, CallFailed, RayLost) as error:
                 logger.warning("could not report the nodes: %s", error)
             await asyncio.sleep(interval_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from drmad_service.store.access.notices import Notices
 from drmad_service.store.audit import Audit
+from drmad_service.store.cluster_use import ClusterUse
 from drmad_service.store.files.uploads import Uploads
 from drmad_service.store.jobs.commits import Commits
 from drmad_service.store.jobs.confirmations import Confirmations
@@ -39,5 +40,6 @@ class Store(
     Notices,
     Audit,
     TenantUses,
+    ClusterUse,
 ):
     """Jobs in Redis. A process has one instance, whose Redis client returns bytes."""

@@ -105,3 +105,19 @@ def test_a_search_shows_its_trials_as_lines_and_what_matters(
         ["learning_rate", "init", "validation loss"]
     )
     expect(page.locator('job-chart[name="importance"] .ytick')).to_have_count(2)
+
+
+def test_the_cluster_shows_reservations_by_node_tenants_and_its_use(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    do(lambda store: store.sample_use())
+    page.goto(f"{server.url}/cluster")
+    chart = page.locator('job-chart[name="use"]')
+    chart.scroll_into_view_if_needed()
+    expect(chart).to_have_attribute("data-state", "drawn")
+    expect(chart).to_contain_text("running jobs")
+    tenants = page.locator("section[aria-labelledby=tenants-title] tbody tr")
+    expect(tenants).to_have_count(1)
+    expect(tenants).to_contain_text("local")
+    nodes = page.locator("section[aria-labelledby=nodes] tbody tr")
+    expect(nodes.first).to_contain_text("of 16")

@@ -23,6 +23,30 @@ class Node(Record):
     gpu_kind: str = ""
 
 
+class NodeReservation(Record):
+    """What the replicas of running jobs reserve of one node."""
+
+    cpus: float = Field(default=0.0, description="Number of reserved CPU cores.")
+    gpus: float = Field(default=0.0, description="Number of reserved GPUs; parts of one add up.")
+    replicas: int = Field(default=0, description="Number of replicas on the node.")
+    jobs: list[str] = Field(
+        default=[],
+        description="Ids of the jobs, and of validations and retrainings, that the caller may see.",
+    )
+
+
+class UseSample(Record):
+    """The use of the cluster at one minute."""
+
+    at: datetime
+    cpus: float
+    gpus: float
+    reserved_cpus: float
+    reserved_gpus: float
+    running: int
+    queued: int
+
+
 class SchedulerView(Record):
     """The nodes of one scheduler's Ray cluster."""
 
@@ -58,6 +82,9 @@ class Cluster(Record):
     gpus: float = Field(description="Number of GPUs of all living nodes.")
     reserved_cpus: float = Field(description="Number of CPU cores reserved for running jobs.")
     reserved_gpus: float = Field(description="Number of GPUs reserved for running jobs.")
+    reserved: dict[str, NodeReservation] = Field(
+        default={}, description="Reservations by the id of the node."
+    )
     running: list[Placement]
     queue: list[Placement] = Field(
         description="Queued jobs in the order in which they will run; a long queue is truncated."

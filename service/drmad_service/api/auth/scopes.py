@@ -65,6 +65,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/compare"): READ,
     ("GET", "/compare/learned"): READ,
     ("GET", "/cluster"): READ,
+    ("GET", "/cluster/use"): READ,
     ("GET", "/docs"): READ,
     ("GET", "/live"): READ,
     ("GET", "/jobs/{job_id}/examples"): SUBMIT,  # a worker runs the job's code to read them

@@ -23,6 +23,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:reserved_at              hash    the same -> time since when it is reserved
     drmad:cluster                  hash    scheduler id -> capacity of its cluster (JSON)
     drmad:nodes                    hash    scheduler id -> nodes of its cluster (JSON)
+    drmad:use                      stream  use of the cluster under the id <ms of a minute>-1:
+                                           cpus, gpus, reserved_cpus, ...; the last week
     drmad:idempotency:<tenant>:<key>  string  "<job id> <sha256 of the body>"; a day
     drmad:keys                     zset    ids of API keys; score: time of creation
     drmad:key:<id>                 hash    digest (sha256), tenant, scope, note, created_at,
@@ -90,6 +92,7 @@ PLACES = "drmad:places"
 RESERVED_AT = "drmad:reserved_at"
 CLUSTER = "drmad:cluster"
 NODES = "drmad:nodes"
+USE = "drmad:use"
 CHANGES = "drmad:changes"
 PROBE = "drmad:probe"
 AUDIT = "drmad:audit"

@@ -19,9 +19,11 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.export import job_folder
+from drmad_client.plots.cluster_use import cluster_use
 from drmad_client.records.group import GroupRecord, group_record
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
+from drmad_client.records.service.usage import TenantLimits
 from drmad_client.records.status import JobStatus
 from drmad_client.spec import capabilities
 from drmad_client.spec.groups import GROUP
@@ -392,7 +394,15 @@ async def cluster_page(
     overview: OverviewDependency,
 ) -> Response:
     view = await cluster.retrieve(store, overview, principal)
-    return await page(request, "cluster.html", principal=principal, cluster=view)
+    tenants = await store.usage(principal.only_tenant, TenantLimits(), None)
+    return await page(request, "cluster.html", principal=principal, cluster=view, tenants=tenants)
+
+
+@actions.get("/cluster/use")
+async def cluster_figure(store: StoreDependency) -> dict[str, Any]:
+    """The use of the cluster over the last week, as a figure."""
+    samples = await store.uses()
+    return await asyncio.to_thread(cluster_use, samples)
 
 
 @router.get("/docs")

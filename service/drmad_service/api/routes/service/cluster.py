@@ -34,7 +34,12 @@ async def retrieve(
     running = [shown(job, await _nodes(store, job)) for job in await overview.driven()]
     # Several schedulers may share one cluster, so each node counts once.
     nodes = {node.id: node for view in schedulers for node in view.nodes if node.alive}
+    reserved = {}
+    for node, held in (await store.node_reservations()).items():
+        own = [each for each in held.jobs if await _sees(store, principal, each)]
+        reserved[node] = held.model_copy(update={"jobs": own})
     return Cluster(
+        reserved=reserved,
         schedulers=schedulers,
         cpus=sum(node.cpus for node in nodes.values()),
         gpus=sum(node.gpus for node in nodes.values()),
@@ -44,6 +49,11 @@ async def retrieve(
         queue=[shown(job, []) for job in await overview.queue()],
         queued=(await overview.counts()).get(JobStatus.QUEUED, 0),
     )
+
+
+async def _sees(store: StoreDependency, principal: PrincipalDependency, run: str) -> bool:
+    """Whether the caller may know of a reservation; runs beside jobs have ids of their own."""
+    return principal.sees_all or await store.tenant_of(run) == principal.tenant
 
 
 def _placement(job: JobRecord, nodes: list[str]) -> Placement:
