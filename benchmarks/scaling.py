@@ -238,7 +238,7 @@ class SimulatedCluster:
     async def capacity(self) -> Capacity:
         return Capacity(float(self._workers), 0.0)
 
-    def replicas(self, spec: JobSpec, code: bytes | None) -> SimulatedReplicas:
+    def replicas(self, spec: JobSpec, code: bytes | None, job_id: str) -> SimulatedReplicas:
         return SimulatedReplicas(self._recording, self._chance)
 
 

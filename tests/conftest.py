@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 from drmad_service.operations.embedded import EmbeddedRedis
+from tests.s3 import S3, s3_server
 
 # One thread, also in the processes that tests start: figures repeat, and tests do not fight for
 # cores. It is set before torch is loaded. And Ray would lower the priority of its workers, which
@@ -66,6 +67,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     redis.start()
     yield redis.url
     redis.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A real S3 server on loopback, one for the whole run; every test has a bucket of its own."""
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

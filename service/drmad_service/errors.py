@@ -208,6 +208,12 @@ class DiskRefuses(DrmadError):
         )
 
 
+class ArtifactsFail(DrmadError):
+    """The artifact store does not answer, or refuses a request."""
+
+    retry_after_s = 5.0
+
+
 class SchemaDiffers(DrmadError):
     """The data in Redis have another schema, or are being migrated to one."""
 

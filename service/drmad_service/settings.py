@@ -13,7 +13,6 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from drmad_client.spec import defaults
 from drmad_service.flags import setting
 from drmad_service.job_limits import MAX_HYPERPARAMETERS, JobLimits
 from drmad_service.oidc_settings import OidcSettings
@@ -21,6 +20,8 @@ from drmad_service.scheduling.notifications.mail import Mail
 from drmad_service.scheduling.notifications.webhooks import Webhooks
 from drmad_service.store import StoreSettings
 from drmad_service.store.jobs.placement import UNLIMITED, NodeCapacity
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
+from drmad_workers.artifacts.store import ArtifactLocation
 
 
 def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -92,6 +93,12 @@ class _Settings:
     mail: Mail = Field(default_factory=Mail)
     data_dir: Path = Path("data")
     """Folder of uploaded data sets, which the API and the workers share."""
+    artifacts: ArtifactLocation | None = Field(default=None, repr=False)
+    """Where large results are kept; None stands for the folder of uploads."""
+
+    @property
+    def artifact_location(self) -> ArtifactLocation:
+        return self.artifacts or ArtifactLocation(str(self.data_dir))
 
 
 @dataclass(frozen=True)
@@ -282,10 +289,16 @@ class SchedulerSettings(_Settings):
         1,
     )
     max_model_bytes: int = setting(
-        defaults.Online.checkpoint_bytes,
-        "Maximum size of a stored model, in bytes; larger models are not stored.",
+        16 << 30, "Maximum size of a stored model, in bytes; larger models are not stored.", 0
+    )
+    inline_bytes: int = setting(
+        4 << 20,
+        "Maximum size of a model that is stored in Redis, in bytes; larger ones go to the artifact "
+        "store.",
         0,
     )
+    worker_artifacts: ArtifactLocation | None = Field(default=None, repr=False)
+    """The artifact store with the credentials that workers get; None stands for the scheduler's."""
     keep_ended_s: float = setting(
         30 * 24 * 3600.0,
         "Time that the service keeps ended jobs, and uploads that no job names, in seconds.",
@@ -320,6 +333,11 @@ class SchedulerSettings(_Settings):
     @property
     def replica_memory_bytes(self) -> int:
         return self.replica_memory_mib << 20
+
+    def job_artifacts(self, job_id: str) -> JobArtifacts:
+        """What the workers of a job get, to keep its large results."""
+        location = self.worker_artifacts or self.artifact_location
+        return JobArtifacts(location, job_id, self.inline_bytes)
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ def test_linter_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "extras", "has_ray"),
     [
-        ("api", "api,oidc,otel", False),
-        ("scheduler", "service,otel", True),
-        ("worker", "workers", True),
-        ("worker-gpu", "workers", True),
+        ("api", "api,oidc,otel,s3", False),
+        ("scheduler", "service,otel,s3", True),
+        ("worker", "workers,s3", True),
+        ("worker-gpu", "workers,s3", True),
     ],
 )
 def test_target_carries_what_it_needs_and_no_rights(

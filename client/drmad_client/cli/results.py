@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,9 +55,11 @@ def fetch(
       drmad fetch job_01J... --to tuned
       drmad fetch job_01J... --iteration 7
     """
-    with options.open_client(context) as client:
+    with options.open_client(context) as client, warnings.catch_warnings(record=True) as missing:
         for path in client.jobs.save(job_id, to or Path(job_id), options.index_of(iteration)):
             echo(f"{path}  ({path.stat().st_size:,} bytes)")
+    for warning in missing:
+        echo(str(warning.message), err=True)
 
 
 def history(

@@ -14,9 +14,7 @@ from drmad_client.records.side_runs.retraining import Retraining
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def retraining_files(
-    job: JobRecord, found: Retraining, tuned: Arrays, model: Arrays | None
-) -> dict[str, bytes]:
+def retraining_files(job: JobRecord, found: Retraining, tuned: Arrays) -> dict[str, bytes]:
     """The content of every file by its name.
 
     retraining.json has the report, hyperparameters.safetensors the tuned values in their own units,
@@ -28,7 +26,6 @@ def retraining_files(
         job: The job that found the hyperparameters.
         found: The retraining.
         tuned: The hyperparameters in the user's units; none of an attribution.
-        model: None if the service keeps none.
     """
     from safetensors.numpy import save
 
@@ -36,8 +33,6 @@ def retraining_files(
         "retraining.json": found.model_dump_json(indent=2).encode(),
         "hyperparameters.safetensors": save(dict(tuned)),
     }
-    if model is not None:
-        files["model.safetensors"] = save(dict(model))
     try:
         source = recipe(job.begun, found.asked, job.id)
     except NotPlain as reason:

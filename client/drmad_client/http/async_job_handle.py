@@ -228,8 +228,12 @@ class AsyncJob(JobView):
         tuned: NamedArrays = {}
         if found.iteration is not None:
             tuned = await self.hyperparameters(found.iteration)
-        model = None if found.model_bytes is None else await self.retrained_model(found.id)
-        return write(retraining_files(self.record, found, tuned, model), Path(folder))
+        written = write(retraining_files(self.record, found, tuned), Path(folder))
+        if found.model_bytes is not None:
+            file = calls.retrained_model_file(self.id, found.id)
+            target = Path(folder) / "model.safetensors"
+            written.append(await self._runner.run(self._runner.flows.download(file, target)))
+        return written
 
     async def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.
@@ -240,6 +244,11 @@ class AsyncJob(JobView):
         from drmad_client.plots.figures import to_plotly
 
         return to_plotly(await self._runner.send(calls.part(self.id, f"figures/{name}")))
+
+    async def download_model(self, target: Path | str, iteration: str = "best") -> Path:
+        """Write the best or last model to a safetensors file; see `AsyncJobs.download_model`."""
+        file = calls.model_file(self.id, iteration)
+        return await self._runner.run(self._runner.flows.download(file, Path(target)))
 
     async def save(self, folder: Path | str, iteration: int | str = "best") -> list[Path]:
         """Write hyperparameters, model, history and spec to files; return their paths.

@@ -391,6 +391,16 @@ class AsyncJobs:
         """Fetch a figure as plotly's JSON; `figures.FIGURES` lists the names."""
         return await self._runner.send(calls.part(job_id, f"figures/{name}"))
 
+    async def download_model(
+        self, job_id: str, target: Path | str, iteration: str = "best"
+    ) -> Path:
+        """Write the best or last model to a safetensors file, never whole in memory.
+
+        A broken connection goes on where it broke, and the digest is compared at the end.
+        """
+        file = calls.model_file(job_id, iteration)
+        return await self._runner.run(self._runner.flows.download(file, Path(target)))
+
     async def save(
         self, job_id: str, folder: Path, iteration: int | str = "best"
     ) -> builtins.list[Path]:

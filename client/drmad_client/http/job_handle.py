@@ -227,8 +227,12 @@ class Job(JobView):
         tuned: NamedArrays = {}
         if found.iteration is not None:
             tuned = self.hyperparameters(found.iteration)
-        model = None if found.model_bytes is None else self.retrained_model(found.id)
-        return write(retraining_files(self.record, found, tuned, model), Path(folder))
+        written = write(retraining_files(self.record, found, tuned), Path(folder))
+        if found.model_bytes is not None:
+            file = calls.retrained_model_file(self.id, found.id)
+            target = Path(folder) / "model.safetensors"
+            written.append(self._runner.run(self._runner.flows.download(file, target)))
+        return written
 
     def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.
@@ -239,6 +243,11 @@ class Job(JobView):
         from drmad_client.plots.figures import to_plotly
 
         return to_plotly(self._runner.send(calls.part(self.id, f"figures/{name}")))
+
+    def download_model(self, target: Path | str, iteration: str = "best") -> Path:
+        """Write the best or last model to a safetensors file; see `Jobs.download_model`."""
+        file = calls.model_file(self.id, iteration)
+        return self._runner.run(self._runner.flows.download(file, Path(target)))
 
     def save(self, folder: Path | str, iteration: int | str = "best") -> list[Path]:
         """Write hyperparameters, model, history and spec to files; return their paths.

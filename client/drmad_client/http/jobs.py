@@ -390,6 +390,14 @@ class Jobs:
         """Fetch a figure as plotly's JSON; `figures.FIGURES` lists the names."""
         return self._runner.send(calls.part(job_id, f"figures/{name}"))
 
+    def download_model(self, job_id: str, target: Path | str, iteration: str = "best") -> Path:
+        """Write the best or last model to a safetensors file, never whole in memory.
+
+        A broken connection goes on where it broke, and the digest is compared at the end.
+        """
+        file = calls.model_file(job_id, iteration)
+        return self._runner.run(self._runner.flows.download(file, Path(target)))
+
     def save(self, job_id: str, folder: Path, iteration: int | str = "best") -> builtins.list[Path]:
         """Write the files that are needed to use and to repeat a job; return their paths.
 

@@ -67,7 +67,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.settings = settings
             app.state.redis = redis
             app.state.metrics = metrics
-            app.state.store = Store(redis, settings.store, settings.most_queued)
+            artifacts = settings.artifact_location.open()
+            app.state.store = Store(redis, settings.store, settings.most_queued, artifacts)
             app.state.data = DataFolder(settings.data_dir)
             app.state.checker = FileChecker()
             app.state.overview = Overview(redis, app.state.store, settings.store.scheduler_silent_s)

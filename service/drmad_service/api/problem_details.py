@@ -19,6 +19,7 @@ from drmad_client.records.problem_details import FieldError, ProblemDetails
 from drmad_service.api.middleware.head_requests import allowed
 from drmad_service.errors import (
     ActionRefused,
+    ArtifactsFail,
     CrossSite,
     DiskRefuses,
     GroupNotFound,
@@ -53,6 +54,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     ResultNotFound: (HTTPStatus.NOT_FOUND, "result_not_found"),
     StoreFull: (HTTPStatus.INSUFFICIENT_STORAGE, "store_full"),
     SchemaDiffers: (HTTPStatus.SERVICE_UNAVAILABLE, "schema_differs"),
+    ArtifactsFail: (HTTPStatus.SERVICE_UNAVAILABLE, "artifacts_fail"),
     ActionRefused: (HTTPStatus.CONFLICT, "action_refused"),
     ValidationRefused: (HTTPStatus.CONFLICT, "validation_refused"),
     RetrainingRefused: (HTTPStatus.CONFLICT, "retraining_refused"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from drmad_service.errors import ServiceStartError
 from drmad_service.operations.redis_access import url_in_file
+from drmad_workers.artifacts.store import ArtifactLocation
 
 
 def _default_home() -> Path:
@@ -71,4 +74,47 @@ DataDir = Annotated[
         "folder data in the home.",
     ),
 ]
+ArtifactsUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="DRMAD_ARTIFACTS_URL",
+        help="Where large models, checkpoints and vectors are kept: a folder that the API and the "
+        "workers share, s3://bucket/prefix, gs:// or az://; by default the folder of uploads.",
+    ),
+]
+ArtifactsOptionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DRMAD_ARTIFACTS_OPTIONS_FILE",
+        help="JSON file with what fsspec's file system of the URL takes, such as endpoint and "
+        "credentials; without it each process finds its own, as the vendor's tools do.",
+    ),
+]
 ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
+
+
+def artifact_location(url: str, options_file: Path | None) -> ArtifactLocation | None:
+    """The artifact store of the options; None without a URL.
+
+    Raises:
+        ServiceStartError: the file cannot be read, or holds no JSON object.
+    """
+    if not url:
+        return None
+    if "://" not in url:
+        url = str(Path(url).expanduser().resolve())
+    if options_file is None:
+        return ArtifactLocation(url)
+    try:
+        options = json.loads(options_file.read_text())
+    except (OSError, ValueError) as error:
+        raise ServiceStartError(
+            f"expected a JSON object with the options of the artifact store in {options_file}: "
+            f"{error}"
+        ) from error
+    if not isinstance(options, dict):
+        raise ServiceStartError(
+            f"expected a JSON object with the options of the artifact store in {options_file}, "
+            f"got {type(options).__name__}"
+        )
+    return ArtifactLocation(url, options)

@@ -20,10 +20,13 @@ from drmad_service.flags import filled, with_settings
 from drmad_service.operations.home_secrets import read_secret
 from drmad_service.operations.options import (
     DEFAULT_HOME,
+    ArtifactsOptionsFile,
+    ArtifactsUrl,
     DataDir,
     ExitWithParent,
     Home,
     RedisUrl,
+    artifact_location,
 )
 from drmad_service.operations.ray_driver_command import host_and_port
 from drmad_service.operations.supervisor import exit_with_parent as follow_parent
@@ -44,6 +47,16 @@ logger = logging.getLogger(__name__)
 def schedule(
     redis_url: RedisUrl = "",
     data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
+    artifacts_worker_options_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DRMAD_ARTIFACTS_WORKER_OPTIONS_FILE",
+            help="The same for the workers, whose credentials the code of jobs can read; by "
+            "default they get those of the scheduler.",
+        ),
+    ] = None,
     home: Home = DEFAULT_HOME,
     webhook_secret_file: Annotated[
         Path | None,
@@ -75,6 +88,10 @@ def schedule(
         webhooks=filled(Webhooks, flags, "webhook", secret=secret),
         mail=filled(Mail, flags, "mail", password=password),
         data_dir=data_folder(data_dir, home),
+        artifacts=artifact_location(artifacts_url, artifacts_options_file),
+        worker_artifacts=artifact_location(
+            artifacts_url, artifacts_worker_options_file or artifacts_options_file
+        ),
     )
     files = [webhook_secret_file, mail_password_file, *_url_files()]
     hidden = [home.expanduser().resolve(), *(file.resolve() for file in files if file)]
@@ -108,7 +125,8 @@ async def _schedule(
             await agree(redis)
         except RedisError as error:  # once Redis is back, its scripts refuse another schema
             logger.warning("Redis does not answer yet: %s", error)
-        await Scheduler(Store(redis, settings.store), settings, driver).run(stopping)
+        store = Store(redis, settings.store, artifacts=settings.artifact_location.open())
+        await Scheduler(store, settings, driver).run(stopping)
 
 
 def _driver(
@@ -121,7 +139,11 @@ def _driver(
         return connected(host, port, cluster_token(os.environ))
     readable = [settings.data_dir, *settings.data_roots]
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    workers = Workers(settings.worker_variables, closed, readable, settings.worker_user)
+    writable = []
+    if (folder := settings.artifact_location.open().folder) is not None:
+        writable = [folder / "jobs"]
+        writable[0].mkdir(parents=True, exist_ok=True, mode=0o700)
+    workers = Workers(settings.worker_variables, closed, readable, writable, settings.worker_user)
     return launched(settings.ray_address, settings.cpus, workers)
 
 

@@ -18,12 +18,15 @@ from drmad_service.operations.home_secrets import read_secret
 from drmad_service.operations.key_commands import is_loopback, refuse_unguarded
 from drmad_service.operations.options import (
     DEFAULT_HOME,
+    ArtifactsOptionsFile,
+    ArtifactsUrl,
     DataDir,
     ExitWithParent,
     Home,
     Host,
     Port,
     RedisUrl,
+    artifact_location,
 )
 from drmad_service.operations.supervisor import exit_with_parent as follow_parent
 from drmad_service.scheduling.notifications.mail import Mail
@@ -57,6 +60,8 @@ def serve(
         ),
     ] = None,
     data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
     home: Home = DEFAULT_HOME,
     exit_with_parent: ExitWithParent = False,
     **flags: Any,
@@ -81,6 +86,7 @@ def serve(
         oidc=_oidc(flags, oidc_client_secret_file),
         mail=filled(Mail, flags, "mail"),
         data_dir=data_folder(data_dir, home),
+        artifacts=artifact_location(artifacts_url, artifacts_options_file),
     )
     if exit_with_parent:
         follow_parent()

@@ -14,7 +14,15 @@ from drmad_service import logs
 from drmad_service.api.auth.api_keys import issue_ticket
 from drmad_service.flags import filled, with_settings
 from drmad_service.operations.home_secrets import ensure_local_key
-from drmad_service.operations.options import DEFAULT_HOME, DataDir, Home, Port
+from drmad_service.operations.options import (
+    DEFAULT_HOME,
+    ArtifactsOptionsFile,
+    ArtifactsUrl,
+    DataDir,
+    Home,
+    Port,
+    artifact_location,
+)
 from drmad_service.operations.supervisor import supervise
 from drmad_service.settings import SupervisorSettings
 from drmad_service.store.files.data_folder import data_folder
@@ -31,6 +39,8 @@ def up(
         ),
     ] = "",
     data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
     no_browser: Annotated[
         bool,
         typer.Option("--no-browser", envvar="DRMAD_NO_BROWSER", help="Do not open a browser."),
@@ -45,6 +55,10 @@ def up(
     settings = filled(SupervisorSettings, flags)
     home = home.expanduser().resolve()
     shared = ["--data-dir", str(data_folder(data_dir, home))]
+    if (location := artifact_location(artifacts_url, artifacts_options_file)) is not None:
+        shared += ["--artifacts-url", location.url]
+    if artifacts_options_file is not None:
+        shared += ["--artifacts-options-file", str(artifacts_options_file.resolve())]
     serve = ["--port", str(port), *shared]
     if settings.allow_requirements:
         serve.append("--allow-requirements")

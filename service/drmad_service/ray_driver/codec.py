@@ -13,6 +13,9 @@ from typing import Any
 
 import msgpack
 
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
+from drmad_workers.artifacts.store import ArtifactLocation
 from drmad_workers.ray_actor import messages
 
 MAX_BYTES = 1 << 30
@@ -24,6 +27,9 @@ _REFERENCE, _MESSAGE = 1, 2
 MESSAGES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
+        Artifact,
+        ArtifactLocation,
+        JobArtifacts,
         messages.AttributionResult,
         messages.Failure,
         messages.PackedState,

@@ -39,12 +39,14 @@ class Workers:
         variables: names of environment variables, besides those of the fixed list.
         closed: folders and files of the service that they may not open.
         readable: folders of data, which may lie below closed ones.
+        writable: folders of results, which may lie below closed ones too.
         user: the user as whom they run; "" keeps that of this process.
     """
 
     variables: Sequence[str] = ()
     closed: Sequence[Path] = ()
     readable: Sequence[Path] = ()
+    writable: Sequence[Path] = ()
     user: str = ""
 
 
@@ -63,6 +65,7 @@ async def launched(
     if user is not None:
         await asyncio.to_thread(user.must_run, environment)
         user.let_read(workers.readable, workers.closed)
+        user.let_write(workers.writable, workers.closed)
         environment = user.environment(environment)
     elif confinement.is_available():
         # Caches of data and models; beside a closed folder no new ones can be made later.
@@ -75,6 +78,7 @@ async def launched(
         )
     paths = [f"--closed={path}" for path in workers.closed]
     paths += [f"--readable={path}" for path in workers.readable]
+    paths += [f"--writable={path}" for path in workers.writable]
     with contextlib.ExitStack() as exits:
         if address == "local":
             own = exits.enter_context(temporary_folder(user.user_id if user else None))

@@ -76,11 +76,18 @@ class WorkerUser:
 
     def let_read(self, folders: Iterable[Path], closed: Iterable[Path]) -> None:
         """Give this user's group the right to read folders that lie below closed ones."""
+        self._let(folders, closed, 0o2750)  # what is uploaded into it has its group
+
+    def let_write(self, folders: Iterable[Path], closed: Iterable[Path]) -> None:
+        """Give this user's group the right to write folders that lie below closed ones."""
+        self._let(folders, closed, 0o2770)
+
+    def _let(self, folders: Iterable[Path], closed: Iterable[Path], mode: int) -> None:
         for folder in folders:
             for parent in closed:
                 if folder.is_relative_to(parent):
                     os.chown(folder, -1, self.group_id)
-                    folder.chmod(0o2750)  # what is uploaded into it has its group
+                    folder.chmod(mode)
                     for above in folder.parents:
                         if above.is_relative_to(parent):
                             above.chmod(stat.S_IMODE(above.stat().st_mode) | stat.S_IXOTH)

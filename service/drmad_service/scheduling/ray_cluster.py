@@ -23,7 +23,7 @@ class ComputeCluster(Protocol):
         """
         ...
 
-    def replicas(self, spec: JobSpec, code: bytes | None) -> Replicas:
+    def replicas(self, spec: JobSpec, code: bytes | None, job_id: str) -> Replicas:
         """The replicas of a job, none of them placed yet.
 
         Args:
@@ -63,7 +63,7 @@ class RayCluster:
             not_tenants=settings.not_tenants,
         )
 
-    def replicas(self, spec: JobSpec, code: bytes | None) -> Replicas:
+    def replicas(self, spec: JobSpec, code: bytes | None, job_id: str) -> Replicas:
         return ReplicaGroup(
             spec,
             self._driver,
@@ -71,6 +71,7 @@ class RayCluster:
             uploads=str(self._settings.data_dir),
             code=code,
             memory_bytes=self._settings.replica_memory_bytes,
+            artifacts=self._settings.job_artifacts(job_id),
         )
 
 

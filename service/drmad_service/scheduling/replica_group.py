@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from drmad_client.spec.job import JobSpec
 from drmad_service.ray_driver.connection import Actor, RayDriver, Reference, Reservation
 from drmad_service.store.jobs.placement import Placed
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor.messages import THREADS
 
 
@@ -69,6 +70,7 @@ class ReplicaGroup:
         uploads: str,
         code: bytes | None,
         memory_bytes: int = 0,
+        artifacts: JobArtifacts | None = None,
     ) -> None:
         """`memory_bytes` limits a replica without a GPU whose spec sets no limit; 0 sets none."""
         self._spec = spec
@@ -76,6 +78,7 @@ class ReplicaGroup:
         self._code = code
         self._data_roots = list(data_roots)
         self._uploads = uploads
+        self._artifacts = artifacts
         self._memory_bytes = (
             0 if spec.resources.gpus else spec.resources.memory_bytes or memory_bytes
         )
@@ -154,6 +157,7 @@ class ReplicaGroup:
             code,
             int(self._memory_bytes * share),
             followers,
+            self._artifacts,
         )
 
     def first(self, index: int) -> int:

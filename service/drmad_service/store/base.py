@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from drmad_service.store.layout import decoding, keys
 from drmad_service.store.layout.schema import SCHEMA
 from drmad_service.store.layout.state_machine import TRANSITIONS, Action
 from drmad_service.store.layout.types import Lease, ResumePoint, StoreSettings
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import Kept
+from drmad_workers.artifacts.store import ArtifactStore
 
 FULL = 0.8
 """Fraction of the memory budget above which the store accepts no new job or upload."""
@@ -37,8 +41,13 @@ class Base:
         redis: Redis,
         settings: StoreSettings = StoreSettings(),
         most_queued: int = 0,
+        artifacts: ArtifactStore | None = None,
     ) -> None:
-        """`most_queued` bounds the queued and paused jobs of a tenant; 0 sets no bound."""
+        """
+        Args:
+            most_queued: bounds the queued and paused jobs of a tenant; 0 sets no bound.
+            artifacts: has what is too large for Redis; None in a process that reads none of it.
+        """
         # redis-py types its answers as bytes, str or None; this client returns bytes.
         self._redis: Any = redis
         self._settings = settings
@@ -50,9 +59,11 @@ class Base:
             unplaced_ms=1000 * settings.unplaced_s,
             longest_unplaced_ms=1000 * settings.longest_unplaced_s,
         )
-        self._blobs = Blobs(redis, self._scripts, "chunks")
-        self._model_blobs = Blobs(redis, self._scripts, "model_chunks")
-        self._checkpoint_blobs = Blobs(redis, self._scripts, "checkpoint_chunks")
+        self._artifacts = artifacts
+        self._blobs = Blobs(redis, self._scripts, "chunks", artifacts)
+        self._model_blobs = Blobs(redis, self._scripts, "model_chunks", artifacts)
+        self._checkpoint_blobs = Blobs(redis, self._scripts, "checkpoint_chunks", artifacts)
+        self._retrained_blobs = Blobs(redis, self._scripts, "retrained_chunks", artifacts)
 
     async def ping(self) -> None:
         await self._redis.ping()
@@ -218,6 +229,15 @@ class Base:
 
 def states(action: Action) -> str:
     return json.dumps(TRANSITIONS[action])
+
+
+def described_model(iteration: int, model: Kept, chunks: Sequence[str]) -> dict[str, Any]:
+    """The entry of a models hash."""
+    if isinstance(model, Artifact):
+        size, sha256 = model.size, model.sha256
+    else:
+        size, sha256 = len(model), hashlib.sha256(model).hexdigest()
+    return {"iteration": iteration, "chunks": chunks, "bytes": size, "sha256": sha256}
 
 
 def model_chunks(models: Mapping[str, Any]) -> set[str]:

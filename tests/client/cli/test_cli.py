@@ -503,9 +503,9 @@ def test_fetch_writes_what_is_needed_to_use_and_to_repeat_a_job(
         str(folder / name)
         for name in (
             "hyperparameters.safetensors",
-            "model.safetensors",
             "history.csv",
             "job.yaml",
+            "model.safetensors",
         )
     ]
     assert (folder / "hyperparameters.safetensors").read_bytes() == file
@@ -525,6 +525,7 @@ def test_fetch_does_without_a_model_that_is_not_kept(service: FakeService, tmp_p
     service.on("GET", f"{JOB}/hyperparameters", Answer(200, save({"l2": np.ones(1)})))
     done = drmad(service, "fetch", samples.ID, "--to", str(tmp_path))
     assert done.returncode == 0
+    assert "no model was written: not here" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
         "hyperparameters.safetensors",
         "history.csv",

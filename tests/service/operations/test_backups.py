@@ -30,6 +30,7 @@ from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
 from tests.service.homes import HOMES, SCHEMA_2
 from tests.service.store.test_store import started, step
+from tests.service.stored_models import model
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +108,7 @@ async def test_jobs_come_back_as_they_were(
         again = await store.get(job.id)
         assert again.model_dump(exclude=CHANGED) == job.model_dump(exclude=CHANGED)
     assert await orphans(redis) == []
-    assert await store.model(job_id, "last") == (2, bytes(CHUNK_BYTES + 2))
+    assert await model(store, job_id, "last") == (2, bytes(CHUNK_BYTES + 2))
 
 
 async def test_restored_job_can_be_forked_extended_and_deleted(

@@ -158,7 +158,7 @@ class StandInCluster:
     async def capacity(self) -> Capacity:
         return Capacity(4.0, 0.0)
 
-    def replicas(self, spec: JobSpec, code: bytes | None) -> StandInReplicas:
+    def replicas(self, spec: JobSpec, code: bytes | None, job_id: str) -> StandInReplicas:
         self.specs.append(spec)
         return StandInReplicas(self)
 

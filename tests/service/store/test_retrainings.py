@@ -22,6 +22,7 @@ from drmad_service.store.layout.state_machine import Action
 from drmad_service.store.side_runs.base import KEPT, HeldRun
 from tests.service.store.test_store import started, step
 from tests.service.store.test_validations import FOUR, HOLD_S, ended_job, taken
+from tests.service.stored_models import retrained_model
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +71,7 @@ async def test_a_retraining_runs_beside_a_validation_and_keeps_report_and_model(
     await finished(store, held, model)
     ended = await store.retraining(job_id, found.id)
     assert (ended.status, ended.report, ended.model_bytes) == ("succeeded", REPORT, len(model))
-    assert await store.retrained_model(job_id, found.id) == model
+    assert await retrained_model(store, job_id, found.id) == model
     kinds = {e.data["id"]: e.type for e in await store.events(job_id) if "id" in e.data}
     assert kinds[found.id] == "retraining"
     with pytest.raises(RunLost):
@@ -108,7 +109,7 @@ async def test_the_chunks_of_dropped_retrainings_go_unless_a_later_one_names_the
         ids.append((await store.request_retraining(job_id, 0, RetrainingSpec())).id)
         await finished(store, await taken(store), b"same" if number in (1, 5) else b"%d" % number)
     assert [each.id for each in await store.retrainings(job_id)] == ids[:1:-1]
-    assert await store.retrained_model(job_id, ids[5]) == b"same"
+    assert await retrained_model(store, job_id, ids[5]) == b"same"
     kept: Any = await redis.hvals(keys.job(job_id, "retrained_chunks"))
     assert b"0" not in kept
     assert len(kept) == KEPT
@@ -128,7 +129,7 @@ async def test_a_retraining_of_a_lost_scheduler_is_taken_again(store: Store, spe
     await store.finish_run(again, 1, 10, None)
     assert (await store.retraining(job_id, found.id)).status == "cancelled"
     with pytest.raises(ResultNotFound, match="keeps no model: it is cancelled"):
-        await store.retrained_model(job_id, found.id)
+        await retrained_model(store, job_id, found.id)
     with pytest.raises(ResultNotFound):
         await store.cancel_validation(job_id, found.id)
 

@@ -33,6 +33,7 @@ from drmad_service.store import (
 from drmad_service.store.access.large_values import CHUNK_BYTES
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
+from tests.service.stored_models import model
 
 pytestmark = pytest.mark.anyio
 
@@ -210,8 +211,8 @@ async def test_commit_keeps_record_vectors_models_and_the_point_to_resume_from(
     assert await store.vectors(job_id, 0, "state") == b"state 0"
     assert await store.vectors(job_id, 1, "state") == b"state 1"
     assert await store.vectors(job_id, 1, "hypergradient") == b"hypergradient 1"
-    assert await store.model(job_id, "best") == (0, large)
-    assert await store.model(job_id, "last") == (1, b"model")
+    assert await model(store, job_id, "best") == (0, large)
+    assert await model(store, job_id, "last") == (1, b"model")
     assert await store.resume_point(job_id) == ResumePoint(2, b"state 2", {"iteration": 2})
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 from drmad_client.spec.job import JobSpec
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import (
@@ -70,6 +71,7 @@ class Replica:
         code: bytes | None,
         memory_bytes: int = 0,
         followers: Sequence[Any] = (),
+        artifacts: JobArtifacts | None = None,
     ) -> None:
         """`followers` are the other workers of the replica, whose first this one is."""
         self._spec_json = spec
@@ -79,6 +81,7 @@ class Replica:
         self._uploads = Path(uploads)
         self._code = code
         self._memory_bytes = memory_bytes
+        self._artifacts = artifacts
         self._folder: Path | None = None
         self._problem: Problem | None = None
         self._tuners: Sequence[Tuner] = ()
@@ -242,7 +245,14 @@ class Replica:
             from drmad_workers.ray_actor import outer_step
 
             return outer_step.arrivals_step(
-                self._spec, infos, state, after, max_model_bytes, arrived, staleness
+                self._spec,
+                infos,
+                state,
+                after,
+                max_model_bytes,
+                arrived,
+                staleness,
+                self._artifacts,
             )
 
         return failures.guarded(complete, state.scalars["iteration"])
@@ -403,7 +413,9 @@ class Replica:
         if self._session is not None:
             self._session.close()
         with self._shared.of(self._tuners[0].replica):
-            return plain_runs.retrained(self._tuners, state, draw, max_model_bytes, self._note)
+            return plain_runs.retrained(
+                self._tuners, state, draw, max_model_bytes, self._note, self._artifacts
+            )
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
@@ -552,6 +564,8 @@ class Replica:
         def take() -> StepResult | RollbackRequired:
             from drmad_workers.ray_actor import outer_step
 
-            return outer_step.meta_step(self._spec, infos, state, max_model_bytes, arrived)
+            return outer_step.meta_step(
+                self._spec, infos, state, max_model_bytes, arrived, self._artifacts
+            )
 
         return failures.guarded(take, int(state.scalars["iteration"]))

@@ -17,8 +17,10 @@ WORKER_LOST = "worker_lost"
 """The code of a Failure of a worker whose connection to the others of its replica has ended."""
 OUT_OF_MEMORY = "out_of_memory"
 """The code of a Failure for lack of memory."""
+ARTIFACTS_FAIL = "artifacts_fail"
+"""The code of a Failure because of the artifact store, which may answer later."""
 REPLICA_LOST = "replica_lost"
-LOSSES = (REPLICA_LOST, OUT_OF_MEMORY)
+LOSSES = (REPLICA_LOST, OUT_OF_MEMORY, ARTIFACTS_FAIL)
 """Codes of failures that a new replica may survive."""
 LESS_MEMORY = (
     "a smaller training.batch_size, training.evaluation_rows or hypergradient.budget needs less "
@@ -60,6 +62,7 @@ def _shortened(text: str, most: int) -> str:
 
 
 def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
+    from drmad_workers.artifacts.artifact import ArtifactError
     from drmad_workers.errors import (
         HypergradientDiverged,
         HypergradientError,
@@ -85,6 +88,8 @@ def _guarded(body: Callable[[], T], iteration: int | None) -> T | Failure:
         return Failure(WORKER_LOST, str(error), iteration)
     except UserCodeError as error:
         return Failure("user_code", str(error), iteration, traceback=error.traceback)
+    except ArtifactError as error:
+        return Failure(ARTIFACTS_FAIL, str(error), iteration)
     except Exception as error:
         if ran_out_of_memory(error):
             first = str(error).strip().partition("\n")[0] or type(error).__name__

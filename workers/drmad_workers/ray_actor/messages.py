@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from drmad_workers.artifacts.job_artifacts import Kept
     from drmad_workers.evaluation import Evaluation
 
 Infos = Sequence[Mapping[str, Any]]
@@ -137,7 +138,7 @@ class Retrained:
     """
 
     figures: list[dict[str, float] | None]
-    model: bytes | None = None
+    model: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,6 @@ class StepResult:
     record: dict[str, Any]
     state: PackedState
     hypergradient: bytes
-    model: bytes | None
+    model: Kept | None
     finished: str | None
     overfitting: str | None = None

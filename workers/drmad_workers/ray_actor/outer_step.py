@@ -12,6 +12,7 @@ from torch import Tensor
 
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.hypergradients.choice import Choice, join_choices
 from drmad_workers.meta.aggregation import Held, aggregate, covered
 from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
@@ -44,6 +45,7 @@ def meta_step(
     packed: PackedState,
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
+    artifacts: JobArtifacts | None = None,
 ) -> StepResult | RollbackRequired:
     """Aggregates the replicas' hypergradients in the order given and takes one outer step."""
     state = unpack(packed)
@@ -61,7 +63,7 @@ def meta_step(
         joined.cost,
         joined.trials,
     )
-    return joined.result(state, after, max_model_bytes)
+    return joined.result(state, after, max_model_bytes, artifacts)
 
 
 def arrival(
@@ -102,6 +104,7 @@ def arrivals_step(
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
     staleness: Sequence[int],
+    artifacts: JobArtifacts | None = None,
 ) -> StepResult | RollbackRequired:
     """Completes a meta-iteration whose hypergradients were applied one by one as they arrived.
 
@@ -116,7 +119,7 @@ def arrivals_step(
         return RollbackRequired(reason)
     figures = joined.validation_loss, joined.metrics, joined.cost
     after = replace(record_loss(unpack(packed_after), *figures), rollbacks=0)
-    return joined.result(state, after, max_model_bytes)
+    return joined.result(state, after, max_model_bytes, artifacts)
 
 
 def roll_back(
@@ -187,7 +190,13 @@ class _JoinedResults:
         finite = all(bool(g.isfinite().all()) for g in self.hypergradient.values())
         return "the hypergradient is not finite" if reason is None and not finite else reason
 
-    def result(self, state: MetaState, after: MetaState, max_model_bytes: int) -> StepResult:
+    def result(
+        self,
+        state: MetaState,
+        after: MetaState,
+        max_model_bytes: int,
+        artifacts: JobArtifacts | None,
+    ) -> StepResult:
         """The result of the meta-iteration that led from `state` to `after`."""
         evaluations, hypergradient = self._evaluations, self.hypergradient
         choices = [e.choice for e in evaluations if e.choice is not None]
@@ -208,7 +217,7 @@ class _JoinedResults:
             | {"is_best": is_best, "smoothed": smoothed},
             pack(after, hypergradient),
             save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
-            saved_model(model, max_model_bytes) if model else None,
+            saved_model(model, max_model_bytes, artifacts) if model else None,
             finished,
             overfitting_doubt(after.start_figures, after.recent_metrics),
         )

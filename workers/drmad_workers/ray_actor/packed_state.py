@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from drmad_workers.artifacts.job_artifacts import JobArtifacts, Kept, size_of
+from drmad_workers.artifacts.store import MODELS
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.warm_start import TunedElsewhere, warm_values
 from drmad_workers.meta.state import MetaState
@@ -86,9 +88,20 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def saved_model(model: Mapping[str, Tensor], max_bytes: int) -> bytes | None:
-    """The model as safetensors; None if its tensors take more than `max_bytes`."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.values())
-    if size > max_bytes:
+def saved_model(
+    model: Mapping[str, Tensor],
+    max_bytes: int,
+    artifacts: JobArtifacts | None = None,
+    part: str = MODELS,
+) -> Kept | None:
+    """The model as safetensors; None if its tensors take more than `max_bytes`.
+
+    Args:
+        artifacts: where a model goes that is too large for Redis; None keeps all in Redis.
+        part: what it is of the job, see drmad_workers.artifacts.store.
+    """
+    if size_of(model) > max_bytes:
         return None
+    if artifacts is not None:
+        return artifacts.keep(part, model)
     return save({name: tensor.contiguous() for name, tensor in model.items()})

@@ -348,6 +348,21 @@ def file(job_id: str, part: str, iteration: int | str) -> Call[bytes]:
     return _safetensors(job_id, part, iteration, lambda response: response.content)
 
 
+def model_file(job_id: str, iteration: str) -> Call[None]:
+    """The safetensors file of a model, which the runner of a download writes to the disk."""
+    return _file(job_id, "model", {"iteration": iteration})
+
+
+def retrained_model_file(job_id: str, retraining_id: str) -> Call[None]:
+    return _file(job_id, f"retrainings/{quote(retraining_id, safe='')}/model", {})
+
+
+def _file(job_id: str, part: str, params: Mapping[str, str]) -> Call[None]:
+    # Compressed by a proxy, the bytes would have other places than in the file.
+    headers = {"Accept": f"{SAFETENSORS}, application/problem+json", "Accept-Encoding": "identity"}
+    return Call("GET", _path(job_id, part), lambda _: None, params=params, headers=headers)
+
+
 def events(job_id: str, after: str | None) -> Call[EventReader]:
     headers = {"Accept": EVENT_STREAM}
     if after:

@@ -7,13 +7,12 @@ client run the same code.
 from __future__ import annotations
 
 import builtins
-import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
@@ -21,6 +20,7 @@ from drmad_client.errors import (
     ApiError,
     ConnectionFailed,
     JobFailed,
+    JobWarning,
     NotFound,
     RetrainingFailed,
     ValidationFailed,
@@ -29,7 +29,17 @@ from drmad_client.errors import (
 from drmad_client.export import job_folder
 from drmad_client.http.protocol import calls
 from drmad_client.http.protocol.calls import Call
+from drmad_client.http.protocol.downloads import Draft
 from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
+from drmad_client.http.protocol.steps import (
+    Flow,
+    FlowOutcome,
+    Item,
+    Pause,
+    ReadStream,
+    Send,
+    Stream,
+)
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
@@ -56,42 +66,6 @@ _LOG_PACE_S = 1.0
 _SIDE_RUN_PACE_S = 0.5
 _LOG_TAIL = 20
 _HISTORY_PAGE = 500
-
-
-@dataclass(frozen=True)
-class Send:
-    """Send a request; the outcome is its response, or the error that prevented one.
-
-    With `stream`, the body of a successful response is left unread.
-    """
-
-    call: Call[Any]
-    stream: bool = False
-
-
-@dataclass(frozen=True)
-class ReadStream:
-    """Read on in the open stream; the outcome is the next piece, None at the end, or an error."""
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Wait; the outcome is None."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Item(Generic[T]):
-    """Yield this value to the caller; the outcome is None."""
-
-    value: T
-
-
-FlowStep = Send | ReadStream | Pause
-FlowOutcome = httpx.Response | httpx.RequestError | bytes | None
-Flow = Generator[FlowStep, FlowOutcome, T]
-Stream = Generator[FlowStep | Item[T], FlowOutcome, None]
 
 
 class Flows:
@@ -313,14 +287,48 @@ class Flows:
         job = yield from self.send(calls.retrieve(job_id))
         records = yield from self.history(job_id)
         tuned = yield from self.send(calls.file(job_id, "hyperparameters", iteration))
-        files = {"hyperparameters.safetensors": tuned}
+        files = {
+            "hyperparameters.safetensors": tuned,
+            "history.csv": job_folder.history_csv(records).encode(),
+            "job.yaml": job_folder.spec_yaml(job.spec).encode(),
+        }
+        written = job_folder.write(files, folder)
         if iteration in ("best", "last"):
-            with contextlib.suppress(NotFound):  # the service keeps no model that is too large
-                model = yield from self.send(calls.file(job_id, "model", iteration))
-                files["model.safetensors"] = model
-        files["history.csv"] = job_folder.history_csv(records).encode()
-        files["job.yaml"] = job_folder.spec_yaml(job.spec).encode()
-        return job_folder.write(files, folder)
+            target = folder / "model.safetensors"
+            try:
+                yield from self.download(calls.model_file(job_id, iteration), target)
+            except NotFound as missing:
+                warnings.warn(f"no model was written: {missing}", JobWarning, stacklevel=2)
+            else:
+                written.append(target)
+        return written
+
+    def download(self, call: Call[None], target: Path) -> Flow[Path]:
+        """Write the file that a call returns; a broken connection goes on where it broke.
+
+        Raises:
+            ConnectionFailed: what arrived is not what the service has.
+        """
+        retries = Retries(_RETRIES)
+        with Draft(target) as draft:
+            while True:
+                asked = draft.continued(call)
+                outcome = yield Send(asked, stream=True)
+                if isinstance(outcome, httpx.Response) and outcome.status_code == 412:
+                    draft.restart()  # the job has another model by now
+                elif isinstance(outcome, httpx.Response) and is_final(outcome):
+                    calls.answer(asked, outcome)
+                    draft.begin(outcome)
+                    while isinstance(outcome := (yield ReadStream()), bytes):
+                        if draft.add(outcome):
+                            retries = Retries(_RECONNECTS)
+                    if outcome is None:
+                        return draft.finished()
+                pause_s = retries.pause_s(_failure(outcome))
+                if pause_s is None:
+                    self._give_up(asked, _failure(outcome))
+                else:
+                    yield Pause(pause_s)
 
     def _log_tail(self, job_id: str) -> Flow[builtins.list[str]]:
         """The trailing log lines of a failed job.

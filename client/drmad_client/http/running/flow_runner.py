@@ -10,10 +10,10 @@ from typing import TypeVar
 import httpx
 
 from drmad_client.http.protocol.calls import Call
-from drmad_client.http.protocol.flows import (
+from drmad_client.http.protocol.flows import Flows
+from drmad_client.http.protocol.steps import (
     Flow,
     FlowOutcome,
-    Flows,
     FlowStep,
     Item,
     Pause,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field
 
 from drmad_client.export.history_table import PARQUET, history_parquet
@@ -14,12 +14,12 @@ from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.search import Trial
 from drmad_service.api import array_responses
+from drmad_service.api.file_responses import FILE, SAFETENSORS, file_response
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
 from drmad_service.errors import NotInstalled
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
-SAFETENSORS = "application/vnd.safetensors"
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 _ARRAYS: dict[int | str, dict[str, Any]] = {
     200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}},
@@ -135,13 +135,20 @@ async def fidelity(job_id: VisibleJobId, store: StoreDependency) -> Fidelity:
     return Fidelity(**await store.fidelity(job_id))
 
 
-@router.get("/model", response_class=Response, responses=_ARRAYS)
+@router.get("/model", response_class=Response, responses=FILE)
 async def model(
-    job_id: VisibleJobId, store: StoreDependency, iteration: Literal["best", "last"] = "best"
+    job_id: VisibleJobId,
+    store: StoreDependency,
+    request: Request,
+    iteration: Literal["best", "last"] = "best",
 ) -> Response:
-    """Return weights and buffers of the trained model as safetensors, by state_dict name."""
-    number, blob = await store.model(job_id, iteration)
-    return Response(blob, media_type=SAFETENSORS, headers={"X-Meta-Iteration": str(number)})
+    """Return weights and buffers of the trained model as safetensors, by state_dict name.
+
+    `Range` selects a part, and `If-Match` with the `ETag` of an earlier answer the same file;
+    `Repr-Digest` has the SHA-256 of the whole file.
+    """
+    number, file = await store.model(job_id, iteration)
+    return await file_response(request, file, SAFETENSORS, {"X-Meta-Iteration": str(number)})
 
 
 async def _arrays(

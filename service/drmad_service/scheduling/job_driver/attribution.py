@@ -10,6 +10,7 @@ from drmad_service.scheduling.job_driver.outcomes import JobReleased, fail_or_re
 from drmad_service.scheduling.job_driver.retraining import request_retraining
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.scheduling.ray_futures import future_of
+from drmad_service.store.access.large_values import IN_REDIS_BYTES
 from drmad_service.store.layout.state_machine import Action
 from drmad_workers.ray_actor.messages import AttributionResult, Failure
 
@@ -45,7 +46,8 @@ class JobAttribution:
 
     async def _attributed(self) -> AttributionResult:
         actors = self._job.replicas.actors
-        asked = [actor.attribute.remote(self._job.settings.max_model_bytes) for actor in actors]
+        most_bytes = min(self._job.settings.max_model_bytes, IN_REDIS_BYTES)
+        asked = [actor.attribute.remote(most_bytes) for actor in actors]
         answers = [future_of(answer) for answer, _ in asked]
         await self._monitor.wait(answers)
         for answer in answers:

@@ -17,6 +17,7 @@ from drmad_service.scheduling.job_driver.results import confirmed_best, provisio
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.store import ResumePoint
 from drmad_service.store.layout.state_machine import Action
+from drmad_workers.artifacts.job_artifacts import Kept
 from drmad_workers.meta.confirmation import (
     FEWEST_DRAWS,
     Draw,
@@ -147,7 +148,7 @@ class JobConfirmation:
 
     async def _draw(
         self, plan: Plan, iteration: int, index: int, with_model: bool
-    ) -> tuple[Draw, bytes | None]:
+    ) -> tuple[Draw, Kept | None]:
         """One draw on every replica: the mean of their figures, and the first one's model."""
         job = self._job
         state = await self._state(iteration)
@@ -169,7 +170,7 @@ class JobConfirmation:
         loss = metrics.pop("validation_loss")
         return Draw(iteration, index, loss, metrics), trained[0].model
 
-    async def _commit(self, work: dict[str, Any], chosen: tuple[Best, bytes | None] | None) -> None:
+    async def _commit(self, work: dict[str, Any], chosen: tuple[Best, Kept | None] | None) -> None:
         job = self._job
         status = await job.persist(
             lambda: job.store.keep_confirmation_work(job.lease, work, chosen)

@@ -93,7 +93,7 @@ class DrivenJob:
         if not batched or self._separated:
             separate = spec.replicas.model_copy(update={"batched": "off"})
             spec = spec.model_copy(update={"replicas": separate})
-        return self.cluster.replicas(spec, self._code)
+        return self.cluster.replicas(spec, self._code, self.lease.job_id)
 
     def spent_s(self) -> float:
         """Seconds that a scheduler has driven the job, under this lease and earlier ones."""

@@ -7,7 +7,7 @@ from typing import NoReturn
 from drmad_client.records.job import JobError
 from drmad_client.records.status import JobStatus
 from drmad_service.store.layout.state_machine import Action
-from drmad_workers.ray_actor.failures import OUT_OF_MEMORY
+from drmad_workers.ray_actor.failures import ARTIFACTS_FAIL, OUT_OF_MEMORY
 from drmad_workers.ray_actor.messages import Failure
 
 PREEMPTED = "preempted by a job of higher priority"
@@ -62,7 +62,10 @@ def encodable(text: str) -> str:
 
 
 def fail_or_retry(failure: Failure) -> NoReturn:
-    """Fail the job, except for a lack of memory, which counts as the loss of a replica."""
-    if failure.code == OUT_OF_MEMORY:
+    """Fail the job, except for what counts as the loss of a replica.
+
+    That is a lack of memory, and an artifact store that fails.
+    """
+    if failure.code in (OUT_OF_MEMORY, ARTIFACTS_FAIL):
         raise ReplicaFailed(failure)
     fail(failure)

@@ -11,6 +11,7 @@ from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import fail, fail_or_retry
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
 from drmad_service.store import ResumePoint
+from drmad_service.store.access.large_values import IN_REDIS_BYTES
 from drmad_workers.ray_actor.messages import Failure, PackedState, PackedTraining
 
 
@@ -33,7 +34,8 @@ class TrainingRuns:
         Raises:
             JobReleased: a checkpoint of all replicas is larger than the service keeps.
         """
-        most, count = self._job.settings.max_model_bytes, self._job.spec.replicas.count
+        most = min(self._job.settings.max_model_bytes, IN_REDIS_BYTES)
+        count = self._job.spec.replicas.count
         if refusal := checkpoint_refusal(replica_bytes, count, most):
             fail(Failure("checkpoint_too_large", refusal))
 

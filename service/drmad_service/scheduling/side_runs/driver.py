@@ -118,6 +118,7 @@ class SideRunDriver(ABC):
                     str(settings.data_dir),
                     archive,
                     memory,
+                    settings.job_artifacts(self._held.job_id),
                 )
             )
 

@@ -10,6 +10,8 @@ from drmad_client.records.side_runs.retraining import RetrainingReport
 from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.scheduling.side_runs.driver import SideRunDriver
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import Kept
 
 
 class RetrainingRun(SideRunDriver):
@@ -43,7 +45,7 @@ class RetrainingRun(SideRunDriver):
         model = None if report.best_seed is None else await self._model(2 * report.best_seed + 1)
         if model is not None:
             outcome["model"] = await self._store.put_of_run(self._held, model)
-            outcome["model_bytes"] = len(model)
+            outcome["model_bytes"] = model.size if isinstance(model, Artifact) else len(model)
         return outcome
 
     def _begin(self, worker: Any, number: int) -> asyncio.Future[Any]:
@@ -52,14 +54,14 @@ class RetrainingRun(SideRunDriver):
         self._models[number] = model
         return future_of(figures)
 
-    async def _model(self, number: int) -> bytes | None:
+    async def _model(self, number: int) -> Kept | None:
         """The model of a training run; trained again if it was lost with a worker or scheduler."""
         while True:
             if number not in self._models:
                 del self._done[number]
                 await self._run_all(self._begin)
             try:
-                model: bytes | None = await self._answer(future_of(self._models[number]))
+                model: Kept | None = await self._answer(future_of(self._models[number]))
                 return model
             except CallFailed:
                 del self._models[number]

@@ -1,16 +1,41 @@
-"""Large values of a job: split into chunks named by their digest, dropped to fit a budget."""
+"""Large values of a job: split into chunks named by their digest, dropped to fit a budget.
+
+A value that is too large for Redis is an artifact, which a worker wrote; it has one name.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
 
-from drmad_service.errors import LeaseLost, ResultNotFound
+from drmad_service.errors import ArtifactsFail, LeaseLost, ResultNotFound
 from drmad_service.store.access.scripts import Scripts
 from drmad_service.store.layout import keys
+from drmad_workers.artifacts.artifact import (
+    Artifact,
+    ArtifactDamaged,
+    ArtifactError,
+    ArtifactLost,
+    ArtifactStoreFails,
+)
+from drmad_workers.artifacts.job_artifacts import Kept
+from drmad_workers.artifacts.store import (
+    MODELS,
+    RETRAINED,
+    TRAINING,
+    VECTORS,
+    ArtifactStore,
+    Reader,
+    job_folder,
+)
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk. A larger value in one command would delay the other clients of Redis."""
@@ -18,20 +43,38 @@ COPY_S = 600
 """Expiry of a copy whose job is then not created, in seconds."""
 
 
-class Blobs:
-    """Large values in one part of each job. The caller of `put` stores the chunk names."""
+IN_REDIS_BYTES = 64 << 20
+"""Bounds what has no place in the artifact store."""
+PIECE_BYTES = 1 << 18
+"""Size of the pieces in which an artifact is read: a hundred downloads hold a hundred of them."""
+FOLDERS = {
+    "chunks": VECTORS,
+    "model_chunks": MODELS,
+    "checkpoint_chunks": TRAINING,
+    "retrained_chunks": RETRAINED,
+}
+"""What of the artifact store belongs to a part of a job in Redis."""
 
-    def __init__(self, redis: Redis, scripts: Scripts, part: str) -> None:
+
+class Blobs:
+    """Large values in one part of each job. The caller of `put` stores the names of the chunks."""
+
+    def __init__(
+        self, redis: Redis, scripts: Scripts, part: str, artifacts: ArtifactStore | None
+    ) -> None:
         self._redis: Any = redis
         self._scripts = scripts
         self._part = part
+        self._artifacts = artifacts
 
-    async def put(self, job_id: str, fence: str, blob: bytes) -> list[str]:
+    async def put(self, job_id: str, fence: str, blob: Kept) -> list[str]:
         """Write a value in chunks. Returns their names; the same bytes again change nothing.
 
         Raises:
             LeaseLost: another scheduler drives the job.
         """
+        if isinstance(blob, Artifact):
+            return [blob.name]
         names: list[str] = []
         view = memoryview(blob)
         for start in range(0, len(blob), CHUNK_BYTES):
@@ -49,6 +92,10 @@ class Blobs:
         Raises:
             ResultNotFound: a chunk is no longer kept, or damaged.
         """
+        if (artifact := artifact_of(names)) is not None:
+            with _translated(job_id):
+                store, key = self._place(job_id, artifact)
+                return await asyncio.to_thread(store.read, key, artifact)
         key = keys.job(job_id, self._part)
         parts = [await self._redis.hget(key, name) for name in names]
         if any(part is None for part in parts):
@@ -57,12 +104,53 @@ class Blobs:
             raise ResultNotFound(f"a part of this result of job {job_id} is damaged")
         return b"".join(parts)
 
+    async def pieces(
+        self, job_id: str, names: Sequence[str], start: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` to before `end`, of which one piece at a time is in memory.
+
+        Raises:
+            ResultNotFound: the value is no longer kept; also before the first piece.
+        """
+        artifact = artifact_of(names)
+        if artifact is None:
+            first = start // CHUNK_BYTES
+            for number in range(first, -(-end // CHUNK_BYTES)):
+                offset = number * CHUNK_BYTES
+                chunk = await self.get(job_id, [names[number]])
+                yield chunk[max(0, start - offset) : end - offset]
+            return
+        with ExitStack() as opened, _translated(job_id):
+            store, key = self._place(job_id, artifact)
+            reader: Reader = await asyncio.to_thread(opened.enter_context, store.reader(key))
+            if reader.size != artifact.size:
+                raise ArtifactDamaged(f"{key} has {reader.size} of {artifact.size} bytes")
+            while start < end:
+                piece = await asyncio.to_thread(reader.read, start, min(PIECE_BYTES, end - start))
+                yield piece
+                start += len(piece)
+
+    async def drop(self, job_id: str, names: Iterable[str]) -> None:
+        """Remove artifacts that nothing names any more; what fails is left to the next sweep."""
+        gone = [artifact for name in names if (artifact := Artifact.named(name))]
+        if gone and self._artifacts is not None:
+            found = [self._place(job_id, artifact)[1] for artifact in gone]
+            try:
+                await asyncio.to_thread(self._artifacts.remove, found)
+            except ArtifactError as error:
+                logger.warning("leaves an artifact: %s", error, extra={"job_id": job_id})
+
     async def copy(self, source: str, target: str, names: Sequence[str]) -> None:
         """Copy chunks to a job that does not exist yet; its creation removes their expiry.
 
         Raises:
             ResultNotFound: a chunk is no longer kept.
         """
+        if (artifact := artifact_of(names)) is not None:
+            with _translated(source):
+                store, key = self._place(source, artifact)
+                await asyncio.to_thread(store.copy, key, self._place(target, artifact)[1])
+            return
         copied = keys.job(target, self._part)
         for name in names:
             chunk = await self._redis.hget(keys.job(source, self._part), name)
@@ -70,6 +158,33 @@ class Blobs:
                 raise ResultNotFound(f"a part of this result of job {source} is no longer kept")
             await self._redis.hset(copied, name, chunk)
             await self._redis.expire(copied, COPY_S)
+
+    def _place(self, job_id: str, artifact: Artifact) -> tuple[ArtifactStore, str]:
+        """The store, and the key of an artifact.
+
+        Raises:
+            ArtifactStoreFails: this process knows no store.
+        """
+        if self._artifacts is None:
+            raise ArtifactStoreFails("this process has no artifact store: set DRMAD_ARTIFACTS_URL")
+        return self._artifacts, f"{job_folder(job_id, FOLDERS[self._part])}/{artifact.sha256}"
+
+
+def artifact_of(names: Sequence[str]) -> Artifact | None:
+    """The artifact that is the value with these names; None if it is in Redis."""
+    return Artifact.named(names[0]) if len(names) == 1 else None
+
+
+@contextmanager
+def _translated(job_id: str) -> Iterator[None]:
+    """The errors of the artifact store, as those of this package."""
+    try:
+        yield
+    except (ArtifactLost, ArtifactDamaged) as error:
+        message = f"a part of this result of job {job_id} is no longer kept: {error}"
+        raise ResultNotFound(message) from error
+    except ArtifactError as error:
+        raise ArtifactsFail(str(error)) from error
 
 
 def iterations_to_drop(sizes: dict[int, int], budget: int, protected: Collection[int]) -> list[int]:

@@ -11,7 +11,7 @@ from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
 from drmad_service.store.access.large_values import iterations_to_drop
-from drmad_service.store.base import model_chunks
+from drmad_service.store.base import described_model, model_chunks
 from drmad_service.store.jobs.checkpoints import Checkpoints
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.types import Lease, MetaIterationCommit, ResumePoint
@@ -119,6 +119,12 @@ class Commits(Checkpoints):
             raise LeaseLost(
                 f"meta-iteration {step.iteration} of {job_id} refused: {outcome} {detail}"
             )
+        # Awaited: the next meta-iteration may write the same artifact again.
+        await asyncio.gather(
+            self._blobs.drop(job_id, garbage),
+            self._model_blobs.drop(job_id, old_models),
+            self._checkpoint_blobs.drop(job_id, checkpoint.garbage),
+        )
         return JobStatus(detail)
 
     async def _put_state(self, lease: Lease, point: ResumePoint) -> dict[str, Any]:
@@ -139,7 +145,7 @@ class Commits(Checkpoints):
             self._models(lease.job_id),
             self._model_blobs.put(lease.job_id, lease.fence, step.model),
         )
-        described = {"iteration": step.iteration, "chunks": chunks}
+        described = described_model(step.iteration, step.model, chunks)
         changed = {"last": described} | ({"best": described} if step.best else {})
         entries = {name: json.dumps(value) for name, value in changed.items()}
         return entries, sorted(model_chunks(kept) - model_chunks(kept | changed))

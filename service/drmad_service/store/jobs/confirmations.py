@@ -10,9 +10,10 @@ from drmad_client.records.job import Best
 from drmad_client.records.side_runs.confirmation import Confirmation
 from drmad_client.records.status import JobStatus
 from drmad_service.errors import LeaseLost
-from drmad_service.store.base import Base, model_chunks
+from drmad_service.store.base import Base, described_model, model_chunks
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.types import Lease
+from drmad_workers.artifacts.job_artifacts import Kept
 
 
 class Confirmations(Base):
@@ -31,7 +32,7 @@ class Confirmations(Base):
         self,
         lease: Lease,
         work: Mapping[str, Any],
-        chosen: tuple[Best, bytes | None] | None = None,
+        chosen: tuple[Best, Kept | None] | None = None,
     ) -> JobStatus:
         """Keep the plan and the draws so far.
 
@@ -51,10 +52,12 @@ class Confirmations(Base):
         entry = ""
         if model is not None:
             chunks = await self._model_blobs.put(lease.job_id, lease.fence, model)
-            left["best"] = {"iteration": best.iteration, "chunks": chunks}
+            left["best"] = described_model(best.iteration, model, chunks)
             entry = json.dumps(left["best"])
         garbage = sorted(model_chunks(kept) - model_chunks(left))
-        return await self._confirm(lease, fields, {"best": entry}, garbage)
+        status = await self._confirm(lease, fields, {"best": entry}, garbage)
+        await self._model_blobs.drop(lease.job_id, garbage)
+        return status
 
     async def keep_confirmation(
         self, lease: Lease, confirmation: Confirmation, best: Best | None = None

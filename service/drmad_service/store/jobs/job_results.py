@@ -9,6 +9,7 @@ from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_service.errors import ResultNotFound
 from drmad_service.store.base import Base
+from drmad_service.store.files.stored_file import StoredFile
 from drmad_service.store.layout import decoding, keys
 
 _HAS_CHOICE = b'"choice": {'
@@ -94,7 +95,7 @@ class JobResults(Base):
                     choices.append({"iteration": decoding.order(entry)[0], **choice})
         return {"report": report, "choices": choices}
 
-    async def model(self, job_id: str, which: str) -> tuple[int, bytes]:
+    async def model(self, job_id: str, which: str) -> tuple[int, StoredFile]:
         """Iteration and safetensors of the "best" or "last" model."""
         await self._must_exist(job_id)
         kept = await self._redis.hget(keys.job(job_id, "models"), which)
@@ -104,4 +105,6 @@ class JobResults(Base):
                 "model is larger than max_model_bytes of the service"
             )
         described = json.loads(kept)
-        return described["iteration"], await self._model_blobs.get(job_id, described["chunks"])
+        stated = described.get("bytes"), described.get("sha256")
+        file = await StoredFile.of(self._model_blobs, job_id, described["chunks"], *stated)
+        return described["iteration"], file

@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from drmad_client.records.job import Best, Progress
 from drmad_service.flags import setting
+from drmad_workers.artifacts.job_artifacts import Kept
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class MetaIterationCommit:
         record: fields of a MetaIteration without its time.
         next_state: the state after the meta-iteration.
         hypergradient: safetensors.
-        model: safetensors; None when the model is larger than the service keeps.
+        model: safetensors, or its artifact; None when the model is larger than the service keeps.
         best: set when the meta-iteration is the best so far.
         training: the training state of each replica after a window of an online job; empty where
             no checkpoint is due.
@@ -47,7 +48,7 @@ class MetaIterationCommit:
     record: dict[str, Any]
     next_state: ResumePoint
     hypergradient: bytes
-    model: bytes | None
+    model: Kept | None
     progress: Progress
     best: Best | None
     training: Sequence[ResumePoint] = ()

@@ -23,6 +23,8 @@ from drmad_service.store.base import Base
 from drmad_service.store.jobs.placement import Capacity, Placed, placed
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.ids import new_id
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import Kept
 
 Ended = Literal["cancelled", "succeeded", "failed"]
 R = TypeVar("R", bound=SideRun)
@@ -122,12 +124,14 @@ class SideRuns(Base):
             what |= outcome
         await self._keep(held, done, total, 0.0, status, json.dumps(what))
 
-    async def put_of_run(self, held: HeldRun, blob: bytes) -> list[str]:
+    async def put_of_run(self, held: HeldRun, blob: Kept) -> list[str]:
         """Write a model in chunks. Returns their names, which `finish_run` is to record.
 
         Raises:
             RunLost: the run is no longer this scheduler's.
         """
+        if isinstance(blob, Artifact):
+            return [blob.name]
         names: list[str] = []
         for start in range(0, len(blob), CHUNK_BYTES):
             chunk = blob[start : start + CHUNK_BYTES]

@@ -7,7 +7,7 @@ import json
 from drmad_client.records.side_runs.retraining import Retraining
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_service.errors import ResultNotFound
-from drmad_service.store.access.large_values import Blobs
+from drmad_service.store.files.stored_file import StoredFile
 from drmad_service.store.layout import keys
 from drmad_service.store.side_runs.base import SideRuns
 
@@ -53,7 +53,7 @@ class Retrainings(SideRuns):
         await self._cancel("retraining", job_id, retraining_id)
         return await self.retraining(job_id, retraining_id)
 
-    async def retrained_model(self, job_id: str, retraining_id: str) -> bytes:
+    async def retrained_model(self, job_id: str, retraining_id: str) -> StoredFile:
         """The model of the best seed, as safetensors.
 
         Raises:
@@ -68,4 +68,4 @@ class Retrainings(SideRuns):
                 f"{retraining_id} keeps no model: it is {found.status}, or the model is larger "
                 "than max_model_bytes of the service"
             )
-        return await Blobs(self._redis, self._scripts, "retrained_chunks").get(job_id, names)
+        return await StoredFile.of(self._retrained_blobs, job_id, names)

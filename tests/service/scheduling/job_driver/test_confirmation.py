@@ -15,6 +15,7 @@ from drmad_service.store.layout import keys
 from drmad_workers.ray_actor.messages import Failure, Retrained
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import Call, StandInCluster, result
+from tests.service.stored_models import model as model_of
 
 pytestmark = pytest.mark.anyio
 
@@ -125,8 +126,8 @@ async def test_the_race_replaces_a_lucky_best_and_its_model(
     assert job.confirmation.gain is not None
     assert job.confirmation.gain.mean == pytest.approx(2.0)
     assert models == 1
-    assert await store.model(job.id, "best") == (2, b"model of a draw")
-    assert await store.model(job.id, "last") == (2, b"model 2")
+    assert await model_of(store, job.id, "best") == (2, b"model of a draw")
+    assert await model_of(store, job.id, "last") == (2, b"model 2")
 
 
 async def test_retraining_that_fails_leaves_the_job_its_result(

@@ -7,6 +7,7 @@ from typing import Any
 
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
+from drmad_workers.artifacts.job_artifacts import JobArtifacts, Kept
 from drmad_workers.errors import TrainingDiverged
 from drmad_workers.preflight.fidelity import fidelity_report
 from drmad_workers.ray_actor.messages import PackedState, Retrained, TrialResult
@@ -18,7 +19,12 @@ Note = Callable[[str, int, int], None]
 
 
 def retrained(
-    tuners: Sequence[Tuner], state: PackedState, draw: int, max_model_bytes: int, note: Note
+    tuners: Sequence[Tuner],
+    state: PackedState,
+    draw: int,
+    max_model_bytes: int,
+    note: Note,
+    artifacts: JobArtifacts | None = None,
 ) -> Retrained:
     """Trains every replica at the hyperparameters of a state.
 
@@ -28,7 +34,7 @@ def retrained(
     """
     values = unpack(state).hyperparameters
     figures: list[dict[str, float] | None] = []
-    model: bytes | None = None
+    model: Kept | None = None
 
     def on_progress(_: str, step: int, steps: int) -> None:
         note("confirm", step, steps)
@@ -41,7 +47,7 @@ def retrained(
             figures.append(None)
             continue
         figures.append(metrics)
-        model = saved_model(tensors, max_model_bytes) if keep else model
+        model = saved_model(tensors, max_model_bytes, artifacts) if keep else model
     return Retrained(figures, model)
 
 

@@ -16,6 +16,7 @@ from drmad_workers.ray_actor.messages import Failure
 from drmad_workers.ray_actor.side_runs.side_worker import SideWorker
 
 if TYPE_CHECKING:
+    from drmad_workers.artifacts.job_artifacts import Kept
     from drmad_workers.retraining.retrainer import Retrainer
 
 Figures = dict[str, float]
@@ -28,7 +29,7 @@ class RetrainingWorker(SideWorker):
     @ray.method(num_returns=2)
     def train(
         self, number: int, max_model_bytes: int, scores: bytes | None
-    ) -> tuple[Figures | Failure | None, bytes | None]:
+    ) -> tuple[Figures | Failure | None, Kept | None]:
         """One training run: its held-out figures, None if it diverged, and its model.
 
         The scheduler reads the first of the two objects; the second stays in the object store.
@@ -39,7 +40,8 @@ class RetrainingWorker(SideWorker):
             scores: the file of the scores of an attribution, the same in every call.
         """
 
-        def body() -> tuple[Figures | None, bytes | None]:
+        def body() -> tuple[Figures | None, Kept | None]:
+            from drmad_workers.artifacts.store import RETRAINED
             from drmad_workers.ray_actor.packed_state import saved_model
 
             retrainer = self._retrainer(scores)
@@ -48,7 +50,9 @@ class RetrainingWorker(SideWorker):
             if found is None:
                 return None, None
             figures, model = found
-            return figures, saved_model(model, max_model_bytes) if run.tuned else None
+            if not run.tuned:
+                return figures, None
+            return figures, saved_model(model, max_model_bytes, self._artifacts, RETRAINED)
 
         result = self._guarded(body)
         return (result, None) if isinstance(result, Failure) else result

@@ -10,6 +10,7 @@ import ray
 
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.replicas import ReplicasSpec
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, PackedState
@@ -33,6 +34,7 @@ class SideWorker:
         uploads: str,
         code: bytes | None,
         memory_bytes: int = 0,
+        artifacts: JobArtifacts | None = None,
     ) -> None:
         """
         Args:
@@ -43,10 +45,12 @@ class SideWorker:
             data_roots, uploads: where data may be read.
             code: the archive of the user's code.
             memory_bytes: bounds the memory of this process; 0 sets no bound.
+            artifacts: where a model goes that is too large for Redis.
         """
         self._spec_json, self._asked_json, self._state = spec, asked, state
         self._cpus, self._data_roots, self._uploads = cpus, data_roots, uploads
         self._code, self._memory_bytes = code, memory_bytes
+        self._artifacts = artifacts
         self._folder: Path | None = None
         self._built: Any = None
         """What a derived class builds once, and keeps between its methods."""

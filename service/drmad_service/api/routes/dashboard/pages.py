@@ -30,6 +30,7 @@ from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
+from drmad_service.api.file_responses import file_response
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.middleware.compression import compressible
 from drmad_service.api.middleware.stream_limits import counts_as_stream
@@ -292,14 +293,17 @@ async def download(
     file: Literal["hyperparameters.safetensors", "model.safetensors", "history.csv", "job.yaml"],
     principal: PrincipalDependency,
     store: StoreDependency,
+    request: Request,
 ) -> Response:
     """Downloads the best hyperparameters (raw units), the best model, the history or the spec."""
     job = await store.get(job_id)
     media_type = "application/octet-stream"
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}-{file}"'}
     if file == "job.yaml":
         content, media_type = job_folder.spec_yaml(job.spec).encode(), "application/yaml"
     elif file == "model.safetensors":
-        _, content = await store.model(job_id, "best")
+        _, model = await store.model(job_id, "best")
+        return await file_response(request, model, media_type, headers)
     elif file == "history.csv":
         records: list[MetaIteration] = []
         after, has_more = None, True
@@ -314,7 +318,6 @@ async def download(
         blob = await store.vectors(job_id, record.iteration, "state")
         tensors = array_responses.select(blob, job.hyperparameters)
         content = array_responses.as_safetensors(record.iteration, tensors, job.hyperparameters)
-    headers = {"Content-Disposition": f'attachment; filename="{job_id}-{file}"'}
     return Response(content, media_type=media_type, headers=headers)
 
 

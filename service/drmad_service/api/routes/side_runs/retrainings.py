@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from drmad_client.records.pages import Page
 from drmad_client.records.side_runs.retraining import Retraining
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_service.api.file_responses import FILE, SAFETENSORS, file_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     ChangeableJobId,
@@ -19,12 +20,7 @@ from drmad_service.api.routes.dependencies import (
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/retrainings", tags=["results"])
 
-SAFETENSORS = "application/vnd.safetensors"
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
-_MODEL: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}},
-    **_UNKNOWN,
-}
 
 RetrainingId = Annotated[
     str, Path(max_length=64, description="Id of a retraining, as in retraining_01JD7X8Z9T...")
@@ -67,12 +63,16 @@ async def retrieve(
     return await store.retraining(job_id, retraining_id)
 
 
-@router.get("/{retraining_id}/model", response_class=Response, responses=_MODEL)
+@router.get("/{retraining_id}/model", response_class=Response, responses=FILE)
 async def model(
-    job_id: VisibleJobId, retraining_id: RetrainingId, store: StoreDependency
+    job_id: VisibleJobId, retraining_id: RetrainingId, store: StoreDependency, request: Request
 ) -> Response:
-    """Return the model of the best seed as safetensors, by state_dict name."""
-    return Response(await store.retrained_model(job_id, retraining_id), media_type=SAFETENSORS)
+    """Return the model of the best seed as safetensors, by state_dict name.
+
+    `Range` and `If-Match` work as for the model of a job.
+    """
+    file = await store.retrained_model(job_id, retraining_id)
+    return await file_response(request, file, SAFETENSORS)
 
 
 @router.post("/{retraining_id}/cancel", responses={409: PROBLEM, **_UNKNOWN})
