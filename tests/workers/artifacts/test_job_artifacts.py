@@ -39,14 +39,15 @@ def test_a_worker_waits_for_a_store_that_is_away_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "artifacts"
-    place.mkdir()
-    (place / "jobs").write_text("in the way of the folder")
+    job = place / "jobs" / "job_1"
+    job.parent.mkdir(parents=True)
+    job.write_text("in the way of the folder")
     pauses: list[float] = []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 2:
-            (place / "jobs").unlink()
+            job.unlink()
 
     monkeypatch.setattr("drmad_workers.artifacts.job_artifacts.time.sleep", sleep)
     artifacts = JobArtifacts(ArtifactLocation(str(place)), "job_1", 16)
@@ -54,8 +55,8 @@ def test_a_worker_waits_for_a_store_that_is_away_a_moment(
     assert isinstance(kept, Artifact)
     assert pauses == [0.5, 1.0]
     assert "tries again in 0.5 s" in capsys.readouterr().err
-    (place / "jobs").rename(place / "moved")
-    (place / "jobs").write_text("in the way again")
+    job.rename(place / "moved")
+    job.write_text("in the way again")
     with pytest.raises(ArtifactStoreFails, match="fails at jobs/job_1/models"):
         artifacts.keep(MODELS, LARGE)
     assert len(pauses) == 2 + 6
