@@ -65,7 +65,8 @@ VALUES: dict[str, list[Any]] = {
     "eps": [1e-3],
     "smoothing": [0.9],
     "weight_decay": [0.1],
-    "precision": ["float64", "bfloat16"],
+    "precision": ["float64", "bfloat16", "tf32"],
+    "deterministic": [False],
     "evaluation_rows": [2],
     "resample": [False],
     "data_workers": [1],
@@ -106,6 +107,8 @@ EXCEPTIONS: dict[tuple[str, Any], str] = {
     ("minibatch_subsampling", 1): "states what null takes without convolutions",
     ("max_stride", 1): "states what a momentum by step takes",
     ("max_adjoint_change", None): "states that a stride of one step is taken in full",
+    ("precision", "tf32"): "is float32 on a CPU",
+    ("deterministic", False): "counts on a GPU; a CPU's operations have the same bits again",
     ("data_workers", 1): "reads the same in another process",
     ("evaluation_rows", 2): "bounds the memory; the loss changes by rounding at most",
 }

@@ -13,29 +13,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GeneratorStates:
-    """The states of all global generators at one moment; those of torch on CPU and GPU."""
+    """The states of all global generators at one moment; those of torch on CPU and all GPUs."""
 
     python: Any
     numpy: Any
     of_torch: Sequence[Tensor]
-    device: torch.device | None
 
     @classmethod
     def now(cls, device: torch.device | None = None) -> "GeneratorStates":
-        """The present states; that of a GPU is included if `device` is one."""
+        """The present states; those of all GPUs are included if `device` is one."""
         of_torch = [torch.get_rng_state()]
         if device is not None and device.type == "cuda":
-            of_torch.append(torch.cuda.get_rng_state(device))
-        return cls(random.getstate(), np.random.get_state(), of_torch, device)
+            of_torch += torch.cuda.get_rng_state_all()  # `seed_all` seeds all of them
+        return cls(random.getstate(), np.random.get_state(), of_torch)
 
     def restore(self) -> None:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
-        on_cpu, *on_gpu = self.of_torch
+        on_cpu, *on_gpus = self.of_torch
         torch.set_rng_state(on_cpu)
-        for state in on_gpu:
-            assert self.device is not None
-            torch.cuda.set_rng_state(state, self.device)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
     def equal(self, other: "GeneratorStates") -> bool:
         """Whether no generator drew a number between the two moments."""

@@ -20,6 +20,7 @@ from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of
 from drmad_workers.hyperparameters.binding import bind_all
 from drmad_workers.hyperparameters.groups import frozen, patterns_of, require_members
+from drmad_workers.numerics import numerics, rounding_of
 from drmad_workers.objective.checks.derivative_checks import (
     check_problem,
     require_loss_shapes,
@@ -133,6 +134,11 @@ class Replica:
                 dtype,
                 memory_rows=training.memory_rows,
                 autocast=training.precision == "bfloat16",
+                rounding=(
+                    torch.finfo(dtype).eps
+                    if training.dtype != dtype
+                    else rounding_of(training.precision, self.device)
+                ),
                 held_out=HeldOutRows(training.evaluation_rows, training.batch_size, seed),
                 batch_size=training.batch_size,
             )
@@ -278,8 +284,15 @@ class Replica:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Freezes the frozen groups; restores them and the global random generators on exit."""
-        problem = self._problem
+        """Freezes the frozen groups, and has the device compute as the training states.
+
+        Restores all of it and the global random generators on exit.
+        """
+        problem, training = self._problem, self.training
         drawn = problem.initialize is not None  # it may write into parameters that are frozen
-        with restored_generators(self.device), frozen(problem.model, self.training.groups, drawn):
+        with (
+            numerics(self.device, training.precision, training.deterministic),
+            restored_generators(self.device),
+            frozen(problem.model, training.groups, drawn),
+        ):
             yield

@@ -30,6 +30,7 @@ class Training:
     smoothing: Final = 0.99
     weight_decay: Final = 0.0
     precision: Final = "float32"
+    deterministic: Final = True
     resample: Final = True
     accumulate: Final = 1
     data_workers: Final = 0

@@ -165,6 +165,10 @@ class ReplicasSpec(Spec):
             yield _at("train_share", None, message)
 
 
+LEAST_MEMORY = 1 << 29
+"""The least memory of a worker, in bytes."""
+
+
 class ResourcesSpec(Spec):
     """The resources that one replica reserves."""
 
@@ -180,10 +184,10 @@ class ResourcesSpec(Spec):
     )
     memory_bytes: int | None = Field(
         default=None,
-        ge=1 << 29,
+        ge=LEAST_MEMORY,
         le=1 << 50,
         description="Maximum memory of a replica without a GPU, in bytes, about 1 GiB of it for "
-        "torch and Ray; null takes the limit that the operator sets.",
+        "torch and Ray; its workers have equal parts. null takes the limit that the operator sets.",
     )
 
     def misfits(self, workers: int) -> Iterator[Misfit]:

@@ -10,7 +10,7 @@ from drmad_client.spec.hyperparameters import HyperparameterSpec
 from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.outer.meta import MetaSpec
 from drmad_client.spec.problem import ProblemSpec
-from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
+from drmad_client.spec.replicas import LEAST_MEMORY, ReplicasSpec, ResourcesSpec
 
 
 class SharedJob(Protocol):
@@ -88,6 +88,13 @@ def _resource_misfits(resources: ResourcesSpec, workers: int) -> Iterator[Misfit
             f"got {resources.cpus:g}"
         )
         yield ("resources", "cpus"), resources.cpus, message
+    least = workers * LEAST_MEMORY
+    if resources.memory_bytes is not None and resources.memory_bytes < least:
+        message = (
+            f"must be at least {least}, {LEAST_MEMORY} for each of the {workers} workers of the "
+            f"replica, got {resources.memory_bytes}"
+        )
+        yield ("resources", "memory_bytes"), resources.memory_bytes, message
     if resources.gpus not in (0.0, float(workers)):
         message = (
             f"must be 0 or replicas.workers, {workers}, a GPU for each worker of the replica, got "

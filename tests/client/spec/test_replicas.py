@@ -109,6 +109,11 @@ def test_a_replica_of_several_workers_takes_a_gpu_for_each() -> None:
             "at least replicas.workers, 4, a core for each worker of the replica, got 1",
         ),
         (
+            {"replicas": {"workers": 4}, "resources": {"cpus": 4, "memory_bytes": 2**30}},
+            "resources.memory_bytes",
+            "must be at least 2147483648, 536870912 for each of the 4 workers",
+        ),
+        (
             {"replicas": {"workers": 4}, "resources": {"cpus": 4, "gpus": 2}},
             "resources.gpus",
             "must be 0 or replicas.workers, 4, a GPU for each worker",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from drmad_workers import Batch, Problem, Stored, TrainingConfig, Tuner
-from drmad_workers.training.config import Precision
+from drmad_workers.numerics import Precision
 from tests.workers.cases.small import (
     CLASSES,
     EXACT,

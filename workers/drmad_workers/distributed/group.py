@@ -30,6 +30,10 @@ FLAG_EVERY = 50
 """
 
 
+SMALL = 4096
+"""The numbers of a tensor up to which it is summed in one message with others, in float64."""
+
+
 class Group(Protocol):
     """The part of a process group of torch.distributed that is used here."""
 
@@ -66,7 +70,7 @@ class WorkerGroup:
         self._should_stop: Callable[[], bool] | None = None
         self._next_poll = 0.0
         self._sums = 0
-        self._flag = torch.zeros((), device=device)
+        self._flag = torch.zeros(1, dtype=torch.float64, device=device)
         self._is_gpu = device.type == "cuda"
         with self._watched():
             store = BACKENDS.FileStore(str(folder / "workers"), size)
@@ -80,13 +84,20 @@ class WorkerGroup:
         if self._should_stop is not None and time.perf_counter() >= self._next_poll:
             self._flag.fill_(float(self._should_stop()))
             self._next_poll = time.perf_counter() + POLL_S
+        small = [part for part in parts if part.numel() <= SMALL]
+        together = torch.cat([self._flag, *(part.detach().reshape(-1).double() for part in small)])
         with self._watched():
             group = self._require_open()
-            works = [group.allreduce([part]) for part in (*parts, self._flag)]
+            large = [part for part in parts if part.numel() > SMALL]
+            works = [group.allreduce([part]) for part in (*large, together)]
             for work in works:
                 work.wait()
+        flag, *found = torch.split(together, [1, *(part.numel() for part in small)])
+        for part, whole in zip(small, found, strict=True):
+            part.detach().copy_(whole.view(part.shape))
+        self._flag.copy_(flag)
         self._sums += 1
-        if (not self._is_gpu or self._sums % FLAG_EVERY == 0) and float(self._flag) > 0.0:
+        if (not self._is_gpu or self._sums % FLAG_EVERY == 0) and float(flag) > 0.0:
             self._flag.zero_()
             raise Stopped("distributed", self._sums)
 

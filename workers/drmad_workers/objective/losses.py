@@ -32,6 +32,7 @@ class Losses:
     Attributes:
         outer_needs_grad: whether the outer loss takes gradients of its own, by the inputs for
             example, and must be computed with gradients enabled.
+        rounding: the relative rounding of the arithmetic in which the losses are computed.
         share: the share of a minibatch's rows that this worker computes; its training losses are
             this share of their mean. 1 if the training run is not shared.
     """
@@ -43,12 +44,19 @@ class Losses:
         values: HyperparameterValues,
         autocast: bool = False,
         batch_size: int = 1,
+        rounding: float | None = None,
     ) -> None:
-        """`autocast` evaluates the losses in bfloat16; `batch_size` is that of a minibatch."""
+        """
+        Args:
+            autocast: evaluates the losses in bfloat16.
+            batch_size: the rows of a minibatch.
+            rounding: see the attribute; None takes that of the type of the tensors.
+        """
         self.problem = problem
         self.autocast = autocast
         self.weighting = Weighting(problem, values, batch_size)
         self.outer_needs_grad = False
+        self.rounding = rounding or torch.finfo(parameters.dtype).eps
         self.share = 1.0
         self._model = parameters.model
         self._device, self._dtype = parameters.device, parameters.dtype

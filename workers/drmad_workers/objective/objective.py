@@ -55,6 +55,7 @@ class Objective:
         replicas: int | None = None,
         held_out: HeldOutRows | None = None,
         batch_size: int = 1,
+        rounding: float | None = None,
     ) -> None:
         """
         Args:
@@ -67,6 +68,7 @@ class Objective:
             replicas: R; None for one replica.
             held_out: the rows of held-out data that a pass takes; None chooses them.
             batch_size: the rows of a minibatch; a joined batch has a multiple of it.
+            rounding: see Losses.
         """
         self.problem = problem
         losses = (problem.loss, problem.inner_loss)
@@ -74,7 +76,7 @@ class Objective:
             problem.model, slots, device, dtype, memory_rows, replicas, losses
         )
         self.values = HyperparameterValues(problem, bound, device, dtype, replicas)
-        self.losses = Losses(problem, self.parameters, self.values, autocast, batch_size)
+        self.losses = Losses(problem, self.parameters, self.values, autocast, batch_size, rounding)
         self.penalties = Penalties(bound.values())
         self.inner = InnerObjective(
             self.losses,
@@ -103,6 +105,7 @@ class Objective:
             self.losses.autocast,
             replicas,
             batch_size=self.losses.weighting.batch_size,
+            rounding=self.losses.rounding,
         )
 
     def share(self, workers: Workers) -> None:

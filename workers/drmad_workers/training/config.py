@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import torch
 
@@ -11,6 +11,7 @@ from drmad_client.spec.inner.optimizers import OPTIMIZERS, OptimizerName, Optimi
 from drmad_workers.errors import ProblemError, require_bounds
 from drmad_workers.hyperparameters.groups import ParameterGroup, own_values
 from drmad_workers.hyperparameters.rates import RateRole
+from drmad_workers.numerics import Precision
 from drmad_workers.objective.objective import Objective
 from drmad_workers.training.clipping import Clip, NormClip, ValueClip
 from drmad_workers.training.optimizers import (
@@ -24,8 +25,6 @@ from drmad_workers.training.optimizers import (
 from drmad_workers.training.optimizers.registry import optimizer_class
 from drmad_workers.training.schedules import ConstantSchedule, Schedule
 from drmad_workers.update_rule import UpdateRule
-
-Precision = Literal["float32", "float64", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,9 @@ class TrainingConfig:
         weight_decay: ω >= 0: adds ω w to the gradient, as torch's SGD, Adam and RMSprop do; AdamW,
             Lion and Muon decouple it from the gradient.
         precision: the type of all tensors, "float32" or "float64". "bfloat16" evaluates the losses
-            under autocast; weights, optimizer memory and hypergradient are float32.
+            under autocast, and "tf32" rounds the factors of products on a GPU; weights, optimizer
+            memory and hypergradient are float32.
+        deterministic: whether a GPU takes operations that have the same bits again.
         evaluation_rows: the rows of held-out data that a pass of the model takes, and of the epoch
             of `implicit`; None chooses them by the memory of a row, at least a minibatch, and
             halves them when an allocation fails.
@@ -73,6 +74,7 @@ class TrainingConfig:
     eps: float = defaults.Training.eps
     weight_decay: float = defaults.Training.weight_decay
     precision: Precision = defaults.Training.precision
+    deterministic: bool = defaults.Training.deterministic
     evaluation_rows: int | None = None
     resample: bool = defaults.Training.resample
     schedule: Schedule = field(default_factory=ConstantSchedule)

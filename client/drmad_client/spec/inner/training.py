@@ -122,10 +122,16 @@ class TrainingSpec(Spec):
         max_length=256,
         description="Groups of parameters with rates of their own, or frozen.",
     )
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16", "float64"] = Field(
         default=defaults.Training.precision,
-        description="Type of all numbers. bfloat16 computes the losses under autocast; weights and "
-        "hypergradients stay in float32.",
+        description="Type of all numbers. bfloat16 computes the losses under autocast; tf32 rounds "
+        "the factors of products to ten fractional bits on a GPU, and is float32 on a CPU; weights "
+        "and hypergradients stay in float32.",
+    )
+    deterministic: bool = Field(
+        default=defaults.Training.deterministic,
+        description="Whether a GPU takes only operations that have the same bits again. false is "
+        "faster for some models, and results differ in their last bits from run to run.",
     )
     evaluation_rows: Annotated[int, bounds.Training.evaluation_rows] | None = Field(
         default=None,

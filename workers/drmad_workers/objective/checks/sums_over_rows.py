@@ -118,7 +118,8 @@ def _require_means(
     for split in (by_workers, [range(1), range(1, rows)] if rows > 1 else []):
         parts = [(len(own) / rows, *of(own)) for own in split]
         found = sum((share * loss for share, loss, _ in parts), torch.zeros_like(expected))
-        if parts and not _agree(expected.reshape(1), found.reshape(1)):
+        rounding = objective.losses.rounding
+        if parts and not _agree(expected.reshape(1), found.reshape(1), rounding):
             detail = f"it is {float(expected):.9g}, and the mean of the parts' {float(found):.9g}"
             raise _not_a_mean(what, detail)
         if parts and gradient is not None:
@@ -126,7 +127,7 @@ def _require_means(
             for share, _, part in parts:
                 if part is not None:
                     summed.add_(part, alpha=share)
-            if not _agree(gradient, summed):
+            if not _agree(gradient, summed, rounding):
                 raise _not_a_mean(what, "its gradient differs from the mean of the parts'")
 
 
@@ -147,11 +148,10 @@ def _outer(objective: Objective, examples: Examples) -> Tensor:
         parameters.train()
 
 
-def _agree(expected: Tensor, found: Tensor) -> bool:
+def _agree(expected: Tensor, found: Tensor, rounding: float) -> bool:
     """Whether two results differ by rounding alone."""
-    bound = torch.finfo(expected.dtype).eps ** 0.5
     difference = torch.linalg.vector_norm(expected - found)
-    return bool(difference <= bound * (1e-3 + torch.linalg.vector_norm(expected)))
+    return bool(difference <= rounding**0.5 * (1e-3 + torch.linalg.vector_norm(expected)))
 
 
 def _not_a_mean(what: str, detail: str) -> ProblemError:

@@ -20,7 +20,7 @@ from drmad_workers.objective.autograd.cuts import confine_hooks
 from drmad_workers.objective.parameters.adopted_parameters import adopted_parameters
 from drmad_workers.objective.parameters.carried import CarriedState, ModelWatch, carried_state
 from drmad_workers.objective.parameters.held_values import HeldValues, Number, Place
-from drmad_workers.objective.parameters.weight_draw import draw_weights
+from drmad_workers.objective.parameters.weight_draw import draw_weights, on_cpu
 from drmad_workers.problem import Initialize
 
 ALIGNMENT = 32
@@ -193,7 +193,8 @@ class FlatParameters:
             with adopted_parameters(self.model, self._places, self._own):
                 frozen = self._frozen() if callable(initialize) else []
                 versions = {p: p._version for p in frozen}
-                draw_weights(self.model, initialize)
+                with nullcontext() if self.device.type == "cpu" else on_cpu(self.model):
+                    draw_weights(self.model, initialize)
                 self.drawn_frozen = {id(p) for p, old in versions.items() if p._version != old}
             for parameter, view in zip(self._own, self._views, strict=True):
                 if parameter.data_ptr() != view.data_ptr():

@@ -1,6 +1,7 @@
 """The draw of w_0: the weights that were given, or new ones by the modules or by a function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -13,6 +14,24 @@ def draw_weights(model: nn.Module, initialize: Initialize) -> None:
         reset_parameters(model)
     elif initialize is not None:
         initialize(model)
+
+
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Has the tensors of the model on the CPU inside, and copies them to their own places on exit.
+
+    The generator of the CPU then draws, so that w_0 is the same on every device.
+    """
+    held = [*model.parameters(), *model.buffers()]
+    places = [tensor.data for tensor in held]
+    for tensor in held:
+        tensor.data = tensor.data.to("cpu", copy=True)
+    try:
+        yield
+    finally:
+        for tensor, place in zip(held, places, strict=True):
+            place.copy_(tensor.data)
+            tensor.data = place
 
 
 def reset_parameters(model: nn.Module) -> None:

@@ -20,8 +20,9 @@ def finite_difference_product(
 ) -> Derivatives:
     """(∂L(w + εu, λ) - ∂L(w - εu, λ)) / 2ε; see Product. `at` must be None.
 
-    ε |u| = ∛precision (1 + |w|) balances the truncation error against rounding. In float32, four
-    to five digits remain.
+    ε |u| = ∛rounding (1 + |w|) balances the truncation error against rounding, where rounding is
+    that of the losses. In float32 four to five digits remain. In bfloat16 the error was 3 % of the
+    product on three small nets, and 33 % with the step of float32.
     """
     parameters = inner.parameters
     weights, precision = parameters.weights, torch.finfo(parameters.dtype)
@@ -30,7 +31,7 @@ def finite_difference_product(
             prepare(inner.flat_gradient(inner.first_derivatives(batch).by_parameters))
     center = weights.clone()
     length = torch.linalg.vector_norm(cotangent)
-    reach = precision.eps ** (1 / 3) * (1.0 + torch.linalg.vector_norm(center))
+    reach = inner.losses.rounding ** (1 / 3) * (1.0 + torch.linalg.vector_norm(center))
     offset = cotangent * (reach / length.clamp_min(precision.tiny))
     sides = []
     for sign in (1.0, -1.0):
