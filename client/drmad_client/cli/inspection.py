@@ -19,7 +19,7 @@ LogToOption = Annotated[
     list[str] | None,
     typer.Option(
         "--log-to",
-        metavar="mlflow:URI|tensorboard:DIR",
+        metavar="mlflow:URI|wandb:PROJECT|tensorboard:DIR",
         help="Follow the job and mirror its history in this tool. Repeatable.",
     ),
 ]

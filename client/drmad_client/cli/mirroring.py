@@ -1,4 +1,4 @@
-"""Mirrors the history of a followed job in MLflow or TensorBoard: the option `--log-to`.
+"""Mirrors the history of a followed job in MLflow, W&B or TensorBoard: the option `--log-to`.
 
 A mirror is filled from the history first and then from the events, so it serves running and ended
 jobs alike. Mirroring a job twice does not duplicate it.
@@ -15,6 +15,7 @@ from drmad_client.errors import DrmadError, NotFound
 from drmad_client.export.mirror import Mirror
 from drmad_client.export.mlflow import MlflowMirror
 from drmad_client.export.tensorboard import TensorboardMirror
+from drmad_client.export.wandb import WandbMirror
 from drmad_client.http.client import Client
 from drmad_client.records.events import Event
 from drmad_client.records.meta_iteration import MetaIteration
@@ -22,6 +23,7 @@ from drmad_client.records.meta_iteration import MetaIteration
 _TOOLS: dict[str, Callable[[str], Mirror]] = {
     "mlflow": MlflowMirror,
     "tensorboard": TensorboardMirror,
+    "wandb": WandbMirror,
 }
 
 
@@ -30,14 +32,14 @@ class BadMirror(DrmadError):
 
 
 def open_mirror(target: str) -> Mirror:
-    """The mirror for a value of `--log-to`: mlflow:http://127.0.0.1:5000 or tensorboard:runs.
+    """The mirror for mlflow:http://127.0.0.1:5000, wandb:team/tuning or tensorboard:runs.
 
     Raises:
         BadMirror: The tool is unknown, or it is not installed.
     """
     tool, _, where = target.partition(":")
     if not where or tool not in _TOOLS:
-        raise BadMirror(f"--log-to must be mlflow:URI or tensorboard:DIR, got {target!r}")
+        raise BadMirror(f"expected mlflow:URI, wandb:PROJECT or tensorboard:DIR, got {target!r}")
     try:
         return _TOOLS[tool](where)
     except ImportError as error:

@@ -341,9 +341,9 @@ class AsyncJobs:
         """
         return self._runner.iterate(self._runner.flows.logs(job_id, replica, after, follow))
 
-    async def history(self, job_id: str) -> History:
-        """Fetch all committed meta-iterations of a job."""
-        return History(await self._runner.run(self._runner.flows.history(job_id)))
+    async def history(self, job_id: str, after: int | None = None) -> History:
+        """Fetch all committed meta-iterations of a job, or those after this one."""
+        return History(await self._runner.run(self._runner.flows.history(job_id, after)))
 
     async def trials(self, job_id: str) -> builtins.list[Trial]:
         """Fetch the trials of the job's search."""

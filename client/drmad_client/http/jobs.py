@@ -340,9 +340,9 @@ class Jobs:
         """
         return self._runner.iterate(self._runner.flows.logs(job_id, replica, after, follow))
 
-    def history(self, job_id: str) -> History:
-        """Fetch all committed meta-iterations of a job."""
-        return History(self._runner.run(self._runner.flows.history(job_id)))
+    def history(self, job_id: str, after: int | None = None) -> History:
+        """Fetch all committed meta-iterations of a job, or those after this one."""
+        return History(self._runner.run(self._runner.flows.history(job_id, after)))
 
     def trials(self, job_id: str) -> builtins.list[Trial]:
         """Fetch the trials of the job's search."""

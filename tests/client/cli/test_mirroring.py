@@ -89,13 +89,13 @@ def test_mlflow_has_one_run_for_a_job(
         assert {file.path for file in read.list_artifacts(run.info.run_id)} == FILES
 
 
-@pytest.mark.parametrize("target", ["wandb:there", "mlflow", "tensorboard:", ""])
+@pytest.mark.parametrize("target", ["comet:there", "mlflow", "wandb:", "tensorboard:", ""])
 def test_an_unknown_mirror_is_named(target: str) -> None:
-    with pytest.raises(BadMirror, match="must be mlflow:URI or tensorboard:DIR, got"):
+    with pytest.raises(BadMirror, match="expected mlflow:URI, wandb:PROJECT or tens"):
         open_mirror(target)
 
 
-@pytest.mark.parametrize("tool", ["mlflow", "tensorboard"])
+@pytest.mark.parametrize("tool", ["mlflow", "tensorboard", "wandb"])
 def test_a_missing_package_says_what_to_install(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

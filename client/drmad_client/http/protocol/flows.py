@@ -253,9 +253,10 @@ class Flows:
             if not is_over:
                 yield Pause(_LOG_PACE_S)
 
-    def history(self, job_id: str) -> Flow[builtins.list[MetaIteration]]:
+    def history(self, job_id: str, since: int | None = None) -> Flow[builtins.list[MetaIteration]]:
+        """All meta-iterations, or those after `since`."""
         records: builtins.list[MetaIteration] = []
-        after, has_more = None, True
+        after, has_more = None if since is None else str(since), True
         while has_more:
             page = yield from self.send(calls.history(job_id, after, _HISTORY_PAGE))
             records += page.data
