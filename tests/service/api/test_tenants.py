@@ -276,11 +276,16 @@ async def test_who_may_only_read_finds_no_buttons(
     lease = await finished(store, spec)
     reader = await bearer(access, "local", Scope.READ)
     submitter = await bearer(access, "local", Scope.SUBMIT)
-    for headers, has_buttons in ((reader, False), (submitter, True)):
+    manager = await bearer(access, "local", Scope.MANAGE)
+    for headers, may_submit, may_change in (
+        (reader, False, False),
+        (submitter, True, False),  # the job is another's
+        (manager, True, True),
+    ):
         page = (await locked.get(f"/jobs/{lease.job_id}", headers=headers)).text
-        assert (">Fork</a>" in page) == has_buttons
-        assert ('data-dialog="delete"' in page) == has_buttons
-        assert ('href="/new"' in page) == has_buttons
+        assert (">Fork</a>" in page) == may_submit
+        assert ('data-dialog="delete"' in page) == may_change
+        assert ('href="/new"' in page) == may_submit
         assert "history.csv" in page
     refused = await locked.get("/new", headers=reader)
     assert refused.status_code == 403
