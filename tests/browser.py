@@ -57,6 +57,8 @@ def chromium() -> Iterator[Browser]:
 
 BUSY = "was preloaded using link preload but not used within a few seconds"
 """What the browser says of a page on a machine with too much to do; it is no fault of the page."""
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
+"""Likewise where other tests add and remove network interfaces."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Trouble:
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning") and not any(
-            words in text for words in (BUSY, *self.expected)
+            words in text for words in (BUSY, NETWORK_CHANGED, *self.expected)
         ):
             self.found.append(text)
 

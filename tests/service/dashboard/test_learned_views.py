@@ -10,6 +10,7 @@ from safetensors import numpy as safetensors
 
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, Progress
+from drmad_client.records.side_runs.examples import ExampleGroups, ExampleView, ShownExamples
 from drmad_service.store import MetaIterationCommit, ResumePoint, Store
 from drmad_service.store.layout.state_machine import Action
 from tests import browser as browsers
@@ -56,21 +57,25 @@ def _point(iteration: int, values: dict[str, np.ndarray[Any, Any]]) -> ResumePoi
     return ResumePoint(iteration, safetensors.save(tensors), {"iteration": iteration})
 
 
-async def _job(store: Store) -> str:
-    kinds = [{"kind": "training_data"}, {"kind": "l2"}]
+async def _job(
+    store: Store,
+    kinds: list[dict[str, Any]],
+    fields: list[dict[str, Any]],
+    learned: dict[str, np.ndarray[Any, Any]],
+) -> str:
     wanted = gallery.spec("learned", 1, hyperparameters=kinds, priority=90)
     job, _ = await store.create(wanted)
     lease = await store.claim("scheduler_gallery", 3600.0, gallery.CAPACITY)
     assert lease is not None
     assert lease.job_id == job.id
     infos = [
-        HyperparameterInfo.model_validate(info | {"shape": list(LEARNED[info["name"]].shape)})
-        for info in INFOS
+        HyperparameterInfo.model_validate(info | {"shape": list(learned[info["name"]].shape)})
+        for info in fields
     ]
-    untuned = {name: np.zeros_like(value) for name, value in LEARNED.items()}
+    untuned = {name: np.zeros_like(value) for name, value in learned.items()}
     await store.begin(lease, infos, _point(0, untuned))
     await store.act(lease, Action.RUN, "started")
-    for iteration, values in enumerate((LEARNED, LEARNED)):
+    for iteration, values in enumerate((learned, learned)):
         record = {
             "iteration": iteration,
             "validation_loss": 1.0 - iteration / 2,
@@ -96,7 +101,9 @@ async def _job(store: Store) -> str:
 
 
 def test_each_kind_has_its_view(page: Page, server: Server, do: Do[Any]) -> None:
-    page.goto(f"{server.url}/jobs/{do(_job)}")
+    kinds = [{"kind": "training_data"}, {"kind": "l2"}]
+    job = do(lambda store: _job(store, kinds, INFOS, LEARNED))
+    page.goto(f"{server.url}/jobs/{job}")
     images = page.locator('learned-entries[kind="images"]:not([found])')
     images.scroll_into_view_if_needed()
     expect(images.locator("li")).to_have_count(24)
@@ -132,3 +139,58 @@ def test_each_kind_has_its_view(page: Page, server: Server, do: Do[Any]) -> None
     search.fill("80")
     found = page.locator("learned-entries[found] li")
     expect(found).to_have_text(["mixing[80]1from 0"])
+
+
+def test_schedules_are_curves_by_layer_over_the_untuned_ones(
+    page: Page, server: Server, do: Do[Any]
+) -> None:
+    steps = np.linspace(-3.0, -1.0, 50, dtype=np.float32)
+    learned = {"learning_rate": np.stack([steps, steps[::-1]])}
+    fields: dict[str, Any] = {"name": "learning_rate", "kind": "learning_rate", "transform": "exp"}
+    fields |= {"groups": _groups(("first", "second"), 50)}
+    kinds = [{"kind": "learning_rate", "per": "step_and_layer"}]
+    job = do(lambda store: _job(store, kinds, [fields], learned))
+    page.goto(f"{server.url}/jobs/{job}")
+    chart = page.locator('job-chart[name="schedules"]')
+    chart.scroll_into_view_if_needed()
+    expect(chart).to_have_attribute("data-state", "drawn")
+    expect(chart.locator(".legendtext", has_text="first")).to_have_count(1)
+    expect(chart.locator(".legendtext", has_text="second")).to_have_count(1)
+    slopes = chart.evaluate(
+        """(chart) => Object.fromEntries(chart.figure.data.map(({ name, y }) =>
+            [name, [y[0], y.at(-1)]]))"""
+    )
+    tuned = {label: ends for label, ends in slopes.items() if ends[0] != ends[1]}
+    assert len(tuned) == 2
+    rising = next(ends for label, ends in tuned.items() if "first" in label)
+    falling = next(ends for label, ends in tuned.items() if "second" in label)
+    np.testing.assert_allclose(rising, np.exp([-3.0, -1.0]), rtol=1e-3)
+    np.testing.assert_allclose(falling, np.exp([-1.0, -3.0]), rtol=1e-3)
+    assert any(ends == [1.0, 1.0] for ends in slopes.values())  # untuned, exp(0)
+
+
+def test_the_lowest_weights_stand_beside_the_texts_of_their_rows(
+    page: Page, server: Server, do: Do[Any]
+) -> None:
+    weights = np.linspace(-4.0, 4.0, 40, dtype=np.float32)[RANDOM.permutation(40)]
+    fields = {"name": "sample_weight", "kind": "sample_weight", "transform": "sigmoid"}
+
+    async def made(store: Store) -> str:
+        kinds = [{"kind": "sample_weight"}]
+        job = await _job(store, kinds, [fields], {"sample_weight": weights})
+        views = {row: ExampleView(text=f"<b>text</b> of row {row}") for row in range(40)}
+        numbers = [int(weight > 0) for weight in weights]
+        groups = {"class": ExampleGroups(labels=["bad", "good"], numbers=numbers)}
+        await store.answer_examples("asked", job, ShownExamples(views=views, groups=groups))
+        return job
+
+    page.goto(f"{server.url}/jobs/{do(made)}")
+    order = np.argsort(weights)
+    for title, rows in (("lowest", order[:12]), ("highest", order[::-1][:12])):
+        shown = page.locator(f'learned-entries[src*="order={title}"]')
+        shown.scroll_into_view_if_needed()
+        expect(shown).to_have_attribute("data-examples", "shown")
+        texts = shown.locator("li .what").all_text_contents()
+        assert texts == [f"<b>text</b> of row {row}" for row in rows]
+        values = [float(text) for text in shown.locator("li b").all_text_contents()]
+        np.testing.assert_allclose(values, 1 / (1 + np.exp(-weights[rows])), rtol=6e-3)
