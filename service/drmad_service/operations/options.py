@@ -10,7 +10,8 @@ import typer
 
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.redis_access import url_in_file
-from drmad_workers.artifacts.store import ArtifactLocation
+from drmad_workers.artifacts.artifact import ArtifactError
+from drmad_workers.artifacts.store import ArtifactLocation, ArtifactStore
 
 
 def _default_home() -> Path:
@@ -118,3 +119,16 @@ def artifact_location(url: str, options_file: Path | None) -> ArtifactLocation |
             f"got {type(options).__name__}"
         )
     return ArtifactLocation(url, options)
+
+
+def opened_artifacts(url: str, options_file: Path | None, folder: Path) -> ArtifactStore:
+    """The artifact store of the options, or the folder of uploads.
+
+    Raises:
+        ServiceStartError: it cannot be used as stated.
+    """
+    location = artifact_location(url, options_file) or ArtifactLocation(str(folder))
+    try:
+        return location.open()
+    except ArtifactError as error:
+        raise ServiceStartError(str(error)) from error

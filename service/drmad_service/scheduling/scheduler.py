@@ -30,8 +30,11 @@ from drmad_service.store.access.refusals import explained, refusal_of
 from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.layout.ids import new_id
 from drmad_service.store.layout.state_machine import Action
+from drmad_workers.artifacts.artifact import ArtifactError
 
 logger = logging.getLogger(__name__)
+
+_ARTIFACTS_SWEEP_S = 600.0
 
 
 class Scheduler:
@@ -49,6 +52,7 @@ class Scheduler:
         self._store = store
         self._settings = settings
         self._data = DataFolder(settings.data_dir)
+        self._artifacts_again_at = 0.0
         self._driven: dict[Lease, asyncio.Task[None]] = {}
         self._cluster = cluster or RayCluster(settings, driver)
         self._driver = driver
@@ -184,6 +188,17 @@ class Scheduler:
                     logger.warning("the lease was lost", extra={"job_id": lease.job_id})
                     task.cancel()
 
+    async def _sweep_artifacts(self) -> None:
+        """Remove what no job names. A bucket is listed for that, so it is done less often."""
+        if time.monotonic() < self._artifacts_again_at:
+            return
+        self._artifacts_again_at = time.monotonic() + _ARTIFACTS_SWEEP_S
+        try:
+            if removed := await self._store.remove_unnamed_artifacts():
+                logger.info("removed %d artifacts that no job names", removed)
+        except ArtifactError as error:
+            logger.warning("removes no artifacts: %s", error)
+
     async def _sweep(self) -> None:
         """Delete jobs and uploads older than `keep_ended_s`; warn while the store is full."""
         while True:
@@ -198,6 +213,7 @@ class Scheduler:
                     self._data.remove(sha256)
                     logger.info("deleted data that no job names", extra={"sha256": sha256})
                 await asyncio.to_thread(self._data.remove_abandoned)
+                await self._sweep_artifacts()
                 try:
                     await self._store.must_have_room()
                 except StoreFull as error:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from drmad_client.records.service.usage import TenantLimits, TenantUsage, Usage
 from drmad_service.errors import TenantFull
-from drmad_service.store.base import Base
+from drmad_service.store.files.job_artifacts import ArtifactsOfJobs, bytes_of
 from drmad_service.store.jobs.placement import UNLIMITED
 from drmad_service.store.layout import keys
 
 _PAGE = 500
 
 
-class TenantUses(Base):
+class TenantUses(ArtifactsOfJobs):
     """Usage and limits of tenants."""
 
     async def usage(
@@ -84,7 +84,7 @@ class TenantUses(Base):
             raise TenantFull(tenant, used, most_bytes)
 
     async def stored_bytes(self, tenant: str, data_size: Callable[[str], int]) -> int:
-        """About what the tenant's jobs keep in Redis, and the size of its uploads."""
+        """About what the tenant's jobs keep, in Redis and as artifacts, and the size of uploads."""
         total = 0
         ids = [
             raw.decode() for raw in await self._redis.zrange(keys.jobs_with(None, tenant), 0, -1)
@@ -95,6 +95,7 @@ class TenantUses(Base):
                 for part in (None, *keys.PARTS):
                     pipe.memory_usage(keys.job(job_id, part), samples=3)
             total += sum(size or 0 for size in await pipe.execute())
+        total += bytes_of(await self.artifacts_of(ids))
         for index, members in (
             (keys.CODES, keys.code_tenants),
             (keys.DATA, keys.data_tenants),

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from drmad_service.ray_driver.codec import LENGTH, Undecodable, decode, encode
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
+from drmad_workers.artifacts.store import ArtifactLocation
 from drmad_workers.ray_actor.messages import (
     Failure,
     PackedState,
     ProgressReport,
+    Retrained,
     StepResult,
     TrialResult,
 )
@@ -89,3 +93,14 @@ def test_a_hostile_message_is_refused_and_runs_nothing(
     with pytest.raises(Undecodable):
         decode(received)
     assert capsys.readouterr().out == ""
+
+
+def test_artifacts_pass_and_a_name_that_leads_elsewhere_is_refused() -> None:
+    kept = Retrained([None], Artifact("a" * 64, 5))
+    assert decode(content(kept)) == kept
+    given = JobArtifacts(ArtifactLocation("s3://bucket/x", {"key": "k"}), "job_1", 10)
+    assert decode(content(given)) == given
+    for fields in ({"sha256": "../../other", "size": 5}, {"sha256": "a" * 64, "size": -1}):
+        forged = msgpack.packb(msgpack.ExtType(2, msgpack.packb(["Artifact", fields])))
+        with pytest.raises(Undecodable, match="not a message of drmad"):
+            decode(forged)

@@ -12,8 +12,11 @@ from redis.asyncio import Redis
 from drmad_client.records.job import Best
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import ArtifactsFail, ResultNotFound
+from drmad_service.operations.backup import backup_writer, backups
 from drmad_service.store import Lease, Store
+from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.layout import keys
+from drmad_service.store.layout.state_machine import Action
 from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.artifacts.store import MODELS, ArtifactLocation, ArtifactStore
@@ -121,3 +124,58 @@ async def test_a_process_without_the_store_says_so(
     await store.commit(lease, replace(step(0), model=written(artifacts, lease, 1.0)))
     with pytest.raises(ArtifactsFail, match="set DRMAD_ARTIFACTS_URL"):
         await model(Store(redis), lease.job_id, "best")
+
+
+async def test_what_nothing_names_is_removed_after_a_grace(
+    store: Store, artifacts: ArtifactStore, spec: JobSpec, tmp_path: Path
+) -> None:
+    lease = await started(store, spec)
+    kept = written(artifacts, lease, 1.0)
+    await store.commit(lease, replace(step(0), model=kept))
+    unnamed = written(artifacts, lease, 2.0)  # its worker was lost before the commit
+    file = tmp_path / "file"
+    file.write_bytes(b"of a job that was never created")
+    never = artifacts.keep(file, "jobs/job_never/vectors")
+    artifacts.put(file, "jobs/incoming/draft")
+    artifacts.put(file, "0" * 64)  # an upload is no result of a job
+    assert await store.remove_unnamed_artifacts(grace_s=3600.0) == 0
+    assert await store.remove_unnamed_artifacts(grace_s=-10.0) == 3
+    left = {entry.key for entry in artifacts.entries()}
+    assert left == {f"jobs/{lease.job_id}/models/{kept.sha256}", "0" * 64}
+    assert unnamed.sha256 != never.sha256
+
+
+async def test_a_deleted_job_takes_its_artifacts_with_it(
+    store: Store, artifacts: ArtifactStore, spec: JobSpec
+) -> None:
+    lease = await started(store, spec)
+    kept = written(artifacts, lease, 1.0)
+    await store.commit(lease, replace(step(0), model=kept))
+    assert (await store.artifacts_of([lease.job_id, "job_never"])) == {lease.job_id: {kept}}
+    with_model = await store.stored_bytes("local", lambda _: 0)
+    assert with_model > kept.size
+    await store.act(lease, Action.SUCCEED, "iterations")
+    await store.delete(lease.job_id)
+    assert artifacts.entries() == []
+
+
+async def test_a_backup_has_the_artifacts_and_restores_them(
+    store: Store, redis: Redis, artifacts: ArtifactStore, spec: JobSpec, tmp_path: Path
+) -> None:
+    lease = await started(store, spec)
+    kept = written(artifacts, lease, 1.0)
+    await store.commit(lease, replace(step(0), model=kept))
+    before = await model(store, lease.job_id, "best")
+    await store.act(lease, Action.SUCCEED, "iterations")
+    data, file = DataFolder(tmp_path / "data"), tmp_path / "all.zip"
+    await backup_writer.write(redis, data, file, artifacts=artifacts)
+    await store.delete(lease.job_id)
+    assert artifacts.entries() == []
+    with backups.Backup(file) as backup:
+        restored = backups.restore(store, redis, data, backup, artifacts=artifacts)
+        done = [each async for each in restored]
+    assert [each.restored for each in done] == [True]
+    assert await model(store, lease.job_id, "best") == before
+    artifacts.remove_below(f"jobs/{lease.job_id}")
+    with pytest.raises(backups.BackupError, match="has lost an artifact"):
+        await backup_writer.write(redis, data, tmp_path / "other.zip", artifacts=artifacts)

@@ -16,7 +16,15 @@ from redis.asyncio import Redis
 from drmad_client.errors import DrmadError
 from drmad_service.errors import DiskRefuses
 from drmad_service.operations.backup import backup_writer, backups
-from drmad_service.operations.options import DEFAULT_HOME, DataDir, Home, HomeRedisUrl
+from drmad_service.operations.options import (
+    DEFAULT_HOME,
+    ArtifactsOptionsFile,
+    ArtifactsUrl,
+    DataDir,
+    Home,
+    HomeRedisUrl,
+    opened_artifacts,
+)
 from drmad_service.operations.redis_access import with_redis
 from drmad_service.store import Store
 from drmad_service.store.files.data_folder import DataFolder, data_folder
@@ -37,6 +45,8 @@ def backup(
     redis_url: HomeRedisUrl = "",
     home: Home = DEFAULT_HOME,
     data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
 ) -> None:
     """Write jobs with their histories, vectors, models, code and data to one file.
 
@@ -47,12 +57,16 @@ def backup(
 
     async def run(redis: Redis) -> None:
         await agree(redis)
-        data = DataFolder(data_folder(data_dir, home))
+        folder = data_folder(data_dir, home)
+        data = DataFolder(folder)
+        artifacts = opened_artifacts(artifacts_url, artifacts_options_file, folder)
         if file == STANDARD:
-            written = await backup_writer.write_to(redis, data, sys.stdout.buffer, job_ids)
+            written = await backup_writer.write_to(
+                redis, data, sys.stdout.buffer, job_ids, artifacts
+            )
             typer.echo(f"{len(written)} jobs written", err=True)
         else:
-            written = await backup_writer.write(redis, data, file, job_ids)
+            written = await backup_writer.write(redis, data, file, job_ids, artifacts)
             typer.echo(f"{len(written)} jobs in {file} ({file.stat().st_size / 2**20:.1f} MiB)")
 
     with_redis(redis_url, home, run)
@@ -71,6 +85,8 @@ def restore(
     redis_url: HomeRedisUrl = "",
     home: Home = DEFAULT_HOME,
     data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
 ) -> None:
     """Restore jobs under their ids; jobs that were running continue from their last meta-iteration.
 
@@ -81,9 +97,12 @@ def restore(
         await agree(redis)
         folder = data_folder(data_dir, home)
         data = DataFolder(folder)
+        artifacts = opened_artifacts(artifacts_url, artifacts_options_file, folder)
         outcomes = []
         with _opened(file, folder) as opened:
-            restored = backups.restore(Store(redis), redis, data, opened, job_ids, replace)
+            restored = backups.restore(
+                Store(redis, artifacts=artifacts), redis, data, opened, job_ids, replace, artifacts
+            )
             async for outcome in restored:
                 outcomes.append(outcome)
                 what = "restored" if outcome.restored else "skipped"

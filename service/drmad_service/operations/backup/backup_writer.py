@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from drmad_client import __version__
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound
+from drmad_service.operations.backup import backup_artifacts
 from drmad_service.operations.backup.backups import (
     BINARY_PARTS,
     FORMAT,
@@ -25,15 +26,22 @@ from drmad_service.operations.backup.backups import (
     data_digests,
 )
 from drmad_service.store.files.data_folder import DataFolder
+from drmad_service.store.files.job_artifacts import artifacts_in
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.schema import SCHEMA
+from drmad_workers.artifacts.artifact import Artifact, ArtifactError
+from drmad_workers.artifacts.store import ArtifactStore
 
 _ATTEMPTS = 10
 """Attempts to read a job whose old vectors are deleted meanwhile."""
 
 
 async def write(
-    redis: Redis, data: DataFolder, path: Path, job_ids: Sequence[str] = ()
+    redis: Redis,
+    data: DataFolder,
+    path: Path,
+    job_ids: Sequence[str] = (),
+    artifacts: ArtifactStore | None = None,
 ) -> list[str]:
     """Writes the jobs, or all of them, to a new file. Returns their ids.
 
@@ -48,7 +56,7 @@ async def write(
     draft = path.with_name(path.name + ".part")
     try:
         with draft.open("wb") as file:
-            written = await write_to(redis, data, file, job_ids)
+            written = await write_to(redis, data, file, job_ids, artifacts)
         draft.replace(path)
     except OSError as error:
         raise BackupError(
@@ -62,7 +70,11 @@ async def write(
 
 
 async def write_to(
-    redis: Redis, data: DataFolder, file: BinaryIO, job_ids: Sequence[str] = ()
+    redis: Redis,
+    data: DataFolder,
+    file: BinaryIO,
+    job_ids: Sequence[str] = (),
+    artifacts: ArtifactStore | None = None,
 ) -> list[str]:
     """The same to a stream, which need not be seekable.
 
@@ -76,7 +88,7 @@ async def write_to(
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for job_id in ids:
             try:
-                specs.append(await _write_job(client, archive, job_id))
+                specs.append(await _write_job(client, archive, job_id, artifacts))
                 written.append(job_id)
             except JobNotFound:
                 if job_ids:
@@ -101,7 +113,9 @@ async def write_to(
     return written
 
 
-async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> JobSpec:
+async def _write_job(
+    client: Any, archive: zipfile.ZipFile, job_id: str, artifacts: ArtifactStore | None
+) -> JobSpec:
     """Writes one job; returns its spec."""
     for _ in range(_ATTEMPTS):
         fields, parts, chunks = await _snapshot(client, job_id)
@@ -110,16 +124,42 @@ async def _write_job(client: Any, archive: zipfile.ZipFile, job_id: str) -> JobS
         contents = {
             (part, name): await client.hget(keys.job(job_id, part), name) for part, name in chunks
         }
+        named = artifacts_in(json.dumps([fields, parts]))
         if None not in contents.values():
-            break
+            try:
+                await _write_artifacts(archive, job_id, named, artifacts)
+                break
+            except backup_artifacts.ArtifactsChanged:
+                continue
     else:
-        raise BackupError(f"job {job_id} changes faster than it can be read; pause it first")
+        raise BackupError(
+            f"job {job_id} changes faster than it can be read, or has lost an artifact; pause it "
+            "first"
+        )
     _put(archive, f"jobs/{job_id}/job.json", fields)
     for part, value in parts.items():
         _put(archive, f"jobs/{job_id}/{part}.json", value)
     for (part, name), content in contents.items():
         archive.writestr(f"jobs/{job_id}/{part}/{name}", content, zipfile.ZIP_STORED)
     return JobSpec.accepted(fields["spec"])
+
+
+async def _write_artifacts(
+    archive: zipfile.ZipFile, job_id: str, named: set[Artifact], store: ArtifactStore | None
+) -> None:
+    """
+    Raises:
+        ArtifactsChanged: the job has replaced one of them.
+        BackupError: the store fails.
+    """
+    if store is None or not named:
+        return
+    try:
+        with backup_artifacts.opened(store, job_id, named) as readers:
+            for name, reader in readers.items():
+                await asyncio.to_thread(backup_artifacts.write, archive, job_id, name, reader)
+    except ArtifactError as error:
+        raise BackupError(f"the artifacts of job {job_id} cannot be read: {error}") from error
 
 
 async def _snapshot(

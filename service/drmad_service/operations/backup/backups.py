@@ -8,6 +8,7 @@ A backup is a zip file:
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
     jobs/<id>/chunks/<sha256>       one chunk of its vectors; model_chunks and
                                     checkpoint_chunks are stored alike
+    jobs/<id>/artifacts/<part>/<sha256>  what is too large for Redis, see artifacts/store.py
     code/<sha256>                   archives of user code that the jobs name
     data/<sha256>                   data sets and weights that their users uploaded
 
@@ -36,22 +37,25 @@ from drmad_client.files.zip_errors import ZIP_ERRORS
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_files
+from drmad_service.operations.backup import backup_artifacts
 from drmad_service.store import Store
 from drmad_service.store.access.large_values import CHUNK_BYTES, COPY_S
 from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.files.received_file import WrongDigest
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.schema import REWRITINGS, SCHEMA
+from drmad_workers.artifacts.store import PARTS, ArtifactStore
 
 FORMAT = 1
 LARGEST_JSON = 256 << 20
 LARGEST_CODE = 64 << 20
-BINARY_PARTS = ("chunks", "model_chunks", "checkpoint_chunks")
+BINARY_PARTS = ("chunks", "model_chunks", "checkpoint_chunks", "retrained_chunks")
 JSON_PARTS = tuple(part for part in keys.PARTS if part not in BINARY_PARTS)
 _JOB_ID = r"job_[0-9A-Z]{26}"
 _NAMES = re.compile(
     rf"manifest\.json|jobs/{_JOB_ID}/(?:job|{'|'.join(JSON_PARTS)})\.json"
     rf"|jobs/{_JOB_ID}/(?:{'|'.join(BINARY_PARTS)})/[0-9a-f]{{64}}|(?:code|data)/[0-9a-f]{{64}}"
+    rf"|jobs/{_JOB_ID}/artifacts/(?:{'|'.join(PARTS)})/[0-9a-f]{{64}}"
 )
 _AFTER = {
     JobStatus.STARTING: JobStatus.QUEUED,
@@ -157,6 +161,15 @@ class Backup:
             if of == job_id and part in BINARY_PARTS:
                 yield part, sha256, self._content(name, CHUNK_BYTES)
 
+    def restore_artifacts(self, job_id: str, store: ArtifactStore | None) -> None:
+        """
+        Raises:
+            ArtifactNotRestored: one is damaged, or the store does not take it.
+        """
+        for name in self._sizes:
+            if store is not None and name.startswith(f"jobs/{job_id}/artifacts/"):
+                backup_artifacts.restore(self._archive, name, store)
+
     def code(self, sha256: str) -> bytes | None:
         name = f"code/{sha256}"
         return self._content(name, LARGEST_CODE) if name in self._sizes else None
@@ -208,6 +221,7 @@ async def restore(
     backup: Backup,
     job_ids: Sequence[str] = (),
     replace: bool = False,
+    artifacts: ArtifactStore | None = None,
 ) -> AsyncIterator[BackupSummary]:
     """Restores jobs under their ids; jobs that were running are queued.
 
@@ -232,7 +246,7 @@ async def restore(
                 continue
             await store.delete(job_id)
         await _restore_uploads(store, data, backup, entry.fields)
-        yield await _restore_job(store, redis, backup, job_id, entry)
+        yield await _restore_job(store, redis, backup, job_id, entry, artifacts)
 
 
 def code_digest(spec: JobSpec) -> str | None:
@@ -268,7 +282,12 @@ async def _check(path: Path) -> None:
 
 
 async def _restore_job(
-    store: Store, redis: Any, backup: Backup, job_id: str, entry: JobEntry
+    store: Store,
+    redis: Any,
+    backup: Backup,
+    job_id: str,
+    entry: JobEntry,
+    artifacts: ArtifactStore | None,
 ) -> BackupSummary:
     names = set(entry.parts)
     for part, value in entry.parts.items():
@@ -277,6 +296,7 @@ async def _restore_job(
         names.add(part)
         await redis.hset(keys.job(job_id, part), sha256, content)
         await redis.expire(keys.job(job_id, part), COPY_S)
+    await asyncio.to_thread(backup.restore_artifacts, job_id, artifacts)
     before = JobStatus(entry.fields["status"])
     after = _AFTER.get(before, before)
     if not await store.put_restored(job_id, entry.fields, before, after, sorted(names)):

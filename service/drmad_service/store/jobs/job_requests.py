@@ -18,6 +18,7 @@ from drmad_service.errors import (
     JobNotFound,
     TooManyQueued,
 )
+from drmad_service.store.files.job_artifacts import ArtifactsOfJobs
 from drmad_service.store.jobs.checkpoints import Checkpoints
 from drmad_service.store.jobs.forked_state import forked_scalars
 from drmad_service.store.jobs.placement import Capacity, Needs
@@ -34,7 +35,7 @@ RETENTION = "retention"
 """The principal that deletes jobs which are kept no longer."""
 
 
-class JobRequests(WarmStarts, Checkpoints):
+class JobRequests(WarmStarts, Checkpoints, ArtifactsOfJobs):
     """Jobs as clients create, read and control them; `by` names who does, for the audit log."""
 
     async def create(
@@ -233,6 +234,7 @@ class JobRequests(WarmStarts, Checkpoints):
             raise JobNotFound(job_id)
         if outcome == "refused":
             raise ActionRefused(job_id, "delete", status)
+        await self._remove_artifacts(job_id)
 
     async def delete_ended_before(self, milliseconds_ago: float) -> int:
         """Delete up to 1000 jobs that ended longer ago. Returns how many."""
@@ -241,6 +243,7 @@ class JobRequests(WarmStarts, Checkpoints):
         ids = await self._redis.zrangebyscore(keys.ENDED, "-inf", horizon, start=0, num=1000)
         for raw in ids:
             await self._scripts.run("delete", raw.decode(), RETENTION, *keys.PARTS)
+            await self._remove_artifacts(raw.decode())
         return len(ids)
 
     async def _create(
