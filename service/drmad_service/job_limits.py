@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
+from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from drmad_client.spec.job import JobSpec
@@ -23,7 +25,20 @@ class JobLimits:
     )
 
     def violations(self, spec: JobSpec) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Path and message of each field that exceeds its limit."""
+        """Path and message of each field that exceeds its limit, trials of a search among them."""
+        own = dict(self._violations(spec))
+        yield from own.items()
+        if spec.search is None:
+            return
+        for path, parameter in spec.search.parameters.items():
+            found = dict[tuple[str, ...], str]()
+            for value in parameter.ends():
+                with contextlib.suppress(ValidationError, LookupError):  # the search skips it
+                    found |= dict(self._violations(spec.started_from({path: value})))
+            for message in [found[field] for field in found if field not in own]:
+                yield ("search", "parameters", path), message
+
+    def _violations(self, spec: JobSpec) -> Iterator[tuple[tuple[str, ...], str]]:
         if spec.training.steps > self.steps:
             yield ("training", "steps"), too_many("steps", spec.training.steps, self.steps)
         if spec.replicas.count > self.replicas:

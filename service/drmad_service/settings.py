@@ -356,7 +356,7 @@ class SupervisorSettings:
         name="max_memory",
     )
     stop_s: float = setting(
-        8.0, "Maximum time for the processes to stop, in seconds; they are then killed.", 0
+        6.0, "Maximum time for the processes to stop, in seconds; they are then killed.", 0
     )
     settled_s: float = setting(
         10.0,

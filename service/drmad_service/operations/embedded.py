@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from drmad_service.errors import ServiceStartError
+from drmad_service.operations.folder_lock import lock_folder, unlock
 
+_ANSWER_S = 1.5
 _MAX_SOCKET_PATH = 100  # the kernel accepts 107 bytes
 
 
@@ -48,6 +52,7 @@ class EmbeddedRedis:
             self._socket = folder / "redis.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._password_file = self._folder / "password"
+        self._pid_file = self._folder / "redis.pid"
 
     @property
     def url(self) -> str:
@@ -59,27 +64,42 @@ class EmbeddedRedis:
         """Whether the server's process lives, started by us or adopted."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
-        lock = self._lock()
-        if lock is None:
+        if self._process is not None:
             return True
-        os.close(lock)
+        if not self._folder.is_dir():
+            return False
+        locks = lock_folder(self._folder)
+        if locks is None:
+            return True
+        unlock(locks)
         return False
 
-    def start(self) -> None:
-        """Starts the server and waits until it answers.
+    def is_reachable(self) -> bool:
+        """Whether clients find the server's socket."""
+        return self._socket.is_socket()
+
+    def start(self, stopping: threading.Event | None = None) -> None:
+        """Starts the server and waits until it answers, or until `stopping` is set.
 
         Raises:
             ServiceStartError: there is no server binary, or the server exited.
         """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ensure_password()
-        lock = self._lock()
-        if lock is not None:
+        locks = lock_folder(self._folder)
+        if locks is not None:
             try:
-                self._launch(lock)
+                self._launch(locks)
             finally:
-                os.close(lock)
+                unlock(locks)
+        elif not self.is_reachable():
+            raise ServiceStartError(
+                f"a Redis runs in {self._folder}, and its socket {self._socket} is gone; end its "
+                f"process, whose number is in {self._pid_file}, and start again"
+            )
         while not self._answers():
+            if stopping is not None and stopping.is_set():
+                return
             if not self.is_running():
                 log = self._log
                 last = log.read_text(errors="replace")[-500:] if log.exists() else ""
@@ -89,7 +109,7 @@ class EmbeddedRedis:
             redis.config_set("maxmemory", self._max_memory_bytes)
             redis.config_set("requirepass", self._password())  # one of an earlier release has none
 
-    def _launch(self, lock: int) -> None:
+    def _launch(self, locks: Sequence[int]) -> None:
         if self._process is not None:
             self._process.wait()  # it has exited: this process holds its lock
         self._socket.unlink(missing_ok=True)
@@ -103,29 +123,50 @@ class EmbeddedRedis:
             "save": "",
             "maxmemory-policy": "noeviction",
             "logfile": str(self._log),
+            "pidfile": str(self._pid_file),
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self._process = subprocess.Popen(
-            [server_binary(), "-", *arguments],
-            stdin=subprocess.PIPE,  # every user of the machine reads arguments
-            start_new_session=True,
-            pass_fds=[lock],
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [server_binary(), "-", *arguments],
+                stdin=subprocess.PIPE,  # every user of the machine reads arguments
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=locks,
+            )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as configuration:
             configuration.write(f"requirepass {self._password()}\n".encode())
 
     def stop(self) -> None:
         """Stops the server and waits for its end; its data are in the append-only file."""
-        try:
-            with Redis.from_url(self.url) as redis:
-                redis.shutdown(nosave=False)
-        except RedisError:
-            pass  # a server that shuts down closes the connection instead of replying
-        if self._process is not None:
-            self._process.wait()
-        while self.is_running():
-            time.sleep(0.01)
+        # It closes the connection instead of replying.
+        with contextlib.suppress(RedisError), self._connected() as redis:
+            redis.shutdown(nosave=False)
+        for number, patience_s in ((None, 1.0), (signal.SIGTERM, 1.0), (signal.SIGKILL, 60.0)):
+            if number is not None:
+                self._signal(number)
+            deadline = time.monotonic() + patience_s
+            while self.is_running():
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            else:
+                return
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Signals the server, which holds the lock, so that its number is not another's."""
+        pid = self._process.pid if self._process is not None else 0
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(pid or int(self._pid_file.read_text()), number)
+
+    def _connected(self) -> Redis:
+        """A connection that does not wait long for a server that hangs."""
+        found: Redis = Redis.from_url(
+            self.url, socket_timeout=_ANSWER_S, socket_connect_timeout=_ANSWER_S
+        )
+        return found
 
     def sync(self) -> None:
         """Waits until every acknowledged write is on the disk."""
@@ -150,20 +191,10 @@ class EmbeddedRedis:
     def _answers(self) -> bool:
         """Whether the server has loaded its file and replies."""
         try:
-            with Redis.from_url(self.url) as redis:
+            with self._connected() as redis:
                 return bool(redis.ping())
         except RedisError:
             return False
-
-    def _lock(self) -> int | None:
-        """Descriptor of the locked file; None while a server holds the lock."""
-        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return None
-        return file
 
 
 def server_binary() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 from drmad_client.http import local_key
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.embedded import EmbeddedRedis
+from drmad_service.operations.folder_lock import is_same, lock_folder, unlock
 from drmad_service.operations.home_secrets import (
     ensure_local_key,
     ensure_webhook_secret,
@@ -81,12 +81,12 @@ def supervise(
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
-    with _locked(home), contextlib.ExitStack() as exits:
+    with _locked(home) as locks, contextlib.ExitStack() as exits:
         _await_free(port, stopping)
         redis = None if redis_url else EmbeddedRedis(home, settings.max_memory_mib << 20)
         if redis is not None:
-            redis.start()
             exits.callback(redis.stop)
+            redis.start(stopping)
             exits.enter_context(_synced(redis))
         url = redis.url if redis else redis_url or ""
         (home / "logs").mkdir(exist_ok=True)
@@ -113,9 +113,13 @@ def supervise(
         is_announced = False
         try:
             while not stopping.is_set():
-                if redis is not None and not redis.is_running():
-                    logger.warning("Redis exited; it restarts from its append-only file")
-                    redis.start()
+                if not is_same(home, locks):
+                    raise ServiceStartError(
+                        f"the home {home} was deleted or replaced while drmad ran in it; what its "
+                        "Redis held is lost with it, unless a backup has it: see drmad restore"
+                    )
+                if redis is not None:
+                    _keep_redis(redis, stopping)
                 for child in children:
                     _keep_running(child, settings)
                 if not is_announced and _listens(port):
@@ -126,6 +130,16 @@ def supervise(
                 stopping.wait(0.2)
         finally:
             _stop(children, settings.stop_s)
+
+
+def _keep_redis(redis: EmbeddedRedis, stopping: threading.Event) -> None:
+    if not redis.is_running():
+        logger.warning("Redis exited; it restarts from its append-only file")
+        redis.start(stopping)
+    elif not redis.is_reachable():
+        logger.warning("the socket of Redis was deleted; Redis restarts")
+        redis.stop()
+        redis.start(stopping)
 
 
 def _await_free(port: int, stopping: threading.Event) -> None:
@@ -178,7 +192,7 @@ def _synced(redis: EmbeddedRedis) -> Iterator[None]:
         yield
     finally:
         ending.set()
-        thread.join()
+        thread.join(1.0)  # a disk that hangs does not keep the service from ending
 
 
 def exit_with_parent() -> None:
@@ -227,13 +241,14 @@ def _stop(children: Sequence[_Child], timeout_s: float) -> None:
 
 
 @contextmanager
-def _locked(home: Path) -> Iterator[None]:
+def _locked(home: Path) -> Iterator[Sequence[int]]:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ServiceStartError(
-                f"another drmad up uses the home {home}; stop it, or choose another --home"
-            ) from error
-        yield
+    locks = lock_folder(home)
+    if locks is None:
+        raise ServiceStartError(
+            f"another drmad up uses the home {home}; stop it, or choose another --home"
+        )
+    try:
+        yield locks
+    finally:
+        unlock(locks)
