@@ -1,11 +1,13 @@
-"""One run, restarts and searches on three problems, each judged by retraining.
+"""One run, restarts and searches on four problems, each judged by retraining.
 
-    python benchmarks/online_or_restart.py [--quick] [--part sources,rare,strengths] [--json FILE]
+    python benchmarks/online_or_restart.py [--quick] [--part sources,rare,strengths,noisy]
+        [--json FILE]
     python benchmarks/online_or_restart.py --json FILE --tables
 
 `sources`: a pretrained transformer is fine-tuned on texts of five sources of which two are
 corrupted, a fifth of all labels wrong. `rare`: a convolutional net whose rare classes need a larger
-weight. `strengths`: the weight decay and the strength of an augmentation of a small net.
+weight. `strengths`: the weight decay and the strength of an augmentation of a small net; `noisy`:
+the same with wrong labels.
 
 The settings of the online runs, and the rate of one-step reweighting, are those of the lowest
 validation loss after retraining on the seeds 100 and 101; the seeds 0 to 4 report every arm.
@@ -27,7 +29,7 @@ from online_study.lines import Results
 from online_study.rare import BALANCED, RARE
 from online_study.reweighting import reweighted
 from online_study.sources import SOURCES, WITHOUT
-from online_study.strengths import STRENGTHS
+from online_study.strengths import NOISY, STRENGTHS
 from online_study.study import Figures, fixed, online, restarts, searched
 from online_study.tables import best_of, comparison
 
@@ -49,9 +51,10 @@ SETTINGS: dict[str, Sequence[Setting]] = {
     "sources": [*grid(240, (40,), (0.5, 1.0)), *grid(480, (40, 60), (0.5, 1.0))],
     "rare": grid(400, (20, 50), (0.05, 0.1, 0.2)),
     "strengths": grid(1000, (10, 50, 250), (0.1, 0.2, 0.4)),
+    "noisy": grid(1000, (10, 50, 250), (0.2, 0.4)),
 }
-STUDIES = {"sources": SOURCES, "rare": RARE, "strengths": STRENGTHS}
-TRIALS = {"sources": 13, "rare": 7, "strengths": 7}
+STUDIES = {"sources": SOURCES, "rare": RARE, "strengths": STRENGTHS, "noisy": NOISY}
+TRIALS = {"sources": 13, "rare": 7, "strengths": 7, "noisy": 7}
 """The training runs of a search, which are those of an online run."""
 FACTORS = (1.0, 3.0)
 """Multiples of the learning rate for one-step reweighting."""
@@ -80,7 +83,7 @@ def arms(results: Results, part: str, iterations: int) -> Iterator[tuple[str, Se
     """Every arm of a part: its name, its setting and its measurement of a seed."""
     study = STUDIES[part]
     settings = [chosen(results, part)]
-    if part == "strengths":  # what the length of the window does
+    if study.space.keys() > {"strength"}:  # what the length of the window does
         settings = [chosen(results, part, window=window) for window in (10, 50, 250)]
     for setting in settings:
         yield "online", setting, partial(online, study, **setting)

@@ -1,6 +1,9 @@
 """The weight decay and the strength of an augmentation, of a net with few training rows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 
 import torch
 from sklearn.datasets import load_digits
@@ -20,8 +23,8 @@ from drmad_workers.problem import Batch
 from online_study.digits import model
 from online_study.study import Figures, Study, Values, transformed
 
-TRAIN, VALID = slice(150), slice(150, 650)
-TEST = slice(650, None)
+WRONG = 120
+"""The training labels that are drawn at random in the noisy problem."""
 INIT = -3.0
 """The logarithm of the strength with which tuning begins."""
 
@@ -32,10 +35,13 @@ def inner_loss(forward: nn.Module, values: Mapping[str, Tensor], batch: Batch) -
     return nn.functional.cross_entropy(forward(noisy), batch.targets)
 
 
-def problem(seed: int) -> Problem:
+def problem(seed: int, rows: int = 150, wrong: int = 0) -> Problem:
+    """The first rows train, 500 are validation rows, and the others test."""
     x, y = map(torch.tensor, shuffle(*load_digits(return_X_y=True), random_state=seed))
-    x = x.float() / 16
-    train, valid, test = ((x[rows], y[rows]) for rows in (TRAIN, VALID, TEST))
+    x, draw = x.float() / 16, torch.Generator().manual_seed(seed)
+    y[:wrong] = torch.randint(0, 10, (wrong,), generator=draw)
+    ends = (0, rows, rows + 500, len(y))
+    train, valid, test = ((x[i:j], y[i:j]) for i, j in pairwise(ends))
     return Problem(
         model(),
         train,
@@ -60,3 +66,4 @@ STRENGTHS = Study(
     space={"strength": (-6.0, 1.0), "weight_decay": (-14.0, -1.0)},
     shown=shown,
 )
+NOISY = replace(STRENGTHS, problem=partial(problem, rows=300, wrong=WRONG))

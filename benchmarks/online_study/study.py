@@ -71,11 +71,13 @@ def judged(study: Study, seed: int, values: Values, runs: float) -> Figures:
     return {"runs": runs, **means, **study.shown(seed, values)}
 
 
-def online(study: Study, seed: int, steps: int, window: int, rate: float) -> Figures:
+def online(
+    study: Study, seed: int, steps: int, window: int, rate: float, horizon: int | None = None
+) -> Figures:
     """One run; its work counts in runs of the study's training."""
     meta = MetaConfig("adam", rate, mode="online", window=window)
-    training = replace(study.training, steps=steps)
-    result = tune(study.problem(seed), study.kinds, training, Stored(), meta, seed=seed)
+    training, method = replace(study.training, steps=steps), Stored(horizon=horizon)
+    result = tune(study.problem(seed), study.kinds, training, method, meta, seed=seed)
     assert result.state is not None
     return judged(study, seed, result.best, result.state.runs * steps / study.training.steps)
 

@@ -124,6 +124,7 @@ def _on_the_cluster(
     to: Path | None,
 ) -> RetrainingReport:
     from drmad_client.errors import DrmadError
+    from drmad_client.export.recipe import shortcomings
 
     if scores is not None:
         raise DrmadError(
@@ -133,6 +134,8 @@ def _on_the_cluster(
     asked = _asked({**fields, "iteration": options.index_of(iteration or "best")})
     with options.open_client(context) as client:
         job = client.jobs.retrieve(job_id)
+        if to is not None and (lacks := shortcomings(job.record.begun)):
+            typer.echo(lacks, err=True)
         found = job.retrain(**asked.model_dump())
         for path in [] if to is None else job.save_retraining(found.id, to):
             typer.echo(f"{path}  ({path.stat().st_size:,} bytes)", err=True)

@@ -43,13 +43,26 @@ def recipe(spec: JobSpec, asked: RetrainSpec, job: str) -> str:
     Raises:
         NotPlain: The file does not state a part of the recipe.
     """
-    for reason in _missing(spec):
-        raise NotPlain(f"recipe.py does not state {reason}")
+    if reasons := list(_missing(spec)):
+        raise NotPlain(f"recipe.py does not state {'; '.join(reasons)}")
     package = resources.files("drmad_client.export")
     parts = (package / "pytorch.py").read_text(encoding="utf-8")
     template = (package / "recipe.py.txt").read_text(encoding="utf-8")
     settings = json.dumps(_settings(spec, asked), indent=1)
     return parts + template.format(job=job, settings=settings)
+
+
+def shortcomings(spec: JobSpec) -> str:
+    """What recipe.py of this job lacks, known before anything runs; empty if it is complete."""
+    if reasons := list(_missing(spec)):
+        return f"recipe.py will be no program, because it does not state {'; '.join(reasons)}"
+    if spec.problem.kind != "catalog":
+        return "recipe.py will need your own build_model, and loss_of_rows if the loss is your own"
+    if spec.problem.model.name != "mlp":
+        return (
+            f"recipe.py will need your own build_model: it does not state {spec.problem.model.name}"
+        )
+    return ""
 
 
 def _missing(spec: JobSpec) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from drmad_client.export.recipe import NotPlain, recipe
+from drmad_client.export.recipe import NotPlain, recipe, shortcomings
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.side_runs.retraining import RetrainSpec
 from drmad_workers import spec_adapter
@@ -144,4 +144,23 @@ def test_what_the_file_does_not_state_is_refused() -> None:
     assert "training.schedule one_cycle" in refused(
         training={"batch_size": 20, "schedule": {"name": "one_cycle"}}
     )
+    both = {"optimizer": "lion", "batch_size": 20, "learning_rate": 0.001, "accumulate": 2}
+    assert "training.optimizer lion" in refused(training=both)
+    assert "; training.accumulate" in refused(training=both)
     assert "training_data" in refused(hyperparameters=[{"kind": "training_data"}])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"problem": {"model": {"name": "cnn"}, "data": {"name": "digits"}}}, "build_model"),
+        ({"training": {"batch_size": 20, "accumulate": 2}}, "does not state training.accumulate"),
+    ],
+)
+def test_what_the_file_lacks_is_known_before_anything_runs(
+    changes: dict[str, Any], words: str
+) -> None:
+    found = shortcomings(JobSpec.model_validate(SPEC | changes))
+    assert words in found
+    assert bool(found) is bool(words)
