@@ -1,6 +1,7 @@
 """Two workers that share a training run against one: seconds, and the difference of results.
 
     python benchmarks/workers.py [--quick] [--repeats 7] [--methods replay,..] [--json FILE]
+                                 [--batch 1024] [--steps 10]
 
 An MLP 784-1000-500-10 (1.3 million weights) on random images, SGD with batch 1,024 and T = 10, in
 float32, one thread for each worker; a weight for every example and a penalty for every layer. Each
@@ -167,12 +168,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where all figures go")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--methods", default=",".join(METHODS), help="some of them, by name")
+    parser.add_argument("--batch", type=int, default=1024, help="rows of a minibatch")
+    parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
-    rows, batch, steps, repeats = (
-        (1024, 256, 4, 1) if options.quick else (4096, 1024, 10, options.repeats)
-    )
+    batch, steps, repeats = options.batch, options.steps, options.repeats
+    if options.quick:
+        batch, steps, repeats = 256, 4, 1
     with tempfile.TemporaryDirectory() as folder:
-        workers = Workers(Path(folder), rows, batch, steps)
+        workers = Workers(Path(folder), 4 * batch, batch, steps)
         found = []
         print(
             "| method | one worker | two workers | efficiency | of CPU time | difference | load |"
