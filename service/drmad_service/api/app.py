@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from redis.exceptions import RedisError
 
 import drmad_client
-from drmad_service.api import problem_details
+from drmad_service.api import openapi_document, problem_details
 from drmad_service.api.auth.api_keys import Access
 from drmad_service.api.auth.authentication import signed_in
 from drmad_service.api.auth.failed_attempts import FailedAttempts
@@ -105,6 +105,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     problem_details.install(app)
+    openapi_document.install(app)
     refusals: dict[int | str, dict[str, Any]] = dict.fromkeys(
         (400, 401, 403, 421, 422, 429), PROBLEM
     )

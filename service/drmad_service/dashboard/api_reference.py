@@ -20,6 +20,7 @@ class ReferenceCall:
     parameters: list[dict[str, Any]]
     takes_body: str
     statuses: list[str]
+    curl: str
 
 
 def calls(document: Mapping[str, Any]) -> dict[str, list[ReferenceCall]]:
@@ -34,6 +35,7 @@ def calls(document: Mapping[str, Any]) -> dict[str, list[ReferenceCall]]:
                 parameters=operation.get("parameters", []),
                 takes_body=_body(operation.get("requestBody", {}).get("content", {})),
                 statuses=list(operation["responses"]),
+                curl=next((s["source"] for s in operation.get("x-codeSamples", [])), ""),
             )
             groups.setdefault(operation.get("tags", ["other"])[0], []).append(call)
     return groups
