@@ -18,6 +18,9 @@ from tests.service.dashboard.page_checks import Do, settled
 KEPT = 300
 """Meta-iterations before the page opens."""
 MOST = 100_000
+PAGE_NODES = 2_000
+"""A page has about a thousand nodes, and one that was fetched for a merge may be there beside it;
+a leak would keep one for each of the meta-iterations."""
 
 
 class Watched:
@@ -95,7 +98,7 @@ def test_a_page_that_follows_a_job_keeps_its_memory(
     kept = watch(browser, server, do, lambda rounds: rounds < 3, each=12)
     megabytes, nodes = zip(*kept, strict=True)
     assert megabytes[-1] < megabytes[0] + 4, megabytes
-    assert nodes[-1] < 1.2 * nodes[0], nodes
+    assert nodes[-1] < nodes[0] + PAGE_NODES, nodes
 
 
 def test_the_main_thread_is_free_while_a_job_iterates(
@@ -123,4 +126,4 @@ def test_a_page_that_is_open_for_an_hour_keeps_its_memory(
     megabytes, nodes = zip(*kept, strict=True)
     print(f"{len(kept)} rounds: MB {megabytes[0]:.1f} to {megabytes[-1]:.1f}, nodes {nodes}")
     assert megabytes[-1] < min(megabytes) + 6
-    assert nodes[-1] < 1.3 * min(nodes)
+    assert nodes[-1] < min(nodes) + PAGE_NODES

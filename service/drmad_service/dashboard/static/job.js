@@ -1,7 +1,7 @@
 // The page of a job: follows its events, sends actions and shows its logs.
 import "./charts.js";
 import "./learned.js";
-import { Follower, refresh } from "./live.js";
+import { Follower, hold, refresh } from "./live.js";
 import { duration } from "./numbers.js";
 import { complain, notify, request, under } from "./service.js";
 
@@ -90,6 +90,7 @@ if (isOver()) follower.end("ended");
 async function act(action, body) {
   try {
     if (action === "delete") {
+      hold(true);
       await request("DELETE", api);
       location.assign(under("/"));
       return;
@@ -98,6 +99,7 @@ async function act(action, body) {
     notify({ pause: "Pause requested", resume: "Resumed", extend: "Extended", validations: "Validation requested", retrainings: "Retraining requested" }[action] ?? "Cancellation requested");
     changed();
   } catch (error) {
+    hold(false);
     complain(error);
     refresh();
   }

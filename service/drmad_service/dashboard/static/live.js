@@ -24,6 +24,12 @@ const MERGE = {
   },
 };
 
+let isHeld = false;
+/** Keeps this page as it is, for instance while its job is deleted; false refreshes it again. */
+export function hold(isOn) {
+  isHeld = isOn;
+}
+
 let running = null;
 let again = false;
 
@@ -46,6 +52,7 @@ export async function refresh() {
 
 /** Returns the time that the merge took, in milliseconds. */
 async function update() {
+  if (isHeld) return 0;
   const asked = performance.now();
   let response;
   try {

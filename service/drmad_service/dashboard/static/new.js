@@ -19,7 +19,10 @@ const forkOf = editor.dataset.fork ?? null;
 let form = null;
 let answer = null;
 let described = null; // the last job that the text described
-const schema = await request("GET", "/new/schema");
+const schema = await request("GET", "/new/schema").catch((error) => {
+  verdict.textContent = `The editor did not load: ${error.message} Reload the page.`;
+  throw error;
+});
 const original = document.querySelector("#yaml").value;
 yaml.edit(document.querySelector("#yaml"), new JobSchema(schema), () => described);
 let turn = 0;
