@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install browser proxy demo test test-full test-gpu docs dist images lint unasync bench experiments lock hashes clean
+.PHONY: install browser proxy demo test test-full test-images test-gpu docs dist images lint unasync bench experiments lock hashes clean
 
 install: .venv/installed
 
@@ -30,6 +30,11 @@ test-full: install browser proxy
 # The engine, replicas and workers on GPUs; without one every test is skipped with the reason.
 test-gpu: install
 	$(BIN)/python -m pytest tests/gpu -rs
+
+# Builds the images, runs compose and follows docs/how-to/deploy.md: about 25 minutes and 5 GB, as root on
+# Debian or with a docker that has compose. Writes docs/development/images.md.
+test-images: install browser
+	$(BIN)/python -m tests.images
 
 # The site, in build/site. A broken link or a name that cannot be documented fails it.
 docs: install
