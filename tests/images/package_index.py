@@ -19,6 +19,8 @@ from pathlib import Path
 
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_PORT = 38911
+"""The same in every run: an address that changes would undo the build's cache."""
 _IN_BUILD = "/run/secrets/ca-certificates"
 
 
@@ -96,7 +98,7 @@ def _served(folder: Path, wheel: Path) -> Iterator[int]:
     except OSError:
         shutil.copy(wheel, package)
     handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler)
+    server = http.server.ThreadingHTTPServer(("0.0.0.0", _PORT), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_port
