@@ -69,6 +69,12 @@ DATA_ROOTS = setting(
     flag="data_root",
 )
 RAY_ADDRESS = setting("local", "Address of the Ray cluster; local starts Ray on this machine.")
+RAY_DRIVER = setting(
+    "",
+    "Host and port of `drmad ray-driver` on a machine of the Ray cluster, which drives Ray in "
+    "place of a process that this scheduler starts; the scheduler is then on no machine of the "
+    "cluster.",
+)
 _CPUS = setting(
     None, "CPUs of this machine that its local Ray offers to jobs; all of them by default.", 0.1
 )
@@ -191,12 +197,7 @@ class SchedulerSettings(_Settings):
 
     ray_address: str = RAY_ADDRESS
     cpus: float | None = _CPUS
-    ray_driver: str = setting(
-        "",
-        "Host and port of `drmad ray-driver` on a machine of the Ray cluster, which drives Ray in "
-        "place of a process that this scheduler starts; the scheduler is then on no machine of the "
-        "cluster.",
-    )
+    ray_driver: str = RAY_DRIVER
     worker_user: str = _WORKER_USER
     worker_variables: tuple[str, ...] = setting(
         (),

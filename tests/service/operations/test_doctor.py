@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import socket
@@ -145,18 +146,22 @@ def test_command_prints_json_and_exits_with_1_on_an_error(
 def test_a_container_of_the_scheduler_is_sound_without_what_lies_elsewhere(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It joins a Ray and a Redis of others: a small /tmp and missing data roots are no faults."""
+    """Its Ray and its Redis are elsewhere: a small /tmp and missing data roots are no faults."""
     monkeypatch.setattr(machine, "MIN_DISK_BYTES", 1 << 60)
     monkeypatch.setattr(machine, "MIN_SHARED_MEMORY_BYTES", 1 << 60)
-    joined = Installation(
-        home=tmp_path,
-        redis_url=redis_url,
-        ray_address="ray-head:6381",
-        data_roots=(tmp_path / "on_the_workers",),
-    )
+    elsewhere = Installation(tmp_path, redis_url, data_roots=(tmp_path / "on_the_workers",))
+    joined = dataclasses.replace(elsewhere, ray_address="ray-head:6381")
     early = list(itertools.takewhile(lambda found: found.subject != "Redis", examine(joined)))
     assert [found for found in early if found.level == "error"] == []
     assert "on the workers" in by_subject(early)["data root"].message
+    with socket.create_server(("127.0.0.1", 0)) as driver:
+        address = f"127.0.0.1:{driver.getsockname()[1]}"
+        driven = by_subject(examine(dataclasses.replace(elsewhere, ray_driver=address)))
+    assert not {"disk of Ray", "shared memory", "Ray"} & set(driven)
+    assert (driven["data root"].level, driven["Ray's driver"].level) == ("ok", "ok")
+    silent = by_subject(examine(dataclasses.replace(elsewhere, ray_driver=address)))
+    assert silent["Ray's driver"].level == "error"
+    assert "drmad ray-driver" in silent["Ray's driver"].advice
     alone = Installation(home=tmp_path, redis_url="", data_roots=(tmp_path / "none",))
     wrong = {found.subject for found in examine(alone) if found.level == "error"}
     assert wrong >= {"disk of the home", "disk of Ray", "shared memory", "data root"}

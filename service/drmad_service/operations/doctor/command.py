@@ -18,11 +18,11 @@ from drmad_client.errors import DrmadError
 from drmad_service.flags import filled, with_settings
 from drmad_service.operations.doctor import machine
 from drmad_service.operations.doctor.finding import Finding
-from drmad_service.operations.doctor.ray_cluster import examine_ray
+from drmad_service.operations.doctor.ray_cluster import examine_driver, examine_ray
 from drmad_service.operations.doctor.redis_server import examine_redis
 from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
 from drmad_service.operations.redis_access import home_redis_url
-from drmad_service.settings import DATA_ROOTS, RAY_ADDRESS, Folders
+from drmad_service.settings import DATA_ROOTS, RAY_ADDRESS, RAY_DRIVER, Folders
 
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
 
@@ -35,6 +35,7 @@ class Installation:
     redis_url: str
     port: int | None = None
     ray_address: str = RAY_ADDRESS
+    ray_driver: str = RAY_DRIVER
     data_roots: Folders = DATA_ROOTS
 
 
@@ -74,7 +75,8 @@ def doctor(
 def examine(installation: Installation) -> Iterator[Finding]:
     """All findings, in the order of the time that they take."""
     yield from machine.versions()
-    own_ray = installation.ray_address == "local" and machine.has_ray()
+    is_driven = bool(installation.ray_driver)
+    own_ray = installation.ray_address == "local" and not is_driven and machine.has_ray()
     # A container of the API or the scheduler keeps nothing: Redis, Ray and the data lie elsewhere.
     if installation.redis_url == home_redis_url(installation.home):
         yield from machine.home_disk(installation.home)
@@ -85,4 +87,7 @@ def examine(installation: Installation) -> Iterator[Finding]:
     if installation.port is not None:
         yield machine.port(installation.port)
     yield from asyncio.run(examine_redis(installation.redis_url))
-    yield from examine_ray(installation.ray_address)
+    if is_driven:
+        yield examine_driver(installation.ray_driver)
+    else:
+        yield from examine_ray(installation.ray_address)

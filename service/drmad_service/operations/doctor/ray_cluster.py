@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 from drmad_service.operations.doctor.finding import Finding
 
 TIMEOUT_S = 60.0
+_DRIVER_S = 5.0
 _REPORT_RESOURCES = """
 import json, logging, sys
 import ray
@@ -49,6 +51,17 @@ def examine_ray(
     mismatch = "Version mismatch" in done.stderr
     advice = "install the cluster's versions of Ray and Python here"
     yield Finding("Ray", "error", last, advice if mismatch else _CONNECTION_ADVICE)
+
+
+def examine_driver(address: str) -> Finding:
+    """The process that drives Ray for the scheduler."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_DRIVER_S).close()
+    except (OSError, ValueError) as error:
+        advice = "start drmad ray-driver there, or correct --ray-driver"
+        return Finding("Ray's driver", "error", f"{address}: {error}", advice)
+    return Finding("Ray's driver", "ok", f"listens at {address}")
 
 
 def _resources(found: dict[str, Any]) -> Finding:
