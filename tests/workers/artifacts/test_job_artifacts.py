@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load
 
-from drmad_workers.artifacts.artifact import Artifact, ArtifactStoreFails
+from drmad_workers.artifacts.artifact import Artifact, ArtifactsDenied, ArtifactStoreFails
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.artifacts.store import MODELS, ArtifactLocation, ArtifactStore
+from drmad_workers.ray_actor import packed_state
 
 SMALL = {"weight": torch.arange(4.0)}
 LARGE = {"weight": torch.arange(5000.0).reshape(50, 100).T, "steps": torch.tensor(3)}
@@ -60,3 +62,21 @@ def test_a_worker_waits_for_a_store_that_is_away_a_moment(
     with pytest.raises(ArtifactStoreFails, match="fails at jobs/job_1/models"):
         artifacts.keep(MODELS, LARGE)
     assert len(pauses) == 2 + 6
+
+
+def test_a_model_goes_to_redis_where_the_worker_may_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkstemp", refused)
+    artifacts = JobArtifacts(ArtifactLocation(str(tmp_path / "artifacts")), "job_1", 16)
+    with pytest.raises(ArtifactsDenied, match="Read-only file system"):
+        artifacts.keep(MODELS, LARGE)
+    kept = packed_state.saved_model(LARGE, 1 << 30, artifacts)
+    assert isinstance(kept, bytes)
+    assert torch.equal(load(kept)["weight"], LARGE["weight"])
+    assert "the operator must let the workers write there" in capsys.readouterr().err
+    monkeypatch.setattr(packed_state, "MOST_WITHOUT_STORE_BYTES", 16)
+    assert packed_state.saved_model(LARGE, 1 << 30, artifacts) is None

@@ -49,6 +49,10 @@ class ArtifactStoreFails(ArtifactError):
     """The store does not answer, refuses a request, or lacks a package."""
 
 
+class ArtifactsDenied(ArtifactStoreFails):
+    """The store does not let this process write: the folder is read-only, or a right lacks."""
+
+
 class ArtifactLost(ArtifactError):
     """The store has no such artifact."""
 

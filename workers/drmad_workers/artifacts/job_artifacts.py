@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drmad_workers.artifacts.artifact import Artifact, ArtifactStoreFails
+from drmad_workers.artifacts.artifact import Artifact, ArtifactsDenied, ArtifactStoreFails
 from drmad_workers.artifacts.store import ArtifactLocation, job_folder
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def _patiently(store: Callable[[], Artifact]) -> Artifact:
     for pause_s in _PAUSES_S:
         try:
             return store()
+        except ArtifactsDenied:
+            raise
         except ArtifactStoreFails as error:
             print(f"{error}; tries again in {pause_s:g} s", file=sys.stderr)
         time.sleep(pause_s)

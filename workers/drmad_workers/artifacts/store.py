@@ -12,6 +12,7 @@ A file appears completely or not at all. The store keeps no index: Redis has the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -31,6 +32,7 @@ from drmad_workers.artifacts.artifact import (
     Artifact,
     ArtifactDamaged,
     ArtifactLost,
+    ArtifactsDenied,
     ArtifactStoreFails,
 )
 
@@ -331,7 +333,10 @@ class ArtifactStore:
                 error
             )
         except Exception as error:
-            raise ArtifactStoreFails(
+            denied = isinstance(error, PermissionError) or (
+                isinstance(error, OSError) and error.errno == errno.EROFS
+            )
+            raise (ArtifactsDenied if denied else ArtifactStoreFails)(
                 f"the artifact store {self.location.shown} fails at {key} "
                 f"({type(error).__name__}: {error})"
             ) from error

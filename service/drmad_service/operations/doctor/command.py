@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
@@ -17,12 +18,23 @@ from rich.markup import escape
 from drmad_client.errors import DrmadError
 from drmad_service.flags import filled, with_settings
 from drmad_service.operations.doctor import machine
+from drmad_service.operations.doctor.artifact_store import examine_artifacts
 from drmad_service.operations.doctor.finding import Finding
 from drmad_service.operations.doctor.ray_cluster import examine_driver, examine_ray
 from drmad_service.operations.doctor.redis_server import examine_redis
-from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
+from drmad_service.operations.options import (
+    DEFAULT_HOME,
+    ArtifactsOptionsFile,
+    ArtifactsUrl,
+    DataDir,
+    Home,
+    HomeRedisUrl,
+    artifact_location,
+)
 from drmad_service.operations.redis_access import home_redis_url
 from drmad_service.settings import DATA_ROOTS, RAY_ADDRESS, RAY_DRIVER, Folders
+from drmad_service.store.files.data_folder import data_folder
+from drmad_workers.artifacts.store import ArtifactLocation
 
 _MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "error": "[red]error  [/]"}
 
@@ -37,6 +49,8 @@ class Installation:
     ray_address: str = RAY_ADDRESS
     ray_driver: str = RAY_DRIVER
     data_roots: Folders = DATA_ROOTS
+    artifacts: ArtifactLocation | None = Field(default=None, repr=False)
+    """None if the artifacts would be in a folder that this machine does not have."""
 
 
 @with_settings(Installation)
@@ -47,6 +61,9 @@ def doctor(
         int | None,
         typer.Option(envvar="DRMAD_PORT", help="Port on which the API listens, or will listen."),
     ] = None,
+    data_dir: DataDir = None,
+    artifacts_url: ArtifactsUrl = "",
+    artifacts_options_file: ArtifactsOptionsFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     **flags: Any,
 ) -> None:
@@ -55,8 +72,16 @@ def doctor(
     The exit status is 1 if a finding is an error.
     """
     home = home.expanduser().resolve()
+    location = artifact_location(artifacts_url, artifacts_options_file)
+    if location is None and (folder := data_folder(data_dir, home)).is_dir():
+        location = ArtifactLocation(str(folder))
     installation = filled(
-        Installation, flags, home=home, redis_url=redis_url or home_redis_url(home), port=port
+        Installation,
+        flags,
+        home=home,
+        redis_url=redis_url or home_redis_url(home),
+        port=port,
+        artifacts=location,
     )
     console, findings = Console(), list[Finding]()
     for finding in examine(installation):
@@ -86,6 +111,8 @@ def examine(installation: Installation) -> Iterator[Finding]:
     yield from machine.data_roots(installation.data_roots, on_this_machine=own_ray)
     if installation.port is not None:
         yield machine.port(installation.port)
+    if installation.artifacts is not None:
+        yield examine_artifacts(installation.artifacts)
     yield from asyncio.run(examine_redis(installation.redis_url))
     if is_driven:
         yield examine_driver(installation.ray_driver)
