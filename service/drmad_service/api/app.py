@@ -131,8 +131,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
         )
     for resource in (health, sign_in, oidc_sign_in, pages, static):
         app.include_router(resource.router)
-    app.include_router(pages.actions)
-    app.include_router(learned.router)
+    for fetched in (pages.actions, learned.router):
+        app.include_router(fetched, dependencies=[only_known_parameters])
     app.add_middleware(HeadRequests)
     app.add_middleware(KnownHosts, hosts=settings.allowed_hosts)
     app.add_middleware(

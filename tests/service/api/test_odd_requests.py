@@ -205,3 +205,24 @@ async def test_names_and_tags_hold_no_control_characters(
 async def test_a_stored_job_with_such_a_name_stays_readable(store: Store, spec: JobSpec) -> None:
     fields = spec.model_dump() | {"name": "a\x1bb"}
     assert JobSpec.accepted(fields).name == "a\x1bb"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/?statu=running", "statu: is not a parameter of /; did you mean status?"),
+        ("/?status=running&status=failed", "status: must be given once"),
+        ("/?sort=colour", "sort: "),
+        ("/cluster?x=1", "x: is not a parameter of /cluster"),
+        ("/new?lik=job", "lik: is not a parameter of /new; did you mean like?"),
+        ("/docs?x=%3Cscript%3E&x%3Cb%3E=1", "x&lt;b&gt;: is not a parameter"),
+    ],
+)
+async def test_pages_refuse_unknown_parameters(
+    api: httpx.AsyncClient, path: str, words: str
+) -> None:
+    answer = await api.get(path)
+    assert answer.status_code == 422, path
+    assert words in answer.text
+    assert "<b>" not in answer.text.replace("<b>GET", "")
+    assert (await api.get("/sign-in?error=access_denied")).status_code == 200

@@ -97,12 +97,12 @@ def test_every_link_of_every_page_leads_below_the_path(
 
 def test_redirects_stay_below_the_path(nginx: Proxy, jobs: dict[str, str]) -> None:
     with httpx.Client(verify=nginx.trusting) as stranger:
-        asked = f"{ROOT}/jobs/{jobs['clean digits']}?x=1"
+        asked = f"{ROOT}/compare?job={jobs['clean digits']}"
         answer = stranger.get(urljoin(nginx.url, asked))
         assert answer.status_code == 303
         target = urlsplit(answer.headers["location"])
         assert target.path == f"{ROOT}/sign-in"
-        assert f"next={ROOT}/jobs/" in target.query
+        assert f"next={ROOT}/compare" in target.query
         key = {"Authorization": f"Bearer {KEY}"}
         slash = stranger.get(f"{nginx.url}/v1/jobs/", headers=key)
         assert urlsplit(slash.headers["location"]).path == f"{ROOT}/v1/jobs"

@@ -48,7 +48,7 @@ def _must_state_json(request: Request) -> None:
         raise NotJson(stated)
 
 
-async def _only_known(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """
     Raises:
         RequestValidationError: a query parameter is unknown, or one that takes one value is given
@@ -81,5 +81,5 @@ def _query_of(dependant: Dependant) -> Iterator[tuple[str, bool]]:
         yield from _query_of(inner)
 
 
-only_known_parameters = Depends(_only_known)
+only_known_parameters = Depends(refuse_unknown_parameters)
 """Dependency of routers whose routes refuse unknown query parameters."""

@@ -20,6 +20,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from drmad_client.export import job_folder
 from drmad_client.plots.cluster_use import cluster_use
+from drmad_client.records.field_errors import message_of
 from drmad_client.records.group import GroupRecord, group_record
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
@@ -34,6 +35,7 @@ from drmad_service.api.file_responses import file_response
 from drmad_service.api.job_changes import JobChanges
 from drmad_service.api.middleware.compression import compressible
 from drmad_service.api.middleware.stream_limits import counts_as_stream
+from drmad_service.api.middleware.strict_requests import refuse_unknown_parameters
 from drmad_service.api.routes import groups as groups_route
 from drmad_service.api.routes.dashboard.figures import first_and_best
 from drmad_service.api.routes.dependencies import (
@@ -86,6 +88,8 @@ class _PageRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
+                if self.path != "/sign-in":  # providers of sign-in add parameters of their own
+                    await refuse_unknown_parameters(request)
                 return await handler(request)
             except NotSignedIn:
                 here = (
@@ -103,8 +107,17 @@ class _PageRoute(APIRoute):
                 return await page(
                     request, "trouble.html", 429, title="Too many requests", message=error
                 )
-            except RequestValidationError:
-                message = "The address names no page, or one of its parameters is invalid."
+            except RequestValidationError as error:
+                wrong = [each for each in error.errors() if each["loc"][0] == "query"]
+                if wrong:
+                    said = "; ".join(
+                        f"{each['loc'][1]}: {message_of(each, None)}" for each in wrong
+                    )
+                    message = f"A parameter of the address is invalid. {said}."
+                    return await page(
+                        request, "trouble.html", 422, title="Not understood", message=message
+                    )
+                message = "The address names no page."
                 return await page(request, "trouble.html", 404, title="Not found", message=message)
             except RedisError as error:
                 refusal = refusal_of(error)
