@@ -45,7 +45,7 @@ COPY_S = 600
 
 IN_REDIS_BYTES = 64 << 20
 """Bounds what has no place in the artifact store."""
-PIECE_BYTES = 1 << 18
+PIECE_BYTES = 1 << 16
 """Size of the pieces in which an artifact is read: a hundred downloads hold a hundred of them."""
 FOLDERS = {
     "chunks": VECTORS,
