@@ -29,7 +29,7 @@ _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 
 _SIGNALS_AND_ABSTRACT_SOCKETS, _SCOPES_SINCE = 0b11, 6
 
 _DEVICES = {"full", "null", "ptmx", "random", "tty", "urandom", "zero"} | {
-    "dri", "hugepages", "infiniband", "kfd", "mqueue", "pts", "shm"
+    "dri", "dxg", "hugepages", "infiniband", "kfd", "mqueue", "pts", "shm"
 }  # fmt: skip
 """What a computation needs of /dev. Disks are not among it: they hold the files."""
 _KEPT_CAPABILITIES = {0, 1, 2, 3, 4, 23}

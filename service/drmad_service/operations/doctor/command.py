@@ -107,6 +107,7 @@ def examine(installation: Installation) -> Iterator[Finding]:
         yield from machine.home_disk(installation.home)
     if own_ray:
         yield from machine.ray_disks()
+        yield machine.confinement()
     yield from machine.local_key_mode(installation.home)
     yield from machine.data_roots(installation.data_roots, on_this_machine=own_ray)
     if installation.port is not None:

@@ -17,6 +17,7 @@ import httpx
 from drmad_client import __version__
 from drmad_client.http import local_key
 from drmad_service.operations.doctor.finding import Finding, Level
+from drmad_service.ray_driver.confinement import is_available
 
 MIN_DISK_BYTES = 2 << 30
 MIN_SHARED_MEMORY_BYTES = 256 << 20
@@ -40,6 +41,15 @@ def versions() -> Iterator[Finding]:
 def has_ray() -> bool:
     """Whether this machine could start Ray."""
     return importlib.util.find_spec("ray") is not None
+
+
+def confinement() -> Finding:
+    """Whether user code is kept from the files of the user who starts the service."""
+    if is_available():
+        return Finding("Landlock", "ok", "user code is kept from the home and other processes")
+    advice = "use Linux 6.2 or newer, or start drmad as root with --worker-user"
+    message = "not available: user code can read what this user can, the keys of the home too"
+    return Finding("Landlock", "warning", message, advice)
 
 
 def home_disk(home: Path) -> Iterator[Finding]:
