@@ -94,6 +94,7 @@ def schedule(
         ),
     )
     files = [webhook_secret_file, mail_password_file, *_url_files()]
+    files += [artifacts_options_file, artifacts_worker_options_file]  # workers get theirs by value
     hidden = [home.expanduser().resolve(), *(file.resolve() for file in files if file)]
     closed = [path for path in hidden if path.exists()]
     asyncio.run(_schedule(settings, closed, exit_with_parent))
