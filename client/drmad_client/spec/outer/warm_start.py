@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
 from drmad_client.spec.base import Misfit, Spec
-
-if TYPE_CHECKING:
-    from drmad_client.spec.hyperparameters import HyperparameterSpec
-    from drmad_client.spec.job import JobSpec
+from drmad_client.spec.data.sizes import ProblemSizes
+from drmad_client.spec.hyperparameters import HyperparameterSpec
 
 
 class StartSpec(Spec):
@@ -31,7 +29,26 @@ class StartSpec(Spec):
     )
 
 
-def start_misfits(spec: JobSpec) -> Iterator[Misfit]:
+class Starting(Protocol):
+    """What is read of the spec of a job."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def hyperparameters(self) -> Sequence[HyperparameterSpec]: ...
+
+    @property
+    def start(self) -> StartSpec | None: ...
+
+    @property
+    def search(self) -> Any: ...
+
+    @property
+    def sizes(self) -> ProblemSizes: ...
+
+
+def start_misfits(spec: Starting) -> Iterator[Misfit]:
     """What a job that starts from another cannot have beside it."""
     if spec.start is None:
         return
@@ -43,12 +60,12 @@ def start_misfits(spec: JobSpec) -> Iterator[Misfit]:
         yield ("start",), spec.start.model_dump(), message
 
 
-def common(spec: JobSpec, other: JobSpec) -> list[str]:
+def common(spec: Starting, other: Starting) -> list[str]:
     """The names of the hyperparameters that take the values of the other job."""
     return [name for name in named(spec) if name in named(other)]
 
 
-def unlike(spec: JobSpec, other: JobSpec) -> Iterator[Misfit]:
+def unlike(spec: Starting, other: Starting) -> Iterator[Misfit]:
     """The hyperparameters whose values in the other job have another meaning or number."""
     theirs = named(other)
     if not common(spec, other):
@@ -75,18 +92,18 @@ def unlike(spec: JobSpec, other: JobSpec) -> Iterator[Misfit]:
             yield from _counts(index, spec, mine, other, found)
 
 
-def schedules(spec: JobSpec, other: JobSpec) -> list[str]:
+def schedules(spec: Starting, other: Starting) -> list[str]:
     """The names of the common hyperparameters that have an entry for each step in both jobs."""
     mine, theirs = named(spec), named(other)
     return [n for n in common(spec, other) if mine[n].per_step and theirs[n].per_step]
 
 
-def named(spec: JobSpec) -> dict[str, HyperparameterSpec]:
+def named(spec: Starting) -> dict[str, HyperparameterSpec]:
     return {each.name or each.kind: each for each in spec.hyperparameters}
 
 
 def _counts(
-    index: int, spec: JobSpec, mine: HyperparameterSpec, other: JobSpec, found: HyperparameterSpec
+    index: int, spec: Starting, mine: HyperparameterSpec, other: Starting, found: HyperparameterSpec
 ) -> Iterator[Misfit]:
     if not mine.per_example:
         return
