@@ -28,11 +28,14 @@ class Audit(Base):
         Raises:
             ValueError: `after` is no id of an entry.
         """
+        last = "+"
         if after is not None:
-            decoding.order(after)
+            milliseconds, number = decoding.order(after)
+            if not milliseconds and not number:  # Redis refuses an interval before its first id
+                return Page(data=[], has_more=False, next=None)
+            last = f"({milliseconds}-{number}"
         wanted = {b"tenant": tenant, b"job": job_id, b"by": by}
         found: list[AuditEntry] = []
-        last = f"({after}" if after else "+"
         while len(found) <= limit:
             rows = await self._redis.xrevrange(keys.AUDIT, max=last, count=_READ)
             for entry_id, fields in rows:

@@ -120,6 +120,9 @@ async def test_audit_log_says_who_did_what_also_of_a_job_that_is_gone(
     page = (await locked.get("/v1/audit?limit=4", headers=my_key)).json()
     rest = await entries(locked, my_key, after=page["next"])
     assert [e["id"] for e in page["data"]] + [e.id for e in rest] == [e.id for e in found[::-1]]
+    assert await entries(locked, my_key, after="0000-0") == []
+    refused = await locked.get("/v1/audit", headers=my_key, params={"after": "\u0663-0"})
+    assert refused.status_code == 422
     every = {"Authorization": f"Bearer {LOCAL_KEY}"}
     assert {e.tenant for e in await entries(locked, every)} == {"a", "b"}
 

@@ -27,7 +27,7 @@ async def list_entries(
     ] = None,
     after: Annotated[
         str | None,
-        Query(pattern=r"^\d{1,15}-\d{1,9}$", description="`next` of the page before."),
+        Query(pattern=r"^[0-9]{1,15}-[0-9]{1,9}$", description="`next` of the page before."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Page[AuditEntry]:
