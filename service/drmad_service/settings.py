@@ -199,6 +199,13 @@ class SchedulerSettings(_Settings):
     cpus: float | None = _CPUS
     ray_driver: str = RAY_DRIVER
     worker_user: str = _WORKER_USER
+    warm_workers: int = setting(
+        1,
+        "Worker processes of each node that wait for a job with torch imported, about 450 MB each; "
+        "0 keeps none. Nodes of a Ray cluster also need the variables that docs/how-to/deploy.md "
+        "lists.",
+        0,
+    )
     worker_variables: tuple[str, ...] = setting(
         (),
         "Environment variable that the workers receive too, besides those of a fixed list; may be "

@@ -144,7 +144,14 @@ def _driver(
     if (folder := settings.artifact_location.open().folder) is not None:
         writable = [folder / "jobs"]
         writable[0].mkdir(parents=True, exist_ok=True, mode=0o700)
-    workers = Workers(settings.worker_variables, closed, readable, writable, settings.worker_user)
+    workers = Workers(
+        settings.worker_variables,
+        closed,
+        readable,
+        writable,
+        settings.worker_user,
+        settings.warm_workers,
+    )
     return launched(settings.ray_address, settings.cpus, workers)
 
 

@@ -155,6 +155,10 @@ class RayDriver:
         self.send("reserve", made.number, made.ready.number, bundles, strategy, nodes)
         return made
 
+    def warm(self, node: str, count: int) -> None:
+        """Keep `count` worker processes on a node that wait with torch imported."""
+        self.send("warm", node, count)
+
     def kill(self, actor: Actor) -> None:
         self.send("kill", actor)
 

@@ -41,6 +41,7 @@ class Workers:
         readable: folders of data, which may lie below closed ones.
         writable: folders of results, which may lie below closed ones too.
         user: the user as whom they run; "" keeps that of this process.
+        warm: how many of them wait for a job with torch imported.
     """
 
     variables: Sequence[str] = ()
@@ -48,6 +49,7 @@ class Workers:
     readable: Sequence[Path] = ()
     writable: Sequence[Path] = ()
     user: str = ""
+    warm: int = 0
 
 
 @asynccontextmanager
@@ -90,6 +92,8 @@ async def launched(
                 "RAY_AUTH_MODE": "token",
                 "RAY_AUTH_TOKEN": secrets.token_hex(32),
             }
+        if workers.warm:
+            paths.append(f"--warm={workers.warm}")
         process, connection = _started(address, cpus, paths, environment, user)
         try:
             driver = RayDriver(*await asyncio.open_connection(sock=connection, limit=_BUFFER_BYTES))

@@ -24,6 +24,7 @@ from drmad_service.ray_driver import confinement
 from drmad_service.ray_driver.codec import LENGTH, MAX_BYTES, Undecodable, decode, encode
 from drmad_service.ray_driver.ray_errors import failure_of
 from drmad_service.ray_driver.ray_start import start_ray
+from drmad_service.ray_driver.warm_processes import WarmProcesses
 from drmad_workers.ray_actor.messages import Failure
 
 logger = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ class Session:
         self._connection = connection
         self._sending = threading.Lock()
         self._objects: dict[int, Any] = {}
+        self._processes = WarmProcesses()
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
-    def serve(self, address: str, cpus: float | None) -> None:
+    def serve(self, address: str, cpus: float | None, warm: int = 0) -> None:
         """Connect to Ray and execute requests until the scheduler ends the connection."""
         threading.Thread(target=self._receive, daemon=True, name="requests").start()
         try:
-            start_ray(address, cpus)
+            start_ray(address, cpus, warm)
         except ServiceStartError as error:
             self._send(["failed", str(error)])
             return
@@ -115,12 +117,19 @@ class Session:
         """Start an actor.
 
         Args:
+            options: those of Ray; `warm` is a node and a number: the actor takes a process that
+                waits on the node, and others are started until that many wait again.
             place: ["node", its id] or ["reservation", the reservation, the bundle's index].
         """
         _must_exist(arguments)
         strategy = {} if place is None else {"scheduling_strategy": strategy_of(*place)}
-        actor = actor_class(kind).options(**options, **strategy)
-        self._objects[number] = actor.remote(*arguments)
+        node, count = options.get("warm", ("", 0))
+        own = {name: value for name, value in options.items() if name != "warm"}
+        process = self._processes.take(node) if count else {}
+        actor = actor_class(kind).options(**own, **process, **strategy).remote(*arguments)
+        self._objects[number] = actor
+        if count:
+            self._processes.keep(node, count)
 
     def _call(self, numbers: Sequence[int], actor: Any, method: str, arguments: Any) -> None:
         _must_exist(arguments)
@@ -157,6 +166,9 @@ class Session:
         group = placement_group(bundles, strategy=strategy, bundle_label_selector=selectors)
         self._objects[number] = group
         self._objects[ready] = group.ready()
+
+    def _warm(self, node: str, count: int) -> None:
+        self._processes.keep(node, count)
 
     def _kill(self, actor: Any) -> None:
         import ray
@@ -249,13 +261,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--socket", type=int, required=True, help="descriptor of the connection")
     parser.add_argument("--address", required=True)
     parser.add_argument("--cpus", type=float, default=None)
+    parser.add_argument("--warm", type=int, default=0, help="idle processes of a local Ray")
     for kind in ("closed", "readable", "writable"):
         parser.add_argument(f"--{kind}", type=Path, action="append", default=[])
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     if given.closed and confinement.is_available():
         confinement.confine(given.closed, given.readable, given.writable)
-    Session(socket.socket(fileno=given.socket)).serve(given.address, given.cpus)
+    Session(socket.socket(fileno=given.socket)).serve(given.address, given.cpus, given.warm)
     if "ray" in sys.modules:
         import ray
 

@@ -38,6 +38,7 @@ class RayCluster:
     def __init__(self, settings: SchedulerSettings, driver: RayDriver) -> None:
         self._settings = settings
         self._driver = driver
+        self._warmed: set[str] = set()
 
     async def capacity(self) -> Capacity:
         settings = self._settings
@@ -51,7 +52,9 @@ class RayCluster:
             for node in found
             if (cpus := node["Resources"].get("CPU", 0.0))
         ]
-        if settings.ray_address == "local" and not nodes:
+        self._warm({node.id for node in nodes})
+        is_local = settings.ray_address == "local" and not settings.ray_driver
+        if is_local and not nodes:
             raise RayLost("the local Ray lost its only node")
         return Capacity.of(
             nodes,
@@ -72,7 +75,15 @@ class RayCluster:
             code=code,
             memory_bytes=self._settings.replica_memory_bytes,
             artifacts=self._settings.job_artifacts(job_id),
+            warm=self._settings.warm_workers,
         )
+
+    def _warm(self, nodes: set[str]) -> None:
+        """Keep idle processes on nodes that are new."""
+        if self._settings.warm_workers:
+            for node in nodes - self._warmed:
+                self._driver.warm(node, self._settings.warm_workers)
+        self._warmed = nodes
 
 
 async def living_nodes(driver: RayDriver) -> list[dict[str, Any]]:

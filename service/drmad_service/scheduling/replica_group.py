@@ -71,14 +71,20 @@ class ReplicaGroup:
         code: bytes | None,
         memory_bytes: int = 0,
         artifacts: JobArtifacts | None = None,
+        warm: int = 0,
     ) -> None:
-        """`memory_bytes` limits a replica without a GPU whose spec sets no limit; 0 sets none."""
+        """
+        Args:
+            memory_bytes: limits a replica without a GPU whose spec sets no limit; 0 sets none.
+            warm: waiting processes that each node keeps, which the actors take.
+        """
         self._spec = spec
         self._driver = driver
         self._code = code
         self._data_roots = list(data_roots)
         self._uploads = uploads
         self._artifacts = artifacts
+        self._warm = warm
         self._memory_bytes = (
             0 if spec.resources.gpus else spec.resources.memory_bytes or memory_bytes
         )
@@ -145,6 +151,8 @@ class ReplicaGroup:
             "max_concurrency": THREADS,
             **runtime_options(self._spec),
         }
+        if self._warm and "runtime_env" not in options:
+            options["warm"] = (self._nodes[index], self._warm)
         return self._driver.create(
             "Replica",
             options,
