@@ -263,6 +263,9 @@ class Engine:
                 lines += [f"mount -o remount,bind,ro {new}{target}"]
             else:
                 lines += [f"chown {service['user']} {new}{target}"]
+        for secret in service.get("secrets", []):  # empty, as where .env sets none
+            file = f"{new}/run/secrets/{secret}"
+            lines += [f"mkdir -p {new}/run/secrets", f": > {file}", f"chmod 444 {file}"]
         if service["read_only"]:
             lines += [f"mount -o remount,ro {new}"]
         ready = shlex.quote(str(self.folder / f"{instance}.ready"))

@@ -59,6 +59,7 @@ class Team:
         api.environment["DRMAD_API_KEY"] = made.stdout.strip()  # of the commands below
         api.start()
         engine.containers["ray-head-1"].wait_until_healthy()
+        engine.up("ray-driver")
         engine.prepare("scheduler").start()
         engine.up("ray-worker", 1)
         engine.containers["scheduler-1"].wait_until_healthy()
@@ -109,7 +110,14 @@ def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine
     doctor = scheduler.run("drmad", "doctor", "--json")
     assert doctor.returncode == 0, doctor.stdout
     found = {finding["subject"]: finding for finding in json.loads(doctor.stdout)}
-    for subject in ("Redis", "append-only file", "eviction", "memory of Redis", "schema", "Ray"):
+    for subject in (
+        "Redis",
+        "append-only file",
+        "eviction",
+        "memory of Redis",
+        "schema",
+        "Ray's driver",
+    ):
         assert found[subject]["level"] == "ok", found[subject]
     assert found["orphans"]["level"] == "ok", found["orphans"]
     logs = "".join(container.log.read_text() for container in engine.containers.values())
@@ -131,6 +139,7 @@ def test_four_replicas_over_three_machines_lose_one_and_end_with_the_right_histo
     api.environment["DRMAD_API_KEY"] = made.stdout.strip()
     api.start()
     engine.containers["ray-head-1"].wait_until_healthy()
+    engine.up("ray-driver")
     engine.prepare("scheduler").start()
     for number, cpus in ((1, 2), (2, 1), (3, 1)):
         join(engine, number, cpus)
