@@ -90,6 +90,7 @@ def test_the_page_shows_the_lowest_weighted_examples_of_the_data_set(
     trouble = Trouble()
     with browsers.window(browser, trouble) as (_, page):
         page.goto(link)
+        page.wait_for_url(f"{service.url}/")
         page.goto(f"{service.url}/jobs/{job.id}")
         for title, expected in (("lowest", order[:12]), ("highest", order[::-1][:12])):
             found = page.locator(f'learned-entries[src*="order={title}"]')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,18 @@ def build(folder, broken=-1):
 """
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where user code may write: beside the service's home it may not."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as path:
+        yield Path(path)
+
+
 def submitted(
-    client: Client, tmp_path: Path, workers: int, iterations: int, **options: Any
+    client: Client, folder: Path, workers: int, iterations: int, **options: Any
 ) -> tuple[Any, Path]:
     """A job, and the folder with a file for every process that read for it."""
-    code, seen = tmp_path / "code", tmp_path / f"seen-{workers}"
+    code, seen = folder / "code", folder / f"seen-{workers}"
     seen.mkdir()
     if not code.exists():
         code.mkdir()
@@ -78,11 +87,11 @@ def require_ended(seen: Path) -> None:
 
 
 def test_a_job_has_the_same_result_with_processes_which_end_with_it(
-    client: Client, tmp_path: Path
+    client: Client, folder: Path
 ) -> None:
     found = []
     for workers in (0, 2):
-        job, seen = submitted(client, tmp_path, workers, 2)
+        job, seen = submitted(client, folder, workers, 2)
         job.wait(timeout_s=WAIT_S)
         found.append([(each.validation_loss, each.hyperparameters) for each in job.history()])
         assert (len(os.listdir(seen)) >= 2) is (workers == 2)
@@ -91,8 +100,8 @@ def test_a_job_has_the_same_result_with_processes_which_end_with_it(
     assert found[0] == found[1]
 
 
-def test_error_of_an_item_has_the_users_own_line(client: Client, tmp_path: Path) -> None:
-    job, seen = submitted(client, tmp_path, 1, 2, broken=17)
+def test_error_of_an_item_has_the_users_own_line(client: Client, folder: Path) -> None:
+    job, seen = submitted(client, folder, 1, 2, broken=17)
     with pytest.raises(JobFailed) as caught:
         job.wait(timeout_s=WAIT_S)
     error = caught.value.job.error
@@ -102,8 +111,8 @@ def test_error_of_an_item_has_the_users_own_line(client: Client, tmp_path: Path)
     require_ended(seen)
 
 
-def test_processes_of_a_cancelled_job_end(client: Client, tmp_path: Path) -> None:
-    job, seen = submitted(client, tmp_path, 2, 100_000)
+def test_processes_of_a_cancelled_job_end(client: Client, folder: Path) -> None:
+    job, seen = submitted(client, folder, 2, 100_000)
     for event in client.jobs.events(job.id):
         if event.type == "iteration":
             break

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 OWN = '''
 import random
 import numpy as np
@@ -54,6 +56,7 @@ def given():
 '''
 
 
+@pytest.mark.full
 def test_two_processes_compute_the_same_bits(tmp_path: Path) -> None:
     """Catalog models, examples, and code whose weights, data and losses draw random numbers."""
     (tmp_path / "own_problem.py").write_text(OWN)

@@ -191,7 +191,7 @@ def test_a_notebook_shows_a_job_and_runs_none_of_its_words() -> None:
     words = " ".join(cells.words)
     for shown in (job.id, job.name, "failed", "2 of 3 meta-iterations", "the loss became NaN"):
         assert shown in words
-    assert "iteration 1, validation loss 0.25, test error 6.25 %" in words
+    assert "meta-iteration 2, validation loss 0.25, test error 6.25 %" in words
     assert "<script>" not in as_html(job)
 
 

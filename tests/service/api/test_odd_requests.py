@@ -53,7 +53,7 @@ async def test_head_of_an_endless_stream_ends(api: httpx.AsyncClient, body: dict
 async def test_a_refused_method_is_answered_with_all_allowed_ones(api: httpx.AsyncClient) -> None:
     for path, allowed in {
         "/v1/jobs": "GET, HEAD, POST",
-        "/v1/jobs/job_1": "DELETE, GET, HEAD",
+        "/v1/jobs/job_1": "DELETE, GET, HEAD, PATCH",
         "/v1/jobs/job_1/cancel": "POST",
         f"/v1/code/{'0' * 64}": "HEAD, PUT",
         "/sign-in": "GET, HEAD, POST",

@@ -123,7 +123,7 @@ def _unmeasured(short: JobSpec, error: TrainingDiverged | HypergradientError) ->
         "agreement": None,
         "failure": {
             "code": codes.get(type(error), "hypergradient_failed"),
-            "message": f"meta-iteration 0: {error}",
+            "message": f"meta-iteration 1: {error}",
             "iteration": 0,
             "step": getattr(error, "step", None),
         },
