@@ -49,7 +49,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:requests:<kind>:<tenant> list    ids of its requests, not taken yet; ten minutes
     drmad:request:<kind>:<id>      string  what is asked (JSON); 20 s, which its asker renews
     drmad:request:<kind>:<id>:answer  string  report, error or empty (JSON); ten minutes
-    drmad:examples:<job id>        hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:examples:<id>            hash    row -> what a worker showed (JSON); groups; an hour
     drmad:audit                    stream  who did what: at, by, tenant, action, job, key, detail;
                                            the last 100,000 entries
     drmad:probe                    string  written and deleted by one script, to try whether Redis
