@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ class WaitFor(Protocol):
 
 
 class Rounds(ABC):
-    """Computes the meta-iterations of one job on its actors."""
+    """Computes the meta-iterations of one job on its actors.
+
+    Attributes:
+        began: when the last meta-iteration began, by time.monotonic.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class Rounds(ABC):
         self._max_model_bytes = max_model_bytes
         self._put = put
         self._ticket = 0
+        self.began = time.monotonic()
 
     @abstractmethod
     async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
@@ -53,6 +59,13 @@ class Rounds(ABC):
 
         Raises:
             CallFailed: a replica is lost.
+        """
+
+    def begin(self, point: ResumePoint) -> None:  # noqa: B027
+        """Have the replicas begin the meta-iteration that `meta_iteration` will ask for.
+
+        They compute it while the one before is committed. If that commit is lost, so is what they
+        compute: new replicas take it again from the last commit, bit for bit.
         """
 
     def abandon(self) -> None:  # noqa: B027
@@ -72,34 +85,64 @@ class Rounds(ABC):
         return self._ticket
 
 
+@dataclass(frozen=True)
+class _Round:
+    """A meta-iteration that the replicas compute.
+
+    Attributes:
+        iteration: its number.
+        state: what it begins at; stored once, however many replicas there are.
+        ticket: what `abandon` names.
+        asked: of one actor the outcome, of several a failure and a result each.
+    """
+
+    iteration: int
+    state: Any
+    ticket: int
+    asked: Sequence[Any]
+
+
 class SyncRounds(Rounds):
     """One update from the results of all replicas, or of the first `wait_for` that answer."""
 
+    _begun: _Round | None = None
+
+    def begin(self, point: ResumePoint) -> None:
+        self._begun = self._ask(point)
+
     async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
-        begun = PackedState(point.tensors, point.scalars)
+        begun, self._begun = self._begun, None
+        if begun is None or begun.iteration != point.iteration:
+            begun = self._ask(point)
         if len(self._actors) == 1:
-            whole = self._actors[0].whole_meta_iteration
-            ref = whole.remote(begun, point.iteration, self._infos, self._max_model_bytes)
-            return await self._outcome(ref)
-        state = self._put(begun)  # stored once, however many replicas there are
-        ticket = self._next_ticket()
-        asked = [a.meta_iteration.remote(state, point.iteration, ticket) for a in self._actors]
-        answers = [future_of(answer) for answer, _ in asked]
+            return await self._outcome(begun.asked[0])
+        answers = [future_of(answer) for answer, _ in begun.asked]
         await self._wait_for(answers, self._spec.replicas.wait_for)
         idle, results = [], []
-        for actor, answer, (_, result) in zip(self._actors, answers, asked, strict=True):
+        for actor, answer, (_, result) in zip(self._actors, answers, begun.asked, strict=True):
             if not answer.done():
-                actor.abandon.remote(ticket)
+                actor.abandon.remote(begun.ticket)
                 continue
             failure: Failure | None = answer.result()
             if failure is not None:
                 for other in self._actors:
-                    other.abandon.remote(ticket)
+                    other.abandon.remote(begun.ticket)
                 return failure
             idle.append(actor)
             results.append(result)
-        step = idle[0].meta_step.remote(self._infos, state, self._max_model_bytes, *results)
+        step = idle[0].meta_step.remote(self._infos, begun.state, self._max_model_bytes, *results)
         return await self._outcome(step)
+
+    def _ask(self, point: ResumePoint) -> _Round:
+        self.began = time.monotonic()
+        state, number = PackedState(point.tensors, point.scalars), point.iteration
+        if len(self._actors) == 1:
+            whole = self._actors[0].whole_meta_iteration
+            outcome = whole.remote(state, number, self._infos, self._max_model_bytes)
+            return _Round(number, state, 0, [outcome])
+        kept, ticket = self._put(state), self._next_ticket()
+        asked = [actor.meta_iteration.remote(kept, number, ticket) for actor in self._actors]
+        return _Round(number, kept, ticket, asked)
 
 
 @dataclass(frozen=True)
@@ -130,6 +173,7 @@ class AsyncRounds(Rounds):
         self._flights: dict[int, _Flight] = {}
 
     async def meta_iteration(self, point: ResumePoint) -> RoundOutcome:
+        self.began = time.monotonic()
         outcome = await self._arrivals(point)
         if not isinstance(outcome, StepResult):  # the computations began from a discarded state
             self.abandon()

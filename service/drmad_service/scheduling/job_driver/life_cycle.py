@@ -48,6 +48,7 @@ from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, ResumePoint, Store
 from drmad_service.store.jobs.warm_starts import WarmStart
 from drmad_service.store.layout.state_machine import Action
+from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.ray_actor.failures import LOSSES
 from drmad_workers.ray_actor.messages import Failure, Prepared, RollbackRequired, StepResult
 
@@ -330,7 +331,6 @@ class _LifeCycle:
     async def _meta_iteration(self, point: ResumePoint) -> ResumePoint:
         """Compute and commit one meta-iteration. Returns where the next one begins."""
         job = self._job
-        began = time.monotonic()
         result = await self._rounds.meta_iteration(point)
         if isinstance(result, Failure) and result.code in RECOVERABLE:
             return await self._rollbacks.roll_back(point, result)
@@ -341,11 +341,14 @@ class _LifeCycle:
             return await self._rollbacks.roll_back(point, failure)
         assert isinstance(result, StepResult)
         training = await self._training_runs.checkpoint(point.iteration + 1)
-        step = commit_of(job, point.iteration, result, time.monotonic() - began, training)
+        elapsed_s = time.monotonic() - self._rounds.began
+        step = commit_of(job, point.iteration, result, elapsed_s, training)
+        if self._computes_ahead(result):
+            self._rounds.begin(step.next_state)
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
         if job.phases:
-            await self._keep_phases(time.monotonic() - began)
+            await self._keep_phases(elapsed_s)
         if result.overfitting is not None and "overfitting" not in job.warned:
             message = result.overfitting
             await job.persist(lambda: job.store.warn(job.lease, "overfitting", message))
@@ -357,6 +360,14 @@ class _LifeCycle:
             await self._succeed(step.next_state, result.finished)
         apply_control(status, between_iterations=True)
         return step.next_state
+
+    def _computes_ahead(self, result: StepResult) -> bool:
+        """Whether the replicas take the next window while this one is committed.
+
+        They do not where the commit may drop an artifact that the next window writes again.
+        """
+        is_online = self._job.spec.meta.mode == "online"
+        return is_online and not result.finished and not isinstance(result.model, Artifact)
 
     async def _keep_phases(self, first_iteration_s: float) -> None:
         job, phases = self._job, self._job.phases

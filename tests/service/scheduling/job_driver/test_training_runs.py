@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
 from drmad_service.ray_driver.connection import CallFailed
+from drmad_service.store import Lease, MetaIterationCommit, Store
 from drmad_service.store.layout import keys
+from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.ray_actor.messages import Failure, PackedTraining, Prepared, StepResult
 from tests.service.scheduling.conftest import Drive
 from tests.service.scheduling.stand_in import INFO, START, StandInCluster, result
@@ -80,6 +83,61 @@ async def test_a_lost_replica_trains_again_from_the_last_checkpoint_that_is_whol
     told = [w["message"] for w in await driven.events("warning") if w["code"] == "checkpoint_lost"]
     assert len(told) == len(lost)
     assert words is None or words in told[-1]
+
+
+async def test_the_next_window_is_taken_while_one_is_committed(
+    drive: Drive, cluster: StandInCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_commit = asyncio.Event()
+    commit = Store.commit
+
+    async def late(store: Store, lease: Lease, step: MetaIterationCommit) -> JobStatus:
+        await may_commit.wait()
+        return await commit(store, lease, step)
+
+    monkeypatch.setattr(Store, "commit", late)
+    driven = await drive(**ONLINE)
+    (await cluster.called("whole_meta_iteration")).returns(window(0))
+    ahead = await cluster.called("whole_meta_iteration")
+    assert ahead.arguments[:2] == (window(0).state, 1)
+    assert (await driven.store.get(driven.lease.job_id)).progress.iteration == 0
+    ahead.returns(window(1, finished="iterations"))
+    assert cluster.calls["training_state"].empty()
+    may_commit.set()
+    (await cluster.called("training_state")).returns(PackedTraining(b"training 2", {}))
+    assert (await driven.released()).progress.iteration == 2
+    assert cluster.calls["whole_meta_iteration"].empty()
+
+
+async def test_a_training_state_is_taken_before_the_next_window_begins(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    await drive(**ONLINE)
+    for number in range(2):
+        (await cluster.called("whole_meta_iteration")).returns(window(number))
+    state = await cluster.called("training_state")
+    assert cluster.calls["whole_meta_iteration"].empty()
+    state.returns(PackedTraining(b"training 2", {"step": 10}))
+    assert (await cluster.called("whole_meta_iteration")).arguments[1] == 2
+
+
+async def test_a_window_that_may_write_a_superseded_model_waits_for_the_commit(
+    drive: Drive, cluster: StandInCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_commit = asyncio.Event(), asyncio.Event()
+
+    async def late(store: Store, lease: Lease, step: MetaIterationCommit) -> JobStatus:
+        began.set()
+        await may_commit.wait()
+        return JobStatus.CANCELLING
+
+    monkeypatch.setattr(Store, "commit", late)
+    await drive(**ONLINE)
+    measured = replace(window(0), model=Artifact("0" * 64, 8))
+    (await cluster.called("whole_meta_iteration")).returns(measured)
+    await began.wait()
+    assert cluster.calls["whole_meta_iteration"].empty()
+    may_commit.set()
 
 
 async def test_a_checkpoint_that_the_service_does_not_keep_is_refused_at_the_start(
