@@ -36,5 +36,5 @@ def print_report(
         raise DrmadError(refusal)
     for warning in warnings:
         echo(warning)
-    if not report.failed and not report.doubts() and not warnings:
+    if not (report.failed or report.doubts() or report.model_refusal or warnings):
         echo("no problems found")

@@ -182,6 +182,16 @@ class PreflightReport(Record):
         description="Size of a checkpoint of a replica of an online job; null for another job, and "
         "in reports of earlier releases.",
     )
+    model_bytes: int | None = Field(
+        default=None,
+        description="Size of the trained model as the service keeps it: of a model with frozen "
+        "weights what training changes. Null in reports of earlier releases.",
+    )
+    model_refusal: str = Field(
+        default="",
+        description="Why the service keeps no model of the job; empty if it keeps it, and in the "
+        "report of `drmad check`, which knows no service.",
+    )
     weights: str = Field(
         default="",
         description="Weights that training runs start from: as they were given, or how they are "

@@ -52,7 +52,12 @@ async def _preflight(
     store: Store, spec: JobSpec, settings: SchedulerSettings, driver: RayDriver
 ) -> PreflightReport | JobError:
     result = await answer_of_worker(
-        store, spec, settings, driver, "the preflight", lambda worker: worker.preflight.remote()
+        store,
+        spec,
+        settings,
+        driver,
+        "the preflight",
+        lambda worker: worker.preflight.remote(settings.max_model_bytes),
     )
     if isinstance(result, JobError):
         return result

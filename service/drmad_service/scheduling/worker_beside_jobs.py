@@ -33,7 +33,9 @@ async def answer_of_worker(
     memory = spec.resources.memory_bytes or settings.replica_memory_bytes
     roots = [str(root) for root in settings.data_roots]
     options, place = await place_beside_jobs(driver)
-    arguments = (spec.model_dump_json(), [0], 1.0, roots, str(settings.data_dir), code, memory)
+    folder = str(settings.data_dir)
+    artifacts = settings.job_artifacts("beside")  # it keeps nothing there, but says whether it can
+    arguments = (spec.model_dump_json(), [0], 1.0, roots, folder, code, memory, (), artifacts)
     worker = driver.create("Replica", options | runtime_options(spec), place, *arguments)
     try:
         async with asyncio.timeout(settings.check_timeout_s):

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from drmad_workers.artifacts.artifact import Artifact, ArtifactsDenied, ArtifactStoreFails
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.artifacts.store import MODELS, ArtifactLocation, ArtifactStore
-from drmad_workers.ray_actor import packed_state
+from drmad_workers.ray_actor import model_keeping
 
 SMALL = {"weight": torch.arange(4.0)}
 LARGE = {"weight": torch.arange(5000.0).reshape(50, 100).T, "steps": torch.tensor(3)}
@@ -74,9 +74,9 @@ def test_a_model_goes_to_redis_where_the_worker_may_not_write(
     artifacts = JobArtifacts(ArtifactLocation(str(tmp_path / "artifacts")), "job_1", 16)
     with pytest.raises(ArtifactsDenied, match="Read-only file system"):
         artifacts.keep(MODELS, LARGE)
-    kept = packed_state.saved_model(LARGE, 1 << 30, artifacts)
+    kept = model_keeping.saved_model(LARGE, 1 << 30, artifacts)
     assert isinstance(kept, bytes)
     assert torch.equal(load(kept)["weight"], LARGE["weight"])
     assert "the operator must let the workers write there" in capsys.readouterr().err
-    monkeypatch.setattr(packed_state, "MOST_WITHOUT_STORE_BYTES", 16)
-    assert packed_state.saved_model(LARGE, 1 << 30, artifacts) is None
+    monkeypatch.setattr(model_keeping, "MOST_WITHOUT_STORE_BYTES", 16)
+    assert model_keeping.saved_model(LARGE, 1 << 30, artifacts) is None

@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drmad_workers import L2, Evaluation, InitScale, Problem, ProblemError, Replay, TrainingConfig
+from drmad_workers import (
+    L2,
+    Evaluation,
+    InitScale,
+    Problem,
+    ProblemError,
+    Replay,
+    TrainingConfig,
+)
+from drmad_workers.objective.held_out import model_bytes
 from drmad_workers.problem import error_rate
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import assert_right
@@ -152,6 +161,8 @@ def test_of_a_frozen_model_only_what_training_changes_comes_back() -> None:
     whole = small_problem(normed())
     assert evaluated(whole, SHORT).model.keys() == whole.model.state_dict().keys()
     adapter = evaluated(small_problem(adapted()), SHORT).model
+    size = sum(tensor.nbytes for tensor in adapter.values())
+    assert model_bytes(tuner_of(small_problem(adapted()), [L2()], SHORT).objective) == size
     assert sorted(adapter) == ["0.down.weight", "0.up.weight", "2.down.weight", "2.up.weight"]
     model = normed()
     model[0].requires_grad_(False)  # type: ignore[index]

@@ -97,12 +97,23 @@ def model_state(objective: Objective) -> dict[str, Tensor]:
     If the model has frozen parameters, only what is not as it was given: the parameters that are
     trained, the carried values, and frozen parameters that a function `initialize` wrote into.
     """
+    kept = _kept_state(objective)
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
+
+
+def model_bytes(objective: Objective) -> int:
+    """The size of `model_state`, which is not copied for it."""
+    kept = _kept_state(objective).values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def _kept_state(objective: Objective) -> dict[str, Tensor]:
     parameters = objective.parameters
     state = parameters.model.state_dict(keep_vars=True)
     has_frozen = not all(p.requires_grad for p in parameters.model.parameters())
     changed = {id(value.current) for value in parameters.carried.values} | parameters.drawn_frozen
     return {
-        name: tensor.detach().to("cpu", copy=True)
+        name: tensor
         for name, tensor in state.items()
         if torch.is_tensor(tensor)
         and (tensor.requires_grad or id(tensor) in changed or not has_frozen)

@@ -18,6 +18,7 @@ from drmad_workers.errors import (
 )
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.objective.held_out import model_bytes
 from drmad_workers.preflight.fidelity import agreement_with_another_draw, fidelity_report
 from drmad_workers.preflight.initial_weights import described_weights
 from drmad_workers.preflight.proofs import prove
@@ -77,6 +78,7 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
         },
         "steps": short.training.steps,
         "checkpoint_bytes": tuner.objective.parameters.state.nbytes if is_online else None,
+        "model_bytes": model_bytes(tuner.objective),
         "weights": described_weights(spec, problem, tuner),
         "limits": _limits(spec, trial, tuner),
         "proofs": prove(spec, problem, tuner, device),

@@ -349,13 +349,13 @@ class Replica:
         """Stops the computations up to this ticket, whose results are no longer needed."""
         self._abandoned = max(self._abandoned, ticket)
 
-    def preflight(self) -> dict[str, Any] | Failure:
+    def preflight(self, max_model_bytes: int) -> dict[str, Any] | Failure:
         """The preflight report of the job; see preflight.short_run.
 
         It prepares the replica first if necessary, and changes nothing of the job.
         """
         with self._computing:
-            return self._guarded(self._preflight, None)
+            return self._guarded(lambda: self._preflight(max_model_bytes), None)
 
     def examples(self, rows: Sequence[int], with_groups: bool) -> dict[str, Any] | Failure:
         """What the page of a job shows of its training examples; see example_runs.shown."""
@@ -388,13 +388,18 @@ class Replica:
         self._folder = unpacked(self._code) if self._code is not None else None
         return Places(self._data_roots, self._uploads), self._device, self._folder
 
-    def _preflight(self) -> dict[str, Any]:
+    def _preflight(self, max_model_bytes: int) -> dict[str, Any]:
         from drmad_workers.preflight import short_run
+        from drmad_workers.ray_actor.model_keeping import model_refusal
 
         if not self._tuners:
             self._prepare()
         assert self._problem is not None
-        return short_run.report(self._spec, self._problem, self._tuners[0], self._device)
+        report = short_run.report(self._spec, self._problem, self._tuners[0], self._device)
+        if self._spec.kind == "attribution":
+            return report | {"model_bytes": None}
+        refusal = model_refusal(report["model_bytes"], max_model_bytes, self._artifacts)
+        return report | {"model_refusal": refusal}
 
     def _trial(self, spec_json: str) -> TrialResult:
         from drmad_workers import spec_adapter

@@ -36,7 +36,8 @@ from drmad_workers.ray_actor.messages import (
     RollbackRequired,
     StepResult,
 )
-from drmad_workers.ray_actor.packed_state import cosine_to_previous, flat, pack, saved_model, unpack
+from drmad_workers.ray_actor.model_keeping import saved_model
+from drmad_workers.ray_actor.packed_state import cosine_to_previous, flat, pack, unpack
 
 
 def meta_step(

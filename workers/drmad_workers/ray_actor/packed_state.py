@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +9,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from drmad_workers.artifacts.artifact import ArtifactsDenied
-from drmad_workers.artifacts.job_artifacts import JobArtifacts, Kept, size_of
-from drmad_workers.artifacts.store import MODELS
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.warm_start import TunedElsewhere, warm_values
 from drmad_workers.meta.state import MetaState
 from drmad_workers.online.state import TrainingState
 from drmad_workers.ray_actor.messages import PackedState, PackedTraining
 
-MOST_WITHOUT_STORE_BYTES = 64 << 20
 _PREVIOUS = "previous_hypergradient"
 
 
@@ -89,28 +84,3 @@ def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor])
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     """All tensors as one vector, in the order of their names."""
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
-
-
-def saved_model(
-    model: Mapping[str, Tensor],
-    max_bytes: int,
-    artifacts: JobArtifacts | None = None,
-    part: str = MODELS,
-) -> Kept | None:
-    """The model as safetensors; None if its tensors take more than `max_bytes`.
-
-    Args:
-        artifacts: where a model goes that is too large for Redis; None keeps all in Redis. A model
-            that it does not let the worker write goes to Redis too, up to 64 MiB.
-        part: what it is of the job, see drmad_workers.artifacts.store.
-    """
-    if size_of(model) > max_bytes:
-        return None
-    if artifacts is not None:
-        try:
-            return artifacts.keep(part, model)
-        except ArtifactsDenied as denied:
-            print(f"{denied}; the operator must let the workers write there", file=sys.stderr)
-            if size_of(model) > MOST_WITHOUT_STORE_BYTES:
-                return None
-    return save({name: tensor.contiguous() for name, tensor in model.items()})

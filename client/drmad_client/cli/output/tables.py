@@ -124,6 +124,8 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
         yield f"hyperparameter {name}: {_shape(sizes)}"
     if report.weights:
         yield f"weights: {report.weights}"
+    if (model := kept_model(report)) is not None:
+        yield f"model: {model}"
     if report.failure is not None:
         yield f"one meta-iteration of {report.steps} steps has no result: {report.failure.message}"
         return
@@ -145,6 +147,13 @@ def preflight_lines(report: PreflightReport) -> Iterable[str]:
             f"{report.agreement:.3f} over these steps"
         )
     yield f"predicted for the whole job on this hardware: {prediction(report)}"
+
+
+def kept_model(report: PreflightReport) -> str | None:
+    """The size of the trained model, and whether it is kept; None if it is not known."""
+    if report.model_bytes is None:
+        return None
+    return report.model_refusal or f"{report.model_bytes / 1e6:,.1f} MB are kept"
 
 
 def proofs_table(report: PreflightReport, preflight: PreflightSpec) -> RenderableType:
@@ -340,7 +349,11 @@ def _facts(job: JobRecord) -> Iterable[tuple[str, RenderableType]]:
             yield "", Text(holds)
     if job.answer:
         yield "retrained", Text(job.answer)
+    if job.preflight and (model := kept_model(job.preflight)) is not None:
+        yield "model", Text(model, "yellow" if job.preflight.model_refusal else "")
     for warning in job.warnings:
+        if warning.code == "model_not_kept":
+            continue  # the line above says it
         yield "warning", Text(f"{warning.message}  [{warning.code}]", "yellow")
     if job.error:
         yield "error", Text(f"{job.error.message}  [{job.error.code}]", "red")

@@ -62,6 +62,7 @@ function found(report, override) {
   const rows = [
     ["Result", result], ...figures, ...limits,
     ["Hyperparameters", hyperparameters.join(", ")], ["Initial weights", report.weights],
+    ...(report.model_bytes == null ? [] : [["Model", report.model_refusal || `${size(report.model_bytes)} are kept`]]),
   ];
   const list = document.createElement("dl");
   for (const [name, text] of rows) {

@@ -51,7 +51,8 @@ class JobPreflight:
 
     async def _run(self) -> None:
         job = self._job
-        answer = future_of(job.replicas.actors[0].preflight.remote())
+        most_bytes = job.settings.max_model_bytes
+        answer = future_of(job.replicas.actors[0].preflight.remote(most_bytes))
         await self._monitor.wait([answer])
         found: dict[str, Any] | Failure = answer.result()
         self._has_run = True
@@ -79,6 +80,8 @@ class JobPreflight:
             lambda: job.store.keep_preflight(job.lease, report, job.progress, code, warning)
         )
         self._report = report
+        if report.model_refusal:
+            await self._warn("model_not_kept", report.model_refusal)
 
     async def compare_method(self, point: ResumePoint) -> None:
         """Compare an approximate method with the exact one; warn when its fidelity is low."""

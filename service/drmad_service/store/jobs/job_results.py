@@ -100,10 +100,13 @@ class JobResults(Base):
         await self._must_exist(job_id)
         kept = await self._redis.hget(keys.job(job_id, "models"), which)
         if kept is None:
-            raise ResultNotFound(
-                f"job {job_id} keeps no {which} model: no meta-iteration is committed yet, or the "
-                "model is larger than max_model_bytes of the service"
-            )
+            job = await self.get(job_id)
+            why = "no meta-iteration is committed yet"
+            if job.progress.iteration:
+                why = "it is larger than max_model_bytes of the service"
+            if job.preflight is not None and job.preflight.model_refusal:
+                why = job.preflight.model_refusal
+            raise ResultNotFound(f"job {job_id} keeps no {which} model: {why}")
         described = json.loads(kept)
         stated = described.get("bytes"), described.get("sha256")
         file = await StoredFile.of(self._model_blobs, job_id, described["chunks"], *stated)

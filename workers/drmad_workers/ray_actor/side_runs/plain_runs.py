@@ -11,7 +11,8 @@ from drmad_workers.artifacts.job_artifacts import JobArtifacts, Kept
 from drmad_workers.errors import TrainingDiverged
 from drmad_workers.preflight.fidelity import fidelity_report
 from drmad_workers.ray_actor.messages import PackedState, Retrained, TrialResult
-from drmad_workers.ray_actor.packed_state import saved_model, unpack
+from drmad_workers.ray_actor.model_keeping import saved_model
+from drmad_workers.ray_actor.packed_state import unpack
 from drmad_workers.tuning import Tuner
 
 Note = Callable[[str, int, int], None]

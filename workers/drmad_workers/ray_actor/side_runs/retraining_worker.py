@@ -42,7 +42,7 @@ class RetrainingWorker(SideWorker):
 
         def body() -> tuple[Figures | None, Kept | None]:
             from drmad_workers.artifacts.store import RETRAINED
-            from drmad_workers.ray_actor.packed_state import saved_model
+            from drmad_workers.ray_actor.model_keeping import saved_model
 
             retrainer = self._retrainer(scores)
             run = retrainer.runs[number]
