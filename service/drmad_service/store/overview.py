@@ -163,32 +163,28 @@ class Overview:
         self,
         order: str,
         reverse: bool,
-        start: int,
-        limit: int,
         status: JobStatus | None = None,
         tag: str = "",
         text: str = "",
         tenant: str | None = None,
-    ) -> Page[JobRecord]:
+        archived: Archived = "exclude",
+    ) -> list[JobRecord]:
         """The jobs that `find` finds, of the newest MOST_SORTED, sorted by a key of ORDERS.
 
-        A job without the figure comes last. `next` is the place at which the next page starts.
+        A job without the figure comes last.
         """
         key = ORDERS[order]
         found: list[JobRecord] = []
         after: str | None = None
         while len(found) < MOST_SORTED:
-            page = await self.find(status, tag, text, after, _SORTED_PAGE, tenant)
+            page = await self.find(status, tag, text, after, _SORTED_PAGE, tenant, archived)
             found += page.data
             after = page.next
             if not page.has_more or after is None:
                 break
         known = [job for job in found if key(job) is not None]
         known.sort(key=key, reverse=reverse)
-        listed = known + [job for job in found if key(job) is None]
-        has_more = start + limit < len(listed)
-        shown = listed[start : start + limit]
-        return Page(data=shown, has_more=has_more, next=str(start + limit) if has_more else None)
+        return known + [job for job in found if key(job) is None]
 
     async def driven(self) -> list[JobRecord]:
         """The jobs that a scheduler drives, the oldest first."""

@@ -150,6 +150,16 @@ def test_buttons_on_others_jobs_are_shown_to_keys_that_may_use_them(
             expect(page.get_by_role("link", name="Duplicate")).to_have_count(
                 int(scope >= Scope.SUBMIT)
             )
+        page.goto(f"{locked.url}/?q={scope}")
+        for by in (owner, reader):
+            page.get_by_label(f"Compare {scope} {by}").check()
+        bulk = page.locator('[data-bulk="cancel"]')
+        if scope is Scope.READ:
+            expect(bulk).to_have_count(0)
+        else:
+            expect(bulk).to_have_text(
+                "Cancel selected" if scope is Scope.MANAGE else "Cancel 1 of 2"
+            )
     assert trouble.found == []
 
     async def cancel(store: Store) -> None:

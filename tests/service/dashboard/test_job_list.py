@@ -8,7 +8,9 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect
 
 from drmad_client.records.job import JobRecord
+from drmad_client.spec.labels import LabelsSpec
 from drmad_service.store import Store
+from drmad_service.store.layout.state_machine import Action
 from tests import browser as browsers
 from tests.browser import Server, Trouble
 from tests.service.dashboard import gallery
@@ -38,7 +40,7 @@ def test_a_head_sorts_by_its_column_and_the_address_keeps_it(
 def test_a_selection_is_kept_over_filters_and_its_jobs_are_cancelled_and_deleted(
     browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:
-    trouble = Trouble(expected=("409",))
+    trouble = Trouble()
 
     async def create(store: Store) -> list[JobRecord]:
         wanted = [gallery.spec(f"bulk {n}", priority=-50) for n in range(2)]
@@ -63,10 +65,12 @@ def test_a_selection_is_kept_over_filters_and_its_jobs_are_cancelled_and_deleted
             expect(page.locator(f"#row-{job.id} .chip").first).to_have_text("cancelled")
         for name in ("bulk 0", "bulk 1", "digits, two replicas"):
             page.get_by_label(f"Compare {name}").check()
-        bar.get_by_role("button", name="Delete selected").click()
+        expect(bar.get_by_role("button", name="Archive 2 of 3")).to_be_enabled()
+        expect(bar.get_by_role("button", name="Tag selected")).to_be_enabled()
+        bar.get_by_role("button", name="Delete 2 of 3").click()
+        expect(page.get_by_role("dialog")).to_contain_text("1 job of the selection stays as it is")
         page.get_by_role("button", name="Delete jobs").click()
         expect(page.locator("#toasts")).to_contain_text("Deleted 2 jobs")
-        expect(page.locator("#toasts")).to_contain_text("it is running")
         expect(page.locator(f"#row-{made[0].id}")).to_have_count(0)
         expect(bar).to_contain_text("1 selected")
         bar.get_by_role("button", name="Clear").click()
@@ -101,3 +105,91 @@ def test_the_list_is_used_by_keys_and_its_columns_are_chosen(
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("/jobs/job_"))
+
+
+def test_a_group_is_one_row_in_sorted_and_searched_lists(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    """Its place in a list that is sorted by loss is that of its mean."""
+
+    async def create(store: Store) -> list[str]:
+        made = []
+        for seed, floor in enumerate((0.05, 0.95)):
+            tags = {"group": "two seeds"}
+            wanted = gallery.spec(f"seed {seed}", 2, tags=tags, priority=97)
+            lease = await gallery.running(store, wanted)
+            await gallery.commit(store, lease, range(2), 2, floor=floor)
+            await store.act(lease, Action.SUCCEED, "iterations", "completed")
+            made.append(lease.job_id)
+        return made
+
+    made = do(create)
+    means = page.locator("tbody tr:not([hidden]) td.c-best")
+    for query in (
+        "",
+        "sort=best",
+        "q=seed",
+        "sort=name&q=seed",
+        "sort=age&down=1&tag=group:two+seeds",
+    ):
+        page.goto(f"{server.url}/?{query}")
+        folded = page.get_by_role("button", name="two seeds")
+        if "tag=group" in query:  # the members are what was asked for
+            expect(folded).to_have_count(0)
+            expect(page.locator("tbody tr:not([hidden])")).to_have_count(2)
+            continue
+        expect(folded).to_have_count(1)
+        for job in made:
+            expect(page.locator(f"#row-{job}")).to_be_hidden()
+        if query == "sort=best":
+            shown = [text for text in means.all_text_contents() if text != "–"]
+            values = [float(re.split("[^0-9.]", text.strip())[0][:6]) for text in shown]
+            assert values == sorted(values)
+        folded.click()
+        expect(page.locator(f"#row-{made[1]}")).to_be_visible()
+        folded.click()
+
+    async def archived(store: Store) -> None:
+        for job in made:
+            await store.label(job, LabelsSpec(archived=True), by="tester")
+
+    do(archived)
+    page.goto(f"{server.url}/?archived=only&sort=best")
+    expect(page.get_by_role("button", name="two seeds")).to_have_count(1)
+    expect(page.locator("th.c-best")).to_have_attribute("aria-sort", "ascending")
+    page.get_by_role("button", name="two seeds").click()
+    for seed in range(2):
+        page.get_by_label(f"Compare seed {seed}").check()
+    page.get_by_role("button", name="Restore selected").click()
+    page.get_by_role("button", name="Restore jobs").click()
+    expect(page.locator("#toasts")).to_contain_text("Restored 2 jobs")
+    expect(page.locator("#jobs")).to_contain_text("No archived jobs")
+
+    async def removed(store: Store) -> None:
+        for job in made:
+            await store.delete(job)
+
+    do(removed)
+
+
+def test_a_group_without_a_result_is_listed(
+    page: Page, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    async def create(store: Store) -> list[str]:
+        wanted = [
+            gallery.spec(f"none {n}", tags={"group": "no result"}, priority=-60) for n in (1, 2)
+        ]
+        return [(await store.create(spec))[0].id for spec in wanted]
+
+    made = do(create)
+    for query in ("", "?sort=best", "?sort=test&down=1"):
+        page.goto(f"{server.url}/{query}")
+        row = page.locator("tr.folded", has_text="no result")
+        expect(row).to_contain_text("group of 2 jobs, 1 setting")
+        expect(row.locator("td.c-best")).to_have_text("–")
+
+    async def ended(store: Store) -> None:
+        for job in made:
+            await store.cancel(job)
+
+    do(ended)

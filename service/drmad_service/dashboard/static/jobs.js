@@ -21,9 +21,41 @@ filters.addEventListener("input", () => {
 
 // Selection
 
+// What is done to all selected jobs: the words of the dialog, and the request for one job.
+const jobs = (count) => `${count} ${count === 1 ? "job" : "jobs"}`;
+const OWN = "Only for jobs that your key may change";
+const BULK = {
+  cancel: {
+    title: "Cancel", button: "Cancel jobs", said: (count) => `Cancellation of ${jobs(count)} requested`,
+    text: "They stop now and keep their committed meta-iterations.", needs: `${OWN} and that have not ended.`,
+    send: (job) => request("POST", `/v1/jobs/${job}/cancel`),
+  },
+  delete: {
+    title: "Delete", button: "Delete jobs", said: (count) => `Deleted ${jobs(count)}`,
+    text: "This deletes their history, hyperparameters and models permanently.", needs: `${OWN} and that have ended.`,
+    send: (job) => request("DELETE", `/v1/jobs/${job}`),
+  },
+  archive: {
+    title: "Archive", button: "Archive jobs", said: (count) => `Archived ${jobs(count)}`,
+    text: "Lists leave archived jobs out; their pages and results stay.", needs: `${OWN} and that have ended.`,
+    send: (job) => request("PATCH", `/v1/jobs/${job}`, { archived: true }),
+  },
+  restore: {
+    title: "Restore", button: "Restore jobs", said: (count) => `Restored ${jobs(count)}`,
+    text: "Lists have them again.", needs: `${OWN} and that are archived.`,
+    send: (job) => request("PATCH", `/v1/jobs/${job}`, { archived: false }),
+  },
+  tag: {
+    title: "Tag", button: "Tag jobs", said: (count) => `Tagged ${jobs(count)}`, keeps: true, needs: `${OWN}.`,
+    text: "A tag with the same name is replaced. Filters and the search find jobs by their tags.",
+    send: (job) => request("PATCH", `/v1/jobs/${job}`, { tags: tag() }),
+  },
+};
+
 const MOST_COMPARED = 8;
-const STORED = "drmad-selected";
-const chosen = new Set(JSON.parse(sessionStorage.getItem(STORED) ?? "[]"));
+const STORED = "drmad-selected-jobs";
+// Of each selected job what this key may do to it: by its owner and its state, as its row said last.
+const chosen = new Map(JSON.parse(sessionStorage.getItem(STORED) ?? "[]"));
 const bar = document.querySelector("#selection");
 const compare = document.querySelector("#compare-button");
 const list = document.querySelector("#jobs");
@@ -45,49 +77,37 @@ function fold() {
 
 function show() {
   fold();
+  for (const box of list.querySelectorAll('input[name="job"]')) {
+    box.checked = chosen.has(box.value);
+    if (box.checked) chosen.set(box.value, box.dataset.may);
+  }
   sessionStorage.setItem(STORED, JSON.stringify([...chosen]));
-  for (const box of list.querySelectorAll('input[name="job"]')) box.checked = chosen.has(box.value);
   compare.disabled = chosen.size < 2 || chosen.size > MOST_COMPARED;
   compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
   bar.hidden = !chosen.size;
   bar.querySelector("#selected").textContent = `${chosen.size} selected`;
+  for (const button of bar.querySelectorAll("[data-bulk]")) {
+    const { title } = BULK[button.dataset.bulk];
+    const able = allowing(button.dataset.bulk).length;
+    button.disabled = !able;
+    button.textContent = able && able < chosen.size ? `${title} ${able} of ${chosen.size}` : `${title} selected`;
+    button.title = able < chosen.size ? BULK[button.dataset.bulk].needs : "";
+  }
 }
+const allowing = (action) => [...chosen].filter(([, may]) => may.split(" ").includes(action)).map(([job]) => job);
 list.addEventListener("change", ({ target }) => {
   if (target.name !== "job") return;
-  chosen[target.checked ? "add" : "delete"](target.value);
+  if (target.checked) chosen.set(target.value, target.dataset.may);
+  else chosen.delete(target.value);
   show();
 });
 document.addEventListener("drmad:refreshed", show);
-compare.addEventListener("click", () => location.assign(under(`/compare?${[...chosen].map((job) => `job=${job}`).join("&")}`)));
+compare.addEventListener("click", () => location.assign(under(`/compare?${[...chosen.keys()].map((job) => `job=${job}`).join("&")}`)));
 bar.querySelector("#clear").addEventListener("click", () => {
   chosen.clear();
   show();
 });
 
-// What is done to all selected jobs: the words of the dialog, and the request for one job.
-const jobs = (count) => `${count} ${count === 1 ? "job" : "jobs"}`;
-const BULK = {
-  cancel: {
-    title: "Cancel", button: "Cancel jobs", said: (count) => `Cancellation of ${jobs(count)} requested`,
-    text: "They stop now and keep their committed meta-iterations. Jobs that have ended stay as they are.",
-    send: (job) => request("POST", `/v1/jobs/${job}/cancel`),
-  },
-  delete: {
-    title: "Delete", button: "Delete jobs", said: (count) => `Deleted ${jobs(count)}`,
-    text: "This deletes their history, hyperparameters and models permanently. Jobs that have not ended are refused.",
-    send: (job) => request("DELETE", `/v1/jobs/${job}`),
-  },
-  archive: {
-    title: "Archive", button: "Archive jobs", said: (count) => `Archived ${jobs(count)}`,
-    text: "Lists leave archived jobs out; their pages and results stay. Jobs that have not ended are refused.",
-    send: (job) => request("PATCH", `/v1/jobs/${job}`, { archived: true }),
-  },
-  tag: {
-    title: "Tag", button: "Tag jobs", said: (count) => `Tagged ${jobs(count)}`, keeps: true,
-    text: "A tag with the same name is replaced. Filters and the search find jobs by their tags.",
-    send: (job) => request("PATCH", `/v1/jobs/${job}`, { tags: tag() }),
-  },
-};
 const dialog = document.querySelector("#dialog-bulk");
 const tagField = dialog.querySelector("[name=tag]");
 function tag() {
@@ -95,24 +115,27 @@ function tag() {
   return { [name.trim()]: value.join(":").trim() };
 }
 let bulk = null;
+let concerned = [];
 bar.addEventListener("click", ({ target }) => {
   if (!target.dataset.bulk) return;
   bulk = BULK[target.dataset.bulk];
-  dialog.querySelector("h2").textContent = `${bulk.title} ${jobs(chosen.size)}?`;
-  dialog.querySelector("p").textContent = bulk.text;
+  concerned = allowing(target.dataset.bulk);
+  const others = chosen.size - concerned.length;
+  dialog.querySelector("h2").textContent = `${bulk.title} ${jobs(concerned.length)}?`;
+  dialog.querySelector("p").textContent = others ? `${bulk.text} ${jobs(others)} of the selection ${others === 1 ? "stays" : "stay"} as ${others === 1 ? "it is" : "they are"}. ${bulk.needs}` : bulk.text;
   const isTag = bulk === BULK.tag;
   dialog.querySelector("#bulk-tag").hidden = !isTag;
   tagField.required = isTag;
   const go = dialog.querySelector("#bulk-go");
   go.textContent = bulk.button;
-  go.className = isTag ? "primary" : "danger";
+  go.className = ["tag", "restore"].includes(target.dataset.bulk) ? "primary" : "danger";
   dialog.showModal();
 });
 dialog.querySelector("#bulk-keep").addEventListener("click", () => dialog.close());
 dialog.querySelector("form").addEventListener("submit", async () => {
   let done = 0;
   const refused = [];
-  for (const job of [...chosen]) {
+  for (const job of concerned) {
     try {
       await bulk.send(job);
       if (!bulk.keeps) chosen.delete(job);

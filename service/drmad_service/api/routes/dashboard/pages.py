@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
@@ -21,7 +20,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from drmad_client.export import job_folder
 from drmad_client.plots.cluster_use import cluster_use
 from drmad_client.records.field_errors import message_of
-from drmad_client.records.group import GroupRecord, group_record
+from drmad_client.records.group import group_record
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.service.usage import TenantLimits
@@ -53,11 +52,13 @@ from drmad_service.dashboard import (
     comparison,
     job_editor,
     job_page,
+    job_rows,
     job_verdict,
     learned,
     rendering,
     snippets,
 )
+from drmad_service.dashboard.job_rows import JobRow
 from drmad_service.errors import (
     GroupNotFound,
     JobNotFound,
@@ -69,6 +70,7 @@ from drmad_service.errors import (
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.access.refusals import refusal_of
+from drmad_service.store.jobs.job_requests import Archived
 from drmad_service.store.overview import ORDERS
 
 JOBS_PER_PAGE = 50
@@ -164,19 +166,22 @@ async def jobs(
 ) -> Response:
     chosen = JobStatus(status) if status in set(JobStatus) else None
     wanted = (chosen, tag if ":" in tag else "", q)
-    if sort and not archived:
+    which: Archived = "only" if archived else "exclude"
+    is_folded = not tag.startswith(f"{GROUP}:")  # the members of one group are asked for
+    if sort:
         start = int(after) if after.isdecimal() else 0
-        found = await overview.ordered(
-            sort, bool(down), start, JOBS_PER_PAGE, *wanted, principal.only_tenant
-        )
+        every = await overview.ordered(sort, bool(down), *wanted, principal.only_tenant, which)
+        listed = job_rows.ordered(job_rows.folded(every, is_folded), sort, ORDERS[sort], bool(down))
+        rows = listed[start : start + JOBS_PER_PAGE]
+        more = str(start + JOBS_PER_PAGE) if start + JOBS_PER_PAGE < len(listed) else None
     else:
         found = await overview.find(
-            *wanted,
-            after or None,
-            JOBS_PER_PAGE,
-            principal.only_tenant,
-            "only" if archived else "exclude",
+            *wanted, after or None, JOBS_PER_PAGE, principal.only_tenant, which
         )
+        rows, more = job_rows.folded(found.data, is_folded), found.next
+        if not (status or q or tag or archived):
+            rows = await _whole_groups(store, rows, principal.only_tenant)
+    shown = [job for row in rows for job in row.shown]
     counts = await overview.counts(principal.only_tenant)
 
     def address(**other: str | None) -> str:
@@ -190,11 +195,14 @@ async def jobs(
         request,
         "jobs.html",
         principal=principal,
-        jobs=found.data,
-        next=found.next,
+        rows=rows,
+        permitted=lambda job: job_rows.permitted(
+            job, principal.may_submit and principal.may_change(job.created_by)
+        ),
+        is_filtered=bool(status or q or tag or archived),
+        next=more,
         after=after,
-        losses=await overview.losses(found.data),
-        groups={} if sort or tag or q else await _groups(store, found.data, principal.only_tenant),
+        losses=await overview.losses(shown),
         counts=counts,
         total=sum(counts.values()),
         status=chosen,
@@ -203,20 +211,25 @@ async def jobs(
         sort=sort,
         down=down,
         archived=archived,
-        tenants=principal.only_tenant is None and any(j.tenant != "local" for j in found.data),
+        tenants=principal.only_tenant is None and any(j.tenant != "local" for j in shown),
         address=address,
     )
 
 
-async def _groups(
-    store: Store, jobs: Sequence[JobRecord], tenant: str | None
-) -> dict[str, GroupRecord]:
-    """The groups of several jobs that a page of the list folds, by their names."""
-    names = Counter(job.tags[GROUP] for job in jobs if GROUP in job.tags)
-    found = {}
-    for name in [name for name, count in names.items() if count > 1][:MAX_FOLDED_GROUPS]:
-        found[name] = group_record(name, await groups_route.members(store, name, tenant))
-    return found
+async def _whole_groups(store: Store, rows: Sequence[JobRow], tenant: str | None) -> list[JobRow]:
+    """The folded groups with those of their jobs that older pages of the list have."""
+    whole: list[JobRow] = []
+    read = 0
+    for row in rows:
+        if row.group is not None and read < MAX_FOLDED_GROUPS:
+            read += 1
+            every = await groups_route.members(store, row.group.name, tenant)
+            of_page = {job.id for job in row.jobs}
+            older = [job for job in every if job.id not in of_page and job.archived_at is None]
+            whole.append(JobRow([*row.jobs, *older], group_record(row.group.name, every)))
+        else:
+            whole.append(row)
+    return whole
 
 
 @router.get("/jobs/{job_id}")

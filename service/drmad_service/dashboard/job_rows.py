@@ -1,0 +1,116 @@
+"""The rows of the list of jobs: a job, or a group of jobs that is folded into one row."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from drmad_client.records.group import GroupRecord, GroupRow, group_record
+from drmad_client.records.job import JobRecord
+from drmad_client.records.status import JobStatus
+from drmad_client.spec.groups import GROUP
+
+MOST_MEMBERS = 100
+"""Jobs of a folded group that a page lists; the filter by its tag lists all of them."""
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One row.
+
+    Attributes:
+        jobs: the job, or the members of the group, in the order of the list.
+        group: what the members have in common; None for a single job.
+    """
+
+    jobs: list[JobRecord]
+    group: GroupRecord | None = None
+
+    @property
+    def shown(self) -> list[JobRecord]:
+        return self.jobs[:MOST_MEMBERS]
+
+    @property
+    def best(self) -> GroupRow | None:
+        """The setting of lowest mean loss; None until one of its jobs has succeeded."""
+        rows = self.group.rows if self.group else []
+        return min((row for row in rows if row.mean is not None), key=_mean, default=None)
+
+    def test_figure(self) -> tuple[str, float] | None:
+        """Name and mean of the test figure over the succeeded jobs of the best setting."""
+        best = self.best
+        of_best = [
+            job.best.metrics
+            for job in self.jobs
+            if best is not None
+            and job.id in best.jobs
+            and job.status is JobStatus.SUCCEEDED
+            and job.best is not None
+        ]
+        for name in ("test_error", "test_accuracy", "test_loss"):
+            if of_best and all(name in metrics for metrics in of_best):
+                return name, statistics.fmean(metrics[name] for metrics in of_best)
+        return None
+
+
+def folded(jobs: Sequence[JobRecord], is_folded: bool = True) -> list[JobRow]:
+    """One row for each job; the jobs of a group share the row of the first of them."""
+    members: dict[str, list[JobRecord]] = {}
+    rows: list[JobRow] = []
+    for job in jobs:
+        name = job.tags.get(GROUP)
+        if name is None or not is_folded:
+            rows.append(JobRow([job]))
+        elif name in members:
+            members[name].append(job)
+        else:
+            members[name] = [job]
+            rows.append(JobRow(members[name]))
+    return [
+        JobRow(row.jobs, group_record(row.jobs[0].tags[GROUP], row.jobs))
+        if len(row.jobs) > 1
+        else row
+        for row in rows
+    ]
+
+
+def ordered(
+    rows: Sequence[JobRow], order: str, key: Callable[[JobRecord], Any], reverse: bool
+) -> list[JobRow]:
+    """The rows by what they show; those that show no figure come last.
+
+    A group has its own name, the mean loss and test figure of its best setting, and else what its
+    first job has.
+    """
+
+    def of_row(row: JobRow) -> Any:
+        if row.group is not None and order == "name":
+            return row.group.name.lower()
+        if row.group is not None and order == "best":
+            return row.best.mean if row.best else None
+        if row.group is not None and order == "test":
+            figure = row.test_figure()
+            return (
+                None if figure is None else 1 - figure[1] if "accuracy" in figure[0] else figure[1]
+            )
+        return key(row.jobs[0])
+
+    known = [row for row in rows if of_row(row) is not None]
+    known.sort(key=of_row, reverse=reverse)
+    return known + [row for row in rows if of_row(row) is None]
+
+
+def permitted(job: JobRecord, may_change: bool) -> list[str]:
+    """The actions on several jobs that the reader's key may do to this one in its state."""
+    if not may_change:
+        return []
+    if not job.status.is_terminal:
+        return ["tag", "cancel"]
+    return ["tag", "restore" if job.archived_at else "archive", "delete"]
+
+
+def _mean(row: GroupRow) -> float:
+    assert row.mean is not None
+    return row.mean
