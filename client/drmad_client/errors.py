@@ -6,6 +6,8 @@ DrmadError
   ├─ ValidationFailed         the awaited validation failed or was cancelled
   ├─ RetrainingFailed         the awaited retraining failed or was cancelled
   ├─ WaitTimeout              the job did not end within the given time
+  ├─ UsageError               an argument, an option or a file of the caller does not hold
+  │    └─ BadArgument            an argument of a function
   └─ ApiError                 the service answered with a problem (status, code, field errors)
        ├─ BadRequest            400, 413
        ├─ AuthenticationFailed  401
@@ -98,6 +100,14 @@ class JobWarning(UserWarning):
 
 class WaitTimeout(DrmadError):
     """The job did not end within the given time."""
+
+
+class UsageError(DrmadError):
+    """An argument, an option or a file of the caller does not hold; nothing was asked or done."""
+
+
+class BadArgument(UsageError, ValueError):
+    """An argument of a function does not hold."""
 
 
 class ApiError(DrmadError):

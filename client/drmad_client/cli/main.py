@@ -55,7 +55,11 @@ _INTERRUPTED = 130
 _CLOSED_PIPE = 141
 _USAGE = 64
 _OUT_OF_REACH = 69
-"""Exit codes beside those of a job, see options.EXIT_CODES; the last two as in sysexits.h."""
+"""Exit codes beside those of a job, see options.EXIT_CODES; the last two as in sysexits.h.
+
+Wrong usage is also what a command finds after its options were parsed, and what the service refuses
+as invalid: another command line is needed, not another try.
+"""
 
 
 class _Commands(typer.core.TyperGroup):
@@ -209,10 +213,24 @@ def _open_streams() -> None:
 
 
 def _code_of(error: Exception) -> int:
-    from drmad_client.errors import ConnectionFailed, ServerError
-    from drmad_client.spec.text.job_file import BadJobFile
+    from drmad_client.errors import (
+        BadRequest,
+        ConnectionFailed,
+        ServerError,
+        UnprocessableEntity,
+        UsageError,
+    )
 
-    if hasattr(error, "format_message") or isinstance(error, BadJobFile):
+    # A refused spec is as wrong as one that the command itself refuses.
+    refusals = (UsageError, BadRequest, UnprocessableEntity)
+    named = (
+        FileExistsError,
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+    )
+    if hasattr(error, "format_message") or isinstance(error, (*refusals, *named)):
         return _USAGE
     return _OUT_OF_REACH if isinstance(error, ConnectionFailed | ServerError) else 1
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from drmad_client.errors import DrmadError, NotFound
+from drmad_client.errors import DrmadError, NotFound, UsageError
 from drmad_client.export.mirror import Mirror
 from drmad_client.export.mlflow import MlflowMirror
 from drmad_client.export.tensorboard import TensorboardMirror
@@ -27,15 +27,20 @@ _TOOLS: dict[str, Callable[[str], Mirror]] = {
 }
 
 
-class BadMirror(DrmadError):
-    """The tool is unknown, or it is not installed."""
+class BadMirror(UsageError):
+    """The name of a mirror names no tool, or no place in it."""
+
+
+class MirrorMissing(DrmadError):
+    """The tool is not installed."""
 
 
 def open_mirror(target: str) -> Mirror:
     """The mirror for mlflow:http://127.0.0.1:5000, wandb:team/tuning or tensorboard:runs.
 
     Raises:
-        BadMirror: The tool is unknown, or it is not installed.
+        BadMirror: The tool is unknown, or its place is not given.
+        MirrorMissing: The tool is not installed.
     """
     tool, _, where = target.partition(":")
     if not where or tool not in _TOOLS:
@@ -43,7 +48,7 @@ def open_mirror(target: str) -> Mirror:
     try:
         return _TOOLS[tool](where)
     except ImportError as error:
-        raise BadMirror(
+        raise MirrorMissing(
             f'{tool} is not installed ({error}); install it: pip install ".[{tool}]" in the clone'
         ) from error
 

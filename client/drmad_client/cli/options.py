@@ -75,14 +75,14 @@ def index_of(iteration: str) -> str | int:
     """The index that the API and the SDK count from 0, of a number that commands count from 1.
 
     Raises:
-        DrmadError: the number is 0; best, last and other words are left to the API.
+        UsageError: the number is 0; best, last and other words are left to the API.
     """
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
 
     if not iteration.isdecimal():
         return iteration
     if int(iteration) < 1:
-        raise DrmadError(
+        raise UsageError(
             "--iteration must be best, last or at least 1, the first meta-iteration, "
             f"got {iteration}"
         )
@@ -93,18 +93,18 @@ def validated(spec: type[S], fields: dict[str, Any]) -> S:
     """The part of a spec that the options of a command state.
 
     Raises:
-        DrmadError: an option does not hold, which the message names.
+        UsageError: an option does not hold, which the message names.
     """
     from pydantic import ValidationError
 
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
     from drmad_client.records.field_errors import field_errors
 
     try:
         return spec.model_validate(fields)
     except ValidationError as error:
         (first, *_) = field_errors(error.errors(), fields)
-        raise DrmadError(f"{first.path}: {first.message}") from error
+        raise UsageError(f"{first.path}: {first.message}") from error
 
 
 def open_client(context: typer.Context) -> Client:

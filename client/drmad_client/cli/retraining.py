@@ -123,11 +123,11 @@ def _on_the_cluster(
     fields: dict[str, Any],
     to: Path | None,
 ) -> RetrainingReport:
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
     from drmad_client.export.recipe import shortcomings
 
     if scores is not None:
-        raise DrmadError(
+        raise UsageError(
             f"--scores is for a job file; the service has the scores of {job_id}, if it is an "
             "attribution: leave --scores out"
         )
@@ -151,21 +151,21 @@ def _here(
     scores: Path | None,
     fields: dict[str, Any],
 ) -> RetrainingReport:
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
     from drmad_client.files.influence_scores import InfluenceScores
 
     if iteration is not None:
-        raise DrmadError(
+        raise UsageError(
             f"--iteration is for the id of a job; a job file has none, got {iteration}"
         )
     if scores is None:
-        raise DrmadError(
+        raise UsageError(
             f"{file} is a job file, of which nothing is tuned: add --scores FILE of drmad "
             "attribute, or name the id of a job"
         )
     asked = _asked(fields)
     if asked.drop_lowest is None:
-        raise DrmadError("--scores needs --drop-lowest, which says how many rows are left out")
+        raise UsageError("--scores needs --drop-lowest, which says how many rows are left out")
     ranked = InfluenceScores.unpack(scores.read_bytes()).of(query=asked.query)
     found: RetrainingReport = engine_function("retrain")(file, code, data_roots, asked, ranked)
     return found

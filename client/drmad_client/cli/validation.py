@@ -111,10 +111,10 @@ def _here(
     iteration: str | None,
     fields: dict[str, Any],
 ) -> ValidationReport:
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
 
     if iteration is not None:
-        raise DrmadError(
+        raise UsageError(
             "--iteration is for the id of a job; a job file is validated at its initial "
             f"hyperparameters, got --iteration {iteration}"
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import DrmadError, UsageError
 from drmad_client.export.job_folder import history_csv, history_rows
 from drmad_client.records.meta_iteration import MetaIteration
 
@@ -54,9 +54,9 @@ def write_history(history: Iterable[MetaIteration], path: Path) -> Path:
 
 
 def require_suffix(path: Path) -> None:
-    """Raises DrmadError unless the name of the file says a format that `write_history` knows."""
+    """Raises UsageError unless the name of the file says a format that `write_history` knows."""
     if path.suffix not in SUFFIXES:
-        raise DrmadError(f"the file must end in {' or '.join(SUFFIXES)}, got {path.name}")
+        raise UsageError(f"the file must end in {' or '.join(SUFFIXES)}, got {path.name}")
 
 
 def _column(pyarrow: Any, values: Sequence[Any]) -> Any:

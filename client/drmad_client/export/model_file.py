@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import DrmadError, UsageError
 
 SUFFIXES = (".safetensors", ".pt2", ".ts", ".onnx")
 
@@ -29,7 +29,7 @@ def write_model(model: nn.Module, example: Tensor | tuple[Any, ...], path: Path 
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise DrmadError(f"{path.name} must end in one of {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path.name} must end in one of {', '.join(SUFFIXES)}")
     inputs = example if isinstance(example, tuple) else (example,)
     was_training = model.training
     model.eval()
@@ -60,7 +60,7 @@ def write_adapter(model: nn.Module, folder: Path | str) -> Path:
     """
     save = getattr(model, "save_pretrained", None)
     if save is None or not hasattr(model, "peft_config"):
-        raise DrmadError(
+        raise UsageError(
             f"the model must be a PEFT model, which has an adapter, got {type(model).__name__}"
         )
     save(str(folder))

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import UsageError
 from drmad_client.files import zip_directory
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
@@ -36,7 +36,7 @@ _BFLOAT16: np.dtype[Any] = np.dtype("V2")
 """Stands for bfloat16, of which NumPy has no dtype."""
 
 
-class DataError(DrmadError):
+class DataError(UsageError):
     """The file is not an npz or safetensors file of numbers, or exceeds a limit."""
 
 

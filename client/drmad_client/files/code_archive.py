@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pathspec import PathSpec
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import UsageError
 from drmad_client.files import zip_directory
 from drmad_client.files.zip_errors import ZIP_ERRORS
 
@@ -38,7 +38,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that the zip format can stat
 _LISTED = 5  # of the largest files, in a message
 
 
-class CodeError(DrmadError):
+class CodeError(UsageError):
     """The folder cannot be packed, or the archive is not safe to unpack."""
 
 

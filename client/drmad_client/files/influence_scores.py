@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import DrmadError, UsageError
 from drmad_client.files.array_file import DataError
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class InfluenceScores:
         """The influence of every row on one query, shape (N,); None takes the first query.
 
         Raises:
-            DrmadError: there is no such query.
+            UsageError: there is no such query.
         """
         if query is not None and query not in self.queries:
             known = ", ".join(self.queries[:20])
-            raise DrmadError(f"query must be one of {known}, got {query!r}")
+            raise UsageError(f"query must be one of {known}, got {query!r}")
         number = 0 if query is None else self.queries.index(query)
         found: NDArray[np.float32] = self.influence[number]
         return found
@@ -174,6 +174,6 @@ class InfluenceScores:
 
 
 def require_suffix(path: Path) -> None:
-    """Raises DrmadError unless the name of the file says a format that `write` knows."""
+    """Raises UsageError unless the name of the file says a format that `write` knows."""
     if path.suffix not in SUFFIXES:
-        raise DrmadError(f"the file must end in {', '.join(SUFFIXES)}, got {path.name}")
+        raise UsageError(f"the file must end in {', '.join(SUFFIXES)}, got {path.name}")

@@ -7,11 +7,15 @@ from typing import Any
 
 import httpx
 
-from drmad_client.errors import ConnectionFailed
+from drmad_client.errors import ConnectionFailed, UsageError
 from drmad_client.http import local_key
 from drmad_client.version import __version__
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+class BadAddress(ConnectionFailed, UsageError):
+    """The URL or the key cannot be those of a service."""
 
 
 def find_base_url(given: str | None) -> str:
@@ -23,18 +27,18 @@ def client_options(base_url: str, api_key: str | None) -> dict[str, Any]:
     """The arguments that httpx's synchronous and asynchronous client both take.
 
     Raises:
-        ConnectionFailed: `base_url` is no HTTP URL, or the key cannot be a key.
+        BadAddress: `base_url` is no HTTP URL, or the key cannot be a key.
     """
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConnectionFailed(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
+        raise BadAddress(f"the URL must be like {DEFAULT_URL}, got {base_url!r}")
     headers = {"User-Agent": f"drmad/{__version__}", "Accept": "application/json"}
     if key := api_key or os.environ.get("DRMAD_API_KEY") or local_key.find(url.host):
         if not key.strip().isascii() or not key.strip().isprintable():
-            raise ConnectionFailed(
+            raise BadAddress(
                 "the key of the service must be printable ASCII, and this one is not: copy it "
                 "again to DRMAD_API_KEY, as `drmad keys create` printed it"
             )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from drmad_client.errors import Conflict, JobFailed
+from drmad_client.errors import BadArgument, Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.async_job_handle import AsyncJob
 from drmad_client.http.async_uploads import AsyncCodeUploads
@@ -420,7 +420,7 @@ class AsyncJobs:
     ) -> tuple[JobSpec | Mapping[str, Any], PackedProblem | None]:
         """Upload the code or the source of the problem; return the spec that names it."""
         if code is not None and problem is not None:
-            raise ValueError("expected either `code` or `problem`, got both: give one of them")
+            raise BadArgument("expected either `code` or `problem`, got both: give one of them")
         if code is not None:
             return calls.with_problem(spec, code=await self._code.upload(code)), None
         if problem is None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drmad_client.errors import JobWarning
+from drmad_client.errors import BadArgument, JobWarning
 from drmad_client.http.job_html import as_html
 from drmad_client.packing.packed_problem import PackedProblem
 from drmad_client.records.job import Best, Doubt, JobError, JobRecord, Progress
@@ -154,7 +154,7 @@ class JobView:
         if iteration is not None:
             return iteration
         if self.best is None:
-            raise ValueError(
+            raise BadArgument(
                 f"{self.id} has no best meta-iteration yet; give `iteration`, or reload the job"
             )
         return self.best.iteration

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from drmad_client.errors import Conflict, JobFailed
+from drmad_client.errors import BadArgument, Conflict, JobFailed
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.job_handle import Job
 from drmad_client.http.job_view import History
@@ -415,7 +415,7 @@ class Jobs:
     ) -> tuple[JobSpec | Mapping[str, Any], PackedProblem | None]:
         """Upload the code or the source of the problem; return the spec that names it."""
         if code is not None and problem is not None:
-            raise ValueError("expected either `code` or `problem`, got both: give one of them")
+            raise BadArgument("expected either `code` or `problem`, got both: give one of them")
         if code is not None:
             return calls.with_problem(spec, code=self._code.upload(code)), None
         if problem is None:

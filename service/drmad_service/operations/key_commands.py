@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import UsageError
 from drmad_service.api.auth.api_keys import Access, Scope
 from drmad_service.errors import ServiceStartError
 from drmad_service.operations.options import DEFAULT_HOME, Home, HomeRedisUrl
@@ -157,7 +157,7 @@ def _with_access(redis_url: str, home: Path, use: Callable[[Access], Awaitable[_
     try:
         return with_redis(redis_url, home, run)
     except ValueError as error:
-        raise DrmadError(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def _shown(moment: datetime) -> str:

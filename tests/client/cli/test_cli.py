@@ -37,13 +37,17 @@ DRMAD = [sys.executable, "-c", "from drmad_client.cli.main import main; main()"]
 
 
 def drmad(
-    service: FakeService | None, *arguments: str, stdin: str = ""
+    service: FakeService | None,
+    *arguments: str,
+    stdin: str = "",
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    settings = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"} | (environment or {})
     if service:
-        environment["DRMAD_URL"] = service.url
+        settings["DRMAD_URL"] = service.url
     return subprocess.run(
-        [*DRMAD, *arguments], input=stdin, env=environment, capture_output=True, text=True
+        [*DRMAD, *arguments], input=stdin, env=settings, capture_output=True, text=True, cwd=cwd
     )
 
 
@@ -99,7 +103,7 @@ def test_bad_fields_are_printed_one_a_line(service: FakeService, job_yaml: Path)
     ]
     service.on("POST", "/v1/jobs", fake_service.problem(422, "2 fields do not fit", errors))
     done = drmad(service, "submit", str(job_yaml), "--dry-run")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr.splitlines() == [
         "error: 2 fields do not fit",
         "  training.steps: must be at least 1, got -1",
@@ -324,7 +328,7 @@ def test_arrays_are_summed_up_or_printed_whole(service: FakeService) -> None:
     assert json.loads(raw.stdout) == {"l2": [-1.0, 0.0, 1.0]}
     assert service.requests[-1].query == "iteration=0"
     refused = drmad(service, "hyperparameters", samples.ID, "--iteration", "0")
-    assert refused.returncode == 1
+    assert refused.returncode == 64
     assert "at least 1, the first meta-iteration, got 0" in refused.stderr
 
 
@@ -620,6 +624,57 @@ def test_exit_codes_tell_usage_from_a_service_out_of_reach(
     assert drmad(service, "show", samples.ID).returncode == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["history", samples.ID, "--out", "x.xlsx"],
+        ["history", "", "--output", "csv"],
+        ["attribution", samples.ID, "--out", "x.xlsx"],
+        ["mirror", "--to", "comet:x", "--once"],
+        ["mirror", "--to", "mlflow", "--once"],
+        ["watch", samples.ID, "--log-to", "comet:x"],
+        ["fetch", samples.ID, "--iteration", "0"],
+        ["validate", samples.ID, "--directions", "0"],
+        ["validate", "job.yaml", "--iteration", "2"],
+        ["retrain", samples.ID, "--steps", "0"],
+        ["retrain", samples.ID, "--scores", "x.csv"],
+        ["retrain", "job.yaml"],
+        ["data", "upload", "missing.npz"],
+        ["data", "upload", "job.yaml"],
+        ["data", "upload", "."],
+        ["submit", "job.yaml", "--code", "missing"],
+        ["submit", "job.yaml", "--set", "training"],
+        ["submit", "job.yaml", "--sweep", "training.steps"],
+        ["init", "job.yaml"],
+        ["--url", "tcp://127.0.0.1", "jobs"],
+        ["--url", "127.0.0.1:8080", "jobs"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_after_parsing_is_wrong_usage_too(
+    service: FakeService, arguments: list[str], tmp_path: Path
+) -> None:
+    """No option of these is unknown; the command itself finds what does not hold."""
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(samples.SPEC))
+    done = drmad(service, *arguments, cwd=tmp_path)
+    assert done.returncode == 64, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "bug" not in done.stderr
+    assert not service.requests
+    assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
+
+
+def test_a_spec_that_the_service_refuses_is_wrong_usage(
+    service: FakeService, job_yaml: Path
+) -> None:
+    for status in (400, 422):
+        service.on("POST", "/v1/jobs", fake_service.problem(status, "it does not hold", []))
+        assert drmad(service, "submit", str(job_yaml)).returncode == 64
+    for status in (401, 403, 404, 409):
+        service.on("POST", "/v1/jobs", fake_service.problem(status, "it may not", []))
+        assert drmad(service, "submit", str(job_yaml)).returncode == 1
+
+
 @pytest.mark.parametrize("redirect", ["| head -n 0", ">&-", "2>&- >&-", ">/dev/full"])
 def test_a_closed_a_full_or_an_ascii_output_is_no_bug(service: FakeService, redirect: str) -> None:
     job = samples.job(JobStatus.RUNNING, 1).model_copy(update={"name": "größe ✓"})
@@ -645,7 +700,7 @@ def test_a_closed_a_full_or_an_ascii_output_is_no_bug(service: FakeService, redi
 def test_a_key_that_is_not_ascii_is_refused_with_a_sentence(service: FakeService) -> None:
     environment = os.environ | {"DRMAD_URL": service.url, "DRMAD_API_KEY": "schlüssel"}
     done = subprocess.run([*DRMAD, "jobs"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 69
+    assert done.returncode == 64
     assert done.stderr.startswith("error: the key of the service must be printable ASCII")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from drmad_client.cli.mirroring import BadMirror, mirrored, open_mirror
+from drmad_client.cli.mirroring import BadMirror, MirrorMissing, mirrored, open_mirror
 from drmad_client.http.client import Client
 from drmad_client.records.events import Event
 from drmad_client.records.meta_iteration import MetaIteration
@@ -101,5 +101,7 @@ def test_a_missing_package_says_what_to_install(tool: str, monkeypatch: pytest.M
 
     for name in [n for n in sys.modules if n.split(".")[0] == tool] + [tool]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BadMirror, match=rf'install it: pip install "\.\[{tool}\]" in the clone'):
+    with pytest.raises(
+        MirrorMissing, match=rf'install it: pip install "\.\[{tool}\]" in the clone'
+    ):
         open_mirror(f"{tool}:somewhere")

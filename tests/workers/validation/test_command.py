@@ -42,7 +42,7 @@ def test_options_and_jobs_are_refused_by_name(
 ) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(JOB | {"training": {"steps": 0}}))
-    assert run(["validate", str(file), "--changes", "2"]) == 1
+    assert run(["validate", str(file), "--changes", "2"]) == 64
     assert "changes" in capsys.readouterr().err
-    assert run(["validate", str(file)]) == 1
+    assert run(["validate", str(file)]) == 64
     assert "training.steps" in capsys.readouterr().err

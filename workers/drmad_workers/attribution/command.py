@@ -67,7 +67,7 @@ def attribute(
       drmad attribute job.yaml --queries classes --queries rows:0-9 --lds
     """
     from drmad_client.cli.output.attribution_tables import attribution_table
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
     from drmad_client.files.influence_scores import require_suffix
     from drmad_client.records.side_runs.attribution import AttributionReport
     from drmad_client.spec import bounds
@@ -78,7 +78,7 @@ def attribute(
     fields = {"queries": queries, "lds": runs, "left_out": left_out}
     asked = options.validated(AttributionSpec, fields)
     if not bounds.Attribution.draws.hold(draws):
-        raise DrmadError(f"draws must be {bounds.Attribution.draws}, got {draws}")
+        raise UsageError(f"draws must be {bounds.Attribution.draws}, got {draws}")
     if out is not None:
         require_suffix(out)
     spec, folder = read_job(file, code)

@@ -75,14 +75,16 @@ def check(
 @contextmanager
 def users_errors(folder: Path | None) -> Iterator[None]:
     """Errors of the engine and of the job's code, in words for the user of a command."""
-    from drmad_client.errors import DrmadError
-    from drmad_workers.errors import EngineError, ran_out_of_memory
+    from drmad_client.errors import DrmadError, UsageError
+    from drmad_workers.errors import EngineError, ProblemError, ran_out_of_memory
     from drmad_workers.user_code import UserCodeError, user_error
 
     try:
         yield
     except UserCodeError as error:
         raise DrmadError(f"The job's code raised {error}\n{error.traceback}".rstrip()) from error
+    except ProblemError as error:
+        raise UsageError(str(error)) from error
     except EngineError as error:
         raise DrmadError(str(error)) from error
     except DrmadError:
@@ -99,7 +101,7 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     from pydantic import ValidationError
 
     from drmad_client.cli.submission import say_what_was_left_out
-    from drmad_client.errors import DrmadError
+    from drmad_client.errors import UsageError
     from drmad_client.files.code_archive import pack
     from drmad_client.records.field_errors import field_errors
     from drmad_client.spec.job import JobSpec
@@ -119,4 +121,4 @@ def read_job(file: Path, code: Path | None) -> tuple[JobSpec, Path | None]:
     except ValidationError as error:
         errors = field_errors(error.errors(), fields)
         lines = "".join(f"\n  {line.path}: {line.message}" for line in errors)
-        raise DrmadError(f"{file} is not a valid job{lines}") from error
+        raise UsageError(f"{file} is not a valid job{lines}") from error

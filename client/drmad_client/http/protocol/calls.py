@@ -15,7 +15,7 @@ import httpx
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from drmad_client.errors import ApiError, ConnectionFailed, from_problem
+from drmad_client.errors import ApiError, BadArgument, ConnectionFailed, from_problem
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.http.protocol.array_answer import read_arrays
 from drmad_client.http.protocol.server_sent_events import EventReader, Message
@@ -117,12 +117,12 @@ def with_problem(spec: JobSpec | Mapping[str, Any], **fields: str) -> Mapping[st
     """The spec with these fields of its problem, such as the name of an uploaded archive.
 
     Raises:
-        ValueError: The spec states a problem of the catalog.
+        BadArgument: The spec states a problem of the catalog.
     """
     plain = spec.model_dump(mode="json") if isinstance(spec, JobSpec) else spec
     problem = plain.get("problem", {})
     if "model" in problem or isinstance(problem.get("data"), Mapping):
-        raise ValueError(
+        raise BadArgument(
             "expected a spec whose problem is your own code, got a model or a data set of the "
             "catalog: leave out problem.model and problem.data"
         )
@@ -410,7 +410,7 @@ _EVENT_TYPES = get_args(Event.model_fields["type"].annotation)
 
 def _path(job_id: str, part: str = "") -> str:
     if not job_id:
-        raise ValueError("the job id must not be empty")
+        raise BadArgument("the job id must not be empty")
     return f"/v1/jobs/{quote(job_id, safe='')}" + (f"/{part}" if part else "")
 
 

@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drmad_client.errors import DrmadError
+from drmad_client.errors import UsageError
 
 _PATH = re.compile(r"[\w-]+(\.[\w-]+|\[\d+\])*")
 
 
-class BadJobFile(DrmadError):
+class BadJobFile(UsageError):
     """The file is not a job file, or a change does not apply to it."""
 
 
