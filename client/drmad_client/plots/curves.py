@@ -16,6 +16,8 @@ HistoryRecord = MetaIteration | Mapping[str, Any]
 MAX_HEATMAP_CELLS = 10_000
 _MAX_LINES = len(palette.LIGHT)
 _MAX_PANELS = 8
+_TITLE_LENGTH = 14
+"""Characters of a line of a title beside a panel."""
 _NO_HISTORY = "no meta-iteration is committed yet"
 
 _PHASES = ("forward", "evaluate", "backward")
@@ -49,11 +51,10 @@ def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> F
             probed = [record.iteration for record in records if record.choice is not None]
             traces += _marks(records, probed, "fidelity probe", "diamond-open", 3)
             traces += _marks(records, rollbacks, "rollback", "x", 6)
-        if title == "error":
-            axis = {"tickformat": ".1%", "rangemode": "tozero"}
-        else:
-            axis = {"tickformat": ".1%"} if title == "accuracy" else {}
-        rows.append((title, traces, axis))
+        axis: dict[str, Any] = {} if (extent := _extent(traces)) is None else {"range": extent}
+        if title in ("error", "accuracy"):
+            axis["tickformat"] = ".1%"
+        rows.append((_wrapped(title), traces, axis))
     return panels.stacked(rows, showlegend=True)
 
 
@@ -253,7 +254,8 @@ def _curve(
         return record.metrics.get(name)
 
     label = name.removesuffix("_loss").replace("_", " ")
-    x = _iterations(records)
+    # An online job measures its metrics at some windows alone: a gap would hide the line.
+    known = {_number(record): figure for record in records if (figure := value(record)) is not None}
     found = [
         (_number(record), level.mean, level.low, level.high)
         for record in records
@@ -263,7 +265,7 @@ def _curve(
     ]
     thin: dict[str, Any] = {"width": 1, "dash": "solid"} if found else {}
     measured = panels.line(
-        x, [value(r) for r in records], label, count, **palette.stroke(series, **thin)
+        [*known], [*known.values()], label, count, **palette.stroke(series, **thin)
     )
     if not found:
         return [measured]
@@ -291,6 +293,50 @@ def _curve(
             **palette.stroke(series, width=2.5),
         ),
     ]
+
+
+def _extent(traces: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The range of an axis on which every line is seen.
+
+    A band is wide where it has few meta-iterations, so a band alone widens the axis by no more
+    than the lines need.
+    """
+    lines, bands = (
+        [
+            y
+            for trace in traces
+            if (trace.get("hoverinfo") == "skip") is is_band
+            for y in trace["y"]
+            if y is not None
+        ]
+        for is_band in (False, True)
+    )
+    if not lines:
+        return None
+    low, high = min(lines), max(lines)
+    room = 0.3 * (high - low) or 0.1 * abs(high) or 1.0
+    around = 0.05 * (high - low) or room
+    inside = [low - around, high + around]
+    if bands:
+        inside = [
+            min(inside[0], max(min(bands), low - room)),
+            max(inside[1], min(max(bands), high + room)),
+        ]
+    if low >= 0.0:  # nothing that is drawn can be negative
+        inside[0] = max(inside[0], -0.02 * (high - low))
+    return [panels.rounded(end) or 0.0 for end in inside]
+
+
+def _wrapped(metric: str) -> str:
+    """The name of a metric as the title of a low panel."""
+    words = metric.replace("_", " ").split(" ")
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + len(word) < _TITLE_LENGTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "<br>".join(lines)
 
 
 def _marks(

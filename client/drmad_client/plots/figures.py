@@ -199,10 +199,11 @@ def _schedules(material: Material) -> Figure:
 FIGURES: dict[str, FigureKind] = {
     "losses": FigureKind("Losses and errors", lambda m: losses(m.history, m.rollbacks)),
     "hyperparameters": FigureKind(
-        "Hyperparameters", lambda m: hyperparameters(m.history, m.hyperparameters)
+        "Hyperparameters: median, quartiles and extremes",
+        lambda m: hyperparameters(m.history, m.hyperparameters),
     ),
     "layers": FigureKind(
-        "Hyperparameters by layer", lambda m: layers(m.history, m.hyperparameters)
+        "Hyperparameters by layer: medians", lambda m: layers(m.history, m.hyperparameters)
     ),
     "penalty_image": FigureKind("Penalty per pixel", _penalty_image, needs_vectors=True),
     "schedules": FigureKind("Learned schedules", _schedules, needs_vectors=True),

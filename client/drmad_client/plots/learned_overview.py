@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from drmad_client.plots import palette, panels
-from drmad_client.plots.learned_values import Values
+from drmad_client.plots.learned_values import Values, schedules
 from drmad_client.plots.panels import Figure
 from drmad_client.records.hyperparameters import HyperparameterInfo
+from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_client.spec.outer.transforms import to_user_units
 
 MOST_BARS = 60
@@ -21,6 +22,7 @@ _BINS = 60
 def overview(info: HyperparameterInfo, after: Values, before: Values | None = None) -> Figure:
     """The tuned values in the user's units, with the untuned ones behind.
 
+    Schedules are curves over the inner steps, one for each layer where these have their own.
     Segments with labels, such as layers or sources, are bars in the order of their values; a
     matrix is a heat map; few entries are bars; many are a histogram.
 
@@ -30,6 +32,8 @@ def overview(info: HyperparameterInfo, after: Values, before: Values | None = No
         before: raw values before tuning; None if they are not kept.
     """
     raw = np.asarray(after, dtype=np.float64)
+    if has_steps(info):
+        return _schedule(info, raw, before)
     if info.groups:
         labels = [group.label for group in info.groups]
         parts = [raw.ravel()[group.start : group.stop] for group in info.groups]
@@ -47,6 +51,27 @@ def overview(info: HyperparameterInfo, after: Values, before: Values | None = No
     if raw.ndim == 2 and raw.size <= MOST_CELLS and min(raw.shape) > 1:
         return _matrix(info, raw)
     return _histogram(info, raw.ravel(), None if before is None else np.ravel(before))
+
+
+def has_steps(info: HyperparameterInfo) -> bool:
+    """Whether the hyperparameter has a value for each inner step."""
+    return info.kind in SCHEDULES and any(group.stop - group.start > 1 for group in info.groups)
+
+
+def _schedule(info: HyperparameterInfo, raw: Values, before: Values | None) -> Figure:
+    untuned = {} if before is None else {info.name: to_user_units(before, info.transform)}
+    by_layer = {info.name: [each.label for each in info.groups]} if len(info.shape) > 1 else {}
+    return schedules({info.name: to_user_units(raw, info.transform)}, untuned, by_layer)
+
+
+def _axis_title(info: HyperparameterInfo) -> str:
+    """What the axis of the values shows; most kinds have no unit."""
+    name = info.name.replace("_", " ")
+    if info.kind == "sample_weight":
+        return f"{name}: factor of the loss of its examples"
+    if info.kind in PENALTIES:
+        return f"{name}: strength of the penalty"
+    return name
 
 
 def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Values) -> Figure:
@@ -83,7 +108,7 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
         )
     axis = panels.LOG_AXIS if is_log else {}
     layout = {
-        "xaxis": {"title": {"text": f"{info.name}, in its own units"}, **axis},
+        "xaxis": {"title": {"text": _axis_title(info)}, **axis},
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "dtick": 1},
         "showlegend": len(data) > 1,
         "height": max(300, 24 * len(labels) + 120),
@@ -149,7 +174,7 @@ def _histogram(info: HyperparameterInfo, raw: Values, untuned: Values | None) ->
             data.append(panels.line(x, counts, "untuned", 2, **palette.stroke(1, shape="hvh")))
     axis = panels.LOG_AXIS if is_log else {}
     layout = {
-        "xaxis": {"title": {"text": f"{info.name}, in its own units"}, **axis},
+        "xaxis": {"title": {"text": _axis_title(info)}, **axis},
         "yaxis": {"title": {"text": "number of entries"}, "rangemode": "tozero"},
         "bargap": 0.05,
         "showlegend": len(data) > 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from drmad_client.plots import palette, panels
 from drmad_client.plots.panels import Figure, Panel
 from drmad_client.records.hyperparameters import HyperparameterGroup, HyperparameterInfo
+from drmad_client.spec.capabilities import SCHEDULES
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.outer.transforms import to_user_units
 
 Values = NDArray[np.floating[Any]]
 
+_STEPS = re.compile(r"steps \d+ to \d+$")
 _MAX_LAYERS = len(palette.LIGHT)
 
 
@@ -83,7 +86,7 @@ def schedules(
                 "legendgroup": "untuned",
             }
             lines += [
-                panels.line(x, start, "untuned", count, showlegend=number == 0, **pale)
+                panels.line(x, start, "untuned", count, showlegend=number == 0 and not rows, **pale)
                 for number, start in enumerate(starts)
             ]
         lines += [
@@ -117,7 +120,7 @@ def movers(
             for side in (start, after[name])
         ]
         for index, was, becomes in zip(most.tolist(), *values, strict=True):
-            label = entry_label(name, index, info.groups if info else ())
+            label = f"{name}[{index}]" if info is None else entry_label(info, index)
             text = f"{panels.short(was)} → {panels.short(becomes)}"
             moves.append((float(change[index]), label, text))
     moves = sorted(moves, key=lambda move: -abs(move[0]))[:count]
@@ -146,14 +149,25 @@ def movers(
     return {"data": [trace], "layout": layout}
 
 
-def entry_label(name: str, index: int, groups: Sequence[HyperparameterGroup]) -> str:
-    """The full name of an entry: hyperparameter, group, and its number there if it has several."""
-    group = next((group for group in groups if group.start <= index < group.stop), None)
+def entry_label(
+    info: HyperparameterInfo, index: int, group: HyperparameterGroup | None = None
+) -> str:
+    """The full name of an entry: hyperparameter, group, and its step or number in the group.
+
+    `group` is the one of the entry, where the caller knows it.
+    """
     if group is None:
-        return f"{name}[{index}]"
-    only = group.stop - group.start == 1
-    place = group.label if only else f"{group.label}[{index - group.start}]"
-    return f"{name}, {place}"
+        group = next((each for each in info.groups if each.start <= index < each.stop), None)
+    if group is None:
+        place = np.unravel_index(index, info.shape or (1,))
+        return f"{info.name}[{', '.join(str(number) for number in place)}]"
+    if info.kind in SCHEDULES and len(info.shape) == 1 and _STEPS.match(group.label):
+        return f"{info.name}, step {index}"
+    if group.stop - group.start == 1:
+        return f"{info.name}, {group.label}"
+    if info.kind in SCHEDULES:
+        return f"{info.name}, {group.label}, step {index - group.start}"
+    return f"{info.name}, {group.label}[{index - group.start}]"
 
 
 def image_shape(spec: JobSpec) -> tuple[int, int] | None:

@@ -40,7 +40,7 @@ def pairs(
         "name": "entry",
         "x": [panels.rounded(float(first[index])) for index in kept],
         "y": [panels.rounded(float(second[index])) for index in kept],
-        "text": [_escaped(entry_label(info.name, index, info.groups)) for index in kept],
+        "text": [_escaped(entry_label(info, index)) for index in kept],
         "hovertemplate": "%{text}<br>%{x}<br>%{y}<extra></extra>",
         "marker": {"size": 5, "opacity": 0.55, "color": palette.LIGHT[0]},
     }

@@ -86,7 +86,9 @@ def heat_maps(
         suffix = "" if number == 1 else str(number)
         bottom = max(0.0, top - (len(labels) + 2) / count)
         domain = [bottom + (0.08 if number < len(maps) else 0.0) * (top - bottom), top]
-        scale, ticks = colours(rows, title in logarithmic)
+        share = max(0.1, domain[1] - domain[0])
+        most = _COLOUR_TICKS if share > 0.3 else 3 if share > 0.2 else 2
+        scale, ticks = colours(rows, title in logarithmic, most)
         data.append(
             {
                 "type": "heatmap",
@@ -95,12 +97,8 @@ def heat_maps(
                 "z": scale,
                 "text": [[short(value) for value in row] for row in rows],
                 "colorscale": "Viridis",
-                "colorbar": {
-                    "title": {"text": title},
-                    "y": sum(domain) / 2,
-                    "len": max(0.1, domain[1] - domain[0]),
-                    **ticks,
-                },
+                # The title of the rows names the values: one beside the colours would cover ticks.
+                "colorbar": {"y": sum(domain) / 2, "len": share, "nticks": most, **ticks},
                 "hovertemplate": META_ITERATION + " %{x}<br>%{y}<br>%{text}<extra></extra>",
                 "xaxis": "x",
                 "yaxis": f"y{suffix}",
@@ -126,7 +124,7 @@ def heat_maps(
 
 
 def colours(
-    rows: Sequence[Sequence[float | None]], is_logarithmic: bool
+    rows: Sequence[Sequence[float | None]], is_logarithmic: bool, most: int = _COLOUR_TICKS
 ) -> tuple[list[list[float | None]], dict[str, Any]]:
     """What a heat map colours, and the ticks of its colour bar in the units of the values."""
 
@@ -140,11 +138,11 @@ def colours(
     if not finite or not is_logarithmic:
         return scale, {}
     low, high = min(finite), max(finite)
-    if high - low >= _COLOUR_TICKS - 2:
-        step = math.ceil((high - low) / _COLOUR_TICKS)
+    if high - low >= most - 2 and most > 2:
+        step = math.ceil((high - low) / most)
         ticks = [float(tick) for tick in range(math.ceil(low), math.floor(high) + 1, step)]
     else:
-        count = _COLOUR_TICKS if high > low else 1
+        count = most if high > low else 1
         ticks = [low + (high - low) * part / max(1, count - 1) for part in range(count)]
     return scale, {"tickvals": ticks, "ticktext": [short(10.0**tick) for tick in ticks]}
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
 from drmad_client.plots.figures import FIGURES
-from drmad_client.plots.learned_values import image_shape
 from drmad_client.records.events import Event
 from drmad_client.records.job import JobRecord
 from drmad_client.records.search import Trial
-from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_service.store.layout.state_machine import TRANSITIONS, Action
 
 Part = Literal["curves", "learned", "hypergradients", "trust", "resources"]
@@ -21,12 +18,14 @@ Part = Literal["curves", "learned", "hypergradients", "trust", "resources"]
 # The figures of each part of the page, in order. Figures that are not listed are drawn last.
 _PARTS: dict[Part, tuple[str, ...]] = {
     "curves": ("losses", "trials", "search_lines", "importance"),
-    "learned": ("penalty_image", "schedules", "hyperparameters", "layers"),
+    "learned": ("hyperparameters", "layers"),
     "hypergradients": ("hypergradient_norms", "movers", "cosines", "staleness"),
     "trust": ("fidelity",),
     "resources": ("seconds", "memory"),
 }
 
+_BESIDE_VALUES = ("penalty_image", "schedules")
+"""Figures that the view of each hyperparameter has."""
 _OF_SEARCH = {"trials", "search_lines", "importance"}
 _TRIALS_SHOWN = 12
 
@@ -77,18 +76,13 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
     """
     if _attributes(job) or (job.status.is_terminal and job.progress.iteration == 0):
         return []
-    kinds = {h.kind for h in job.spec.hyperparameters}
-    without_data = set()
+    without_data = set(_BESIDE_VALUES)
     if job.progress.iteration == 0:  # the others have no data yet
         without_data |= FIGURES.keys() - {"losses", *_OF_SEARCH, "fidelity"}
-    if not _has_penalty_image(job):
-        without_data.add("penalty_image")
     if job.spec.search is None:
         without_data |= _OF_SEARCH
     if job.spec.replicas.mode == "sync":
         without_data.add("staleness")
-    if not kinds & SCHEDULES:
-        without_data.add("schedules")
     if job.hyperparameters and not any(info.groups for info in job.hyperparameters):
         without_data.add("layers")
     method = job.spec.hypergradient.method
@@ -152,15 +146,3 @@ def _moment(event: Event) -> Moment:
 def _attributes(job: JobRecord) -> bool:
     """Whether the job has a single round without an outer step."""
     return job.spec.kind == "attribution"
-
-
-def _has_penalty_image(job: JobRecord) -> bool:
-    """Whether the first layer has one or more penalties per pixel."""
-    shape = image_shape(job.spec)
-    if shape is None or not any(h.is_penalty for h in job.spec.hyperparameters):
-        return False
-    first = next((info for info in job.hyperparameters if info.kind in PENALTIES), None)
-    if first is None:
-        return True  # unknown until a worker has built the problem
-    size = first.groups[0].stop - first.groups[0].start if first.groups else math.prod(first.shape)
-    return size % math.prod(shape) == 0

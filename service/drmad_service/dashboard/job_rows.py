@@ -16,6 +16,9 @@ MOST_MEMBERS = 100
 """Jobs of a folded group that a page lists; the filter by its tag lists all of them."""
 
 
+_TEST_FIGURES = ("test_error", "test_accuracy", "test_loss")
+
+
 @dataclass(frozen=True)
 class JobRow:
     """One row.
@@ -31,6 +34,12 @@ class JobRow:
     @property
     def shown(self) -> list[JobRecord]:
         return self.jobs[:MOST_MEMBERS]
+
+    @property
+    def title(self) -> str:
+        """The name that all members have, or the name of the group."""
+        names = {job.name for job in self.jobs}
+        return names.pop() if len(names) == 1 or self.group is None else self.group.name
 
     @property
     def best(self) -> GroupRow | None:
@@ -49,10 +58,16 @@ class JobRow:
             and job.status is JobStatus.SUCCEEDED
             and job.best is not None
         ]
-        for name in ("test_error", "test_accuracy", "test_loss"):
+        for name in _TEST_FIGURES:
             if of_best and all(name in metrics for metrics in of_best):
                 return name, statistics.fmean(metrics[name] for metrics in of_best)
         return None
+
+
+def test_figure(job: JobRecord) -> tuple[str, float] | None:
+    """Name and value of the test figure that a list shows of a job."""
+    metrics = job.best.metrics if job.best else {}
+    return next(((name, metrics[name]) for name in _TEST_FIGURES if name in metrics), None)
 
 
 def folded(jobs: Sequence[JobRecord], is_folded: bool = True) -> list[JobRow]:
@@ -87,7 +102,7 @@ def ordered(
 
     def of_row(row: JobRow) -> Any:
         if row.group is not None and order == "name":
-            return row.group.name.lower()
+            return row.title.lower()
         if row.group is not None and order == "best":
             return row.best.mean if row.best else None
         if row.group is not None and order == "test":

@@ -12,13 +12,16 @@ from typing import Any, Literal
 import numpy as np
 
 from drmad_client.files.png import data_url, pixels_of, png
-from drmad_client.plots.learned_values import Values, entry_label, image_shape
+from drmad_client.plots.learned_overview import has_steps
+from drmad_client.plots.learned_values import Values, entry_label, image_shape, penalty_image
+from drmad_client.plots.panels import Figure
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import JobRecord
 from drmad_client.records.side_runs.examples import ExampleGroups
-from drmad_client.spec.capabilities import SCHEDULES
+from drmad_client.spec.capabilities import PENALTIES
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.outer.transforms import to_user_units
+from drmad_service.errors import ResultNotFound
 
 MOST_ENTRIES = 48
 MOST_LABELS = 40
@@ -32,6 +35,8 @@ class LearnedView:
     Attributes:
         view: examples (a weight for each training example), images (learned training data), or
             values.
+        has_steps: it is a schedule, a value for each inner step.
+        has_image: it is a penalty for each pixel of an input.
     """
 
     name: str
@@ -39,6 +44,7 @@ class LearnedView:
     view: Literal["examples", "images", "values"]
     count: int
     has_steps: bool
+    has_image: bool
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,23 @@ def _view(info: HyperparameterInfo, spec: JobSpec) -> LearnedView:
         view = "examples"
     elif info.kind == "training_data" and _image_of(info, spec) is not None:
         view = "images"
-    has_steps = info.kind in SCHEDULES and any(g.stop - g.start > 1 for g in info.groups)
-    return LearnedView(info.name, info.kind, view, math.prod(info.shape), has_steps)
+    return LearnedView(
+        info.name,
+        info.kind,
+        view,
+        math.prod(info.shape),
+        has_steps(info),
+        has_penalty_image(info, spec),
+    )
+
+
+def has_penalty_image(info: HyperparameterInfo, spec: JobSpec) -> bool:
+    """Whether the first layer has one or more penalties per pixel, and no earlier one has."""
+    shape = image_shape(spec)
+    if shape is None or info.kind not in PENALTIES:
+        return False
+    size = info.groups[0].stop - info.groups[0].start if info.groups else math.prod(info.shape)
+    return size % math.prod(shape) == 0
 
 
 def _is_per_example(info: HyperparameterInfo, spec: JobSpec) -> bool:
@@ -91,6 +112,21 @@ def _image_of(info: HyperparameterInfo, spec: JobSpec) -> tuple[int, ...] | None
     if len(inputs) == 3 and inputs[0] in (1, 3):
         return inputs if inputs[0] == 3 else inputs[1:]
     return inputs if len(inputs) == 2 else None
+
+
+def image(info: HyperparameterInfo, spec: JobSpec, after: Values) -> Figure:
+    """The penalties per pixel of the first layer.
+
+    Raises:
+        ResultNotFound: it is no penalty per pixel.
+    """
+    shape = image_shape(spec)
+    if shape is None or not has_penalty_image(info, spec):
+        raise ResultNotFound(f"{info.name} is not one penalty per pixel of an image")
+    first = after.ravel()
+    if info.groups:
+        first = first[info.groups[0].start : info.groups[0].stop]
+    return penalty_image(first, shape)
 
 
 def entries(
@@ -129,7 +165,7 @@ def entries(
     return [
         Entry(
             index=index,
-            label=entry_label(info.name, index, info.groups),
+            label=entry_label(info, index),
             value=_finite(values[place]),
             untuned=None if untuned is None else _finite(untuned[place]),
         )
@@ -146,6 +182,12 @@ def _chosen(
     limit: int,
     count: int,
 ) -> list[int]:
+    place = [part.strip() for part in query.strip("[]").split(",")]
+    if len(place) == len(info.shape) > 1 and all(part.isdecimal() for part in place):
+        numbers = [int(part) for part in place]
+        if any(number >= size for number, size in zip(numbers, info.shape, strict=True)):
+            return []
+        return [int(np.ravel_multi_index(numbers, info.shape))]
     if query.isdecimal():
         first = int(query)
         return list(range(first, min(first + 1, count)))
@@ -199,6 +241,15 @@ def group_weights(
     return found
 
 
+def labels_of(groups: Mapping[str, ExampleGroups], row: int) -> dict[str, str]:
+    """The class of an example, and its labels in the columns of the data."""
+    return {
+        name: group.labels[group.numbers[row]]
+        for name, group in groups.items()
+        if row < len(group.numbers) and group.numbers[row] >= 0
+    }
+
+
 def as_csv(info: HyperparameterInfo, after: Values, before: Values | None) -> str:
     """Every entry with its index, full name, tuned and untuned value, in the user's units."""
     values = to_user_units(after.ravel().astype(np.float64), info.transform).tolist()
@@ -208,7 +259,7 @@ def as_csv(info: HyperparameterInfo, after: Values, before: Values | None) -> st
     labels = [f"{info.name}[{index}]" for index in range(len(values))]
     for group in info.groups:
         for index in range(group.start, group.stop):
-            labels[index] = entry_label(info.name, index, [group])
+            labels[index] = entry_label(info, index, group)
     written = io.StringIO()
     writer = csv.writer(written)
     writer.writerow(["index", "name", "tuned", "untuned"])

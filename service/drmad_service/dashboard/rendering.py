@@ -19,7 +19,7 @@ from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.side_runs.confirmation import ConfirmedFigures
 from drmad_client.records.side_runs.retraining import is_share, plus_minus
 from drmad_client.records.side_runs.validation import MeanInterval
-from drmad_service.dashboard import assets, comparison, job_verdict
+from drmad_service.dashboard import assets, comparison, job_rows, job_verdict
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
 # attributes, but no inline style sheet, no inline script and nothing from another origin.
@@ -134,7 +134,7 @@ def _figure(value: float | None, digits: int = 4) -> str:
 def _metric(value: float | None, name: str) -> str:
     """Formats errors and accuracies as percentages and any other metric as a number."""
     if value is not None and name.endswith(("error", "accuracy")):
-        return f"{value:.2%}"
+        return f"{100 * value:.2f} %"
     return _figure(value)
 
 
@@ -204,6 +204,7 @@ _FILTERS = {
     "metric": _metric,
     "problem": _problem,
     "size": _size,
+    "test_figure": job_rows.test_figure,
     "tuned": _tuned,
     "value": _value,
 }

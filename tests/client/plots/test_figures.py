@@ -439,3 +439,52 @@ def test_the_figures_of_an_online_job_count_windows() -> None:
     history = [record(0, hyperparameters={"l2": summary(1, 2, 3, 4, 5, groups=groups)})]
     (trace,) = figures.draw("layers", Material(history, unit="window"))["data"]
     assert trace["hovertemplate"].startswith("window %{x}")
+
+
+def test_metrics_of_some_windows_alone_are_lines_without_gaps() -> None:
+    history = [record(n, metrics={"test_error": 0.1 * n} if n % 3 == 0 else {}) for n in range(7)]
+    assert lines(figures.losses(history))["test error"] == ([1, 4, 7], [0.0, 0.3, 0.6])
+
+
+def test_a_wide_band_does_not_hide_the_lines() -> None:
+    """An interval of two meta-iterations can be a hundred times as wide as the curve is high."""
+
+    def level(n: int) -> Interval:
+        half = 5.0 if n == 0 else 0.01
+        return Interval(mean=0.1 + 0.01 * n, low=0.1 - half, high=0.1 + half)
+
+    history = [
+        record(
+            n, metrics={"label_noise_auc": 0.1 + 0.01 * n}, smoothed={"label_noise_auc": level(n)}
+        )
+        for n in range(6)
+    ]
+    axis = figures.losses(history)["layout"]["yaxis2"]
+    assert axis["title"] == {"text": "label noise<br>auc"}
+    low, high = axis["range"]
+    assert 0.08 < low < 0.1
+    assert 0.15 < high < 0.17
+
+
+def test_entries_are_named_by_step_and_place() -> None:
+    def named(kind: str, shape: list[int], *groups: tuple[str, int, int]) -> HyperparameterInfo:
+        return HyperparameterInfo(
+            name=kind,
+            kind=kind,
+            shape=shape,
+            transform="identity",
+            groups=[HyperparameterGroup(label=label, start=s, stop=e) for label, s, e in groups],
+        )
+
+    by_step = named("momentum", [6], ("steps 0 to 2", 0, 3), ("steps 3 to 5", 3, 6))
+    by_layer = named("learning_rate", [2, 3], ("0.weight", 0, 3), ("0.bias", 3, 6))
+    each_layer = named("learning_rate", [2], ("0.weight", 0, 1), ("0.bias", 1, 2))
+    for info, index, name in (
+        (by_step, 4, "momentum, step 4"),
+        (by_layer, 4, "learning_rate, 0.bias, step 1"),
+        (each_layer, 1, "learning_rate, 0.bias"),
+        (INFOS[0], 5, "l2, 1.weight[1]"),
+        (named("tensor", [4, 3]), 7, "tensor[2, 1]"),
+        (named("sample_weight", [9]), 7, "sample_weight[7]"),
+    ):
+        assert learned_values.entry_label(info, index) == name

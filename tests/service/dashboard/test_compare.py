@@ -55,7 +55,7 @@ def test_a_group_is_one_row_until_it_is_opened(
     page.reload()
     expect(page.locator(f"#row-{group[0]}")).to_be_visible()
     page.get_by_role("link", name="Best loss").click()
-    expect(page.locator("tr.folded")).to_have_count(0)
+    expect(page.locator("tr.folded")).to_have_count(1)
     expect(page.locator(f"#row-{group[0]}")).to_be_visible()
 
 

@@ -138,7 +138,28 @@ def test_each_kind_has_its_view(page: Page, server: Server, do: Do[Any]) -> None
     search = page.locator("section.learned", has_text="81 values").get_by_role("searchbox")
     search.fill("80")
     found = page.locator("learned-entries[found] li")
-    expect(found).to_have_text(["mixing[80]1from 0"])
+    expect(found).to_have_text(["mixing[8, 8]1from 0"])
+
+
+def test_penalties_per_pixel_are_an_image_beside_the_layers(
+    page: Page, server: Server, do: Do[Any]
+) -> None:
+    penalties = np.log(np.concatenate([np.linspace(0.001, 0.1, 64), [0.5] * 4])).astype(np.float32)
+    fields: dict[str, Any] = {"name": "l2", "kind": "l2", "transform": "exp"}
+    fields["groups"] = [
+        {"label": "first", "start": 0, "stop": 64},
+        {"label": "second", "start": 64, "stop": 68},
+    ]
+    job = do(lambda store: _job(store, [{"kind": "l2"}], [fields], {"l2": penalties}))
+    page.goto(f"{server.url}/jobs/{job}")
+    chart = page.locator('job-chart[name="image-l2"]')
+    chart.scroll_into_view_if_needed()
+    expect(chart).to_have_attribute("data-state", "drawn")
+    texts = chart.evaluate("(chart) => chart.figure.data[0].text")
+    shown = np.array([[float(text) for text in row] for row in texts])
+    np.testing.assert_allclose(shown, np.exp(penalties[:64]).reshape(8, 8), rtol=6e-3)
+    layers = page.locator('job-chart[name="learned-l2"] .ytick text')
+    expect(layers).to_have_count(2)
 
 
 def test_schedules_are_curves_by_layer_over_the_untuned_ones(
@@ -151,7 +172,7 @@ def test_schedules_are_curves_by_layer_over_the_untuned_ones(
     kinds = [{"kind": "learning_rate", "per": "step_and_layer"}]
     job = do(lambda store: _job(store, kinds, [fields], learned))
     page.goto(f"{server.url}/jobs/{job}")
-    chart = page.locator('job-chart[name="schedules"]')
+    chart = page.locator('job-chart[name="learned-learning_rate"]')
     chart.scroll_into_view_if_needed()
     expect(chart).to_have_attribute("data-state", "drawn")
     expect(chart.locator(".legendtext", has_text="first")).to_have_count(1)
@@ -191,6 +212,7 @@ def test_the_lowest_weights_stand_beside_the_texts_of_their_rows(
         shown.scroll_into_view_if_needed()
         expect(shown).to_have_attribute("data-examples", "shown")
         texts = shown.locator("li .what").all_text_contents()
-        assert texts == [f"<b>text</b> of row {row}" for row in rows]
+        label = "bad" if title == "lowest" else "good"
+        assert texts == [f"<b>text</b> of row {row} class {label}" for row in rows]
         values = [float(text) for text in shown.locator("li b").all_text_contents()]
         np.testing.assert_allclose(values, 1 / (1 + np.exp(-weights[rows])), rtol=6e-3)

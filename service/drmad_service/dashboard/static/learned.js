@@ -114,6 +114,7 @@ class LearnedEntries extends HTMLElement {
       if (view?.picture) place.replaceChildren(picture(view.picture, `training example ${index}`));
       else place.textContent = view?.text ?? (view ? "" : "not loaded");
       if (view?.picture && view.text) place.append(" ", view.text);
+      for (const [name, label] of Object.entries(view?.groups ?? {})) place.append(" ", element("span", `${name} ${label}`, "label-of"));
     }
     this.dataset.examples = error ? "failed" : "shown";
     if (error) this.append(element("p", `The examples did not load: ${error}`, "wait"));

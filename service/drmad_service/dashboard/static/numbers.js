@@ -21,4 +21,8 @@ export function size(bytes) {
   return `${Number(bytes.toPrecision(3))} TB`;
 }
 
-export const figure = (value, digits = 4) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(digits))));
+export function figure(value, digits = 4) {
+  if (value === null || value === undefined) return "–";
+  const short = Number(value.toPrecision(digits));
+  return short && Math.abs(short) < 1e-4 ? short.toExponential() : String(short);
+}

@@ -53,6 +53,13 @@ async def figure(job_id: VisibleJobId, name: Name, store: StoreDependency) -> di
     return await asyncio.to_thread(overview, info, after, before)
 
 
+@router.get("/jobs/{job_id}/learned/image")
+async def image(job_id: VisibleJobId, name: Name, store: StoreDependency) -> dict[str, Any]:
+    """The penalties per pixel of an input, as an image."""
+    job, info, after, _ = await _values(store, job_id, name)
+    return await asyncio.to_thread(learned.image, info, job.spec, after)
+
+
 @router.get("/compare/learned")
 async def pair(
     name: Name,
@@ -126,4 +133,11 @@ async def examples(
         except TimeoutError:
             error = f"no worker answered within {_WAIT_S:g} s: check that a scheduler is running"
         shown = await store.shown_examples(job_id, row)
-    return {"examples": {each: view.model_dump() for each, view in shown.items()}, "error": error}
+    groups = await store.example_groups(job_id) or {}
+    return {
+        "examples": {
+            each: view.model_dump() | {"groups": learned.labels_of(groups, each)}
+            for each, view in shown.items()
+        },
+        "error": error,
+    }
