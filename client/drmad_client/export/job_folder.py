@@ -45,6 +45,7 @@ def history_rows(history: Iterable[MetaIteration]) -> list[dict[str, Any]]:
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return [folder / name for name in files]
 

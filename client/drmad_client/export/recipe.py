@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from importlib import resources
+import re
+from importlib import resources, util
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
 
 from drmad_client.errors import DrmadError
+from drmad_client.files import code_archive
+from drmad_client.spec.inner.optimizers import OPTIMIZERS
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.side_runs.retraining import RetrainSpec
 
-_KINDS = (
-    "sample_weight",
-    "loss_weight",
-    "l1",
-    "l2",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "init_scale",
-)
-_RATES = ("learning_rate", "momentum", "weight_decay")
-_OPTIMIZERS = ("sgd", "damped_sgd", "adam", "adamw")
-_SCHEDULES = ("constant", "linear", "cosine", "table")
+PARTS = ("statement", "catalog", "rates", "row_weights", "optimizers", "training")
+"""The modules of export/plain, in the order in which they stand in the file."""
+BUILD = 12
+"""The purpose of the seed under which own code builds its problem; see the engine's streams."""
+IMAGES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
+"""The images of data sets whose rows are flat: channels, height and width."""
+_INTEGRATIONS = "drmad_workers.integrations"
+_OWN_IMPORT = re.compile(rb"^\s*(?:from|import)\s+(drmad_\w+(?:\.\w+)*)", re.MULTILINE)
+_STANDS_IN = ("drmad_workers", "drmad_workers.problem", "drmad_workers.update_rule")
 
 
 class NotPlain(DrmadError):
@@ -34,7 +42,8 @@ class NotPlain(DrmadError):
 def recipe(spec: JobSpec, asked: RetrainSpec, job: str) -> str:
     """The source of the file: what `export.pytorch` has, and the training below it.
 
-    It reads hyperparameters.safetensors beside it: the tuned values in the user's units, by name.
+    It reads hyperparameters.safetensors beside it: the tuned values in the user's units, by name;
+    and the modules of own code in the folder `code`, see `code_files`.
 
     Args:
         spec: The job that began, with the values that its search found.
@@ -43,80 +52,134 @@ def recipe(spec: JobSpec, asked: RetrainSpec, job: str) -> str:
     Raises:
         NotPlain: The file does not state a part of the recipe.
     """
-    if reasons := list(_missing(spec)):
-        raise NotPlain(f"recipe.py does not state {'; '.join(reasons)}")
-    package = resources.files("drmad_client.export")
-    parts = (package / "pytorch.py").read_text(encoding="utf-8")
-    template = (package / "recipe.py.txt").read_text(encoding="utf-8")
+    if spec.kind != "tuning":
+        raise NotPlain("recipe.py does not state an attribution, which tunes nothing")
     settings = json.dumps(_settings(spec, asked), indent=1)
-    return parts + template.format(job=job, settings=settings)
+    package = resources.files("drmad_client.export")
+    sources = [(package / "pytorch.py").read_text(encoding="utf-8")]
+    sources += [(package / "plain" / f"{p}.py").read_text(encoding="utf-8") for p in PARTS]
+    joined = "\n\n".join(map(_without_own_imports, sources))
+    stated = f"SETTINGS: dict[str, Any] = json.loads(r'''{settings}''')"
+    head = _HEAD.format(job=job, arguments=_arguments(spec))
+    placeholder = 'SETTINGS: dict[str, Any] = json.loads("{}")'
+    return head + "from __future__ import annotations\n\n" + joined.replace(placeholder, stated)
+
+
+def code_files(archive: bytes) -> dict[str, bytes]:
+    """The files beside recipe.py for own code: its archive below `code`, and what it imports.
+
+    Raises:
+        CodeError: The archive is not safe to unpack.
+        NotPlain: The code imports a part of drmad that the file does not replace.
+    """
+    code_archive.check(archive)
+    with ZipFile(BytesIO(archive)) as packed:
+        files = {f"code/{name}": packed.read(name) for name in packed.namelist() if name[-1] != "/"}
+    imported = {
+        each.decode()
+        for name, content in files.items()
+        if name.endswith(".py")
+        for each in _OWN_IMPORT.findall(content)
+    }
+    integrations = {name for name in imported if name.startswith(_INTEGRATIONS)}
+    if other := sorted(imported - integrations - {*_STANDS_IN}):
+        raise NotPlain(
+            f"recipe.py does not replace {', '.join(other)}, which your code imports: import what "
+            "states the problem from drmad_workers"
+        )
+    return files | (_integration_files() if integrations else {})
 
 
 def shortcomings(spec: JobSpec) -> str:
-    """What recipe.py of this job lacks, known before anything runs; empty if it is complete."""
-    if reasons := list(_missing(spec)):
-        return f"recipe.py will be no program, because it does not state {'; '.join(reasons)}"
-    if spec.problem.kind != "catalog":
-        return "recipe.py will need your own build_model, and loss_of_rows if the loss is your own"
-    if spec.problem.model.name != "mlp":
-        return (
-            f"recipe.py will need your own build_model: it does not state {spec.problem.model.name}"
-        )
+    """What the user has to add to recipe.py of this job; empty if it is complete."""
+    if spec.kind != "tuning":
+        return "recipe.py will be no program, because an attribution tunes nothing"
+    if spec.problem.weights is not None:
+        return "recipe.py will need the file of weights beside it, as weights.safetensors"
     return ""
 
 
-def _missing(spec: JobSpec) -> Iterator[str]:
-    training = spec.training
-    if spec.kind != "tuning":
-        yield "an attribution, which tunes nothing"
-    if training.optimizer not in _OPTIMIZERS:
-        yield f"training.optimizer {training.optimizer}, only {', '.join(_OPTIMIZERS)}"
-    if training.schedule.name not in _SCHEDULES:
-        yield f"training.schedule {training.schedule.name}, only {', '.join(_SCHEDULES)}"
-    for name in ("groups", "nesterov", "clip_value"):
-        if getattr(training, name):
-            yield f"training.{name}"
-    if training.accumulate != 1:
-        yield "training.accumulate"
-    for each in spec.hyperparameters:
-        per = getattr(each, "per", "model")
-        if each.kind not in _KINDS:
-            yield f"hyperparameters of kind {each.kind}"
-        if per in ("source", "group"):
-            yield f"{each.kind} per {per}"
+def _integration_files() -> dict[str, bytes]:
+    """The modules of the integrations, from the installed distribution."""
+    found = util.find_spec("drmad_workers")
+    places = [] if found is None else list(found.submodule_search_locations or ())
+    if not places:
+        raise NotPlain(f"recipe.py does not state {_INTEGRATIONS}, which is not installed here")
+    folder = Path(places[0]) / "integrations"
+    names = ("transformers.py", "tasks.py", "tokenized_data.py")
+    return {f"integrations/{name}": (folder / name).read_bytes() for name in names}
+
+
+def _without_own_imports(source: str) -> str:
+    source = re.sub(r"^from __future__ .*\n", "", source, flags=re.MULTILINE)
+    source = re.sub(r"^from drmad_client\S* import \([^)]*\)\n", "", source, flags=re.MULTILINE)
+    return re.sub(r"^from drmad_client\S* import .*\n", "", source, flags=re.MULTILINE)
+
+
+def _arguments(spec: JobSpec) -> str:
+    reads_none = spec.problem.kind == "code" and not spec.problem.data
+    return "" if reads_none else " data.safetensors"
 
 
 def _settings(spec: JobSpec, asked: RetrainSpec) -> dict[str, Any]:
     training = spec.training if asked.steps is None else spec.training.over(asked.steps)
-    model = spec.problem.model.model_dump() if spec.problem.kind == "catalog" else None
-    if model is not None and model["name"] != "mlp":
-        model = None
     tuned = [
-        {"per": "model", **each.model_dump(), "name": each.name or each.kind}
+        {
+            "per": "model",
+            "groups": [],
+            "column": None,
+            "normalised": False,
+            **each.model_dump(),
+            "name": each.name or each.kind,
+        }
         for each in spec.hyperparameters
     ]
+    kept = ("kind", "name", "per", "groups", "column", "normalised")
     weights = [each for each in tuned if each["kind"] == "sample_weight"]
-    adam = training.optimizer in ("adam", "adamw")
+    first_decay = OPTIMIZERS[training.optimizer].first_decay
     return {
-        "model": model,
-        "optimizer": training.optimizer,
-        "steps": training.steps,
-        "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "momentum": training.betas[0] if adam else training.momentum,
-        "betas": list(training.betas),
-        "eps": training.eps,
-        "weight_decay": training.weight_decay,
-        "clip_norm": training.clip_norm,
-        "schedule": training.schedule.model_dump(),
-        "tunes_momentum": any(each["kind"] == "momentum" for each in tuned),
+        **_problem_settings(spec),
+        **training.model_dump(exclude={"data_workers", "deterministic", "evaluation_rows"}),
+        "momentum": training.betas[0] if first_decay == "betas" else training.momentum,
         "untuned_weight": math.prod(1.0 / (1.0 + math.exp(-each["init"])) for each in weights),
-        "normalised": any(each["normalised"] for each in weights),
         "with_validation": asked.with_validation,
         "threshold": asked.threshold,
         "drop_lowest": asked.drop_lowest,
-        "hyperparameters": [
-            {name: each[name] for name in ("kind", "name", "per", "normalised") if name in each}
-            for each in tuned
-        ],
+        "hyperparameters": [{name: each[name] for name in kept} for each in tuned],
     }
+
+
+def _problem_settings(spec: JobSpec) -> dict[str, Any]:
+    problem = spec.problem
+    common = {"starts_from_weights": problem.weights is not None}
+    if problem.kind == "code":
+        sequence = np.random.SeedSequence([BUILD, spec.seed])
+        seed = int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return common | {
+            "entrypoint": problem.entrypoint,
+            "options": problem.options,
+            "build_seed": seed,
+            "takes_data": problem.data is not None,
+            "initialize": problem.initialize,
+        }
+    return common | {
+        "entrypoint": None,
+        "model": problem.model.model_dump() | {"image": IMAGES.get(problem.data.name)},
+        "task": getattr(problem.data, "task", None),
+        "outputs": problem.data.classes,
+    }
+
+
+_HEAD = '''"""The recipe of {job}, in plain PyTorch: nothing of drmad is needed.
+
+    python recipe.py{arguments} --seeds 5
+
+hyperparameters.safetensors lies beside this file and has the tuned values in their own units. Own
+code lies in the folder `code`. The file of the data of a catalog problem has train_inputs,
+train_targets, test_inputs and test_targets, where the recipe trains on the validation rows or the
+code reads them valid_inputs and valid_targets, and for weights of sources a tensor column:NAME with
+a number for every training row. Of a table, `categories` has the number of categories of each
+categorical column.
+"""
+
+'''

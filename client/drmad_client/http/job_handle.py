@@ -218,7 +218,8 @@ class Job(JobView):
         """Write report, model, tuned values and the recipe in plain PyTorch; return their paths.
 
         The files are retraining.json, model.safetensors if the service keeps the model,
-        hyperparameters.safetensors in the user's units, and recipe.py, which runs without drmad.
+        hyperparameters.safetensors in the user's units, and recipe.py, which runs without drmad;
+        own code lies in the folder `code` beside it.
         """
         from drmad_client.export.job_folder import write
         from drmad_client.export.retraining_folder import retraining_files
@@ -227,7 +228,10 @@ class Job(JobView):
         tuned: NamedArrays = {}
         if found.iteration is not None:
             tuned = self.hyperparameters(found.iteration)
-        written = write(retraining_files(self.record, found, tuned), Path(folder))
+        code = None
+        if self.record.spec.problem.kind == "code":
+            code = self._runner.send(calls.code(self.record.spec.problem.code))
+        written = write(retraining_files(self.record, found, tuned, code), Path(folder))
         if found.model_bytes is not None:
             file = calls.retrained_model_file(self.id, found.id)
             target = Path(folder) / "model.safetensors"

@@ -55,7 +55,7 @@ async def test_a_refused_method_is_answered_with_all_allowed_ones(api: httpx.Asy
         "/v1/jobs": "GET, HEAD, POST",
         "/v1/jobs/job_1": "DELETE, GET, HEAD, PATCH",
         "/v1/jobs/job_1/cancel": "POST",
-        f"/v1/code/{'0' * 64}": "HEAD, PUT",
+        f"/v1/code/{'0' * 64}": "GET, HEAD, PUT",
         "/sign-in": "GET, HEAD, POST",
         "/openapi.json": "GET, HEAD",
     }.items():

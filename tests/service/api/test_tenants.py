@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -151,11 +152,13 @@ async def test_code_is_the_tenants_own(
     locked: httpx.AsyncClient, access: Access, store: Store, body: dict[str, Any]
 ) -> None:
     of_a, of_b = await bearer(access, "a"), await bearer(access, "b")
-    sha256 = "1" * 64
+    sha256 = hashlib.sha256(b"archive").hexdigest()
     await store.put_code(sha256, b"archive", tenant="a")
     path = f"/v1/code/{sha256}"
     assert (await locked.head(path, headers=of_a)).status_code == 204
     assert (await locked.head(path, headers=of_b)).status_code == 404
+    problem(await locked.get(path, headers=of_b), 404, "result_not_found")
+    assert (await locked.get(path, headers=of_a)).content == b"archive"
     body["problem"] = {"entrypoint": "m:build", "code": f"sha256:{sha256}"}
     refused = await locked.post("/v1/jobs", json=body, headers=of_b)
     assert problem(refused, 422, "invalid_fields").errors[0].path == "problem.code"

@@ -88,6 +88,12 @@ def has_code(sha256: str) -> Call[bool]:
     return Call("HEAD", f"/v1/code/{quote(sha256)}", lambda _: True)
 
 
+def code(name: str) -> Call[bytes]:
+    """The archive sha256:<digits> that the tenant has uploaded."""
+    path = f"/v1/code/{quote(name.removeprefix('sha256:'))}"
+    return Call("GET", path, lambda response: response.content)
+
+
 def put_code(sha256: str, content: bytes) -> Call[None]:
     return Call(
         "PUT",

@@ -51,6 +51,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("POST", "/v1/jobs/{job_id}/retrainings/{retraining_id}/cancel"): SUBMIT,
     ("DELETE", "/v1/jobs/{job_id}"): SUBMIT,
     ("PUT", "/v1/code/{sha256}"): SUBMIT,
+    ("GET", "/v1/code/{sha256}"): SUBMIT,
     ("HEAD", "/v1/code/{sha256}"): SUBMIT,
     ("PUT", "/v1/data/{sha256}"): SUBMIT,
     ("HEAD", "/v1/data/{sha256}"): SUBMIT,

@@ -19,6 +19,7 @@ from drmad_service.api.routes.dependencies import (
     binary_body,
     body_refused,
 )
+from drmad_service.errors import ResultNotFound
 from drmad_service.store.files.received_file import WrongDigest
 
 router = APIRouter(prefix="/v1/code", tags=["code"])
@@ -66,3 +67,21 @@ async def exists(
 ) -> Response:
     """Check whether the tenant has already uploaded the archive."""
     return Response(status_code=204 if await store.has_code(sha256, principal.tenant) else 404)
+
+
+@router.get(
+    "/{sha256}",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}},
+        404: PROBLEM,
+        422: PROBLEM,
+    },
+)
+async def download(
+    sha256: Sha256, store: StoreDependency, principal: PrincipalDependency
+) -> Response:
+    """Download an archive that the tenant has uploaded."""
+    if not await store.has_code(sha256, principal.tenant):
+        raise ResultNotFound(f"the code sha256:{sha256} is not kept; upload it again")
+    return Response(await store.code(sha256), media_type="application/zip")

@@ -1,0 +1,91 @@
+"""The weights of the training rows, and the rows that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drmad_client.export.plain.rates import Tuned
+from drmad_client.export.plain.statement import Examples, Problem
+
+
+class RowWeights:
+    """The tuned weights of examples, classes, sources and other groups.
+
+    Attributes:
+        kept: the positions of the rows that train.
+        by_name: the weight of every training row by the name of its hyperparameter, without those
+            of the classes; the validation rows, which come last, have a weight of one.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], tuned: Tuned, problem: Problem, examples: Examples
+    ) -> None:
+        rows, trained = examples.rows, Examples(problem, problem.train).rows
+        self._problem, self._tuned, self._settings = problem, tuned, settings
+        self._weights = [w for w in settings["hyperparameters"] if w["kind"] == "sample_weight"]
+        self._untuned: float | None = None
+        self.by_name: dict[str, Tensor] = {}
+        for each in self._weights:
+            values, ones = tuned[each["name"]], torch.ones(rows - trained)
+            if each["per"] == "class":
+                continue
+            if each["per"] != "example":
+                column = problem.columns[each["column"] or "source"]
+                group_of = np.unique(np.asarray(column), return_inverse=True)[1]
+                values = values[torch.from_numpy(group_of)]
+            self.by_name[each["name"]] = torch.cat([values, ones.to(values)])
+        self.kept = torch.arange(rows)
+        if settings["threshold"] is not None or settings["drop_lowest"] is not None:
+            self.kept = self._without_lowest(examples, trained, rows)
+            self._untuned = settings["untuned_weight"]
+
+    def mean(self, losses: Tensor, content: Any, index: Tensor) -> Tensor:
+        """The weighted mean of the losses of a minibatch: Σ u n ℓ / Σ n; n are normalised."""
+        divisor: Tensor | None = None
+        for each in self._settings["hyperparameters"]:
+            if each["kind"] == "loss_weight":
+                losses = losses * self._by_class(each["name"], content).to(losses)
+        if self._untuned is not None:
+            normalised = any(each["normalised"] for each in self._weights)
+            return losses.mean() * (1.0 if normalised else self._untuned)
+        for each in self._weights:
+            weights = self._of_rows(each, content, index).to(losses)
+            losses = losses * weights
+            if each["normalised"]:
+                divisor = weights if divisor is None else divisor * weights
+        return losses.mean() if divisor is None else losses.sum() / divisor.sum()
+
+    def _of_rows(self, each: Mapping[str, Any], content: Any, index: Tensor) -> Tensor:
+        if each["per"] == "class":
+            return self._by_class(each["name"], content)
+        return self.by_name[each["name"]][index]
+
+    def _by_class(self, name: str, content: Any) -> Tensor:
+        classes = self._problem.classes_of(content)
+        return self._tuned[name][classes.clamp_min(0)] * (classes >= 0)
+
+    def _without_lowest(self, examples: Examples, trained: int, rows: int) -> Tensor:
+        threshold, lowest = self._settings["threshold"], self._settings["drop_lowest"]
+        index = torch.arange(trained)
+        total = torch.ones(trained, dtype=torch.float64)
+        for each in self._weights:
+            parts = [
+                self._of_rows(each, examples.take(part, torch.float64), part)
+                if each["per"] == "class"
+                else self._of_rows(each, None, part)
+                for part in torch.split(index, 256)
+            ]
+            total *= torch.cat(parts).double()
+        order = torch.argsort(total, stable=True)
+        if threshold is not None:
+            count = int((total < threshold).sum())
+        else:
+            count = max(1, round(lowest * trained)) if lowest < 1 else int(lowest)
+        kept = torch.ones(rows, dtype=torch.bool)
+        kept[order[:count]] = False
+        return torch.nonzero(kept).flatten()
