@@ -1,8 +1,19 @@
 """A horizon beyond the window: the backward pass goes on through the windows before."""
 
+from dataclasses import replace
+
 import pytest
 
-from drmad_workers import OnlineRun, ProblemError, Replay, Stored
+from drmad_workers import (
+    MetaConfig,
+    OnlineRun,
+    ProblemError,
+    Replay,
+    Stored,
+    TrainingState,
+    TuningResult,
+    tune,
+)
 from drmad_workers.online.refusals import steps_before
 from drmad_workers.online.session import OnlineSession
 from tests.workers.judge.plain_training import plain_training
@@ -91,3 +102,34 @@ def test_only_stored_goes_beyond_a_window() -> None:
     tuner = tuner_of(RECIPES["momentum"], Replay(horizon=9))
     with pytest.raises(ProblemError, match="horizon must be between 1 and"):
         OnlineRun(tuner.replica, Replay(horizon=9), WINDOW)
+
+
+@pytest.mark.parametrize("name", ["momentum", "dropout"])
+def test_tune_goes_on_from_a_training_state_bit_for_bit(name: str) -> None:
+    recipe, method = RECIPES[name], Stored(horizon=2 * WINDOW + 1)
+    meta = MetaConfig("adam", 0.1, mode="online", window=WINDOW)
+
+    def tuned(windows: int, before: TuningResult | None = None) -> TuningResult:
+        training = replace(recipe.training, steps=windows * WINDOW)
+        state, kept = (None, None) if before is None else (before.state, before.training)
+        return tune(
+            recipe.problem(),
+            recipe.kinds,
+            training,
+            method,
+            meta,
+            seed=0,
+            state=state,
+            training_state=kept,
+        )
+
+    whole, begun = tuned(6), tuned(3)
+    rest = tuned(6, begun)
+    for found, expected in zip(rest.evaluations, whole.evaluations[3:], strict=True):
+        assert_same(found, expected)
+    assert rest.evaluations[0].backward_steps == 2 * WINDOW + 1
+    kept = begun.training
+    assert kept is not None
+    read = TrainingState.restore(kept.tensors(), kept.scalars())
+    with pytest.raises(ProblemError, match="which has none of them: continue in the process"):
+        tuned(6, replace(begun, training=read))

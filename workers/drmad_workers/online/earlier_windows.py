@@ -63,8 +63,14 @@ class EarlierWindows:
                 return
             found += len(self.kept[number].points)
 
-    def go_to(self, step: int, draw: int) -> None:
-        """Keeps the windows that lead to a step of a training run, and none of another run."""
+    def go_to(self, step: int, draw: int, given: Sequence[EarlierWindow] = ()) -> None:
+        """Keeps the windows that lead to a step of a training run, and none of another run.
+
+        Args:
+            given: those of the state from which the run continues.
+        """
+        if given:
+            self.kept, self.draw = list(given), draw
         self.kept = [each for each in self.kept if each.first < step and draw == self.draw]
         self.draw = draw
         if self.kept and self.kept[-1].first + len(self.kept[-1].points) != step:

@@ -12,6 +12,7 @@ from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.loss_history import out_of_patience
 from drmad_workers.meta.state import MetaState
 from drmad_workers.meta.update import Bounds, meta_update
+from drmad_workers.online.refusals import require_earlier
 from drmad_workers.online.run import OnlineRun
 from drmad_workers.online.state import TrainingState
 
@@ -67,7 +68,10 @@ def run_windows(
         training: the state of the training, which continues; None begins it.
         on_iteration: called with the number and the result of each window; again for those that
             are repeated because an assumption about the model was wrong.
+    Raises:
+        ProblemError: the state lacks the windows before it, which the horizon reads.
     """
+    require_earlier(run.steps_before, training)
     with run.open(training, draw=state.iteration):
         kept = OnlineResult(state, run.state())
         evaluations: list[Evaluation] = []

@@ -12,6 +12,7 @@ from drmad_workers.hypergradients.stored import Stored
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.init_scale import BoundInitScale
 from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.online.state import TrainingState
 from drmad_workers.training.config import TrainingConfig
 
 
@@ -65,6 +66,23 @@ def steps_before(method: Method, window: int) -> int:
     if not isinstance(method, Stored) or method.horizon is None:
         return 0
     return max(0, method.horizon - window)
+
+
+def require_earlier(before: int, state: TrainingState | None) -> None:
+    """
+    Args:
+        before: the steps before a window that its backward pass goes on through.
+        state: the state from which a run continues.
+    Raises:
+        ProblemError: a run would go on from the state with other hypergradients than before.
+    """
+    if before and state is not None and state.step and not state.earlier:
+        raise ProblemError(
+            f"a horizon beyond the window reads {before} steps before it, and the training state "
+            f"after step {state.step} was read from a file, which has none of them: continue in "
+            "the process that trained it, or leave hypergradient.horizon out",
+            "hypergradient.horizon",
+        )
 
 
 def _refusal(bound: BoundHyperparameter) -> str | None:

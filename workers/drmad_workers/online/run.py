@@ -116,6 +116,11 @@ class OnlineRun:
         return self._replica.training.steps
 
     @property
+    def steps_before(self) -> int:
+        """The steps before a window that its backward pass goes on through."""
+        return self._earlier.steps
+
+    @property
     def is_done(self) -> bool:
         return self.step >= self.steps
 
@@ -165,13 +170,14 @@ class OnlineRun:
         self._minibatches = replica.minibatches(stream)
         self._signature: Signature = parameters.signature()
         self._state = parameters.state.clone()
-        self._earlier.go_to(self.step, self.draw)
+        self._earlier.go_to(self.step, self.draw, () if state is None else state.earlier)
         replica.objective.inner.traced.begin()
         self.is_verified = True
 
     def state(self) -> TrainingState:
         """The state between two windows, as a value."""
-        return taken(self._replica.objective.parameters, self._state, self.step, self.draw)
+        parameters, kept = self._replica.objective.parameters, self._earlier.kept
+        return taken(parameters, self._state, self.step, self.draw, tuple(kept))
 
     def advance(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 from drmad_workers.errors import EngineError, ProblemError
 from drmad_workers.objective.parameters.carried import carried_state
 from drmad_workers.objective.parameters.flat_parameters import FlatParameters
+from drmad_workers.online.earlier_windows import EarlierWindow
 
 STATE_VERSION = 1
 """The version that `TrainingState.scalars` writes, and the only one that `restore` reads."""
@@ -26,6 +27,8 @@ class TrainingState:
         rows: the weights, and below them the memory of the optimizer, shape (1 + S, P).
         carried: the values that training changes beside the weights, shape (Q,).
         names: the names of these values and their number of entries, in order.
+        earlier: the windows before, which a horizon beyond the window reads, the last one last.
+            They stay in this process: `tensors` and `scalars` do not have them.
     """
 
     step: int
@@ -33,6 +36,7 @@ class TrainingState:
     rows: Tensor
     carried: Tensor
     names: Sequence[tuple[str, int]] = ()
+    earlier: Sequence[EarlierWindow] = ()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name."""
@@ -59,11 +63,17 @@ class TrainingState:
         return cls(scalars["step"], scalars["draw"], tensors["rows"], tensors["carried"], names)
 
 
-def taken(parameters: FlatParameters, flat: Tensor, step: int, draw: int) -> TrainingState:
+def taken(
+    parameters: FlatParameters,
+    flat: Tensor,
+    step: int,
+    draw: int,
+    earlier: Sequence[EarlierWindow] = (),
+) -> TrainingState:
     """The state after `step` steps as a value, from the flat state, shape (1 + S, P + Q)."""
     count, size = parameters.weights.shape[-1], parameters.carried.size
     rows, carried = flat[:, :count].clone(), flat[0, flat.shape[-1] - size :].clone()
-    return TrainingState(step, draw, rows, carried, names_of(parameters))
+    return TrainingState(step, draw, rows, carried, names_of(parameters), earlier)
 
 
 def names_of(parameters: FlatParameters) -> tuple[tuple[str, int], ...]:

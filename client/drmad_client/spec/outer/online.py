@@ -73,10 +73,14 @@ def checkpoint_refusal(
     """
     if replica_bytes * replicas <= most:
         return ""
+    several = replicas > 1
+    each, fewer = (
+        (f" for each of {replicas} replicas", "fewer replicas or ") if several else ("", "")
+    )
     return (
         f"the checkpoints of an online job must take at most {most} bytes (max_model_bytes of the "
-        f"service), got {replica_bytes} for each of {replicas} replicas: take fewer replicas or an "
-        "optimizer with less memory, use mode: restart, or ask the operator to raise the bound"
+        f"service), got {replica_bytes}{each}: take {fewer}an optimizer with less memory, use "
+        "mode: restart, or ask the operator to raise the bound"
     )
 
 

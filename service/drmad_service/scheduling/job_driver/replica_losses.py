@@ -10,13 +10,17 @@ from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import fail
 from drmad_service.scheduling.job_driver.replica_reports import ReplicaReports
 from drmad_service.scheduling.job_driver.waiting import JobMonitor
+from drmad_workers.ray_actor.failures import ARTIFACTS_FAIL, REPLICA_LOST
 from drmad_workers.ray_actor.messages import Failure
 
 logger = logging.getLogger(__name__)
 
 
 class ReplicaLosses:
-    """Counts consecutive losses and doubles the delay after each."""
+    """Counts consecutive losses and doubles the delay after each.
+
+    A meta-iteration whose model the artifact store did not take counts as one, under its own name.
+    """
 
     def __init__(self, job: DrivenJob, monitor: JobMonitor, reports: ReplicaReports) -> None:
         self._job = job
@@ -42,16 +46,19 @@ class ReplicaLosses:
         await job.cluster.capacity()
         self._in_a_row += 1
         allowed = job.spec.retry.replica_failures
+        is_store = loss.code == ARTIFACTS_FAIL
+        what = "the artifact store failed" if is_store else "a replica was lost"
         if self._in_a_row > allowed:
             message = (
-                f"a replica was lost {self._in_a_row} times in a row, retry.replica_failures "
-                f"allows {allowed}: {loss.message}"
+                f"{what} {self._in_a_row} times in a row, retry.replica_failures allows {allowed}: "
+                f"{loss.message}"
             )
             fail(Failure(loss.code, message, loss.iteration))
         fields = {"job_id": job.lease.job_id, "cause": loss.message}
-        logger.warning("a replica was lost", extra=fields)
-        message = f"a replica was lost, the meta-iteration restarts: {loss.message}"
-        await job.persist(lambda: job.store.warn(job.lease, "replica_lost", message))
+        logger.warning(what, extra=fields)
+        message = f"{what}, the meta-iteration restarts: {loss.message}"
+        code = ARTIFACTS_FAIL if is_store else REPLICA_LOST
+        await job.persist(lambda: job.store.warn(job.lease, code, message))
         pause_s = settings.retry_s * 2.0 ** min(self._in_a_row - 1, 16)
         again_at = time.monotonic() + min(pause_s, settings.longest_retry_s)
         while time.monotonic() < again_at:

@@ -49,10 +49,19 @@ class RetrainingRun(SideRunDriver):
         return outcome
 
     def _begin(self, worker: Any, number: int) -> asyncio.Future[Any]:
+        self._drop_all_but_best()
         most_bytes = self._settings.max_model_bytes
         figures, model = worker.train.remote(number, most_bytes, self._scores)
         self._models[number] = model
         return future_of(figures)
+
+    def _drop_all_but_best(self) -> None:
+        """Frees the models of the finished runs but the best, which alone is kept at the end."""
+        finished = [number for number in self._models if self._done.get(number) is not None]
+        best = min(finished, key=lambda number: _rank(number, self._done[number]), default=None)
+        for number in finished:
+            if number != best:
+                del self._models[number]
 
     async def _model(self, number: int) -> Kept | None:
         """The model of a training run; trained again if it was lost with a worker or scheduler."""
@@ -60,8 +69,14 @@ class RetrainingRun(SideRunDriver):
             if number not in self._models:
                 del self._done[number]
                 await self._run_all(self._begin)
+            kept = self._workers[0].keep.remote(self._models[number])
             try:
-                model: Kept | None = await self._answer(future_of(self._models[number]))
+                model: Kept | None = await self._answer(future_of(kept))
                 return model
             except CallFailed:
                 del self._models[number]
+
+
+def _rank(number: int, figures: Mapping[str, float]) -> tuple[bool, float, int]:
+    """Orders training runs: untuned ones last, then by validation loss, then by seed."""
+    return number % 2 == 0, figures.get("validation_loss", 0.0), number

@@ -60,6 +60,21 @@ async def test_lack_of_memory_counts_as_a_loss(drive: Drive, cluster: StandInClu
     assert cluster.created == 2
 
 
+async def test_an_artifact_store_that_fails_is_told_as_what_it_is(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    driven = await drive(retry={"replica_failures": 1})
+    refused = Failure("artifacts_fail", "s3://models refuses to write: 403", 0)
+    for _ in range(2):
+        (await cluster.called("whole_meta_iteration")).returns(refused)
+    job = await driven.released()
+    assert (job.status, job.reason) == (JobStatus.FAILED, "artifacts_fail")
+    assert job.message.startswith("the artifact store failed 2 times in a row, ")
+    (warning,) = await driven.events("warning")
+    assert warning["code"] == "artifacts_fail"
+    assert "a replica was lost" not in warning["message"] + job.message
+
+
 async def test_error_in_the_code_of_a_replica_fails_the_job_at_once(
     drive: Drive, cluster: StandInCluster
 ) -> None:

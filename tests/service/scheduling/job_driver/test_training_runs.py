@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from drmad_client.records.status import JobStatus
+from drmad_client.spec.outer.online import checkpoint_refusal
 from drmad_service.ray_driver.connection import CallFailed
 from drmad_service.store import Lease, MetaIterationCommit, Store
 from drmad_service.store.layout import keys
@@ -153,6 +154,11 @@ async def test_a_checkpoint_that_the_service_does_not_keep_is_refused_at_the_sta
         job.message
     )
     assert cluster.calls["preflight"].empty()
+
+
+def test_one_replica_is_not_called_each_of_one() -> None:
+    assert "got 600: take an optimizer with less memory" in checkpoint_refusal(600, 1, 100)
+    assert "got 600 for each of 2 replicas: take fewer replicas" in checkpoint_refusal(600, 2, 100)
 
 
 async def test_a_window_that_diverges_is_not_rolled_back(

@@ -12,6 +12,7 @@ import ray
 
 from drmad_client.files.influence_scores import InfluenceScores
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
+from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.ray_actor.messages import Failure
 from drmad_workers.ray_actor.side_runs.side_worker import SideWorker
 
@@ -29,10 +30,11 @@ class RetrainingWorker(SideWorker):
     @ray.method(num_returns=2)
     def train(
         self, number: int, max_model_bytes: int, scores: bytes | None
-    ) -> tuple[Figures | Failure | None, Kept | None]:
+    ) -> tuple[Figures | Failure | None, bytes | None]:
         """One training run: its held-out figures, None if it diverged, and its model.
 
-        The scheduler reads the first of the two objects; the second stays in the object store.
+        The scheduler reads the first of the two objects; the second, safetensors, stays in the
+        object store until `keep` takes it or another run is better.
 
         Args:
             number: that of the run, see Retrainer.runs.
@@ -40,8 +42,7 @@ class RetrainingWorker(SideWorker):
             scores: the file of the scores of an attribution, the same in every call.
         """
 
-        def body() -> tuple[Figures | None, Kept | None]:
-            from drmad_workers.artifacts.store import RETRAINED
+        def body() -> tuple[Figures | None, bytes | None]:
             from drmad_workers.ray_actor.model_keeping import saved_model
 
             retrainer = self._retrainer(scores)
@@ -52,10 +53,27 @@ class RetrainingWorker(SideWorker):
             figures, model = found
             if not run.tuned:
                 return figures, None
-            return figures, saved_model(model, max_model_bytes, self._artifacts, RETRAINED)
+            packed = saved_model(model, max_model_bytes)
+            assert not isinstance(packed, Artifact)
+            return figures, packed
 
         result = self._guarded(body)
         return (result, None) if isinstance(result, Failure) else result
+
+    def keep(self, model: bytes | None) -> Kept | Failure | None:
+        """Where the model of a training run is kept: what goes to Redis, or its artifact."""
+
+        def body() -> Kept | None:
+            from safetensors.torch import load
+
+            from drmad_workers.artifacts.store import RETRAINED
+            from drmad_workers.ray_actor.model_keeping import saved_model
+
+            if model is None:
+                return None
+            return saved_model(load(model), len(model), self._artifacts, RETRAINED)
+
+        return self._guarded(body)
 
     def report(
         self, figures: Sequence[Mapping[str, float] | None], scores: bytes | None
