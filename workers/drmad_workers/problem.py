@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,11 +92,12 @@ def described(value: Any) -> str:
 
 
 Data = Any
-"""Tensors with one row per example, or a map-style data set of items of any structure. The tensors
-are a pair (inputs, targets), or any structure of them: a dict, a tuple, a dataclass. What an item
-or the collate function draws from the global generators of torch, NumPy and Python is a function of
-(seed, meta-iteration, replica, step, row) in training, and of (seed, row) on held-out data, so that
-the backward pass reads what the forward pass read. Nothing else may change between two reads."""
+"""Tensors or NumPy arrays with one row per example, or a map-style data set of items of any
+structure. The tensors are a pair (inputs, targets), or any structure of them: a dict, a tuple, a
+dataclass. What an item or the collate function draws from the global generators of torch, NumPy
+and Python is a function of (seed, meta-iteration, replica, step, row) in training, and of (seed,
+row) on held-out data, so that the backward pass reads what the forward pass read. Nothing else may
+change between two reads."""
 
 Collate = Callable[[list[Any]], Any]
 """A list of items -> the content of a minibatch."""
@@ -205,6 +207,8 @@ class Problem:
                 f"{self.initialize!r}",
                 "initialize",
             )
+        for part in ("train", "valid", "test"):
+            setattr(self, part, without_arrays(getattr(self, part), part))
         for field_name in ("collate_fn", "apply", "targets", "describe"):
             stated = getattr(self, field_name)
             if not (stated is None or callable(stated)):
@@ -230,6 +234,32 @@ class Problem:
                     ": tune the real and the imaginary parts",
                     f"hyperparameters.{name}",
                 )
+
+
+def without_arrays(data: Any, name: str) -> Any:
+    """The data with tensors in the place of the NumPy arrays that its columns are.
+
+    Columns are one array, or a pair, a tuple or a mapping of arrays. The tensors share their memory
+    where it can be written to.
+    """
+    is_structure = isinstance(data, tuple | Mapping) or (isinstance(data, list) and len(data) == 2)
+    if not (isinstance(data, np.ndarray) or is_structure):
+        return data
+    if not any(isinstance(leaf, np.ndarray) for _, leaf in trees.leaves(data)):
+        return data
+
+    def converted(leaf: Any) -> Any:
+        if not isinstance(leaf, np.ndarray):
+            return leaf
+        try:
+            return torch.from_numpy(leaf if leaf.flags.writeable else leaf.copy())
+        except TypeError as error:
+            raise ProblemError(
+                f"arrays of {name} must hold numbers, got {leaf.dtype}: encode them as integers",
+                name,
+            ) from error
+
+    return trees.mapped(converted, data)
 
 
 def error_rate(outputs: Tensor, targets: Tensor) -> Tensor:

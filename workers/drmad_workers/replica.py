@@ -25,7 +25,7 @@ from drmad_workers.objective.checks.derivative_checks import (
     check_problem,
     require_loss_shapes,
 )
-from drmad_workers.objective.checks.model_checks import require_trainable
+from drmad_workers.objective.checks.model_checks import require_losses_of_model, require_trainable
 from drmad_workers.objective.checks.side_effects import no_side_effects, registers_buffers
 from drmad_workers.objective.checks.sums_over_rows import (
     require_mean_over_rows,
@@ -96,6 +96,7 @@ class Replica:
         """Binds the hyperparameters, and checks every derivative once."""
         problem, training, seed, number = self._problem, self.training, self._seed, self._number
         require_trainable(problem.model)
+        require_losses_of_model(problem)
         place = (self.device, dtype, seed, problem.collate_fn)
         workers = training.data_workers
         train = Examples(problem.train, "train", *place, fixed=False, workers=workers)

@@ -1,13 +1,14 @@
 """Map-style data sets: draws of an item, items that differ, and what an item may be."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from drmad_workers import ProblemError
 from drmad_workers.data.examples import Examples
@@ -110,6 +111,25 @@ class Broken(Augmented):
     ids=lambda value: value[:20] if isinstance(value, str) else "",
 )
 def test_data_that_cannot_be_used_names_the_item_and_a_remedy(data: object, words: str) -> None:
+    with pytest.raises(ProblemError, match=words) as error:
+        read(data)
+    assert error.value.field == "train"
+
+
+class Stream(IterableDataset[tuple[Tensor, int]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        yield torch.zeros(3), 0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (DataLoader(Augmented(), batch_size=3), "its dataset, its collate_fn.*batch_size"),
+        (Stream(), "got Stream.*read them into a list"),
+        ((item for item in [(torch.zeros(3), 0)]), "got generator.*read them into a list"),
+    ],
+)
+def test_what_has_no_rows_by_number_is_refused(data: object, words: str) -> None:
     with pytest.raises(ProblemError, match=words) as error:
         read(data)
     assert error.value.field == "train"

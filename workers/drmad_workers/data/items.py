@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from drmad_workers import trees
 from drmad_workers.data.columns import ACCEPTED, are_rows
@@ -23,6 +23,20 @@ IN_MEMORY_BYTES = 2**30
 """Bounds the size of a map-style data set that is read once and kept, in bytes."""
 SAMPLED = 4
 """The number of items that are read twice before any training."""
+
+
+def _no_data_set(data: Any, name: str) -> ProblemError:
+    remedy = ""
+    if isinstance(data, DataLoader):
+        remedy = (
+            ": state its dataset, its collate_fn as that of the problem, and training.batch_size"
+        )
+    elif isinstance(data, IterableDataset | Iterator):
+        remedy = (
+            ": the backward pass reads the rows of a minibatch again, so that each needs a number; "
+            "read them into a list, or write them to a file that is read by row"
+        )
+    return ProblemError(f"{name} must be {ACCEPTED}, got {type(data).__name__}{remedy}", name)
 
 
 class Items:
@@ -58,8 +72,9 @@ class Items:
         self._seed = seed_of(Purpose.ITEMS, seed)
         self._collate_fn = collate_fn
         self._fixed = fixed
-        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-            raise ProblemError(f"{name} must be {ACCEPTED}, got {type(data).__name__}", name)
+        is_iterable = isinstance(data, DataLoader | IterableDataset | Iterator)
+        if is_iterable or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise _no_data_set(data, name)
         self.rows = len(data)
         if self.rows == 0:
             raise ProblemError(f"{name} must hold at least one example, got none", name)

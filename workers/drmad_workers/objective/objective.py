@@ -15,6 +15,7 @@ from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.objective.losses import Losses, StackedLoss
 from drmad_workers.objective.parameters.flat_parameters import FlatParameters, Parts
+from drmad_workers.objective.parameters.held_values import loss_modules
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.of_queries import carried_product
@@ -72,8 +73,9 @@ class Objective:
         """
         self.problem = problem
         losses = (problem.loss, problem.inner_loss)
+        modules = loss_modules((*losses, problem.outer_loss, *problem.metrics.values()))
         self.parameters = FlatParameters(
-            problem.model, slots, device, dtype, memory_rows, replicas, losses
+            problem.model, slots, device, dtype, memory_rows, replicas, losses, modules
         )
         self.values = HyperparameterValues(problem, bound, device, dtype, replicas)
         self.losses = Losses(problem, self.parameters, self.values, autocast, batch_size, rounding)

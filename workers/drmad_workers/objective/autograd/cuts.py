@@ -7,13 +7,15 @@ is taken, and one while the gradient is differentiated, inside `through_cuts`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _passing = False
+modes: list[AbstractContextManager[object]] = []
+"""The entered modes that make cuts. Torch leaves them while it calls hooks."""
 
 
 @contextmanager
@@ -73,8 +75,18 @@ class OwnBackward(torch.autograd.Function):
 
 
 def hook_of_training(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook on a gradient, which does nothing inside `through_cuts`."""
-    return lambda *arguments: None if _passing else hook(*arguments)
+    """The hook on a gradient, which does nothing inside `through_cuts`.
+
+    What it cuts off, or differentiates by itself, is cut as in the forward pass.
+    """
+
+    def called(*arguments: Any) -> Any:
+        if _passing:
+            return None
+        with modes[-1] if modes else nullcontext():
+            return hook(*arguments)
+
+    return called
 
 
 def confine_hooks(model: nn.Module) -> None:

@@ -7,12 +7,13 @@ the trained model. The derivative of the gradient must therefore pass through th
 Inside a DifferentiableForward the values are computed as always. A cut becomes an identity whose
 derivative is zero while the gradient itself is taken, and one while the gradient is differentiated
 (inside `through_cuts`). Updates of carried buffers build new tensors, with a graph, in the place of
-the old ones; so does what is written in place inside `no_grad`. A function of the user's with a
-backward pass of its own keeps it for the gradient; the derivative of its value is that of its
-forward pass. Four operations take another form, because torch has no second derivative of theirs
-or a wrong one: attention (the math kernel), weight normalization (written out; in torch 2.13 its
-double backward is wrong on CPUs), embeddings whose gradient leaves out a padding row or is divided
-by frequencies, and batch normalization where its running statistics matter.
+the old ones; so does what is written in place inside `no_grad`. `inference_mode` is `no_grad`. A
+parameter that the loss freezes for a while is cut, and so is a deep copy. A function of the user's
+with a backward pass of its own keeps it for the gradient; the derivative of its value is that of
+its forward pass. Four operations take another form, because torch has no second derivative of
+theirs or a wrong one: attention (the math kernel), weight normalization (written out; in torch 2.13
+its double backward is wrong on CPUs), embeddings whose gradient leaves out a padding row or is
+divided by frequencies, and batch normalization where its running statistics matter.
 """
 
 from __future__ import annotations
@@ -23,15 +24,12 @@ from types import FunctionType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from drmad_workers.objective.autograd.cuts import OwnBackward, cut, hook_of_training
-
-_active = 0
-"""The number of entered modes, during which functions with an own backward pass are extended."""
+from drmad_workers.objective.autograd.cuts import OwnBackward, cut, hook_of_training, modes
 
 
 class _NoContext:
@@ -47,6 +45,8 @@ class _NoContext:
     def set_materialize_grads(self, value: bool) -> None: ...
 
 
+_inference_of_torch = torch.inference_mode.__enter__
+_deepcopy_of_torch = nn.Parameter.__deepcopy__
 _apply_of_torch = torch.autograd.Function.__dict__["apply"]
 _OWN = ("torch.", "drmad_workers.")
 
@@ -79,6 +79,7 @@ class DifferentiableForward(TorchFunctionMode):
         self.is_suspect = False
         self.has_attention = False
         self._primitive = primitive
+        self._frozen: dict[int, Tensor] = {}
         self._written: list[Tensor] = []  # keeps the ids of `carried` from being reused
 
     def __torch_function__(
@@ -123,27 +124,34 @@ class DifferentiableForward(TorchFunctionMode):
         return is_cut or id(target) in self.carried
 
     def __enter__(self) -> Self:
-        global _active
-        _active += 1
+        modes.append(self)
 
         def apply(cls: Any, *inputs: Any, **named: Any) -> Any:
             return self._apply_function(cls, *inputs, **named)
 
+        def copy(parameter: Tensor, memo: dict[int, Any]) -> Tensor:
+            return self._deepcopy(parameter, memo)
+
         torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+        nn.Parameter.__deepcopy__ = copy  # type: ignore[method-assign]
+        torch.inference_mode.__enter__ = _enter_no_grad  # type: ignore[method-assign]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        global _active
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        _active -= 1
-        if _active == 0:
+        modes.pop()
+        if not modes:
             torch.autograd.Function.apply = _apply_of_torch  # type: ignore[method-assign]
+            nn.Parameter.__deepcopy__ = _deepcopy_of_torch  # type: ignore[method-assign]
+            torch.inference_mode.__enter__ = _inference_of_torch  # type: ignore[method-assign]
 
     def values(self, tree: Any) -> Any:
         """The tree with carried values, and with cuts where no gradient is recorded."""
         if self.carried:
             tree = tree_map_only(Tensor, lambda each: self.carried.get(id(each), each), tree)
+        if self._frozen:
+            tree = tree_map_only(Tensor, self._cut_frozen, tree)
         if not torch.is_grad_enabled():
             tree = tree_map_only(Tensor, self.cut, tree)
         return tree
@@ -176,6 +184,31 @@ class DifferentiableForward(TorchFunctionMode):
             self.carried[id(tensor)] = self._detach(value)
         else:
             tensor.data = value
+
+    def _cut_frozen(self, tensor: Tensor) -> Tensor:
+        return self.cut(tensor) if id(tensor) in self._frozen else tensor
+
+    def _requires_grad(self, tensor: Tensor) -> bool:
+        return tensor.requires_grad and id(tensor) not in self._frozen
+
+    def _set_requires_grad(self, tensor: Tensor, value: bool = True) -> Tensor:
+        """A parameter is frozen by a cut, and keeps its place among the inputs of the loss."""
+        if value and id(tensor) in self._frozen:
+            del self._frozen[id(tensor)]
+        elif not value and tensor.requires_grad:
+            self._frozen[id(tensor)] = tensor
+        else:
+            tensor.requires_grad_(value)
+        return tensor
+
+    def _deepcopy(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+        """A copy that moves with the tensor: a teacher that copies the model, for example."""
+        if id(tensor) not in memo:
+            value = self.carried.get(id(tensor), tensor)
+            with torch.enable_grad():
+                memo[id(tensor)] = self.cut(value).clone()
+        found: Tensor = memo[id(tensor)]
+        return found
 
     def _apply_function(self, cls: Any, *inputs: Any, **named: Any) -> Any:
         """Function.apply, with the derivative of the forward pass beside that of `backward`."""
@@ -352,6 +385,10 @@ _FORMS: dict[Any, _Form] = {
     torch.detach: DifferentiableForward._detach,
     Tensor.data.__get__: DifferentiableForward._detach,  # type: ignore[attr-defined]
     Tensor.data.__set__: DifferentiableForward._set_data,  # type: ignore[attr-defined]
+    Tensor.requires_grad.__get__: DifferentiableForward._requires_grad,  # type: ignore[attr-defined]
+    Tensor.requires_grad.__set__: DifferentiableForward._set_requires_grad,  # type: ignore[attr-defined]
+    Tensor.requires_grad_: DifferentiableForward._set_requires_grad,
+    Tensor.__deepcopy__: DifferentiableForward._deepcopy,
     Tensor.numpy: DifferentiableForward._numpy,
     Tensor.item: DifferentiableForward._item,
     Tensor.__float__: DifferentiableForward._float,
@@ -395,6 +432,11 @@ def _scaled(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tenso
     if weight is not None:
         normal = normal * weight.view(shape)
     return normal if bias is None else normal + bias.view(shape)
+
+
+def _enter_no_grad(context: torch.inference_mode) -> None:
+    """Enters inference mode as no_grad: operations that it runs could record no graph at all."""
+    context._inference_mode_context = torch.set_grad_enabled(not context.mode)  # type: ignore[assignment]
 
 
 def _has_graph(tree: Any) -> bool:

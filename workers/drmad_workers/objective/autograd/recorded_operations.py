@@ -107,7 +107,7 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten._efficientzerotensor.default:
             func = torch.ops.aten.zeros.default  # torch crashes where a mode sees the former
         out = func(*args, **(kwargs or {}))
-        if self._refused is None:
+        if self._refused is None and not is_mark(func):
             self._note(func, args, kwargs or {}, out)
         return out
 
@@ -130,6 +130,9 @@ class OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_refused, is_mutable = traits(func)
         if is_refused and not (func is torch.ops.aten.index.Tensor and is_by_number(args)):
             self._refused = str(func)
+            return
+        if any(isinstance(t, Tensor) and t.layout != torch.strided for t in leaves([*args, out])):
+            self._refused = f"{func} of sparse tensors"
             return
         named = tuple(map(self._named, args))
         by_name = {name: self._named(value) for name, value in kwargs.items()}
@@ -282,6 +285,12 @@ def traits(func: Any) -> tuple[bool, bool]:
     """Whether the operation is one that is refused, and whether it writes into its arguments."""
     is_refused = not REFUSED.isdisjoint(func.tags) or func._schema.name in REFUSED_BY_NAME
     return is_refused, func._schema.is_mutable
+
+
+@cache
+def is_mark(func: Any) -> bool:
+    """Whether the operation marks a section for the profiler, and computes nothing."""
+    return bool(func.namespace == "profiler")
 
 
 def is_by_number(args: Iterable[Any]) -> bool:

@@ -16,7 +16,7 @@ from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.autograd.autograd_graph import graph_nodes
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.autograd.streamed_derivatives import placeholder, streamed
-from drmad_workers.objective.checks.repeatability import require_repeatable
+from drmad_workers.objective.checks.repeatability import described_loss, require_repeatable
 from drmad_workers.objective.checks.side_effects import no_side_effects
 from drmad_workers.objective.checks.undefined_derivatives import not_finite, require_finite_parts
 from drmad_workers.objective.objective import Objective
@@ -147,6 +147,8 @@ def probe_second_derivatives(objective: Objective, batch: Batch, first_step: boo
         one = probe(objective, batch, 0)
         other = probe(objective, batch, 1)
     except (RuntimeError, NotImplementedError) as error:
+        if "second time" in str(error):
+            raise kept_graph(objective) from error
         raise no_second_derivatives(str(error)) from error
     if first_step and not one.is_finite:
         what = "the second derivative of the training loss"
@@ -231,6 +233,16 @@ def require_differentiable(gradients: Parts) -> None:
     nodes = graph_nodes(*(gradient for gradient in gradients if gradient is not None))
     if any(node.name().rsplit("::", 1)[-1] in ("Error", "NotImplemented") for node in nodes):
         raise no_second_derivatives("one of its kernels is differentiable only once")
+
+
+def kept_graph(objective: Objective) -> ProblemError:
+    what, field = described_loss(objective, "inner_loss")
+    return ProblemError(
+        f"{what} must keep no tensor that it computes from call to call, other than in a tensor "
+        "that was there before: the backward pass could not restore it (a memory of earlier "
+        "outputs in a dict, for example); keep it in a buffer of the model, in its largest shape",
+        field,
+    )
 
 
 def no_second_derivatives(message: str) -> ProblemError:

@@ -1,13 +1,41 @@
-"""Checks of a model before its parameters are laid out in one vector."""
+"""Checks of a model and of losses with parameters, before these are laid out in one vector."""
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from drmad_workers.errors import ProblemError
+from drmad_workers.objective.parameters.held_values import loss_modules
+from drmad_workers.problem import Problem
+
+
+def require_losses_of_model(problem: Problem) -> None:
+    """Raises ProblemError if a loss has parameters to train that are none of the model's."""
+    known = {id(parameter) for parameter in problem.model.parameters()}
+    for field in ("loss", "inner_loss", "outer_loss"):
+        for module in loss_modules([getattr(problem, field)]):
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad and id(parameter) not in known:
+                    raise ProblemError(
+                        f"{field} must have no parameters to train beside those of the model, and "
+                        f"{name!r} of {type(module).__name__} would never be trained: make the "
+                        "module a part of the model, whose outputs may hold what the loss needs, "
+                        "or call requires_grad_(False) on it",
+                        f"problem.{field}",
+                    )
 
 
 def require_trainable(model: nn.Module) -> None:
     """Raises ProblemError that names a parameter or module which the engine cannot train."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its module {name!r}" if name else "it"
+            raise ProblemError(
+                f"the model must be a module in Python, and {what} is compiled by TorchScript, "
+                "inside of which no second derivative can be checked: build it from its class, and "
+                "load the weights by load_state_dict(scripted.state_dict())",
+                "model",
+            )
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise ProblemError(

@@ -67,7 +67,7 @@ def generators_of(model: nn.Module) -> Iterator[str]:
         for name, value in vars(module).items():
             if isinstance(value, GENERATORS):
                 yield f"the attribute {f'{prefix}.{name}'.lstrip('.')!r} of the model"
-        yield from captured(type(module).forward)
+        yield from captured(getattr(type(module), "forward", None))
 
 
 def captured(function: object) -> Iterator[str]:

@@ -10,16 +10,17 @@ from drmad_workers.data.items import as_bytes
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.checks.repeatability import LossName, described_loss
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.held_values import is_dense
 from drmad_workers.problem import Batch
 
 
 class Unchanged:
-    """Tensors by name, with their values and version counters at one moment."""
+    """Dense tensors by name, with their values and version counters at one moment."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self._versions = {name: tensor._version for name, tensor in tensors.items()}
-        self._values = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._tensors = {name: tensor for name, tensor in tensors.items() if is_dense(tensor)}
+        self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
+        self._values = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
     def changed(self) -> str | None:
         """The name of the first tensor that was written to since; restores all values."""

@@ -68,14 +68,22 @@ class FlatParameters:
         memory_rows: int,
         replicas: int | None = None,
         losses: Sequence[Callable[..., Any] | None] = (),
+        modules: Sequence[nn.Module] = (),
     ) -> None:
-        """`memory_rows` is S; `replicas` is R, None for one replica; `losses` may hold values."""
+        """
+        Args:
+            memory_rows: S.
+            replicas: R, None for one replica.
+            losses: those of the training, which may hold values.
+            modules: losses and metrics that are modules, which are placed as the model is.
+        """
         self.device = device
         self.dtype = dtype
         self.replicas = replicas
         self.stochastic = False
         self.drawn_frozen: set[int] = set()
         self.model = model
+        self._modules = modules
         self._place()
         own = trainable(self.model)
         if not own:
@@ -222,10 +230,11 @@ class FlatParameters:
         self._views = self.parts(self.weights)
 
     def _place(self) -> None:
-        """Moves the model as `nn.Module.to` would, but keeps complex tensors complex."""
-        self.model._apply(  # type: ignore[no-untyped-call]
-            lambda tensor: placed(tensor, self.device, self.dtype)
-        )
+        """Moves the modules as `nn.Module.to` would, but keeps complex tensors complex."""
+        for module in (self.model, *self._modules):
+            module._apply(  # type: ignore[no-untyped-call]
+                lambda tensor: placed(tensor, self.device, self.dtype)
+            )
 
     def train(self) -> None:
         """Puts every module into the mode that the user gave it, with the model in training."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -53,22 +53,22 @@ class HeldValues:
     """The places of a model's buffers, frozen parameters, and of numbers and tensors in Python.
 
     Python values are attributes of modules, and variables, containers and objects that the losses
-    refer to: closures, globals, attributes of bound objects.
+    refer to: closures, globals, attributes of bound objects. A loss that is a module has buffers
+    and attributes as the model has. Sparse and nested tensors are constants.
     """
 
     def __init__(self, model: nn.Module, losses: Sequence[Callable[..., Any] | None]) -> None:
-        self._model = model
-        functions = [loss for loss in losses if loss is not None]
-        for module in model.modules():
-            functions += [type(module).forward, *_functions_of(module)]
+        self._modules = list(_modules_of(model, *loss_modules(losses)))
+        functions = [loss for loss in losses if not isinstance(loss, nn.Module | None)]
+        for _, module in self._modules:
+            functions += [*_forward_of(module), *_functions_of(module)]
         self._roots = [root for function in functions for root in _roots(function)]
 
     def tensors_of_model(self, frozen: bool) -> Iterator[Place]:
         """Buffers, and parameters that require no gradient."""
-        for prefix, module in self._model.named_modules():
-            lead = f"{prefix}." if prefix else ""
+        for lead, module in self._modules:
             for name, buffer in module._buffers.items():
-                if buffer is not None:
+                if buffer is not None and is_dense(buffer):
                     yield Place(module._buffers, name, lead + name)
             for name, parameter in module._parameters.items():
                 if frozen and parameter is not None and not parameter.requires_grad:
@@ -76,11 +76,30 @@ class HeldValues:
 
     def values_in_python(self) -> Iterator[Place]:
         seen: set[int] = set()
-        for prefix, module in self._model.named_modules():
-            lead = f"{prefix}." if prefix else ""
+        for lead, module in self._modules:
             yield from _places(module.__dict__, lead, 0, seen)
         for holder, lead in self._roots:
             yield from _places(holder, lead, DEPTH, seen)
+
+
+def loss_modules(losses: Iterable[object]) -> list[nn.Module]:
+    """The losses that are modules, or methods of modules."""
+    owners = [getattr(loss, "__self__", loss) for loss in losses]
+    return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+def _modules_of(model: nn.Module, *losses: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules by the start of their values' names; one that several roots share comes once."""
+    seen: set[nn.Module] = set()
+    for root, name in ((model, ""), *((loss, f"{type(loss).__name__}.") for loss in losses)):
+        for prefix, module in root.named_modules(memo=seen):
+            yield f"{name}{prefix}." if prefix else name, module
+
+
+def _forward_of(module: nn.Module) -> list[Callable[..., Any]]:
+    """The forward of the module's class; the class of a compiled TorchScript module has none."""
+    forward = getattr(type(module), "forward", None)
+    return [] if forward is None else [forward]
 
 
 def _functions_of(module: nn.Module) -> Iterator[Callable[..., Any]]:
@@ -103,7 +122,12 @@ def _places(holder: Holder, lead: str, depth: int, seen: set[int]) -> Iterator[P
 
 
 def _is_small(tensor: Tensor) -> bool:
-    return not tensor.requires_grad and tensor.numel() <= MAX_ENTRIES
+    is_constant = not tensor.requires_grad and is_dense(tensor)
+    return is_constant and tensor.numel() <= MAX_ENTRIES
+
+
+def is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
 
 
 def _inner(value: Any) -> Holder | None:
@@ -134,7 +158,7 @@ def _roots(
         function = vars(type(function)).get("__call__")
         if not isinstance(function, FunctionType):
             return
-    home = home or function.__module__
+    home = home or function.__module__ or ""
     if function.__module__ != home or home.startswith("torch."):
         return
     called = []

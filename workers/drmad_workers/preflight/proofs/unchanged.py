@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.data.columns import columns_of
+from drmad_workers.objective.parameters.held_values import is_dense
 from drmad_workers.objective.plain_objective import PlainObjective, restored
 from drmad_workers.preflight.proofs.finding import Finding, line_of
 from drmad_workers.problem import Batch, Problem
@@ -61,7 +62,9 @@ def others(problem: Problem) -> Iterator[tuple[str, Tensor]]:
 
 
 def digest(tensor: Tensor) -> str:
-    """A digest of a tensor, or of blocks of a large one."""
+    """A digest of a tensor, or of blocks of a large one; of a sparse one its shape alone."""
+    if not is_dense(tensor):
+        return f"{tensor.layout} {tuple(tensor.shape)}"
     flat = tensor.detach().reshape(-1)
     size = flat.numel() * flat.element_size()
     if size > SAMPLE_BYTES:
