@@ -203,7 +203,7 @@ FIGURES: dict[str, FigureKind] = {
         lambda m: hyperparameters(m.history, m.hyperparameters),
     ),
     "layers": FigureKind(
-        "Hyperparameters by layer: medians", lambda m: layers(m.history, m.hyperparameters)
+        "Medians by layer or group", lambda m: layers(m.history, m.hyperparameters)
     ),
     "penalty_image": FigureKind("Penalty per pixel", _penalty_image, needs_vectors=True),
     "schedules": FigureKind("Learned schedules", _schedules, needs_vectors=True),

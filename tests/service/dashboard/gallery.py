@@ -18,6 +18,7 @@ from drmad_client.records.service.cluster import Node, SchedulerView
 from drmad_client.records.side_runs.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.spec.job import JobSpec
 from drmad_service.store import Capacity, Lease, MetaIterationCommit, ResumePoint, Store
+from drmad_service.store.jobs.placement import NodeCapacity
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
 
@@ -34,9 +35,8 @@ NODES = [
     )
     for number in (1, 2, 3)
 ]
-CAPACITY = Capacity(
-    cpus=sum(node.cpus for node in NODES if node.alive),
-    gpus=sum(node.gpus for node in NODES if node.alive),
+CAPACITY = Capacity.of(
+    [NodeCapacity(node.id, node.cpus, node.gpus) for node in NODES if node.alive]
 )
 ASYNC = {"count": 2, "mode": "async", "data": "disjoint", "max_staleness": 3}
 AUTO = {"method": "auto", "min_cosine": 0.9}

@@ -92,8 +92,12 @@ def test_cpus_and_gpus_are_needed_on_the_same_node() -> None:
 async def test_fragments_do_not_add_up(store: Store) -> None:
     capacity = cluster((2.0, 0.0), (2.0, 0.0))
     await places(store, capacity, cpus=1, count=2, placement="spread")
+    (holder,) = (job.id for job in (await store.jobs()).data)
     job = await submitted(store, cpus=2)
-    assert job.message == "needs 2 CPUs on one node: no replicas would fit what is free"
+    assert job.message == (
+        "needs 2 CPUs on one node: no replicas would fit what is free; node n0 has most room, "
+        f"1 of 2 CPUs free; held by {holder[-6:]} (2 CPUs)"
+    )
     assert await store.claim("scheduler", 60.0, capacity) is None
 
 

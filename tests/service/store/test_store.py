@@ -354,10 +354,13 @@ async def test_waiting_job_says_what_it_needs_and_what_there_is(
     assert job.waiting is not None
     assert (job.waiting.gpus, job.waiting.cluster_gpus) == (2.0, 1.0)
     four = with_changes(spec, resources={"cpus": 4})
-    await store.create(four)
+    holder, _ = await store.create(four)
     assert await store.claim("scheduler", 10.0, CAPACITY) is not None
     behind, _ = await store.create(four)
-    assert behind.message == "needs 4 CPUs, 0 of 4 are free"
+    held = f"held by {holder.id[-6:]} (4 CPUs)"
+    assert behind.message == f"needs 4 CPUs, 0 of 4 are free; {held}"
+    other, _ = await store.create(four, tenant="other")
+    assert other.message == "needs 4 CPUs, 0 of 4 are free; held by 1 of other tenants"
 
 
 async def test_queued_job_that_would_fit_says_how_many_jobs_precede_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -122,7 +123,7 @@ def job(
         needs = Needs.of(spec)
         unplaced = fields.get(b"unplaced_until")
         waiting = cluster.waiting(needs, float(unplaced) if unplaced else None)
-        message = cluster.reason(waiting, needs, ahead)
+        message = cluster.reason(waiting, needs, ahead, fields[b"tenant"].decode())
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
     progress = Progress.model_validate_json(fields[b"progress"])
@@ -186,6 +187,10 @@ def _confirmation(fields: Fields, progress: Progress) -> Confirmation | None:
     return found if found is not None and found.iterations == progress.iteration else None
 
 
+_NAMED_HOLDERS = 3
+_SHORT_ID = 6
+
+
 def _whole(announcements: Sequence[Mapping[str, Any]]) -> Capacity:
     """The capacity of all Ray clusters, from what their schedulers announced, the newest last.
 
@@ -226,10 +231,12 @@ class ClusterCapacity:
         self.cpus, self.gpus = self.capacity.cpus, self.capacity.gpus
         free = {node.id: node for node in self.capacity.nodes}
         self.free_cpus, self.free_gpus = self.cpus, self.gpus
-        for reserved in reservations.values():
-            cpus, gpus, _ = reserved.split()
+        self._holders: list[_Holder] = []
+        for holder, reserved in reservations.items():
+            cpus, gpus, tenant = reserved.decode().split()
             self.free_cpus -= float(cpus)
             self.free_gpus -= float(gpus)
+            self._holders.append(_Holder(holder.decode(), float(cpus), float(gpus), tenant))
         for entry in itertools.chain.from_iterable(map(json.loads, places)):
             if entry[0] in free:
                 free[entry[0]] = free[entry[0]].without(entry)
@@ -251,8 +258,13 @@ class ClusterCapacity:
             again_at=time(unplaced) if unplaced is not None and later else None,
         )
 
-    def reason(self, waiting: Waiting, needs: Needs, ahead: int) -> str:
-        """Why a job is still queued. `ahead` jobs precede it by age and priority."""
+    def reason(self, waiting: Waiting, needs: Needs, ahead: int, tenant: str) -> str:
+        """Why a job is still queued: what is missing, what is free where, and who holds the rest.
+
+        Args:
+            ahead: the number of jobs that precede it by age and priority.
+            tenant: whose jobs are named; those of others are counted.
+        """
         if not self.schedulers:
             return "no scheduler is running; start one with: drmad schedule"
         if waiting.impossible and self.capacity.autoscaler:
@@ -271,13 +283,57 @@ class ClusterCapacity:
             (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, "CPU"),
         ):
             if wanted > free + 1e-6:
-                return f"needs {counted(wanted, unit)}, {free:g} of {total:g} are free"
+                holders = self._held(unit, tenant)
+                return f"needs {counted(wanted, unit)}, {free:g} of {total:g} are free{holders}"
         if (held := needs.held_by(self._free)) < needs.count:
             return (
                 f"needs {needs.each} on one node"
                 f"{f' for each of {needs.count} replicas' if needs.count > 1 else ''}: "
                 f"{held or 'no'} replica{'' if held == 1 else 's'} would fit what is free"
+                f"{self._roomiest(needs)}{self._held('GPU' if needs.gpus else 'CPU', tenant)}"
             )
         if not ahead:
             return "first in the queue"
         return f"queued behind {ahead} job{'' if ahead == 1 else 's'}"
+
+    def _roomiest(self, needs: Needs) -> str:
+        """What is free on the node with most room of those that are large enough."""
+        whole = {node.id: node for node in self.capacity.nodes}
+        large = [node for node in self._free if whole[node.id].slots(needs)]
+        if not large:
+            return ""
+        best = max(large, key=lambda node: (sum(node.parts) if needs.gpus else 0.0, node.cpus))
+        free = f"{max(0.0, best.cpus):g} of {counted(whole[best.id].cpus, 'CPU')}"
+        if needs.gpus:
+            free += f" and {sum(best.parts):g} of {counted(whole[best.id].gpus, 'GPU')}"
+        place = f"node {best.id[:_SHORT_ID]}" if best.id else "the node"
+        return f"; {place} has most room, {free} free"
+
+    def _held(self, unit: str, tenant: str) -> str:
+        """Who holds CPUs or GPUs: the jobs of the tenant by id, those of others by number."""
+
+        def amount(holder: _Holder) -> float:
+            return holder.gpus if unit == "GPU" else holder.cpus
+
+        holders = sorted((h for h in self._holders if amount(h) > 0), key=amount, reverse=True)
+        own = [holder for holder in holders if holder.tenant == tenant]
+        others = len(holders) - len(own)
+        named = [
+            f"{holder.id[-_SHORT_ID:]} ({counted(amount(holder), unit)})"
+            for holder in own[:_NAMED_HOLDERS]
+        ]
+        if len(own) > len(named):
+            named.append(f"{len(own) - len(named)} more of yours")
+        if others:
+            named.append(f"{others} of other tenants")
+        return f"; held by {', '.join(named)}" if named else ""
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """A reservation: of a job, or of what runs beside jobs."""
+
+    id: str
+    cpus: float
+    gpus: float
+    tenant: str
