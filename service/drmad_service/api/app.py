@@ -40,7 +40,7 @@ from drmad_service.api.routes.dependencies import PROBLEM
 from drmad_service.api.routes.service import audit, catalog, cluster, health, usage
 from drmad_service.api.routes.service import metrics as metrics_route
 from drmad_service.api.routes.side_runs import attributions, retrainings, validations
-from drmad_service.api.routes.uploads import code_uploads, data_uploads
+from drmad_service.api.routes.uploads import code_uploads, data_parts, data_uploads
 from drmad_service.cancellation import cancel_and_wait
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
@@ -121,6 +121,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         usage,
         code_uploads,
         data_uploads,
+        data_parts,
         metrics_route,
         attributions,
         validations,

@@ -23,7 +23,11 @@ BODIES: dict[tuple[str, str], Mapping[str, Any]] = {
     ("post", "/v1/jobs/{job_id}/retrainings"): {},
 }
 """An example of each JSON body, which curl lines send."""
-FILES = {"/v1/code/{sha256}": "code.zip", "/v1/data/{sha256}": "data.npz"}
+FILES = {
+    "/v1/code/{sha256}": "code.zip",
+    "/v1/data/{sha256}": "data.npz",
+    "/v1/data/{sha256}/parts": "data.npz",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -52,7 +56,7 @@ def curl_line(method: str, path: str, operation: Mapping[str, Any]) -> str:
         words.append("--head")
     elif method != "get":
         words += ["-X", method.upper()]
-    words.append(f'"$DRMAD_URL{_with_variables(path)}"')
+    words.append(f'"$DRMAD_URL{_with_variables(path)}{_required_query(operation)}"')
     if "security" in operation:
         words.append('-H "Authorization: Bearer $DRMAD_API_KEY"')
     content = operation.get("requestBody", {}).get("content", {})
@@ -71,6 +75,16 @@ def _with_variables(path: str) -> str:
         f"${part[1:-1].upper()}" if part.startswith("{") else part
         for part in path.replace("{", "\0{").replace("}", "}\0").split("\0")
     )
+
+
+def _required_query(operation: Mapping[str, Any]) -> str:
+    """The parameters that a request must have, each with the least value."""
+    least = [
+        f"{each['name']}={each['schema'].get('minimum', '')}"
+        for each in operation.get("parameters", [])
+        if each["in"] == "query" and each.get("required")
+    ]
+    return "?" + "&".join(least) if least else ""
 
 
 def _without_object_defaults(node: Any) -> None:

@@ -74,13 +74,17 @@ class TenantUses(ArtifactsOfJobs):
         return found
 
     async def must_have_room_for(
-        self, tenant: str, most_bytes: int, data_size: Callable[[str], int]
+        self, tenant: str, most_bytes: int, data_size: Callable[[str], int], in_parts: int = 0
     ) -> None:
         """
+        Args:
+            in_parts: the bytes of uploads of which only parts have arrived.
         Raises:
             TenantFull: the tenant stores `most_bytes` or more; 0 sets no limit.
         """
-        if most_bytes and (used := await self.stored_bytes(tenant, data_size)) >= most_bytes:
+        if not most_bytes:
+            return
+        if (used := in_parts + await self.stored_bytes(tenant, data_size)) >= most_bytes:
             raise TenantFull(tenant, used, most_bytes)
 
     async def stored_bytes(self, tenant: str, data_size: Callable[[str], int]) -> int:

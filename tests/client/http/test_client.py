@@ -25,7 +25,7 @@ from drmad_client import errors
 from drmad_client.files import array_file
 from drmad_client.files.code_archive import pack
 from drmad_client.http.client import Client
-from drmad_client.http.protocol import flows
+from drmad_client.http.protocol import flows, uploads
 from drmad_client.records.events import LogLine
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
@@ -193,6 +193,31 @@ def test_data_are_sent_once_from_a_file_or_from_arrays(
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(array_file.DataError, match="expected a complete npz"):
         client.data.upload(tmp_path / "text.npz")
+
+
+def test_a_large_upload_goes_on_where_it_broke(
+    client: Client, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PART_BYTES", 1000)
+    file = tmp_path / "mine.npz"
+    np.savez(file, inputs=np.arange(300.0).reshape(-1, 1), targets=np.zeros(300, np.int64))
+    content = file.read_bytes()
+    sha256, size = hashlib.sha256(content).hexdigest(), len(content)
+    path = f"/v1/data/{sha256}"
+    service.on("HEAD", path, Answer(404))
+    service.on("GET", f"{path}/parts", *map(state, (500, 1200)))  # of an earlier attempt
+    ends = [*range(2200, size, 1000), size]
+    answers = [state(end, end == size) for end in ends]
+    service.on("PATCH", f"{path}/parts", Answer(502), *answers)
+    assert client.data.upload(file) == f"sha256:{sha256}"
+    lost, *sent = service.heard("PATCH", f"{path}/parts")
+    assert lost.body == content[500:1500]
+    assert b"".join(each.body for each in sent) == content[1200:]
+    assert all(f"length={size}" in each.query for each in sent)
+
+
+def state(offset: int, is_complete: bool = False) -> Answer:
+    return Answer(200, json.dumps({"offset": offset, "is_complete": is_complete}).encode())
 
 
 def test_validate_creates_nothing_and_answers_the_defaults(

@@ -84,39 +84,10 @@ def create(spec: JobSpec | Mapping[str, Any], idempotency_key: str) -> Call[JobR
     )
 
 
-def has_code(sha256: str) -> Call[bool]:
-    return Call("HEAD", f"/v1/code/{quote(sha256)}", lambda _: True)
-
-
 def code(name: str) -> Call[bytes]:
     """The archive sha256:<digits> that the tenant has uploaded."""
     path = f"/v1/code/{quote(name.removeprefix('sha256:'))}"
     return Call("GET", path, lambda response: response.content)
-
-
-def put_code(sha256: str, content: bytes) -> Call[None]:
-    return Call(
-        "PUT",
-        f"/v1/code/{quote(sha256)}",
-        lambda _: None,
-        headers={"Content-Type": "application/zip"},
-        body=content,
-    )
-
-
-def has_data(sha256: str) -> Call[bool]:
-    return Call("HEAD", f"/v1/data/{quote(sha256)}", lambda _: True)
-
-
-def put_data(sha256: str, body: bytes | Path) -> Call[None]:
-    size = body.stat().st_size if isinstance(body, Path) else len(body)
-    return Call(
-        "PUT",
-        f"/v1/data/{quote(sha256)}",
-        lambda _: None,
-        headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
-        body=body,
-    )
 
 
 def with_problem(spec: JobSpec | Mapping[str, Any], **fields: str) -> Mapping[str, Any]:

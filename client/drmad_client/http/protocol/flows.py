@@ -27,7 +27,7 @@ from drmad_client.errors import (
     WaitTimeout,
 )
 from drmad_client.export import job_folder
-from drmad_client.http.protocol import calls
+from drmad_client.http.protocol import calls, uploads
 from drmad_client.http.protocol.calls import Call
 from drmad_client.http.protocol.downloads import Draft
 from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
@@ -83,7 +83,7 @@ class Flows:
                 return calls.answer(call, failure)
             pause_s = retries.pause_s(_failure(failure))
             if pause_s is None:
-                return self._give_up(call, _failure(failure))
+                return self.give_up(call, _failure(failure))
             yield Pause(pause_s)
 
     def wait(
@@ -229,7 +229,7 @@ class Flows:
             failure = None if outcome is None else _failure(outcome)
             pause_s = retries.pause_s(failure)
             if pause_s is None:
-                self._give_up(call, failure)
+                self.give_up(call, failure)
             else:
                 yield Pause(pause_s)
 
@@ -269,20 +269,11 @@ class Flows:
 
     def upload_code(self, archive: Archive) -> Flow[str]:
         """Upload an archive unless the service has it; return its name in a spec."""
-        sha256 = archive.name.removeprefix("sha256:")
-        try:
-            yield from self.send(calls.has_code(sha256))
-        except NotFound:
-            yield from self.send(calls.put_code(sha256, archive.content))
-        return archive.name
+        return (yield from uploads.upload_code(self, archive))
 
     def upload_data(self, sha256: str, body: bytes | Path) -> Flow[str]:
         """Upload a data set unless the service has it; return its name in a spec."""
-        try:
-            yield from self.send(calls.has_data(sha256))
-        except NotFound:
-            yield from self.send(calls.put_data(sha256, body))
-        return f"sha256:{sha256}"
+        return (yield from uploads.upload_data(self, sha256, body))
 
     def save(self, job_id: str, folder: Path, iteration: int | str) -> Flow[builtins.list[Path]]:
         job = yield from self.send(calls.retrieve(job_id))
@@ -327,7 +318,7 @@ class Flows:
                         return draft.finished()
                 pause_s = retries.pause_s(_failure(outcome))
                 if pause_s is None:
-                    self._give_up(asked, _failure(outcome))
+                    self.give_up(asked, _failure(outcome))
                 else:
                     yield Pause(pause_s)
 
@@ -348,7 +339,8 @@ class Flows:
         except (ApiError, ConnectionFailed):
             return lines
 
-    def _give_up(self, call: Call[T], failure: RequestFailure | None) -> T:
+    def give_up(self, call: Call[T], failure: RequestFailure | None) -> T:
+        """Raise what the last failure of a call means."""
         if isinstance(failure, httpx.Response):
             return calls.answer(call, failure)
         raise self._connection_failed(failure) from failure

@@ -22,6 +22,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/groups/{name}"): READ,
     ("GET", "/v1/jobs/{job_id}/hyperparameters"): READ,
     ("GET", "/v1/jobs/{job_id}/hypergradients"): READ,
+    ("GET", "/v1/jobs/{job_id}/hyperparameters/{name}"): READ,
+    ("GET", "/v1/jobs/{job_id}/hypergradients/{name}"): READ,
     ("GET", "/v1/jobs/{job_id}/fidelity"): READ,
     ("GET", "/v1/jobs/{job_id}/validations"): READ,
     ("GET", "/v1/jobs/{job_id}/validations/{validation_id}"): READ,
@@ -55,6 +57,9 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("HEAD", "/v1/code/{sha256}"): SUBMIT,
     ("PUT", "/v1/data/{sha256}"): SUBMIT,
     ("HEAD", "/v1/data/{sha256}"): SUBMIT,
+    ("GET", "/v1/data/{sha256}/parts"): SUBMIT,
+    ("PATCH", "/v1/data/{sha256}/parts"): SUBMIT,
+    ("DELETE", "/v1/data/{sha256}/parts"): SUBMIT,
     # The dashboard
     ("GET", "/"): READ,
     ("GET", "/jobs/{job_id}"): READ,

@@ -9,6 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from drmad_service.errors import DiskRefuses
+from drmad_service.store.files.partial_upload import (
+    PartialUpload,
+    bytes_in_parts,
+    remove_abandoned_parts,
+)
 from drmad_service.store.files.received_file import PREFIX, received_file
 
 _ABANDONED_S = 3600.0
@@ -67,8 +72,35 @@ class DataFolder:
             raise DiskRefuses(error) from error
         return received_file(sha256, pieces, self._folder)
 
+    def partial(self, sha256: str, tenant: str) -> PartialUpload:
+        """The upload in parts of a file."""
+        return PartialUpload(self._folder, sha256, tenant)
+
+    def bytes_in_parts(self, tenant: str) -> int:
+        return bytes_in_parts(self._folder, tenant)
+
+    async def keep_complete(
+        self, upload: PartialUpload, check: Callable[[Path], Awaitable[None]]
+    ) -> None:
+        """Keep a file whose parts have all arrived, once it is valid.
+
+        Args:
+            check: raises for a file that is not to be kept, which is removed.
+        Raises:
+            WrongDigest: the digest of the bytes is not that of the name.
+        """
+        path = await upload.finish()
+        try:
+            await check(path)
+        except Exception:
+            upload.abandon()
+            raise
+        path.chmod(0o640)
+        path.replace(self.path(upload.sha256))
+
     def remove_abandoned(self) -> None:
-        """Remove the parts of uploads whose process ended before they were complete."""
+        """Remove what arrived of uploads that were broken off or given up."""
+        remove_abandoned_parts(self._folder)
         for path in self._folder.glob(f"{PREFIX}*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
