@@ -203,7 +203,7 @@ class SimulatedReplicas:
     def _prepare(self) -> Ref:
         return Ref(lambda: self._recording.prepared)
 
-    def _preflight(self) -> Ref:
+    def _preflight(self, _: int) -> Ref:
         return Ref(lambda: self._recording.report)
 
     def _report(self) -> Ref:
@@ -249,20 +249,23 @@ async def limit(
     chance = random.Random(0)
     SimulatedReplicas.iterations = iterations
     settings = SchedulerSettings(redis_url=url)
-    driver: Any = None  # nobody asks for it: the cluster is given
+    driver: Any = SimpleNamespace(request_nodes=None)  # not asked: the cluster is given
     cluster = SimulatedCluster(recording, chance, workers)
 
     async def silent(*_: Any) -> None:
         await asyncio.Event().wait()
 
-    with patch.object(scheduler, "keep_reporting_nodes", silent):
+    with (
+        patch.object(scheduler, "keep_reporting_nodes", silent),
+        patch.object(scheduler, "keep_requesting_nodes", silent),
+    ):
         async with connect(url) as redis:
             await redis.flushall()
             store = Store(redis)
             stated = JobSpec.model_validate(spec(100, iterations))
             for _ in range(jobs):
                 await store.create(stated)
-            before = (await redis.info("stats"))["total_commands_processed"]
+            before = await redis_work(redis)
             stopping = asyncio.Event()
             began, cpu = time.perf_counter(), time.process_time()
             running = asyncio.create_task(Scheduler(store, settings, driver, cluster).run(stopping))
@@ -274,7 +277,7 @@ async def limit(
                 if running.done():
                     running.result()
             seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-            commands = (await redis.info("stats"))["total_commands_processed"] - before
+            done = {name: n - before[name] for name, n in (await redis_work(redis)).items()}
             stopping.set()
             await running
             failed = await redis.zcard(f"drmad:jobs:{JobStatus.FAILED}")
@@ -289,10 +292,23 @@ async def limit(
         "meta_iterations_per_s": jobs * iterations / seconds,
         "ideal_per_s": ideal,
         "decisions_per_s": jobs * (iterations + 1) / seconds,
-        "redis_per_s": commands / seconds,
-        "redis_per_meta_iteration": commands / jobs / iterations,
+        "redis_per_s": done["commands"] / seconds,
+        "redis_per_meta_iteration": done["commands"] / jobs / iterations,
+        "redis_cpu_ms_per_meta_iteration": 1e3 * done["cpu_s"] / jobs / iterations,
+        "redis_kb_per_meta_iteration": done["bytes"] / 1e3 / jobs / iterations,
+        "seconds": seconds,
         "scheduler_cpu": cpu_s / seconds,
         "cpu_ms_per_meta_iteration": 1e3 * cpu_s / jobs / iterations,
+    }
+
+
+async def redis_work(redis: Any) -> dict[str, float]:
+    """What Redis has done since its start: commands, bytes in and out, seconds of CPU."""
+    stats, cpu = await redis.info("stats"), await redis.info("cpu")
+    return {
+        "commands": stats["total_commands_processed"],
+        "bytes": stats["total_net_input_bytes"] + stats["total_net_output_bytes"],
+        "cpu_s": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
     }
 
 

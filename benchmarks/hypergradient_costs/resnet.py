@@ -36,14 +36,14 @@ class Block(nn.Module):
         return torch.relu(self.body(inputs) + self.beside(inputs))
 
 
-def resnet18() -> nn.Module:
-    """ResNet-18 for 32 x 32 images, 11.2 million weights."""
-    widths = (64, 64, 64, 128, 128, 256, 256, 512, 512)
+def resnet18(width: int = 64) -> nn.Module:
+    """ResNet-18 for 32 x 32 images, 11.2 million weights at its own width."""
+    widths = [width * factor for factor in (1, 1, 1, 2, 2, 4, 4, 8, 8)]
     blocks = [
         Block(before, after, 2 if after > before else 1) for before, after in pairwise(widths)
     ]
-    stem = (nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    stem = (nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 10))
     return nn.Sequential(*stem, *blocks, *head)
 
 
