@@ -93,7 +93,8 @@ def costs(url: str, runs: Sequence[tuple[int, float, int]]) -> dict[str, Cost]:
         c = np.array([each[place] for each in measured])
         scaled = np.array(rows) / c[:, None]  # each run counts alike
         fitted, _ = nnls(scaled, np.ones(len(c)))
-        found[name] = Cost(*map(float, fitted), float(abs(scaled @ fitted - 1.0).max()))
+        a, b, d, e = map(float, fitted)
+        found[name] = Cost(a, b, d, e, float(abs(scaled @ fitted - 1.0).max()))
     return found
 
 

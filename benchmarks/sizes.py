@@ -80,9 +80,9 @@ def problem_of(model: str, size: str) -> Problem:
     if model == "resnet":
         data = part(4 * rows, 3, 32, 32), part(rows, 3, 32, 32)
         return Problem(resnet18(width), *data, loss=cross_entropy)
-    layers = nn.Linear(784, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
+    hidden = nn.Linear(784, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
     data = part(4 * rows, 784), part(rows, 784)
-    return Problem(nn.Sequential(*layers, nn.Linear(width, 10)), *data, loss=cross_entropy)
+    return Problem(nn.Sequential(*hidden, nn.Linear(width, 10)), *data, loss=cross_entropy)
 
 
 def plain_loop(problem: Problem, model: str, steps: int) -> Callable[[], None]:

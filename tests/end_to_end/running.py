@@ -36,6 +36,10 @@ class Service:
         self.process = subprocess.Popen(
             [*command, *self._arguments], env=self.environment, stdout=subprocess.DEVNULL
         )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        assert self.process is not None
         deadline = time.monotonic() + START_S
         while not self.is_ready():
             assert self.process.poll() is None, "drmad up exited"

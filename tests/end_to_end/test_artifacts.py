@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from drmad_client.records.status import JobStatus
+from drmad_workers import spec_adapter, tune
 from tests.end_to_end.running import WAIT_S, Service
+from tests.end_to_end.test_lifecycle import committed, done, entered, numbers, until, vector
+from tests.end_to_end.test_online import spec as online_spec
 from tests.s3 import S3
 
 SPEC: dict[str, Any] = {
@@ -72,3 +77,33 @@ def test_a_large_model_is_kept_as_an_artifact_and_survives_a_restart(
         again = client.jobs.retrieve(job.id)
         (retrained,) = again.retrainings()
         assert again.retrained_model(retrained.id).keys() == weights.keys()
+
+
+def test_states_and_checkpoints_are_artifacts_from_which_a_job_goes_on_bit_for_bit(
+    service: Service,
+) -> None:
+    with service.client() as client:
+        job = client.jobs.create(online_spec())
+        until(client, job, committed(6))
+        client.jobs.pause(job.id)
+        until(client, job, entered(JobStatus.PAUSED))
+        client.jobs.resume(job.id)
+        ended = done(client, job)
+        assert ended.status is JobStatus.SUCCEEDED
+        history = numbers(client, ended)
+        stated = ended.spec
+        problem = spec_adapter.problem(stated, None, None)
+        parts = spec_adapter.kinds(stated), spec_adapter.training(stated), None
+        whole = tune(problem, *parts, spec_adapter.meta(stated), seed=stated.seed)
+        assert [loss for _, loss, _ in history] == [e.validation_loss for e in whole.evaluations]
+        forked = done(client, client.jobs.fork(job.id, 8))
+        assert numbers(client, forked) == history[8:]
+        assert np.array_equal(vector(client, forked), vector(client, ended))
+        started = client.jobs.create(online_spec(start={"job": job.id}))
+        assert done(client, started).status is JobStatus.SUCCEEDED
+        first = client.jobs.hyperparameters(started.id, 0)["sample_weight"]
+        assert np.array_equal(first, client.jobs.hyperparameters(job.id, "best")["sample_weight"])
+    if "--artifacts-url" not in service._arguments:
+        folder = service.home / "data" / "jobs" / job.id
+        kept = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+        assert kept == {"models", "vectors", "training"}

@@ -65,7 +65,7 @@ class Online:
 
     window: Final = 10
     checkpoint_every: Final = 10
-    checkpoint_bytes: Final = 64 << 20
+    checkpoint_bytes: Final = 16 << 30
     validation_batch: Final = None
 
 

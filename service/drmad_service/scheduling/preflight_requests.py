@@ -19,7 +19,6 @@ from drmad_service.scheduling.worker_beside_jobs import answer_of_worker
 from drmad_service.scheduling.worker_requests import keep_answering
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Store
-from drmad_service.store.access.large_values import IN_REDIS_BYTES
 from drmad_service.store.side_runs.preflights import KIND
 from drmad_service.store.side_runs.worker_requests import WorkerRequest
 
@@ -63,7 +62,6 @@ async def _preflight(
         return result
     report = PreflightReport.model_validate(result)
     size, count = report.checkpoint_bytes or 0, spec.replicas.count
-    most = min(settings.max_model_bytes, IN_REDIS_BYTES)
-    if refusal := checkpoint_refusal(size, count, most):
+    if refusal := checkpoint_refusal(size, count, settings.max_model_bytes):
         return JobError(code="checkpoint_too_large", message=refusal)
     return report

@@ -152,7 +152,7 @@ class Base:
             ResultNotFound: it is not kept.
         """
         kept = await self._kept(job_id, iteration)
-        tensors = await self._blobs.get(job_id, kept["state"])
+        tensors = await self._blobs.kept(job_id, kept["state"])
         return ResumePoint(iteration, tensors, kept["scalars"])
 
     async def _touch(self, index: str, sha256: str) -> None:

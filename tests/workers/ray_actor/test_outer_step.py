@@ -161,6 +161,7 @@ def test_rollback_leaves_rows_in_place_that_no_replica_held(
     assert isinstance(first, StepResult)
     best = outer_step.meta_step(job, INFOS, first.state, 0, results[1:])
     assert isinstance(best, StepResult)
+    assert isinstance(best.hypergradient, bytes)
     again = outer_step.roll_back(job, INFOS, best.state, first.state, best.hypergradient, [1, 2])
     absent = shard(0)
     assert not moved(first.state, again)[absent].any()

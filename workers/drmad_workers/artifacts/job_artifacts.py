@@ -48,6 +48,19 @@ class JobArtifacts:
             save_file(contiguous, file)
             return _patiently(lambda: store.keep(file, job_folder(self.job_id, part)))
 
+    def keep_content(self, part: str, content: bytes) -> Kept:
+        """As `keep`, of a file that is in memory already.
+
+        Raises:
+            ArtifactStoreFails
+        """
+        if len(content) <= self.most_inline:
+            return content
+        store = self.location.open()
+        with store.scratch() as file:
+            file.write_bytes(content)
+            return _patiently(lambda: store.keep(file, job_folder(self.job_id, part)))
+
     def read(self, part: str, artifact: Artifact) -> bytes:
         """
         Raises:
@@ -72,6 +85,11 @@ def _patiently(store: Callable[[], Artifact]) -> Artifact:
             print(f"{error}; tries again in {pause_s:g} s", file=sys.stderr)
         time.sleep(pause_s)
     return store()
+
+
+def kept_bytes(kept: Kept) -> int:
+    """The size of the file."""
+    return kept.size if isinstance(kept, Artifact) else len(kept)
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:

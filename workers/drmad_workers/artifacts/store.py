@@ -189,6 +189,20 @@ class ArtifactStore:
             raise _damaged(key)
         return content
 
+    def verify(self, key: str, artifact: Artifact) -> None:
+        """Read an artifact in pieces, and compare it with its digest.
+
+        Raises:
+            ArtifactLost, ArtifactDamaged, ArtifactStoreFails
+        """
+        digest, start = hashlib.sha256(), 0
+        with self.reader(key) as reader:
+            while piece := reader.read(start, _PIECE_BYTES):
+                digest.update(piece)
+                start += len(piece)
+        if (digest.hexdigest(), start) != (artifact.sha256, artifact.size):
+            raise _damaged(key)
+
     def fetch(self, key: str, sha256: str, target: Path) -> None:
         """Copy an artifact to a file, in pieces, and compare it with its digest.
 

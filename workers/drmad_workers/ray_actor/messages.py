@@ -33,9 +33,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class PackedState:
-    """A MetaState in transit: its tensors as safetensors, its scalars as JSON values."""
+    """A MetaState in transit: its tensors as safetensors, its scalars as JSON values.
 
-    tensors: bytes
+    Large tensors are an artifact, which ray_actor.state_files reads.
+    """
+
+    tensors: Kept
     scalars: dict[str, Any]
 
 
@@ -43,7 +46,7 @@ class PackedState:
 class PackedTraining:
     """A TrainingState of drmad_workers.online in transit, packed as a PackedState."""
 
-    tensors: bytes
+    tensors: Kept
     scalars: dict[str, Any]
 
 
@@ -163,7 +166,7 @@ class StepResult:
 
     record: dict[str, Any]
     state: PackedState
-    hypergradient: bytes
+    hypergradient: Kept
     model: Kept | None
     finished: str | None
     overfitting: str | None = None

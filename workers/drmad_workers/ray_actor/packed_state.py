@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from drmad_workers.errors import EngineError
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.warm_start import TunedElsewhere, warm_values
 from drmad_workers.meta.state import MetaState
@@ -32,7 +33,8 @@ def pack(state: MetaState, hypergradient: Mapping[str, Tensor] | None = None) ->
 
 
 def unpack(packed: PackedState) -> MetaState:
-    return MetaState.restore(load(packed.tensors), packed.scalars)
+    """The state, whose tensors the message must have: see state_files."""
+    return MetaState.restore(load(_content(packed)), packed.scalars)
 
 
 def warm_state(
@@ -60,7 +62,7 @@ def pack_training(state: TrainingState) -> PackedTraining:
 
 
 def unpack_training(packed: PackedTraining) -> TrainingState:
-    return TrainingState.restore(load(packed.tensors), packed.scalars)
+    return TrainingState.restore(load(_content(packed)), packed.scalars)
 
 
 def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor]) -> float | None:
@@ -68,7 +70,7 @@ def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor])
 
     It is None in the first meta-iteration, and if one of the two hypergradients is zero.
     """
-    kept = load(packed.tensors)
+    kept = load(_content(packed))
     before = {
         name: kept[f"{_PREVIOUS}/{name}"].float()
         for name in hypergradient
@@ -79,6 +81,12 @@ def cosine_to_previous(packed: PackedState, hypergradient: Mapping[str, Tensor])
     one, other = flat(before).double(), flat(hypergradient).double()
     lengths = float(one.norm() * other.norm())
     return float(one @ other) / lengths if lengths > 0.0 else None
+
+
+def _content(packed: PackedState | PackedTraining) -> bytes:
+    if not isinstance(packed.tensors, bytes):
+        raise EngineError(f"the state is an artifact, which must be read first: {packed.tensors}")
+    return packed.tensors
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:

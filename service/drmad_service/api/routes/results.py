@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import Field
+from starlette.responses import StreamingResponse
 
 from drmad_client.export.history_table import PARQUET, history_parquet
 from drmad_client.records.base import Record
@@ -16,7 +17,7 @@ from drmad_client.records.search import Trial
 from drmad_service.api import array_responses
 from drmad_service.api.file_responses import FILE, SAFETENSORS, file_response
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
-from drmad_service.errors import NotInstalled
+from drmad_service.errors import NotInstalled, ResultNotFound
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
 
@@ -30,6 +31,9 @@ Which = Annotated[
     Literal["best", "last"] | Annotated[int, Query(ge=0, lt=2**31)],
     Query(description="best, last, or the number of a meta-iteration."),
 ]
+Name = Annotated[str, Path(max_length=200, description="Name of the hyperparameter.")]
+Offset = Annotated[int, Query(ge=0, lt=2**53, description="Number of values to leave out.")]
+Limit = Annotated[int, Query(ge=1, le=array_responses.MAX_JSON_VALUES)]
 Accept = Annotated[str, Header(description=f"{SAFETENSORS} selects safetensors instead of JSON.")]
 
 
@@ -129,6 +133,32 @@ async def hypergradients(
     return await _arrays(store, job_id, "hypergradient", iteration, accept)
 
 
+@router.get("/hyperparameters/{name}", responses=_UNKNOWN)
+async def hyperparameter_page(
+    job_id: VisibleJobId,
+    store: StoreDependency,
+    name: Name,
+    iteration: Which = "best",
+    offset: Offset = 0,
+    limit: Limit = 1000,
+) -> array_responses.ArrayPage:
+    """Return a part of one hyperparameter's values, in the user's units and in row-major order."""
+    return await _page(store, job_id, "state", iteration, name, offset, limit)
+
+
+@router.get("/hypergradients/{name}", responses=_UNKNOWN)
+async def hypergradient_page(
+    job_id: VisibleJobId,
+    store: StoreDependency,
+    name: Name,
+    iteration: Which = "last",
+    offset: Offset = 0,
+    limit: Limit = 1000,
+) -> array_responses.ArrayPage:
+    """Return a part of one hyperparameter's hypergradient, in row-major order."""
+    return await _page(store, job_id, "hypergradient", iteration, name, offset, limit)
+
+
 @router.get("/fidelity", responses=_UNKNOWN)
 async def fidelity(job_id: VisibleJobId, store: StoreDependency) -> Fidelity:
     """Return the fidelity that was measured on this job's own problem."""
@@ -160,10 +190,32 @@ async def _arrays(
 ) -> Any:
     job = await store.get(job_id)
     record = await store.iteration(job_id, which)
-    blob = await store.vectors(job_id, record.iteration, what)
-    tensors = array_responses.select(blob, job.hyperparameters)
+    tensors = await store.hyperparameter_tensors(job_id, record.iteration, what)
+    infos = job.hyperparameters
     if SAFETENSORS in accept:
-        content = array_responses.as_safetensors(record.iteration, tensors, job.hyperparameters)
-        return Response(content, media_type=SAFETENSORS)
-    in_raw_units = what == "hypergradient"
-    return array_responses.as_json(record.iteration, tensors, job.hyperparameters, in_raw_units)
+        size, pieces = await array_responses.safetensors_pieces(record.iteration, tensors, infos)
+        headers = {"Content-Length": str(size)}
+        return StreamingResponse(pieces, media_type=SAFETENSORS, headers=headers)
+    return await array_responses.as_json(record, tensors, infos, what == "hypergradient")
+
+
+async def _page(
+    store: StoreDependency,
+    job_id: str,
+    what: Literal["state", "hypergradient"],
+    which: Literal["best", "last"] | int,
+    name: str,
+    offset: int,
+    limit: int,
+) -> array_responses.ArrayPage:
+    job = await store.get(job_id)
+    record = await store.iteration(job_id, which)
+    info = next((each for each in job.hyperparameters if each.name == name), None)
+    if info is None:
+        names = ", ".join(each.name for each in job.hyperparameters) or "none yet"
+        raise ResultNotFound(f"job {job_id} has no hyperparameter {name!r}; it has {names}")
+    tensors = await store.hyperparameter_tensors(job_id, record.iteration, what)
+    transform = info.transform if what == "state" else "identity"
+    return await array_responses.page(
+        record.iteration, name, tensors[name], transform, offset, limit
+    )

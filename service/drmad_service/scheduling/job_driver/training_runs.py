@@ -34,7 +34,7 @@ class TrainingRuns:
         Raises:
             JobReleased: a checkpoint of all replicas is larger than the service keeps.
         """
-        most = min(self._job.settings.max_model_bytes, IN_REDIS_BYTES)
+        most = self._job.settings.max_model_bytes
         count = self._job.spec.replicas.count
         if refusal := checkpoint_refusal(replica_bytes, count, most):
             fail(Failure("checkpoint_too_large", refusal))
@@ -78,6 +78,13 @@ class TrainingRuns:
             if isinstance(state, Failure):
                 fail_or_retry(state)
             found.append(ResumePoint(number, state.tensors, state.scalars))
+        inline = sum(len(each.tensors) for each in found if isinstance(each.tensors, bytes))
+        if inline > IN_REDIS_BYTES:
+            message = (
+                f"the workers may not write a checkpoint of {inline:,} bytes to the artifact "
+                f"store, and Redis takes at most {IN_REDIS_BYTES:,}: ask the operator to let them"
+            )
+            fail(Failure("checkpoint_too_large", message))
         return found
 
     async def _warn(self, lost: int, reason: str, earlier: int | None) -> None:

@@ -104,6 +104,19 @@ class Blobs:
             raise ResultNotFound(f"a part of this result of job {job_id} is damaged")
         return b"".join(parts)
 
+    async def kept(self, job_id: str, names: Sequence[str]) -> Kept:
+        """The value, or the artifact that is the value, whose digest is compared in pieces.
+
+        Raises:
+            ResultNotFound: it is no longer kept, or damaged.
+        """
+        if (artifact := artifact_of(names)) is None:
+            return await self.get(job_id, names, checked=True)
+        with _translated(job_id):
+            store, key = self._place(job_id, artifact)
+            await asyncio.to_thread(store.verify, key, artifact)
+        return artifact
+
     async def pieces(
         self, job_id: str, names: Sequence[str], start: int, end: int
     ) -> AsyncIterator[bytes]:
@@ -141,18 +154,18 @@ class Blobs:
                 logger.warning("leaves an artifact: %s", error, extra={"job_id": job_id})
 
     async def copy(self, source: str, target: str, names: Sequence[str]) -> None:
-        """Copy chunks to a job that does not exist yet; its creation removes their expiry.
+        """Copy chunks and artifacts to a job that does not exist yet, whose creation keeps them.
 
         Raises:
             ResultNotFound: a chunk is no longer kept.
         """
-        if (artifact := artifact_of(names)) is not None:
-            with _translated(source):
-                store, key = self._place(source, artifact)
-                await asyncio.to_thread(store.copy, key, self._place(target, artifact)[1])
-            return
         copied = keys.job(target, self._part)
         for name in names:
+            if (artifact := Artifact.named(name)) is not None:
+                with _translated(source):
+                    store, key = self._place(source, artifact)
+                    await asyncio.to_thread(store.copy, key, self._place(target, artifact)[1])
+                continue
             chunk = await self._redis.hget(keys.job(source, self._part), name)
             if chunk is None:
                 raise ResultNotFound(f"a part of this result of job {source} is no longer kept")

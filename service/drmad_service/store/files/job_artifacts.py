@@ -36,7 +36,7 @@ class ArtifactsOfJobs(Base):
             pipe = self._redis.pipeline(transaction=False)
             for job_id in page:
                 pipe.exists(keys.job(job_id))
-                pipe.hget(keys.job(job_id), "attribution")
+                pipe.hmget(keys.job(job_id), "attribution", "warm")
                 pipe.get(keys.job(job_id, "state"))
                 for part in _PARTS[1:]:
                     pipe.hvals(keys.job(job_id, part))

@@ -12,6 +12,7 @@ from drmad_service.store.access.large_values import COPY_S, iterations_to_drop
 from drmad_service.store.base import Base
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.types import Lease, ResumePoint
+from drmad_workers.artifacts.job_artifacts import kept_bytes
 
 LEAST = 2
 """Checkpoints that are kept whatever their size: where one is damaged, a job goes on from the one
@@ -47,7 +48,7 @@ class Checkpoints(Base):
             raise ResultNotFound(f"job {job_id} keeps no checkpoint before window {iteration + 1}")
         states = []
         for replica in kept["replicas"]:
-            tensors = await self._checkpoint_blobs.get(job_id, replica["chunks"], checked=True)
+            tensors = await self._checkpoint_blobs.kept(job_id, replica["chunks"])
             states.append(ResumePoint(iteration, tensors, replica["scalars"]))
         return states
 
@@ -60,7 +61,7 @@ class Checkpoints(Base):
         found = []
         for iteration in iterations:
             kept = await self._kept(job_id, iteration)
-            tensors = await self._blobs.get(job_id, kept["state"], checked=True)
+            tensors = await self._blobs.kept(job_id, kept["state"])
             found.append(ResumePoint(iteration, tensors, kept["scalars"]))
         return found
 
@@ -115,7 +116,7 @@ class Checkpoints(Base):
             for each in states
         ]
         number = states[0].iteration
-        entry = {"replicas": replicas, "bytes": sum(len(each.tensors) for each in states)}
+        entry = {"replicas": replicas, "bytes": sum(kept_bytes(each.tensors) for each in states)}
         kept = await self._checkpoints(lease.job_id) | {number: entry}
         sizes = {iteration: each["bytes"] for iteration, each in kept.items()}
         newest = set(sorted(kept)[-LEAST:])

@@ -15,6 +15,7 @@ from drmad_service.store.base import described_model, model_chunks
 from drmad_service.store.jobs.checkpoints import Checkpoints
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.types import Lease, MetaIterationCommit, ResumePoint
+from drmad_workers.artifacts.job_artifacts import Kept, kept_bytes
 
 
 class Commits(Checkpoints):
@@ -45,14 +46,14 @@ class Commits(Checkpoints):
         if raw is None:
             return None
         state = json.loads(raw)
-        tensors = await self._blobs.get(job_id, state["chunks"])
+        tensors = await self._blobs.kept(job_id, state["chunks"])
         return ResumePoint(state["iteration"], tensors, state["scalars"])
 
-    async def kept_point(self, job_id: str, iteration: int) -> tuple[ResumePoint, bytes]:
+    async def kept_point(self, job_id: str, iteration: int) -> tuple[ResumePoint, Kept]:
         """State and hypergradient of a committed meta-iteration."""
         kept = await self._kept(job_id, iteration)
-        state = await self._blobs.get(job_id, kept["state"])
-        hypergradient = await self._blobs.get(job_id, kept["hypergradient"])
+        state = await self._blobs.kept(job_id, kept["state"])
+        hypergradient = await self._blobs.kept(job_id, kept["hypergradient"])
         return ResumePoint(iteration, state, kept["scalars"]), hypergradient
 
     async def roll_back(self, lease: Lease, point: ResumePoint, message: str) -> JobStatus:
@@ -63,7 +64,11 @@ class Commits(Checkpoints):
         garbage = set(before["chunks"]) - _referenced([*kept], state)
         rollback = {"iteration": point.iteration, "rollback": point.scalars["rollbacks"]}
         event = json.dumps(rollback | {"message": message})
-        return await self._update(lease, {}, "rollback", event, json.dumps(state), sorted(garbage))
+        status = await self._update(
+            lease, {}, "rollback", event, json.dumps(state), sorted(garbage)
+        )
+        await self._blobs.drop(lease.job_id, garbage)
+        return status
 
     async def commit(self, lease: Lease, step: MetaIterationCommit) -> JobStatus:
         """Commit one meta-iteration. Committing it again under the same lease changes nothing.
@@ -87,7 +92,7 @@ class Commits(Checkpoints):
             "scalars": before["scalars"],
             "hypergradient": hypergradient,
             "state_bytes": before["bytes"],
-            "bytes": before["bytes"] + len(step.hypergradient),
+            "bytes": before["bytes"] + kept_bytes(step.hypergradient),
         }
         total = int(held or 0) + vectors["bytes"]
         gone, garbage, vector_bytes = await self._fit_budget(job_id, step, vectors, state, total)
@@ -132,7 +137,7 @@ class Commits(Checkpoints):
             "iteration": point.iteration,
             "scalars": point.scalars,
             "chunks": await self._blobs.put(lease.job_id, lease.fence, point.tensors),
-            "bytes": len(point.tensors),
+            "bytes": kept_bytes(point.tensors),
         }
 
     async def _put_model(

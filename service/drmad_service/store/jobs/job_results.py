@@ -10,6 +10,7 @@ from drmad_client.records.pages import Page
 from drmad_service.errors import ResultNotFound
 from drmad_service.store.base import Base
 from drmad_service.store.files.stored_file import StoredFile
+from drmad_service.store.files.tensor_file import StoredTensor, tensors_of
 from drmad_service.store.layout import decoding, keys
 
 _HAS_CHOICE = b'"choice": {'
@@ -73,6 +74,23 @@ class JobResults(Base):
     async def vectors(self, job_id: str, iteration: int, what: str) -> bytes:
         """The "state" or the "hypergradient" of a committed meta-iteration, as safetensors."""
         return await self._blobs.get(job_id, (await self._kept(job_id, iteration))[what])
+
+    async def hyperparameter_tensors(
+        self, job_id: str, iteration: int, what: str
+    ) -> dict[str, StoredTensor]:
+        """The tensor of each hyperparameter in the "state" or the "hypergradient", by its name.
+
+        Raises:
+            ResultNotFound: they are not kept.
+        """
+        names = (await self._kept(job_id, iteration))[what]
+        found = await tensors_of(await StoredFile.of(self._blobs, job_id, names))
+        prefix = "hyperparameters/"
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in found.items()
+            if name.startswith(prefix)
+        }
 
     async def fidelity_report(self, job_id: str) -> dict[str, Any] | None:
         """The fidelity measured before the first meta-iteration; None when it was not measured."""

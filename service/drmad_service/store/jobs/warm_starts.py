@@ -10,6 +10,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_client.spec.outer.warm_start import StartSpec, common, schedules
 from drmad_service.store.jobs.job_results import JobResults
 from drmad_service.store.layout import keys
+from drmad_workers.artifacts.job_artifacts import Kept
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class WarmStart:
         schedules: the names that have an entry for each step in both jobs.
     """
 
-    tensors: bytes
+    tensors: Kept
     infos: dict[str, dict[str, Any]]
     schedules: list[str]
 
@@ -36,7 +37,7 @@ class WarmStarts(JobResults):
         if raw is None:
             return None
         described = json.loads(raw)
-        tensors = await self._blobs.get(job_id, described["chunks"])
+        tensors = await self._blobs.kept(job_id, described["chunks"])
         return WarmStart(tensors, described["infos"], described["schedules"])
 
     async def _copy_start(self, job_id: str, spec: JobSpec, start: StartSpec) -> dict[str, str]:

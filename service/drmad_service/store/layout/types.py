@@ -23,10 +23,13 @@ class Lease:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The state before meta-iteration `iteration`, from which a job resumes."""
+    """The state before meta-iteration `iteration`, from which a job resumes.
+
+    Large tensors are an artifact, of which schedulers and Redis have the name alone.
+    """
 
     iteration: int
-    tensors: bytes
+    tensors: Kept
     scalars: dict[str, Any]
 
 
@@ -37,7 +40,7 @@ class MetaIterationCommit:
     Attributes:
         record: fields of a MetaIteration without its time.
         next_state: the state after the meta-iteration.
-        hypergradient: safetensors.
+        hypergradient: safetensors, or its artifact.
         model: safetensors, or its artifact; None when the model is larger than the service keeps.
         best: set when the meta-iteration is the best so far.
         training: the training state of each replica after a window of an online job; empty where
@@ -47,7 +50,7 @@ class MetaIterationCommit:
     iteration: int
     record: dict[str, Any]
     next_state: ResumePoint
-    hypergradient: bytes
+    hypergradient: Kept
     model: Kept | None
     progress: Progress
     best: Best | None

@@ -93,6 +93,7 @@ class RetrainingWorker(SideWorker):
 
         asked = RetrainingSpec.model_validate_json(self._asked_json)
         spec, places, device, folder = self._prepared()
-        values = {} if self._state is None else unpack(self._state).hyperparameters
+        begun = self._begun()
+        values = {} if begun is None else unpack(begun).hyperparameters
         ranked = None if scores is None else InfluenceScores.unpack(scores).of(asked.query)
         return retrainer(spec, asked, values, ranked, places, folder, device)

@@ -14,6 +14,7 @@ from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, PackedState
+from drmad_workers.ray_actor.state_files import StateFiles
 
 if TYPE_CHECKING:
     from drmad_workers.catalog import Places
@@ -71,6 +72,14 @@ class SideWorker:
         spec = spec.model_copy(update={"replicas": ReplicasSpec()})
         places = Places([Path(root) for root in self._data_roots], Path(self._uploads))
         return spec, places, device, self._folder
+
+    def _begun(self) -> PackedState | None:
+        """The state with its tensors.
+
+        Raises:
+            ArtifactError: the artifact store fails, or has lost them.
+        """
+        return None if self._state is None else StateFiles(self._artifacts).read(self._state)
 
     def _guarded(self, body: Callable[[], T]) -> T | Failure:
         iteration = None if self._state is None else self._state.scalars.get("iteration")

@@ -61,8 +61,9 @@ class Validator(SideWorker):
         from drmad_workers.validation.command import settings_of_spec
         from drmad_workers.validation.yardstick import Yardstick
 
-        assert self._state is not None
+        begun = self._begun()
+        assert begun is not None
         spec, places, device, folder = self._prepared()
         tuner = spec_adapter.tuner(spec, 0, places, device, folder)
         settings = settings_of_spec(ValidationSpec.model_validate_json(self._asked_json))
-        return Yardstick(tuner, settings, spec_adapter.meta(spec), unpack(self._state))
+        return Yardstick(tuner, settings, spec_adapter.meta(spec), unpack(begun))
