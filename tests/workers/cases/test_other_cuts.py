@@ -70,7 +70,16 @@ def with_frozen_layer(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Ba
     return one + each_loss(forward(batch.inputs), batch.targets).mean()
 
 
+def detached_in_place(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    losses = each_loss(forward(batch.inputs), batch.targets)
+    hardness = losses.sigmoid()
+    hardness.detach_()
+    loss: Tensor = (tuned["h"][batch.targets] * hardness * losses).mean()
+    return loss
+
+
 LOSSES: dict[str, Loss] = {
+    "detached in place": detached_in_place,
     "inference mode": in_inference_mode,
     "a function in inference mode": in_a_decorated_function,
     "copied model": of_a_copy,
@@ -201,3 +210,45 @@ def test_a_module_of_torchscript_is_refused() -> None:
 
     refusal = Refusal(("model",), "load_state_dict", lambda: problem_of(perceptron()))
     assert_refused(recipe_of(build, training=TRAINING), METHODS, refusal)
+
+
+def freezing(first: int) -> Callable[[], Problem]:
+    """The first layer is trained in the first steps alone."""
+
+    class Freezing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.calls = perceptron(), 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.training:
+                self.net[0].requires_grad_(self.calls < first)
+                self.calls += 1
+            outputs: Tensor = self.net(inputs)
+            return outputs
+
+    return lambda: problem_of(Freezing())
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_parameters_that_the_model_freezes_are_named(first: int) -> None:
+    refusal = Refusal(("model",), r"'net\.0\.weight' no longer requires a gradient.*groups")
+    assert_refused(recipe_of(freezing(first)), METHODS, refusal)
+
+
+def after_a_step_of_torch(forward: nn.Module, tuned: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Follows a copy that torch.optim has moved, which no derivative passes through."""
+    copy = deepcopy(forward)
+    optimizer = torch.optim.SGD(copy.parameters(), lr=0.1)
+    each_loss(copy(batch.inputs), batch.targets).mean().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    outputs: Tensor = forward(batch.inputs)
+    distance = (outputs - copy(batch.inputs).detach()).square().mean()
+    loss: Tensor = class_weighted(forward, tuned, batch) + 0.5 * distance
+    return loss
+
+
+def test_a_loss_whose_operations_fail_where_they_are_differentiated_is_compared() -> None:
+    refusal = Refusal(("problem.inner_loss", "hypergradient.hvp"), "differ from the differences")
+    recipe = recipe_of(lambda: problem_of(perceptron(), after_a_step_of_torch))
+    assert_refused(recipe, METHODS, refusal)

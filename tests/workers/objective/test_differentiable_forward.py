@@ -195,3 +195,22 @@ def test_reading_the_type_or_the_shape_of_a_value_is_no_cut() -> None:
     with DifferentiableForward() as forward, torch.no_grad():
         assert weights.exp().sum() > 0
     assert forward.has_cuts
+
+
+def test_values_on_a_grid_move_with_its_scale() -> None:
+    """As a running range moves it in training; the gradient goes straight through to the values."""
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3, generator=draw, dtype=torch.float64).float().requires_grad_()
+    scale = torch.tensor([0.1, 0.2, 0.4], requires_grad=True)
+    zero = torch.zeros(3, dtype=torch.int32)
+    with DifferentiableForward():
+        whole = torch.fake_quantize_per_tensor_affine(values, scale[0], zero[0], -8, 7)
+        each = torch.fake_quantize_per_channel_affine(values, scale, zero, 1, -8, 7)
+    assert torch.equal(each.detach() / scale.detach(), (each / scale).detach().round())
+    (through,) = torch.autograd.grad(whole.sum(), values, retain_graph=True)
+    assert set(through.flatten().tolist()) <= {0.0, 1.0}
+    with through_cuts():
+        (by_whole,) = torch.autograd.grad(whole.sum(), scale)
+        (by_each,) = torch.autograd.grad(each.sum(), scale)
+    assert torch.allclose(by_whole[0], whole.detach().sum() / scale.detach()[0])
+    assert torch.allclose(by_each, each.detach().sum(0) / scale.detach())

@@ -17,7 +17,11 @@ from drmad_workers.objective.autograd.streamed_derivatives import streamed
 from drmad_workers.objective.autograd.traces import Traced
 from drmad_workers.objective.losses import BatchLoss, Losses
 from drmad_workers.objective.parameters.carried import CarriedPass
-from drmad_workers.objective.parameters.flat_parameters import FlatParameters, Parts
+from drmad_workers.objective.parameters.flat_parameters import (
+    FlatParameters,
+    Parts,
+    require_trained,
+)
 from drmad_workers.objective.penalties import Penalties
 from drmad_workers.objective.values import HyperparameterValues
 from drmad_workers.problem import Batch
@@ -180,7 +184,12 @@ class InnerObjective:
         def derive() -> Parts:
             loss = self.loss(batch)
             with streamed(tensors, into_place) if self.parameters.are_large else nullcontext():
-                parts = torch.autograd.grad(total(loss), tensors, allow_unused=True)
+                try:
+                    parts = torch.autograd.grad(total(loss), tensors, allow_unused=True)
+                except RuntimeError:
+                    names = [slot.name for slot in self.parameters.slots]
+                    require_trained(dict(zip(names, tensors, strict=True)), "the training loss")
+                    raise
             return loss.detach(), *parts
 
         loss, *parts = self.trace("gradient", derive, batch)

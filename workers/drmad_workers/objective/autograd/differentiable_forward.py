@@ -179,6 +179,13 @@ class DifferentiableForward(TorchFunctionMode):
             return tensor
         return self.cut(tensor) if tensor.requires_grad else tensor.detach()
 
+    def _detach_in_place(self, tensor: Tensor) -> Tensor:
+        """The tensor keeps its graph, and a cut stands for it from here on."""
+        if tensor.requires_grad and id(tensor) not in self.carried:
+            self.carried[id(tensor)] = self.cut(tensor)
+            self._written.append(tensor)
+        return tensor
+
     def _set_data(self, tensor: Tensor, value: Tensor) -> None:
         if id(tensor) in self.carried:
             self.carried[id(tensor)] = self._detach(value)
@@ -277,11 +284,23 @@ class DifferentiableForward(TorchFunctionMode):
             norm = torch.norm_except_dim(direction, 2, dim)
             return direction * (length / norm)
 
-    def _fake_quantize(self, *given: Any, quantize: Callable[..., Tensor]) -> Tensor:
-        """Values on a grid, whose gradient goes straight through; they have no derivative."""
-        given = self.values(given)
-        trained = self._call(quantize, given, {})
-        joined: Tensor = _join_derivatives(trained, trained.detach())
+    def _fake_quantize(
+        self, values: Tensor, scale: Any, *given: Any, quantize: Callable[..., Tensor]
+    ) -> Tensor:
+        """Values on a grid, whose gradient goes straight through; they move with its scale alone.
+
+        A channel of the axis given[1] has a scale of its own, if there are several.
+        """
+        values, scale, given = self.values((values, scale, given))
+        constant = scale.detach() if isinstance(scale, Tensor) else scale
+        trained = self._call(quantize, (values, constant, *given), {})
+        value = trained.detach()
+        if _has_graph(scale):
+            with torch.enable_grad():
+                change = scale / constant
+                axis = given[1] if change.numel() > 1 else 0
+                value = value * change.view([-1, *[1] * (value.ndim - axis - 1)])
+        joined: Tensor = _join_derivatives(trained, value)
         return joined
 
     def _embedding(
@@ -383,6 +402,8 @@ _Form = Callable[..., Any]
 _FORMS: dict[Any, _Form] = {
     Tensor.detach: DifferentiableForward._detach,
     torch.detach: DifferentiableForward._detach,
+    Tensor.detach_: DifferentiableForward._detach_in_place,
+    torch.detach_: DifferentiableForward._detach_in_place,
     Tensor.data.__get__: DifferentiableForward._detach,  # type: ignore[attr-defined]
     Tensor.data.__set__: DifferentiableForward._set_data,  # type: ignore[attr-defined]
     Tensor.requires_grad.__get__: DifferentiableForward._requires_grad,  # type: ignore[attr-defined]

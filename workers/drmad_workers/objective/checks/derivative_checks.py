@@ -71,6 +71,7 @@ def check_problem(
     initialize(objective, seed)
     require_repeatable(objective, lambda: objective.inner.loss(batch), "inner_loss")
     objective.inner.is_opaque = not can_be_differentiated(objective, batch)
+    objective.inner.is_suspect |= objective.inner.is_opaque
     objective.begin_products()
     if objective.product is finite_difference_product:
         by_leaves = objective.inner.first_derivatives(batch).by_leaves

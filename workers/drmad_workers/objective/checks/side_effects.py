@@ -10,6 +10,7 @@ from drmad_workers.data.items import as_bytes
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.checks.repeatability import LossName, described_loss
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.flat_parameters import require_trained
 from drmad_workers.objective.parameters.held_values import is_dense
 from drmad_workers.problem import Batch
 
@@ -18,15 +19,15 @@ class Unchanged:
     """Dense tensors by name, with their values and version counters at one moment."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = {name: tensor for name, tensor in tensors.items() if is_dense(tensor)}
-        self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
-        self._values = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        self.tensors = {name: tensor for name, tensor in tensors.items() if is_dense(tensor)}
+        self._versions = {name: tensor._version for name, tensor in self.tensors.items()}
+        self._values = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
 
     def changed(self) -> str | None:
         """The name of the first tensor that was written to since; restores all values."""
         found = None
         with torch.no_grad():
-            for name, tensor in self._tensors.items():
+            for name, tensor in self.tensors.items():
                 same = torch.equal(as_bytes(tensor), as_bytes(self._values[name]))
                 if found is None and not (same and tensor._version == self._versions[name]):
                     found = name
@@ -59,6 +60,7 @@ def no_side_effects(objective: Objective, batch: Batch, name: LossName) -> Itera
             field,
         ) from failure
     require_same_parameters(model, parameters, what)
+    require_trained(weights.tensors, what)
     overwritten = weights.changed()
     moved = [n for n, address in addresses_of(model).items() if addresses[n] != address]
     if overwritten is not None or moved:

@@ -339,3 +339,18 @@ def places_of(model: nn.Module, parameters: Sequence[Tensor]) -> list[tuple[nn.M
         for name, parameter in module._parameters.items()
         if id(parameter) in numbers
     ]
+
+
+def require_trained(parameters: Mapping[str, Tensor], what: str) -> None:
+    """Raises ProblemError if one of them requires no gradient any more, and makes it require it."""
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    for name in frozen:
+        parameters[name].requires_grad_(True)
+    if frozen:
+        raise ProblemError(
+            f"{what} must leave the parameters that are trained as they are, and {frozen[0]!r} no "
+            "longer requires a gradient after it: freeze it before build() returns, or by "
+            "training.groups (frozen: true); a part that is trained in some steps only is "
+            "multiplied by zero in the others",
+            "model",
+        )

@@ -9,6 +9,7 @@ only if the Jacobian of what `backward` returns is symmetric, as that of a gradi
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -114,6 +115,7 @@ class GradientField:
         self.batch = Batch(content, batch.index)
         self.values = {name: _as(dtype, v) for name, v in objective.values.by_name.items()}
         self._parameters = objective.parameters
+        self._is_opaque = objective.inner.is_opaque
         self._plain = PlainObjective(objective, dtype)
         self._dtype = dtype
         self._weights = self._plain.weights()
@@ -149,7 +151,8 @@ class GradientField:
         leaves = {n: v.detach().clone().requires_grad_() for n, v in self.values.items()}
         weights = list(self._plain.parameters().values())
         inputs = [*weights, *leaves.values()]
-        with DifferentiableForward(self._state.as_carried()):
+        mode = DifferentiableForward(self._state.as_carried())
+        with nullcontext() if self._is_opaque else mode:
             gradients = torch.autograd.grad(
                 self._loss(leaves), weights, create_graph=True, materialize_grads=True
             )
