@@ -60,8 +60,12 @@ def test_an_online_job_is_tune_and_goes_on_after_pause_extension_and_fork(client
 
 
 def test_a_horizon_beyond_the_window_goes_on_after_a_pause(client: Client) -> None:
-    method = {"method": "stored", "horizon": 25}
-    job = client.jobs.create(spec(hypergradient=method))
+    """And the weights are pulled towards those of their class, which only the replica knows."""
+    changes = {"hypergradient": {"method": "stored", "horizon": 25}} | {
+        "hyperparameters": [{"kind": "sample_weight", "pull_to": "class"}],
+        "meta": spec()["meta"] | {"regularization": 100.0},
+    }
+    job = client.jobs.create(spec(**changes))
     until(client, job, committed(6))
     client.jobs.pause(job.id)
     until(client, job, entered(JobStatus.PAUSED))

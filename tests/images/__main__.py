@@ -37,10 +37,10 @@ def main() -> int:
             report.bases = bases.origin
             if options.state is not None:
                 report.bases += "; layers of earlier builds were kept, which shortens builds"
-            gateway = host.docker(
-                "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"
-            )
-            with package_index(gateway) as index, deployment(host, bases, index, folder) as one:
+            with (
+                package_index(host.address()) as index,
+                deployment(host, bases, index, folder) as one,
+            ):
                 image_steps.build(one, report)
                 image_steps.inspect(one, report)
                 service_steps.start(one, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import shutil
 import signal
@@ -61,6 +62,15 @@ class Host:
     def docker(self, *arguments: str, check: bool = True, stdin: bytes = b"") -> str:
         done = self.run([self.docker_path, *arguments], check=check, stdin=stdin)
         return done.stdout.decode(errors="replace").strip()
+
+    def address(self) -> str:
+        """That of this machine for containers: the first of the bridge's subnet.
+
+        An engine that was never started before does not name it as the bridge's gateway yet.
+        """
+        form = "{{(index .IPAM.Config 0).Subnet}}"
+        subnet = self.docker("network", "inspect", "bridge", "--format", form)
+        return str(next(ipaddress.ip_network(subnet).hosts()))
 
     def start_docker(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The same without waiting for its end."""

@@ -49,7 +49,7 @@ def package_index(address: str) -> Iterator[PackageIndex]:
         torch_index, trusted = TORCH_INDEX, []
         if not _is_reached(TORCH_INDEX):
             wheel = _wheel("torch", settings.get("find-links", ""))
-            port = stack.enter_context(_served(folder / "served", wheel))
+            port = stack.enter_context(_served(folder / "served", wheel, address))
             torch_index, trusted = f"http://{address}:{port}/simple", [address]
         lines = ["[global]", f"cert = {_IN_BUILD}"]
         if "index-url" in settings:
@@ -86,8 +86,8 @@ def _wheel(package: str, folders: str) -> Path:
 
 
 @contextlib.contextmanager
-def _served(folder: Path, wheel: Path) -> Iterator[int]:
-    """A simple index of one package, over HTTP."""
+def _served(folder: Path, wheel: Path, address: str) -> Iterator[int]:
+    """A simple index of one package, over HTTP, for containers alone."""
     package = folder / "simple" / wheel.name.split("-")[0]
     package.mkdir(parents=True)
     (package / "index.html").write_text(
@@ -98,7 +98,7 @@ def _served(folder: Path, wheel: Path) -> Iterator[int]:
     except OSError:
         shutil.copy(wheel, package)
     handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", _PORT), handler)
+    server = http.server.ThreadingHTTPServer((address, _PORT), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_port

@@ -38,7 +38,7 @@ from drmad_workers.meta.confirmation import (
 )
 from drmad_workers.meta.loss_history import levels, stop_reason
 from drmad_workers.meta.state import MetaState, initial_state, require_fit
-from drmad_workers.meta.update import meta_update, projected, trial_points
+from drmad_workers.meta.update import bounds_of, meta_update, projected, trial_points
 from drmad_workers.objective.held_out import model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.online.outer_loop import run_windows
@@ -321,7 +321,7 @@ def tune(
     )
     state = state or initial_state(tuner.hyperparameters)
     require_fit(state, tuner.hyperparameters)
-    bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
+    bounds = bounds_of(tuner.hyperparameters)
     state = replace(state, hyperparameters=projected(state.hyperparameters, bounds))
     if meta.mode == "online":
         return _tune_online(tuner, state, meta, training_state, on_iteration)
@@ -406,7 +406,7 @@ def _tune_online(
 ) -> TuningResult:
     """`tune` with mode online."""
     bound = tuner.hyperparameters
-    bounds = {name: (b.lower, b.upper) for name, b in bound.items()}
+    bounds = bounds_of(bound)
     try:
         run = OnlineRun(
             tuner.replica,

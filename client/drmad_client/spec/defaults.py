@@ -106,6 +106,7 @@ class Kinds:
     training_data: Final = "data"
     log_loss_weight: Final = 0.0
     sample_weight_per: Final = "example"
+    sample_weight_pull_to: Final = "start"
     sample_weight_logit: Final = 0.0
 
 

@@ -342,6 +342,11 @@ class SampleWeightHyperparameter(_Bounded):
         le=50.0,
         description="Initial logit; 0 is a weight of one half.",
     )
+    pull_to: Literal["start", "class"] = Field(
+        default=defaults.Kinds.sample_weight_pull_to,
+        description="What meta.regularization pulls the weights of examples towards: where they "
+        "started, or the mean of the present weights of their class.",
+    )
 
     @model_validator(mode="after")
     def _groups_have_a_column(self) -> Self:
@@ -352,6 +357,17 @@ class SampleWeightHyperparameter(_Bounded):
                 "group_without_column",
                 "column must be given with per: group, may be given with per: source, and must be "
                 "left out otherwise, got per: {per}",
+                {"per": self.per},
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_examples_are_pulled_to_their_class(self) -> Self:
+        if self.pull_to == "class" and self.per != "example":
+            raise PydanticCustomError(
+                "pull_to_class",
+                "pull_to: class belongs to the weights of examples, got per: {per}: leave it out, "
+                "or take per: example",
                 {"per": self.per},
             )
         return self

@@ -311,7 +311,7 @@ class JobSpec(Spec):
 
     def _hyperparameter_misfits(self) -> Iterator[Misfit]:
         method, total = self.hypergradient, self.differentiated.steps
-        sizes = self.sizes
+        sizes, pulls = self.sizes, self.meta.regularization > 0.0
         names = [h.name or h.kind for h in self.hyperparameters]
         for index, hyperparameter in enumerate(self.hyperparameters):
             at = ("hyperparameters", index)
@@ -325,6 +325,9 @@ class JobSpec(Spec):
             if hyperparameter.takes_training_groups and not self.training.groups:
                 message = "needs patterns in groups, or training.groups: add one of them"
                 yield (*at, "per"), "group", message
+            if getattr(hyperparameter, "pull_to", "start") != "start" and not pulls:
+                message = "has no effect without meta.regularization: set that too, or leave it out"
+                yield (*at, "pull_to"), "class", message
             outside = hyperparameter.initial_misfit()
             if outside is not None:
                 yield (*at, "init"), getattr(hyperparameter, "init", None), outside

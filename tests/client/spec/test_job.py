@@ -435,3 +435,16 @@ def test_requirements_are_packages_of_the_index_alone(requirement: str, fits: bo
     else:
         assert fits
         assert problem.requirements == [requirement]
+
+
+def test_a_pull_to_the_class_needs_weights_of_examples_and_a_strength() -> None:
+    pulled = {"kind": "sample_weight", "pull_to": "class"}
+    fields = {"problem": {"data": {"name": "digits"}}, "meta": {"regularization": 0.1}}
+    JobSpec.model_validate(fields | {"hyperparameters": [pulled]})
+    for changes, field in (
+        ({"meta": {}, "hyperparameters": [pulled]}, "pull_to"),
+        ({"hyperparameters": [pulled | {"per": "class"}]}, "sample_weight"),
+    ):
+        with pytest.raises(ValidationError, match=r"pull_to|regularization") as caught:
+            JobSpec.model_validate(fields | changes)
+        assert field in caught.value.errors()[0]["loc"]

@@ -20,6 +20,7 @@ from drmad_workers import (
 )
 from drmad_workers.meta.loss_history import levels, record_loss
 from drmad_workers.meta.overfitting import overfitting_doubt
+from drmad_workers.meta.update import Bounds
 from tests.workers.meta.updates import START, gradients
 from tests.workers.small import small_problem
 
@@ -133,6 +134,52 @@ def test_regularization_pulls_towards_the_start() -> None:
         state = meta_update(state, 1.0, gradients(iteration), config)
         state = MetaState.restore(state.tensors(), state.scalars())
     torch.testing.assert_close(state.hyperparameters["l2"], expected)
+
+
+def test_regularization_pulls_towards_the_mean_of_the_class() -> None:
+    """The update for the derivative by autograd of ρ/2 mean((λ_i - m_i)²), m the class's mean."""
+    config = MetaConfig("sgd", learning_rate=0.5, regularization=3.0)
+    groups = torch.tensor([0, 2, 0, -1, 2, 2])
+    bounds = {"weight": Bounds(pull_groups=groups)}
+    draw = torch.Generator().manual_seed(1)
+    expected = torch.randn(6, generator=draw, dtype=torch.float64)
+    state = MetaState({"weight": expected.clone()})
+    for _ in range(4):
+        hypergradient = torch.randn(6, generator=draw, dtype=torch.float64)
+        raw = expected.clone().requires_grad_()
+        spread = sum(
+            (raw[groups == group] - raw[groups == group].mean()).square().sum() for group in (0, 2)
+        )
+        (pull,) = torch.autograd.grad(3.0 / 2 * spread / 6, raw)
+        expected = expected - 0.5 * (hypergradient + pull)
+        state = meta_update(state, 1.0, {"weight": hypergradient}, config, bounds)
+        state = MetaState.restore(state.tensors(), state.scalars())
+    torch.testing.assert_close(state.hyperparameters["weight"], expected)
+
+
+def test_a_strong_pull_gives_the_examples_of_a_class_one_weight() -> None:
+    """So strong a pull leaves what the class has in common, which itself moves freely."""
+    spreads, means = [], []
+    classes = small_problem().train[1]
+    for pull_to in ("start", "class"):
+        # ρ η / N is one half: every step halves the distance to what the pull is towards.
+        pull = 0.5 * len(classes)
+        meta = MetaConfig("sgd", learning_rate=1.0, iterations=12, regularization=pull)
+        kind = SampleWeight(pull_to=pull_to)  # type: ignore[arg-type]
+        result = tune(small_problem(), [kind], TRAINING, Replay(), meta)
+        assert result.state is not None
+        weights = result.state.hyperparameters["sample_weight"]
+        by_class = [weights[classes == number] for number in classes.unique()]
+        spreads.append(max(float(each.std()) for each in by_class))
+        means.append(max(abs(float(each.mean())) for each in by_class))
+    assert spreads[1] < 2.0 * spreads[0]
+    assert means[1] > 3.0 * means[0]
+
+
+def test_weights_of_classes_have_no_class_to_be_pulled_to() -> None:
+    with pytest.raises(ProblemError, match="per example") as caught:
+        tune(small_problem(), [SampleWeight(per="class", pull_to="class")], TRAINING, Replay())
+    assert caught.value.field == "hyperparameters.sample_weight.pull_to"
 
 
 def test_a_strong_pull_keeps_the_weights_at_their_start() -> None:

@@ -6,7 +6,7 @@ data it becomes a `BoundHyperparameter`: a tensor λ with a name, a shape, a tra
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -87,6 +87,9 @@ class BoundHyperparameter:
         transform: maps λ to the value that the loss takes.
         lower, upper: bounds of λ itself, or None.
         groups: labelled segments of the flattened λ, such as one per layer.
+        pull_groups: the group of every entry, in the shape of λ, int64, -1 for none, if the outer
+            regularization pulls each entry towards the mean of its group; None pulls towards the
+            start.
     """
 
     name: str
@@ -95,6 +98,7 @@ class BoundHyperparameter:
     lower: float | None
     upper: float | None
     groups: Sequence[Group]
+    pull_groups: Tensor | None = field(default=None, kw_only=True)
 
     what: ClassVar[str] = "hyperparameter"
     """The noun for it in a message."""

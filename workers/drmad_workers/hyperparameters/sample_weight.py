@@ -21,6 +21,7 @@ from drmad_workers.hyperparameters.classes import classes_of
 from drmad_workers.problem import Column
 
 Per = Literal["example", "class", "source", "group"]
+PullTo = Literal["start", "class"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class SampleWeight:
             the weights are a mixture: their common factor has no effect.
         init: the logit to start from; 0 is a weight of one half.
         lower, upper: bounds of λ.
+        pull_to: what MetaConfig.regularization pulls the weights of examples towards: "start", or
+            with "class" the mean of the present λ of the example's class, so that a class may move
+            freely and its examples differ where the data tell them apart.
     """
 
     name: str = "sample_weight"
@@ -86,9 +90,11 @@ class SampleWeight:
     init: float = defaults.Kinds.sample_weight_logit
     lower: float | None = None
     upper: float | None = None
+    pull_to: PullTo = defaults.Kinds.sample_weight_pull_to
 
     def bind(self, setting: Setting) -> BoundHyperparameter:
         require_one_of(get_args(Per), self.per, self.name)
+        require_one_of(get_args(PullTo), self.pull_to, self.name, "pull_to")
         own_loss = setting.problem.inner_loss is not None
         if own_loss and self.normalised:
             raise ProblemError(
@@ -100,9 +106,18 @@ class SampleWeight:
             examples = setting.train.rows
             initial, groups = self._start(setting, [self.name], examples)
             limits = (self.lower, self.upper, groups)
+            pull = None if self.pull_to == "start" else self._classes(setting)
             if own_loss:
-                return BoundTensor(self.name, initial, "sigmoid", *limits)
-            return BoundSampleWeight(self.name, initial, "sigmoid", *limits, self.normalised)
+                return BoundTensor(self.name, initial, "sigmoid", *limits, pull_groups=pull)
+            return BoundSampleWeight(
+                self.name, initial, "sigmoid", *limits, self.normalised, pull_groups=pull
+            )
+        if self.pull_to != "start":
+            raise ProblemError(
+                f"{self.name}: pull_to class belongs to the weights of examples, got per "
+                f"{self.per}: leave it out, or take per example",
+                f"hyperparameters.{self.name}.pull_to",
+            )
         labels, group_of = self._grouped(setting)
         initial, groups = self._start(setting, labels, 1)
         return BoundGroupWeight(
@@ -116,6 +131,11 @@ class SampleWeight:
         initial = torch.full((len(labels) * each,), self.init, dtype=setting.dtype)
         return initial, [Group(label, i * each, (i + 1) * each) for i, label in enumerate(labels)]
 
+    def _classes(self, setting: Setting) -> Tensor:
+        """The class of every training example, shape (rows,); -1 for one that is ignored."""
+        _, targets = classes_of(setting, self.name)
+        return targets.clamp_min(-1).cpu()
+
     def _grouped(self, setting: Setting) -> tuple[list[str], Tensor]:
         """The labels of the groups, and the group of every training example."""
         field = f"hyperparameters.{self.name}.column"
@@ -126,8 +146,8 @@ class SampleWeight:
                     f"targets, got {self.column!r}",
                     field,
                 )
-            classes, targets = classes_of(setting, self.name)
-            return [f"class {i}" for i in range(classes)], targets.clamp_min(-1).cpu()
+            class_of = self._classes(setting)
+            return [f"class {i}" for i in range(int(class_of.max()) + 1)], class_of
         column = "source" if self.column is None and self.per == "source" else self.column
         columns = setting.problem.columns
         if column is None or column not in columns:

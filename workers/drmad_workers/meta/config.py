@@ -35,7 +35,8 @@ class MetaConfig:
             Validation loss, best, patience and rollback go by them; see meta.overfitting. An online
             run differentiates all.
         regularization: ρ >= 0; the outer objective gains ρ/2 mean((λ - λ_0)²) for every tensor λ,
-            where λ_0 are the hyperparameters of the first update.
+            where λ_0 are the hyperparameters of the first update; for weights of examples with
+            pull_to="class" it gains ρ/2 mean((λ_i - m_i)²), with the mean m_i of the class of i.
         mode: "restart" trains anew in every meta-iteration. "online" moves the hyperparameters
             after every window of one training run, see drmad_workers.online.
         window: the inner steps between two updates of an online run, which has a whole number of

@@ -5,18 +5,34 @@ All functions are pure, so that a resumed job repeats an uninterrupted one bit f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from drmad_workers.errors import EngineError
+from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.meta.config import MetaConfig, OuterOptimizer
 from drmad_workers.meta.line_search import candidates, rate_of, settled
 from drmad_workers.meta.loss_history import record_loss
 from drmad_workers.meta.state import MetaState
 
-Bounds = tuple[float | None, float | None]
-"""The lower and the upper bound of a hyperparameter; None where there is none."""
+
+class Bounds(NamedTuple):
+    """What the outer update keeps a hyperparameter to.
+
+    Attributes:
+        lower, upper: the bounds of λ; None where there is none.
+        pull_groups: see BoundHyperparameter.
+    """
+
+    lower: float | None = None
+    upper: float | None = None
+    pull_groups: Tensor | None = None
+
+
+def bounds_of(bound: Mapping[str, BoundHyperparameter]) -> dict[str, Bounds]:
+    return {name: Bounds(b.lower, b.upper, b.pull_groups) for name, b in bound.items()}
 
 
 def meta_update(
@@ -72,7 +88,8 @@ def outer_update(
     """λ and the state of the outer optimizer after λ <- clamp(λ - η s u, lower, upper).
 
     η is the learning rate, s the state's step scale, u the direction of `outer_direction` for the
-    hypergradient with the derivative ρ (λ - λ_0) / N of the regularization added.
+    hypergradient with the derivative ρ (λ - λ_0) / N of the regularization added; towards the means
+    m of groups it is ρ (λ - m) / N, exactly, for the differences to a mean sum to zero.
 
     Args:
         covered: by name, the rows of λ that have a gradient in this step, shape (rows,), bool. The
@@ -100,9 +117,13 @@ def outer_update(
             )
         gradient = gradient.to(value.dtype)
         if config.regularization:
-            start = state.optimizer.get(f"start/{name}", value)
-            memory[f"start/{name}"] = start
-            gradient = gradient + config.regularization / value.numel() * (value - start)
+            groups = Bounds(*bounds.get(name, ())).pull_groups
+            if groups is None:
+                aim = state.optimizer.get(f"start/{name}", value)
+                memory[f"start/{name}"] = aim
+            else:
+                aim = _group_means(value, groups)
+            gradient = gradient + config.regularization / value.numel() * (value - aim)
         rows = (covered or {}).get(name)
         mask = None if rows is None else rows.view(-1, *(1,) * (value.ndim - 1))
         direction = outer_direction(config.optimizer, gradient, name, state, memory, mask)
@@ -118,13 +139,22 @@ def trial_points(state: MetaState, bounds: Mapping[str, Bounds]) -> list[dict[st
 
 def projected(values: Mapping[str, Tensor], bounds: Mapping[str, Bounds]) -> dict[str, Tensor]:
     """λ by name, projected onto its bounds."""
-    return {
-        name: _clamped(value, *bounds.get(name, (None, None))) for name, value in values.items()
-    }
+    return {name: _clamped(value, Bounds(*bounds.get(name, ()))) for name, value in values.items()}
 
 
-def _clamped(value: Tensor, lower: float | None, upper: float | None) -> Tensor:
-    return value if lower is None and upper is None else value.clamp(lower, upper)
+def _clamped(value: Tensor, bounds: Bounds) -> Tensor:
+    low, high = bounds.lower, bounds.upper
+    return value if low is None and high is None else value.clamp(low, high)
+
+
+def _group_means(value: Tensor, groups: Tensor) -> Tensor:
+    """For every entry the mean of its group; an entry without a group is its own mean."""
+    held = groups >= 0
+    size = int(groups.max()) + 1
+    sums = torch.zeros(max(size, 0), dtype=torch.float64)
+    sums = sums.index_add(0, groups[held], value[held].double())
+    means = sums / groups[held].bincount(minlength=size)
+    return value.masked_scatter(held, means[groups[held]].to(value.dtype))
 
 
 def outer_direction(

@@ -194,13 +194,12 @@ class Replica(OuterMethods, SideMethods):
         self, state: PackedState, should_stop: Callable[[], bool] | None, draw: int | None
     ) -> list[list[float]]:
         """The losses at the points that the outer optimizer tries, of each replica."""
-        from drmad_workers.meta.update import trial_points
+        from drmad_workers.meta.update import bounds_of, trial_points
         from drmad_workers.ray_actor.packed_state import unpack
         from drmad_workers.tuning import trial_losses
 
         begun = unpack(self._states.read(state))
-        bound = self._tuners[0].hyperparameters
-        points = trial_points(begun, {name: (b.lower, b.upper) for name, b in bound.items()})
+        points = trial_points(begun, bounds_of(self._tuners[0].hyperparameters))
         number = begun.draw if draw is None else draw
         return [
             trial_losses(tuner, points, number, should_stop, self._note) for tuner in self._tuners

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -19,6 +19,9 @@ from drmad_workers.ray_actor.messages import (
     WorkerResults,
 )
 from drmad_workers.ray_actor.replica_worker import ReplicaWorker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class OuterMethods(ReplicaWorker):
@@ -66,7 +69,8 @@ class OuterMethods(ReplicaWorker):
         def apply() -> tuple[dict[str, Any], PackedState] | RollbackRequired:
             from drmad_workers.ray_actor import outer_step
 
-            return outer_step.arrival(self._spec, infos, self._states.read(state), result)
+            begun = self._states.read(state)
+            return outer_step.arrival(self._spec, infos, begun, result, self._pull_groups())
 
         applied = failures.guarded(apply, state.scalars["iteration"])
         if isinstance(applied, RollbackRequired | Failure):
@@ -117,7 +121,9 @@ class OuterMethods(ReplicaWorker):
 
             gradient = self._states.content(hypergradient)
             points = self._states.read(state), self._states.read(best)
-            after = outer_step.roll_back(self._spec, infos, *points, gradient, replicas)
+            after = outer_step.roll_back(
+                self._spec, infos, *points, gradient, replicas, self._pull_groups()
+            )
             return self._states.keep(after)
 
         return failures.guarded(restart, state.scalars["iteration"])
@@ -134,6 +140,11 @@ class OuterMethods(ReplicaWorker):
         from drmad_workers.meta import search
 
         return search.propose(parameters, sampler, seed, number, known)
+
+    def _pull_groups(self) -> dict[str, Tensor]:
+        """By name, see BoundHyperparameter; only a worker that has built the problem knows them."""
+        bound = self._tuners[0].hyperparameters if self._tuners else {}
+        return {name: b.pull_groups for name, b in bound.items() if b.pull_groups is not None}
 
     def _outer_step(
         self,
@@ -154,7 +165,13 @@ class OuterMethods(ReplicaWorker):
 
             begun = self._states.read(state)
             found = outer_step.meta_step(
-                self._spec, infos, begun, max_model_bytes, arrived, self._artifacts
+                self._spec,
+                infos,
+                begun,
+                max_model_bytes,
+                arrived,
+                self._artifacts,
+                self._pull_groups(),
             )
             return self._states.step(found) if isinstance(found, StepResult) else found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +47,12 @@ def meta_step(
     max_model_bytes: int,
     results: Sequence[ReplicaResult],
     artifacts: JobArtifacts | None = None,
+    pull_groups: Mapping[str, Tensor] | None = None,
 ) -> StepResult | RollbackRequired:
-    """Aggregates the replicas' hypergradients in the order given and takes one outer step."""
+    """Aggregates the replicas' hypergradients in the order given and takes one outer step.
+
+    `pull_groups` has those of BoundHyperparameter by name, here and below.
+    """
     state = unpack(packed)
     joined = _JoinedResults(spec, infos, packed, results, [0] * len(results))
     if (reason := joined.rollback_reason(state)) is not None:
@@ -58,7 +62,7 @@ def meta_step(
         joined.validation_loss,
         joined.hypergradient,
         spec_adapter.meta(spec),
-        _bounds(infos),
+        _bounds(infos, pull_groups),
         joined.moved(),
         joined.metrics,
         joined.cost,
@@ -68,7 +72,11 @@ def meta_step(
 
 
 def arrival(
-    spec: JobSpec, infos: Infos, packed: PackedState, result: ReplicaResult
+    spec: JobSpec,
+    infos: Infos,
+    packed: PackedState,
+    result: ReplicaResult,
+    pull_groups: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Any], PackedState] | RollbackRequired:
     """Takes an outer step with one replica's hypergradient, on the coordinates that it holds.
 
@@ -78,8 +86,9 @@ def arrival(
     if not math.isfinite(evaluation.validation_loss):
         return RollbackRequired(f"the validation loss is not finite ({evaluation.validation_loss})")
     rows = covered([_held(spec, infos, result.replica)], _shapes(infos))
+    bounds = _bounds(infos, pull_groups)
     hyperparameters, memory = outer_update(
-        state, evaluation.hypergradient, spec_adapter.meta(spec), _bounds(infos), rows
+        state, evaluation.hypergradient, spec_adapter.meta(spec), bounds, rows
     )
     after = replace(
         state,
@@ -130,6 +139,7 @@ def roll_back(
     best: PackedState,
     hypergradient: bytes,
     replicas: Sequence[int],
+    pull_groups: Mapping[str, Tensor] | None = None,
 ) -> PackedState:
     """The state that repeats a meta-iteration after a rollback; see meta.rollback.
 
@@ -146,7 +156,7 @@ def roll_back(
         unpack(best),
         gradients,
         spec_adapter.meta(spec),
-        _bounds(infos),
+        _bounds(infos, pull_groups),
         covered(held, _shapes(infos)),
     )
     return pack(after, gradients)
@@ -260,8 +270,9 @@ def _held(spec: JobSpec, infos: Infos, replica: int) -> Held:
     return held
 
 
-def _bounds(infos: Infos) -> dict[str, Bounds]:
-    return {info["name"]: (info["lower"], info["upper"]) for info in infos}
+def _bounds(infos: Infos, pull_groups: Mapping[str, Tensor] | None) -> dict[str, Bounds]:
+    groups = pull_groups or {}
+    return {i["name"]: Bounds(i["lower"], i["upper"], groups.get(i["name"])) for i in infos}
 
 
 def _shapes(infos: Infos) -> dict[str, Sequence[int]]:

@@ -17,7 +17,7 @@ from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.choice import settings_of
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.state import MetaState, initial_state
-from drmad_workers.meta.update import outer_update
+from drmad_workers.meta.update import bounds_of, outer_update
 from drmad_workers.training.progress import OnProgress
 from drmad_workers.tuning import Tuner
 from drmad_workers.validation.changes import (
@@ -133,7 +133,7 @@ class Yardstick:
         self._settings = settings or ValidationSettings()
         self._meta = meta or MetaConfig()
         self._state = state or initial_state(tuner.hyperparameters)
-        self._bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
+        self._bounds = bounds_of(tuner.hyperparameters)
         self._changes = changes_of(
             tuner.hyperparameters,
             self._settings.changes,
