@@ -38,7 +38,7 @@ from drmad_workers import (
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.rollback import rollback_reason, rolled_back
 from drmad_workers.meta.state import MetaState, initial_state
-from drmad_workers.meta.update import trial_points
+from drmad_workers.meta.update import bounds_of, trial_points
 from drmad_workers.tuning import trial_losses
 
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -115,7 +115,7 @@ def outcome(case: str, seed: int, meta: MetaConfig) -> dict[str, Any]:
     build, kinds, training = CASES[case]
     tuner = Tuner(build(seed), kinds, training, Stored(), seed=seed)
     state = initial_state(tuner.hyperparameters)
-    bounds = {name: (b.lower, b.upper) for name, b in tuner.hyperparameters.items()}
+    bounds = bounds_of(tuner.hyperparameters)
     runs, budget = 0.0, ITERATIONS * Stored().cost(training) + 1e-6
     kept: dict[int, tuple[MetaState, dict[str, Tensor]]] = {}
     log: list[list[float | None]] = []

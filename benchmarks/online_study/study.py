@@ -22,7 +22,7 @@ from drmad_workers import (
 )
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.meta.state import initial_state
-from drmad_workers.meta.update import meta_update
+from drmad_workers.meta.update import bounds_of, meta_update
 
 RETRAININGS = 3
 """The plain trainings over whose draws the figures of an arm are means."""
@@ -85,7 +85,7 @@ def online(
 def restarts(study: Study, seed: int, iterations: int) -> Figures:
     """Restarts without a rollback; where one of them diverges, the best so far is taken."""
     tuner, meta = study.tuner(seed, study.method), study.restarts
-    bounds = {name: (each.lower, each.upper) for name, each in tuner.hyperparameters.items()}
+    bounds = bounds_of(tuner.hyperparameters)
     state, tried = initial_state(tuner.hyperparameters), list[Values]()
     while state.iteration < iterations:
         values = state.hyperparameters

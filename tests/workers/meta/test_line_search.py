@@ -19,7 +19,7 @@ from drmad_workers import (
     tune,
 )
 from drmad_workers.meta.rollback import rolled_back
-from drmad_workers.meta.update import trial_points
+from drmad_workers.meta.update import Bounds, trial_points
 from drmad_workers.tuning import trial_losses
 from tests.workers.small import small_problem
 
@@ -87,10 +87,10 @@ def test_a_trial_that_diverged_loses() -> None:
 
 
 def test_a_trial_stays_within_the_bounds() -> None:
-    state = meta_update(
-        MetaState({"x": torch.tensor([0.9])}), 1.0, {"x": -torch.ones(1)}, CONFIG, {"x": (0.0, 1.0)}
-    )
-    assert all(float(point["x"]) <= 1.0 for point in trial_points(state, {"x": (0.0, 1.0)}))
+    bounds = {"x": Bounds(0.0, 1.0)}
+    begun = MetaState({"x": torch.tensor([0.9])})
+    state = meta_update(begun, 1.0, {"x": -torch.ones(1)}, CONFIG, bounds)
+    assert all(float(point["x"]) <= 1.0 for point in trial_points(state, bounds))
 
 
 def test_a_rollback_shortens_the_step() -> None:

@@ -147,9 +147,8 @@ def test_regularization_pulls_towards_the_mean_of_the_class() -> None:
     for _ in range(4):
         hypergradient = torch.randn(6, generator=draw, dtype=torch.float64)
         raw = expected.clone().requires_grad_()
-        spread = sum(
-            (raw[groups == group] - raw[groups == group].mean()).square().sum() for group in (0, 2)
-        )
+        apart = [raw[groups == group] - raw[groups == group].mean() for group in (0, 2)]
+        spread = torch.cat(apart).square().sum()
         (pull,) = torch.autograd.grad(3.0 / 2 * spread / 6, raw)
         expected = expected - 0.5 * (hypergradient + pull)
         state = meta_update(state, 1.0, {"weight": hypergradient}, config, bounds)
@@ -165,8 +164,8 @@ def test_a_strong_pull_gives_the_examples_of_a_class_one_weight() -> None:
         # ρ η / N is one half: every step halves the distance to what the pull is towards.
         pull = 0.5 * len(classes)
         meta = MetaConfig("sgd", learning_rate=1.0, iterations=12, regularization=pull)
-        kind = SampleWeight(pull_to=pull_to)  # type: ignore[arg-type]
-        result = tune(small_problem(), [kind], TRAINING, Replay(), meta)
+        kinds = [SampleWeight(pull_to=pull_to)]
+        result = tune(small_problem(), kinds, TRAINING, Replay(), meta)
         assert result.state is not None
         weights = result.state.hyperparameters["sample_weight"]
         by_class = [weights[classes == number] for number in classes.unique()]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from drmad_workers import EngineError, MetaConfig, MetaState, meta_update
 from drmad_workers.meta.config import OuterOptimizer
+from drmad_workers.meta.update import Bounds
 from tests.workers.meta.updates import START, gradients, run
 
 
@@ -38,8 +39,8 @@ def test_update_leaves_the_old_state_alone() -> None:
 
 
 def test_hyperparameters_stay_within_their_bounds() -> None:
-    config = MetaConfig("sign", learning_rate=10.0)
-    state = meta_update(MetaState(dict(START)), 1.0, gradients(0), config, {"l2": (-2.0, 3.0)})
+    config, bounds = MetaConfig("sign", learning_rate=10.0), {"l2": Bounds(-2.0, 3.0)}
+    state = meta_update(MetaState(dict(START)), 1.0, gradients(0), config, bounds)
     assert set(state.hyperparameters["l2"].tolist()) <= {-2.0, 3.0}
     assert float(state.hyperparameters["mixing"].abs().max()) > 5.0
 

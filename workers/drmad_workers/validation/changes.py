@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.sample_weight import BoundSampleWeight
-from drmad_workers.meta.update import projected
+from drmad_workers.meta.update import bounds_of, projected
 from drmad_workers.random_streams import Purpose, seed_of
 
 LEFT_OUT = -40.0
@@ -90,7 +90,7 @@ def changed(
         return after
     normal = torch.randn(value.shape, generator=_generator(change, seed), dtype=torch.float64)
     moved = {change.name: value + (change.size * outer_step * normal).to(value.dtype)}
-    return projected(moved, {change.name: (bound.lower, bound.upper)})[change.name]
+    return projected(moved, bounds_of({change.name: bound}))[change.name]
 
 
 def predicted(change: Change, value: Tensor, after: Tensor, hypergradient: Tensor) -> float:
