@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,6 +196,9 @@ class SimulatedReplicas:
 
     def first(self, index: int) -> int:
         return index
+
+    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
+        return []
 
     def kill(self) -> None:
         self.actors = []

@@ -163,6 +163,18 @@ class TenantFull(DrmadError):
         )
 
 
+class TooManyUploads(DrmadError):
+    """The tenant has as many uploads under way as it may."""
+
+    retry_after_s = 5.0
+
+    def __init__(self, tenant: str, most: int) -> None:
+        super().__init__(
+            f"tenant {tenant} may have {most} uploads under way at once; "
+            + ("ask the operator of the service" if not most else "wait until one of them ends")
+        )
+
+
 class TooManyStreams(DrmadError):
     """The limit of open event streams and waiting requests is reached."""
 

@@ -158,6 +158,9 @@ class ApiSettings(_Settings):
         "uploads are refused. 0 sets no limit.",
         0,
     )
+    tenant_uploads: int = setting(
+        32, "Maximum uploads of a tenant under way at once, per process.", 1
+    )
     most_queued: int = setting(
         10_000, "Maximum queued and paused jobs per tenant; 0 sets no limit.", 0
     )
@@ -260,6 +263,11 @@ class SchedulerSettings(_Settings):
     )
     last_lines_s: float = setting(
         0.5, "Maximum time to collect a job's trailing log lines when it ends, in seconds.", 0
+    )
+    remains_s: float = setting(
+        60.0,
+        "Maximum time to read what lost replicas printed last, on their nodes, in seconds.",
+        0,
     )
     ray_timeout_s: float = setting(
         10.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,32 @@ def test_process_that_exits_fails_its_job_and_no_other(client: Client, tmp_path:
     assert "os._exit" in error.message
     good = client.jobs.create(spec(client, EXAMPLE, meta={"iterations": 1}))
     assert client.jobs.wait(good.id, timeout_s=WAIT_S).best is not None
+
+
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
+def test_the_last_words_of_a_process_that_crashes_are_in_the_log(
+    client: Client, tmp_path: Path
+) -> None:
+    crashes = """
+        import ctypes, faulthandler, os
+        def build(**_):
+            faulthandler.enable()
+            print("before the crash")
+            os.write(1, b"no end of line")
+            ctypes.string_at(0)
+    """
+    job_spec = written(tmp_path / "crashes", textwrap.dedent(crashes))
+    job = client.jobs.create(spec(client, job_spec, retry={"replica_failures": 1}))
+    with pytest.raises(JobFailed) as caught:
+        client.jobs.wait(job.id, timeout_s=WAIT_S)
+    lines = [line.text for line in client.jobs.logs(job.id)]
+    for _ in range(2):  # each of the two processes
+        lines = lines[lines.index("before the crash") :]
+        assert lines[1] == "no end of line"
+        assert "Fatal Python error: Segmentation fault" in lines
+        assert any("in build" in line for line in lines)
+        lines = lines[1:]
+    assert "Fatal Python error: Segmentation fault" in caught.value.log_tail
 
 
 @pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")

@@ -41,6 +41,7 @@ _EXTRAS = dict.fromkeys(
         "serve",
         "schedule",
         "keys",
+        "limits",
         "doctor",
         "backup",
         "restore",

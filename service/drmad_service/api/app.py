@@ -26,6 +26,7 @@ from drmad_service.api.middleware.request_log import RequestLog
 from drmad_service.api.middleware.root_path import RootPath
 from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.api.middleware.strict_requests import only_known_parameters
+from drmad_service.api.middleware.upload_limits import UploadLimits
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
 from drmad_service.api.routes import event_stream, groups, jobs, results
 from drmad_service.api.routes.dashboard import (
@@ -37,7 +38,7 @@ from drmad_service.api.routes.dashboard import (
     static,
 )
 from drmad_service.api.routes.dependencies import PROBLEM
-from drmad_service.api.routes.service import audit, catalog, cluster, health, usage
+from drmad_service.api.routes.service import audit, catalog, cluster, health, limits, usage
 from drmad_service.api.routes.service import metrics as metrics_route
 from drmad_service.api.routes.side_runs import attributions, retrainings, validations
 from drmad_service.api.routes.uploads import code_uploads, data_parts, data_uploads
@@ -87,6 +88,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.most_streams_of_a_key,
                 metrics.streams,
             )
+            app.state.upload_limits = UploadLimits(settings.tenant_uploads)
             app.state.changes = JobChanges(app.state.store, settings.store.redis_pause_s)
             listening = asyncio.create_task(app.state.changes.run())
             try:
@@ -119,6 +121,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         cluster,
         audit,
         usage,
+        limits,
         code_uploads,
         data_uploads,
         data_parts,

@@ -21,6 +21,7 @@ BODIES: dict[tuple[str, str], Mapping[str, Any]] = {
     ("post", "/v1/jobs/{job_id}/fork"): {"iteration": 0},
     ("post", "/v1/jobs/{job_id}/validations"): {},
     ("post", "/v1/jobs/{job_id}/retrainings"): {},
+    ("put", "/v1/limits/{tenant}"): {"queued_jobs": 20, "gpus": 4},
 }
 """An example of each JSON body, which curl lines send."""
 FILES = {

@@ -40,6 +40,7 @@ from drmad_service.errors import (
     TooManyRequests,
     TooManyStreams,
     TooManyTags,
+    TooManyUploads,
     TooManyWaiting,
     ValidationRefused,
 )
@@ -68,6 +69,7 @@ _STATUSES: dict[type[Exception], tuple[HTTPStatus, str]] = {
     NotOwner: (HTTPStatus.FORBIDDEN, "not_owner"),
     CrossSite: (HTTPStatus.FORBIDDEN, "cross_site"),
     TooManyStreams: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"),
+    TooManyUploads: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_uploads"),
     TooManyWaiting: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_waiting"),
     TooManyQueued: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_queued"),
     TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too_many_requests"),

@@ -19,5 +19,6 @@ def register() -> Mapping[str, str]:
         "backup": f"{_OPERATIONS}.backup.backup_commands:backup",
         "restore": f"{_OPERATIONS}.backup.backup_commands:restore",
         "open": f"{_OPERATIONS}.up_commands:open_dashboard",
+        "limits": f"{_OPERATIONS}.limit_commands:limits_app",
         "keys": f"{_OPERATIONS}.key_commands:keys_app",
     }

@@ -249,10 +249,16 @@ def strategy_of(kind: str, where: Any, index: int = 0) -> Any:
 def actor_class(kind: str) -> Any:
     """The Ray actor of a name."""
     from drmad_workers.ray_actor.actor import Replica
+    from drmad_workers.ray_actor.printed.output_reader import OutputReader
     from drmad_workers.ray_actor.side_runs.retraining_worker import RetrainingWorker
     from drmad_workers.ray_actor.side_runs.validator import Validator
 
-    classes = {"Replica": Replica, "RetrainingWorker": RetrainingWorker, "Validator": Validator}
+    classes = {
+        "OutputReader": OutputReader,
+        "Replica": Replica,
+        "RetrainingWorker": RetrainingWorker,
+        "Validator": Validator,
+    }
     return classes[kind]
 
 

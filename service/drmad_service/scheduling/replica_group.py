@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from drmad_client.spec.job import JobSpec
@@ -40,6 +41,14 @@ class Replicas(Protocol):
 
     def put(self, value: Any) -> Any:
         """A reference to a value that several calls take, so that it is stored once."""
+        ...
+
+    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
+        """References to what actors that have ended printed last: numbers of actors, and lines.
+
+        Args:
+            read: the bytes of the standard output and error of each actor that are read already.
+        """
         ...
 
     def kill(self) -> None:
@@ -93,6 +102,8 @@ class ReplicaGroup:
         self._nodes: list[str] = []
         self.actors: list[Any] = []
         self._followers: list[Any] = []
+        self._outputs: list[str] = []
+        self._readers: list[Actor] = []
 
     def reserve(self, places: Sequence[Placed]) -> Any:
         resources, replicas = self._spec.resources, self._spec.replicas
@@ -126,6 +137,7 @@ class ReplicaGroup:
         for index, numbers in enumerate(self._numbers):
             followers = [self._worker(index, rank, numbers, code) for rank in range(1, workers)]
             self._followers += followers
+            self._outputs.append(secrets.token_hex(8))
             self.actors.append(self._worker(index, 0, numbers, code, followers))
 
     def _worker(
@@ -166,6 +178,7 @@ class ReplicaGroup:
             int(self._memory_bytes * share),
             followers,
             self._artifacts,
+            "" if rank else self._outputs[index],
         )
 
     def first(self, index: int) -> int:
@@ -174,10 +187,20 @@ class ReplicaGroup:
     def put(self, value: Any) -> Reference:
         return self._driver.put(value)
 
+    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Reference]]:
+        asked = []
+        for node in dict.fromkeys(self._nodes[: len(self.actors)]):
+            numbers = [n for n in range(len(self.actors)) if self._nodes[n] == node]
+            reader = self._driver.create("OutputReader", {}, ("node", node))
+            self._readers.append(reader)
+            outputs = [(self._outputs[n], tuple(read.get(n, (0, 0)))) for n in numbers]
+            asked.append((numbers, reader.read.remote(outputs)))
+        return asked
+
     def kill(self) -> None:
-        for actor in (*self.actors, *self._followers):
+        for actor in (*self.actors, *self._followers, *self._readers):
             self._driver.kill(actor)
-        self.actors, self._followers = [], []
+        self.actors, self._followers, self._outputs, self._readers = [], [], [], []
         if self._group is not None:
             self._driver.remove(self._group)
         self._group = None

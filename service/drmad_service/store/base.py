@@ -25,6 +25,7 @@ from drmad_service.store.layout import decoding, keys
 from drmad_service.store.layout.schema import SCHEMA
 from drmad_service.store.layout.state_machine import TRANSITIONS, Action
 from drmad_service.store.layout.types import Lease, ResumePoint, StoreSettings
+from drmad_service.store.tenant_limits import OwnLimits
 from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.artifacts.job_artifacts import Kept
 from drmad_workers.artifacts.store import ArtifactStore
@@ -52,6 +53,7 @@ class Base:
         self._redis: Any = redis
         self._settings = settings
         self._most_queued = most_queued
+        self.own_limits = OwnLimits(redis)
         self._scripts = Scripts(
             redis,
             events_kept=settings.events_kept,

@@ -10,6 +10,7 @@ from drmad_service.errors import TenantFull
 from drmad_service.store.files.job_artifacts import ArtifactsOfJobs, bytes_of
 from drmad_service.store.jobs.placement import UNLIMITED
 from drmad_service.store.layout import keys
+from drmad_service.store.tenant_limits import effective
 
 _PAGE = 500
 
@@ -43,7 +44,8 @@ class TenantUses(ArtifactsOfJobs):
             for key, raw in reservations.items()
             for cpus, gpus, whose in [raw.decode().split()]
         ]
-        tenants = [tenant] if tenant else sorted({*totals, *(whose for whose, *_ in held)})
+        own = await self.own_limits.all()
+        tenants = [tenant] if tenant else sorted({*totals, *(whose for whose, *_ in held), *own})
         capacity = (await self.cluster()).capacity
         known = limits.model_copy(
             update={
@@ -68,7 +70,7 @@ class TenantUses(ArtifactsOfJobs):
                     cpus=sum(row[1] for row in theirs),
                     gpus=sum(row[2] for row in theirs),
                     stored_bytes=await self.stored_bytes(each, data_size) if data_size else 0,
-                    limits=known,
+                    limits=effective(known, own.get(each, TenantLimits())),
                 )
             )
         return found
@@ -80,12 +82,15 @@ class TenantUses(ArtifactsOfJobs):
         Args:
             in_parts: the bytes of uploads of which only parts have arrived.
         Raises:
-            TenantFull: the tenant stores `most_bytes` or more; 0 sets no limit.
+            TenantFull: the tenant stores `most_bytes` or more, or as much as its own limit; 0 sets
+                no limit.
         """
-        if not most_bytes:
+        own = (await self.own_limits.of(tenant)).stored_bytes
+        most = own if own is not None else most_bytes or None
+        if most is None:
             return
-        if (used := in_parts + await self.stored_bytes(tenant, data_size)) >= most_bytes:
-            raise TenantFull(tenant, used, most_bytes)
+        if (used := in_parts + await self.stored_bytes(tenant, data_size)) >= most:
+            raise TenantFull(tenant, used, most)
 
     async def stored_bytes(self, tenant: str, data_size: Callable[[str], int]) -> int:
         """About what the tenant's jobs keep, in Redis and as artifacts, and the size of uploads."""

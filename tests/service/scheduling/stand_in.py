@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,6 +127,9 @@ class StandInReplicas:
 
     def first(self, index: int) -> int:
         return index
+
+    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
+        return []
 
     def kill(self) -> None:
         self._cluster.killed += bool(self.actors)

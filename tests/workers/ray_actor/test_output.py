@@ -18,8 +18,8 @@ def printed(code: str, folder: Path) -> tuple[list[list[str]], subprocess.Comple
     """The lines of each report of a process that runs the code, and what it put out itself."""
     head = """
         import ctypes, faulthandler, io, json, os, subprocess, sys, threading, warnings
-        from drmad_workers.ray_actor import output as module
-        from drmad_workers.ray_actor.output import Output
+        from drmad_workers.ray_actor.printed import output as module
+        from drmad_workers.ray_actor.printed.output import Output
         output, reports = Output(), []
         def report():
             reports.append(output.take())

@@ -70,12 +70,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """The progress of a replica, and the lines that it printed since its last report."""
+    """The progress of a replica, and the lines that it printed since its last report.
+
+    Attributes:
+        read: the bytes of its standard output and error in the lines reported so far.
+    """
 
     phase: str
     step: int
     steps: int
     lines: list[str]
+    read: Sequence[int] = (0, 0)
 
 
 @dataclass(frozen=True)

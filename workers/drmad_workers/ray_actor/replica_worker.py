@@ -14,7 +14,7 @@ from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, Prepared, ProgressReport
-from drmad_workers.ray_actor.output import Output
+from drmad_workers.ray_actor.printed.output import Output
 from drmad_workers.ray_actor.shared_work import SharedWork
 from drmad_workers.ray_actor.state_files import StateFiles
 
@@ -43,8 +43,13 @@ class ReplicaWorker:
         memory_bytes: int = 0,
         followers: Sequence[Any] = (),
         artifacts: JobArtifacts | None = None,
+        output: str = "",
     ) -> None:
-        """`followers` are the other workers of the replica, whose first this one is."""
+        """
+        Args:
+            followers: the other workers of the replica, whose first this one is.
+            output: the name by which an OutputReader finds what this process printed at last.
+        """
         self._spec_json = spec
         self._numbers = list(replicas)
         self._cpus = cpus
@@ -63,7 +68,7 @@ class ReplicaWorker:
         self._shared = SharedWork(followers)
         self._parsed_spec: JobSpec | None = None
         self._progress = ("prepare", 0, 0)
-        self._output = Output()
+        self._output = Output(output)
         self._computing = Lock()
         self._abandoned = -1
 
@@ -80,7 +85,8 @@ class ReplicaWorker:
 
     def report(self) -> ProgressReport:
         """The current progress, and the lines printed since the last report."""
-        return ProgressReport(*self._progress, self._output.take())
+        lines = self._output.take()
+        return ProgressReport(*self._progress, lines, self._output.read)
 
     def _places(self) -> tuple[Places, str, Path | None]:
         import torch

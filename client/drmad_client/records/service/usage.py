@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from drmad_client.records.base import Record
+from drmad_client.spec.base import Spec
 
 
 class Usage(Record):
@@ -22,6 +23,27 @@ class TenantLimits(Record):
     replicas: int | None = None
     gpus: float | None = None
     stored_bytes: int | None = None
+    uploads: int | None = None
+
+
+class OwnTenantLimits(Spec):
+    """Limits of one tenant alone; null leaves the limit of the service, 0 permits nothing."""
+
+    queued_jobs: int | None = Field(default=None, ge=0, description="Queued and paused jobs.")
+    running_jobs: int | None = Field(default=None, ge=0, description="Running jobs.")
+    replicas: int | None = Field(default=None, ge=0, description="Running replicas.")
+    gpus: float | None = Field(default=None, ge=0, description="GPUs in use.")
+    stored_bytes: int | None = Field(default=None, ge=0, description="Bytes that it stores, about.")
+    uploads: int | None = Field(
+        default=None, ge=0, description="Uploads under way at once, of each process of the API."
+    )
+
+
+class LimitsOfTenant(Record):
+    """The limits that a tenant has of its own; null is the limit of the service."""
+
+    tenant: str
+    limits: TenantLimits
 
 
 class TenantUsage(Record):

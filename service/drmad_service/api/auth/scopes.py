@@ -37,6 +37,8 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/cluster"): READ,
     ("GET", "/v1/audit"): READ,
     ("GET", "/v1/usage"): READ,
+    ("GET", "/v1/limits"): ADMIN,
+    ("PUT", "/v1/limits/{tenant}"): ADMIN,
     ("GET", "/metrics"): READ,
     # Submitting, and changing jobs that the key has made; others' jobs need MANAGE
     ("POST", "/v1/jobs"): SUBMIT,

@@ -45,6 +45,7 @@ class Scripts:
             "job": keys.job(""),
             "tenant": "drmad:tenant:",
             "probe": keys.PROBE,
+            "limits": keys.LIMITS,
             "audit": keys.AUDIT,
             "audit_kept": keys.AUDIT_KEPT,
             "key": keys.key(""),

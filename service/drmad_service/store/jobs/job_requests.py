@@ -271,7 +271,7 @@ class JobRequests(WarmStarts, Checkpoints, ArtifactsOfJobs):
         }
         if spec.notify.wanted:
             described["notices"] = " ".join(spec.notify.wanted)
-        outcome, created_id = await self._scripts.run(
+        outcome, created_id, *most = await self._scripts.run(
             "create",
             job_id,
             json.dumps(described | dict(fields)),
@@ -286,7 +286,7 @@ class JobRequests(WarmStarts, Checkpoints, ArtifactsOfJobs):
             by,
         )
         if outcome == "too_many":
-            raise TooManyQueued(tenant, int(created_id), self._most_queued)
+            raise TooManyQueued(tenant, int(created_id), int(most[0]))
         if outcome == "other_body":
             raise IdempotencyConflict(idempotency_key or "")
         return await self.get(created_id), outcome == "created"

@@ -50,6 +50,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:request:<kind>:<id>      string  what is asked (JSON); 20 s, which its asker renews
     drmad:request:<kind>:<id>:answer  string  report, error or empty (JSON); ten minutes
     drmad:examples:<id>            hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:limits                   hash    tenant -> limits of its own (JSON); kept
     drmad:audit                    stream  who did what: at, by, tenant, action, job, key, detail;
                                            the last 100,000 entries
     drmad:probe                    string  written and deleted by one script, to try whether Redis
@@ -95,6 +96,7 @@ NODES = "drmad:nodes"
 USE = "drmad:use"
 CHANGES = "drmad:changes"
 PROBE = "drmad:probe"
+LIMITS = "drmad:limits"
 AUDIT = "drmad:audit"
 AUDIT_KEPT = 100_000
 CODES = "drmad:codes"

@@ -13,10 +13,9 @@ if idempotency ~= '' then
   end
 end
 most = tonumber(most)
-if most > 0 then
-  local waiting = redis.call('ZCARD', theirs .. ':queued') + redis.call('ZCARD', theirs .. ':paused')
-  if waiting >= most then return { 'too_many', tostring(waiting) } end
-end
+most = own_limits(tenant).queued_jobs or (most > 0 and most or math.huge)
+local waiting = redis.call('ZCARD', theirs .. ':queued') + redis.call('ZCARD', theirs .. ':paused')
+if waiting >= most then return { 'too_many', tostring(waiting), string.format('%.0f', most) } end
 if idempotency ~= '' then
   redis.call('SET', idempotency, id .. ' ' .. body, 'EX', life)
 end

@@ -158,7 +158,7 @@ end
 local function capacity(described, counts)
   local cluster = cjson.decode(described)
   local all = { cluster = cluster, nodes = without_use(cluster.nodes), whole = without_use(cluster.nodes), by_id = {},
-    most_jobs = cluster.tenant_jobs, most_replicas = cluster.tenant_replicas, most_gpus = cluster.tenant_gpus + K.slack, tenants = {},
+    most_jobs = cluster.tenant_jobs, most_replicas = cluster.tenant_replicas, most_gpus = cluster.tenant_gpus, tenants = {}, own = {},
     now = now_ms(), changed_at = 0, known = {} }
   for _, announced in ipairs(redis.call('HVALS', K.cluster)) do
     local changed = string.match(announced, '^{"at":%d+,"changed":(%d+)')
@@ -198,9 +198,14 @@ end
 
 -- Whether the bounds of its tenant allow the job beside the tenant's running ones.
 local function allowed(all, job)
-  local share = share_of(all, job.tenant)
-  return share.jobs < all.most_jobs and share.gpus + job.gpus * job.count <= all.most_gpus
-    and share.replicas + job.count <= all.most_replicas
+  local share, own = share_of(all, job.tenant), all.own[job.tenant]
+  if not own then
+    own = own_limits(job.tenant)
+    all.own[job.tenant] = own
+  end
+  return share.jobs < (own.running_jobs or all.most_jobs)
+    and share.gpus + job.gpus * job.count <= (own.gpus or all.most_gpus) + K.slack
+    and share.replicas + job.count <= (own.replicas or all.most_replicas)
 end
 
 local function fits(all, job)

@@ -25,6 +25,12 @@ local function jobs_of(tenant)
   return K.tenant .. tenant .. ':jobs'
 end
 
+-- The limits that a tenant has of its own, by the names of TenantLimits.
+local function own_limits(tenant)
+  local own = redis.call('HGET', K.limits, tenant)
+  return own and cjson.decode(own) or {}
+end
+
 local function count(what, by)
   redis.call('HINCRBYFLOAT', K.counters, what, by or 1)
 end

@@ -28,7 +28,9 @@ async def usage(
     A key with the scope `admin` sees every tenant.
     """
     limits = TenantLimits(
-        queued_jobs=settings.most_queued or None, stored_bytes=settings.tenant_bytes or None
+        queued_jobs=settings.most_queued or None,
+        stored_bytes=settings.tenant_bytes or None,
+        uploads=settings.tenant_uploads,
     )
     found = await store.usage(principal.only_tenant, limits, data.size_or_none)
     return Page(data=found, has_more=False, next=None)

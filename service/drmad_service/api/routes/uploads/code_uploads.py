@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.file_checker import FileRefused
+from drmad_service.api.middleware.upload_limits import counts_as_upload
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     CheckerDependency,
@@ -35,6 +36,7 @@ class UploadedCode(Record):
 @router.put(
     "/{sha256}",
     status_code=201,
+    dependencies=[counts_as_upload],
     responses={200: {"model": UploadedCode}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
     openapi_extra=binary_body("application/zip"),
 )

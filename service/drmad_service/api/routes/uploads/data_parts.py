@@ -11,6 +11,7 @@ from pydantic import Field
 from drmad_client.records.base import Record
 from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.file_checker import FileRefused
+from drmad_service.api.middleware.upload_limits import counts_as_upload
 from drmad_service.api.problem_details import problem_response
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
@@ -49,6 +50,7 @@ async def state(
 
 @router.patch(
     "",
+    dependencies=[counts_as_upload],
     status_code=202,
     response_model=UploadState,
     responses={

@@ -6,40 +6,47 @@ code and os.write put out arrives too, and sys.stdout stays a stream with all it
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import fcntl
 import io
 import os
+import secrets
 import selectors
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TextIO
+
+from drmad_workers.ray_actor.printed import remains
+from drmad_workers.ray_actor.printed.lines import LineReader
 
 MAX_LINES = 100_000
 """Bounds the lines that are kept between two reports; a line says how many are left out."""
 
-MAX_LINE_LENGTH = 2000
-"""Bounds the characters of a line of the log; a longer line is continued in the next ones."""
-
-CONTINUES = " …"
-"""Ends a line of the log that the next one continues."""
-
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 1 << 16
-_OF_RAY = (":actor_name:", ":task_name:", ":job_id:")  # what Ray tells its own log monitor
 
 
 class Output:
-    """The lines that this process prints, from its start on. The former streams get them too."""
+    """The lines that this process prints, from its start on. The former streams get them too.
 
-    def __init__(self) -> None:
+    Attributes:
+        read: the bytes of the standard output and error in the lines that were taken.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        """`name` is a new one on this node: whoever knows it reads what remains; see remains."""
+        name = name or secrets.token_hex(8)
+        self.read = (0, 0)
         self._lines: deque[str] = deque()
         self._left_out = 0
         self._lock = threading.RLock()
-        self._streams = [self._captured(1, sys.stdout), self._captured(2, sys.stderr)]
+        self._streams = [
+            self._captured(name, 1, sys.stdout),
+            self._captured(name, 2, sys.stderr),
+        ]
+        remains.keep(name, [stream.reading for stream in self._streams])
         sys.stdout = _text_stream(1)
         sys.stderr = _text_stream(2)
         threading.Thread(target=self._follow, name="drmad-output", daemon=True).start()
@@ -57,6 +64,8 @@ class Output:
                     f"most {MAX_LINES:,} lines at a time",
                 )
                 self._left_out = 0
+            out, error = self._streams
+            self.read = (out.lines.read, error.lines.read)
             return lines
 
     def complete(self) -> None:
@@ -64,9 +73,9 @@ class Output:
         self._read_all()
         with self._lock:
             for stream in self._streams:
-                self._add(stream.rest())
+                self._add(stream.lines.rest())
 
-    def _captured(self, descriptor: int, stream: TextIO) -> _Captured:
+    def _captured(self, name: str, descriptor: int, stream: TextIO) -> _Captured:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
         reading, writing = os.pipe()
@@ -76,16 +85,19 @@ class Output:
         os.dup2(writing, descriptor)
         os.close(writing)
         os.set_blocking(reading, False)
-        return _Captured(reading, former)
+        return _Captured(reading, former, remains.Remains(name, descriptor))
 
     def _follow(self) -> None:
         """Reads as it comes, because a process waits once its pipe is full."""
         with selectors.DefaultSelector() as ready:
             for stream in self._streams:
-                ready.register(stream.reading, selectors.EVENT_READ)
-            while True:
-                ready.select()
+                ready.register(stream.reading, selectors.EVENT_READ, stream)
+            while ready.get_map():
+                found = [key.data for key, _ in ready.select()]
                 self._read()
+                for stream in found:
+                    if stream.is_closed:
+                        ready.unregister(stream.reading)
 
     def _read_all(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -99,64 +111,47 @@ class Output:
                 for line in stream.new_lines():
                     self._add([line])
 
-    def _add(self, lines: list[str]) -> None:
-        for line in lines:
-            if not line.startswith(_OF_RAY):
-                self._lines.extend(_pieces(line))
+    def _add(self, lines: Iterable[str]) -> None:
+        self._lines.extend(lines)
         while len(self._lines) > MAX_LINES:
             self._lines.popleft()
             self._left_out += 1
 
 
 class _Captured:
-    """One captured descriptor, and the line that is open on it."""
+    """One captured descriptor.
 
-    def __init__(self, reading: int, former: int) -> None:
+    Attributes:
+        is_closed: no process has the descriptor any more.
+    """
+
+    def __init__(self, reading: int, former: int, kept: remains.Remains) -> None:
         self.reading = reading
+        self.lines = LineReader()
+        self.is_closed = False
         self._former = former
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._open_line = ""
+        self._kept = kept
 
     def new_lines(self) -> Iterator[str]:
         """The lines that are complete, of at least all bytes that the pipe holds now."""
-        for _ in range(2 * _PIPE_BYTES // _READ_BYTES):  # a writer may fill it without end
+        taken = 0
+        while taken < 2 * _PIPE_BYTES:  # a writer may fill it without end
             try:
-                part = os.read(self.reading, _READ_BYTES)
+                part = self._kept.move(self.reading, _READ_BYTES)
             except BlockingIOError:
                 return
+            if not part:
+                self.is_closed = True
+                return
+            taken += len(part)
             _write_all(self._former, part)
-            *lines, self._open_line = (self._open_line + self._decoder.decode(part)).split("\n")
-            yield from map(_newest, lines)
-            if len(self._open_line) > _READ_BYTES:
-                self._open_line = _newest(self._open_line)
-            if len(self._open_line) > _READ_BYTES:  # one line, and no bar of progress
-                yield self._open_line
-                self._open_line = ""
-
-    def rest(self) -> list[str]:
-        """The line that no end of line closed."""
-        line, self._open_line = _newest(self._open_line + self._decoder.decode(b"", True)), ""
-        self._decoder.reset()
-        return [line] if line else []
+            yield from self.lines.lines(part)
 
 
 def _text_stream(descriptor: int) -> io.TextIOWrapper:
     return open(
         descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
-
-
-def _newest(line: str) -> str:
-    """What a terminal shows of the line: a carriage return begins it anew."""
-    return line.rstrip("\r").rpartition("\r")[2]
-
-
-def _pieces(line: str) -> Iterator[str]:
-    most = MAX_LINE_LENGTH - len(CONTINUES)
-    while len(line) > MAX_LINE_LENGTH:
-        yield line[:most] + CONTINUES
-        line = line[most:]
-    yield line
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -1,0 +1,1 @@
+"""What workers print: its capture, its lines in the log, and the files that outlive a worker."""
