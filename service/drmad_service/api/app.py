@@ -70,7 +70,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.metrics = metrics
             artifacts = settings.artifact_location.open()
             app.state.store = Store(redis, settings.store, settings.most_queued, artifacts)
-            app.state.data = DataFolder(settings.data_dir)
+            app.state.data = DataFolder(settings.data_dir, artifacts)
             app.state.checker = FileChecker()
             app.state.overview = Overview(redis, app.state.store, settings.store.scheduler_silent_s)
             app.state.access = Access(

@@ -51,7 +51,7 @@ class Scheduler:
         self.name = new_id("scheduler")
         self._store = store
         self._settings = settings
-        self._data = DataFolder(settings.data_dir)
+        self._data = DataFolder(settings.data_dir, settings.artifact_location.open())
         self._artifacts_again_at = 0.0
         self._driven: dict[Lease, asyncio.Task[None]] = {}
         self._cluster = cluster or RayCluster(settings, driver)
@@ -203,14 +203,14 @@ class Scheduler:
         """Delete jobs and uploads older than `keep_ended_s`; warn while the store is full."""
         while True:
             began = time.monotonic()
-            with contextlib.suppress(RedisError):
+            with contextlib.suppress(RedisError, ArtifactError):
                 kept_ms = self._settings.keep_ended_s * 1000
                 if deleted := await self._store.delete_ended_before(kept_ms):
                     logger.info("deleted %d old jobs", deleted)
                 if deleted := await self._store.delete_unused_code(kept_ms):
                     logger.info("deleted %d archives of code that no job names", deleted)
                 for sha256 in await self._store.unused_data(kept_ms):
-                    self._data.remove(sha256)
+                    await asyncio.to_thread(self._data.remove, sha256)
                     logger.info("deleted data that no job names", extra={"sha256": sha256})
                 await asyncio.to_thread(self._data.remove_abandoned)
                 await self._sweep_artifacts()

@@ -100,7 +100,9 @@ class ReplicaWorker:
             self._memory_bytes = 0  # the limit is set once
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
         self._folder = unpacked(self._code) if self._code is not None else None
-        return Places(self._data_roots, self._uploads), self._device, self._folder
+        location = None if self._artifacts is None else self._artifacts.location
+        places = Places(self._data_roots, self._uploads, artifacts=location)
+        return places, self._device, self._folder
 
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter

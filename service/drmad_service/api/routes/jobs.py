@@ -357,7 +357,8 @@ async def _require_uploads(spec: JobSpec, store: Store, data: DataFolder, tenant
         )
         raise body_refused(message, "problem", "code")
     for path, name in uploaded_files(spec.problem).items():
-        if data.holds(name.removeprefix("sha256:")) and await store.has_data(name, tenant):
+        sha256 = name.removeprefix("sha256:")
+        if await store.has_data(name, tenant) and await data.is_kept(sha256):
             continue
         message = (
             "this file is not uploaded; PUT it to /v1/data/{sha256} first, or run: drmad data "

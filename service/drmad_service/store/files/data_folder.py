@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeVar
 
-from drmad_service.errors import DiskRefuses
+from drmad_service.errors import ArtifactsFail, DiskRefuses
 from drmad_service.store.files.partial_upload import (
     PartialUpload,
     bytes_in_parts,
     remove_abandoned_parts,
 )
 from drmad_service.store.files.received_file import PREFIX, received_file
+from drmad_workers.artifacts.artifact import ArtifactError
+from drmad_workers.artifacts.store import ArtifactStore
+
+T = TypeVar("T")
 
 _ABANDONED_S = 3600.0
 """Age of the last piece from which an upload counts as broken off, in seconds."""
@@ -26,16 +32,49 @@ def data_folder(data_dir: Path | None, home: Path) -> Path:
 
 
 class DataFolder:
-    """Data sets in one folder. A file appears completely or not at all."""
+    """Data sets in one folder. A file appears completely or not at all.
 
-    def __init__(self, folder: Path) -> None:
+    Beside an artifact store elsewhere, such as a bucket, each file is copied there too: workers and
+    other APIs need not share the folder.
+    """
+
+    def __init__(self, folder: Path, artifacts: ArtifactStore | None = None) -> None:
         self._folder = folder
+        is_same = artifacts is not None and artifacts.folder == folder
+        self._artifacts = None if is_same else artifacts
 
     def path(self, sha256: str) -> Path:
         return self._folder / sha256
 
     def holds(self, sha256: str) -> bool:
         return self.path(sha256).is_file()
+
+    async def is_kept(self, sha256: str) -> bool:
+        """Whether the file is in the folder or in the artifact store.
+
+        Raises:
+            ArtifactsFail: the artifact store does not answer.
+        """
+        if self.holds(sha256) or self._artifacts is None:
+            return self.holds(sha256)
+        return await self._of_artifacts(lambda store: store.holds(sha256))
+
+    async def _copy(self, sha256: str) -> None:
+        path = self.path(sha256)
+        await self._of_artifacts(lambda store: store.put(path, sha256))
+
+    async def _of_artifacts(self, work: Callable[[ArtifactStore], T]) -> T | bool:
+        """What the artifact store answers; False where there is none beside the folder.
+
+        Raises:
+            ArtifactsFail
+        """
+        if self._artifacts is None:
+            return False
+        try:
+            return await asyncio.to_thread(work, self._artifacts)
+        except ArtifactError as error:
+            raise ArtifactsFail(str(error)) from error
 
     async def put(
         self,
@@ -50,11 +89,13 @@ class DataFolder:
         Raises:
             WrongDigest: the digest of the bytes is not `sha256`.
             DiskRefuses: the disk is full, or denies the right.
+            ArtifactsFail: the artifact store beside the folder does not take it.
         """
         async with self.received(sha256, pieces) as path:
             await check(path)
             path.chmod(0o640)
             path.replace(self.path(sha256))
+        await self._copy(sha256)
         return self.size(sha256)
 
     def received(
@@ -88,6 +129,7 @@ class DataFolder:
             check: raises for a file that is not to be kept, which is removed.
         Raises:
             WrongDigest: the digest of the bytes is not that of the name.
+            ArtifactsFail: the artifact store beside the folder does not take it.
         """
         path = await upload.finish()
         try:
@@ -97,6 +139,7 @@ class DataFolder:
             raise
         path.chmod(0o640)
         path.replace(self.path(upload.sha256))
+        await self._copy(upload.sha256)
 
     def remove_abandoned(self) -> None:
         """Remove what arrived of uploads that were broken off or given up."""
@@ -114,5 +157,12 @@ class DataFolder:
         return self.size(sha256) if self.holds(sha256) else 0
 
     def remove(self, sha256: str) -> None:
+        """Remove a data set here and in the artifact store.
+
+        Raises:
+            ArtifactError: the artifact store fails.
+        """
         with contextlib.suppress(FileNotFoundError):
             self.path(sha256).unlink()
+        if self._artifacts is not None:
+            self._artifacts.remove([sha256])

@@ -70,7 +70,9 @@ class SideWorker:
         self._folder = unpacked(self._code) if self._code is not None else None
         spec = JobSpec.accepted(self._spec_json)
         spec = spec.model_copy(update={"replicas": ReplicasSpec()})
-        places = Places([Path(root) for root in self._data_roots], Path(self._uploads))
+        roots = [Path(root) for root in self._data_roots]
+        location = None if self._artifacts is None else self._artifacts.location
+        places = Places(roots, Path(self._uploads), artifacts=location)
         return spec, places, device, self._folder
 
     def _begun(self) -> PackedState | None:

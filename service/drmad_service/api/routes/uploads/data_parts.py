@@ -58,6 +58,7 @@ async def state(
         409: PROBLEM,
         413: PROBLEM,
         422: PROBLEM,
+        503: PROBLEM,
         507: PROBLEM,
     },
     openapi_extra=binary_body("application/octet-stream"),

@@ -36,7 +36,13 @@ class UploadedData(Record):
     "/{sha256}",
     status_code=201,
     dependencies=[counts_as_upload],
-    responses={200: {"model": UploadedData}, 413: PROBLEM, 422: PROBLEM, 507: PROBLEM},
+    responses={
+        200: {"model": UploadedData},
+        413: PROBLEM,
+        422: PROBLEM,
+        503: PROBLEM,
+        507: PROBLEM,
+    },
     openapi_extra=binary_body("application/octet-stream"),
 )
 async def upload(
@@ -64,7 +70,7 @@ async def upload(
     return UploadedData(data=f"sha256:{sha256}", size_bytes=size)
 
 
-@router.head("/{sha256}", status_code=204, responses={404: {}, 422: PROBLEM})
+@router.head("/{sha256}", status_code=204, responses={404: {}, 422: PROBLEM, 503: PROBLEM})
 async def exists(
     sha256: Sha256,
     store: StoreDependency,
@@ -72,7 +78,7 @@ async def exists(
     principal: PrincipalDependency,
 ) -> Response:
     """Check whether the tenant has already uploaded the file."""
-    if not folder.holds(sha256) or not await store.has_data(sha256, principal.tenant):
+    if not (await store.has_data(sha256, principal.tenant) and await folder.is_kept(sha256)):
         return Response(status_code=404)
     await store.note_data(sha256, principal.tenant)
     return Response(status_code=204)
