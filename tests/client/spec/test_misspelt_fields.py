@@ -81,3 +81,70 @@ def test_a_misspelt_field_is_named_as_it_was_written(
     assert "is not a known field" in found[written.removeprefix(".")], found
     unknown = [each for each, message in found.items() if "not a known field" in message]
     assert unknown == [written.removeprefix(".")]
+
+
+CODE = {"code": f"sha256:{64 * '0'}", "entrypoint": "my_problem:build"}
+RANGE = ("search", "parameters", "training.learning_rate")
+GROUP = ("training", "groups", 0)
+PARTS: list[tuple[tuple[str | int, ...], str, dict[str, Any]]] = [
+    ((), "", {}),
+    (("problem",), "CatalogProblem", {"data": {"name": "digits"}}),
+    (("problem",), "CodeProblem", CODE),
+    (("training",), "TrainingSpec", {}),
+    (GROUP, "ParameterGroupSpec", {"match": "*"}),
+    (("meta",), "MetaSpec", {}),
+    (("search",), "SearchSpec", {"parameters": {"training.learning_rate": {"choices": [1, 2]}}}),
+    (RANGE, "SearchRange", {"low": 0.1, "high": 1.0}),
+    (RANGE, "SearchChoices", {"choices": [0.1, 1.0]}),
+    (("start",), "StartSpec", {"job": samples.ID}),
+    (("retrain",), "RetrainSpec", {}),
+    (("replicas",), "ReplicasSpec", {}),
+    (("resources",), "ResourcesSpec", {}),
+    (("retry",), "RetrySpec", {}),
+    (("preflight",), "PreflightSpec", {}),
+    (("notify",), "NotifySpec", {}),
+    (("attribution",), "AttributionSpec", {}),
+]
+"""Every other part: its path, its schema, and what it needs."""
+
+
+def test_every_schema_of_a_job_is_among_the_parts_or_the_unions() -> None:
+    members = {name for path in PLACES for name in at(path)[1].values()}
+    assert members | {name for _, name, _ in PARTS if name} == set(SCHEMA["$defs"])
+
+
+@pytest.mark.parametrize(
+    ("path", "needed", "field"),
+    [
+        pytest.param(path, needed, field, id=f"{name or 'JobSpec'}.{field}")
+        for path, name, needed in PARTS
+        for field in (SCHEMA["$defs"][name] if name else SCHEMA)["properties"]
+    ],
+)
+@pytest.mark.parametrize("value", [1, {}, "text", None, [{"deep": 1}]], ids=repr)
+def test_a_misspelt_field_of_any_part_is_named(
+    path: tuple[str | int, ...], needed: dict[str, Any], field: str, value: Any
+) -> None:
+    """Whether the field comes in addition to the right ones, or in place of the one it means."""
+    wrong = f"{field[:-1]}q{field[-1]}"
+    for without in (field, None):
+        body: Any = copy.deepcopy(dict(samples.SPEC))
+        if not path:
+            body = {name: part for name, part in body.items() if name != without} | {wrong: value}
+        here = body
+        for number, part in enumerate(path):
+            last = number + 1 == len(path)
+            own = {name: given for name, given in needed.items() if name != without}
+            following = None if last else path[number + 1]
+            empty: Any = own | {wrong: value} if last else [None] if following == 0 else {}
+            if isinstance(part, int) or last:
+                here[part] = empty
+            here = here[part] if isinstance(part, int) else here.setdefault(part, empty)
+        with pytest.raises(ValidationError) as caught:
+            JobSpec.model_validate(body)
+        found = {error.path: error.message for error in field_errors(caught.value.errors(), body)}
+        unknown = [each for each, message in found.items() if "not a known field" in message]
+        assert len(unknown) == 1, found
+        assert unknown[0].endswith(wrong), found
+        for part in path:
+            assert str(part) in unknown[0]
