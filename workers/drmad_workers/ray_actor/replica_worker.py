@@ -61,6 +61,7 @@ class ReplicaWorker:
         self._states = StateFiles(artifacts)
         self._folder: Path | None = None
         self._problem: Problem | None = None
+        self._built: tuple[tuple[str, int], Problem] | None = None
         self._tuners: Sequence[Tuner] = ()
         self._batched: ReplicaBatch | None = None
         self._attributor: Attributor | None = None
@@ -104,6 +105,17 @@ class ReplicaWorker:
         places = Places(self._data_roots, self._uploads, artifacts=location)
         return places, self._device, self._folder
 
+    def _problem_of(self, spec: JobSpec) -> Problem:
+        """The problem that a spec states, with its data: built once for all that state the same."""
+        from drmad_workers import spec_adapter
+
+        stated = (spec.problem.model_dump_json(), spec.seed)
+        if self._built is None or self._built[0] != stated:
+            self._built = None  # its memory is free before the next one is built
+            places, _, folder = self._places()
+            self._built = (stated, spec_adapter.problem(spec, places, folder))
+        return self._built[1]
+
     def _prepare(self) -> Prepared:
         from drmad_workers import spec_adapter
         from drmad_workers.meta.state import initial_state
@@ -111,8 +123,8 @@ class ReplicaWorker:
         from drmad_workers.ray_actor.packed_state import pack
 
         spec = self._spec
-        places, device, folder = self._places()
-        self._problem = problem = spec_adapter.problem(spec, places, folder)
+        self._problem = problem = self._problem_of(spec)
+        device = self._device
         if len(self._numbers) == 1:
             replica = self._numbers[0]
             self._tuners = [spec_adapter.tuner(spec, replica, device=device, built=problem)]

@@ -127,7 +127,8 @@ class SideMethods(ReplicaWorker):
         from drmad_workers.ray_actor.side_runs import plain_runs
 
         spec = JobSpec.accepted(spec_json)
-        tuner = spec_adapter.tuner(spec, 0, *self._places())
+        built = self._problem_of(spec)
+        tuner = spec_adapter.tuner(spec, 0, device=self._device, built=built)
         try:
             return plain_runs.trial(tuner, self._note)
         finally:
