@@ -46,7 +46,8 @@ dist:
 
 # The pictures of the documentation, from the dashboard's own tests.
 images: install browser
-	DRMAD_IMAGES=docs/images $(BIN)/python -m pytest tests/service/dashboard/test_dashboard.py -k every_page
+	DRMAD_IMAGES=docs/images $(BIN)/python -m pytest tests/service/dashboard/test_dashboard.py \
+		tests/service/dashboard/test_learned_views.py -k "every_page or learned_views"
 
 lint: install
 	$(BIN)/ruff check

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from playwright.sync_api import Page, expect
 from safetensors import numpy as safetensors
+from sklearn.datasets import load_digits
 
+from drmad_client.files.png import data_url, pixels_of, png
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.records.job import Best, Progress
 from drmad_client.records.side_runs.examples import ExampleGroups, ExampleView, ShownExamples
@@ -16,8 +20,9 @@ from drmad_service.store.layout.state_machine import Action
 from tests import browser as browsers
 from tests.browser import Server
 from tests.service.dashboard import gallery
-from tests.service.dashboard.page_checks import Do
+from tests.service.dashboard.page_checks import Do, looked_at
 
+DIGITS = load_digits().images[:40]
 RANDOM = np.random.default_rng(3)
 LEARNED: dict[str, np.ndarray[Any, Any]] = {
     "training_data": RANDOM.normal(size=(30, 64)).astype(np.float32),
@@ -139,6 +144,7 @@ def test_each_kind_has_its_view(page: Page, server: Server, do: Do[Any]) -> None
     search.fill("80")
     found = page.locator("learned-entries[found] li")
     expect(found).to_have_text(["mixing[8, 8]1from 0"])
+    looked_at(page, "learned-values", page.locator("#learned"))
 
 
 def test_penalties_per_pixel_are_an_image_beside_the_layers(
@@ -160,6 +166,7 @@ def test_penalties_per_pixel_are_an_image_beside_the_layers(
     np.testing.assert_allclose(shown, np.exp(penalties[:64]).reshape(8, 8), rtol=6e-3)
     layers = page.locator('job-chart[name="learned-l2"] .ytick text')
     expect(layers).to_have_count(2)
+    looked_at(page, "learned-penalties", page.locator("#learned"))
 
 
 def test_schedules_are_curves_by_layer_over_the_untuned_ones(
@@ -188,10 +195,26 @@ def test_schedules_are_curves_by_layer_over_the_untuned_ones(
     np.testing.assert_allclose(rising, np.exp([-3.0, -1.0]), rtol=1e-3)
     np.testing.assert_allclose(falling, np.exp([-1.0, -3.0]), rtol=1e-3)
     assert any(ends == [1.0, 1.0] for ends in slopes.values())  # untuned, exp(0)
+    looked_at(page, "learned-schedules", page.locator("#learned"))
 
 
-def test_the_lowest_weights_stand_beside_the_texts_of_their_rows(
-    page: Page, server: Server, do: Do[Any]
+def _as_text(row: int) -> ExampleView:
+    return ExampleView(text=f"<b>review</b> {row}: the plot is thin, the actors are not")
+
+
+def _as_table_row(row: int) -> ExampleView:
+    return ExampleView(text=f"age {20 + row}, clinic harbour, progression {7 * row}")
+
+
+def _as_picture(row: int) -> ExampleView:
+    return ExampleView(picture=data_url(png(pixels_of(DIGITS[row]))))
+
+
+@pytest.mark.parametrize(
+    ("name", "view"), [("texts", _as_text), ("table", _as_table_row), ("weights", _as_picture)]
+)
+def test_the_lowest_weights_stand_beside_their_examples(
+    page: Page, server: Server, do: Do[Any], name: str, view: Callable[[int], ExampleView]
 ) -> None:
     weights = np.linspace(-4.0, 4.0, 40, dtype=np.float32)[RANDOM.permutation(40)]
     fields = {"name": "sample_weight", "kind": "sample_weight", "transform": "sigmoid"}
@@ -199,7 +222,7 @@ def test_the_lowest_weights_stand_beside_the_texts_of_their_rows(
     async def made(store: Store) -> str:
         kinds = [{"kind": "sample_weight"}]
         job = await _job(store, kinds, [fields], {"sample_weight": weights})
-        views = {row: ExampleView(text=f"<b>text</b> of row {row}") for row in range(40)}
+        views = {row: view(row) for row in range(40)}
         numbers = [int(weight > 0) for weight in weights]
         groups = {"class": ExampleGroups(labels=["bad", "good"], numbers=numbers)}
         await store.answer_examples("asked", job, ShownExamples(views=views, groups=groups))
@@ -211,8 +234,14 @@ def test_the_lowest_weights_stand_beside_the_texts_of_their_rows(
         shown = page.locator(f'learned-entries[src*="order={title}"]')
         shown.scroll_into_view_if_needed()
         expect(shown).to_have_attribute("data-examples", "shown")
-        texts = shown.locator("li .what").all_text_contents()
-        label = "bad" if title == "lowest" else "good"
-        assert texts == [f"<b>text</b> of row {row} class {label}" for row in rows]
+        label = "class bad" if title == "lowest" else "class good"
+        texts = [text.strip() for text in shown.locator("li .what").all_text_contents()]
+        assert texts == [f"{view(row).text or ''} {label}".strip() for row in rows]
         values = [float(text) for text in shown.locator("li b").all_text_contents()]
         np.testing.assert_allclose(values, 1 / (1 + np.exp(-weights[rows])), rtol=6e-3)
+        if name == "weights":
+            for place, row in enumerate(rows[:3]):
+                drawn = shown.locator("li img").nth(place).evaluate(browsers.PIXELS)
+                expected = pixels_of(DIGITS[row]).ravel()
+                np.testing.assert_allclose(np.array(drawn), expected, atol=0.51)
+    looked_at(page, f"learned-{name}", page.locator("#learned"))
