@@ -69,10 +69,11 @@ def permitted(job: JobRecord, may_submit: bool, may_change: bool) -> list[str]:
     return found if may_change else [name for name in found if name == "fork"]
 
 
-def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
+def charts(job: JobRecord, compares_methods: bool) -> list[Chart]:
     """Returns the figures for which this job has, or will have, data.
 
-    `has_fidelity_report`: a fidelity report was written before the first meta-iteration.
+    `compares_methods`: a report of several methods was written before the first meta-iteration;
+    of a single one the table says all.
     """
     if _attributes(job) or (job.status.is_terminal and job.progress.iteration == 0):
         return []
@@ -87,7 +88,7 @@ def charts(job: JobRecord, has_fidelity_report: bool) -> list[Chart]:
         without_data.add("layers")
     method = job.spec.hypergradient.method
     has_fidelity_probes = method == "auto" and job.progress.iteration > 0
-    if not has_fidelity_report and not has_fidelity_probes:
+    if not compares_methods and not has_fidelity_probes:
         without_data.add("fidelity")
     placed = {name for names in _PARTS.values() for name in names}
     shown: list[Chart] = []

@@ -171,20 +171,21 @@ async def commit(
     size: int = 164,
     floor: float = 0.32,
     method: str = "shortcut",
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Commits meta-iterations with falling losses."""
+    """Commits meta-iterations with falling losses; `metrics` are further ones."""
     best = math.inf
     for iteration in iterations:
         loss = (
             floor + 0.9 * math.exp(-iteration / (0.25 * total)) + 0.02 * math.sin(iteration * 2.1)
         )
         values = _values(iteration, size)
-        metrics = {"validation_error": loss / 8, "test_error": loss / 7}
+        measured = {"validation_error": loss / 8, "test_error": loss / 7, **(metrics or {})}
         record = {
             "iteration": iteration,
             "validation_loss": loss,
             "training_loss": loss * 0.7,
-            "metrics": metrics,
+            "metrics": measured,
             "hypergradient_norm": 0.4 * loss,
             "cosine_to_previous": None if iteration == 0 else math.cos(0.2 + 1 / (1 + iteration)),
             "hyperparameters": {kind: _summary(values, kind)},
@@ -210,7 +211,7 @@ async def commit(
                     iterations=total,
                     remaining_s=ITERATION_S * (total - iteration - 1),
                 ),
-                best=Best(iteration=iteration, validation_loss=loss, metrics=metrics)
+                best=Best(iteration=iteration, validation_loss=loss, metrics=measured)
                 if is_best
                 else None,
             ),

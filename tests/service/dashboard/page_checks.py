@@ -68,6 +68,8 @@ def looked_at(page: Page, name: str, part: Locator) -> None:
         if scheme != "narrow":  # the rules do not depend on the width
             accessible(page, f"{name}, {scheme}", "color-contrast" if scheme == "dark" else None)
         if IMAGES:
+            height = page.evaluate("document.documentElement.scrollHeight")
+            page.set_viewport_size({"width": width, "height": height})  # the bar stays on top
             page.wait_for_timeout(1500)  # charts are drawn again in other colours and widths
             part.screenshot(path=Path(IMAGES) / f"{name}-{scheme}.png")
 

@@ -203,3 +203,30 @@ def test_the_verdict_tells_the_confirmed_figure_beside_the_untuned_one(
     probes = page.locator("#probes tbody tr")
     expect(probes).to_have_count(2)
     expect(probes.nth(1)).to_contain_text("shortcut chosen")
+
+
+def test_a_chart_is_as_high_as_its_panels_need_also_on_a_phone(
+    browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
+) -> None:
+    """Four panels below a legend of six rows left each a dozen pixels."""
+
+    async def begin(store: Store) -> str:
+        lease = await gallery.running(store, gallery.spec("metrics", 4, priority=60))
+        more = {"label_noise_auc": 0.9, "label_noise_precision": 0.8}
+        await gallery.commit(store, lease, range(4), 4, metrics=more)
+        await store.act(lease, Action.SUCCEED, "iterations", "completed")
+        return lease.job_id
+
+    job = do(begin)
+    trouble = Trouble()
+    with browsers.window(browser, trouble, width=390) as (_, page):
+        page.goto(f"{server.url}/jobs/{job}")
+        chart = page.locator('job-chart[name="losses"]')
+        chart.scroll_into_view_if_needed()
+        expect(chart).to_have_attribute("data-state", "drawn")
+        heights = chart.evaluate(
+            """({ plot }) => ["yaxis", "yaxis2", "yaxis3", "yaxis4"].map((name) =>
+                plot._fullLayout[name]._length)"""
+        )
+        assert min(heights) > 80, heights
+    assert trouble.found == []

@@ -2,7 +2,8 @@
 // data-state is waiting, drawn, empty (the figure has no data) or failed.
 import { Refused, request } from "./service.js";
 
-const TALL_HEIGHT = 480;
+const LEGEND_ROW = 22;
+const LEGEND_ROWS = 2; // that the height of a chart has room for
 const MAX_DRAW_MS = 10_000;
 const FIRST_RETRY_MS = 1000;
 const MAX_RETRY_MS = 30_000;
@@ -162,6 +163,16 @@ export class JobChart extends HTMLElement {
     this.replaceChildren(line);
   }
 
+  /** As high as the panels of the figure need, and on a narrow page the rows of its legend. */
+  makeRoom({ data, layout }) {
+    this.least ??= this.offsetHeight;
+    const named = data.filter(({ showlegend }) => layout.showlegend && showlegend !== false);
+    const width = named.reduce((sum, { name }) => sum + 50 + 6.5 * String(name ?? "").length, 0);
+    const rows = Math.ceil(width / Math.max(200, this.clientWidth - 90));
+    const height = Math.max(this.least, layout.height ?? 0) + LEGEND_ROW * Math.max(0, rows - LEGEND_ROWS);
+    if (height > this.least) this.style.height = `${height}px`;
+  }
+
   async show(figure) {
     const why = figure.data.length ? null : (figure.layout.annotations?.[0]?.text ?? "No data yet");
     if (why && !this.plot) return this.say("empty", why);
@@ -171,7 +182,7 @@ export class JobChart extends HTMLElement {
       this.plot.style.height = "100%";
       this.replaceChildren(this.plot);
     }
-    if ((figure.layout.height ?? 0) > TALL_HEIGHT) this.dataset.height = "tall";
+    this.makeRoom(figure);
     const { title, height, ...layout } = figure.layout; // the page sets the heading and the height
     const shown = { ...layout, template: template(), uirevision: "kept", autosize: true };
     const draw = () => Plotly.react(this.plot, themed(figure.data), themed(shown), CONFIG);

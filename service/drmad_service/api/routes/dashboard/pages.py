@@ -268,7 +268,7 @@ async def job(
         last_event=last_event,
         actions=job_page.permitted(job, principal.may_submit, may_change),
         may_change=may_change,
-        charts=job_page.charts(job, measured["report"] is not None),
+        charts=job_page.charts(job, len((measured["report"] or {}).get("predictions", ())) > 1),
         verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, at_end),
         doubts=job_verdict.doubts(job, validated),
         other_warnings=job_verdict.other_warnings(job),
