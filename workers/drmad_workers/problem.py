@@ -15,6 +15,9 @@ from drmad_workers.update_rule import UpdateRule
 Transform = Literal["identity", "exp", "sigmoid"]
 
 
+_PARALLEL = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """A tensor of continuous hyperparameters that the user's own losses take.
@@ -200,6 +203,7 @@ class Problem:
             raise ProblemError(
                 f"model must be a torch.nn.Module, got {type(self.model).__name__}", "model"
             )
+        _require_whole(self.model)
         if not (self.initialize in (None, "reset") or callable(self.initialize)):
             raise ProblemError(
                 "initialize must be None (training starts from the weights that the model has), "
@@ -234,6 +238,26 @@ class Problem:
                     ": tune the real and the imaginary parts",
                     f"hyperparameters.{name}",
                 )
+
+
+def _require_whole(model: nn.Module) -> None:
+    """Raises ProblemError if another library divides the model's weights or its minibatches."""
+    for name, module in model.named_modules():
+        if type(module).__name__ in _PARALLEL:
+            raise ProblemError(
+                f"model must not be divided among processes or devices, got "
+                f"{type(module).__name__} at {name or 'its root'}: hand over the module inside; "
+                "replicas.workers splits its minibatches, and weights must fit on each worker",
+                "model",
+            )
+    for name, parameter in model.named_parameters():
+        if type(parameter).__name__ == "DTensor" or hasattr(parameter, "full_tensor"):
+            raise ProblemError(
+                f"model must hold its weights whole, got the sharded tensor {name} (fully_shard): "
+                "hand over the module before it is sharded; replicas.workers splits its "
+                "minibatches, and weights must fit on each worker",
+                "model",
+            )
 
 
 def without_arrays(data: Any, name: str) -> Any:
