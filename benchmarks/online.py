@@ -1,7 +1,7 @@
 """Tuning in one training run beside restarts: test errors after retraining, work, and overhead.
 
-    python benchmarks/online.py [--quick] [--part choose,report,mnist,overhead] [--json FILE]
-    python benchmarks/online.py --json FILE --tables
+    python benchmarks/online.py [--quick] [--part choose,report,mnist,overhead,job] [--json FILE]
+    python benchmarks/online.py [--json FILE] --tables
 
 Digits with half of the 1,000 training labels drawn at random, a weight for every example, an MLP
 64-50-10. `choose` tries settings of online runs on the seeds 100 to 104; the one with the lowest
@@ -10,9 +10,11 @@ reported on the seeds 0 to 4 by `report`, beside 30 restarts and uniform weights
 plain loop of torch.optim of 500 steps with the weights that were found. Work counts gradients and
 products as experiments/README.md does, and the gradients of the outer loss, by their rows.
 `overhead` compares the CPU time of a window with that of its gradients and products alone, which
-the engine takes in a bare loop in turn with the windows. `mnist` chooses among three rates on two
-seeds, at most 8 training runs of 1,000 steps, and reports five others. Each measurement is a line
-of the --json file; those that are there are not repeated.
+the engine takes in a bare loop in turn with the windows, and with autograd's own; `job` has that of
+the windows of a job on a service, with what lies between them. `mnist` chooses among three rates on
+two seeds, at most 8 training runs of 1,000 steps, and reports five others. Each measurement is a
+line of the --json file; those that are there are not repeated. benchmarks/online_study/online.jsonl
+has those of the guide "Restart or online?".
 """
 
 import argparse
@@ -25,6 +27,7 @@ import torch
 
 from online_study import mnist
 from online_study.digits import online, restarts, uniform
+from online_study.job import job_overhead
 from online_study.lines import Results
 from online_study.overhead import overhead
 from online_study.tables import best_of, report
@@ -36,6 +39,7 @@ GRID: list[dict[str, Any]] = [
 ]
 
 
+MEASURED = Path(__file__).parent / "online_study" / "online.jsonl"
 MNIST_GRID: list[dict[str, Any]] = [
     {"steps": 2250, "window": 30, "rate": rate} for rate in (0.2, 0.4, 0.8)
 ]
@@ -45,11 +49,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed and setting: a minute")
     parser.add_argument("--json", type=Path, help="where all figures go, a line for each")
-    parser.add_argument("--part", default="choose,report,mnist,overhead")
+    parser.add_argument("--part", default="choose,report,mnist,overhead,job")
     parser.add_argument("--tables", action="store_true", help="print the tables, measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(options.json)
+    results = Results(MEASURED if options.tables and options.json is None else options.json)
     parts = () if options.tables else options.part.split(",")
     grid, seeds = (GRID[:1], 1) if options.quick else (GRID, 5)
     if "choose" in parts:
@@ -78,6 +82,9 @@ def main() -> None:
         for window, repetition in product((10, 30), range(1 if options.quick else 5)):
             key = {"part": "overhead", "window": window, "repetition": repetition}
             results.add(key, partial(overhead, window))
+    if "job" in parts:
+        for window in (10, 30):
+            results.add({"part": "job", "window": window}, partial(job_overhead, window))
     print(report(results.lines))
 
 

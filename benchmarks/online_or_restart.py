@@ -56,6 +56,9 @@ SETTINGS: dict[str, Sequence[Setting]] = {
 STUDIES = {"sources": SOURCES, "rare": RARE, "strengths": STRENGTHS, "noisy": NOISY}
 TRIALS = {"sources": 13, "rare": 7, "strengths": 7, "noisy": 7}
 """The training runs of a search, which are those of an online run."""
+PASSES: Setting = {"steps": 400, "window": 20, "rate": 0.1, "passes": 2}
+"""Two training runs one after the other, of the lowest validation loss on three other seeds, beside
+one of 400 or 800 steps in windows of 20 or 40."""
 FACTORS = (1.0, 3.0)
 """Multiples of the learning rate for one-step reweighting."""
 
@@ -97,6 +100,7 @@ def arms(results: Results, part: str, iterations: int) -> Iterator[tuple[str, Se
         return
     yield "restarts", {"iterations": iterations}, partial(restarts, study, iterations=iterations)
     if part == "rare":
+        yield "online, two passes", PASSES, partial(online, study, **PASSES)
         yield "ten times the rare classes", {}, lambda seed: fixed(study, seed, BALANCED)
 
 

@@ -18,6 +18,7 @@ from drmad_workers import (
     TrainingConfig,
     TrainingDiverged,
     Tuner,
+    TuningResult,
     tune,
 )
 from drmad_workers.hyperparameters.base import Kind
@@ -72,12 +73,22 @@ def judged(study: Study, seed: int, values: Values, runs: float) -> Figures:
 
 
 def online(
-    study: Study, seed: int, steps: int, window: int, rate: float, horizon: int | None = None
+    study: Study,
+    seed: int,
+    steps: int,
+    window: int,
+    rate: float,
+    horizon: int | None = None,
+    passes: int = 1,
 ) -> Figures:
-    """One run; its work counts in runs of the study's training."""
+    """One run, or several one after the other; its work counts in runs of the study's training."""
     meta = MetaConfig("adam", rate, mode="online", window=window)
     training, method = replace(study.training, steps=steps), Stored(horizon=horizon)
-    result = tune(study.problem(seed), study.kinds, training, method, meta, seed=seed)
+    result = TuningResult()
+    for _ in range(passes):
+        result = tune(
+            study.problem(seed), study.kinds, training, method, meta, seed=seed, state=result.state
+        )
     assert result.state is not None
     return judged(study, seed, result.best, result.state.runs * steps / study.training.steps)
 

@@ -67,7 +67,20 @@ def report(lines: Sequence[Line]) -> str:
             f"window {window}: {mean(times, 'window_ms'):.2f} ms of CPU; gradients and products "
             f"{mean(times, 'alone_ms'):.2f} ms, overhead {spread(times, 'overhead')} %; with the "
             f"steps {mean(times, 'steps_ms'):.2f} ms, {spread(times, 'overhead_on_steps')} %"
+            + (
+                f"; by autograd alone {mean(times, 'eager_ms'):.2f} ms, "
+                f"{spread(times, 'overhead_on_eager')} %"
+                if all("eager_ms" in each for each in times)
+                else ""
+            )
         )
+    out += [
+        f"window {line['window']} of a job: {line['apart_ms']:.1f} ms between two commits, "
+        f"{line['replica_ms']:.1f} ms of them in the replica; CPU of all processes "
+        f"{line['cpu_ms']:.1f} ms, gradients and products alone {line['alone_ms']:.1f} ms"
+        for line in lines
+        if line["part"] == "job"
+    ]
     return "\n".join(out)
 
 

@@ -56,6 +56,7 @@ def test_online_job_whose_processes_are_killed_trains_on_as_if_nothing_had_been(
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 @pytest.mark.parametrize(("mode", "rounds"), [("restart", 54), ("online", 20)])
 def test_many_rounds_of_random_faults(tmp_path: Path, mode: str, rounds: int) -> None:
     log = Path(os.environ.get("DRMAD_FAULTS_LOG", tmp_path / "faults.jsonl"))

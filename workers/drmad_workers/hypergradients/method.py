@@ -227,7 +227,9 @@ class Adjoint:
         first = norms(self.weights)
         self._last = self._largest = first
         # An outer loss of averaged weights, which are carried, does not depend on w_T itself.
-        self._first = torch.where(first > 0.0, first, norms(self.carried))
+        self._first = first
+        if self.carried.numel():
+            self._first = torch.where(first > 0.0, first, norms(self.carried))
         self._contraction, self._watch = contraction, watch
         self._product = gauss_newton_product if curvature == "gauss_newton" else None
         self._off_path = off_path

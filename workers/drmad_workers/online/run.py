@@ -96,7 +96,7 @@ class OnlineRun:
             isinstance(each, BoundRate) for each in bound
         )
         self._dynamics: InnerOptimizer | None = None
-        self._added = 0
+        self._added = self._peak_bytes = 0
         self.method = self._chosen(method)
         self._earlier = EarlierWindows(steps_before(method, window))
         self.method.check(self._constant)
@@ -219,6 +219,8 @@ class OnlineRun:
         if not self.is_done:
             run.expect(run.order(range(self.window, 2 * self.window)))
         found = measured or Measurements(training_loss, {}, {}, {})
+        if measured or not self._peak_bytes:
+            self._peak_bytes = peak_memory_bytes(replica.device)
         return Evaluation(
             validation_loss=passed.validation_loss,
             training_loss=found.training_loss,
@@ -227,7 +229,7 @@ class OnlineRun:
             hypergradient=passed.hypergradient,
             model=found.model if keep_model else {},
             seconds=clock.seconds,
-            peak_memory_bytes=peak_memory_bytes(replica.device),
+            peak_memory_bytes=self._peak_bytes,
             method=passed.method.name,
             backward_steps=passed.products,
             cost=self._cost(differentiated.cost),

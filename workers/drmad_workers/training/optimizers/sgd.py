@@ -12,6 +12,7 @@ from torch import Tensor
 
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
 from drmad_workers.training.optimizers.rates import (
+    PART,
     Factor,
     Rate,
     add_scaled,
@@ -72,6 +73,7 @@ class MomentumSGD(InnerOptimizer):
     weight_decay: Rate = field(default_factory=lambda: Rate(0.0))
     nesterov: bool = False
     _maps: dict[int, StrideMap] = field(default_factory=dict)
+    _numbers: tuple[float, float, float] | None = field(default=None, init=False)
 
     memory_rows = 1
     path_rows = 1
@@ -81,6 +83,8 @@ class MomentumSGD(InnerOptimizer):
         self.reads_gradient = any(rate.total is not None for rate in rates)
         self.point_rows = 2 if self.reads_gradient else 1
         self.constant = not any(rate.varies for rate in self.rates.values())
+        if self.constant:
+            self._numbers = numbers([rate.factor(0) for rate in self.rates.values()])
 
     @classmethod
     def configured(
@@ -94,6 +98,9 @@ class MomentumSGD(InnerOptimizer):
         return self.reads_gradient and not known
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
+        if self._numbers is not None and state.shape[-1] <= PART:
+            self._step(state, gradient, *self._numbers)
+            return
         factors = [rate.factor(step) for rate in self.rates.values()]
         for part in parts_of(state):
             own = (part_of(factor, part) for factor in factors)
@@ -254,3 +261,11 @@ class MomentumSGD(InnerOptimizer):
     def gain(self, decay: Factor) -> Factor:
         """δ at γ = `decay`."""
         return 1.0 - decay if self.damped else 1.0
+
+
+def numbers(factors: Sequence[Factor]) -> tuple[float, float, float] | None:
+    """The three factors if they are numbers, as they are where no layer has one of its own."""
+    rate, decay, weight_decay = factors
+    if isinstance(rate, float) and isinstance(decay, float) and isinstance(weight_decay, float):
+        return rate, decay, weight_decay
+    return None
