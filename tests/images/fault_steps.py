@@ -91,13 +91,13 @@ def upgrade(one: Deployment, report: Report, expected: History, folder: Path) ->
         job_id = one.submit("upgraded")
         one.wait_for_commits(job_id, 2)
         one.settings["DRMAD_VERSION"] = "next"
-        for services in (["api"], ["scheduler"], ["ray-head", "ray-worker"]):
+        for services in (["api"], ["scheduler"], ["ray-head", "ray-driver", "ray-worker"]):
             one.compose("up", "--detach", "--no-build", "--no-deps", *services)
             one.wait_until_healthy(tuple(services))
         one.wait_until_healthy()
         one.ended(job_id)
         same(expected, one.history(job_id))
-        for service in ("api", "scheduler", "ray-worker"):
+        for service in ("api", "scheduler", "ray-driver", "ray-worker"):
             assert version in one.compose("exec", "-T", service, "drmad", "version")
         step.seen = f"all run {version}; history bit-identical"
     with report.step("Back by `DRMAD_VERSION`") as step:
