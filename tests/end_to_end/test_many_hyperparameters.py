@@ -50,8 +50,8 @@ def test_ten_million_hyperparameters_are_committed_read_and_paged(tmp_path: Path
         Path(f"/proc/{api}/clear_refs").write_text("5")  # the peak begins anew
         before = resident_bytes(api, "VmRSS")
         began = time.perf_counter()
-        done_ = service.run("fetch", job.id, "--to", str(tmp_path / "fetched"))
-        assert done_.returncode == 0, done_.stderr
+        fetched = service.run("fetch", job.id, "--to", str(tmp_path / "fetched"))
+        assert fetched.returncode == 0, fetched.stderr
         (values,) = load_file(tmp_path / "fetched" / "hyperparameters.safetensors").values()
         print(f"read in {time.perf_counter() - began:.1f} s")
         assert values.size == COUNT

@@ -14,6 +14,8 @@ from drmad_client.records.status import JobStatus
 from tests.end_to_end.test_lifecycle import committed, done, numbers, until
 from tests.end_to_end.victim import Victim, running
 
+pytestmark = pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")  # of the loss
+
 ITERATIONS = 4
 
 
