@@ -15,6 +15,7 @@ from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
 from drmad_client.spec.outer.transforms import to_user_units
 
 MOST_BARS = 60
+MOST_WEIGHTS = 12
 MOST_CELLS = 20_000
 _BINS = 60
 
@@ -44,7 +45,8 @@ def overview(info: HyperparameterInfo, after: Values, before: Values | None = No
         ]
         means = np.array([part.mean() for part in parts])
         return _bars(info, labels, means, np.array(untuned))
-    if raw.size <= MOST_BARS:
+    # Of examples the lists beside the figure have the names, and only the distribution is of use.
+    if raw.size <= (MOST_WEIGHTS if info.kind == "sample_weight" else MOST_BARS):
         labels = [f"{info.name}[{index}]" for index in range(raw.size)]
         start = np.full(raw.size, math.nan) if before is None else np.ravel(before)
         return _bars(info, labels, raw.ravel(), start)

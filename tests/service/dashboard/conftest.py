@@ -49,6 +49,7 @@ def jobs(redis_url: str, do: Do[Any]) -> dict[str, str]:
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
     ids: dict[str, str] = do(gallery.gallery)
+    do(gallery.used)
     do(lambda store: store.report_nodes("scheduler_1", gallery.nodes()))
     # No scheduler renews its announcement during the tests, so it is dated one hour ahead.
     with Redis.from_url(redis_url) as redis:

@@ -120,4 +120,7 @@ def test_the_cluster_shows_reservations_by_node_tenants_and_its_use(
     expect(tenants).to_have_count(1)
     expect(tenants).to_contain_text("local")
     nodes = page.locator("section[aria-labelledby=nodes] tbody tr")
-    expect(nodes.first).to_contain_text("of 16")
+    for node in range(2):  # its replicas are spread
+        expect(nodes.nth(node)).to_contain_text("1 of 16")
+        expect(nodes.nth(node)).to_contain_text("digits, two replicas")
+    expect(nodes.nth(2)).to_contain_text("offline")

@@ -22,7 +22,7 @@ from tests.browser import Server
 from tests.service.dashboard import gallery
 from tests.service.dashboard.page_checks import Do, looked_at
 
-DIGITS = load_digits().images[:40]
+DIGITS, CLASSES = load_digits().images[:40], load_digits().target[:40]
 RANDOM = np.random.default_rng(3)
 LEARNED: dict[str, np.ndarray[Any, Any]] = {
     "training_data": RANDOM.normal(size=(30, 64)).astype(np.float32),
@@ -218,13 +218,13 @@ def test_the_lowest_weights_stand_beside_their_examples(
 ) -> None:
     weights = np.linspace(-4.0, 4.0, 40, dtype=np.float32)[RANDOM.permutation(40)]
     fields = {"name": "sample_weight", "kind": "sample_weight", "transform": "sigmoid"}
+    labels = ((CLASSES + 3 * (weights < 0)) % 10).tolist()  # a low weight has a wrong label
 
     async def made(store: Store) -> str:
         kinds = [{"kind": "sample_weight"}]
         job = await _job(store, kinds, [fields], {"sample_weight": weights})
         views = {row: view(row) for row in range(40)}
-        numbers = [int(weight > 0) for weight in weights]
-        groups = {"class": ExampleGroups(labels=["bad", "good"], numbers=numbers)}
+        groups = {"class": ExampleGroups(labels=[*"0123456789"], numbers=labels)}
         await store.answer_examples("asked", job, ShownExamples(views=views, groups=groups))
         return job
 
@@ -234,9 +234,8 @@ def test_the_lowest_weights_stand_beside_their_examples(
         shown = page.locator(f'learned-entries[src*="order={title}"]')
         shown.scroll_into_view_if_needed()
         expect(shown).to_have_attribute("data-examples", "shown")
-        label = "class bad" if title == "lowest" else "class good"
         texts = [text.strip() for text in shown.locator("li .what").all_text_contents()]
-        assert texts == [f"{view(row).text or ''} {label}".strip() for row in rows]
+        assert texts == [f"{view(row).text or ''} class {labels[row]}".strip() for row in rows]
         values = [float(text) for text in shown.locator("li b").all_text_contents()]
         np.testing.assert_allclose(values, 1 / (1 + np.exp(-weights[rows])), rtol=6e-3)
         if name == "weights":

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from drmad_service.store import Store
 from tests import browser as browsers
@@ -20,6 +20,32 @@ MOST_OPENINGS = 8
 MOST_BYTES = 2_000_000
 
 
+class Received:
+    """Counts the bytes that a page receives, without the script of plotly, which is cached."""
+
+    def __init__(self, context: BrowserContext, page: Page) -> None:
+        self.session = context.new_cdp_session(page)
+        self.session.send("Network.enable")
+        self._sizes: dict[str, float] = {}
+        self._names: dict[str, str] = {}
+        self.session.on(
+            "Network.responseReceived",
+            lambda event: self._names.update({event["requestId"]: event["response"]["url"]}),
+        )
+        self.session.on(
+            "Network.loadingFinished",
+            lambda event: self._sizes.update({event["requestId"]: event["encodedDataLength"]}),
+        )
+
+    @property
+    def bytes(self) -> float:
+        return sum(
+            size
+            for key, size in self._sizes.items()
+            if "plotly.min.js" not in self._names.get(key, "")
+        )
+
+
 class Opened:
     """Measures one visit with an empty cache: seconds until the first chart or last row is drawn,
     CPU seconds of browser and service, bytes received, and layout shift."""
@@ -27,19 +53,9 @@ class Opened:
     def __init__(self, browser: Browser, url: str, until: str) -> None:
         trouble = Trouble()
         with browsers.window(browser, trouble) as (context, page):
-            session = context.new_cdp_session(page)
-            session.send("Network.enable")
+            received = Received(context, page)
+            session = received.session
             session.send("Performance.enable")
-            sizes: dict[str, float] = {}
-            names: dict[str, str] = {}
-            session.on(
-                "Network.responseReceived",
-                lambda event: names.update({event["requestId"]: event["response"]["url"]}),
-            )
-            session.on(
-                "Network.loadingFinished",
-                lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}),
-            )
             began, served = time.monotonic(), time.process_time()
             page.goto(url, wait_until="commit")
             expect(page.locator(until).first).to_be_visible()
@@ -48,9 +64,7 @@ class Opened:
             (spent,) = (each["value"] for each in metrics if each["name"] == "ProcessTime")
             self.work_s = time.process_time() - served + spent
             page.wait_for_timeout(500)
-            self.bytes = sum(
-                size for key, size in sizes.items() if "plotly.min.js" not in names.get(key, "")
-            )
+            self.bytes = received.bytes
             self.shift = page.evaluate(
                 """() => new Promise((resolve) => {
                     let sum = 0;
@@ -127,13 +141,15 @@ def test_a_million_hyperparameters_open_quickly(
 
     job_id = do(write)
     opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
-    with browsers.window(browser, Trouble()) as (_, page):
+    with browsers.window(browser, Trouble()) as (context, page):
+        received = Received(context, page)
         page.goto(f"{server.url}/jobs/{job_id}")
         settled(page)
         expect(page.locator('job-chart[name="movers"] .main-svg').first).to_be_visible()
         lowest = page.locator('learned-entries[src*="order=lowest"]')
         lowest.scroll_into_view_if_needed()
         expect(lowest.locator("li")).to_have_count(12)
+        assert received.bytes < MOST_BYTES  # with every chart and list of the page
         began = time.monotonic()
         lowest.evaluate("(list) => fetch(list.getAttribute('src')).then((found) => found.json())")
         assert time.monotonic() - began < QUICK_S
