@@ -5,16 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 from drmad_service.errors import ServiceStartError
 
 WARM_MODULE = "drmad_workers.ray_actor.warm_process"
-NODE_S = 180.0
-"""Time that the node of a local Ray has to appear, in seconds. Ray gives it 30, a constant, which a
-busy machine exceeds; the next start then costs as much again."""
 
 
 def start_ray(address: str, cpus: float | None, warm: int = 0) -> None:
@@ -50,8 +45,6 @@ def start_ray(address: str, cpus: float | None, warm: int = 0) -> None:
         }
     import ray
 
-    if address == "local":
-        give_node_time(NODE_S)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
     except ConnectionError as error:
@@ -60,22 +53,3 @@ def start_ray(address: str, cpus: float | None, warm: int = 0) -> None:
             "(ray start --address ...), and if the cluster requires a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here too"
         ) from error
-
-
-def give_node_time(longest_s: float, pause_s: float = 0.5) -> None:
-    """Makes Ray wait for the node that it starts, each time that it asks whether it is there."""
-    from ray._private import services
-
-    asked: Callable[..., Any] = services.get_node
-
-    def patient(*arguments: Any, **named: Any) -> Any:
-        deadline = time.monotonic() + longest_s
-        while True:
-            try:
-                return asked(*arguments, **named)
-            except RuntimeError:  # the node is not known yet
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(pause_s)
-
-    services.get_node = patient
