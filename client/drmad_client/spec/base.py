@@ -17,7 +17,12 @@ def _visible(text: str, info: ValidationInfo) -> str:
     if info.context and info.context.get("accepted"):
         return text  # a job of an earlier release stays readable
     for place, character in enumerate(text):
-        if unicodedata.category(character) in _INVISIBLE or character in _TURNING:
+        category = unicodedata.category(character)
+        if category == "Cs":
+            message = "must hold no half of a surrogate pair, got U+{code} at position {place}"
+            context = {"code": f"{ord(character):04X}", "place": place}
+            raise PydanticCustomError("surrogate", message, context)
+        if category in _INVISIBLE or character in _TURNING:
             message = "must hold no control characters, got U+{code} at position {place}"
             context = {"code": f"{ord(character):04X}", "place": place}
             raise PydanticCustomError("control_character", message, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -226,3 +227,36 @@ async def test_pages_refuse_unknown_parameters(
     assert words in answer.text
     assert "<b>" not in answer.text.replace("<b>GET", "")
     assert (await api.get("/sign-in?error=access_denied")).status_code == 200
+
+
+async def test_every_route_with_a_json_body_refuses_a_key_twice_and_an_unstated_type(
+    api: httpx.AsyncClient,
+) -> None:
+    document = (await api.get("/openapi.json")).json()
+    asked = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            if "application/json" not in content or not path.startswith("/v1/"):
+                continue
+            asked += 1
+            url = path.replace("{", "").replace("}", "")
+            json_type = {"Content-Type": "application/json"}
+            twice = await api.request(method, url, content='{"a": 1, "a": 2}', headers=json_type)
+            assert "stands in line 1 already" in problem(twice, 400, "invalid_json").detail, path
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            plain = await api.request(method, url, content="{}", headers=form)
+            assert problem(plain, 415, "not_json").errors == [], path
+    assert asked >= 7
+
+
+async def test_half_of_a_surrogate_pair_is_refused_by_its_field(
+    api: httpx.AsyncClient, spec: JobSpec
+) -> None:
+    body = spec.model_dump(mode="json") | {"name": "HALF"}
+    headers = {"Content-Type": "application/json"}
+    text = json.dumps(body).replace("HALF", r"\ud800")
+    refused = await api.post("/v1/jobs", content=text, headers=headers)
+    (error,) = problem(refused, 422, "invalid_fields").errors
+    assert error.path == "name"
+    assert "half of a surrogate pair" in error.message

@@ -10,9 +10,10 @@ from drmad_client.records.pages import Page
 from drmad_client.records.service.usage import LimitsOfTenant, OwnTenantLimits, TenantLimits
 from drmad_service.api.auth.api_keys import TENANT
 from drmad_service.api.auth.authentication import PrincipalDependency
+from drmad_service.api.middleware.strict_requests import JsonRoute
 from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency
 
-router = APIRouter(prefix="/v1/limits", tags=["usage"])
+router = APIRouter(prefix="/v1/limits", tags=["usage"], route_class=JsonRoute)
 
 TenantName = Annotated[str, Path(pattern=f"^{TENANT.pattern}$", description="Name of the tenant.")]
 

@@ -10,6 +10,7 @@ from drmad_client.records.pages import Page
 from drmad_client.records.side_runs.retraining import Retraining
 from drmad_client.spec.side_runs.retraining import RetrainingSpec
 from drmad_service.api.file_responses import FILE, SAFETENSORS, file_response
+from drmad_service.api.middleware.strict_requests import JsonRoute
 from drmad_service.api.routes.dependencies import (
     PROBLEM,
     ChangeableJobId,
@@ -18,7 +19,7 @@ from drmad_service.api.routes.dependencies import (
     body_refused,
 )
 
-router = APIRouter(prefix="/v1/jobs/{job_id}/retrainings", tags=["results"])
+router = APIRouter(prefix="/v1/jobs/{job_id}/retrainings", tags=["results"], route_class=JsonRoute)
 
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM}
 
