@@ -29,7 +29,7 @@ def test_every_field_of_a_job_refuses_it_with_a_message_that_can_be_sent(
 ) -> None:
     for value in VALUES:
         body: Any = copy.deepcopy(dict(samples.SPEC))
-        part = needed | {field: value}
+        part: Any = needed | {field: value}
         for place in reversed(path):
             part = [part] if isinstance(place, int) else {place: part}
         body |= part
