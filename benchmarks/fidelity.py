@@ -11,8 +11,8 @@ A cell is one training problem. Its hypergradient by `replay` is exact; every ot
 against it on the same run: cosine, agreement of signs, relative length (the worst where several
 kinds are tuned). The cost of a meta-iteration is reported twice, in plain training runs: counted in
 matrix products (the floor), and as CPU seconds on one thread against a loop over torch.optim.SGD.
-Then `auto`'s rule is applied to the cell, and what it chose is held against `replay` on the *next*
-meta-iteration's run. MNIST's files are found in the folders of DRMAD_DATA_ROOTS.
+Then `auto` itself runs until it has chosen, and its choice is held against the exact hypergradient
+in the *next* meta-iteration's run. MNIST's files are found in the folders of DRMAD_DATA_ROOTS.
 """
 
 import argparse

@@ -1,6 +1,5 @@
 """Every method in one cell, and what auto makes of it."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,16 +13,12 @@ from torch import Tensor
 from drmad_workers import MetaConfig, Replay, Shortcut, TrainingConfig, Tuner, tune
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import MARGIN, STORED_BYTES, candidates
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.choice import settings_of
-from drmad_workers.hypergradients.stored import Stored
+from fidelity_study.auto_choice import auto_in
 from fidelity_study.cells import Cell, methods_of
 
 THRESHOLD = 0.8
-ITERATIONS = 20
-PROBES = (0, 5, 15)
-"""Where `auto` probes in the first ITERATIONS, if every probe confirms the choice."""
 
 
 def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
@@ -50,7 +45,9 @@ def measure(cell: Cell, roots: Sequence[Path]) -> dict[str, Any]:
         "plain_seconds": plain,
         "cpu_seconds": spent,
         "methods": found,
-        "auto": auto_in(cell, tuner, values, found),
+        "auto": auto_in(
+            lambda method: Tuner(cell.problem(roots), cell.kinds(), training, method), values
+        ),
     }
 
 
@@ -99,39 +96,6 @@ def row(
             "measured": measured,
         }
     return figures
-
-
-def auto_in(
-    cell: Cell,
-    tuner: Tuner,
-    values: Mapping[str, Tensor],
-    found: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """The rule of Auto, from the figures at hand; its choice held against the next run."""
-    training = cell.training()
-    small = training.steps * tuner.copy_bytes <= STORED_BYTES
-    exact: Method = Stored() if small else Replay()
-    least = THRESHOLD + MARGIN * (1.0 - THRESHOLD)
-    by_settings = {json.dumps(f["settings"]): (name, f) for name, f in found.items()}
-    chosen, name, tried = exact, exact.name, 0.0
-    for candidate in candidates(training, tuner.hyperparameters.values()):
-        if candidate.cost(training) >= exact.cost(training):
-            continue
-        label, figures = by_settings[json.dumps(settings_of(candidate))]
-        tried += candidate.cost(training) - 1.0
-        if figures["cosine"] is not None and figures["cosine"] >= least:
-            chosen, name = candidate, label
-            break
-    probe = exact.cost(training) + tried
-    cost = (len(PROBES) * probe + (ITERATIONS - len(PROBES)) * chosen.cost(training)) / ITERATIONS
-    cosine = 1.0
-    if chosen is not exact:
-        (reference, backward), _ = tuner.compare(values, [Replay(), chosen], iteration=1)
-        assert isinstance(reference, BackwardPass)
-        cosine = 0.0
-        if isinstance(backward, BackwardPass):
-            cosine = agreement(backward.hypergradient, reference.hypergradient).cosine
-    return {"choice": name, "cosine_next": cosine, "counted": cost, "probe": probe}
 
 
 def tuned_values(cell: Cell, roots: Sequence[Path]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Every method in one cell of a recipe, and what `auto` would choose there."""
+"""Every method in one cell of a recipe, and what `auto` chooses there."""
 
 import math
 import time
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from drmad_workers import HypergradientError, Replay, Shortcut, Stored, Tuner
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import Auto
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import Choice, method_of
+from fidelity_study.auto_choice import auto_in
 from fidelity_study.recipe_cells import RecipeCell
 
 WITHIN = 200
@@ -64,38 +63,10 @@ def measure_recipe(cell: RecipeCell) -> dict[str, Any]:
             "counted": method.cost(cell.training()),
             "copies": method.copies(cell.training()) * cell.training().path_rows,
         }
-    figures["auto"] = auto_in(cell)
+    figures["auto"] = auto_in(
+        lambda method: Tuner(cell.problem(), cell.kinds(), cell.training(), method), values
+    )
     return figures | {"cpu_seconds": time.process_time() - started}
-
-
-def auto_in(cell: RecipeCell) -> dict[str, Any]:
-    """What `auto` chooses in the first meta-iterations, and its cosine in the next one's run.
-
-    The hyperparameters stay as they are.
-    """
-    tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Auto())
-    values = tuner.initial_values()
-    choices: list[Choice] = []
-    while not choices or choices[-1].trial is not None:
-        before = choices[-1] if choices else None
-        choice = tuner.evaluate(values, len(choices), choice=before).choice
-        assert choice is not None
-        choices.append(choice)
-    chosen, cosine = method_of(choices[-1].method), 1.0
-    if isinstance(chosen, Shortcut):
-        (exact, found), _ = tuner.compare(values, [Stored(), chosen], len(choices))
-        assert isinstance(exact, BackwardPass)
-        cosine = against(exact, found)["cosine"] or 0.0
-    labels = {method: name for name, method in METHODS.items()}
-    labels |= {Shortcut(horizon=cell.steps // part): f"shortcut T/{part}" for part in (10, 4, 2)}
-    return {
-        "choice": labels[chosen],
-        "cosine_next": cosine,
-        "probes": [
-            {labels[method_of(probe.method)]: probe.cosine for probe in choice.probes}
-            for choice in choices
-        ],
-    }
 
 
 def timed(tuner: Tuner, values: Mapping[str, Tensor], method: Method) -> Timed:
