@@ -59,6 +59,8 @@ TRIALS = {"sources": 13, "rare": 7, "strengths": 7, "noisy": 7}
 PASSES: Setting = {"steps": 400, "window": 20, "rate": 0.1, "passes": 2}
 """Two training runs one after the other, of the lowest validation loss on three other seeds, beside
 one of 400 or 800 steps in windows of 20 or 40."""
+LOOKING_BACK: Setting = {"steps": 1000, "window": 10, "rate": 0.2, "horizon": 50}
+"""Windows of ten steps whose backward pass goes on through the forty before."""
 FACTORS = (1.0, 3.0)
 """Multiples of the learning rate for one-step reweighting."""
 
@@ -90,6 +92,8 @@ def arms(results: Results, part: str, iterations: int) -> Iterator[tuple[str, Se
         settings = [chosen(results, part, window=window) for window in (10, 50, 250)]
     for setting in settings:
         yield "online", setting, partial(online, study, **setting)
+    if part == "noisy":
+        yield "online, horizon of 50", LOOKING_BACK, partial(online, study, **LOOKING_BACK)
     yield "untuned", {}, partial(fixed, study)
     trials = 2 if iterations < ITERATIONS else TRIALS[part]
     yield "TPE", {"trials": trials}, partial(searched, study, trials=trials)
