@@ -27,6 +27,7 @@ OPERATIONS = [
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 ]
+PLACES = {"RETRAINING_ID": "r", "TENANT": "t"}
 KEYLESS = {"/sign-in", "/sign-out", "/healthz", "/readyz", "/openapi.json"}
 
 
@@ -54,7 +55,7 @@ def test_every_curl_line_reaches_its_route(
     given = {"JOB_ID": NOBODY, "NAME": "losses", "SHA256": "0" * 64, "VALIDATION_ID": "v"}
     done = subprocess.run(
         ["bash", "-euc", f"{line} -s -m 20 -o answer -w '%{{http_code}}'"],
-        env=os.environ | given | {"DRMAD_URL": url, "DRMAD_API_KEY": KEY, "RETRAINING_ID": "r"},
+        env=os.environ | given | {"DRMAD_URL": url, "DRMAD_API_KEY": KEY, **PLACES},
         cwd=tmp_path,
         capture_output=True,
         text=True,
