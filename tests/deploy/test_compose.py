@@ -56,6 +56,8 @@ def test_every_variable_is_in_the_example() -> None:
     assert used == set(example)
     optional = {"DRMAD_REVISION"}
     optional |= {f"DRMAD_OIDC_{name}" for name in ("ISSUER", "CLIENT_ID", "GROUPS")}
+    optional |= {f"DRMAD_MAIL_{name}" for name in ("SERVER", "DOMAINS", "USER")}
+    optional |= {"DRMAD_ROOT_PATH", "DRMAD_PUBLIC_URL"}
     assert {name for name, value in example.items() if not value} == {*SECRETS, *optional}
 
 
@@ -102,7 +104,8 @@ def test_builds_take_registry_index_and_certificates_from_the_settings() -> None
     for name in arguments:
         assert f"ARG {name}=" in text
     assert document["services"]["api"]["secrets"] == ["oidc-client"]
-    assert document["secrets"].pop("oidc-client") == {"file": "/dev/null"}
+    for name in ("oidc-client", "mail-password"):
+        assert document["secrets"].pop(name) == {"file": "/dev/null"}
     assert {n: s["file"] for n, s in document["secrets"].items()} == {
         "pip.conf": "./pip.conf",
         "ca-certificates": "./ca.pem",
@@ -144,3 +147,23 @@ def test_no_container_of_the_ray_cluster_knows_a_secret_of_the_service(
         "scheduler",
         "ray-driver",
     ]
+
+
+def test_the_path_behind_a_proxy_and_mail_are_passed_to_the_process_that_reads_them() -> None:
+    given = {
+        "DRMAD_ROOT_PATH": "/tuning",
+        "DRMAD_PUBLIC_URL": "https://ml.example.com/tuning",
+        "DRMAD_MAIL_SERVER": "mail.example.com:465",
+        "DRMAD_MAIL_DOMAINS": "example.com",
+    }
+    services = compose(SECRETS | given)["services"]
+    api, scheduler = services["api"]["environment"], services["scheduler"]["environment"]
+    assert api["DRMAD_ROOT_PATH"] == "/tuning"
+    assert scheduler["DRMAD_PUBLIC_URL"] == "https://ml.example.com/tuning"
+    for each in (api, scheduler):
+        assert each["DRMAD_MAIL_SERVER"] == "mail.example.com:465"
+        assert each["DRMAD_REDIS_URL"].startswith("redis://")
+    assert services["scheduler"]["secrets"] == ["mail-password"]
+    for name in services.keys() - {"api", "scheduler"}:
+        found = services[name].get("environment", {})
+        assert not [key for key in found if "MAIL" in key], name
