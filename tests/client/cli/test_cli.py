@@ -576,7 +576,7 @@ def test_a_command_of_a_missing_extra_says_what_to_install() -> None:
     assert up.stderr.startswith("error: drmad up is not installed")
     assert up.stderr.endswith('pip install ".[all]" in the clone\n')
     assert shown.returncode == 0
-    assert shown.stdout.count("Not installed") == 9
+    assert shown.stdout.count("Not installed") == 10
 
 
 def test_help_has_examples_and_every_command() -> None:
