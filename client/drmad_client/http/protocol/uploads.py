@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import httpx
 
 from drmad_client.errors import NotFound
 from drmad_client.http.protocol import calls, upload_calls
+from drmad_client.http.protocol.calls import Call
 from drmad_client.http.protocol.retries import RequestFailure, Retries, is_final
 from drmad_client.http.protocol.steps import Flow, FlowOutcome, Pause, Send
 
 if TYPE_CHECKING:
     from drmad_client.files.code_archive import Archive
-    from drmad_client.http.protocol.flows import Flows
+
+T = TypeVar("T")
 
 PART_BYTES = 16 << 20
 """Size of a part; a smaller file is sent whole."""
 _RECONNECTS = 10
 
 
-def upload_code(flows: Flows, archive: Archive) -> Flow[str]:
+class Sender(Protocol):
+    """What an upload needs of the service's operations."""
+
+    def send(self, call: Call[T], retries: Retries | None = None) -> Flow[T]: ...
+
+    def give_up(self, call: Call[T], failure: RequestFailure) -> T: ...
+
+
+def upload_code(flows: Sender, archive: Archive) -> Flow[str]:
     """Upload an archive unless the service has it; return its name in a spec."""
     sha256 = archive.name.removeprefix("sha256:")
     try:
@@ -31,7 +41,7 @@ def upload_code(flows: Flows, archive: Archive) -> Flow[str]:
     return archive.name
 
 
-def upload_data(flows: Flows, sha256: str, body: bytes | Path) -> Flow[str]:
+def upload_data(flows: Sender, sha256: str, body: bytes | Path) -> Flow[str]:
     """Upload a data set unless the service has it; return its name in a spec.
 
     A large one is sent in parts, some of which may have arrived in an earlier attempt.
@@ -47,7 +57,7 @@ def upload_data(flows: Flows, sha256: str, body: bytes | Path) -> Flow[str]:
     return f"sha256:{sha256}"
 
 
-def _in_parts(flows: Flows, sha256: str, body: bytes | Path, size: int) -> Flow[None]:
+def _in_parts(flows: Sender, sha256: str, body: bytes | Path, size: int) -> Flow[None]:
     offset, is_complete = yield from flows.send(upload_calls.part_offset(sha256))
     retries = Retries(_RECONNECTS)
     while not is_complete:
