@@ -28,7 +28,7 @@ SPEC: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture
 def service(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Service]:
@@ -49,6 +49,15 @@ def service(
     running.interrupt()
 
 
+IN_A_BUCKET = pytest.mark.parametrize(
+    "service", ["s3", pytest.param("folder", marks=pytest.mark.full)], indirect=True
+)
+IN_A_FOLDER = pytest.mark.parametrize(
+    "service", ["folder", pytest.param("s3", marks=pytest.mark.full)], indirect=True
+)
+
+
+@IN_A_BUCKET
 @pytest.mark.filterwarnings("ignore::drmad_client.errors.JobWarning")
 def test_a_large_model_is_kept_as_an_artifact_and_survives_a_restart(
     service: Service, tmp_path: Path
@@ -67,7 +76,7 @@ def test_a_large_model_is_kept_as_an_artifact_and_survives_a_restart(
     folder = service.home / "data" / "jobs" / job.id
     kept = {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
     is_folder = "--artifacts-url" not in service._arguments
-    assert kept == ({"models", "retrained"} if is_folder else set())
+    assert kept == ({"models", "retrained", "vectors"} if is_folder else set())
     service.interrupt()
     service.start()
     done = service.run("fetch", job.id, "--to", str(tmp_path / "after"))
@@ -79,6 +88,7 @@ def test_a_large_model_is_kept_as_an_artifact_and_survives_a_restart(
         assert again.retrained_model(retrained.id).keys() == weights.keys()
 
 
+@IN_A_FOLDER
 def test_states_and_checkpoints_are_artifacts_from_which_a_job_goes_on_bit_for_bit(
     service: Service,
 ) -> None:

@@ -94,6 +94,7 @@ class Team:
         return shown
 
 
+@pytest.mark.full
 def test_services_start_as_declared_and_a_job_outlives_its_worker(engine: Engine) -> None:
     engine.up("redis")
     team = Team(engine)

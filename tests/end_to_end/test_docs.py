@@ -80,6 +80,7 @@ def run(
         folder = Path((folder / ".cwd").read_text().strip())
 
 
+@pytest.mark.full
 def test_the_quickstart_runs_as_it_is_printed(environment: dict[str, str], tmp_path: Path) -> None:
     page = ROOT / "docs" / "getting-started" / "quickstart.md"
     assert len(page.read_text().splitlines()) <= 50  # fits a screen

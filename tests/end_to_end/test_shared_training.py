@@ -39,6 +39,7 @@ def spec(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+@pytest.mark.full
 def test_a_job_of_two_workers_has_the_results_of_one(client: Client) -> None:
     one, two = (
         client.jobs.wait(client.jobs.create(spec(**parts)).id, timeout_s=WAIT_S)

@@ -112,6 +112,7 @@ def committed(allocation: Allocation, job_id: str, count: int) -> None:
             time.sleep(0.2)
 
 
+@pytest.mark.full
 def test_service_of_one_node_ends_with_its_allocation_and_goes_on_in_the_next(
     tmp_path: Path,
 ) -> None:

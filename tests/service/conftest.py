@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,9 +30,9 @@ async def store(redis: Redis) -> Store:
 
 
 @pytest.fixture
-async def api(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def api(redis: Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The real application, called without a socket in between."""
-    app = create_app(ApiSettings(redis_url=redis_url, max_body_bytes=50_000))
+    app = create_app(ApiSettings(redis_url, data_dir=tmp_path / "data", max_body_bytes=50_000))
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),

@@ -90,7 +90,11 @@ def peak(monkeypatch: pytest.MonkeyPatch) -> Peak:
 
 
 @pytest.mark.parametrize(
-    ("method", "copies"), [(Shortcut(interpolation_nodes=4), 5), (Shortcut(budget=5), 5)]
+    ("method", "copies"),
+    [
+        pytest.param(Shortcut(interpolation_nodes=4), 5, marks=pytest.mark.full),
+        (Shortcut(budget=5), 5),
+    ],
 )
 def test_the_shortcut_keeps_as_much_of_5000_steps_as_of_500(
     method: Method, copies: int, peak: Peak
@@ -143,7 +147,7 @@ def test_a_meta_iteration_leaves_nothing_behind() -> None:
         assert live_bytes() - before < 4 * torch.finfo(torch.float32).bits, method.name
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.full), "adamw"])
 def test_training_takes_at_most_one_and_a_half_copies_above_a_plain_loop(optimizer: str) -> None:
     """By what Linux reports, in a process of its own; so does the construction with its checks."""
     found = peaks.elsewhere("measured", optimizer)

@@ -49,7 +49,7 @@ def set_limits(
     """
     if not TENANT.fullmatch(tenant):
         raise UsageError(f"the tenant must match {TENANT.pattern}, got {tenant!r}")
-    changed = _parsed(changes)
+    changed = parsed(changes)
 
     async def run(redis: Redis) -> TenantLimits:
         own = OwnLimits(redis)
@@ -73,7 +73,7 @@ def list_limits(redis_url: HomeRedisUrl = "", home: Home = DEFAULT_HOME) -> None
     Console().print(table)
 
 
-def _parsed(changes: list[str]) -> dict[str, float | None]:
+def parsed(changes: list[str]) -> dict[str, float | None]:
     given: dict[str, str | None] = {}
     for change in changes:
         name, equals, value = change.partition("=")

@@ -194,8 +194,14 @@ def test_the_file_reaches_the_figures_of_the_engine_without_drmad(
     "training",
     [
         {"optimizer": "adam", "learning_rate": 0.01, "schedule": {"name": "one_cycle"}},
-        {"optimizer": "rmsprop", "learning_rate": 0.01, "weight_decay": 0.01},
-        {"optimizer": "lion", "learning_rate": 0.01, "schedule": {"name": "inverse_sqrt"}},
+        pytest.param(
+            {"optimizer": "rmsprop", "learning_rate": 0.01, "weight_decay": 0.01},
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            {"optimizer": "lion", "learning_rate": 0.01, "schedule": {"name": "inverse_sqrt"}},
+            marks=pytest.mark.full,
+        ),
         {"optimizer": "muon", "learning_rate": 0.01, "nesterov": True, "weight_decay": 0.1},
         {"schedule": {"name": "table", "factors": [1.0, 0.1], "at": [0.0, 1.0]}},
     ],

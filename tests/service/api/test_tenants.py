@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,9 +39,11 @@ async def access(redis: Redis) -> Access:
 
 
 @pytest.fixture
-async def locked(redis: Redis, redis_url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def locked(redis: Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The application of several tenants."""
-    settings = ApiSettings(redis_url=redis_url, local_key=LOCAL_KEY, most_queued=3)
+    settings = ApiSettings(
+        redis_url, data_dir=tmp_path / "data", local_key=LOCAL_KEY, most_queued=3
+    )
     app = create_app(settings)
     async with (
         app.router.lifespan_context(app),

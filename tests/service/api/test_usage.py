@@ -12,12 +12,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from drmad_client.errors import UsageError
 from drmad_client.records.service.usage import TenantUsage
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Scope
 from drmad_service.api.auth.scopes import needed_for
 from drmad_service.errors import TooManyQueued
+from drmad_service.operations import limit_commands
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Capacity, Store
 from drmad_service.store.layout import keys
@@ -270,11 +272,23 @@ async def test_the_operators_command_sets_lists_and_removes_limits(
     for wrong, words in (
         (["gpu=1"], "one of queued_jobs, running_jobs, replicas, gpus"),
         (["gpus=-1"], "gpus: must be at least 0"),
-        (["gpus=many"], "gpus: "),
-        (["gpus"], "expected NAME=NUMBER"),
-        (["gpus=1", "gpus=2"], "gpus is given twice"),
     ):
         refused = limits("set", "--tenant", "vision", *wrong)
         assert refused.returncode == 64, refused.stderr
         assert words in refused.stderr
     assert limits("set", "--tenant", "A B", "gpus=1").returncode == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["gpus=many"], "gpus: "),
+        (["gpus"], "expected NAME=NUMBER"),
+        (["gpus=1", "gpus=2"], "gpus is given twice"),
+    ],
+)
+def test_limits_that_are_no_numbers_of_one_name_each_are_refused(
+    changes: list[str], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        limit_commands.parsed(changes)

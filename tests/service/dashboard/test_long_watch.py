@@ -92,6 +92,7 @@ def watch(
     return kept
 
 
+@pytest.mark.full
 def test_a_page_that_follows_a_job_keeps_its_memory(
     browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:

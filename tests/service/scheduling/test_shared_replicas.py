@@ -101,6 +101,7 @@ def test_a_worker_that_ends_is_the_loss_of_its_replica(node: str) -> None:
     group.kill()
 
 
+@pytest.mark.full
 def test_an_abandoned_meta_iteration_ends_on_all_workers_and_the_next_one_runs(node: str) -> None:
     group = started(node, 1, 2)
     state = prepared(group)

@@ -193,7 +193,6 @@ class Graph(nn.Module):
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "a section for the profiler": Marked,
     "sparse matrices": Graph,
-    "data parallel": lambda: nn.DataParallel(perceptron()),
     "graph of torch.fx": lambda: torch.fx.symbolic_trace(perceptron()),
 }
 

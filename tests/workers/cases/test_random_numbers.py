@@ -190,6 +190,7 @@ for fields in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.full
 def test_two_processes_with_one_seed_have_the_same_bits(tmp_path: Path) -> None:
     """Module, build() and items draw from global generators that nobody has seeded."""
     (tmp_path / "my_problem.py").write_text(MODULE)

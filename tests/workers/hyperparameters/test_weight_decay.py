@@ -43,7 +43,11 @@ KINDS: dict[str, Kind] = {
     "group": WeightDecay(per="group", groups=("*.bias", "2.*"), init=-2.0),
 }
 NAMES = [name for name in OPTIMIZERS if name != "custom"]
-METHODS: list[Method] = [Stored(), Replay(), Forward()]
+METHODS = [
+    Replay(),
+    pytest.param(Stored(), marks=pytest.mark.full),
+    pytest.param(Forward(), marks=pytest.mark.full),
+]
 EVERYWHERE = Shortcut(interpolation_nodes=STEPS, max_stride=1, minibatch_subsampling=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ProgressReport:
     step: int
     steps: int
     lines: list[str]
-    read: Sequence[int] = (0, 0)
+    read: list[int] = field(default_factory=lambda: [0, 0])
 
 
 @dataclass(frozen=True)

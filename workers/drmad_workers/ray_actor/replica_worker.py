@@ -87,7 +87,7 @@ class ReplicaWorker:
     def report(self) -> ProgressReport:
         """The current progress, and the lines printed since the last report."""
         lines = self._output.take()
-        return ProgressReport(*self._progress, lines, self._output.read)
+        return ProgressReport(*self._progress, lines, [*self._output.read])
 
     def _places(self) -> tuple[Places, str, Path | None]:
         import torch

@@ -67,6 +67,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/jobs/{job_id}"): READ,
     ("GET", "/jobs/{job_id}/download/{file}"): READ,
     ("GET", "/jobs/{job_id}/learned/figure"): READ,
+    ("GET", "/jobs/{job_id}/learned/image"): READ,
     ("GET", "/jobs/{job_id}/learned/entries"): READ,
     ("GET", "/jobs/{job_id}/learned/values.csv"): READ,
     ("GET", "/jobs/{job_id}/learned/groups"): READ,

@@ -70,6 +70,8 @@ class PartialUpload:
                     message = "another request sends a part of this file; wait for its end"
                     raise WrongOffset(message, file.tell()) from None
                 if (stands := file.tell()) != offset:
+                    if not stands:
+                        self.abandon()
                     message = f"the upload stands at byte {stands}, got a part from byte {offset}"
                     raise WrongOffset(message, stands)
                 waiting = bytearray()
@@ -87,6 +89,8 @@ class PartialUpload:
                 finally:
                     stands += file.write(waiting)
                     file.flush()
+                    if not stands:
+                        self.abandon()
                 return stands
         except OSError as error:
             raise DiskRefuses(error) from error
