@@ -72,12 +72,17 @@ STREAM = "/v1/jobs/{job_id}/events"
 @contextmanager
 def service(redis_url: str) -> Iterator[tuple[str, list[str], str]]:
     """Its URL, jobs in several states, and one that has ended and that nobody may change."""
-    settings = ApiSettings(
-        redis_url=redis_url, local_key=KEY, longest_wait_s=0.1, check_wait_s=0.05
-    )
     jobs, ended = asyncio.run(_jobs(redis_url))
-    with serving(settings) as (host, port):
-        yield f"http://{host}:{port}", jobs, ended
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ApiSettings(
+            redis_url=redis_url,
+            data_dir=Path(folder),
+            local_key=KEY,
+            longest_wait_s=0.1,
+            check_wait_s=0.05,
+        )
+        with serving(settings) as (host, port):
+            yield f"http://{host}:{port}", jobs, ended
 
 
 async def _jobs(redis_url: str) -> tuple[list[str], str]:
