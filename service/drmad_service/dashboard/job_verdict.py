@@ -145,7 +145,10 @@ def _paired(name: str, figure: RetrainedFigure) -> tuple[str, Literal["better", 
         return f"{sentence}, by one seed without an interval.", "unsure"
     if change.low <= 0.0 <= change.high:
         return f"{sentence}, but seeds differ as much: this may be chance.", "unsure"
-    return f"{sentence}, and for certain under the same seeds.", "better" if is_better else "worse"
+    return (
+        f"{sentence}; the difference under the same seeds is significant.",
+        "better" if is_better else "worse",
+    )
 
 
 def _interval(found: MeanInterval) -> Interval:
@@ -235,7 +238,7 @@ def doubts(job: JobRecord, validated: Validation | None = None) -> list[str]:
         if gain.high is not None and gain.high <= 0.0:
             found.append("retraining finds the tuned hyperparameters worse than the untuned ones")
         elif gain.low is not None and gain.low <= 0.0:
-            found.append("retraining shows no gain over the untuned hyperparameters for certain")
+            found.append("retraining shows no significant gain over the untuned hyperparameters")
     report = validated.report if validated else None
     if report is not None and report.verdict.grade == "does_not_predict":
         found.append(f"validation by retraining: {report.verdict.sentence}")
