@@ -30,6 +30,32 @@ def test_one_lucky_loss_is_not_the_best() -> None:
     assert state.best_validation_loss == pytest.approx(0.6, abs=0.1)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.02])
+@pytest.mark.parametrize("count", [4, 5, 8, 12])
+def test_the_last_of_steadily_falling_losses_is_the_best(count: int, noise: float) -> None:
+    """A digits job of five meta-iterations had .90, .80, .73, .64, .55: its best was the second."""
+    draw = torch.Generator().manual_seed(count)
+    state = MetaState(dict(START))
+    for iteration in range(count):
+        loss = 1.0 - 0.09 * iteration + noise * float(torch.randn((), generator=draw))
+        state = record_loss(state, loss)
+    assert state.best_iteration == count - 1
+
+
+def test_one_lucky_loss_at_the_end_of_a_short_job_is_not_the_best() -> None:
+    state = MetaState(dict(START))
+    for loss in (1.02, 0.97, 1.05, 0.99, 0.5):
+        state = record_loss(state, loss)
+    assert state.best_iteration != 4
+
+
+def test_rising_losses_do_not_become_the_best() -> None:
+    state = MetaState(dict(START))
+    for iteration in range(12):
+        state = record_loss(state, 0.5 + 0.03 * iteration)
+    assert state.best_iteration == 0
+
+
 def test_without_noise_the_level_is_the_loss_itself() -> None:
     state = MetaState(dict(START))
     for iteration in range(20):

@@ -11,6 +11,7 @@ narrower windows.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from drmad_client.student import quantile
 
@@ -94,14 +95,63 @@ def level_of(values: Sequence[float], width: int, noise: Noise | None) -> Estima
     mean = math.fsum(used) / width
     if noise is None:
         return Estimate(mean, 0.0, 0.0, width)
-    variance = noise.deviation**2
-    centre = (width - 1) / 2.0
-    lag = 0.0
-    if width > 1:
-        squares = width * (width * width - 1) / 12.0
-        slope = math.fsum((i - centre) * value for i, value in enumerate(used)) / squares
-        lag = max(0.0, slope * slope - variance / squares) * centre * centre
-    return Estimate(mean, math.sqrt(variance / width + lag), noise.freedom, width)
+    error = math.hypot(noise.deviation / math.sqrt(width), _lag(used, noise))
+    return Estimate(mean, error, noise.freedom, width)
+
+
+def upper_bound(values: Sequence[float], width: int, noise: Noise) -> float:
+    """A bound that the level of the last of the values exceeds in about 2 % of the cases.
+
+    It is the median of the last `width` values with two standard errors, σ √(π/2 / width) each: one
+    value far off does not move the median as it moves the mean. Where the values rise, the median
+    lags behind them and the lag counts as in `smoothed`. Where they fall, the level is below the
+    median and the lag leaves it a bound: counted, it would bar the last of steadily falling values.
+    """
+    used = values[-width:]
+    rising = _slope(used) > 0.0
+    deviation = noise.deviation * math.sqrt(math.pi / 2.0 / len(used))
+    return median(used) + 2.0 * math.hypot(deviation, _lag(used, noise) if rising else 0.0)
+
+
+def isolated(values: Sequence[float], width: int) -> bool:
+    """Whether the last of the values is far below what the ones before it foretell.
+
+    The line through the `width` values before it is continued by one value. The last one is
+    isolated where it is below the line by more than three standard errors of such a prediction,
+    σ √(1 + 1/w + ((w + 1)/2)² / Σ (i - (w - 1)/2)²), with the noise of the values before it.
+    Fewer than five values before it know too little of their noise, and nothing is isolated.
+    """
+    before = values[:-1]
+    noise = noise_of(before)
+    if noise is None or len(before) < 5:
+        return False
+    used = before[-max(width, 3) :]
+    distance = (len(used) + 1) / 2.0
+    foretold = math.fsum(used) / len(used) + distance * _slope(used)
+    error = math.sqrt(1.0 + 1.0 / len(used) + distance**2 / _squares(len(used)))
+    rounding = 1e-9 * abs(foretold)
+    return values[-1] < foretold - 3.0 * noise.deviation * error - rounding
+
+
+def _slope(values: Sequence[float]) -> float:
+    """The slope of the line through the values, per value; 0 for a single one."""
+    centre = (len(values) - 1) / 2.0
+    products = math.fsum((i - centre) * value for i, value in enumerate(values))
+    return products / _squares(len(values)) if len(values) > 1 else 0.0
+
+
+def _squares(width: int) -> float:
+    """The sum of the squared distances of 0, ..., width - 1 from their mean."""
+    return width * (width * width - 1) / 12.0
+
+
+def _lag(values: Sequence[float], noise: Noise) -> float:
+    """How far the level of the last value is from the mean of all, beyond what noise explains."""
+    width = len(values)
+    if width < 2:
+        return 0.0
+    excess = _slope(values) ** 2 - noise.deviation**2 / _squares(width)
+    return math.sqrt(max(0.0, excess)) * (width - 1) / 2.0
 
 
 def mean_of_draws(values: Sequence[float], known: Noise | None = None) -> Estimate:

@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from drmad_workers.meta.config import MetaConfig
-from drmad_workers.meta.estimates import Estimate, level_of, noise_of, smoothed
+from drmad_workers.meta.estimates import (
+    Estimate,
+    isolated,
+    level_of,
+    noise_of,
+    smoothed,
+    upper_bound,
+)
 from drmad_workers.meta.overfitting import gap, start_figures
 from drmad_workers.meta.state import LOSS_WINDOW, MetaState
 
 SUPPORT = 3
-"""The least losses by whose mean a meta-iteration becomes the best, once there are so many."""
+"""The least losses by whose median a meta-iteration becomes the best, once there are so many."""
 
 
 def record_loss(
@@ -22,8 +29,8 @@ def record_loss(
 
     Fresh weights and minibatches make the loss noisy, so the smoothed loss is judged. To reset the
     patience it must be lower than the reference by more than its standard error. To be the best,
-    the mean of at least SUPPORT losses must be lower with two standard errors added: a single low
-    loss may be luck.
+    the median of at least SUPPORT losses must be lower with two standard errors added (see
+    `upper_bound`), and its own loss may not be `isolated`: a single low loss may be luck.
 
     Args:
         metrics: the metrics of the meta-iteration, by name; the gap of overfitting joins them.
@@ -40,12 +47,12 @@ def record_loss(
     if noise is None:
         is_best = best is None or level.mean < best
     else:
-        supported = level_of(recent, max(level.draws, SUPPORT), noise)
-        bound = supported.mean + 2.0 * supported.error
+        bound = upper_bound(recent, max(level.draws, SUPPORT), noise)
         kept = state.best_bound
         if kept is None and best is not None:
             kept = best + 2.0 * noise.deviation  # the best so far is one loss
-        is_best = kept is None or bound < kept
+        before = smoothed(recent[:-1], noise)
+        is_best = kept is None or (bound < kept and not isolated(recent, before.draws))
     return replace(
         state,
         iteration=state.iteration + 1,
