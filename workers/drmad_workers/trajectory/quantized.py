@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad
 
+from drmad_workers.training.optimizers.rates import parts_of
+
 BLOCK = 32
 """The number of weights that share a scale."""
 
@@ -17,6 +19,10 @@ BITS = 2 + 16 / BLOCK
 """Bits per weight and point: the level, and the weight's share of the scale of its block."""
 
 
+Code = tuple[Tensor, Tensor]
+"""The levels of a difference, and the scales of its blocks."""
+
+
 class QuantizedTrajectory:
     """Points of a trajectory by differential quantization [Cutler1950], about 2.5 bits a weight.
 
@@ -24,7 +30,8 @@ class QuantizedTrajectory:
     reconstructed*, so that quantization errors do not accumulate: an error stays at about a third
     of the distance between consecutive points. Each block of 32 weights is divided by its root
     mean square (bfloat16) and rounded to one of four levels. Points are added in ascending order
-    and read in descending order; between two points the state is interpolated linearly.
+    and read in descending order; between two points the state is interpolated linearly. Both work
+    part by part of the weights (`parts_of`), so that only the point that was read last is held.
 
     Attributes:
         start: the step of the first point.
@@ -42,18 +49,23 @@ class QuantizedTrajectory:
         self.start = start
         self.every = spacing(stop - start, points)
         self._point_steps = [*range(start, stop, self.every), stop]
-        self._codes: list[tuple[Tensor, Tensor]] = []
+        self._parts = parts_of(first)
+        self._codes: list[list[Code]] = []
+        self._read: list[Code] = []
         self._point = first.clone()
-        self._difference = torch.zeros_like(first)
         self._table = levels_of_bytes(first)
         self._index = 0
         self.next_step = self._point_steps[1]
 
     def add(self, state: Tensor) -> None:
         """Appends the state at `next_step`, shape (..., P)."""
-        code = encoded(state - self._point)
-        self._point += decoded(code, self._table, self._point)
-        self._codes.append(code)
+        codes = []
+        for part in self._parts:
+            point = self._point[..., part]
+            code = encoded(state[..., part] - point)
+            point += decoded(code, self._table, point)
+            codes.append(code)
+        self._codes.append(codes)
         self._index += 1
         after = self._index + 1
         self.next_step = self._point_steps[after] if after < len(self._point_steps) else -1
@@ -63,12 +75,21 @@ class QuantizedTrajectory:
 
         Times must descend: points later than the one that follows `time` are discarded.
         """
+        discarded = []
         while self._codes and self._point_steps[self._index] >= time:
-            self._difference = decoded(self._codes.pop(), self._table, self._point)
-            self._point -= self._difference
+            self._read = self._codes.pop()
+            discarded.append(self._read)
             self._index -= 1
         left, right = self._point_steps[self._index : self._index + 2]
-        torch.add(self._point, self._difference, alpha=(time - left) / (right - left), out=out)
+        share = (time - left) / (right - left)
+        for number, part in enumerate(self._parts):
+            point = self._point[..., part]
+            for codes in discarded:
+                difference = decoded(codes[number], self._table, point)
+                point -= difference
+            if not discarded:
+                difference = decoded(self._read[number], self._table, point)
+            torch.add(point, difference, alpha=share, out=out[..., part])
 
 
 def spacing(length: int, points: int) -> int:
@@ -79,13 +100,13 @@ def spacing(length: int, points: int) -> int:
     return min(length, max(3, -(-length // points)))
 
 
-def encoded(difference: Tensor) -> tuple[Tensor, Tensor]:
+def encoded(difference: Tensor) -> Code:
     """The levels of a difference, shape (..., blocks, 8), and the scales, (..., blocks, 1).
 
     A byte holds the levels of four weights.
     """
     missing = -difference.shape[-1] % BLOCK
-    padded = pad(difference, (0, missing))
+    padded = pad(difference, (0, missing)) if missing else difference
     blocks = padded.view(*padded.shape[:-1], -1, BLOCK)
     scale = torch.linalg.vector_norm(blocks, dim=-1, keepdim=True).div_(BLOCK**0.5)
     scale = scale.to(torch.bfloat16)
@@ -94,7 +115,7 @@ def encoded(difference: Tensor) -> tuple[Tensor, Tensor]:
     return (levels.view(*levels.shape[:-1], -1, 4) @ base_4).to(torch.uint8), scale
 
 
-def decoded(code: tuple[Tensor, Tensor], table: Tensor, like: Tensor) -> Tensor:
+def decoded(code: Code, table: Tensor, like: Tensor) -> Tensor:
     """The reconstructed difference, in the shape of `like`; `table` is `levels_of_bytes`."""
     packed, scale = code
     values = embedding(packed.int(), table).flatten(-2).mul_(scale)
