@@ -1,8 +1,8 @@
-"""The verdict on a job: its figure beside the untuned one, its trend, and doubts about it."""
+"""The verdict on a job: its figure beside the untuned one, its trend, and what limits it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +10,14 @@ from drmad_client.records import verdict
 from drmad_client.records.job import JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.side_runs.confirmation import Interval
-from drmad_client.records.side_runs.retraining import RetrainedFigure, Retraining
-from drmad_client.records.side_runs.validation import MeanInterval, Validation
+from drmad_client.records.side_runs.retraining import Retraining
+from drmad_client.records.side_runs.validation import MeanInterval
 
 _RISING = ("accuracy",)
 _FALLING = ("error", "loss")
 _PREFERRED = ("test_error", "test_accuracy", "test_loss", "validation_error", "validation_accuracy")
-_SERIOUS = ("fidelity_low", "draws_disagree", "overfitting")
-"""Codes of warnings after which a result is not to be trusted."""
+
+Tone = Literal["better", "worse", "level", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,11 @@ class JobVerdict:
     Attributes:
         label, value, interval: the figure after tuning.
         comparison: how it stands to the untuned figure, in a sentence.
-        tone: better or worse where the intervals do not overlap, unsure otherwise.
-        basis: what the figures were measured on.
+        tone: better or worse where the difference is significant, level where it is measured and
+            not significant, unsure where it is not measured.
+        source: what the figures come from.
+        is_of_test_data: whether data measure it that had no part in the tuning.
+        basis: what the figures were measured on, in words.
         trend: whether the validation loss still falls.
         limit: what keeps it from being better; empty where nothing is known.
     """
@@ -37,7 +40,9 @@ class JobVerdict:
     value: str
     interval: str
     comparison: str
-    tone: Literal["better", "worse", "unsure"]
+    tone: Tone
+    source: Literal["retraining", "confirmation", "smoothed"]
+    is_of_test_data: bool
     basis: str
     trend: str = ""
     limit: str = ""
@@ -55,8 +60,8 @@ def judged(
     Args:
         first: the meta-iteration with the hyperparameters before tuning, if it is kept.
         earlier: one some time before the last, for the trend.
-        retrained: a retraining with a report, which is judged before all else: it alone trains
-            both recipes from scratch under the same seeds.
+        retrained: the one of `counted`, which is judged before all else: it alone trains both
+            recipes from scratch under the same seeds.
     """
     best = job.best
     if best is None or job.spec.kind == "attribution":
@@ -64,9 +69,8 @@ def judged(
     if found := _retrained(job, earlier, last, retrained):
         return found
     tuned = {"validation_loss": best.validation_loss} | best.metrics
-    name = next((name for name in _PREFERRED if name in tuned), "validation_loss")
+    name = _judged_figure(tuned) or "validation_loss"
     confirmed = job.confirmation if best.draws else None
-    is_confirmed = confirmed is not None and confirmed.first is not None
     untuned: Interval | None = None
     if confirmed is not None and confirmed.first is not None:
         untuned = confirmed.first.figures.get(name)
@@ -74,17 +78,21 @@ def judged(
         start = {"validation_loss": first.validation_loss} | first.metrics
         untuned = Interval(mean=start[name]) if name in start else None
     after = best.intervals.get(name) or Interval(mean=tuned[name])
-    comparison, tone = _comparison(name, after, untuned, best.iteration == _begin(job))
+    is_untuned = best.iteration == _begin(job)
+    comparison, tone = _comparison(name, after, untuned, is_untuned)
+    if confirmed and confirmed.gain and name == "validation_loss" and not is_untuned:
+        comparison, tone = _paired(name, untuned, _reversed(confirmed.gain), "draws")
     if job.spec.meta.mode == "online":
         comparison = "An online job has no untuned run to compare with: Retrain trains both."
     basis = "smoothed, not confirmed by retraining"
-    if is_confirmed:
+    if confirmed is not None:
         basis = f"means of {best.draws} training runs with fresh draws, intervals at 95 %"
     elif job.spec.meta.mode == "online":
         basis = "of the one run that the job trained, not confirmed by retraining"
     elif not job.status.is_terminal:
         basis = f"smoothed over the last {job.counted_in}s; the job confirms it at its end"
-    if not name.startswith("test"):
+    is_of_test_data = name.startswith("test")
+    if not is_of_test_data:
         basis += "; measured on the validation data, by which the hyperparameters were tuned"
     return JobVerdict(
         label=name.replace("_", " ").capitalize(),
@@ -92,10 +100,27 @@ def judged(
         interval=verdict.interval(name, best.intervals.get(name)),
         comparison=comparison,
         tone=tone,
+        source="smoothed" if confirmed is None else "confirmation",
+        is_of_test_data=is_of_test_data,
         basis=basis,
         trend=_trend(job, earlier, last),
         limit=_limit(job),
     )
+
+
+def counted(job: JobRecord, retrainings: Sequence[Retraining]) -> Retraining | None:
+    """The retraining by which the result of a job is judged; None without one.
+
+    It trained with the best hyperparameters of the job: those of another meta-iteration say nothing
+    of these. The one that the spec asked for comes before one that a user requested later, perhaps
+    with other rows.
+
+    Args:
+        retrainings: those of the job, the newest first.
+    """
+    best = None if job.best is None else job.best.iteration
+    found = [each for each in retrainings if each.report and each.iteration == best]
+    return max(found, key=lambda each: each.at_end, default=None)
 
 
 def _retrained(
@@ -106,53 +131,75 @@ def _retrained(
 ) -> JobVerdict | None:
     """The verdict of a retraining; None without one, or if all of its tuned runs diverged."""
     report = retrained.report if retrained else None
-    name = report.headline_figure if report else None
+    figures = {name: each for name, each in report.figures.items() if each.tuned} if report else {}
+    name = _judged_figure(figures) or (report.headline_figure if report else None)
     if retrained is None or report is None or name is None:
         return None
-    figure = report.figures[name]
-    assert figure.tuned is not None
-    comparison, tone = _paired(name, figure)
+    figure = figures[name]
+    tuned = _interval(figure.tuned)
+    assert tuned is not None
+    comparison, tone = _paired(
+        name, _interval(figure.untuned), _interval(figure.difference), "seeds"
+    )
     basis = f"retrained from scratch: {report.conditions}"
     if retrained.iteration is not None:
         basis += f"; hyperparameters of {job.counted_in} {retrained.iteration + 1}"
     return JobVerdict(
         label=name.replace("_", " ").capitalize(),
-        value=verdict.figure(name, figure.tuned.mean),
-        interval=verdict.interval(name, _interval(figure.tuned)),
+        value=verdict.figure(name, tuned.mean),
+        interval=verdict.interval(name, tuned),
         comparison=comparison,
         tone=tone,
+        source="retraining",
+        is_of_test_data=name.startswith("test"),
         basis=basis,
         trend=_trend(job, earlier, last),
         limit=_limit(job),
     )
 
 
-def _paired(name: str, figure: RetrainedFigure) -> tuple[str, Literal["better", "worse", "unsure"]]:
-    """Judges by the difference under the same seeds, which is surer than two intervals."""
-    if figure.untuned is None or figure.difference is None:
+def _judged_figure(names: Collection[str]) -> str | None:
+    """Of the figures that are better lower or higher, an error or accuracy of test data if any."""
+
+    def order(name: str) -> tuple[bool, bool, bool]:
+        return not name.startswith("test_"), name.endswith("loss"), name not in _PREFERRED
+
+    directed = (name for name in names if name.endswith((*_FALLING, *_RISING)))
+    return min(directed, key=order, default=None)
+
+
+def _paired(
+    name: str, untuned: Interval | None, change: Interval | None, under: str
+) -> tuple[str, Tone]:
+    """Judges by the difference under the same seeds or draws, which is surer than two intervals."""
+    if untuned is None:
         return "The untuned training runs diverge.", "better"
-    shown = verdict.figure(name, figure.untuned.mean)
-    if found := verdict.interval(name, _interval(figure.untuned)):
+    shown = verdict.figure(name, untuned.mean)
+    if found := verdict.interval(name, untuned):
         shown += f" ({found})"
-    change = figure.difference
-    if not name.endswith((*_FALLING, *_RISING)) or change.mean == 0:
+    if change is None or not name.endswith((*_FALLING, *_RISING)):
         return f"Untuned: {shown}.", "unsure"
-    fell_is_good = name.endswith(_FALLING)
-    is_better = (change.mean < 0) == fell_is_good
+    is_better = (change.mean < 0) == name.endswith(_FALLING)
     sentence = f"{_size(name, change.mean)} {'better' if is_better else 'worse'} than the untuned "
     sentence += shown
     if change.low is None or change.high is None:
-        return f"{sentence}, by one seed without an interval.", "unsure"
+        return f"{sentence}, by one of the {under} without an interval.", "unsure"
     if change.low <= 0.0 <= change.high:
-        return f"{sentence}, but seeds differ as much: this may be chance.", "unsure"
+        return f"{sentence}, but {under} differ as much: this may be chance.", "level"
     return (
-        f"{sentence}; the difference under the same seeds is significant.",
+        f"{sentence}; the difference under the same {under} is significant.",
         "better" if is_better else "worse",
     )
 
 
-def _interval(found: MeanInterval) -> Interval:
-    return Interval(mean=found.mean, low=found.low, high=found.high)
+def _interval(found: MeanInterval | None) -> Interval | None:
+    return None if found is None else Interval(mean=found.mean, low=found.low, high=found.high)
+
+
+def _reversed(gain: Interval) -> Interval:
+    """The change that is the negative of a gain."""
+    low, high = (None if end is None else -end for end in (gain.high, gain.low))
+    return Interval(mean=-gain.mean, low=low, high=high)
 
 
 def _size(name: str, change: float) -> str:
@@ -167,7 +214,7 @@ def _begin(job: JobRecord) -> int:
 
 def _comparison(
     name: str, after: Interval, untuned: Interval | None, is_first: bool
-) -> tuple[str, Literal["better", "worse", "unsure"]]:
+) -> tuple[str, Tone]:
     if untuned is None:
         return "The untuned figure is not kept.", "unsure"
     shown = verdict.figure(name, untuned.mean)
@@ -189,7 +236,7 @@ def _comparison(
     assert untuned.high is not None
     if after.high < untuned.low or untuned.high < after.low:
         return f"{sentence}; the intervals do not overlap.", "better" if gain > 0 else "worse"
-    return f"{sentence}, but the intervals overlap: this may be chance.", "unsure"
+    return f"{sentence}, but the intervals overlap: this may be chance.", "level"
 
 
 def _trend(job: JobRecord, earlier: MetaIteration | None, last: MetaIteration | None) -> str:
@@ -224,34 +271,6 @@ def _limit(job: JobRecord) -> str:
     if job.status == "succeeded":
         return f"It ended by {job.reason.replace('_', ' ')}: {job.message}." if job.message else ""
     return ""
-
-
-def doubts(job: JobRecord, validated: Validation | None = None) -> list[str]:
-    """Why the result is not to be trusted, a sentence each; empty where nothing is known."""
-    found = [warning.message for warning in job.warnings if warning.code in _SERIOUS]
-    if job.preflight is not None:
-        found += job.preflight.overridden(job.spec.preflight)
-        if not any(warning.code == "fidelity_low" for warning in job.warnings):
-            found += job.preflight.doubts()
-    if job.confirmation is not None and job.confirmation.gain is not None:
-        gain = job.confirmation.gain
-        if gain.high is not None and gain.high <= 0.0:
-            found.append("retraining finds the tuned hyperparameters worse than the untuned ones")
-        elif gain.low is not None and gain.low <= 0.0:
-            found.append("retraining shows no significant gain over the untuned hyperparameters")
-    report = validated.report if validated else None
-    if report is not None and report.verdict.grade == "does_not_predict":
-        found.append(f"validation by retraining: {report.verdict.sentence}")
-    return list(dict.fromkeys(found))
-
-
-def other_warnings(job: JobRecord) -> list[tuple[str, str]]:
-    """Code and message of the warnings that do not touch the trust in the result."""
-    return [
-        (warning.code.replace("_", " "), warning.message)
-        for warning in job.warnings
-        if warning.code not in _SERIOUS
-    ]
 
 
 def earlier_than(iterations: int) -> int:

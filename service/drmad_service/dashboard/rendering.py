@@ -19,7 +19,7 @@ from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.side_runs.confirmation import ConfirmedFigures
 from drmad_client.records.side_runs.retraining import is_share, plus_minus
 from drmad_client.records.side_runs.validation import MeanInterval
-from drmad_service.dashboard import assets, comparison, job_rows, job_verdict
+from drmad_service.dashboard import assets, comparison, job_rows
 
 # Plotly sets the `style` attribute of the elements that it draws. The policy therefore allows style
 # attributes, but no inline style sheet, no inline script and nothing from another origin.
@@ -198,7 +198,6 @@ _FILTERS = {
     "ago": _ago,
     "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
     "count": _count,
-    "doubts": job_verdict.doubts,
     "duration": _duration,
     "figure": _figure,
     "metric": _metric,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 from collections import OrderedDict
@@ -138,6 +139,17 @@ class Overview:
         while len(self._losses) > _LOSSES_KEPT:
             self._losses.popitem(last=False)
         return found
+
+    async def side_runs(self, jobs: Sequence[JobRecord]) -> tuple[set[str], set[str]]:
+        """The ids of those jobs that have validations, and of those that have retrainings."""
+        pipe = self._redis.pipeline(transaction=False)
+        for part in ("validations", "retrainings"):
+            for job in jobs:
+                pipe.exists(keys.job(job.id, part))
+        found = await pipe.execute()
+        ids = [job.id for job in jobs]
+        validated, retrained = found[: len(ids)], found[len(ids) :]
+        return set(itertools.compress(ids, validated)), set(itertools.compress(ids, retrained))
 
     async def sample(self, job: JobRecord) -> list[MetaIteration]:
         """About FIGURE_POINTS evenly spaced meta-iterations, with the best and the last.

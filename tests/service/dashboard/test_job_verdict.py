@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from drmad_client.records.job import Best, Doubt, JobRecord
+from drmad_client.records.job import Best, JobRecord
 from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.side_runs.confirmation import Confirmation, ConfirmedFigures, Interval
 from drmad_client.records.side_runs.retraining import RetrainedFigure, Retraining
@@ -45,7 +45,7 @@ def confirmed(first: float, best: float, half: float) -> JobRecord:
     [
         (0.11, 0.05, "better", "6.00 points better than the untuned 11.00 % (10.0 to 12.0 %)"),
         (0.05, 0.11, "worse", "6.00 points worse than the untuned 5.00 %"),
-        (0.05, 0.045, "unsure", "the intervals overlap: this may be chance"),
+        (0.05, 0.045, "level", "the intervals overlap: this may be chance"),
     ],
 )
 def test_a_result_is_told_as_better_or_worse_only_beyond_its_noise(
@@ -56,7 +56,6 @@ def test_a_result_is_told_as_better_or_worse_only_beyond_its_noise(
     assert verdict is not None
     assert verdict.tone == tone
     assert words in verdict.comparison
-    assert bool(job_verdict.doubts(job)) == (tone != "better")
 
 
 def test_a_single_run_is_no_proof() -> None:
@@ -97,7 +96,7 @@ def retrained(tuned: float, untuned: float, half: float) -> Retraining:
     [
         (retrained(0.05, 0.09, 0.02), "better", "4.00 points better than the untuned 9.00 %"),
         (retrained(0.09, 0.05, 0.02), "worse", "4.00 points worse than the untuned 5.00 %"),
-        (retrained(0.05, 0.09, 0.06), "unsure", "this may be chance"),
+        (retrained(0.05, 0.09, 0.06), "level", "this may be chance"),
     ],
 )
 def test_a_retraining_is_judged_before_all_else_and_by_its_pairs(
@@ -146,9 +145,39 @@ def test_the_trend_is_told_only_beyond_its_noise() -> None:
     assert "is level" in trend(0.5, 0.45)
 
 
-def test_a_low_fidelity_is_a_doubt_and_a_lost_replica_is_none() -> None:
-    low = Doubt(code="fidelity_low", message="a cosine of .006")
-    lost = Doubt(code="replica_lost", message="a node failed")
-    job = samples.job(done=3, warnings=[low, lost])
-    assert job_verdict.doubts(job) == ["a cosine of .006"]
-    assert job_verdict.other_warnings(job) == [("replica lost", "a node failed")]
+def test_the_retraining_that_counts_is_of_the_best_hyperparameters() -> None:
+    job = confirmed(0.5, 0.3, 0.01)
+    asked = retrained(0.05, 0.09, 0.02).model_copy(update={"at_end": True})
+    later = asked.model_copy(update={"id": "retraining_2", "at_end": False})
+    of_another = asked.model_copy(update={"id": "retraining_3", "iteration": 1})
+    running = later.model_copy(update={"id": "retraining_4", "report": None})
+    assert job_verdict.counted(job, [running, of_another, later, asked]) == asked
+    assert job_verdict.counted(job, [later]) == later
+    assert job_verdict.counted(job, [running, of_another]) is None
+
+
+def test_the_best_is_confirmed_although_the_draws_did_not_suffice_for_the_first() -> None:
+    job = confirmed(0.11, 0.05, 0.01)
+    assert job.confirmation is not None
+    short = job.confirmation.model_copy(update={"first": None, "gain": None})
+    first = samples.record(0).model_copy(update={"metrics": {"test_error": 0.5}})
+    verdict = job_verdict.judged(job.model_copy(update={"confirmation": short}), first, None, None)
+    assert verdict is not None
+    assert verdict.basis.startswith("means of 9 training runs with fresh draws")
+    assert "one training run without an interval" in verdict.comparison
+
+
+def test_a_figure_of_an_unknown_direction_is_not_judged_where_another_is_known() -> None:
+    found = retrained(0.05, 0.09, 0.02)
+    assert found.report is not None
+    figures = {"test_f1/macro": found.report.figures["test_error"]}
+    undirected = found.model_copy(
+        update={"report": found.report.model_copy(update={"figures": figures})}
+    )
+    verdict = job_verdict.judged(confirmed(0.5, 0.3, 0.01), None, None, None, undirected)
+    assert verdict is not None
+    assert (verdict.label, verdict.tone) == ("Test f1/macro", "unsure")
+    figures["test_loss"] = found.report.figures["test_error"]
+    verdict = job_verdict.judged(confirmed(0.5, 0.3, 0.01), None, None, None, undirected)
+    assert verdict is not None
+    assert (verdict.label, verdict.tone) == ("Test loss", "better")

@@ -19,6 +19,7 @@ from drmad_service.scheduling.notifications.texts import webhook_body
 from drmad_service.store import Capacity, Store
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
+from drmad_service.store.overview import Overview
 from drmad_service.store.side_runs.base import KEPT, HeldRun
 from tests.service.store.test_store import started, step
 from tests.service.store.test_validations import FOUR, HOLD_S, ended_job, taken
@@ -72,6 +73,9 @@ async def test_a_retraining_runs_beside_a_validation_and_keeps_report_and_model(
     ended = await store.retraining(job_id, found.id)
     assert (ended.status, ended.report, ended.model_bytes) == ("succeeded", REPORT, len(model))
     assert await retrained_model(store, job_id, found.id) == model
+    jobs = [await store.get(job_id), (await store.create(spec))[0]]
+    validated, retrained = await Overview(redis, store, HOLD_S).side_runs(jobs)
+    assert validated == retrained == {job_id}
     kinds = {e.data["id"]: e.type for e in await store.events(job_id) if "id" in e.data}
     assert kinds[found.id] == "retraining"
     with pytest.raises(RunLost):

@@ -53,6 +53,7 @@ from drmad_service.dashboard import (
     job_editor,
     job_page,
     job_rows,
+    job_trust,
     job_verdict,
     learned,
     rendering,
@@ -71,7 +72,7 @@ from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.access.refusals import refusal_of
 from drmad_service.store.jobs.job_requests import Archived
-from drmad_service.store.overview import ORDERS
+from drmad_service.store.overview import ORDERS, Overview
 
 JOBS_PER_PAGE = 50
 MAX_COMPARED_JOBS = 8
@@ -203,6 +204,7 @@ async def jobs(
         next=more,
         after=after,
         losses=await overview.losses(shown),
+        trust=await _trust(store, overview, shown),
         counts=counts,
         total=sum(counts.values()),
         status=chosen,
@@ -232,6 +234,24 @@ async def _whole_groups(store: Store, rows: Sequence[JobRow], tenant: str | None
     return whole
 
 
+async def _trust(
+    store: Store, overview: Overview, jobs: Sequence[JobRecord]
+) -> dict[str, job_trust.Trust]:
+    """By the id of the job what its page says against its result."""
+    validated, retrained = await overview.side_runs(jobs)
+    found = {}
+    for job in jobs:
+        counted = None
+        if job.id in retrained:
+            counted = job_verdict.counted(job, await store.retrainings(job.id))
+        verdict = job_verdict.judged(job, None, None, None, counted)
+        validations = await store.validations(job.id) if job.id in validated else []
+        validation = next((each for each in validations if each.report), None)
+        if trust := job_trust.trust(job, verdict, validation):
+            found[job.id] = trust
+    return found
+
+
 @router.get("/jobs/{job_id}")
 async def job(
     request: Request,
@@ -254,11 +274,12 @@ async def job(
     validated = next((each for each in validations if each.report), None)
     retrainings = await store.retrainings(job_id)
     retrained = next((each for each in retrainings if each.report), None)
-    at_end = next((each for each in retrainings if each.report and each.at_end), retrained)
+    counted = job_verdict.counted(job, retrainings)
     measured = await store.fidelity(job_id)
     fields = job_editor.without_defaults(job.spec)
     may_change = principal.may_submit and principal.may_change(job.created_by)
     url = str(request.base_url).rstrip("/") + root_of(request)
+    verdict = job_verdict.judged(job, *await _shown_iterations(store, job), last, counted)
     return await page(
         request,
         "job.html",
@@ -269,9 +290,9 @@ async def job(
         actions=job_page.permitted(job, principal.may_submit, may_change),
         may_change=may_change,
         charts=job_page.charts(job, len((measured["report"] or {}).get("predictions", ())) > 1),
-        verdict=job_verdict.judged(job, *await _shown_iterations(store, job), last, at_end),
-        doubts=job_verdict.doubts(job, validated),
-        other_warnings=job_verdict.other_warnings(job),
+        verdict=verdict,
+        trust=job_trust.trust(job, verdict, validated),
+        other_warnings=job_trust.other_warnings(job),
         probes=job_verdict.probe_rows(_probes(measured)),
         learned=learned.views(job) if job.progress.iteration > 0 else [],
         trials=job_page.best_trials(trials),
