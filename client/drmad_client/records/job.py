@@ -56,6 +56,15 @@ class Waiting(Record):
         default=True,
         description="Whether they could with all nodes that an autoscaler may add.",
     )
+    ahead: int = Field(
+        default=0,
+        description="Number of queued jobs whose turn comes first, of those that could run.",
+    )
+    behind: str | None = Field(
+        default=None,
+        description="Id of the job directly ahead; null without one, for a job of another tenant, "
+        "and far down a long queue.",
+    )
     again_at: datetime | None = Field(
         default=None,
         description="Time before which the job is not placed again, because its replicas did not "

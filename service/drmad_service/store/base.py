@@ -24,6 +24,7 @@ from drmad_service.store.access.scripts import Scripts
 from drmad_service.store.layout import decoding, keys
 from drmad_service.store.layout.schema import SCHEMA
 from drmad_service.store.layout.state_machine import TRANSITIONS, Action
+from drmad_service.store.layout.turn import Turn
 from drmad_service.store.layout.types import Lease, ResumePoint, StoreSettings
 from drmad_service.store.tenant_limits import OwnLimits
 from drmad_workers.artifacts.artifact import Artifact
@@ -32,6 +33,9 @@ from drmad_workers.artifacts.store import ArtifactStore
 
 FULL = 0.8
 """Fraction of the memory budget above which the store accepts no new job or upload."""
+
+MOST_TURNS = 50
+"""Queued jobs whose records name the job directly ahead; beyond, they have the number of those."""
 
 
 class Base:
@@ -80,17 +84,25 @@ class Base:
         past = [decoding.transition(transition) for transition in transitions]
         if fields[b"status"] != b"queued":
             return decoding.job(job_id, fields, past)
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zrank(keys.QUEUE, job_id)
-        self._ask_cluster(pipe)
-        ahead, *answers = await pipe.execute()
-        return decoding.job(job_id, fields, past, self._cluster_of(answers), ahead or 0)
+        cluster = await self.cluster()
+        turns = await self._turns(cluster, [job_id])
+        return decoding.job(job_id, fields, past, cluster, turns[job_id])
 
     async def cluster(self) -> decoding.ClusterCapacity:
         """The capacity of the cluster, and the part of it that is reserved."""
         pipe = self._redis.pipeline(transaction=False)
         self._ask_cluster(pipe)
         return self._cluster_of(await pipe.execute())
+
+    async def _turns(
+        self, cluster: decoding.ClusterCapacity, queued: Sequence[str]
+    ) -> dict[str, Turn]:
+        """Which jobs are ahead of these, by id."""
+        if not queued:
+            return {}
+        capacity = cluster.capacity.described()
+        answers = await self._scripts.run("turns", capacity, MOST_TURNS, *queued)
+        return dict(zip(queued, map(Turn.of, answers), strict=True))
 
     def _ask_cluster(self, pipe: Any) -> None:
         """Append the commands whose answers `_cluster_of` reads to a pipeline."""

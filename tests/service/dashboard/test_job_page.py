@@ -120,6 +120,10 @@ def test_buttons_pause_resume_cancel_extend_and_delete(
     created, _ = do(lambda store: store.create(gallery.spec("to be acted on", priority=-50)))
     page.goto(f"{server.url}/jobs/{created.id}")
     state = page.locator("#facts .chip")
+    ahead = "was submitted earlier and has the higher priority (5)"
+    expect(page.locator("#notice")).to_contain_text(ahead)
+    link = page.get_by_role("link", name="Job ahead")
+    expect(link).to_have_attribute("href", f"/jobs/{jobs['ablation, 3 of 3']}")
     page.get_by_role("button", name="Pause").click()
     expect(state).to_have_text("paused")
     page.get_by_role("button", name="Resume").click()

@@ -361,19 +361,59 @@ async def test_waiting_job_says_what_it_needs_and_what_there_is(
     assert behind.message == f"needs 4 CPUs, 0 of 4 are free; {held}"
     other, _ = await store.create(four, tenant="other")
     assert other.message == "needs 4 CPUs, 0 of 4 are free; held by 1 of other tenants"
+    third, _ = await store.create(four, tenant="third")
+    assert third.message == (
+        "needs 4 CPUs, 0 of 4 are free; held by 1 of other tenants; "
+        "queued behind 1 job, one of another tenant, which was submitted earlier"
+    )
 
 
-async def test_queued_job_that_would_fit_says_how_many_jobs_precede_it(
+async def test_queued_job_that_would_fit_says_which_job_is_ahead_and_why(
     store: Store, spec: JobSpec
 ) -> None:
     assert await store.claim("scheduler", 10.0, CAPACITY) is None  # announces the capacity
     ids = [(await store.create(spec))[0].id for _ in range(3)]
     urgent, _ = await store.create(with_changes(spec, priority=5))
     assert urgent.message == "first in the queue"
-    messages = [(await store.get(job_id)).message for job_id in ids]
-    assert messages == [f"queued behind {n} job{'s' * (n > 1)}" for n in (1, 2, 3)]
+    jobs = [await store.get(job_id) for job_id in ids]
+    first, second, _ = (job_id[-6:] for job_id in ids)
+    assert [job.message for job in jobs] == [
+        f"queued behind 1 job, {urgent.id[-6:]}, which has the higher priority (5, this job 0)",
+        f"queued behind 2 jobs: the last of them is {first}, which was submitted earlier",
+        f"queued behind 3 jobs: the last of them is {second}, which was submitted earlier",
+    ]
+    waiting = [job.waiting for job in jobs if job.waiting is not None]
+    assert [each.ahead for each in waiting] == [1, 2, 3]
+    assert [each.behind for each in waiting] == [urgent.id, *ids[:2]]
     listed = {job.id: job.message for job in (await store.jobs()).data}
-    assert [listed[job_id] for job_id in ids] == messages
+    assert [listed[job.id] for job in jobs] == [job.message for job in jobs]
+    assert await store.queue(10) == [urgent.id, *ids]
+
+
+async def test_jobs_that_cannot_run_are_in_nobodys_way(store: Store, spec: JobSpec) -> None:
+    capacity = Capacity(cpus=8.0, gpus=0.0, tenant_jobs=1)
+    await store.create(spec, tenant="vision")
+    assert await store.claim("scheduler", 10.0, capacity) is not None
+    await store.create(with_changes(spec, resources={"cpus": 64}), tenant="language")
+    held_back, _ = await store.create(spec, tenant="vision")
+    assert held_back.message == "tenant vision runs as many jobs as it may at once (1)"
+    free, _ = await store.create(spec, tenant="language")
+    assert free.message == "first in the queue"
+    assert free.waiting is not None
+    assert (free.waiting.ahead, free.waiting.behind) == (0, None)
+
+
+async def test_a_job_of_a_tenant_that_runs_fewer_jobs_comes_first(
+    store: Store, spec: JobSpec
+) -> None:
+    await store.create(spec, tenant="vision")
+    assert await store.claim("scheduler", 10.0, CAPACITY) is not None
+    later, _ = await store.create(spec, tenant="vision")
+    await store.create(spec, tenant="language")
+    assert (await store.get(later.id)).message == (
+        "queued behind 1 job, one of another tenant, which comes first because its tenant runs "
+        "fewer jobs"
+    )
 
 
 async def test_job_of_higher_priority_outranks_a_running_one_that_is_in_its_way(

@@ -13,7 +13,7 @@ from drmad_service.errors import SchemaDiffers
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.schema import SCHEMA
 
-_PLACING = ("claim", "place", "outranked", "queue", "take_run", "take_request")
+_PLACING = ("claim", "place", "outranked", "queue", "turns", "take_run", "take_request")
 
 
 class Scripts:

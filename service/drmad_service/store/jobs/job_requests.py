@@ -161,18 +161,18 @@ class JobRequests(WarmStarts, Checkpoints, ArtifactsOfJobs):
             pipe = self._redis.pipeline(transaction=False)
             for raw in ids:
                 pipe.hgetall(keys.job(raw.decode()))
-                pipe.zrank(keys.QUEUE, raw)
             self._ask_cluster(pipe)
             answers = await pipe.execute()
-            cluster = self._cluster_of(answers[2 * len(ids) :])
-            for place, raw in enumerate(ids):
-                last = raw.decode()
-                fields, ahead = answers[2 * place : 2 * place + 2]
+            cluster = self._cluster_of(answers[len(ids) :])
+            described = dict(zip((raw.decode() for raw in ids), answers, strict=False))
+            queued = [each for each, of in described.items() if of.get(b"status") == b"queued"]
+            turns = await self._turns(cluster, queued)
+            for last, fields in described.items():
                 if not fields:  # deleted meanwhile
                     continue
                 if archived == "exclude" and b"archived_at" in fields:
                     continue
-                job = decoding.job(last, fields, [], cluster, ahead or 0)
+                job = decoding.job(last, fields, [], cluster, turns.get(last))
                 if all(_has_one(job.tags, choices) for choices in wanted):
                     found.append(job)
         page = found[:limit]

@@ -20,6 +20,7 @@ from drmad_client.records.side_runs.confirmation import Confirmation
 from drmad_client.records.status import JobStatus, Transition
 from drmad_client.spec.job import JobSpec
 from drmad_service.store.jobs.placement import Capacity, Needs, announced, counted
+from drmad_service.store.layout.turn import SHORT_ID, Turn
 
 Fields = Mapping[bytes, bytes]
 
@@ -109,9 +110,9 @@ def job(
     fields: Fields,
     transitions: list[Transition],
     cluster: ClusterCapacity | None = None,
-    ahead: int = 0,
+    turn: Turn | None = None,
 ) -> JobRecord:
-    """`cluster` and `ahead`, its queued jobs before this one, explain why the job is queued."""
+    """`cluster` and `turn` explain why the job is queued."""
 
     def at(name: bytes) -> datetime | None:
         return time(fields[name]) if name in fields else None
@@ -122,8 +123,13 @@ def job(
     if cluster is not None and status is JobStatus.QUEUED:
         needs = Needs.of(spec)
         unplaced = fields.get(b"unplaced_until")
+        turn, tenant = turn or Turn(), fields[b"tenant"].decode()
         waiting = cluster.waiting(needs, float(unplaced) if unplaced else None)
-        message = cluster.reason(waiting, needs, ahead, fields[b"tenant"].decode())
+        is_own = turn.last is not None and turn.last.tenant == tenant
+        behind = turn.last.id if turn.last is not None and is_own else None
+        waiting = waiting.model_copy(update={"ahead": turn.ahead, "behind": behind})
+        place = turn.behind(tenant, spec.priority, float(fields[b"created_at"]))
+        message = cluster.reason(waiting, needs, tenant, turn.refusal(tenant), place)
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
     progress = Progress.model_validate_json(fields[b"progress"])
@@ -188,7 +194,6 @@ def _confirmation(fields: Fields, progress: Progress) -> Confirmation | None:
 
 
 _NAMED_HOLDERS = 3
-_SHORT_ID = 6
 
 
 def _whole(announcements: Sequence[Mapping[str, Any]]) -> Capacity:
@@ -258,15 +263,18 @@ class ClusterCapacity:
             again_at=time(unplaced) if unplaced is not None and later else None,
         )
 
-    def reason(self, waiting: Waiting, needs: Needs, ahead: int, tenant: str) -> str:
-        """Why a job is still queued: what is missing, what is free where, and who holds the rest.
+    def reason(self, waiting: Waiting, needs: Needs, tenant: str, refusal: str, behind: str) -> str:
+        """Why a job is still queued: what is missing, who holds it, and who is ahead.
 
         Args:
-            ahead: the number of jobs that precede it by age and priority.
             tenant: whose jobs are named; those of others are counted.
+            refusal: why the bounds of its tenant keep it back, if they do.
+            behind: which jobs are ahead, and why; empty for the first one.
         """
         if not self.schedulers:
             return "no scheduler is running; start one with: drmad schedule"
+        if not self.capacity.serves(tenant):
+            return f"no scheduler runs jobs of tenant {tenant}"
         if waiting.impossible and self.capacity.autoscaler:
             if waiting.autoscaled:
                 return f"{waiting.impossible}; waits for the autoscaler to add nodes"
@@ -278,6 +286,13 @@ class ClusterCapacity:
                 "its replicas could not be placed, although there was room: it is tried again at "
                 f"{waiting.again_at:%H:%M:%S} UTC, or when the nodes change"
             )
+        if refusal:
+            return refusal
+        missing = self._missing(waiting, needs, tenant)
+        return "; ".join(filter(None, (missing, behind))) or "first in the queue"
+
+    def _missing(self, waiting: Waiting, needs: Needs, tenant: str) -> str:
+        """What is not free of what a job needs, and who holds it; empty where the job fits."""
         for wanted, free, total, unit in (
             (waiting.gpus, waiting.free_gpus, waiting.cluster_gpus, "GPU"),
             (waiting.cpus, waiting.free_cpus, waiting.cluster_cpus, "CPU"),
@@ -292,9 +307,7 @@ class ClusterCapacity:
                 f"{held or 'no'} replica{'' if held == 1 else 's'} would fit what is free"
                 f"{self._roomiest(needs)}{self._held('GPU' if needs.gpus else 'CPU', tenant)}"
             )
-        if not ahead:
-            return "first in the queue"
-        return f"queued behind {ahead} job{'' if ahead == 1 else 's'}"
+        return ""
 
     def _roomiest(self, needs: Needs) -> str:
         """What is free on the node with most room of those that are large enough."""
@@ -306,7 +319,7 @@ class ClusterCapacity:
         free = f"{max(0.0, best.cpus):g} of {counted(whole[best.id].cpus, 'CPU')}"
         if needs.gpus:
             free += f" and {sum(best.parts):g} of {counted(whole[best.id].gpus, 'GPU')}"
-        place = f"node {best.id[:_SHORT_ID]}" if best.id else "the node"
+        place = f"node {best.id[:SHORT_ID]}" if best.id else "the node"
         return f"; {place} has most room, {free} free"
 
     def _held(self, unit: str, tenant: str) -> str:
@@ -319,7 +332,7 @@ class ClusterCapacity:
         own = [holder for holder in holders if holder.tenant == tenant]
         others = len(holders) - len(own)
         named = [
-            f"{holder.id[-_SHORT_ID:]} ({counted(amount(holder), unit)})"
+            f"{holder.id[-SHORT_ID:]} ({counted(amount(holder), unit)})"
             for holder in own[:_NAMED_HOLDERS]
         ]
         if len(own) > len(named):

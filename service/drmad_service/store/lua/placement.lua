@@ -196,16 +196,24 @@ local function serves(cluster, tenant)
   return #(cluster.tenants or {}) == 0
 end
 
--- Whether the bounds of its tenant allow the job beside the tenant's running ones.
-local function allowed(all, job)
+-- The bound of its tenant that keeps the job back beside the tenant's running ones, and its number; nil
+-- without one.
+local function bound_of(all, job)
   local share, own = share_of(all, job.tenant), all.own[job.tenant]
   if not own then
     own = own_limits(job.tenant)
     all.own[job.tenant] = own
   end
-  return share.jobs < (own.running_jobs or all.most_jobs)
-    and share.gpus + job.gpus * job.count <= (own.gpus or all.most_gpus) + K.slack
-    and share.replicas + job.count <= (own.replicas or all.most_replicas)
+  local jobs, gpus, replicas = own.running_jobs or all.most_jobs, own.gpus or all.most_gpus,
+    own.replicas or all.most_replicas
+  if share.jobs >= jobs then return 'running_jobs', jobs end
+  if share.gpus + job.gpus * job.count > gpus + K.slack then return 'gpus', gpus end
+  if share.replicas + job.count > replicas then return 'replicas', replicas end
+  return nil
+end
+
+local function allowed(all, job)
+  return bound_of(all, job) == nil
 end
 
 local function fits(all, job)
@@ -225,8 +233,38 @@ local function stands_back(all, job)
   return job.unplaced_until and job.unplaced_until > all.now and job.unplaced_at >= all.changed_at
 end
 
+-- The rank is age and priority, raised by every running job of the tenant.
+local function ranked(all, job, score)
+  job.rank = tonumber(score) + share_of(all, job.tenant).jobs * K.share_ms
+  return job
+end
+
+-- Whether the job can be the next to run: jobs of which this is not so are in nobody's way.
+local function may_be_next(all, job)
+  return serves(all.cluster, job.tenant) and possible(all, job) and allowed(all, job)
+    and not stands_back(all, job)
+end
+
+-- The first `most` of the queued jobs, in the order of their turns if no other job is submitted; jobs that
+-- no nodes hold come last.
+local function turns(all, most)
+  local waiting = {}
+  local queued = redis.call('ZRANGE', K.queue, 0, most - 1, 'WITHSCORES')
+  for i = 1, #queued, 2 do
+    local job = ranked(all, needs_of(queued[i]), queued[i + 1])
+    job.fits = possible(all, job)
+    waiting[#waiting + 1] = job
+  end
+  table.sort(waiting, function(a, b)
+    if a.fits ~= b.fits then return a.fits end
+    if a.rank ~= b.rank then return a.rank < b.rank end
+    return a.id < b.id
+  end)
+  return waiting
+end
+
 -- The next job to run, of those that fit the nodes and the bounds of their tenants: the one of lowest
--- rank. The rank is age and priority, raised by every running job of the tenant.
+-- rank.
 local function first_waiting(all)
   local first
   local start, page = 0, 100
@@ -236,9 +274,8 @@ local function first_waiting(all)
       local rank = tonumber(queued[i + 1])
       -- The shares only raise ranks: no later job can precede the first one found.
       if first and rank >= first.rank then return first end
-      local waiting = needs_of(queued[i])
-      if serves(all.cluster, waiting.tenant) and possible(all, waiting) and allowed(all, waiting) and not stands_back(all, waiting) then
-        waiting.rank = rank + share_of(all, waiting.tenant).jobs * K.share_ms
+      local waiting = ranked(all, needs_of(queued[i]), rank)
+      if may_be_next(all, waiting) then
         if not first or waiting.rank < first.rank then first = waiting end
       end
     end
