@@ -56,6 +56,12 @@ def _confirmed(job: JobRecord) -> str:
     return said
 
 
+def label(name: str) -> str:
+    """The name of a figure at the begin of a line: "Test error", "AUC"."""
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
 def figure(name: str, value: float) -> str:
     """A figure by its name: shares in per cent, others to five digits."""
     return f"{100 * value:.2f} %" if name.endswith(_SHARES) else f"{value:.5g}"

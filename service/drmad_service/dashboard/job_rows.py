@@ -11,6 +11,7 @@ from drmad_client.records.group import GroupRecord, GroupRow, group_record
 from drmad_client.records.job import JobRecord
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.groups import GROUP
+from drmad_service.store.overview import OF_METRIC
 
 MOST_MEMBERS = 100
 """Jobs of a folded group that a page lists; the filter by its tag lists all of them."""
@@ -47,8 +48,8 @@ class JobRow:
         rows = self.group.rows if self.group else []
         return min((row for row in rows if row.mean is not None), key=_mean, default=None)
 
-    def test_figure(self) -> tuple[str, float] | None:
-        """Name and mean of the test figure over the succeeded jobs of the best setting."""
+    def metric(self, name: str) -> float | None:
+        """Mean of a metric over the succeeded jobs of the best setting; None if one lacks it."""
         best = self.best
         of_best = [
             job.best.metrics
@@ -58,16 +59,25 @@ class JobRow:
             and job.status is JobStatus.SUCCEEDED
             and job.best is not None
         ]
-        for name in _TEST_FIGURES:
-            if of_best and all(name in metrics for metrics in of_best):
-                return name, statistics.fmean(metrics[name] for metrics in of_best)
-        return None
+        if not of_best or not all(name in metrics for metrics in of_best):
+            return None
+        return statistics.fmean(metrics[name] for metrics in of_best)
+
+    def test_figure(self) -> tuple[str, float] | None:
+        """Name and mean of the test figure, as `metric`."""
+        found = ((name, self.metric(name)) for name in _TEST_FIGURES)
+        return next(((name, mean) for name, mean in found if mean is not None), None)
 
 
 def test_figure(job: JobRecord) -> tuple[str, float] | None:
     """Name and value of the test figure that a list shows of a job."""
     metrics = job.best.metrics if job.best else {}
     return next(((name, metrics[name]) for name in _TEST_FIGURES if name in metrics), None)
+
+
+def metrics(jobs: Sequence[JobRecord]) -> list[str]:
+    """The names of the metrics that the best meta-iterations of jobs have, in order."""
+    return sorted({name for job in jobs if job.best for name in job.best.metrics})
 
 
 def folded(jobs: Sequence[JobRecord], is_folded: bool = True) -> list[JobRow]:
@@ -96,8 +106,8 @@ def ordered(
 ) -> list[JobRow]:
     """The rows by what they show; those that show no figure come last.
 
-    A group has its own name, the mean loss and test figure of its best setting, and else what its
-    first job has.
+    A group has its own name, the mean loss, test figure and metrics of its best setting, and else
+    what its first job has.
     """
 
     def of_row(row: JobRow) -> Any:
@@ -110,6 +120,8 @@ def ordered(
             return (
                 None if figure is None else 1 - figure[1] if "accuracy" in figure[0] else figure[1]
             )
+        if row.group is not None and order.startswith(OF_METRIC):
+            return row.metric(order.removeprefix(OF_METRIC))
         return key(row.jobs[0])
 
     known = [row for row in rows if of_row(row) is not None]

@@ -95,7 +95,7 @@ def judged(
     if not is_of_test_data:
         basis += "; measured on the validation data, by which the hyperparameters were tuned"
     return JobVerdict(
-        label=name.replace("_", " ").capitalize(),
+        label=verdict.label(name),
         value=verdict.figure(name, tuned[name]),
         interval=verdict.interval(name, best.intervals.get(name)),
         comparison=comparison,
@@ -145,7 +145,7 @@ def _retrained(
     if retrained.iteration is not None:
         basis += f"; hyperparameters of {job.counted_in} {retrained.iteration + 1}"
     return JobVerdict(
-        label=name.replace("_", " ").capitalize(),
+        label=verdict.label(name),
         value=verdict.figure(name, tuned.mean),
         interval=verdict.interval(name, tuned),
         comparison=comparison,

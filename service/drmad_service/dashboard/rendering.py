@@ -196,6 +196,7 @@ _FILTERS = {
     "confirmation": verdict.confirmation,
     "interval": _interval,
     "ago": _ago,
+    "label": verdict.label,
     "host": lambda url: urlsplit(url).hostname,  # the rest of the URL may hold a token
     "count": _count,
     "duration": _duration,

@@ -61,6 +61,17 @@ ORDERS: dict[str, Callable[[JobRecord], Any]] = {
 }
 """What the list of jobs is sorted by: name -> the key of a job."""
 
+OF_METRIC = "metric:"
+"""Before the name of a metric, by whose value at the best meta-iteration the list is sorted."""
+
+
+def key_of(order: str) -> Callable[[JobRecord], Any]:
+    """The key by which an order sorts: one of ORDERS, or a metric; None for a job without it."""
+    if order.startswith(OF_METRIC):
+        name = order.removeprefix(OF_METRIC)
+        return lambda job: job.best.metrics.get(name) if job.best else None
+    return ORDERS[order]
+
 
 class Overview:
     """Reads for pages. A committed meta-iteration never changes, so this object caches them."""
@@ -181,11 +192,11 @@ class Overview:
         tenant: str | None = None,
         archived: Archived = "exclude",
     ) -> list[JobRecord]:
-        """The jobs that `find` finds, of the newest MOST_SORTED, sorted by a key of ORDERS.
+        """The jobs that `find` finds, of the newest MOST_SORTED, sorted by `key_of` an order.
 
         A job without the figure comes last.
         """
-        key = ORDERS[order]
+        key = key_of(order)
         found: list[JobRecord] = []
         after: str | None = None
         while len(found) < MOST_SORTED:

@@ -37,6 +37,56 @@ def test_a_head_sorts_by_its_column_and_the_address_keeps_it(
     expect(page.locator("th.c-tenant")).to_have_count(0)
 
 
+def test_any_metric_is_a_column_that_sorts_and_stands_in_the_address(
+    page: Page, server: Server, jobs: dict[str, str], do: Do[Any]
+) -> None:
+    """Also one with a slash, markup and other letters in its name, which some jobs lack."""
+    strange = "test_f1/macro & <b>точность</b>"
+
+    async def with_metric(store: Store) -> list[str]:
+        made = []
+        for value, group in ((0.5, None), (0.25, None), (0.875, "odd"), (0.625, "odd")):
+            tags = {"group": group} if group else {}
+            lease = await gallery.running(store, gallery.spec("odd", 1, tags=tags, priority=97))
+            await gallery.commit(store, lease, range(1), 1, metrics={strange: value})
+            await store.act(lease, Action.SUCCEED, "iterations", "completed")
+            made.append(lease.job_id)
+        return made
+
+    made = do(with_metric)
+    page.goto(f"{server.url}/?q=i")
+    page.locator("#columns summary").click()
+    menu = page.locator("#columns")
+    menu.get_by_label("validation error").click()
+    head = page.locator("th.c-metric")
+    expect(head).to_have_text("Validation error")
+    assert "metric=validation_error" in page.url
+    page.locator("#columns summary").click()
+    menu.get_by_label("test f1/macro & <b>точность</b>").click()
+    expect(head).to_have_text(["Validation error", "Test f1/macro & <b>точность</b>"])
+    head.nth(1).get_by_role("link").click()
+    expect(head.nth(1)).to_have_attribute("aria-sort", "descending")
+    assert "q=i" in page.url
+    page.get_by_role("searchbox").fill("")
+    cells = page.locator("tbody tr:not([hidden]) td.c-metric:nth-child(8)")
+    expect(cells.first).to_have_text("0.75")  # the mean of the group
+    shown = cells.all_text_contents()
+    assert shown[:3] == ["0.75", "0.5", "0.25"]
+    assert set(shown[3:]) == {"–"}
+    assert "metric=validation_error" in page.url
+    page.goto(f"{server.url}/?metric=validation_error&sort=metric:validation_error")
+    page.locator("#columns summary").click()
+    menu.get_by_label("validation error").click()
+    expect(head).to_have_count(0)
+    assert page.url == f"{server.url}/?"
+
+    async def removed(store: Store) -> None:
+        for job in made:
+            await store.delete(job)
+
+    do(removed)
+
+
 def test_a_selection_is_kept_over_filters_and_its_jobs_are_cancelled_and_deleted(
     browser: Browser, server: Server, do: Do[Any], jobs: dict[str, str]
 ) -> None:

@@ -151,13 +151,14 @@ dialog.querySelector("form").addEventListener("submit", async () => {
 });
 show();
 
-// Columns, kept in this browser
+// Columns: those of metrics are in the address, which others are hidden is kept in this browser
 
 const HIDDEN = "drmad-hidden-columns";
 const columns = document.querySelector("#columns");
 const page = document.querySelector("#content");
 const hidden = new Set(JSON.parse(localStorage.getItem(HIDDEN) ?? "[]"));
-for (const box of columns.querySelectorAll("input")) {
+for (const box of columns.querySelectorAll("[data-href]")) box.addEventListener("change", () => location.assign(box.dataset.href));
+for (const box of columns.querySelectorAll("[value]")) {
   box.checked = !hidden.has(box.value);
   box.addEventListener("change", () => {
     hidden[box.checked ? "delete" : "add"](box.value);

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -72,9 +72,12 @@ from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.access.refusals import refusal_of
 from drmad_service.store.jobs.job_requests import Archived
-from drmad_service.store.overview import ORDERS, Overview
+from drmad_service.store.overview import OF_METRIC, ORDERS, Overview, key_of
 
 JOBS_PER_PAGE = 50
+MAX_METRICS = 6
+"""Metrics that the list of jobs shows in columns of their own."""
+MetricName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MAX_COMPARED_JOBS = 8
 MAX_FOLDED_GROUPS = 10
 """Groups that a page of the list folds; each is read whole."""
@@ -161,9 +164,10 @@ async def jobs(
     tag: Annotated[str, Query(max_length=400)] = "",
     q: Annotated[str, Query(max_length=200)] = "",
     after: Annotated[str, Query(max_length=64)] = "",
-    sort: Annotated[str, Query(pattern=f"^({'|'.join(ORDERS)})?$")] = "",
+    sort: Annotated[str, Query(pattern=f"^({'|'.join(ORDERS)}|{OF_METRIC}.{{1,200}})?$")] = "",
     down: Annotated[str, Query(pattern="^1?$")] = "",
     archived: Annotated[str, Query(pattern="^(only)?$")] = "",
+    metric: Annotated[list[MetricName], Query(max_length=MAX_METRICS)] = [],  # noqa: B006
 ) -> Response:
     chosen = JobStatus(status) if status in set(JobStatus) else None
     wanted = (chosen, tag if ":" in tag else "", q)
@@ -172,7 +176,7 @@ async def jobs(
     if sort:
         start = int(after) if after.isdecimal() else 0
         every = await overview.ordered(sort, bool(down), *wanted, principal.only_tenant, which)
-        listed = job_rows.ordered(job_rows.folded(every, is_folded), sort, ORDERS[sort], bool(down))
+        listed = job_rows.ordered(job_rows.folded(every, is_folded), sort, key_of(sort), bool(down))
         rows = listed[start : start + JOBS_PER_PAGE]
         more = str(start + JOBS_PER_PAGE) if start + JOBS_PER_PAGE < len(listed) else None
     else:
@@ -185,12 +189,17 @@ async def jobs(
     shown = [job for row in rows for job in row.shown]
     counts = await overview.counts(principal.only_tenant)
 
-    def address(**other: str | None) -> str:
-        query = {"status": chosen, "tag": tag, "q": q, "sort": sort, "down": down}
-        query |= {"archived": archived} | other
-        return f"{root_of(request)}/?" + urlencode(
-            {name: value for name, value in query.items() if value}
-        )
+    def address(**other: str | Sequence[str] | None) -> str:
+        query: dict[str, str | Sequence[str] | None] = {
+            "status": chosen,
+            "tag": tag,
+            "q": q,
+            "sort": sort,
+            "down": down,
+        }
+        query |= {"archived": archived, "metric": metric} | other
+        stated = {name: value for name, value in query.items() if value}
+        return f"{root_of(request)}/?" + urlencode(stated, doseq=True)
 
     return await page(
         request,
@@ -213,6 +222,9 @@ async def jobs(
         sort=sort,
         down=down,
         archived=archived,
+        columns=list(dict.fromkeys(metric)),
+        metrics=job_rows.metrics(shown),
+        most_metrics=MAX_METRICS,
         tenants=principal.only_tenant is None and any(j.tenant != "local" for j in shown),
         address=address,
     )
