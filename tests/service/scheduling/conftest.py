@@ -39,6 +39,12 @@ class Driven:
             await asyncio.shield(self.task)
         return await self.store.get(self.lease.job_id)
 
+    async def committed(self, iterations: int) -> None:
+        """Wait until this many meta-iterations are committed."""
+        async with asyncio.timeout(30):
+            while (await self.store.get(self.lease.job_id)).progress.iteration < iterations:
+                await asyncio.sleep(0.01)
+
     async def events(self, kind: str) -> list[dict[str, Any]]:
         found = await self.store.events(self.lease.job_id)
         return [event.data for event in found if event.type == kind]

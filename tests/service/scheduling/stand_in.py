@@ -134,6 +134,10 @@ class StandInReplicas:
     def kill(self) -> None:
         self._cluster.killed += bool(self.actors)
         self.actors = []
+        for calls in self._cluster.calls.values():
+            for call in [calls.get_nowait() for _ in range(calls.qsize())]:
+                if call.outcome.done():  # a killed actor answers no other
+                    calls.put_nowait(call)
 
 
 class StandInCluster:

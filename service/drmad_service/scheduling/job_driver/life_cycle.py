@@ -343,7 +343,8 @@ class _LifeCycle:
         training = await self._training_runs.checkpoint(point.iteration + 1)
         elapsed_s = time.monotonic() - self._rounds.began
         step = commit_of(job, point.iteration, result, elapsed_s, training)
-        if self._computes_ahead(result):
+        # A commit may drop an artifact that the next meta-iteration writes again.
+        if not (result.finished or isinstance(result.model, Artifact)):
             self._rounds.begin(step.next_state)
         status = await job.persist(lambda: job.store.commit(job.lease, step))
         job.progress = step.progress
@@ -360,14 +361,6 @@ class _LifeCycle:
             await self._succeed(step.next_state, result.finished)
         apply_control(status, between_iterations=True)
         return step.next_state
-
-    def _computes_ahead(self, result: StepResult) -> bool:
-        """Whether the replicas take the next window while this one is committed.
-
-        They do not where the commit may drop an artifact that the next window writes again.
-        """
-        is_online = self._job.spec.meta.mode == "online"
-        return is_online and not result.finished and not isinstance(result.model, Artifact)
 
     async def _keep_phases(self, first_iteration_s: float) -> None:
         job, phases = self._job, self._job.phases

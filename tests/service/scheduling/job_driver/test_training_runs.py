@@ -86,8 +86,9 @@ async def test_a_lost_replica_trains_again_from_the_last_checkpoint_that_is_whol
     assert words is None or words in told[-1]
 
 
-async def test_the_next_window_is_taken_while_one_is_committed(
-    drive: Drive, cluster: StandInCluster, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", [ONLINE, {}], ids=["online", "restart"])
+async def test_the_next_meta_iteration_is_computed_while_one_is_committed(
+    drive: Drive, cluster: StandInCluster, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]
 ) -> None:
     may_commit = asyncio.Event()
     commit = Store.commit
@@ -97,7 +98,7 @@ async def test_the_next_window_is_taken_while_one_is_committed(
         return await commit(store, lease, step)
 
     monkeypatch.setattr(Store, "commit", late)
-    driven = await drive(**ONLINE)
+    driven = await drive(**mode)
     (await cluster.called("whole_meta_iteration")).returns(window(0))
     ahead = await cluster.called("whole_meta_iteration")
     assert ahead.arguments[:2] == (window(0).state, 1)
@@ -105,7 +106,8 @@ async def test_the_next_window_is_taken_while_one_is_committed(
     ahead.returns(window(1, finished="iterations"))
     assert cluster.calls["training_state"].empty()
     may_commit.set()
-    (await cluster.called("training_state")).returns(PackedTraining(b"training 2", {}))
+    if mode == ONLINE:
+        (await cluster.called("training_state")).returns(PackedTraining(b"training 2", {}))
     assert (await driven.released()).progress.iteration == 2
     assert cluster.calls["whole_meta_iteration"].empty()
 
