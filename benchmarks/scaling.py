@@ -43,6 +43,7 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.operations.embedded import EmbeddedRedis
 from drmad_service.scheduling import scheduler
+from drmad_service.scheduling.printed_lines import Remains, Worker
 from drmad_service.scheduling.scheduler import Scheduler
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Store
@@ -182,6 +183,7 @@ class SimulatedReplicas:
         self._chance = chance
         self._ticks = itertools.count()
         self.actors: list[Any] = []
+        self.workers: list[Worker] = []
 
     def reserve(self, places: Sequence[Placed]) -> None:
         return None
@@ -190,18 +192,16 @@ class SimulatedReplicas:
         names = ("prepare", "preflight", "report", "whole_meta_iteration")
         remote = {name: SimpleNamespace(remote=getattr(self, f"_{name}")) for name in names}
         self.actors = [SimpleNamespace(**remote)]
+        self.workers = [Worker(actor, "node", "output", "0") for actor in self.actors]
 
     def put(self, value: Any) -> Any:
         return value
 
-    def first(self, index: int) -> int:
-        return index
-
-    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
+    def remains(self, read: Mapping[str, Sequence[int]]) -> list[Remains]:
         return []
 
     def kill(self) -> None:
-        self.actors = []
+        self.actors, self.workers = [], []
 
     def _prepare(self) -> Ref:
         return Ref(lambda: self._recording.prepared)

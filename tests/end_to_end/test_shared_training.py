@@ -67,6 +67,9 @@ def test_a_lost_worker_is_a_lost_replica_and_the_job_goes_on(
     assert ended.status is JobStatus.SUCCEEDED
     assert numbers(client, ended) == numbers(client, undisturbed)
     assert np.array_equal(vector(client, ended), vector(client, undisturbed))
+    built = [line.source for line in client.jobs.logs(job.id) if "is built on" in line.text]
+    assert built.count("0") >= 2
+    assert built.count("0.1") == built.count("0"), "each worker of each attempt"
 
 
 def following(service: Service) -> int:

@@ -78,14 +78,18 @@ def test_a_validation_is_cancelled_while_it_runs(client: Client, service: Servic
 
 
 def test_a_failure_of_the_users_code_is_the_validations(client: Client, tmp_path: Path) -> None:
-    marker = tmp_path / "fails"
+    fails, dies = tmp_path / "fails", tmp_path / "dies"
     source = f"""
 import os
 import torch
 from drmad_workers import Problem
 
 def build():
-    if os.path.exists({str(marker)!r}):
+    print("reads the data")
+    if os.path.exists({str(dies)!r}):
+        os.write(2, b"out of luck")
+        os.kill(os.getpid(), 9)
+    if os.path.exists({str(fails)!r}):
         raise RuntimeError("the data are gone")
     torch.manual_seed(0)
     data = torch.randn(40, 3), torch.arange(40) % 2
@@ -96,7 +100,7 @@ def build():
     (code / "my_problem.py").write_text(source)
     spec = SPEC | {"problem": {"entrypoint": "my_problem:build"}}
     job = client.jobs.create(spec, code=code).wait(timeout_s=WAIT_S)
-    marker.touch()
+    fails.touch()
     with pytest.raises(ValidationFailed, match="the data are gone") as failed:
         job.validate_hypergradient(changes=5, progress=False)
     error = failed.value.validation.error
@@ -104,3 +108,9 @@ def build():
     assert error.code == "user_code"
     assert error.traceback is not None
     assert "my_problem.py" in error.traceback
+    dies.touch()
+    with pytest.raises(ValidationFailed, match="killed"):
+        job.validate_hypergradient(changes=5, progress=False)
+    printed = [line.text for line in job.logs() if line.source.startswith("validation ")]
+    assert printed == ["reads the data", "reads the data", "out of luck"]
+    assert "out of luck" not in [line.text for line in client.jobs.logs(job.id, replica=0)]

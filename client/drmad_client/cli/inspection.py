@@ -143,7 +143,9 @@ def logs(
         str | None, typer.Option(metavar="ID", help="Continue after this line.")
     ] = None,
 ) -> None:
-    """Print the output of a job's replicas.
+    """Print the output of a job's workers, and of its validations and retrainings.
+
+    A line names what printed it: a replica, or a further worker of it as 0.1, or "validation 0".
 
     \b
     Examples:
@@ -152,7 +154,7 @@ def logs(
     """
     with options.open_client(context) as client:
         for line in client.jobs.logs(job_id, replica, after=after, follow=follow_on):
-            echo(f"{line.at:%H:%M:%S} [{line.replica}] {line.text}")
+            echo(f"{line.at:%H:%M:%S} [{line.source or line.replica}] {line.text}")
 
 
 def cluster(context: typer.Context, output: OutputOption = Output.TABLE) -> None:

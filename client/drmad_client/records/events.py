@@ -11,11 +11,16 @@ from drmad_client.records.base import Record
 
 
 class LogLine(Record):
-    """A log line of a replica."""
+    """A line that the workers of a job, or of a run beside it, printed."""
 
     id: str = Field(description="Id of the line; pass it as `after` for the lines that follow.")
     at: datetime
     replica: int
+    source: str = Field(
+        default="",
+        description='What printed it: a replica ("0"), a further worker that shares its training '
+        'runs ("0.1"), or a worker of a run beside the job ("validation 0").',
+    )
     text: str
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.ray_driver.connection import Actor, RayDriver, Reference, Reservation
+from drmad_service.scheduling.printed_lines import Remains, Worker, request_remains
 from drmad_service.store.jobs.placement import Placed
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor.messages import THREADS
@@ -19,9 +20,11 @@ class Replicas(Protocol):
 
     Attributes:
         actors: one actor for each replica or each batch of replicas; empty until `create`.
+        workers: those of `actors` in their order, then the further workers of the replicas.
     """
 
     actors: list[Any]
+    workers: list[Worker]
 
     def reserve(self, places: Sequence[Placed]) -> Any:
         """Request the resources of all replicas together, on the nodes that the store chose.
@@ -35,20 +38,12 @@ class Replicas(Protocol):
         """Start the actors on the reserved resources."""
         ...
 
-    def first(self, index: int) -> int:
-        """The number of the first replica of an actor."""
-        ...
-
     def put(self, value: Any) -> Any:
         """A reference to a value that several calls take, so that it is stored once."""
         ...
 
-    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
-        """References to what actors that have ended printed last: numbers of actors, and lines.
-
-        Args:
-            read: the bytes of the standard output and error of each actor that are read already.
-        """
+    def remains(self, read: Mapping[str, Sequence[int]]) -> list[Remains]:
+        """Request what workers that have ended printed last; see request_remains."""
         ...
 
     def kill(self) -> None:
@@ -101,8 +96,7 @@ class ReplicaGroup:
         self._numbers: list[list[int]] = []
         self._nodes: list[str] = []
         self.actors: list[Any] = []
-        self._followers: list[Any] = []
-        self._outputs: list[str] = []
+        self.workers: list[Worker] = []
         self._readers: list[Actor] = []
 
     def reserve(self, places: Sequence[Placed]) -> Any:
@@ -134,26 +128,25 @@ class ReplicaGroup:
     def create(self) -> None:
         code = self.put(self._code)
         workers = self._spec.replicas.workers
-        for index, numbers in enumerate(self._numbers):
-            followers = [self._worker(index, rank, numbers, code) for rank in range(1, workers)]
-            self._followers += followers
-            self._outputs.append(secrets.token_hex(8))
-            self.actors.append(self._worker(index, 0, numbers, code, followers))
+        leaders: list[Worker] = []
+        others: list[Worker] = []
+        for index in range(len(self._numbers)):
+            following = [self._worker(index, rank, code) for rank in range(1, workers)]
+            others += following
+            leaders.append(self._worker(index, 0, code, [each.actor for each in following]))
+        self.actors = [each.actor for each in leaders]
+        self.workers = leaders + others
 
     def _worker(
-        self,
-        index: int,
-        rank: int,
-        numbers: list[int],
-        code: Reference,
-        followers: Sequence[Actor] = (),
-    ) -> Actor:
-        """The actor of one worker of the replicas `numbers`, which lie at `index`."""
+        self, index: int, rank: int, code: Reference, followers: Sequence[Actor] = ()
+    ) -> Worker:
+        """One worker of the replicas that lie at `index`."""
         resources, workers = self._spec.resources, self._spec.replicas.workers
+        numbers, node, output = self._numbers[index], self._nodes[index], secrets.token_hex(8)
         place = (
             ("reservation", self._group, index * workers + rank)
             if self._group is not None
-            else ("node", self._nodes[index])
+            else ("node", node)
         )
         share = len(numbers) / workers
         cpus = resources.cpus * share
@@ -164,8 +157,8 @@ class ReplicaGroup:
             **runtime_options(self._spec),
         }
         if self._warm and "runtime_env" not in options:
-            options["warm"] = (self._nodes[index], self._warm)
-        return self._driver.create(
+            options["warm"] = (node, self._warm)
+        actor = self._driver.create(
             "Replica",
             options,
             place,
@@ -178,29 +171,23 @@ class ReplicaGroup:
             int(self._memory_bytes * share),
             followers,
             self._artifacts,
-            "" if rank else self._outputs[index],
+            output,
         )
-
-    def first(self, index: int) -> int:
-        return self._numbers[index][0]
+        source = f"{numbers[0]}.{rank}" if rank else f"{numbers[0]}"
+        return Worker(actor, node, output, source, numbers[0])
 
     def put(self, value: Any) -> Reference:
         return self._driver.put(value)
 
-    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Reference]]:
-        asked = []
-        for node in dict.fromkeys(self._nodes[: len(self.actors)]):
-            numbers = [n for n in range(len(self.actors)) if self._nodes[n] == node]
-            reader = self._driver.create("OutputReader", {}, ("node", node))
-            self._readers.append(reader)
-            outputs = [(self._outputs[n], tuple(read.get(n, (0, 0)))) for n in numbers]
-            asked.append((numbers, reader.read.remote(outputs)))
-        return asked
+    def remains(self, read: Mapping[str, Sequence[int]]) -> list[Remains]:
+        remains = request_remains(self._driver, self.workers, read)
+        self._readers += [each.reader for each in remains]
+        return remains
 
     def kill(self) -> None:
-        for actor in (*self.actors, *self._followers, *self._readers):
+        for actor in (*(worker.actor for worker in self.workers), *self._readers):
             self._driver.kill(actor)
-        self.actors, self._followers, self._outputs, self._readers = [], [], [], []
+        self.actors, self.workers, self._readers = [], [], []
         if self._group is not None:
             self._driver.remove(self._group)
         self._group = None

@@ -33,6 +33,10 @@ from drmad_workers.artifacts.store import ArtifactStore
 
 FULL = 0.8
 """Fraction of the memory budget above which the store accepts no new job or upload."""
+LOG_LINES = 10_000
+"""Number of last log lines kept of each job, approximately."""
+
+_LINES_AT_ONCE = 1_000  # Redis serves nobody else meanwhile
 
 MOST_TURNS = 50
 """Queued jobs whose records name the job directly ahead; beyond, they have the number of those."""
@@ -228,6 +232,22 @@ class Base:
         if outcome != "ok":
             raise LeaseLost(f"update of {lease.job_id} refused: {outcome}")
         return JobStatus(status)
+
+    async def _append_lines(
+        self, script: str, holder: Sequence[str], replica: int, source: str, lines: Sequence[str]
+    ) -> str:
+        """Append log lines by the script of a holder; the last LOG_LINES lines of a job are kept.
+
+        Returns "ok", or the reason of a refusal.
+        """
+        for first in range(0, len(lines), _LINES_AT_ONCE):
+            part = lines[first : first + _LINES_AT_ONCE]
+            encoded = [line.encode("utf-8", "backslashreplace") for line in part]
+            named = (LOG_LINES, replica, source)
+            outcome: str = await self._scripts.run(script, *holder, *named, *encoded)
+            if outcome != "ok":
+                return outcome
+        return "ok"
 
     async def _models(self, job_id: str) -> dict[str, Any]:
         entries = await self._redis.hgetall(keys.job(job_id, "models"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from drmad_client.spec.job import JobSpec
+from drmad_service.scheduling.printed_lines import Remains, Worker
 from drmad_service.store import Capacity
 from drmad_service.store.jobs.placement import Placed
 from drmad_workers.ray_actor.messages import (
@@ -114,6 +115,7 @@ class StandInReplicas:
     def __init__(self, cluster: StandInCluster) -> None:
         self._cluster = cluster
         self.actors: list[Any] = []
+        self.workers: list[Worker] = []
 
     def reserve(self, places: Sequence[Placed]) -> Any:
         return self._cluster.reservation
@@ -121,19 +123,17 @@ class StandInReplicas:
     def create(self) -> None:
         self._cluster.created += 1
         self.actors = [_Actor(self._cluster)]
+        self.workers = [Worker(actor, "node", "output", "0") for actor in self.actors]
 
     def put(self, value: Any) -> Any:
         return value
 
-    def first(self, index: int) -> int:
-        return index
-
-    def remains(self, read: Mapping[int, Sequence[int]]) -> list[tuple[list[int], Any]]:
+    def remains(self, read: Mapping[str, Sequence[int]]) -> list[Remains]:
         return []
 
     def kill(self) -> None:
         self._cluster.killed += bool(self.actors)
-        self.actors = []
+        self.actors, self.workers = [], []
         for calls in self._cluster.calls.values():
             for call in [calls.get_nowait() for _ in range(calls.qsize())]:
                 if call.outcome.done():  # a killed actor answers no other

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from drmad_client.spec.job import JobSpec
 from drmad_service.ray_driver.ray_errors import failure_of
+from drmad_service.scheduling.printed_lines import request_remains
 from drmad_service.scheduling.replica_group import ReplicaGroup
 from drmad_service.store.jobs.placement import Placed
 from drmad_workers.ray_actor.failures import REPLICA_LOST
@@ -89,15 +90,21 @@ def test_a_worker_that_ends_is_the_loss_of_its_replica(node: str) -> None:
     evaluated(group, state)
 
     def end(worker: Any) -> None:
+        os.write(1, b"the last words")
         os._exit(1)
 
-    (follower,) = group._followers
+    driver: Any = DriverHere()
+    follower = group.workers[1].actor
     ended = follower.__ray_call__.remote(end)
     with pytest.raises(RayError):
         ray.get(ended, timeout=TIMEOUT_S)
     with pytest.raises(RayError) as caught:
         evaluated(group, state)
     assert failure_of(caught.value).code == REPLICA_LOST
+    other = group.workers[1]
+    (remains,) = request_remains(driver, [other], {})
+    (lines,) = ray.get(remains.lines, timeout=TIMEOUT_S)
+    assert (other.source, lines[-1]) == ("0.1", "the last words")
     group.kill()
 
 

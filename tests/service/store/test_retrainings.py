@@ -128,6 +128,12 @@ async def test_a_retraining_of_a_lost_scheduler_is_taken_again(store: Store, spe
     assert (again.id, again.token == lost.token) == (found.id, False)
     with pytest.raises(RunLost):
         await store.put_of_run(lost, b"model")
+    with pytest.raises(RunLost):
+        await store.log_of_run(lost, "retraining 0", ["late"])
+    await store.log_of_run(again, "retraining 1", ["a line"])
+    (line,) = (await store.logs(job_id)).data
+    assert (line.source, line.text) == ("retraining 1", "a line")
+    assert (await store.logs(job_id, replica=1)).data == []
     assert await store.keep_run(again, 1, 10, HOLD_S) == "running"
     assert (await store.cancel_retraining(job_id, found.id)).status == "cancelling"
     await store.finish_run(again, 1, 10, None)

@@ -217,7 +217,7 @@ function append(lines) {
   const isAtEnd = logs.scrollHeight - logs.scrollTop - logs.clientHeight < 40;
   for (const line of lines) {
     const who = document.createElement("b");
-    who.textContent = `${line.replica}  `;
+    who.textContent = `${line.source}  `;
     const row = document.createElement("div");
     row.append(who, line.text);
     logs.append(row);

@@ -160,7 +160,6 @@ class _LifeCycle:
                     fail(failure)
                 await self._losses.recover(failure)
             except ReplicaFailed as failed:
-                await self._reports.collect_trailing_lines()
                 await self._losses.recover(failed.failure)
 
     async def _start(self) -> ResumePoint:

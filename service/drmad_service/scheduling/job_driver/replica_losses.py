@@ -41,6 +41,7 @@ class ReplicaLosses:
             RayLost: the whole cluster is gone, which is no failure of this job's replicas.
         """
         job, settings = self._job, self._job.settings
+        await self._reports.collect_trailing_lines()
         await self._reports.collect_remains(self._monitor.poll)
         job.replicas.kill()
         self._reports.discard()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -16,6 +17,12 @@ from drmad_client.records.job import JobError
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, ResultNotFound, RunLost
 from drmad_service.ray_driver.connection import CallFailed, RayDriver, RayLost
+from drmad_service.scheduling.printed_lines import (
+    PrintedLines,
+    Worker,
+    lines_of,
+    request_remains,
+)
 from drmad_service.scheduling.replica_group import runtime_options
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import ResumePoint, Store
@@ -36,6 +43,9 @@ class SideRunDriver(ABC):
         self._held = held
         self._driver = driver
         self._workers: list[Any] = []
+        self._processes: list[Worker] = []
+        self._printed = PrintedLines()
+        self._unlogged: list[tuple[str, Sequence[str]]] = []
         self._done: dict[int, Any] = {}
         self._total = 0
         self._reported = 0
@@ -53,6 +63,7 @@ class SideRunDriver(ABC):
         """Run to the end; release the run if this scheduler stops."""
         try:
             outcome = await self._outcome()
+            await self._collect_trailing_lines()
             with contextlib.suppress(RedisError):
                 await self._store.finish_run(self._held, *self._progress(), outcome)
         except (RunLost, RedisError, RayLost) as error:
@@ -64,15 +75,19 @@ class SideRunDriver(ABC):
                 await self._store.keep_run(self._held, *self._progress(), 0.0, self._done)
             raise
         finally:
-            for worker in self._workers:
-                self._driver.kill(worker)
+            for process in self._processes:
+                self._driver.kill(process.actor)
 
     async def _outcome(self) -> Mapping[str, Any] | JobError | None:
         try:
             await self._start()
             self._done = await self._store.finished_parts(self._held)
             self._reported = len(self._done)
-            return await self._computed()
+            try:
+                return await self._computed()
+            except CallFailed:
+                await self._collect_remains(self._processes)
+                raise
         except _Cancelled:
             return None
         except (JobNotFound, ResultNotFound) as error:
@@ -103,24 +118,32 @@ class SideRunDriver(ABC):
         archive = self._driver.put(code)
         resources = spec.resources
         memory = 0 if resources.gpus else resources.memory_bytes or settings.replica_memory_bytes
-        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus} | runtime_options(spec)
-        for node in [place.node for place in self._held.places for _ in range(place.replicas)]:
-            self._workers.append(
-                self._driver.create(
-                    kind,
-                    options,
-                    ("node", node),
-                    spec.model_dump_json(),
-                    asked,
-                    state,
-                    resources.cpus,
-                    [str(root) for root in settings.data_roots],
-                    str(settings.data_dir),
-                    archive,
-                    memory,
-                    settings.job_artifacts(self._held.job_id),
-                )
+        options = {
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
+            "max_concurrency": 2,  # one thread computes, the other reports
+        } | runtime_options(spec)
+        nodes = [place.node for place in self._held.places for _ in range(place.replicas)]
+        for number, node in enumerate(nodes):
+            output = secrets.token_hex(8)
+            actor = self._driver.create(
+                kind,
+                options,
+                ("node", node),
+                spec.model_dump_json(),
+                asked,
+                state,
+                resources.cpus,
+                [str(root) for root in settings.data_roots],
+                str(settings.data_dir),
+                archive,
+                memory,
+                settings.job_artifacts(self._held.job_id),
+                output,
             )
+            source = f"{self._held.kind} {number}"
+            self._processes.append(Worker(actor, node, output, source))
+        self._workers = [process.actor for process in self._processes]
 
     async def _run_all(self, begin: Callable[[Any, int], asyncio.Future[Any]]) -> None:
         """Every training run once; what a lost worker had begun is done by another one.
@@ -150,6 +173,7 @@ class SideRunDriver(ABC):
                     missing.append(number)
                     if not self._workers:
                         raise
+                    await self._collect_remains([p for p in self._processes if p.actor is worker])
                     continue
                 free.append(worker)
             await self._report_progress()
@@ -164,6 +188,7 @@ class SideRunDriver(ABC):
         """Tell the store, at most five times in a lease, and stop when it says so."""
         if time.monotonic() < self._next_report:
             return
+        await self._collect_lines()
         hold_s = self._settings.lease_s
         self._next_report = time.monotonic() + min(1.0, hold_s / 5.0)
         status = "running"
@@ -175,6 +200,41 @@ class SideRunDriver(ABC):
             raise _Cancelled
         if status != "running":
             raise RunLost(f"{self._held.id} is {status}")
+
+    async def _collect_lines(self) -> None:
+        """Log what the workers printed since their last reports, as far as these have arrived."""
+        await self._log_all()
+        if self._unlogged:  # a worker keeps its lines, and says how many it leaves out
+            return
+        for process in self._processes:
+            report = self._printed.take(process)
+            if report is not None and report.lines:
+                self._unlogged.append((process.source, report.lines))
+        await self._log_all()
+
+    async def _collect_trailing_lines(self) -> None:
+        """Log the lines printed since the last reports, of the workers that still answer."""
+        for _ in range(2):  # the report on its way may be older than the last line
+            await self._printed.arrive(self._settings.last_lines_s)
+            await self._collect_lines()
+
+    async def _collect_remains(self, ended: Sequence[Worker]) -> None:
+        """Log what workers that have ended printed since their last reports."""
+        self._processes = [process for process in self._processes if process not in ended]
+        remains = request_remains(self._driver, ended, self._printed.read)
+        try:
+            for worker, lines in await lines_of(remains, self._settings, self._report_progress):
+                self._unlogged.append((worker.source, lines))
+            await self._log_all()
+        finally:
+            for each in remains:
+                self._driver.kill(each.reader)
+
+    async def _log_all(self) -> None:
+        with contextlib.suppress(RedisError):
+            while self._unlogged:
+                await self._store.log_of_run(self._held, *self._unlogged[0])
+                del self._unlogged[0]
 
     def _progress(self) -> tuple[int, int]:
         return len(self._done), self._total

@@ -36,7 +36,7 @@ class RetrainingRun(SideRunDriver):
         await self._run_all(self._begin)
         figures = [self._done[number] for number in range(self._total)]
         judge = self._workers[0]
-        answer = await self._answer(future_of(judge.report.remote(figures, self._scores)))
+        answer = await self._answer(future_of(judge.outcome.remote(figures, self._scores)))
         report = RetrainingReport.model_validate(answer)
         outcome: dict[str, Any] = {
             "report": report.model_dump(mode="json"),

@@ -27,5 +27,5 @@ class ValidationRun(SideRunDriver):
         await self._run_all(lambda worker, n: future_of(worker.retrain.remote(known, n)))
         losses = [self._done[number] for number in range(self._total)]
         judge = self._workers[0]
-        found = await self._answer(future_of(judge.report.remote(known, losses)))
+        found = await self._answer(future_of(judge.outcome.remote(known, losses)))
         return {"report": ValidationReport.model_validate(found).model_dump(mode="json")}

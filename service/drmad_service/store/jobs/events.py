@@ -49,7 +49,7 @@ class Events(Base):
             if not entries:
                 break
             lines = [decoding.log_line(entry, fields) for entry, fields in entries]
-            found += [line for line in lines if replica is None or line.replica == replica]
+            found += [line for line in lines if replica is None or _is_of(line, replica)]
             after = lines[-1].id
         page = found[:limit]
         return Page(data=page, has_more=len(found) > limit, next=page[-1].id if page else after)
@@ -93,3 +93,8 @@ class Events(Base):
         if info["entries-added"] == info["length"]:
             return False
         return after is None or decoding.order(info["first-entry"][0]) > decoding.order(after)
+
+
+def _is_of(line: LogLine, replica: int) -> bool:
+    """Whether the replica, or a further worker of it, printed the line."""
+    return line.source.partition(".")[0] == f"{replica}"

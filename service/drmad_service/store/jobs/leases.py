@@ -15,11 +15,6 @@ from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import DRIVEN, Action
 from drmad_service.store.layout.types import Lease
 
-LOG_LINES = 10_000
-"""Number of last log lines kept of each job, approximately."""
-
-_LINES_AT_ONCE = 1_000  # Redis serves nobody else meanwhile
-
 
 class Leases(Base):
     """Leases, and the writes of their holders. A write without the lease raises LeaseLost."""
@@ -146,20 +141,16 @@ class Leases(Base):
         event = ("warning", _warning(code, warning)) if warning else ("", "")
         await self._update(lease, fields, *event)
 
-    async def log(self, lease: Lease, replica: int, lines: Sequence[str]) -> None:
-        """Append log lines of a replica; the last LOG_LINES lines of a job are kept."""
-        for first in range(0, len(lines), _LINES_AT_ONCE):
-            part = lines[first : first + _LINES_AT_ONCE]
-            outcome = await self._scripts.run(
-                "log",
-                lease.job_id,
-                lease.fence,
-                LOG_LINES,
-                replica,
-                *(line.encode("utf-8", "backslashreplace") for line in part),
-            )
-            if outcome != "ok":
-                raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
+    async def log(self, lease: Lease, replica: int, lines: Sequence[str], source: str = "") -> None:
+        """Append log lines of a replica.
+
+        Args:
+            source: see LogLine; empty for the replica itself.
+        """
+        holder = (lease.job_id, lease.fence)
+        outcome = await self._append_lines("log", holder, replica, source or f"{replica}", lines)
+        if outcome != "ok":
+            raise LeaseLost(f"lines of {lease.job_id} refused: {outcome}")
 
 
 def _warning(code: str, message: str) -> str:

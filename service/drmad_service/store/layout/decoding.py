@@ -71,6 +71,7 @@ def log_line(entry_id: bytes, fields: Fields) -> LogLine:
         id=entry_id.decode(),
         at=time(order(entry_id)[0]),
         replica=int(fields[b"replica"]),
+        source=fields.get(b"source", fields[b"replica"]).decode(),
         text=fields[b"text"].decode(),
     )
 

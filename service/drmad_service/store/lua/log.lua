@@ -1,7 +1,5 @@
--- Appends log lines. ARGV: id, fence, number of lines kept, replica, then the lines
-local id, fence, kept, replica = unpack(ARGV)
+-- Appends log lines. ARGV: id, fence, number of lines kept, replica, source, then the lines
+local id, fence, kept, replica, source = unpack(ARGV)
 if fenced_out(id, fence) then return 'fenced' end
-for i = 5, #ARGV do
-  redis.call('XADD', part(id, 'logs'), 'MAXLEN', '~', kept, '*', 'replica', replica, 'text', ARGV[i])
-end
+log_lines(id, kept, replica, source, 6)
 return 'ok'

@@ -115,6 +115,20 @@ local function fenced_out(id, fence)
   return newest ~= fence or not DRIVEN[status]
 end
 
+-- True when another scheduler holds a run beside a job, or it has ended, or its job was deleted.
+local function run_lost(job, id, token)
+  return redis.call('HGET', runs_of(job, id), id .. ':token') ~= token
+    or not redis.call('ZSCORE', K.runs, job .. ' ' .. id)
+end
+
+-- Appends the arguments from the one numbered `first` on as log lines.
+local function log_lines(id, kept, replica, source, first)
+  for i = first, #ARGV do
+    redis.call('XADD', part(id, 'logs'), 'MAXLEN', '~', kept, '*', 'replica', replica,
+      'source', source, 'text', ARGV[i])
+  end
+end
+
 -- Sets fields of a job's hash; an empty value removes the field.
 local function assign(id, fields)
   for field, value in pairs(cjson.decode(fields)) do

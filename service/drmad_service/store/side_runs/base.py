@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
@@ -123,6 +123,17 @@ class SideRuns(Base):
             status = "succeeded"
             what |= outcome
         await self._keep(held, done, total, 0.0, status, json.dumps(what))
+
+    async def log_of_run(self, held: HeldRun, source: str, lines: Sequence[str]) -> None:
+        """Append lines of a worker to the log of the job.
+
+        Raises:
+            RunLost: the run is no longer this scheduler's.
+        """
+        holder = (held.job_id, held.id, held.token)
+        outcome = await self._append_lines("log_of_run", holder, 0, source, lines)
+        if outcome != "ok":
+            raise RunLost(f"lines of {held.id} are refused: {outcome}")
 
     async def put_of_run(self, held: HeldRun, blob: Kept) -> list[str]:
         """Write a model in chunks. Returns their names, which `finish_run` is to record.

@@ -75,7 +75,7 @@ class RetrainingWorker(SideWorker):
 
         return self._guarded(body)
 
-    def report(
+    def outcome(
         self, figures: Sequence[Mapping[str, float] | None], scores: bytes | None
     ) -> dict[str, Any] | Failure:
         """The fields of drmad_client.records.side_runs.retraining.RetrainingReport."""

@@ -13,7 +13,8 @@ from drmad_client.spec.replicas import ReplicasSpec
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
-from drmad_workers.ray_actor.messages import Failure, PackedState
+from drmad_workers.ray_actor.messages import Failure, PackedState, ProgressReport
+from drmad_workers.ray_actor.printed.output import Output
 from drmad_workers.ray_actor.state_files import StateFiles
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class SideWorker:
         code: bytes | None,
         memory_bytes: int = 0,
         artifacts: JobArtifacts | None = None,
+        output: str = "",
     ) -> None:
         """
         Args:
@@ -47,14 +49,21 @@ class SideWorker:
             code: the archive of the user's code.
             memory_bytes: bounds the memory of this process; 0 sets no bound.
             artifacts: where a model goes that is too large for Redis.
+            output: the name by which an OutputReader finds what this process printed at last.
         """
         self._spec_json, self._asked_json, self._state = spec, asked, state
         self._cpus, self._data_roots, self._uploads = cpus, data_roots, uploads
         self._code, self._memory_bytes = code, memory_bytes
         self._artifacts = artifacts
+        self._output = Output(output)
         self._folder: Path | None = None
         self._built: Any = None
         """What a derived class builds once, and keeps between its methods."""
+
+    def report(self) -> ProgressReport:
+        """The lines printed since the last report; another thread answers while one computes."""
+        lines = self._output.take()
+        return ProgressReport("", 0, 0, lines, [*self._output.read])
 
     def _prepared(self) -> tuple[JobSpec, Places, str, Path | None]:
         """Spec, places of data, device and folder of the code; called once."""
@@ -85,4 +94,7 @@ class SideWorker:
 
     def _guarded(self, body: Callable[[], T]) -> T | Failure:
         iteration = None if self._state is None else self._state.scalars.get("iteration")
-        return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
+        try:
+            return failures.guarded_with_user_frames(body, iteration, lambda: self._folder)
+        finally:
+            self._output.complete()

@@ -43,7 +43,7 @@ class Validator(SideWorker):
 
         return self._guarded(body)
 
-    def report(
+    def outcome(
         self, known: Differentiated, losses: Sequence[float | None]
     ) -> dict[str, Any] | Failure:
         """The fields of drmad_client.records.side_runs.validation.ValidationReport."""
