@@ -21,11 +21,11 @@ from drmad_workers import (
     Replay,
     Reversible,
     SampleWeight,
+    Stored,
     TrainingConfig,
 )
 from drmad_workers.hyperparameters.base import Kind
-from drmad_workers.objective.parameters import flat_parameters
-from drmad_workers.training.optimizers import rates
+from drmad_workers.objective.parameters import cached_parts, flat_parameters
 from tests.workers.judge.plain_training import Recipe
 from tests.workers.judge.verdict import STEP, faults
 from tests.workers.small import small_problem, tuner_of
@@ -39,7 +39,7 @@ def _lowered_bounds() -> Iterator[None]:
     """All weights are large, and a step takes seven of them at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat_parameters, "LARGE_BYTES", 0)
-        patch.setattr(rates, "PART", 7)
+        patch.setattr(cached_parts, "PART", 7)
         yield
 
 
@@ -57,9 +57,12 @@ PENALTIES: tuple[Kind, ...] = (L2(per="unit", init=-3.0), L1(per="layer", init=-
 @pytest.mark.parametrize(
     ("kinds", "methods"),
     [
-        (PENALTIES, [Replay(), Forward(), Reversible()]),
+        (PENALTIES, [Replay(), Stored(), Forward(), Reversible()]),
         ((L2(per="weight", init=-3.0), SampleWeight()), [Replay()]),
-        ((L2(per="model", init=-3.0), LearningRate(per="layer"), InitScale()), [Replay()]),
+        (
+            (L2(per="model", init=-3.0), LearningRate(per="layer"), InitScale()),
+            [Replay(), Stored()],
+        ),
     ],
 )
 def test_momentum_sgd_is_exact(kinds: tuple[Kind, ...], methods: list[Method]) -> None:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from drmad_workers import trees
 from drmad_workers.distributed.workers import ALONE, Workers
 from drmad_workers.errors import ProblemError
 from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
-from drmad_workers.objective.autograd.streamed_derivatives import streamed
+from drmad_workers.objective.autograd.streamed_derivatives import Use, placeholder, streamed
 from drmad_workers.objective.autograd.traces import Traced
 from drmad_workers.objective.losses import BatchLoss, Losses
 from drmad_workers.objective.parameters.carried import CarriedPass
@@ -93,9 +94,12 @@ class Linearization:
     Attributes:
         batch: the batch on which L is taken.
         parameters, leaves, rows: the leaves of the graph.
-        gradients: ∇_w L by parameter, without penalties; None where L does not depend on it.
+        gradients: ∇_w L by parameter, without penalties; None where L does not depend on it, and
+            everywhere if the values are not held.
         loss: L, shape () or (R,).
         carried: the update of the carried values; None if there are none.
+        edges: where the graphs of the gradients end, if their values are not held; None where L
+            does not depend on a parameter, or is linear in it.
     """
 
     batch: Batch
@@ -105,6 +109,7 @@ class Linearization:
     gradients: Parts
     loss: Tensor
     carried: CarriedUpdate | None = None
+    edges: Sequence[GradientEdge | None] | None = None
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -236,7 +241,11 @@ class InnerObjective:
         return DifferentiatedLoss(loss, update, context, mode)
 
     def linearize(
-        self, batch: Batch, weights: Tensor | None = None, primitive: bool = False
+        self,
+        batch: Batch,
+        weights: Tensor | None = None,
+        primitive: bool = False,
+        use: Use | None = None,
     ) -> Linearization:
         """∇_w L with its graph at the current weights, or at others inside `elsewhere`.
 
@@ -244,12 +253,22 @@ class InnerObjective:
             batch: the batch on which L is taken.
             weights: others, shape (..., P), which must not change while the graph is needed.
             primitive: see DifferentiableForward.
+            use: uses the gradient by each parameter, whose values are then not held.
         """
         tensors = self.parameters.tensors if weights is None else self.parameters.move(weights)
         rows = self.values.differentiable_rows_of(batch.index)
         forward = self.forward(batch, rows, primitive)
         loss = forward.loss
-        with forward.context:
+        edges: list[GradientEdge | None] = [None] * len(tensors)
+
+        def keep_edge(number: int, part: Tensor) -> Tensor:
+            assert use is not None
+            if part.requires_grad:
+                edges[number] = get_gradient_edge(part)
+            with torch.no_grad():
+                return use(number, part.detach())
+
+        with nullcontext() if use is None else streamed(tensors, keep_edge), forward.context:
             gradients = torch.autograd.grad(
                 total(loss), tensors, create_graph=True, allow_unused=True
             )
@@ -261,10 +280,31 @@ class InnerObjective:
             tensors,
             self.values.leaves(),
             [*rows.values()],
-            gradients,
+            gradients if use is None else [None] * len(tensors),
             loss.detach(),
             forward.carried,
+            None if use is None else edges,
         )
+
+    def linearize_into(
+        self, batch: Batch, out: Tensor | None, weights: Tensor | None = None
+    ) -> Linearization:
+        """`linearize` with ∇_w L and its penalties in `out`; of large weights it holds no values.
+
+        The penalties are taken at `parameters.weights`, which must be those of the linearization.
+        """
+        if not self.parameters.are_large:
+            at = self.linearize(batch, weights)
+            if out is not None:
+                self.flat_gradient(at.gradients, out)
+            return at
+        if out is None:
+            return self.linearize(batch, weights, use=lambda number, part: placeholder(part))
+        out.zero_()
+        views = self.parameters.parts(out)
+        at = self.linearize(batch, weights, use=lambda number, part: views[number].copy_(part))
+        self.join(views, out)
+        return at
 
     def carried_product(self, batch: Batch, cotangent: Tensor, times: int) -> Derivatives:
         """-∂<b', u> after `times` updates at one point; see Product."""
@@ -283,19 +323,14 @@ class InnerObjective:
         by_carried = update.flatten(parts[len(inputs) :]).add_(total - cotangent)
         return self.split(parts[: len(inputs)])._replace(by_carried=by_carried)
 
-    def flat_gradient(self, gradients: Parts) -> Tensor:
-        """∇_w L with its penalties, shape (..., P), from its parts; without a graph."""
-        flat = torch.empty_like(self.parameters.weights)
+    def flat_gradient(self, gradients: Parts, out: Tensor | None = None) -> Tensor:
+        """∇_w L with its penalties, shape (..., P), from its values; without a graph.
+
+        The penalties are taken at `parameters.weights`, which must be those of the linearization.
+        """
+        flat = torch.empty_like(self.parameters.weights) if out is None else out
         self.join([None if part is None else part.detach() for part in gradients], flat)
         return flat
-
-    def gradient_of(self, at: Linearization, out: Tensor) -> Tensor:
-        """Writes ∇_w L of a linearization with its penalties into `out`, shape (..., P).
-
-        The penalties are taken at `weights`, which must be those of the linearization.
-        """
-        self.join([None if part is None else part.detach() for part in at.gradients], out)
-        return out
 
     def _require_same_parameters(self, with_gradient: list[bool]) -> None:
         """Raises ProblemError unless the loss depends on the same parameters in every step."""

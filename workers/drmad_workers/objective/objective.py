@@ -10,6 +10,7 @@ from drmad_workers.distributed.workers import ALONE, Workers, share_of
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Slot
 from drmad_workers.objective.autograd.cuts import through_cuts
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
+from drmad_workers.objective.autograd.streamed_derivatives import Use, placeholder
 from drmad_workers.objective.gradient_sums import GradientSums, require_finite
 from drmad_workers.objective.held_out_rows import HeldOutRows
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
@@ -158,11 +159,12 @@ class Objective:
                 values.
         """
         product, inner = product or self.product, self.inner
+        use = self._subtracting(out, share)
         if carried is None or share == 1.0:
-            found = self._summed(product(inner, batch, cotangent, prepare, at, carried, times))
+            found = self._summed(product(inner, batch, cotangent, prepare, at, carried, times, use))
             self._subtract_by_parameters(found.by_parameters, out, share)
         else:
-            found = self._summed(product(inner, batch, cotangent, prepare, at))
+            found = self._summed(product(inner, batch, cotangent, prepare, at, use=use))
             self._subtract_by_parameters(found.by_parameters, out, share)
             by_update = carried_product(inner, batch, carried, times)
             self._subtract_by_parameters(by_update.by_parameters, out)
@@ -174,7 +176,8 @@ class Objective:
 
     def subtract_curvature(self, batch: Batch, cotangent: Tensor, out: Tensor) -> None:
         """out -= ∂/∂w <∇_w L(w, λ), u>, shape (P,): `subtract_product` without its part in dλ."""
-        found = self._summed(self.product(self.inner, batch, cotangent))
+        use = self._subtracting(out)
+        found = self._summed(self.product(self.inner, batch, cotangent, use=use))
         self._subtract_by_parameters(found.by_parameters, out)
         self.penalties.subtract_curvature(cotangent, out)
 
@@ -246,6 +249,18 @@ class Objective:
         ]
         self.workers.sum(flat, *by_leaves)
         return found._replace(by_parameters=self.parameters.parts(flat), by_leaves=by_leaves)
+
+    def _subtracting(self, out: Tensor, share: float = 1.0) -> Use | None:
+        """Subtracts each derivative from its part of `out`; None where workers first sum them."""
+        if self.workers.size > 1:
+            return None
+        views = self.parameters.parts(out)
+
+        def subtract(number: int, part: Tensor) -> Tensor:
+            views[number].sub_(part, alpha=share)
+            return placeholder(part)
+
+        return subtract
 
     def _subtract_by_parameters(self, parts: Parts, out: Tensor, share: float = 1.0) -> None:
         for view, part in zip(self.parameters.parts(out), parts, strict=True):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.penalty import Block, BoundPenalty
+from drmad_workers.objective.parameters.cached_parts import parts_of
 from drmad_workers.objective.parameters.flat_parameters import is_large
 
 
@@ -114,6 +115,10 @@ class Term:
         assert self.products is not None
         if self.products.shape == slope.shape:
             self.products.addcmul_(slope, cotangent)
+        elif self.products.numel() == 1:
+            slope, cotangent = slope.reshape(-1), cotangent.reshape(-1)
+            for part in parts_of(slope):
+                self.products.add_((slope[part] * cotangent[part]).sum())
         else:
             self.products.add_((slope * cotangent).sum_to_size(self.products.shape))
 

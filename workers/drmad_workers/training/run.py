@@ -206,7 +206,8 @@ class TrainingRun:
             self._check_losses(self.steps)
         if verifies and signature is not None:
             parameters.require_signature(signature)
-        largest = float(torch.linalg.vector_norm(parameters.weights, math.inf))
+        least, most = torch.aminmax(parameters.weights)
+        largest = float(torch.maximum(-least, most))
         if not math.isfinite(largest):
             raise TrainingDiverged(self.steps, self.steps, largest, "weights")
         self.objective.workers.require_same(parameters.weights)
@@ -228,8 +229,10 @@ class TrainingRun:
     def linearize(self, start: int, stop: int) -> list[tuple[Tensor, Linearization]]:
         """Like `repeat`, but keeps every point with the graph of its gradient.
 
-        The gradient that the training needs is then the first half of a product.
+        The gradient that the training needs is then the first half of a product. Its values are
+        held only where the reverse of a step reads them.
         """
+        reads_gradient = self.clip is not None or self.dynamics.reads_gradient
         inner = self.objective.inner
         kept: list[tuple[Tensor, Linearization]] = []
         with inner.parameters.elsewhere():
@@ -237,10 +240,14 @@ class TrainingRun:
                 point = self.point.clone()
                 count = self.optimizer_state.shape[-1]
                 self.objective.parameters.load_carried()
-                at = inner.linearize(self.batch(step), point[0][:count])
+                weights, out = point[0][:count], self.gradient if step < stop - 1 else None
+                if not reads_gradient:
+                    at = inner.linearize_into(self.batch(step), out, weights)
+                else:
+                    at = inner.linearize(self.batch(step), weights)
+                    inner.flat_gradient(at.gradients, self.gradient)
                 kept.append((point, at))
                 if step < stop - 1:
-                    inner.gradient_of(at, self.gradient)
                     self._clip_gradient(step)
                     self.dynamics.step(step, self.optimizer_state, self.gradient)
                     if at.carried is not None:

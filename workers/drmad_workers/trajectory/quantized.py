@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad
 
-from drmad_workers.training.optimizers.rates import parts_of
+from drmad_workers.objective.parameters.cached_parts import parts_of
 
 BLOCK = 32
 """The number of weights that share a scale."""

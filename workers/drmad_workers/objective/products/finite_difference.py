@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.autograd.streamed_derivatives import Use
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch
 
@@ -17,6 +18,7 @@ def finite_difference_product(
     at: Linearization | None = None,
     carried: Tensor | None = None,
     times: int = 1,
+    use: Use | None = None,
 ) -> Derivatives:
     """(∂L(w + εu, λ) - ∂L(w - εu, λ)) / 2ε; see Product. `at` must be None.
 

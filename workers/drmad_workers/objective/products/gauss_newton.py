@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drmad_workers import trees
 from drmad_workers.errors import ProblemError
+from drmad_workers.objective.autograd.streamed_derivatives import Use
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization, joined
 from drmad_workers.problem import Batch, Problem
 
@@ -32,6 +33,7 @@ def gauss_newton_product(
     at: Linearization | None = None,
     carried: Tensor | None = None,
     times: int = 1,
+    use: Use | None = None,
 ) -> Derivatives:
     """The exact product with JᵀHJ u in place of the Hessian's; see Product. `at` must be None.
 

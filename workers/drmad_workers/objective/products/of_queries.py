@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.objective.autograd.cuts import through_cuts
+from drmad_workers.objective.autograd.streamed_derivatives import Use
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
 from drmad_workers.objective.products.batched import products_along
 from drmad_workers.objective.products.exact import exact_product
@@ -44,6 +45,7 @@ class ProductOfQueries:
         at: Linearization | None = None,
         carried: Tensor | None = None,
         times: int = 1,
+        use: Use | None = None,
     ) -> Derivatives:
         if len(cotangent) == 1:
             alone = None if carried is None else carried[0]
@@ -99,6 +101,7 @@ def _in_turn(product: Product) -> Product:
         at: Linearization | None = None,
         carried: Tensor | None = None,
         times: int = 1,
+        use: Use | None = None,
     ) -> Derivatives:
         if prepare is not None:
             with inner.parameters.same_noise():

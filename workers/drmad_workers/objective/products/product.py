@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from drmad_workers.objective.autograd.streamed_derivatives import Use
 from drmad_workers.objective.inner import Derivatives, InnerObjective, Linearization
 from drmad_workers.objective.products.exact import exact_product
 from drmad_workers.objective.products.finite_difference import finite_difference_product
@@ -25,6 +26,7 @@ class Product(Protocol):
         at: Linearization | None = None,
         carried: Tensor | None = None,
         times: int = 1,
+        use: Use | None = None,
     ) -> Derivatives:
         """
         Args:
@@ -37,6 +39,7 @@ class Product(Protocol):
             carried: db, the adjoint of the carried values b' after the step, shape (Q,); None if
                 there are none, or if the product shall leave them out.
             times: the number of updates of b that the batch stands for.
+            use: takes the derivative by each parameter; a product that returns them ignores it.
         Returns:
             The derivatives, None where the number does not depend on an input.
         """

@@ -11,13 +11,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.parameters.cached_parts import parts_of
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
 from drmad_workers.training.optimizers.rates import (
     Factor,
     Rate,
     add_scaled,
     part_of,
-    parts_of,
 )
 from drmad_workers.update_rule import square_root
 

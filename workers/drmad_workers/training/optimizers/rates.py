@@ -9,10 +9,6 @@ Factor = float | Tensor
 """A number, or one per layer, shape (L,); spread over the weights, shape (P,)."""
 
 
-PART = 2**18
-"""The weights that an elementwise step takes at once."""
-
-
 class Rate:
     """A coefficient of the update rule: one number, or one per step, per layer, or both.
 
@@ -96,17 +92,6 @@ class Rate:
         else:
             tuned = self.rows >= 0
             column.index_add_(0, self.rows[tuned], derivative.expand(len(self.rows))[tuned])
-
-
-def parts_of(state: Tensor) -> list[slice]:
-    """The parts of the weights that a step takes one after the other, for a state (.., P).
-
-    On a CPU the intermediate values of PART weights stay in the cache, and take no memory of the
-    size of all of them.
-    """
-    count = state.shape[-1]
-    size = PART if state.device.type == "cpu" else count
-    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def part_of(factor: Factor, part: slice) -> Factor:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import ProblemError
+from drmad_workers.objective.parameters.cached_parts import parts_of
 from drmad_workers.training.optimizers.base import InnerOptimizer
-from drmad_workers.training.optimizers.rates import Factor, Rate, part_of, parts_of
+from drmad_workers.training.optimizers.rates import Factor, Rate, part_of
 from drmad_workers.update_rule import StepRates, UpdateRule
 
 

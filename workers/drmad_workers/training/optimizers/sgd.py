@@ -10,14 +10,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.parameters.cached_parts import is_one_part, parts_of
 from drmad_workers.training.optimizers.base import InnerOptimizer, OptimizerSettings
 from drmad_workers.training.optimizers.rates import (
-    PART,
     Factor,
     Rate,
     add_scaled,
     part_of,
-    parts_of,
 )
 
 
@@ -33,6 +32,15 @@ class StrideMap:
     weights_by_gradient: Factor
     velocity_by_velocity: Factor
     velocity_by_gradient: Factor
+
+    def of(self, part: slice) -> "StrideMap":
+        """The map of a part of the weights."""
+        return StrideMap(
+            part_of(self.weights_by_velocity, part),
+            part_of(self.weights_by_gradient, part),
+            part_of(self.velocity_by_velocity, part),
+            part_of(self.velocity_by_gradient, part),
+        )
 
 
 @dataclass
@@ -98,7 +106,7 @@ class MomentumSGD(InnerOptimizer):
         return self.reads_gradient and not known
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
-        if self._numbers is not None and state.shape[-1] <= PART:
+        if self._numbers is not None and is_one_part(state):
             self._step(state, gradient, *self._numbers)
             return
         factors = [rate.factor(step) for rate in self.rates.values()]
@@ -195,20 +203,31 @@ class MomentumSGD(InnerOptimizer):
         gradient: Tensor | None = None,
         velocity_after: Tensor | None = None,
     ) -> None:
-        d_weights, d_velocity = adjoint
         if gradient is not None:
             gradient = self.decayed(step, state[0], gradient)
         if self.reads_gradient:
             self._add_rates(step, count, adjoint, state[1], gradient, velocity_after)
-        stride = self.stride(step, count)
+        stride, shrink = self.stride(step, count), self.weight_decay.factor(step)
+        if is_one_part(adjoint):
+            self._reverse(adjoint, cotangent, stride, shrink)
+        else:
+            for part in parts_of(adjoint):
+                own, by = stride.of(part), part_of(shrink, part)
+                self._reverse(adjoint[..., part], cotangent[..., part], own, by)
+        if self.weight_decay.total is not None:
+            self.weight_decay.gather(step, (cotangent * state[0]).neg_())
+
+    def _reverse(
+        self, adjoint: Tensor, cotangent: Tensor, stride: StrideMap, weight_decay: Factor
+    ) -> None:
+        """`pull_back` without the derivatives by the rates."""
+        d_weights, d_velocity = adjoint
         torch.mul(d_weights, stride.weights_by_gradient, out=cotangent)
         add_scaled(cotangent, stride.velocity_by_gradient, d_velocity)
         d_velocity.mul_(stride.velocity_by_velocity)
         add_scaled(d_velocity, stride.weights_by_velocity, d_weights)
         if not self.weight_decay.is_zero:
-            add_scaled(d_weights, self.weight_decay.factor(step), cotangent, -1.0)
-            if self.weight_decay.total is not None:
-                self.weight_decay.gather(step, (cotangent * state[0]).neg_())
+            add_scaled(d_weights, weight_decay, cotangent, -1.0)
 
     def _add_rates(
         self,
