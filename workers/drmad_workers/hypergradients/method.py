@@ -187,7 +187,9 @@ class Adjoint:
         self._optimizer_state = self.state[..., :count]
         self.products = 0
         self._run = run
-        self._cotangent = torch.empty_like(self.weights)
+        # Training, which writes the gradient, and the reverse of a step take turns.
+        self._cotangent = run.gradient if queries is None else torch.empty_like(self.weights)
+        self._before = self.weights.new_empty(0)
         self.change = 0.0
         self._contraction = False
         self._watch = False
@@ -235,6 +237,7 @@ class Adjoint:
         self._off_path = off_path
         if watch:
             self._check_every = 1
+            self._before = torch.empty_like(self.weights)
         self._bounds = [math.inf] * first.numel()
         self._check(self._run.steps, first)
         self._bounds = growth_bounds(self._first)
@@ -282,7 +285,8 @@ class Adjoint:
             objective.inner.traced.check()
         objective.parameters.load_carried()
         reads_gradient = run.clip is not None or dynamics.reads_gradient_at(velocity_after)
-        before = self.weights.clone() if self._watch else None
+        if self._watch:
+            self._before.copy_(self.weights)
         if run.accumulate > 1:
             self._subtract_parts(step, count, every, share, prepare, reads_gradient)
         else:
@@ -305,8 +309,9 @@ class Adjoint:
         norm = norms(self.weights)
         if self.products % self._check_every == 0:
             self._check(step, norm)
-        if before is not None:
-            self.change = float(ratio(norms(before.sub_(self.weights)), self._last).max())
+        if self._watch:
+            moved = norms(self._before.sub_(self.weights))
+            self.change = float(ratio(moved, self._last).max())
         if self._contraction:
             limit = self._last * math.exp(CONTRACTION * count)
             limit.masked_fill_(limit == 0.0, math.inf)
@@ -359,6 +364,7 @@ class Adjoint:
 
     def finish(self, step: int) -> None:
         """Raises HypergradientDiverged unless |dw| is within its bound at the end."""
+        self._before = self.weights.new_empty(0)
         self._check(step, norms(self.weights))
 
     def _check(self, step: int, norm: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from drmad_workers.hyperparameters.base import BoundHyperparameter
@@ -102,6 +103,17 @@ class Term:
         """The term's part of a flat tensor, from shape (..., P) to (..., *view)."""
         return flat[..., self.start : self.stop].view(*flat.shape[:-1], *self.view)
 
+    def value(self, weights: Tensor, power: int) -> Tensor:
+        """Σ c |w|^k, shape ()."""
+        part, sizes = self.part(weights), self.coefficients.shape
+        summed = [axis for axis, size in enumerate(sizes) if size < part.shape[axis]]
+        if summed:  # the norm holds no powers
+            powers = torch.linalg.vector_norm(part, power, dim=summed, keepdim=True) ** power
+        else:
+            powers = part.abs() ** power
+        total: Tensor = (powers * self.coefficients).sum()
+        return total
+
     def begin_products(self, weights: Tensor | None) -> None:
         """Sets the products to zero; frees them for None."""
         if weights is None:
@@ -154,11 +166,7 @@ class PowerPenalty:
                 self._terms.append(Term(*place, coefficients, origin=(penalty, block)))
 
     def value(self, weights: Tensor) -> float:
-        total = 0.0
-        for term in self._terms:
-            powers = term.part(weights).abs() ** self._power
-            total += float((powers * term.coefficients).sum())
-        return total / self._power
+        return sum(float(term.value(weights, self._power)) for term in self._terms) / self._power
 
     def add_gradient(self, weights: Tensor, out: Tensor) -> None:
         """out += k e^λ |w|^{k-1} sign w."""
