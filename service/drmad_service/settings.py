@@ -158,9 +158,7 @@ class ApiSettings(_Settings):
         "uploads are refused. 0 sets no limit.",
         0,
     )
-    tenant_uploads: int = setting(
-        32, "Maximum uploads of a tenant under way at once, per process.", 1
-    )
+    tenant_uploads: int = setting(32, "Maximum uploads of a tenant under way at once.", 1)
     most_queued: int = setting(
         10_000, "Maximum queued and paused jobs per tenant; 0 sets no limit.", 0
     )

@@ -48,7 +48,7 @@ def write_history(history: Iterable[MetaIteration], path: Path) -> Path:
         path.write_bytes(history_parquet(history))
     except ImportError as error:
         raise DrmadError(
-            f"Parquet needs pyarrow ({error}): pip install pyarrow, or write .csv"
+            f"Parquet needs pyarrow ({error}): pip install 'drmad[parquet]', or write .csv"
         ) from error
     return path
 

@@ -26,7 +26,6 @@ from drmad_service.api.middleware.request_log import RequestLog
 from drmad_service.api.middleware.root_path import RootPath
 from drmad_service.api.middleware.stream_limits import StreamLimits
 from drmad_service.api.middleware.strict_requests import only_known_parameters
-from drmad_service.api.middleware.upload_limits import UploadLimits
 from drmad_service.api.prometheus import Metrics, MetricsMiddleware
 from drmad_service.api.routes import event_stream, groups, jobs, results
 from drmad_service.api.routes.dashboard import (
@@ -88,7 +87,6 @@ def create_app(settings: ApiSettings) -> FastAPI:
                 settings.most_streams_of_a_key,
                 metrics.streams,
             )
-            app.state.upload_limits = UploadLimits(settings.tenant_uploads)
             app.state.changes = JobChanges(app.state.store, settings.store.redis_pause_s)
             listening = asyncio.create_task(app.state.changes.run())
             try:

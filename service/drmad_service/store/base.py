@@ -175,8 +175,11 @@ class Base:
 
     async def _touch(self, index: str, sha256: str) -> None:
         """Record in an index of uploads that this one is used now."""
+        await self._redis.zadd(index, {sha256: await self._now_ms()})
+
+    async def _now_ms(self) -> int:
         seconds, micros = await self._redis.time()
-        await self._redis.zadd(index, {sha256: seconds * 1000 + micros // 1000})
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _act(
         self,

@@ -18,7 +18,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.api.auth.api_keys import Scope
 from drmad_service.api.auth.scopes import needed_for
-from drmad_service.errors import TooManyQueued
+from drmad_service.errors import TooManyQueued, TooManyUploads
 from drmad_service.operations import limit_commands
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Capacity, Store
@@ -201,7 +201,7 @@ async def test_a_limit_of_0_permits_nothing_and_a_larger_one_than_the_services_h
 
 
 async def test_uploads_under_way_are_limited_and_end_with_their_request(
-    api: httpx.AsyncClient,
+    api: httpx.AsyncClient, store: Store, redis: Redis
 ) -> None:
     own = await api.put("/v1/limits/local", json={"uploads": 2})
     assert own.status_code == 200
@@ -225,8 +225,14 @@ async def test_uploads_under_way_are_limited_and_end_with_their_request(
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_uploads")
     assert "may have 2 uploads under way" in refused.json()["detail"]
     assert int(refused.headers["Retry-After"]) >= 1
+    with pytest.raises(TooManyUploads):  # another process of the API counts the same uploads
+        await store.begin_upload("local", 2)
     go_on.set()
     assert [answer.status_code for answer in await asyncio.gather(*uploads)] == [422, 422]
+    # A process that is killed ends none of its uploads: they count until their time is over.
+    lost = [await store.begin_upload("local", 2) for _ in range(2)]
+    assert (await api.put(f"/v1/data/{'ab' * 32}", content=b"x")).status_code == 429
+    await redis.zadd(keys.open_uploads("local"), dict.fromkeys(lost, 1))
     assert (await api.put(f"/v1/data/{'ab' * 32}", content=b"x")).status_code == 422
     await api.put("/v1/limits/local", json={"uploads": 0})
     refused = await api.put(f"/v1/data/{'ab' * 32}", content=b"x")

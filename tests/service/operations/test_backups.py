@@ -17,11 +17,18 @@ import pytest
 from redis.asyncio import Redis
 from safetensors import numpy as safetensors
 
+from drmad_client.records.service.usage import TenantLimits
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_service.errors import JobNotFound, LeaseLost
 from drmad_service.operations.backup.backup_writer import write
-from drmad_service.operations.backup.backups import Backup, BackupError, BackupSummary, restore
+from drmad_service.operations.backup.backups import (
+    Backup,
+    BackupError,
+    BackupSummary,
+    restore,
+    restore_limits,
+)
 from drmad_service.operations.orphans import orphans
 from drmad_service.store import Capacity, Store
 from drmad_service.store.access.large_values import CHUNK_BYTES
@@ -91,12 +98,21 @@ async def test_jobs_come_back_as_they_were(
     job_id = await ended(store, spec)
     await store.create(spec, tenant="team")
     await store.pause((await store.create(spec))[0].id)
+    limits = {"team": TenantLimits(gpus=0.5, stored_bytes=10**9), "other": TenantLimits(uploads=0)}
+    for tenant, own in limits.items():
+        await store.own_limits.replace(tenant, own, "operator")
     before, path = await everything(redis), tmp_path / "all.zip"
     jobs = [await store.get(job.id) for job in reversed((await store.jobs()).data)]
     assert await write(redis, NO_DATA, path) == [job.id for job in jobs]
     await redis.flushall()
     outcomes = await bring_back(redis, store, path)
     assert [outcome.restored for outcome in outcomes] == [True] * 3
+    await store.own_limits.replace("team", TenantLimits(gpus=2.0), "operator")
+    with Backup(path) as backup:
+        assert await restore_limits(redis, backup) == ["other"]
+        assert (await store.own_limits.of("team")).gpus == 2.0
+        assert await restore_limits(redis, backup, replace=True) == ["other", "team"]
+    assert await store.own_limits.all() == limits
     after = await everything(redis)
     assert after.keys() == before.keys()
     ended_keys = [key for key in before if job_id in key]

@@ -34,9 +34,7 @@ class OwnTenantLimits(Spec):
     replicas: int | None = Field(default=None, ge=0, description="Running replicas.")
     gpus: float | None = Field(default=None, ge=0, description="GPUs in use.")
     stored_bytes: int | None = Field(default=None, ge=0, description="Bytes that it stores, about.")
-    uploads: int | None = Field(
-        default=None, ge=0, description="Uploads under way at once, of each process of the API."
-    )
+    uploads: int | None = Field(default=None, ge=0, description="Uploads under way at once.")
 
 
 class LimitsOfTenant(Record):

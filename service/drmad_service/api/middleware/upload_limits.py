@@ -1,49 +1,44 @@
-"""Limits the uploads of one tenant that a process receives at once."""
+"""Limits the uploads of one tenant that the service receives at once."""
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import Depends, Request
+from redis.exceptions import RedisError
 
 from drmad_service.api.auth.authentication import PrincipalDependency
-from drmad_service.errors import TooManyUploads
+from drmad_service.cancellation import cancel_and_wait
 from drmad_service.store import Store
-
-
-class UploadLimits:
-    """Counts the uploads that are under way, by tenant."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.open: Counter[str] = Counter()
-
-    def begin(self, tenant: str, own: int | None) -> None:
-        """
-        Raises:
-            TooManyUploads: the tenant's own limit, else that of the process, is reached.
-        """
-        most = self._most if own is None else own
-        if self.open[tenant] >= most:
-            raise TooManyUploads(tenant, most)
-        self.open[tenant] += 1
-
-    def end(self, tenant: str) -> None:
-        self.open[tenant] -= 1
-        if not self.open[tenant]:
-            del self.open[tenant]
+from drmad_service.store.files.uploads import UPLOAD_HELD_S
 
 
 async def _held(request: Request, principal: PrincipalDependency) -> AsyncIterator[None]:
-    limits: UploadLimits = request.app.state.upload_limits
+    """
+    Raises:
+        TooManyUploads: the tenant's own limit, else that of the service, is reached.
+    """
     store: Store = request.app.state.store
-    own = await store.own_limits.of(principal.tenant)
-    limits.begin(principal.tenant, own.uploads)
+    tenant = principal.tenant
+    own = (await store.own_limits.of(tenant)).uploads
+    most = request.app.state.settings.tenant_uploads if own is None else own
+    upload = await store.begin_upload(tenant, most)
+    keeping = asyncio.create_task(_keep(store, tenant, upload))
     try:
         yield
     finally:
-        limits.end(principal.tenant)
+        await cancel_and_wait([keeping])
+        with contextlib.suppress(RedisError):
+            await store.end_upload(tenant, upload)
+
+
+async def _keep(store: Store, tenant: str, upload: str) -> None:
+    while True:
+        await asyncio.sleep(UPLOAD_HELD_S / 3.0)
+        with contextlib.suppress(RedisError):
+            await store.keep_upload(tenant, upload)
 
 
 counts_as_upload = Depends(_held, scope="request")

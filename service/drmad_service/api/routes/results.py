@@ -79,7 +79,7 @@ async def history(
 async def history_file(job_id: VisibleJobId, store: StoreDependency) -> Response:
     """Return all meta-iterations as a Parquet file with the columns of the CSV.
 
-    It needs pyarrow beside the API, which its image does not have; the client makes the same file.
+    The API needs drmad[parquet], which its image lacks; the client makes the same file.
     """
     records: list[MetaIteration] = []
     after: int | None = None
@@ -94,7 +94,7 @@ async def history_file(job_id: VisibleJobId, store: StoreDependency) -> Response
     except ImportError as error:
         raise NotInstalled(
             f"this API makes no Parquet files ({error}): use drmad history {job_id} --out "
-            "history.parquet, or install pyarrow beside it"
+            "history.parquet, or install drmad[parquet] where the API runs"
         ) from error
     headers = {"Content-Disposition": f'attachment; filename="{job_id}-history.parquet"'}
     return Response(content, media_type=PARQUET, headers=headers)

@@ -107,6 +107,9 @@ def restore(
                 outcomes.append(outcome)
                 what = "restored" if outcome.restored else "skipped"
                 typer.echo(f"{outcome.job_id} {what}: {outcome.detail}")
+            if not job_ids:
+                for tenant in await backups.restore_limits(redis, opened, replace):
+                    typer.echo(f"limits of tenant {tenant} restored")
         if skipped := sum(not outcome.restored for outcome in outcomes):
             raise DrmadError(f"{skipped} of {len(outcomes)} jobs were skipped; see --replace")
 

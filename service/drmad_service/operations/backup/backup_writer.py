@@ -29,6 +29,7 @@ from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.files.job_artifacts import artifacts_in
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.schema import SCHEMA
+from drmad_service.store.tenant_limits import OwnLimits
 from drmad_workers.artifacts.artifact import Artifact, ArtifactError
 from drmad_workers.artifacts.store import ArtifactStore
 
@@ -43,7 +44,7 @@ async def write(
     job_ids: Sequence[str] = (),
     artifacts: ArtifactStore | None = None,
 ) -> list[str]:
-    """Writes the jobs, or all of them, to a new file. Returns their ids.
+    """Writes the jobs, or all of them with the limits of tenants, to a new file. Returns their ids.
 
     The file holds a consistent state of each job, read in one transaction.
 
@@ -108,9 +109,15 @@ async def write_to(
             "drmad": __version__,
             "at": datetime.now(UTC).isoformat(),
             "jobs": written,
+            "limits": {} if job_ids else await _limits(redis),
         }
         _put(archive, "manifest.json", manifest)
     return written
+
+
+async def _limits(redis: Redis) -> dict[str, Any]:
+    found = await OwnLimits(redis).all()
+    return {tenant: limits.model_dump(exclude_none=True) for tenant, limits in found.items()}
 
 
 async def _write_job(

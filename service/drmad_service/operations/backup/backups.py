@@ -2,7 +2,8 @@
 
 A backup is a zip file:
 
-    manifest.json                   format, schema, version, time, the jobs
+    manifest.json                   format, schema, version, time, the jobs, and where these are all
+                                    of the service, the limits that tenants have of their own
     jobs/<id>/job.json              the fields of the job
     jobs/<id>/<part>.json           one part of it: {"string": ...}, {"hash": ...}, {"list": ...} or
                                     {"stream": [[id, fields], ...], "last": ..., "added": ...}
@@ -34,6 +35,7 @@ from drmad_client.errors import DrmadError
 from drmad_client.files import data_file
 from drmad_client.files.array_file import DataError
 from drmad_client.files.zip_errors import ZIP_ERRORS
+from drmad_client.records.service.usage import OwnTenantLimits, TenantLimits
 from drmad_client.records.status import JobStatus
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.problem import uploaded_files
@@ -44,6 +46,7 @@ from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.files.received_file import WrongDigest
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.schema import REWRITINGS, SCHEMA
+from drmad_service.store.tenant_limits import OwnLimits
 from drmad_workers.artifacts.store import PARTS, ArtifactStore
 
 FORMAT = 1
@@ -88,7 +91,11 @@ class JobEntry:
 
 
 class Backup:
-    """An open backup; every file name in it is verified before any content is read."""
+    """An open backup; every file name in it is verified before any content is read.
+
+    Attributes:
+        limits: those that tenants have of their own.
+    """
 
     def __init__(self, file: Path | IO[bytes]) -> None:
         """
@@ -119,6 +126,7 @@ class Backup:
                 f"the jobs are of schema {schema}, this drmad reads schemas up to {SCHEMA}: "
                 "restore with the version that wrote them"
             )
+        self.limits = _limits_of(manifest)
         self._rewritings = [REWRITINGS[n] for n in range(schema, SCHEMA) if n in REWRITINGS]
         self.job_ids = [name.split("/")[1] for name in self._sizes if name.endswith("/job.json")]
 
@@ -247,6 +255,33 @@ async def restore(
             await store.delete(job_id)
         await _restore_uploads(store, data, backup, entry.fields)
         yield await _restore_job(store, redis, backup, job_id, entry, artifacts)
+
+
+async def restore_limits(redis: Redis, backup: Backup, replace: bool = False) -> list[str]:
+    """Restores the limits that tenants have of their own. Returns the names of these tenants.
+
+    Args:
+        replace: replaces limits that a tenant has; else these stay.
+    """
+    own = OwnLimits(redis)
+    present = {} if replace else await own.all()
+    restored = sorted(backup.limits.keys() - present.keys())
+    for tenant in restored:
+        await own.replace(tenant, backup.limits[tenant], "restore")
+    return restored
+
+
+def _limits_of(manifest: dict[str, Any]) -> dict[str, TenantLimits]:
+    try:
+        found = {
+            str(tenant): TenantLimits.model_validate(
+                OwnTenantLimits.model_validate(limits).model_dump()
+            )
+            for tenant, limits in manifest.get("limits", {}).items()
+        }
+    except (AttributeError, ValidationError) as error:
+        raise BackupError(f"the limits of tenants cannot be read: {error}") from error
+    return found
 
 
 def code_digest(spec: JobSpec) -> str | None:

@@ -7,15 +7,47 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from drmad_service.errors import ResultNotFound
+from drmad_service.errors import ResultNotFound, TooManyUploads
 from drmad_service.store.access.large_values import CHUNK_BYTES, COPY_S
 from drmad_service.store.base import Base
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.ids import new_id
 
+UPLOAD_HELD_S = 60
+"""How long an upload counts after its API process last said that it is under way, in seconds."""
+
 
 class Uploads(Base):
     """Archives of user code in chunks; data sets are files, of which Redis keeps the last use."""
+
+    async def begin_upload(self, tenant: str, most: int) -> str:
+        """Count an upload that is under way; `keep_upload` and `end_upload` take its id.
+
+        Raises:
+            TooManyUploads: the tenant has so many under way, in all processes of the API.
+        """
+        upload, now, key = new_id("upload"), await self._now_ms(), keys.open_uploads(tenant)
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zremrangebyscore(key, "-inf", now)  # those of processes that have ended
+        self._hold_upload(pipe, key, upload, now)
+        pipe.zcard(key)
+        if (await pipe.execute())[-1] > most:
+            await self.end_upload(tenant, upload)
+            raise TooManyUploads(tenant, most)
+        return upload
+
+    async def keep_upload(self, tenant: str, upload: str) -> None:
+        """Count an upload for UPLOAD_HELD_S more seconds."""
+        pipe = self._redis.pipeline(transaction=True)
+        self._hold_upload(pipe, keys.open_uploads(tenant), upload, await self._now_ms())
+        await pipe.execute()
+
+    async def end_upload(self, tenant: str, upload: str) -> None:
+        await self._redis.zrem(keys.open_uploads(tenant), upload)
+
+    def _hold_upload(self, pipe: Any, key: str, upload: str, now_ms: int) -> None:
+        pipe.zadd(key, {upload: now_ms + 1000 * UPLOAD_HELD_S})
+        pipe.expire(key, UPLOAD_HELD_S)
 
     async def put_code(self, sha256: str, content: bytes, tenant: str = "local") -> bool:
         """Keep an archive under its digest. Returns whether it is new to the tenant."""

@@ -50,6 +50,8 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:request:<kind>:<id>      string  what is asked (JSON); 20 s, which its asker renews
     drmad:request:<kind>:<id>:answer  string  report, error or empty (JSON); ten minutes
     drmad:examples:<id>            hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:uploads:<tenant>         zset    uploads under way; score: time until which each counts; a
+                                           minute after the last one said that it goes on
     drmad:limits                   hash    tenant -> limits of its own (JSON); kept
     drmad:audit                    stream  who did what: at, by, tenant, action, job, key, detail;
                                            the last 100,000 entries
@@ -168,6 +170,10 @@ def worker_request(kind: str, request_id: str, part: str = "") -> str:
 
 def examples(job_id: str) -> str:
     return f"drmad:examples:{job_id}"
+
+
+def open_uploads(tenant: str) -> str:
+    return f"drmad:uploads:{tenant}"
 
 
 def data_tenants(sha256: str) -> str:
