@@ -15,7 +15,8 @@ HistoryRecord = MetaIteration | Mapping[str, Any]
 
 MAX_HEATMAP_CELLS = 10_000
 _MAX_LINES = len(palette.LIGHT)
-_MAX_PANELS = 8
+_MAX_PANELS = 12
+_SPLITS = ("validation_", "test_", "training_")
 _TITLE_LENGTH = 14
 """Characters of a line of a title beside a panel."""
 _NO_HISTORY = "no meta-iteration is committed yet"
@@ -23,13 +24,16 @@ _NO_HISTORY = "no meta-iteration is committed yet"
 _PHASES = ("forward", "evaluate", "backward")
 
 
-def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> Figure:
+def losses(
+    history: Sequence[HistoryRecord], rollbacks: Sequence[int] = (), best: int | None = None
+) -> Figure:
     """The losses over the meta-iterations, and below them every metric that the job reports.
 
-    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. Marks show
-    the best meta-iteration, fidelity probes of auto, and `rollbacks`, to which the job went back.
-    Where validation examples judge, `fitted` is the loss of the others, and `overfitting` the
-    growth of the gap between the two.
+    Each smoothed figure has its band at 95 %, with the unsmoothed one as a thin line. A metric of
+    validation and of test data has one panel; of more than twelve panels a note names the others.
+    Marks show the best meta-iteration (`best`, or that of the records), fidelity probes of auto,
+    and `rollbacks`, to which the job went back. Where validation examples judge, `fitted` is the
+    loss of the others, and `overfitting` the growth of the gap between the two.
     """
     records = _records(history)
     if not records:
@@ -37,16 +41,18 @@ def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> F
     columns: dict[str, list[str]] = {"loss": ["validation_loss", "training_loss"]}
     for name in dict.fromkeys(name for record in records for name in record.metrics):
         columns.setdefault(_panel_of(name), []).append(name)
-    count = 4 * sum(map(len, columns.values()))
+    drawn = dict(list(columns.items())[:_MAX_PANELS])
+    count = 4 * sum(map(len, drawn.values()))
+    star = next((record for record in records if record.iteration == best), _best(records))
     rows: list[Panel] = []
     series = 0
-    for title, names in list(columns.items())[:_MAX_PANELS]:
+    for title, names in drawn.items():
         traces: list[dict[str, Any]] = []
         for name in names:
             traces += _curve(records, name, series, count)
             series += 1
-        if title == "loss" and (best := _best(records)) is not None:
-            traces.append(_star(best))
+        if title == "loss" and star is not None:
+            traces.append(_star(star))
         if title == "loss":
             probed = [record.iteration for record in records if record.choice is not None]
             traces += _marks(records, probed, "fidelity probe", "diamond-open", 3)
@@ -55,7 +61,11 @@ def losses(history: Sequence[HistoryRecord], rollbacks: Sequence[int] = ()) -> F
         if title in ("error", "accuracy"):
             axis["tickformat"] = ".1%"
         rows.append((_wrapped(title), traces, axis))
-    return panels.stacked(rows, showlegend=True)
+    figure = panels.stacked(rows, showlegend=True)
+    if others := [title for title in columns if title not in drawn]:
+        note = f"not drawn, and in the history: {', '.join(others)}"
+        panels.add_note(figure, note.replace("_", " "))
+    return figure
 
 
 def hyperparameters(
@@ -73,7 +83,7 @@ def hyperparameters(
         x = _iterations(having)
         summaries = [record.hyperparameters[name] for record in having]
         axis = panels.LOG_AXIS if name in logarithmic else {}
-        rows.append((name, _bands(x, summaries, 5 * len(names)), axis))
+        rows.append((panels.plain(name), _bands(x, summaries, 5 * len(names)), axis))
     return panels.stacked(rows, showlegend=False)
 
 
@@ -238,9 +248,12 @@ def memory(history: Sequence[HistoryRecord]) -> Figure:
 
 
 def _panel_of(metric: str) -> str:
-    """The panel of a metric: losses, errors and accuracies share one each."""
+    """The panel of a metric: losses, errors and accuracies share one each, and so do the data."""
     kind = metric.rpartition("_")[2]
-    return kind if kind in ("loss", "error", "accuracy") else metric
+    if kind in ("loss", "error", "accuracy"):
+        return kind
+    split = next((split for split in _SPLITS if metric.startswith(split)), "")
+    return metric.removeprefix(split)
 
 
 def _curve(
@@ -336,7 +349,7 @@ def _wrapped(metric: str) -> str:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    return "<br>".join(lines)
+    return "<br>".join(map(panels.plain, lines))
 
 
 def _marks(

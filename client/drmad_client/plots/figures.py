@@ -74,6 +74,7 @@ class Material:
         fidelity: The answer of GET fidelity.
         trials: The trials of the job's search, in order.
         rollbacks: The meta-iterations to which the job went back.
+        best: The best meta-iteration by the record of the job; None takes that of the history.
         unit: What the history counts: meta-iterations, or the windows of an online job.
     """
 
@@ -85,6 +86,7 @@ class Material:
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     rollbacks: Sequence[int] = ()
+    best: int | None = None
     unit: str = panels.META_ITERATION
 
     @classmethod
@@ -108,6 +110,7 @@ class Material:
             fidelity or {},
             trials,
             rollbacks,
+            job.best.iteration if job.best else None,
             "window" if job.spec.meta.mode == "online" else panels.META_ITERATION,
         )
 
@@ -197,7 +200,7 @@ def _schedules(material: Material) -> Figure:
 
 
 FIGURES: dict[str, FigureKind] = {
-    "losses": FigureKind("Losses and errors", lambda m: losses(m.history, m.rollbacks)),
+    "losses": FigureKind("Losses and errors", lambda m: losses(m.history, m.rollbacks, m.best)),
     "hyperparameters": FigureKind(
         "Hyperparameters: median, quartiles and extremes",
         lambda m: hyperparameters(m.history, m.hyperparameters),

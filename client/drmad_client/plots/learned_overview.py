@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from drmad_client.plots import palette, panels
-from drmad_client.plots.learned_values import Values, schedules
+from drmad_client.plots.learned_values import Values, entry_label, schedules
 from drmad_client.plots.panels import Figure
 from drmad_client.records.hyperparameters import HyperparameterInfo
 from drmad_client.spec.capabilities import PENALTIES, SCHEDULES
@@ -18,6 +18,8 @@ MOST_BARS = 60
 MOST_WEIGHTS = 12
 MOST_CELLS = 20_000
 _BINS = 60
+_BAR, _BAR_CHART = 20, 240
+"""Heights in pixels of a bar with its gap, and of the smallest chart of bars."""
 
 
 def overview(info: HyperparameterInfo, after: Values, before: Values | None = None) -> Figure:
@@ -47,7 +49,7 @@ def overview(info: HyperparameterInfo, after: Values, before: Values | None = No
         return _bars(info, labels, means, np.array(untuned))
     # Of examples the lists beside the figure have the names, and only the distribution is of use.
     if raw.size <= (MOST_WEIGHTS if info.kind == "sample_weight" else MOST_BARS):
-        labels = [f"{info.name}[{index}]" for index in range(raw.size)]
+        labels = [entry_label(info, index) for index in range(raw.size)]
         start = np.full(raw.size, math.nan) if before is None else np.ravel(before)
         return _bars(info, labels, raw.ravel(), start)
     if raw.ndim == 2 and raw.size <= MOST_CELLS and min(raw.shape) > 1:
@@ -68,7 +70,7 @@ def _schedule(info: HyperparameterInfo, raw: Values, before: Values | None) -> F
 
 def _axis_title(info: HyperparameterInfo) -> str:
     """What the axis of the values shows; most kinds have no unit."""
-    name = info.name.replace("_", " ")
+    name = panels.plain(info.name.replace("_", " "))
     if info.kind == "sample_weight":
         return f"{name}: factor of the loss of its examples"
     if info.kind in PENALTIES:
@@ -81,7 +83,7 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
     order = np.argsort(-raw, kind="stable")
     values = to_user_units(raw, info.transform)[order].tolist()
     starts = to_user_units(untuned, info.transform)[order].tolist()
-    names = [labels[index] for index in order.tolist()]
+    names = [panels.plain(labels[index]) for index in order.tolist()]
     is_log = info.transform == "exp"
     data: list[dict[str, Any]] = [
         {
@@ -92,7 +94,8 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
             "text": [panels.short(value) for value in values],
             "marker": {"color": palette.LIGHT[0], **({"size": 11} if is_log else {})},
             "hovertemplate": "%{y}: %{text}<extra></extra>",
-            **({"mode": "markers+text", "textposition": "top center"} if is_log else {}),
+            **({"mode": "markers+text", "textposition": "middle right"} if is_log else {}),
+            **({"cliponaxis": False} if is_log else {}),
             **({} if is_log else {"orientation": "h"}),
         }
     ]
@@ -111,9 +114,14 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
     axis = panels.LOG_AXIS if is_log else {}
     layout = {
         "xaxis": {"title": {"text": _axis_title(info)}, **axis},
-        "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "dtick": 1},
+        "yaxis": {
+            "range": [len(labels) - 0.4, -0.6],
+            "automargin": True,
+            "type": "category",
+            "dtick": 1,
+        },
         "showlegend": len(data) > 1,
-        "height": max(300, 24 * len(labels) + 120),
+        "height": max(_BAR_CHART, _BAR * len(labels) + 120),
     }
     return {"data": data, "layout": layout}
 
@@ -121,13 +129,14 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
 def _matrix(info: HyperparameterInfo, raw: Values) -> Figure:
     values = to_user_units(raw, info.transform).tolist()
     scale, ticks = panels.colours(values, info.transform == "exp")
+    name = panels.plain(info.name)
     trace = {
         "type": "heatmap",
         "z": scale,
         "text": [[panels.short(value) for value in row] for row in values],
         "colorscale": "Viridis",
-        "colorbar": {"title": {"text": info.name}, **ticks},
-        "hovertemplate": f"{info.name}[%{{y}}, %{{x}}]: %{{text}}<extra></extra>",
+        "colorbar": {"title": {"text": name}, **ticks},
+        "hovertemplate": f"{name}[%{{y}}, %{{x}}]: %{{text}}<extra></extra>",
     }
     layout = {
         "xaxis": {"title": {"text": "column"}},

@@ -93,7 +93,7 @@ def schedules(
             panels.line(x, table[row].tolist(), labels[row], count, **palette.stroke(series))
             for series, row in enumerate(kept)
         ]
-        rows.append((name, lines, {}))
+        rows.append((panels.plain(name), lines, {}))
     return panels.stacked(rows, showlegend=True, x_title="inner step")
 
 
@@ -130,21 +130,27 @@ def movers(
         "type": "bar",
         "orientation": "h",
         "x": [panels.rounded(change) for change, _, _ in moves],
-        "y": [label for _, label, _ in moves],
+        "y": [panels.plain(label) for _, label, _ in moves],
         "text": [text for _, _, text in moves],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
         "marker": {"color": palette.LIGHT[0]},
         "hovertemplate": "%{y}: %{text}, raw change %{x}<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "change of the raw value; the text has the user's units"}},
+        "xaxis": {
+            "title": {"text": "change of the raw value; the bars tell it in the user's units"}
+        },
         "yaxis": {
             "title": {"text": "hyperparameter"},
-            "autorange": "reversed",
             "automargin": True,
             "type": "category",
             "dtick": 1,
+            # A single bar would fill the chart.
+            "range": [max(len(moves), 4) - 0.5, -0.5],
         },
         "showlegend": False,
+        "height": 22 * len(moves) + 80,
     }
     return {"data": [trace], "layout": layout}
 
@@ -158,6 +164,8 @@ def entry_label(
     """
     if group is None:
         group = next((each for each in info.groups if each.start <= index < each.stop), None)
+    if group is None and math.prod(info.shape) == 1:
+        return info.name
     if group is None:
         place = np.unravel_index(index, info.shape or (1,))
         return f"{info.name}[{', '.join(str(number) for number in place)}]"

@@ -66,4 +66,4 @@ def pairs(
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")  # plotly interprets some HTML tags
+    return panels.plain(text)

@@ -23,6 +23,7 @@ LOG_AXIS: dict[str, Any] = {"type": "log", "tickformat": "~g", "nticks": 3}
 """An axis of powers; the format keeps plotly from labelling 2e-3 as 2, with more ticks it would
 label every digit of a decade."""
 _COLOUR_TICKS = 5
+_NOTE_LENGTH = 150
 
 
 def line(
@@ -30,7 +31,7 @@ def line(
 ) -> dict[str, Any]:
     """One of `count` lines of a figure, which share its budget of points."""
     xs, ys = reduced(x, y, points_per_line(count))
-    trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": name}
+    trace: dict[str, Any] = {"type": "scatter", "mode": "lines", "name": plain(name)}
     if len(xs) == 1:
         trace["mode"] = "markers"  # a line of one point is invisible
     return trace | {"x": xs, "y": [rounded(value) for value in ys]} | options
@@ -93,7 +94,7 @@ def heat_maps(
             {
                 "type": "heatmap",
                 "x": list(x),
-                "y": list(labels),
+                "y": [plain(label) for label in labels],
                 "z": scale,
                 "text": [[short(value) for value in row] for row in rows],
                 "colorscale": "Viridis",
@@ -105,7 +106,7 @@ def heat_maps(
             }
         )
         layout[f"yaxis{suffix}"] = {
-            "title": {"text": title},
+            "title": {"text": plain(title)},
             "domain": domain,
             "autorange": "reversed",
             "automargin": True,
@@ -150,6 +151,29 @@ def colours(
 def short(value: float | None) -> str:
     """A value to three digits, for a label."""
     return "" if value is None else f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def plain(text: str) -> str:
+    """A text of a user as plotly shows it literally; else it interprets some HTML tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def add_note(figure: Figure, text: str) -> None:
+    """Add a line below the last axis of a figure."""
+    figure["layout"]["annotations"] = [
+        {
+            "text": plain(text if len(text) <= _NOTE_LENGTH else f"{text[: _NOTE_LENGTH - 1]}…"),
+            "showarrow": False,
+            "xref": "paper",
+            "yref": "paper",
+            "x": 0,
+            "y": 0,
+            "xanchor": "left",
+            "yanchor": "top",
+            "yshift": -44,
+        }
+    ]
+    figure["layout"]["margin"] = {"b": 72}
 
 
 def counting(figure: Figure, unit: str) -> Figure:

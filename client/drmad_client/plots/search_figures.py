@@ -118,7 +118,10 @@ def importance(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
     }
     layout = {
         "showlegend": False,
-        "xaxis": {"title": {"text": "share of the losses' order"}, "range": [0, 1.05]},
+        "xaxis": {
+            "title": {"text": "share of the variance of the losses' ranks"},
+            "range": [0, 1.05],
+        },
         "yaxis": {"automargin": True, "autorange": "reversed"},
     }
     return {"data": [bars], "layout": layout}
@@ -181,4 +184,4 @@ def _explained(values: Sequence[Any], losses: NDArray[np.float64]) -> tuple[floa
 
 def _text(value: Any) -> str:
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return shown.replace("&", "&amp;").replace("<", "&lt;")  # plotly interprets some HTML tags
+    return panels.plain(shown)

@@ -46,4 +46,4 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
 
 def _text(value: Any) -> str:
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return shown.replace("&", "&amp;").replace("<", "&lt;")  # plotly interprets some HTML tags
+    return panels.plain(shown)

@@ -72,7 +72,8 @@ def interval(name: str, found: Interval | None) -> str:
     if found is None or found.low is None or found.high is None:
         return ""
     if name.endswith(_SHARES):
-        return f"{100 * max(0.0, found.low):.1f} to {100 * found.high:.1f} %"
+        high = min(1.0, found.high) if found.mean <= 1.0 else found.high
+        return f"{100 * max(0.0, found.low):.1f} to {100 * high:.1f} %"
     return f"{found.low:.4g} to {found.high:.4g}"
 
 

@@ -42,16 +42,25 @@ def best(jobs: Sequence[JobRecord]) -> set[str]:
     by_problem: dict[str, list[JobRecord]] = {}
     for job in jobs:
         if job.best is not None:
-            # Models on the same data are compared; a problem of code states its data itself.
-            problem = job.spec.problem.model_dump(mode="json")
-            compared = problem["data"] if job.spec.problem.kind == "catalog" else problem
-            by_problem.setdefault(json.dumps(compared, sort_keys=True), []).append(job)
+            by_problem.setdefault(_compared(job), []).append(job)
     found: set[str] = set()
     for group in by_problem.values():
         if len(group) > 1:
             lowest = min(job.best.validation_loss for job in group if job.best)
             found |= {j.id for j in group if j.best and j.best.validation_loss == lowest}
     return found
+
+
+def alike(jobs: Sequence[JobRecord]) -> set[str]:
+    """Returns the ids of the jobs whose losses compare with those of the first one."""
+    return {job.id for job in jobs if _compared(job) == _compared(jobs[0])}
+
+
+def _compared(job: JobRecord) -> str:
+    """What jobs with comparable losses share: the data, or the problem of code that states them."""
+    problem = job.spec.problem.model_dump(mode="json")
+    shared = problem["data"] if job.spec.problem.kind == "catalog" else problem
+    return json.dumps(shared, sort_keys=True)
 
 
 def metrics(jobs: Sequence[JobRecord]) -> list[str]:
@@ -63,7 +72,8 @@ def relative(value: float | None, reference: float | None) -> str:
     """The change from a reference in per cent, such as "+3.2 %"; empty where it has no meaning."""
     if value is None or not reference or not math.isfinite(value / reference):
         return ""
-    return f"{100 * (value - reference) / abs(reference):+.3g} %"
+    change = 100 * (value - reference) / abs(reference)
+    return f"{change:+,.0f} %" if abs(change) >= 1000 else f"{change:+.3g} %"
 
 
 @dataclass(frozen=True)

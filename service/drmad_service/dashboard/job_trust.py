@@ -132,10 +132,10 @@ def _overridden(job: JobRecord, *, of_hypergradient: bool) -> list[str]:
     return job.preflight.overridden(job.spec.preflight.model_copy(update={"override": override}))
 
 
-def other_warnings(job: JobRecord) -> list[tuple[str, str]]:
-    """Code and message of the warnings that do not touch the trust in the result."""
-    return [
-        (warning.code.replace("_", " "), warning.message)
-        for warning in job.warnings
-        if warning.code not in (*_OF_HYPERGRADIENT, _OVERFITTING)
-    ]
+def other_warnings(job: JobRecord) -> dict[str, list[str]]:
+    """The messages, by code, of the warnings that do not touch the trust in the result."""
+    found: dict[str, list[str]] = {}
+    for warning in job.warnings:
+        if warning.code not in (*_OF_HYPERGRADIENT, _OVERFITTING):
+            found.setdefault(warning.code, []).append(warning.message)
+    return found

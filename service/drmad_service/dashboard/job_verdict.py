@@ -179,9 +179,8 @@ def _paired(
         shown += f" ({found})"
     if change is None or not name.endswith((*_FALLING, *_RISING)):
         return f"Untuned: {shown}.", "unsure"
-    is_better = (change.mean < 0) == name.endswith(_FALLING)
-    sentence = f"{_size(name, change.mean)} {'better' if is_better else 'worse'} than the untuned "
-    sentence += shown
+    gain = -change.mean if name.endswith(_FALLING) else change.mean
+    is_better, sentence = gain > 0, _versus(name, gain, shown)
     if change.low is None or change.high is None:
         return f"{sentence}, by one of the {under} without an interval.", "unsure"
     if change.low <= 0.0 <= change.high:
@@ -202,10 +201,14 @@ def _reversed(gain: Interval) -> Interval:
     return Interval(mean=-gain.mean, low=low, high=high)
 
 
-def _size(name: str, change: float) -> str:
+def _versus(name: str, gain: float, untuned: str) -> str:
+    """A gain over the untuned figure in words: "6.00 points better than the untuned 11.00 %"."""
+    size = f"{abs(gain):.3g}"
     if name.endswith(("error", "accuracy")):
-        return f"{100 * abs(change):.2f} points"
-    return f"{abs(change):.3g}"
+        size = f"{100 * abs(gain):.2f} points"
+    if not float(size.removesuffix(" points")):
+        return f"No difference from the untuned {untuned}"
+    return f"{size} {'better' if gain > 0 else 'worse'} than the untuned {untuned}"
 
 
 def _begin(job: JobRecord) -> int:
@@ -223,11 +226,9 @@ def _comparison(
     if is_first:
         return f"The untuned hyperparameters are the best so far, with {shown}.", "unsure"
     gain = untuned.mean - after.mean if name.endswith(_FALLING) else after.mean - untuned.mean
-    size = _size(name, gain)
-    if not name.endswith((*_FALLING, *_RISING)) or gain == 0:
+    if not name.endswith((*_FALLING, *_RISING)):
         return f"Untuned: {shown}.", "unsure"
-    word = "better" if gain > 0 else "worse"
-    sentence = f"{size} {word} than the untuned {shown}"
+    sentence = _versus(name, gain, shown)
     if None in (after.low, after.high, untuned.low, untuned.high):
         return f"{sentence}, which is one training run without an interval.", "unsure"
     assert after.low is not None

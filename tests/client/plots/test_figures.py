@@ -11,7 +11,7 @@ import numpy as np
 import plotly.io
 import pytest
 
-from drmad_client.plots import figures, learned_values, palette, panels
+from drmad_client.plots import figures, learned_overview, learned_values, palette, panels
 from drmad_client.plots.figures import FIGURES, Material
 from drmad_client.plots.panels import Figure
 from drmad_client.records.hyperparameters import (
@@ -271,6 +271,59 @@ def test_every_metric_of_the_job_is_drawn() -> None:
         name: axis["title"]["text"] for name, axis in figure["layout"].items() if "axis" in name
     }
     assert sorted(titles.values()) == ["accuracy", "auc", "bleu", "error", "loss", "meta-iteration"]
+
+
+def test_a_metric_has_one_panel_for_all_data_and_what_has_none_is_named() -> None:
+    values = {f"{split}_m{n}": 1.0 for n in range(20) for split in ("validation", "test")}
+    figure = figures.losses([record(n, metrics=values) for n in range(3)])
+    assert {trace["yaxis"] for trace in figure["data"] if trace["name"].endswith(" m0")} == {"y2"}
+    assert sum(name.startswith("yaxis") for name in figure["layout"]) == 12
+    (note,) = figure["layout"]["annotations"]
+    assert (
+        note["text"]
+        == f"not drawn, and in the history: {', '.join(f'm{n}' for n in range(11, 20))}"
+    )
+    few = figures.losses([record(0, metrics={"auc": 0.5})])
+    assert "annotations" not in few["layout"]
+
+
+def test_names_with_markup_are_drawn_as_they_are() -> None:
+    """plotly interprets some HTML tags in names, titles and labels."""
+    name = "<b>f1</b>"
+    figure = figures.losses([record(n, metrics={name: 0.5}) for n in range(3)])
+    assert figure["layout"]["yaxis2"]["title"]["text"] == "&lt;b>f1&lt;/b>"
+    assert figure["data"][-1]["name"] == "&lt;b>f1&lt;/b>"
+    info = HyperparameterInfo(
+        name=name,
+        kind="tensor",
+        shape=[2],
+        transform="identity",
+        groups=[HyperparameterGroup(label=f"<i>{n}</i>", start=n, stop=n + 1) for n in range(2)],
+    )
+    drawn = [
+        learned_overview.overview(info, np.arange(2.0), np.zeros(2)),
+        learned_values.movers({name: np.zeros(2)}, {name: np.arange(2.0)}, [info]),
+    ]
+    texts = json.dumps(drawn)
+    assert "&lt;i>1&lt;/i>" in texts
+    assert "<i>" not in texts
+    assert "<b>" not in texts
+
+
+def test_the_star_is_at_the_best_of_the_job() -> None:
+    """An online job measures its metrics at some windows, and its best is one of these."""
+    history = [record(n) for n in range(4)]
+    lowest = lines(figures.losses(history))["best"]
+    assert lowest != ([2], [history[1].validation_loss])
+    assert lines(figures.losses(history, best=1))["best"] == ([2], [history[1].validation_loss])
+
+
+def test_a_single_value_has_the_name_of_its_hyperparameter() -> None:
+    info = HyperparameterInfo(name="l2", kind="l2", shape=[1], transform="exp")
+    figure = learned_overview.overview(info, np.zeros(1), np.ones(1))
+    assert figure["data"][0]["y"] == ["l2"]
+    moved = learned_values.movers({"l2": np.zeros(1)}, {"l2": np.ones(1)}, [info])
+    assert moved["data"][0]["y"] == ["l2"]
 
 
 @pytest.mark.parametrize("name", FIGURES)

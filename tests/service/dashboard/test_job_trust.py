@@ -77,14 +77,13 @@ def test_retraining_is_judged_before_confirmation_and_both_before_fidelity(
 def test_a_result_that_holds_says_what_its_hypergradient_means_for_more_meta_iterations() -> None:
     found = trust_of(job_of("better", LOW, LOST))
     assert found is not None
-    html = rendering.render("verdict.html", "/", verdict=None, trust=found, other_warnings=[])
+    html = rendering.render("verdict.html", "/", verdict=None, trust=found, other_warnings={})
     assert "The result holds as retrained, but the hypergradient is inaccurate" in html
     assert LOW.message in html
     assert "after Extend or Fork, retrain again" in html
     assert "warning" not in html
-    assert job_trust.other_warnings(job_of("better", LOW, LOST)) == [
-        ("replica lost", "a node failed")
-    ]
+    others = job_trust.other_warnings(job_of("better", LOW, LOST))
+    assert others == {"replica_lost": ["a node failed"]}
 
 
 def test_overfitted_validation_data_are_no_doubt_about_a_gain_on_test_data() -> None:

@@ -58,6 +58,13 @@ def test_a_result_is_told_as_better_or_worse_only_beyond_its_noise(
     assert words in verdict.comparison
 
 
+def test_a_difference_below_the_digits_is_none_and_a_share_ends_at_its_bounds() -> None:
+    verdict = job_verdict.judged(confirmed(0.97, 0.970001, 0.1), None, None, None)
+    assert verdict is not None
+    assert verdict.comparison.startswith("No difference from the untuned 97.00 % (87.0 to 100.0 %)")
+    assert verdict.interval == "87.0 to 100.0 %"
+
+
 def test_a_single_run_is_no_proof() -> None:
     job = samples.job(JobStatus.SUCCEEDED, 3)
     first = samples.record(0).model_copy(update={"metrics": {"test_error": 0.5}})

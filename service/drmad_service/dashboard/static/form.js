@@ -48,7 +48,7 @@ export class Form {
     const heading = element("span");
     heading.textContent = title.charAt(0).toUpperCase() + title.slice(1);
     const note = element("span", "muted");
-    note.textContent = help;
+    explained(note, help);
     summary.append(heading, note);
     details.open = this.open.has(name);
     details.addEventListener("toggle", () => this.open[details.open ? "add" : "delete"](name));
@@ -186,7 +186,7 @@ export class Form {
       });
       group.append(row(input, words(name)));
     }
-    group.append(Object.assign(element("div", "help"), { textContent: schema.description }));
+    group.append(explained(element("div", "help"), schema.description));
     return group;
   }
 
@@ -277,6 +277,12 @@ function complaint(message) {
   return wrong;
 }
 
+/** A help text, whose names in backticks are code. */
+function explained(note, help) {
+  note.replaceChildren(...help.split("`").map((part, index) => (index % 2 ? Object.assign(element("code"), { textContent: part }) : part)));
+  return note;
+}
+
 function row(input, name, help, wrong) {
   const field = element("div", "field");
   const label = element("label");
@@ -290,10 +296,6 @@ function row(input, name, help, wrong) {
     input.setAttribute("aria-describedby", line.id);
     field.append(line);
   }
-  if (help) {
-    const note = element("div", "help");
-    note.textContent = help;
-    field.append(note);
-  }
+  if (help) field.append(explained(element("div", "help"), help));
   return field;
 }

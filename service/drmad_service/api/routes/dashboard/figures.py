@@ -62,7 +62,7 @@ async def figure(
     if name == "losses":
         events = await overview.notable_events(job_id)
         rollbacks = [event.data["iteration"] for event in events if event.type == "rollback"]
-        version += f"-{len(rollbacks)}"
+        version += f"-{len(rollbacks)}-{job.best.iteration if job.best else ''}"
     headers = {"ETag": f'"{version}"', "Cache-Control": "private, no-cache"}
     if etags.matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)

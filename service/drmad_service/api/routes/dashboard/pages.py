@@ -436,6 +436,7 @@ async def compare(
         differences=comparison.differences([job.spec for job in chosen]),
         metrics=comparison.metrics(chosen),
         best=comparison.best(chosen),
+        alike=comparison.alike(chosen) if chosen else set(),
         shared=await _shared(store, chosen),
     )
 
