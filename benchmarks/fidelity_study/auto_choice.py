@@ -8,9 +8,9 @@ from torch import Tensor
 from drmad_workers import HypergradientError, Shortcut, Stored, Tuner
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice, method_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import Choice, method_of
 
 ITERATIONS = 20
 LATER_PROBES = (5, 15)

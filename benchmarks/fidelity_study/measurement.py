@@ -13,8 +13,8 @@ from torch import Tensor
 from drmad_workers import MetaConfig, Replay, Shortcut, TrainingConfig, Tuner, tune
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
+from drmad_workers.hypergradients.automatic.choice import settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import settings_of
 from fidelity_study.auto_choice import auto_in
 from fidelity_study.cells import Cell, methods_of
 

@@ -19,7 +19,7 @@ from drmad_client.spec.inner.training import TrainingSpec
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.methods import AutoMethod
 from drmad_workers import HypergradientError, spec_adapter
-from drmad_workers.hypergradients.auto import DRAWS
+from drmad_workers.hypergradients.automatic.plan import DRAWS
 from drmad_workers.problem import Problem
 
 Fields = dict[str, Any]

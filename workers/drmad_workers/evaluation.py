@@ -4,6 +4,7 @@ One code path serves one replica and a batch of R replicas; one replica is a bat
 """
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from drmad_workers.data.minibatches import Minibatches, StackedMinibatches
-from drmad_workers.errors import Restart
-from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
-from drmad_workers.hypergradients.choice import Choice
+from drmad_workers.errors import Restart, TrainingDiverged
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice
+from drmad_workers.hypergradients.automatic.usefulness import OtherDraw, OuterLoop
+from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun, ReplicaRun
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.objective.held_out import diagnostic_figures, held_out_figures, model_state
 from drmad_workers.objective.objective import Objective
@@ -29,6 +31,9 @@ from drmad_workers.training.run import TrainingRun, step_order
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+OTHER_DRAW = 2**40
+"""Draws from this one on are those that a probe of `auto` looks at beside its own."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def evaluate(
     monitor: Monitor,
     choice: Choice | None = None,
     stacked: Objective | None = None,
+    outer: OuterLoop | None = None,
 ) -> list[Evaluation]:
     """Trains at λ, measures on held-out data and differentiates; one Evaluation per replica.
 
@@ -125,9 +131,12 @@ def evaluate(
         method: the method; `auto` takes one replica only.
         iteration: the number of the meta-iteration.
         choice: the choice of `auto` in the previous meta-iteration.
+        outer: the outer loop, by which `auto` may look at another draw; None if it is not known.
     """
     return repeated_on_restart(
-        lambda: _evaluate(replicas, method, values, iteration, draw, monitor, choice, stacked)
+        lambda: _evaluate(
+            replicas, method, values, iteration, draw, monitor, choice, stacked, outer
+        )
     )
 
 
@@ -150,6 +159,7 @@ def _evaluate(
     monitor: Monitor,
     choice: Choice | None,
     stacked: Objective | None,
+    outer: OuterLoop | None,
 ) -> list[Evaluation]:
     device = replicas[0].device
     with replicas[0].at_work():
@@ -157,13 +167,15 @@ def _evaluate(
             clock = Clock(device)
             draw_of = replicas[0].training.draw_of
             differentiated = differentiated_run(replicas, values, draw_of(draw), monitor, stacked)
-            plan = None
+            plan, another = None, None
             if isinstance(method, Auto):
                 (replica,) = replicas
                 bound = replica.hyperparameters.values()
                 plan = method.plan(
-                    choice, iteration, values, replica.training, bound, replica.copy_bytes
+                    choice, iteration, values, replica.training, bound, replica.copy_bytes, outer
                 )
+                if replica.training.resample and plan.reason is not None:
+                    another = AnotherDraw(replica, values, OTHER_DRAW + draw, monitor)
             differentiated.forward([method] if plan is None else plan.methods())
             clock.lap("forward")
 
@@ -178,8 +190,12 @@ def _evaluate(
             if plan is None:
                 passes, choice = differentiated.backward(method), None
             else:
-                settled, choice = plan.settle(lambda each: differentiated.backward(each)[0])
+                settled, choice = plan.settle(
+                    lambda each: differentiated.backward(each)[0],
+                    None if another is None else another.as_seen(),
+                )
                 passes = [settled]
+                differentiated.cost += 0.0 if another is None else another.cost
             clock.lap("backward")
             order = step_order(range(replicas[0].training.steps), replicas[0].training.accumulate)
             minibatches_of(replicas, draw_of(draw + 1), stacked is not None).expect(order)
@@ -206,6 +222,55 @@ def _evaluate(
         )
         for own, backward in zip(measured, passes, strict=True)
     ]
+
+
+class AnotherDraw:
+    """Another draw of a replica at the same λ, for `auto`.
+
+    Attributes:
+        cost: the plain training runs that it took, by counting.
+    """
+
+    def __init__(
+        self, replica: Replica, values: Mapping[str, Tensor], draw: int, monitor: Monitor
+    ) -> None:
+        self._replica = replica
+        self._values = values
+        self._draw = draw
+        self._monitor = monitor
+        self._run: DifferentiatedRun | None = None
+        self._retrained = 0.0
+
+    def as_seen(self) -> OtherDraw:
+        return OtherDraw(self._forward, self._backward, self._loss_at)
+
+    @property
+    def cost(self) -> float:
+        return self._retrained + (0.0 if self._run is None else self._run.cost)
+
+    def _forward(self, methods: Sequence[Method]) -> float:
+        self._run = self._started(self._values)
+        self._run.forward(methods)
+        return held_out_metrics(self._replica, self._monitor)["validation_loss"]
+
+    def _backward(self, method: Method) -> BackwardPass:
+        assert self._run is not None
+        return self._run.backward(method)[0]
+
+    def _loss_at(self, values: Mapping[str, Tensor]) -> float:
+        """The validation loss of the draw at other hyperparameters."""
+        self._retrained += 1.0
+        try:
+            self._started(values).forward([])
+            loss = held_out_metrics(self._replica, self._monitor)["validation_loss"]
+        except TrainingDiverged:
+            loss = math.inf
+        finally:
+            self._replica.objective.set_hyperparameters(self._values)
+        return loss if math.isfinite(loss) else math.inf
+
+    def _started(self, values: Mapping[str, Tensor]) -> DifferentiatedRun:
+        return differentiated_run([self._replica], values, self._draw, self._monitor)
 
 
 @dataclass(frozen=True)

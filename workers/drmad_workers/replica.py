@@ -14,7 +14,7 @@ from drmad_workers.devices import resolve_device
 from drmad_workers.distributed.workers import ALONE, Workers
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import restored_generators
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.hypergradients.backward_pass import ReplicaRun
 from drmad_workers.hypergradients.method import Method, require_derivatives
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind, Setting, slots_of

@@ -15,8 +15,9 @@ from drmad_client.spec import refusals
 from drmad_workers.data.minibatches import StackedMinibatches
 from drmad_workers.data.shards import Shards
 from drmad_workers.evaluation import Evaluation, evaluate
-from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.hypergradients.choice import Choice
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice
+from drmad_workers.hypergradients.automatic.usefulness import OuterLoop
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.hyperparameters.rates import BoundRate
@@ -82,6 +83,7 @@ class ReplicaBatch:
         on_progress: OnProgress | None = None,
         choice: Choice | None = None,
         draw: int | None = None,
+        outer: OuterLoop | None = None,
     ) -> list[Evaluation]:
         """One Evaluation per replica; see Tuner.evaluate.
 
@@ -93,7 +95,7 @@ class ReplicaBatch:
         """
         if self.reason is not None:
             return [
-                tuner.evaluate(values, iteration, should_stop, on_progress, choice, draw)
+                tuner.evaluate(values, iteration, should_stop, on_progress, choice, draw, outer)
                 for tuner in self.tuners
             ]
         draw = iteration if draw is None else draw

@@ -19,9 +19,10 @@ from drmad_workers.evaluation import (
     held_out_metrics,
     repeated_on_restart,
 )
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice
+from drmad_workers.hypergradients.automatic.usefulness import OuterLoop
 from drmad_workers.hypergradients.backward_pass import BackwardPass, DifferentiatedRun
-from drmad_workers.hypergradients.choice import Choice
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.hyperparameters.base import BoundHyperparameter, Kind
 from drmad_workers.meta.config import MetaConfig
@@ -38,7 +39,13 @@ from drmad_workers.meta.confirmation import (
 )
 from drmad_workers.meta.loss_history import levels, stop_reason
 from drmad_workers.meta.state import MetaState, initial_state, require_fit
-from drmad_workers.meta.update import bounds_of, meta_update, projected, trial_points
+from drmad_workers.meta.update import (
+    bounds_of,
+    meta_update,
+    outer_loop,
+    projected,
+    trial_points,
+)
 from drmad_workers.objective.held_out import model_state
 from drmad_workers.objective.objective import Objective
 from drmad_workers.online.outer_loop import run_windows
@@ -136,6 +143,7 @@ class Tuner:
         on_progress: OnProgress | None = None,
         choice: Choice | None = None,
         draw: int | None = None,
+        outer: OuterLoop | None = None,
     ) -> Evaluation:
         """Does the work of one meta-iteration: trains at λ, measures, and differentiates by λ.
 
@@ -147,6 +155,8 @@ class Tuner:
             choice: the choice of the previous evaluation, from which `auto` continues.
             draw: with the seed and the replica it determines w_0 and every minibatch; None
                 stands for n.
+            outer: the outer loop, by which `auto` may look at another draw; None if it is not
+                known.
         Raises:
             TrainingDiverged, HypergradientError, Stopped, ProblemError.
         """
@@ -155,7 +165,7 @@ class Tuner:
         draw = iteration if draw is None else draw
         monitor = Monitor(should_stop, on_progress)
         (evaluation,) = evaluate(
-            [self.replica], self._method, values, iteration, draw, monitor, choice
+            [self.replica], self._method, values, iteration, draw, monitor, choice, outer=outer
         )
         return evaluation
 
@@ -331,7 +341,8 @@ def tune(
     try:
         while stop_reason(state, meta) is None:
             iteration, values = state.iteration, state.hyperparameters
-            evaluation = tuner.evaluate(values, iteration, choice=state.choice)
+            outer = outer_loop(state, meta, bounds)
+            evaluation = tuner.evaluate(values, iteration, choice=state.choice, outer=outer)
             trials = trial_losses(tuner, trial_points(state, bounds), iteration)
             if on_iteration is not None:
                 on_iteration(iteration, evaluation)

@@ -96,7 +96,7 @@ class AutoMethod(MethodSpec):
     """Chooses the cheapest method whose cosine to the exact hypergradient, measured on the job,
     exceeds `min_cosine`."""
 
-    engine: ClassVar[str] = "auto:Auto"
+    engine: ClassVar[str] = "automatic.auto:Auto"
     is_exact: ClassVar[bool] = True
 
     method: Literal["auto"] = "auto"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from drmad_workers import Batch, Problem, ProblemError
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from tests.workers.cases.small import (
     CLASSES,
     EXACT,

@@ -33,7 +33,7 @@ from drmad_workers import (
     Tuner,
     tune,
 )
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.replica_batch import ReplicaBatch
 from tests.workers.data.drawn_items import (

@@ -33,7 +33,7 @@ from drmad_workers import (
     error_rate,
 )
 from drmad_workers.data.shards import Shards
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.hyperparameters.base import Kind
 from tests.workers.small import CLASSES, mixing_problem, small_problem
 

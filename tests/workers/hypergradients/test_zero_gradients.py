@@ -26,7 +26,7 @@ from drmad_workers import (
     TrainingConfig,
     Tuner,
 )
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.hypergradients.implicit import Solver
 from drmad_workers.hypergradients.method import Adjoint, growth_bounds
 from drmad_workers.problem import Batch

@@ -9,7 +9,7 @@ import torch
 
 from drmad_workers import EngineError, MetaConfig, MetaState
 from drmad_workers.hypergradients import Choice, Shortcut, Stored
-from drmad_workers.hypergradients.choice import method_of
+from drmad_workers.hypergradients.automatic.choice import method_of
 from drmad_workers.meta.config import OuterOptimizer
 from tests.client.records.version_1 import SCALARS_1, SCALARS_2, SCALARS_3, SCALARS_4
 from tests.workers.meta.updates import START, run
@@ -32,7 +32,12 @@ def test_resume_through_tensors_and_json_changes_no_bit(optimizer: OuterOptimize
 def test_a_state_of_an_earlier_version_is_restored(scalars: dict[str, Any]) -> None:
     tensors = MetaState(dict(START)).tensors()
     state = MetaState.restore(tensors, json.loads(json.dumps(scalars)))
-    choice = SCALARS_2["choice"] | {"steps": None, "trial": None}
+    known = SCALARS_2["choice"]
+    choice = known | {
+        "probes": [probe | {"usefulness": None, "gain": None} for probe in known["probes"]],
+        **dict.fromkeys(("steps", "trial", "agreement")),
+        **dict.fromkeys(("spent", "choosing"), 0.0),
+    }
     assert json.loads(json.dumps(state.scalars())) == SCALARS_4 | {"choice": choice}
     assert (state.rollbacks, state.best_validation_loss) == (1, 0.75)
     assert state.choice is not None

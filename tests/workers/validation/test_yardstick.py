@@ -26,7 +26,7 @@ from drmad_workers import (
 )
 from drmad_workers.data.examples import Examples
 from drmad_workers.data.minibatches import Minibatches
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.validation.changes import left_out_rows
 from drmad_workers.validation.yardstick import (
     FIRST_DRAW,

@@ -18,7 +18,7 @@ from drmad_client.spec import bounds, defaults
 from drmad_workers.attribution.attributor import Attributor, DrawScores
 from drmad_workers.attribution.queries import ROWS, classes_in
 from drmad_workers.errors import ProblemError
-from drmad_workers.hypergradients.choice import settings_of
+from drmad_workers.hypergradients.automatic.choice import settings_of
 from drmad_workers.hyperparameters.sample_weight import grouped
 from drmad_workers.random_streams import Purpose, seed_of
 from drmad_workers.replica import Replica

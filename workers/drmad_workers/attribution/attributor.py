@@ -17,7 +17,7 @@ from drmad_workers.data.shards import Shards
 from drmad_workers.errors import ProblemError, TrainingDiverged
 from drmad_workers.evaluation import differentiated_run, repeated_on_restart
 from drmad_workers.hypergradients import Replay, Shortcut, Stored
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hyperparameters.example_weight import NAME, ExampleWeight
 from drmad_workers.objective.autograd.graph_memory import graph_bytes

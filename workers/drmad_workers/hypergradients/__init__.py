@@ -1,7 +1,7 @@
 """The methods that compute a hypergradient, by name; each implements method.Method."""
 
-from drmad_workers.hypergradients.auto import Auto
-from drmad_workers.hypergradients.choice import Choice, ProbeResult
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice, ProbeResult
 from drmad_workers.hypergradients.forward import Forward
 from drmad_workers.hypergradients.implicit import Implicit
 from drmad_workers.hypergradients.method import Method

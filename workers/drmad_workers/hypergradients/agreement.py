@@ -54,6 +54,11 @@ def _agreement(actual: Tensor, exact: Tensor) -> Agreement:
     )
 
 
+def cosine(one: Tensor, other: Tensor) -> float:
+    """The cosine of two tensors of one shape; 1 if both are zero, 0 if one of them is."""
+    return _agreement(one, other).cosine
+
+
 def _distance_from_one(length: float) -> float:
     return math.inf if length == 0.0 else abs(math.log(length))
 
@@ -106,5 +111,5 @@ def _cosine_of_shared(one: Tensor, other: Tensor) -> float:
     """The cosine over the entries that are not 0 in either, if there are any."""
     shared = (one != 0.0) & (other != 0.0)
     if not bool(shared.any()):
-        return _agreement(one, other).cosine
-    return _agreement(one[shared], other[shared]).cosine
+        return cosine(one, other)
+    return cosine(one[shared], other[shared])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drmad_client.records.migration import migrate_scalars
 from drmad_workers.errors import EngineError, ProblemError
-from drmad_workers.hypergradients.choice import Choice
+from drmad_workers.hypergradients.automatic.choice import Choice
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 
 STATE_VERSION = 4

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drmad_workers.errors import EngineError
+from drmad_workers.hypergradients.automatic.usefulness import OuterLoop
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.meta.config import MetaConfig, OuterOptimizer
 from drmad_workers.meta.line_search import candidates, rate_of, settled
@@ -130,6 +131,13 @@ def outer_update(
         stepped = value - rate * state.step_scale * direction
         hyperparameters[name] = stepped if mask is None else torch.where(mask, stepped, value)
     return projected(hyperparameters, bounds), memory
+
+
+def outer_loop(state: MetaState, config: MetaConfig, bounds: Mapping[str, Bounds]) -> OuterLoop:
+    """What the method `auto` has to know of the outer loop in the meta-iteration of this state."""
+    return OuterLoop(
+        config.iterations, lambda gradient: outer_update(state, gradient, config, bounds)[0]
+    )
 
 
 def trial_points(state: MetaState, bounds: Mapping[str, Bounds]) -> list[dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from drmad_workers.evaluation import Clock, Evaluation, Measurements, measure, peak_memory_bytes
-from drmad_workers.hypergradients.auto import STORED_BYTES, Auto
+from drmad_workers.hypergradients.automatic.auto import STORED_BYTES, Auto
 from drmad_workers.hypergradients.backward_pass import DifferentiatedRun, ReplicaRun
 from drmad_workers.hypergradients.method import (
     PRODUCT,

@@ -11,9 +11,9 @@ from drmad_client.spec import defaults
 from drmad_workers.errors import TrainingDiverged
 from drmad_workers.hypergradients import Method, Replay
 from drmad_workers.hypergradients.agreement import DrawAgreement, draw_agreement
-from drmad_workers.hypergradients.auto import candidates
+from drmad_workers.hypergradients.automatic.auto import candidates
+from drmad_workers.hypergradients.automatic.choice import ProbeResult, probe_result, settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import ProbeResult, probe_result, settings_of
 from drmad_workers.hyperparameters.base import Kind
 from drmad_workers.problem import Problem
 from drmad_workers.training.config import TrainingConfig

@@ -17,7 +17,7 @@ from drmad_workers.errors import (
     ran_out_of_memory,
 )
 from drmad_workers.hypergradients import Replay
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.objective.held_out import model_bytes
 from drmad_workers.preflight.fidelity import agreement_with_another_draw, fidelity_report
 from drmad_workers.preflight.initial_weights import described_weights

@@ -164,31 +164,28 @@ class Replica(OuterMethods, SideMethods):
         should_stop: Callable[[], bool] | None,
         draw: int | None,
     ) -> Sequence[Evaluation]:
+        from drmad_workers import spec_adapter
         from drmad_workers.meta.state import require_fit
+        from drmad_workers.meta.update import bounds_of, outer_loop
         from drmad_workers.ray_actor.packed_state import unpack
 
         begun = unpack(self._states.read(state))
         require_fit(begun, self._tuners[0].hyperparameters)
         values = begun.hyperparameters
         draw = begun.draw if draw is None else draw
-        if self._batched is not None:
-            return self._batched.evaluate(
-                values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
-            )
+        config = spec_adapter.meta(self._spec)
         if self._session is not None:
-            from drmad_workers import spec_adapter
             from drmad_workers.meta.loss_history import out_of_patience
 
-            config = spec_adapter.meta(self._spec)
             is_last = begun.iteration + 1 == config.iterations
             ends = is_last or out_of_patience(begun, config)
             return [self._session.take(values, iteration, ends, should_stop, self._note)]
+        outer = outer_loop(begun, config, bounds_of(self._tuners[0].hyperparameters))
+        given = (values, iteration, should_stop, self._note, begun.choice, draw, outer)
+        if self._batched is not None:
+            return self._batched.evaluate(*given)
         (tuner,) = self._tuners
-        return [
-            tuner.evaluate(
-                values, iteration, should_stop, self._note, choice=begun.choice, draw=draw
-            )
-        ]
+        return [tuner.evaluate(*given)]
 
     def _trials(
         self, state: PackedState, should_stop: Callable[[], bool] | None, draw: int | None

@@ -13,7 +13,7 @@ from torch import Tensor
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
-from drmad_workers.hypergradients.choice import Choice, join_choices
+from drmad_workers.hypergradients.automatic.choice import Choice, join_choices
 from drmad_workers.meta.aggregation import Held, aggregate, covered
 from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
 from drmad_workers.meta.overfitting import overfitting_doubt

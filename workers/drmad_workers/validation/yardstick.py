@@ -12,9 +12,9 @@ from drmad_workers.errors import HypergradientError, ProblemError, TrainingDiver
 from drmad_workers.evaluation import Evaluation
 from drmad_workers.hypergradients import Replay
 from drmad_workers.hypergradients.agreement import DrawAgreement, agreement, draw_agreement
-from drmad_workers.hypergradients.auto import Auto
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import settings_of
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import settings_of
 from drmad_workers.meta.config import MetaConfig
 from drmad_workers.meta.state import MetaState, initial_state
 from drmad_workers.meta.update import bounds_of, outer_update

@@ -313,19 +313,28 @@ def fidelity_table(measured: Mapping[str, Any]) -> RenderableType:
         return Text(failure or "No fidelity probe has run yet; an exact method needs none.")
     choices = measured.get("choices") or [{}]
     trial = (choices[-1].get("trial") or {}).get("method")
-    table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", "COST", "CHOICE")
+    looks = [name for name in ("usefulness", "gain") if any(f.get(name) for f in found)]
+    headings = [{"usefulness": "OTHER DRAW", "gain": "GAIN"}[name] for name in looks]
+    table = _table("METHOD", "COSINE", "SIGNS", "LENGTH", *headings, "COST", "CHOICE")
     for figure, label in zip(found, method_labels(f["method"] for f in found), strict=True):
         shares = [figure.get(name) for name in ("cosine", "signs", "length")]
+        looked = [figure.get(name) for name in looks]
         table.add_row(
             Text(", ".join(label)),
             *("diverged" if share is None else f"{share:.3f}" for share in shares),
+            *("" if share is None else f"{share:.3f}" for share in looked),
             cost_label(figure["cost"]),
             {str(chosen): "chosen", str(trial): "on trial"}.get(str(figure["method"]), ""),
         )
     return Group(
         table,
         "",
-        "Each column compares with the exact hypergradient, which has 1. "
+        "Each column compares with the exact hypergradient, which has 1; OTHER DRAW on another "
+        "draw of weights and minibatches, GAIN by what its step gains per training run in "
+        "retraining. "
+        "--output yaml prints all values."
+        if looks
+        else "Each column compares with the exact hypergradient, which has 1. "
         "--output yaml prints all values.",
     )
 

@@ -1,7 +1,6 @@
-"""The default method: selects the cheapest method that agrees with the exact hypergradient."""
+"""The default method: selects the cheapest method that predicts as well as the exact one."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,17 +8,17 @@ from torch import Tensor
 
 from drmad_client.spec import bounds, defaults
 from drmad_workers.data.pass_order import Order
-from drmad_workers.errors import HypergradientDiverged, ProblemError, require_bounds
-from drmad_workers.hypergradients.backward_pass import BackwardPass
-from drmad_workers.hypergradients.choice import (
-    Choice,
-    ProbeResult,
-    Reason,
-    Trial,
-    method_of,
-    probe_result,
-    settings_of,
+from drmad_workers.errors import (
+    ProblemError,
+    require_bounds,
 )
+from drmad_workers.hypergradients.automatic.choice import (
+    Choice,
+    Reason,
+    method_of,
+)
+from drmad_workers.hypergradients.automatic.plan import Plan
+from drmad_workers.hypergradients.automatic.usefulness import OuterLoop
 from drmad_workers.hypergradients.method import Adjoint, Method
 from drmad_workers.hypergradients.replay import Replay
 from drmad_workers.hypergradients.shortcut import Shortcut
@@ -28,25 +27,12 @@ from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.run import TrainingRun, TrajectoryRecorder
 
-FIRST_INTERVAL, MAX_INTERVAL = 5, 40
-"""Meta-iterations to the next probe. The interval doubles whenever a probe confirms the choice."""
-
 MARGIN = 0.25
 """The fraction of the distance from min_cosine to 1 by which a cosine must exceed min_cosine. Fresh
 weights and minibatches change the cosine from one meta-iteration to the next."""
 
 MAX_MOVE = 3.0
 """Bounds the change of a hyperparameter's mean or spread between two probes, in raw units."""
-
-MAX_GROWTH_RATIO = 3.0
-"""Bounds the factor by which the growth of |dw| may change between two probes."""
-
-CALM_DRAWS, DRAWS = 2, 4
-"""The successive draws in which a candidate must qualify: where |dw| stays calm, and elsewhere.
-With source weights of an LSTM, T/10 agreed to .99 in two draws and to -.02 in the third."""
-
-CALM_GROWTH = 1.5
-"""Bounds the growth of the exact |dw| in these draws up to which CALM_DRAWS of them are enough."""
 
 STORED_BYTES = 2**28
 """Bounds the size of a full trajectory that is stored instead of replayed, in bytes (256 MiB)."""
@@ -65,6 +51,16 @@ class Auto(Method):
     costs less than the exact one qualifies, the choice is the exact method: `stored` if the full
     trajectory is small, else `replay`.
 
+    For the short horizons that failed with a cosine of at least LIKELY, the probe may look at
+    another draw of weights and minibatches, and differentiate that too, exactly and by them. Where
+    the exact hypergradients of the two draws agree little, the cosine of a candidate to the exact
+    one of the *other* draw counts, beside what the exact one reaches there (see usefulness). The
+    cheapest candidate that reaches min_cosine by it is retrained: the other draw trains
+    once after the outer step along the candidate's hypergradient of the first draw, and once after
+    that along the exact one. It is the choice if it gains at least as much per training run. A look
+    takes place if the rest of the job can save what it costs, and where draws agreed not again
+    before another change.
+
     The first meta-iteration is a probe. Further probes follow after 5, 10, 20, 40, 40, ...
     meta-iterations as long as they confirm the choice; these try it and what is more expensive. A
     probe of all candidates also follows when a hyperparameter has moved far, or when the growth of
@@ -73,8 +69,9 @@ class Auto(Method):
 
     Decisions depend on counted costs and never on time, so that a resumed job repeats them.
 
-    Cost: that of the choice; a probe adds one exact backward pass and those of the candidates. A
-    candidate takes DRAWS probes at most until it is chosen or dropped.
+    Cost: that of the choice; a probe adds one exact backward pass and those of the candidates, and
+    a look as much again with two training runs. A candidate takes DRAWS probes at most until it is
+    chosen or dropped. At most SHARE of the training runs of a job go into choosing.
     Memory: that of the choice; a probe needs that of the exact method, and K + 1 copies of the
     weights per candidate.
 
@@ -107,7 +104,8 @@ class Auto(Method):
         training: TrainingConfig,
         bound: Iterable[BoundHyperparameter],
         copy_bytes: int,
-    ) -> "Plan":
+        outer: OuterLoop | None = None,
+    ) -> Plan:
         """Plans one meta-iteration: a probe, or a backward pass by the chosen method.
 
         Args:
@@ -118,6 +116,7 @@ class Auto(Method):
             training: the settings of the training run that is differentiated.
             bound: the hyperparameters; a method that refuses one of them is not a candidate.
             copy_bytes: the size of one copy of the state's rows that a backward pass reads.
+            outer: the outer loop; None, where it is not known, looks at no other draw.
         """
         bound = list(bound)
         if choice is not None and not self._holds(choice, values, training, bound):
@@ -130,7 +129,9 @@ class Auto(Method):
             m for m in candidates(training, bound) if m.cost(training) < exact.cost(training)
         ]
         probed = [replace(m, hvp=self.hvp) for m in (exact, *cheaper)]
-        return Plan(self, choice, iteration, moments, training, probed, reason)
+        least = (self.least_cosine, self.min_cosine)
+        plan = Plan(choice, iteration, moments, training, probed, reason, *least, outer)
+        return plan if plan.affords_its_probe() else replace(plan, reason=None)
 
     def _holds(
         self,
@@ -147,13 +148,13 @@ class Auto(Method):
                 method.check(training)
         except (KeyError, TypeError, ProblemError):  # a method or a setting of another release
             return False
-        cosines = [probe.cosine for probe in choice.probes if probe.method in used]
+        known = [probe for probe in choice.probes if probe.method in used]
         return (
             all(method.hvp == self.hvp for method in methods)
             and choice.steps in (None, training.steps)
             and choice.moments.keys() == values.keys()
             and not any(method.refuses(one, training) for method in methods for one in bound)
-            and all(cosine is not None and cosine >= self.least_cosine for cosine in cosines)
+            and all(probe.trusted(self.least_cosine, self.min_cosine) for probe in known)
         )
 
     @property
@@ -177,129 +178,6 @@ class Auto(Method):
                 "growth" if choice.next_probe < choice.last_probe + choice.interval else "scheduled"
             )
         return None
-
-
-Backward = Callable[[Method], BackwardPass]
-"""Runs the backward pass of a method over the training run at hand."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One meta-iteration of auto: `methods` is announced to the forward pass, then `settle` runs.
-
-    Attributes:
-        probed: the exact method, followed by the candidates; the methods of a probe.
-        reason: why this meta-iteration is a probe; None if it uses the choice without a probe.
-    """
-
-    auto: Auto
-    choice: Choice | None
-    iteration: int
-    moments: dict[str, tuple[float, float]]
-    training: TrainingConfig
-    probed: list[Method]
-    reason: Reason | None
-
-    def methods(self) -> list[Method]:
-        if self.reason is None and self.choice is not None:
-            return [method_of(self.choice.method)]
-        return self.probed
-
-    def settle(self, backward: Backward) -> tuple[BackwardPass, Choice]:
-        """Runs the backward passes.
-
-        Returns the one that gives the hypergradient, and the choice for the next meta-iteration.
-        """
-        if self.reason is None and self.choice is not None:
-            return self._continue(self.choice, backward)
-        return self._probe(backward)
-
-    def _continue(self, choice: Choice, backward: Backward) -> tuple[BackwardPass, Choice]:
-        try:
-            backward_pass = backward(method_of(choice.method))
-        except HypergradientDiverged:
-            backward_pass = backward(self.probed[0])
-            return backward_pass, replace(
-                choice,
-                method=settings_of(backward_pass.method),
-                reason="diverged",
-                last_probe=self.iteration,
-                next_probe=self.iteration + FIRST_INTERVAL,
-                interval=FIRST_INTERVAL,
-                growth=backward_pass.growth,
-                moments=self.moments,
-            )
-        ratio = max(backward_pass.growth, 1e-30) / max(choice.growth, 1e-30)
-        if abs(math.log(ratio)) > math.log(MAX_GROWTH_RATIO):
-            choice = replace(choice, next_probe=self.iteration + 1)
-        return backward_pass, choice
-
-    def _probe(self, backward: Backward) -> tuple[BackwardPass, Choice]:
-        assert self.reason is not None
-        exact = backward(self.probed[0])
-        qualified: BackwardPass | None = None
-        probes: list[ProbeResult] = []
-        for candidate in self._tried():
-            cost = candidate.cost(self.training)
-            try:
-                candidate_pass = backward(candidate)
-            except HypergradientDiverged:
-                probes.append(ProbeResult(settings_of(candidate), cost))
-                continue
-            probe = probe_result(candidate_pass, exact, cost)
-            probes.append(probe)
-            if probe.cosine is not None and probe.cosine >= self.auto.least_cosine:
-                qualified = candidate_pass
-                break
-        chosen, trial = self._decide(exact, qualified)
-        settings = settings_of(chosen.method)
-        interval = FIRST_INTERVAL
-        if (
-            self.choice is not None
-            and self.choice.method == settings
-            and self.reason == "scheduled"
-            and trial is None
-        ):
-            interval = min(2 * self.choice.interval, MAX_INTERVAL)
-        return exact, Choice(
-            method=settings,
-            reason=self.reason,
-            last_probe=self.iteration,
-            next_probe=self.iteration + (interval if trial is None else 1),
-            interval=interval,
-            growth=chosen.growth,
-            moments=self.moments,
-            probes=tuple(probes),
-            steps=self.training.steps,
-            trial=trial,
-        )
-
-    def _tried(self) -> list[Method]:
-        """The candidates, without those that are cheaper than the choice or the trial at hand."""
-        tried = self.probed[1:]
-        if self.choice is None or self.reason not in ("confirmation", "scheduled"):
-            return tried
-        held = self.choice.trial.method if self.choice.trial else self.choice.method
-        settings = [settings_of(method) for method in tried]
-        return tried[settings.index(held) :] if held in settings else tried
-
-    def _decide(
-        self, exact: BackwardPass, qualified: BackwardPass | None
-    ) -> tuple[BackwardPass, Trial | None]:
-        """The backward pass of the method that is chosen, and the trial that goes on."""
-        if qualified is None:
-            return exact, None
-        settings, before = settings_of(qualified.method), self.choice
-        if before is not None and self.reason == "scheduled" and before.method == settings:
-            return qualified, None
-        draws, growth = 1, exact.growth
-        trial = before.trial if before is not None and self.reason == "confirmation" else None
-        if trial is not None and trial.method == settings:
-            draws, growth = trial.draws + 1, max(growth, trial.growth)
-        needed = CALM_DRAWS if growth <= CALM_GROWTH else DRAWS
-        if draws >= needed or not self.training.resample:  # else every draw is the same
-            return qualified, None
-        return exact, Trial(settings, draws, growth)
 
 
 def candidates(training: TrainingConfig, bound: Iterable[BoundHyperparameter]) -> list[Method]:

@@ -26,6 +26,11 @@ class ProbeResult:
         products: the number of Hessian-vector products; less than the number of steps if strides
             joined steps.
         seconds: the wall-clock time of the backward pass, on which no decision depends.
+        usefulness: what the method is worth to another draw, see the module of that name; None if
+            no other draw judged it.
+        gain: what the outer step along the hypergradient lowers the loss of the other draw by, in
+            retraining, per training run of cost and beside that of the exact hypergradient; None
+            if it was not retrained, or the exact one gains nothing.
     """
 
     method: dict[str, Any]
@@ -35,6 +40,14 @@ class ProbeResult:
     length: float | None = None
     products: int | None = None
     seconds: float | None = None
+    usefulness: float | None = None
+    gain: float | None = None
+
+    def trusted(self, least_cosine: float, least_usefulness: float) -> bool:
+        """Whether the cosine or the usefulness qualifies the method."""
+        if self.usefulness is not None and self.usefulness >= least_usefulness:
+            return True
+        return self.cosine is not None and self.cosine >= least_cosine
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,10 @@ class Choice:
         probes: the results of the last probe, cheapest method first.
         steps: the number of inner steps T at the last probe; None if an earlier release wrote it.
         trial: the candidate that the next probe confirms or drops; `method` is exact until then.
+        spent: the plain training runs of all meta-iterations so far, by counting.
+        choosing: those of them that went into choosing.
+        agreement: the cosine of the exact hypergradients of two draws, of the hyperparameter where
+            it is lowest, at the last look at another draw; None before.
     """
 
     method: dict[str, Any]
@@ -82,6 +99,9 @@ class Choice:
     probes: tuple[ProbeResult, ...] = ()
     steps: int | None = None
     trial: Trial | None = None
+    spent: float = 0.0
+    choosing: float = 0.0
+    agreement: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""

@@ -1,0 +1,227 @@
+"""Where training is rough, auto judges a method by another draw and by retraining."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from drmad_workers import (
+    MetaConfig,
+    MetaState,
+    Problem,
+    SampleWeight,
+    Shortcut,
+    Stored,
+    TrainingConfig,
+    Tuner,
+    TuningResult,
+    tune,
+)
+from drmad_workers.catalog import build_problem
+from drmad_workers.evaluation import OTHER_DRAW
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import method_of
+from drmad_workers.hypergradients.automatic.probe import SHARE, Budget
+from drmad_workers.hypergradients.automatic.usefulness import OuterLoop, usefulness
+from drmad_workers.hypergradients.backward_pass import BackwardPass
+from drmad_workers.meta.state import initial_state
+from drmad_workers.meta.update import bounds_of, meta_update, outer_loop
+from tests.workers.small import largest_difference
+
+ROUGH = TrainingConfig("damped_sgd", steps=100, batch_size=20, learning_rate=2.0, momentum=0.9)
+META = MetaConfig(optimizer="adam", learning_rate=0.3, iterations=20, confirmation=0.0)
+
+
+def rough_problem() -> Problem:
+    """200 digits, of which 60 % have a label drawn at random."""
+    data = {"name": "digits", "train": 200, "valid": 200, "test": 0, "label_noise": 0.6}
+    return build_problem({"name": "mlp", "hidden": [20]}, data, initialize="reset")
+
+
+def rough_tuner(method: Auto | Stored | Shortcut) -> Tuner:
+    return Tuner(rough_problem(), [SampleWeight()], ROUGH, method)
+
+
+def looked(iterations: int = 20) -> OuterLoop:
+    """The outer loop of the first meta-iteration."""
+    tuner = rough_tuner(Auto())
+    state = initial_state(tuner.hyperparameters)
+    config = replace(META, iterations=iterations)
+    return outer_loop(state, config, bounds_of(tuner.hyperparameters))
+
+
+def tuned() -> TuningResult:
+    return tune(rough_problem(), [SampleWeight()], ROUGH, Auto(), META)
+
+
+def drawn(signal: Tensor, noise: float, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"weight": signal + noise * torch.randn(signal.shape, generator=generator)}
+
+
+SIGNAL = torch.randn(2000, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_method_with_less_noise_predicts_another_draw_better_than_the_exact_one() -> None:
+    exact = [drawn(SIGNAL, 2.0, seed) for seed in (2, 3)]
+    steadier = [drawn(SIGNAL, 1.0, seed) for seed in (4, 5)]
+    assert usefulness(steadier, exact) == pytest.approx((5.0 / 2.0) ** 0.5, rel=0.2)
+    assert usefulness(exact, exact) == pytest.approx(1.0)
+
+
+def test_a_method_that_finds_something_else_predicts_nothing() -> None:
+    exact = [drawn(SIGNAL, 2.0, seed) for seed in (2, 3)]
+    other = torch.randn(2000, generator=torch.Generator().manual_seed(9))
+    assert abs(usefulness([drawn(other, 0.1, seed) for seed in (4, 5)], exact)) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("signal", "noise"),
+    [
+        pytest.param(SIGNAL, 0.2, id="draws agree"),
+        pytest.param(SIGNAL[:20], 2.0, id="few entries"),
+        pytest.param(0.0 * SIGNAL, 1.0, id="draws share nothing"),
+    ],
+)
+def test_elsewhere_the_cosine_of_the_same_draw_judges(signal: Tensor, noise: float) -> None:
+    exact = [drawn(signal, noise, seed) for seed in (2, 3)]
+    halved = [{"weight": each["weight"].clone()} for each in exact]
+    for each in halved:
+        each["weight"][::2] = 0.0
+    cosines = [
+        float(torch.cosine_similarity(a["weight"], e["weight"], dim=0))
+        for a, e in zip(halved, exact, strict=True)
+    ]
+    assert usefulness(halved, exact) == pytest.approx(min(cosines), abs=1e-6)
+
+
+def test_entries_that_one_of_the_draws_never_touched_do_not_count() -> None:
+    exact = [drawn(SIGNAL, 2.0, seed) for seed in (2, 3)]
+    steadier = [drawn(SIGNAL, 1.0, seed) for seed in (4, 5)]
+    before = usefulness(
+        [{"weight": each["weight"][200:]} for each in steadier],
+        [{"weight": each["weight"][200:]} for each in exact],
+    )
+    exact[0]["weight"][:100] = 0.0
+    exact[1]["weight"][100:200] = 0.0
+    assert usefulness(steadier, exact) == pytest.approx(before)
+
+
+def test_a_look_chooses_a_shorter_horizon_and_leaves_the_exact_hypergradient() -> None:
+    probe = rough_tuner(Auto()).evaluate(rough_tuner(Auto()).initial_values(), 0, outer=looked())
+    choice = probe.choice
+    assert choice is not None
+    chosen = [each for each in choice.probes if each.method == choice.method]
+    (figures,) = chosen
+    assert method_of(choice.method) == Shortcut(horizon=25)
+    assert choice.trial is None
+    assert figures.cosine is not None
+    assert figures.cosine < Auto().least_cosine
+    assert figures.usefulness is not None
+    assert figures.usefulness >= Auto().min_cosine
+    assert figures.gain is not None
+    assert figures.gain >= 1.0
+    exact = rough_tuner(Stored())
+    alone = exact.evaluate(exact.initial_values(), 0)
+    assert largest_difference(probe, alone.hypergradient) == 0.0
+    assert choice.spent == pytest.approx(probe.cost)
+
+
+def test_the_gain_is_that_of_retraining_the_other_draw() -> None:
+    """The same figure from plain retrainings: the loss before and after each of two outer steps."""
+    outer, tuner = looked(), rough_tuner(Auto())
+    values = tuner.initial_values()
+    choice = tuner.evaluate(values, 0, outer=outer).choice
+    assert choice is not None
+    horizon = method_of(choice.method)
+
+    def loss_at(moved: Mapping[str, Tensor]) -> float:
+        return tuner.retrain(moved, OTHER_DRAW)[0]["validation_loss"]
+
+    per_run = []
+    for method in (horizon, Stored()):
+        found, _ = tuner.compare(values, [method], 0)
+        (result,) = found
+        assert isinstance(result, BackwardPass)
+        gain = loss_at(values) - loss_at(outer.step(result.hypergradient))
+        per_run.append(gain / method.cost(ROUGH))
+    figure = next(each.gain for each in choice.probes if each.method == choice.method)
+    assert figure == pytest.approx(per_run[0] / per_run[1], rel=1e-4)
+
+
+def test_a_method_whose_step_gains_nothing_in_retraining_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outer = looked()
+    honest = outer.step
+
+    def misled(hypergradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The step of the exact hypergradient is left, that of any other goes uphill."""
+        steps.append(honest(hypergradient))
+        if len(steps) == 1:
+            return steps[0]
+        return {n: 2.0 * value - steps[-1][n] for n, value in values.items()}
+
+    steps: list[dict[str, Tensor]] = []
+    tuner = rough_tuner(Auto())
+    values = tuner.initial_values()
+    choice = tuner.evaluate(values, 0, outer=replace(outer, step=misled)).choice
+    assert choice is not None
+    assert len(steps) >= 2
+    assert any(each.gain is not None and each.gain < 0.0 for each in choice.probes)
+    assert not any(
+        each.trusted(1.0, Auto().min_cosine) and each.method == choice.method
+        for each in choice.probes
+    )
+
+
+def test_a_short_job_does_not_look() -> None:
+    tuner = rough_tuner(Auto())
+    choice = tuner.evaluate(tuner.initial_values(), 0, outer=looked(iterations=4)).choice
+    assert choice is not None
+    assert all(each.usefulness is None for each in choice.probes)
+
+
+def test_no_more_than_a_quarter_of_the_training_runs_goes_into_choosing() -> None:
+    result = tuned()
+    assert result.state is not None
+    choice = result.state.choice
+    assert choice is not None
+    assert choice.spent == pytest.approx(sum(each.cost for each in result.evaluations))
+    assert 0.0 < choice.choosing <= SHARE * choice.spent
+
+
+def test_a_budget_whose_end_is_unknown_affords_everything() -> None:
+    assert Budget(0.0, 0.0, None).affords(100.0, 100.0, 1.0)
+    assert Budget(10.0, 1.0, 10).affords(3.0, 5.0, 1.0)
+    assert not Budget(10.0, 1.0, 0).affords(3.0, 5.0, 1.0)
+
+
+def test_a_state_that_goes_through_a_file_looks_and_chooses_alike() -> None:
+    tuner = rough_tuner(Auto())
+    bounds = bounds_of(tuner.hyperparameters)
+    state = initial_state(tuner.hyperparameters)
+    while state.iteration < META.iterations:
+        outer = outer_loop(state, META, bounds)
+        found = tuner.evaluate(
+            state.hyperparameters, state.iteration, choice=state.choice, outer=outer
+        )
+        state = meta_update(state, found.validation_loss, found.hypergradient, META, bounds)
+        state = replace(state, choice=found.choice)
+        state = MetaState.restore(state.tensors(), json.loads(json.dumps(state.scalars())))
+    undisturbed = tuned().state
+    assert undisturbed is not None
+    weights = (each.hyperparameters["sample_weight"] for each in (state, undisturbed))
+    assert torch.equal(*weights)
+    assert state.choice is not None
+    assert undisturbed.choice is not None
+    assert [each.usefulness for each in state.choice.probes] == [
+        each.usefulness for each in undisturbed.choice.probes
+    ]
+    assert (state.choice.spent, state.choice.choosing) == (
+        undisturbed.choice.spent,
+        undisturbed.choice.choosing,
+    )

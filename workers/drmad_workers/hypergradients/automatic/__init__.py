@@ -1,0 +1,1 @@
+"""The method `auto`: what it tries, measures and chooses."""
