@@ -54,6 +54,7 @@ class Scheduler:
         self._data = DataFolder(settings.data_dir, settings.artifact_location.open())
         self._artifacts_again_at = 0.0
         self._driven: dict[Lease, asyncio.Task[None]] = {}
+        self._unrenewed = False
         self._cluster = cluster or RayCluster(settings, driver)
         self._driver = driver
         self._controls = ControlRequests(store, settings)
@@ -103,6 +104,8 @@ class Scheduler:
         capacity = await self._cluster.capacity()
         began_ns = time.time_ns()
         try:
+            if self._unrenewed:  # else this scheduler takes its own jobs, as those of a lost one
+                await self._renew_leases()
             lease = await self._store.claim(self.name, self._settings.lease_s, capacity)
         except RedisError as error:
             logger.warning("claims no job: %s", explained(error))
@@ -179,14 +182,18 @@ class Scheduler:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
             try:
-                lost = await self._store.renew(self._driven, self._settings.lease_s)
+                await self._renew_leases()
             except RedisError as error:
+                self._unrenewed = True
                 logger.warning("could not renew the leases: %s", explained(error))
-                continue
-            for lease, task in list(self._driven.items()):
-                if lease.job_id in lost:
-                    logger.warning("the lease was lost", extra={"job_id": lease.job_id})
-                    task.cancel()
+
+    async def _renew_leases(self) -> None:
+        lost = await self._store.renew(self._driven, self._settings.lease_s)
+        self._unrenewed = False
+        for lease, task in list(self._driven.items()):
+            if lease.job_id in lost:
+                logger.warning("the lease was lost", extra={"job_id": lease.job_id})
+                task.cancel()
 
     async def _sweep_artifacts(self) -> None:
         """Remove what no job names. A bucket is listed for that, so it is done less often."""

@@ -47,6 +47,17 @@ async def read_only(redis: Redis) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def forbidden(redis: Redis) -> AsyncIterator[None]:
+    """Redis whose user may run no script."""
+    client: Any = redis
+    await client.execute_command("ACL", "SETUSER", "default", "-evalsha")
+    try:
+        yield
+    finally:
+        await client.execute_command("ACL", "SETUSER", "default", "+evalsha")
+
+
+@asynccontextmanager
 async def full(redis: Redis) -> AsyncIterator[None]:
     await redis.config_set("maxmemory", "1")
     try:

@@ -71,6 +71,7 @@ _KINDS = (
     ),
     _Kind(
         r"\b(NOPERM|NOAUTH|WRONGPASS)\b|ACL failure|can't run this command|can't access"
+        r"|EXEC without MULTI"  # which was refused
         r"|invalid (username-)?password|Authentication required",
         (
             exceptions.NoPermissionError,

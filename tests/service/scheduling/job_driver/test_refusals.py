@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from redis.asyncio import Redis
@@ -12,9 +14,11 @@ from drmad_service.store import Store
 from drmad_workers.ray_actor.messages import Failure, ProgressReport
 from tests.service.scheduling.conftest import Drive, Driven
 from tests.service.scheduling.stand_in import StandInCluster, result
-from tests.service.store.test_refusals import full, read_only
+from tests.service.store.test_refusals import forbidden, full, read_only
 
 pytestmark = pytest.mark.anyio
+
+Refusing = Callable[[Redis], AbstractAsyncContextManager[None]]
 
 
 async def says(driven: Driven, beginning: str) -> str:
@@ -104,12 +108,13 @@ async def test_wait_is_over_when_redis_has_room_and_the_message_too(
     assert cluster.created == 1
 
 
+@pytest.mark.parametrize("refusing", [read_only, forbidden])
 async def test_job_beyond_its_timeout_frees_its_replicas_while_redis_takes_no_writes(
-    drive: Drive, cluster: StandInCluster, redis: Redis
+    drive: Drive, cluster: StandInCluster, redis: Redis, refusing: Refusing
 ) -> None:
     driven = await drive(timeout_s=1.0)
     call = await cluster.called("whole_meta_iteration")
-    async with read_only(redis):
+    async with refusing(redis):
         call.returns(result(0))
         async with asyncio.timeout(30):
             while not cluster.killed:
