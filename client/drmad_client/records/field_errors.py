@@ -123,6 +123,8 @@ _BOUNDS = {
 def _plain(error: Mapping[str, Any]) -> str:
     """The message without the words of pydantic."""
     kind, context = str(error["type"]), error.get("ctx", {})
+    if kind in ("too_short", "too_long") and isinstance(error.get("input"), str):
+        kind = f"string_{kind}"
     if kind in _BOUNDS:
         shown = {name: f"{v:g}" if isinstance(v, float) else v for name, v in context.items()}
         return _BOUNDS[kind].format(**shown)

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _INVISIBLE = ("Cc", "Zl", "Zp")
-_TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that turn the direction of the text around them."""
 
 
 def _visible(text: str, info: ValidationInfo) -> str:
@@ -22,7 +23,7 @@ def _visible(text: str, info: ValidationInfo) -> str:
             message = "must hold no half of a surrogate pair, got U+{code} at position {place}"
             context = {"code": f"{ord(character):04X}", "place": place}
             raise PydanticCustomError("surrogate", message, context)
-        if category in _INVISIBLE or character in _TURNING:
+        if category in _INVISIBLE or character in TURNING:
             message = "must hold no control characters, got U+{code} at position {place}"
             context = {"code": f"{ord(character):04X}", "place": place}
             raise PydanticCustomError("control_character", message, context)

@@ -32,6 +32,7 @@ from drmad_client.spec.replicas import ReplicasSpec, ResourcesSpec
 from drmad_client.spec.side_runs.attribution import AttributionSpec, attribution_misfits
 from drmad_client.spec.side_runs.preflight import PreflightSpec
 from drmad_client.spec.side_runs.retraining import RetrainSpec, retraining_misfits
+from drmad_client.spec.text.field_types import with_words_for_booleans
 from drmad_client.spec.text.plain_values import with_numbers
 from drmad_client.spec.workers import worker_misfits
 
@@ -140,11 +141,13 @@ class JobSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_defaults_of_its_kind(cls, fields: Any) -> Any:
+    def _with_defaults_of_its_kind(cls, fields: Any, info: ValidationInfo) -> Any:
         """An attribution has a single round, and nothing to confirm; an online job has windows."""
         fields = with_numbers(fields)
         if not isinstance(fields, Mapping):
             return fields
+        if info.context is not _ACCEPTED:
+            fields = with_words_for_booleans(fields, [cls])
         if fields.get("kind") == "attribution":
             return {"meta": {"iterations": 1, "confirmation": 0.0}, **fields}
         return with_online_defaults(fields)

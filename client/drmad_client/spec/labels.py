@@ -5,15 +5,26 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
-from drmad_client.spec.base import Spec, Visible, misfit_error
+from drmad_client.spec.base import TURNING, Spec, Visible, misfit_error
 
 MOST_TAGS = 32
 """Bounds the tags of a job."""
 
-Name = Annotated[str, Visible, Field(min_length=1, max_length=200)]
+
+def _not_blank(name: str, info: ValidationInfo) -> str:
+    if not (info.context and info.context.get("accepted")) and not _shows(name):
+        raise PydanticCustomError("blank", "must hold a character that can be seen")
+    return name
+
+
+def _shows(text: str) -> bool:
+    return any(unicodedata.category(character)[0] in "LNPS" for character in text)
+
+
+Name = Annotated[str, Visible, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
 TagKey = Annotated[str, Field(min_length=1, max_length=64), Visible]
 TagValue = Annotated[str, Field(max_length=256), Visible]
 
@@ -21,7 +32,8 @@ TagValue = Annotated[str, Field(max_length=256), Visible]
 def _text(note: str) -> str:
     """Refuses what would move the cursor of a terminal, except the ends of lines and tabs."""
     for place, character in enumerate(note):
-        if unicodedata.category(character) == "Cc" and character not in "\n\t":
+        is_control = unicodedata.category(character) == "Cc" and character not in "\n\t"
+        if is_control or character in TURNING:
             message = "must hold no control characters but line ends and tabs, got U+{code}"
             context = {"code": f"{ord(character):04X} at position {place}"}
             raise PydanticCustomError("control_character", message, context)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drmad_client import __version__
 from drmad_service.errors import ServiceStartError
 from drmad_service.ray_driver.codec import LENGTH, MAX_BYTES, Undecodable, decode, encode
 from drmad_workers.ray_actor.messages import TWO_RESULTS, Failure
+
+logger = logging.getLogger(__name__)
 
 
 class RayLost(ServiceStartError):
@@ -94,7 +98,7 @@ class RayDriver:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self, ended: str) -> None:
-        """Wait until the process is connected to Ray.
+        """Wait until the process is connected to Ray; warn if it has another version of drmad.
 
         Args:
             ended: the message of the error if it ends before.
@@ -102,11 +106,19 @@ class RayDriver:
             ServiceStartError: it could not connect to Ray, or it has ended.
         """
         try:
-            status, *reason = await self._receive()
+            status, *said = await self._receive()
         except (OSError, EOFError, Undecodable) as error:
             raise ServiceStartError(ended) from error
         if status != "ready":
-            raise ServiceStartError(str(*reason))
+            raise ServiceStartError(str(*said))
+        version = str(*said) or "an earlier version"
+        if version != __version__:
+            logger.warning(
+                "the process that drives Ray has drmad %s, this scheduler %s: replace Ray's head, "
+                "`drmad ray-driver` and the workers together with the schedulers",
+                version,
+                __version__,
+            )
         self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:

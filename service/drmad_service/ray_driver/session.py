@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from drmad_client import __version__
 from drmad_service.errors import ServiceStartError
 from drmad_service.ray_driver import confinement
 from drmad_service.ray_driver.codec import LENGTH, MAX_BYTES, Undecodable, decode, encode
@@ -72,7 +73,7 @@ class Session:
         except ServiceStartError as error:
             self._send(["failed", str(error)])
             return
-        self._send(["ready"])
+        self._send(["ready", __version__])
         while (request := self._requests.get()) is not None:
             operation, *arguments = decode(request, self._objects.__getitem__)
             self._execute(operation, arguments)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from drmad_client.records.field_errors import field_errors
 from drmad_client.spec.fork import ForkSpec
 from drmad_client.spec.job import JobSpec
-from drmad_client.spec.text.field_paths import inner_types
+from drmad_client.spec.text.field_types import inner_types
 
 JOB: dict[str, Any] = {
     "problem": {"data": {"name": "digits"}},

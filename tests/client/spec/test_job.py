@@ -448,3 +448,26 @@ def test_a_pull_to_the_class_needs_weights_of_examples_and_a_strength() -> None:
         with pytest.raises(ValidationError, match=r"pull_to|regularization") as caught:
             JobSpec.model_validate(fields | changes)
         assert field in caught.value.errors()[0]["loc"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "message"),
+    [
+        ({"seed": True}, "seed", "must be a whole number, got 'true'"),
+        ({"timeout_s": False}, "timeout_s", "must be a number, got 'false'"),
+        ({"meta": {"iterations": True}}, "meta.iterations", "must be a whole number, got 'true'"),
+        ({"tags": {"a": True}}, "tags.a", "must be text, got True"),
+        ({"name": " \u00a0\u200b"}, "name", "must hold a character that can be seen"),
+        ({"name": ""}, "name", "must have a length of at least 1"),
+        ({"name": "x" * 201}, "name", "must have a length of at most 200"),
+    ],
+)
+def test_booleans_are_no_numbers_and_names_can_be_seen(
+    fields: dict[str, Any], path: str, message: str
+) -> None:
+    body = samples.SPEC | fields
+    with pytest.raises(ValidationError) as refused:
+        JobSpec.model_validate(body)
+    (error,) = field_errors(refused.value.errors(), body)
+    assert error.path == path
+    assert error.message.startswith(message)

@@ -1,14 +1,14 @@
-"""The types below each field of a job, and the paths of its fields without the tags of unions."""
+"""The types of each field of a job, and the paths of its fields without the tags of unions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.text.field_types import inner_types
 
 
 def types_at(path: Iterable[str | int]) -> list[Any]:
@@ -17,11 +17,6 @@ def types_at(path: Iterable[str | int]) -> list[Any]:
     for part in path:
         types = inner_types(types, part)
     return types
-
-
-def inner_types(types: Iterable[Any], part: str | int) -> list[Any]:
-    """The types of a part of a value of one of these types."""
-    return list(dict.fromkeys(inner for one in types for inner in _inner(one, part)))
 
 
 def without_tags(loc: Sequence[str | int]) -> tuple[str | int, ...]:
@@ -55,25 +50,3 @@ def _has_tag(one: Any, tag: str | int) -> bool:
         if get_origin(field.annotation) is Literal
     )
     return getattr(one, "kind", None) == tag or any(tag in get_args(each) for each in literals)
-
-
-def _inner(one: Any, part: str | int) -> Iterator[Any]:
-    """The types of a part of a value of this type; none if it has no such part."""
-    origin, arguments = get_origin(one), get_args(one)
-    if one is Any:
-        yield Any
-    elif isinstance(part, str) and isinstance(one, type) and issubclass(one, BaseModel):
-        if part in one.model_fields:
-            yield from _alternatives(one.model_fields[part].annotation)
-    elif origin is (dict if isinstance(part, str) else list):
-        yield from _alternatives(arguments[-1])
-
-
-def _alternatives(annotation: Any) -> Iterable[Any]:
-    """The types of a union, without their annotations."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _alternatives(arguments[0])
-    if origin in (Union, UnionType):
-        return [one for each in arguments for one in _alternatives(each)]
-    return [] if annotation is NoneType else [annotation]

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from drmad_client.spec.text.field_paths import inner_types, types_at
+from drmad_client.spec.text.field_paths import types_at
+from drmad_client.spec.text.field_types import inner_types
 
 _BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
