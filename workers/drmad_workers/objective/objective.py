@@ -224,10 +224,11 @@ class Objective:
             begun.flatten(parts[last:], by_carried)
             return loss.detach(), parts[:last], by_carried
 
-        count = len(parameters.tensors)
+        count, views = len(parameters.tensors), parameters.parts(out)
         for (loss, parts, by_carried), share_of_own in self.held_out.over(own, derive):
             share = share_of_own * own.rows / examples.rows
-            out.add_(torch.cat([part.reshape(-1) for part in parts[:count]]), alpha=share)
+            for view, part in zip(views, parts[:count], strict=True):
+                view.add_(part, alpha=share)
             for total, part in zip(by_leaves, parts[count:], strict=True):
                 total.add_(part, alpha=share)
             carried.add_(by_carried, alpha=share)

@@ -63,7 +63,7 @@ class Adam(InnerOptimizer):
         return cls(learning_rate, momentum, *rest)
 
     def step(self, step: int, state: Tensor, gradient: Tensor) -> None:
-        factors = [rate.factor(step) for rate in self.rates.values()]
+        factors = self._factors(step)
         for part in parts_of(state):
             own = (part_of(factor, part) for factor in factors)
             self._step(step, state[..., part], gradient[..., part], *own)
@@ -111,23 +111,38 @@ class Adam(InnerOptimizer):
         velocity_after: Tensor | None = None,
     ) -> None:
         assert gradient is not None
-        points = [state]
-        for j in range(step, step + count - 1):
-            points.append(points[-1].clone())
-            self.step(j, points[-1], gradient)
-        cotangent.zero_()
-        for j in range(step + count - 1, step - 1, -1):
-            self._reverse(j, points[j - step], gradient, adjoint, cotangent)
+        is_tuned = any(rate.total is not None for rate in self.rates.values())
+        factors = [self._factors(j) for j in range(step, step + count)]
+        # The derivatives by a rate are summed by layer, over all weights at once.
+        for part in [slice(None)] if is_tuned else parts_of(state):
+            own, along = state[..., part], gradient[..., part]
+            points = [own]
+            of_steps = [[part_of(factor, part) for factor in each] for each in factors]
+            for j in range(count - 1):
+                points.append(points[-1].clone())
+                self._step(step + j, points[-1], along, *of_steps[j])
+            ends = adjoint[..., part], cotangent[..., part].zero_()
+            for j in range(count - 1, -1, -1):
+                self._reverse(step + j, points.pop(), along, *ends, *of_steps[j])
+
+    def _factors(self, step: int) -> list[Factor]:
+        return [rate.factor(step) for rate in self.rates.values()]
 
     def _reverse(
-        self, step: int, state: Tensor, gradient: Tensor, adjoint: Tensor, cotangent: Tensor
+        self,
+        step: int,
+        state: Tensor,
+        gradient: Tensor,
+        adjoint: Tensor,
+        cotangent: Tensor,
+        rate: Factor,
+        decay: Factor,
+        shrink: Factor,
     ) -> None:
         """`pull_back` of one step; adds to u."""
         weights, first, second = state
         d_weights, d_first, d_second = adjoint
-        rate, decay = self.learning_rate.factor(step), self.momentum.factor(step)
         time = self.first + step + 1
-        shrink = self.weight_decay.factor(step)
         gradient = self._coupled(weights, gradient, shrink)
         correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time
         root = torch.mul(second, self.second_decay)
