@@ -2,6 +2,7 @@
 
     python -m tests.workers.peaks measured sgd|adamw
     python -m tests.workers.peaks predicted|taken sgd|adamw METHOD STEPS
+    python -m tests.workers.peaks backward sgd|adamw BUDGET STEPS
 
 Every stage is measured in this process, from a peak that is set back before it. Memory is what
 Linux reports as resident; MALLOC_MMAP_THRESHOLD_ makes freed tensors leave it at once.
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from drmad_client.spec.job import JobSpec
-from drmad_workers import L2, Problem, Replay, TrainingConfig, Tuner, spec_adapter
+from drmad_workers import L2, Problem, Replay, Shortcut, TrainingConfig, Tuner, spec_adapter
 from drmad_workers.preflight.short_run import preflight
 
 WIDTH, ROWS, STEPS = 1200, 2, 3
@@ -113,6 +114,22 @@ def taken(optimizer: str, method: str, steps: int) -> dict[str, float]:
     }
 
 
+def backward(optimizer: str, budget: str, steps: int) -> dict[str, float]:
+    """The copies of a meta-iteration by the shortcut above training and the trained model."""
+    training = TrainingConfig(optimizer, steps, ROWS, learning_rate=0.001)  # type: ignore[arg-type]
+
+    def tuner(width: int) -> Tuner:
+        return Tuner(problem(width), [L2(per="layer")], training, Shortcut(budget=int(budget)))
+
+    small = tuner(8)
+    small.evaluate(small.initial_values(), 0)
+    large = tuner(WIDTH)
+    values = large.initial_values()
+    trained = peak(lambda: large.train(values))
+    differentiated = peak(lambda: large.evaluate(values, 0))
+    return {"copies": (differentiated - trained) / (16 * WIDTH * (WIDTH + 1)) - 1.0}
+
+
 def elsewhere(*arguments: str) -> dict[str, float]:
     """A function of this module, by its name and arguments, in a process of its own."""
     command = [sys.executable, "-m", __name__, *arguments]
@@ -129,9 +146,6 @@ if __name__ == "__main__":
     if name == "measured":
         print(json.dumps(measured(optimizer)))
     else:
-        method, steps = rest
-        print(
-            json.dumps(
-                {"predicted": predicted, "taken": taken}[name](optimizer, method, int(steps))
-            )
-        )
+        stated, steps = rest
+        function = {"predicted": predicted, "taken": taken, "backward": backward}[name]
+        print(json.dumps(function(optimizer, stated, int(steps))))

@@ -180,3 +180,18 @@ def test_the_preflight_predicts_the_memory_of_a_large_job(optimizer: str, method
     predicted = peaks.elsewhere("predicted", optimizer, method, "60")["bytes"]
     own = taken["bytes"] - taken["before"]
     assert predicted - taken["before"] == pytest.approx(own, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "budget", "steps"),
+    [
+        ("sgd", 6, 40),
+        pytest.param("sgd", 10, 250, marks=pytest.mark.full),
+        pytest.param("adamw", 5, 40, marks=pytest.mark.full),
+    ],
+)
+def test_the_budget_bounds_a_whole_backward_pass(optimizer: str, budget: int, steps: int) -> None:
+    """5.8 million weights; by what Linux reports, in a process of its own."""
+    found = peaks.elsewhere("backward", optimizer, str(budget), str(steps))["copies"]
+    rows = 1 if optimizer == "sgd" else 3
+    assert 0.7 * budget * rows < found <= budget * rows

@@ -1,8 +1,9 @@
 """One replica of a problem: its examples, its objective and its training runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers.rule_optimizer import require_rule
 from drmad_workers.training.progress import Monitor
 from drmad_workers.training.run import TrainingRun
+
+T = TypeVar("T")
 
 
 class Replica:
@@ -203,11 +206,21 @@ class Replica:
 
         They may differ from those of the replica in the number of steps.
         """
+        return self._of_run(
+            lambda run: {method: method.trajectory_bytes(run, training) for method in methods}
+        )
+
+    def exceeded(self, method: Method) -> list[str]:
+        """The bounds of memory that the method cannot keep: a sentence each."""
+        return self._of_run(method.exceeded)
+
+    def _of_run(self, measure: Callable[[TrainingRun], T]) -> T:
+        """What is measured of a run at its first weights."""
         parameters = self.objective.parameters
         with self.at_work():
             run = self.training_run(self.initial_values(), 0, Monitor()).run
             try:
-                return {method: method.trajectory_bytes(run, training) for method in methods}
+                return measure(run)
             finally:
                 parameters.restore_given()
 

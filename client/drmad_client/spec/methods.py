@@ -119,8 +119,9 @@ class ShortcutMethod(_Horizon):
     method: Literal["shortcut"] = "shortcut"
     budget: Annotated[int, bounds.Shortcut.budget] = Field(
         default=defaults.Shortcut.budget,
-        description="Memory budget of the trajectory, in copies of the weights, or of Adam's "
-        "state under Adam; quantized points take 2.5 bits a weight.",
+        description="Memory budget of the backward pass, in copies of the weights, or of Adam's "
+        "state under Adam; quantized points take 2.5 bits a weight. Where the weights take at most "
+        "8 MiB, it bounds the trajectory alone.",
     )
     interpolation_nodes: Annotated[int, bounds.Shortcut.interpolation_nodes] | None = Field(
         default=None,

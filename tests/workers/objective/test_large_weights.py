@@ -3,6 +3,7 @@
 Every exact method is compared with central differences of whole plain trainings.
 """
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,7 @@ from drmad_workers import (
     Replay,
     Reversible,
     SampleWeight,
+    Shortcut,
     Stored,
     TrainingConfig,
 )
@@ -36,10 +38,10 @@ ADAM_STEP = 1e-6
 
 @pytest.fixture(autouse=True)
 def _lowered_bounds() -> Iterator[None]:
-    """All weights are large, and a step takes seven of them at a time."""
+    """All weights are large, and a step takes 32 of them at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flat_parameters, "LARGE_BYTES", 0)
-        patch.setattr(cached_parts, "PART", 7)
+        patch.setattr(cached_parts, "PART", 32)
         yield
 
 
@@ -98,3 +100,14 @@ def test_the_memory_of_an_optimizer_is_zero_before_every_run() -> None:
     first = tuner.train(values)
     tuner.objective.parameters.state[1:].fill_(torch.nan)
     assert tuner.train(values) == first
+
+
+def test_the_preflight_says_what_a_backward_pass_needs_beyond_its_budget() -> None:
+    training = TrainingConfig("sgd", 6, 4)
+    shortcut = Shortcut(budget=2)
+    replica = tuner_of(network(), [L2()], training, shortcut).replica
+    (told,) = replica.exceeded(shortcut)
+    least = int(re.findall(r"needs at least (\d+)", told)[0])
+    assert f"set budget to {least} or more" in told
+    assert replica.exceeded(Shortcut(budget=least)) == []
+    assert len(replica.exceeded(Shortcut(budget=least - 1))) == 1

@@ -90,6 +90,10 @@ class Method(ABC):
         """What the hypergradient leaves out on this problem: a sentence each."""
         return []
 
+    def exceeded(self, run: TrainingRun) -> list[str]:
+        """The bounds of memory that the method cannot keep on this problem: a sentence each."""
+        return []
+
     @property
     def lockstep(self) -> bool:
         """Whether its steps do not depend on the values met, so that replicas can be batched."""

@@ -94,6 +94,8 @@ class Replay(TruncatedMethod):
     def _graph_bytes(self, run: TrainingRun) -> int | None:
         """The largest of the workers' graphs of a step; None if one of them can hold none."""
         found = graph_bytes(run.objective.inner, lambda: run.batch(0))
+        if found is not None and run.objective.parameters.are_large and not run.reads_gradient:
+            found = max(0, found - run.gradient.nbytes)  # see TrainingRun.linearize
         largest = run.objective.workers.largest(math.inf if found is None else found)
         return None if largest == math.inf else int(largest)
 

@@ -6,7 +6,7 @@ of deep neural networks, 1601.00917.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -27,6 +27,8 @@ from drmad_workers.hypergradients.method import (
 )
 from drmad_workers.hyperparameters.base import BoundHyperparameter
 from drmad_workers.hyperparameters.rates import BoundRate
+from drmad_workers.objective.autograd.graph_memory import step_graph_bytes
+from drmad_workers.objective.parameters.cached_parts import PART
 from drmad_workers.objective.products.gauss_newton import require_outputs
 from drmad_workers.training.config import TrainingConfig
 from drmad_workers.training.optimizers import MomentumSGD
@@ -40,6 +42,10 @@ Preset = Literal["paper", "paper_tenth"]
 CONVOLUTION_SUBSAMPLING = 6
 """The default minibatch subsampling of models with convolutions, where a Hessian-vector product
 costs 2.7 gradients instead of 2 (measured on a CPU, on a small network)."""
+
+
+LEAST_COPIES = 2
+"""The least copies of the weights for a trajectory: the point read last, and quantized ones."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,11 @@ class Shortcut(Method):
 
     Attributes:
         horizon: N; None for T.
-        budget: copies of the weights for the quantized trajectory and its snapshots, at least 2;
-            under Adam, copies of its state for the nodes and the last state.
+        budget: bounds the memory in copies of the weights, at least 2; under Adam in copies of its
+            state. Where the weights are large (LARGE_BYTES) it bounds all that a backward pass
+            holds beside training and the trained model, and points, segments and strides are
+            chosen for it; see `exceeded`. Elsewhere it bounds the quantized trajectory with its
+            snapshots, or the nodes with the last state.
         interpolation_nodes: K, at least 1; None for quantized points, and for `budget` - 1 nodes
             under Adam.
         averaging_window: the length of a node's window in steps. 1 keeps the weights themselves;
@@ -120,9 +129,12 @@ class Shortcut(Method):
 
     @property
     def lockstep(self) -> bool:
-        adaptive = self.max_adjoint_change is not None and self.max_stride > 1
-        free = self.preset is None and (adaptive or self.curvature != "hessian")
+        free = self.preset is None and (self._is_adaptive or self.curvature != "hessian")
         return self.hvp == "exact" and not free
+
+    @property
+    def _is_adaptive(self) -> bool:
+        return self.max_adjoint_change is not None and self.max_stride > 1
 
     def check(self, training: TrainingConfig) -> None:
         check_horizon(self.horizon, training.steps)
@@ -156,12 +168,13 @@ class Shortcut(Method):
         if self.curvature == "gauss_newton":
             require_outputs(run.objective.problem)
         start = run.steps - (self.horizon or run.steps)
-        nodes = self._nodes(run.dynamics.path_rows)
+        within = self._within(run)
+        nodes = within._nodes(run.dynamics.path_rows)
         if nodes is not None:
             return InterpolatedTrajectory(
                 node_steps(start, run.steps, nodes), run.steps, self.averaging_window
             )
-        return SegmentedTrajectory(start, run.steps, self.budget)
+        return SegmentedTrajectory(start, run.steps, within.budget)
 
     def cost(self, training: TrainingConfig) -> float:
         used = len(self.steps(training))
@@ -171,8 +184,69 @@ class Shortcut(Method):
         return 1.0 + (self._retrained_steps(training) + PRODUCT * used) / training.steps
 
     def copies(self, training: TrainingConfig) -> float:
-        nodes = 1 if self.preset else self._nodes(training.path_rows)
-        steps = self.backward_total(training)
+        return self._copies(self.backward_total(training), training.path_rows)
+
+    def trajectory_bytes(self, run: TrainingRun, training: TrainingConfig) -> int:
+        return round(self._within(run).copies(training) * run.path.nbytes)
+
+    def exceeded(self, run: TrainingRun) -> list[str]:
+        if not self._is_bounded(run):
+            return []
+        copy = run.path.nbytes
+        least = LEAST_COPIES + math.ceil(self._working_bytes(run) / copy)
+        if least <= self.budget:
+            return []
+        return [
+            f"hypergradient.budget is {self.budget} copies ({self.budget * copy >> 20} MiB), and "
+            f"the backward pass needs at least {least} ({least * copy >> 20} MiB), which it will "
+            f"take: set budget to {least} or more, or take smaller minibatches"
+        ]
+
+    def _is_bounded(self, run: TrainingRun) -> bool:
+        """Whether the budget bounds the whole backward pass, not the trajectory alone."""
+        return self.preset is None and run.objective.parameters.are_large
+
+    def _working_bytes(self, run: TrainingRun) -> int:
+        """What a backward pass with strides of one step holds beside the trajectory.
+
+        These are the adjoint, its last value where strides adapt, the gradient or velocities where
+        the reverse of a step reads them, the derivative by the largest parameter with the two parts
+        that autograd adds to it, the graphs of a product, and the parts of the weights that
+        elementwise operations work on.
+        """
+        parameters = run.objective.parameters
+        largest = max(part.nbytes for part in parameters.parts(parameters.weights))
+        copies = int(self._is_adaptive)
+        if run.reads_gradient:
+            copies += 4 if run.dynamics.path_rows == 1 else 1
+        parts = PART * parameters.weights.itemsize * 4
+        if run.dynamics.path_rows > 1:  # a stride holds the state before each of its steps
+            parts *= self.max_stride
+        held = run.state.nbytes + copies * parameters.weights.nbytes + parts
+        return held + 3 * largest + self._graph_bytes(run)
+
+    def _graph_bytes(self, run: TrainingRun) -> int:
+        """The graph of a step's gradient, and as much for the derivatives by its values."""
+        graph = step_graph_bytes(run.objective.inner, lambda: run.batch(0))
+        return 2 * int(run.objective.workers.largest(graph))
+
+    def _within(self, run: TrainingRun) -> "Shortcut":
+        """These settings, with the budget and the strides that leave room for the backward pass.
+
+        The trajectory has the room first. A stride needs the graphs of as many steps.
+        """
+        if not self._is_bounded(run):
+            return self
+        copy = run.path.nbytes
+        left = self.budget * copy - self._working_bytes(run)
+        within = replace(self, budget=max(LEAST_COPIES, left // copy))
+        taken = within._copies(self.horizon or run.steps, run.dynamics.path_rows) * copy
+        stride = 1 + max(0.0, left - taken) // max(1, self._graph_bytes(run))
+        return replace(within, max_stride=min(self.max_stride, int(stride)))
+
+    def _copies(self, steps: int, path_rows: int) -> float:
+        """`copies` for so many steps."""
+        nodes = 1 if self.preset else self._nodes(path_rows)
         if nodes is not None:
             return min(nodes, steps) + 1.0
         return min(float(self.budget), 1.0 + BITS / 32.0 * math.ceil(steps / 3))
@@ -194,16 +268,25 @@ class Shortcut(Method):
         assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
         if self.preset is not None:
             return run.order(range(self._published_points(run) - 1, -1, -1))
-        return self._order(run, recorder.spans, run.steps, self._subsampling(run, recorder.start))
+        subsampling = self._subsampling(run, recorder.start)
+        return self._within(run)._order(run, recorder.spans, run.steps, subsampling)
 
     def backward(self, run: TrainingRun, recorder: TrajectoryRecorder, adjoint: Adjoint) -> None:
         assert isinstance(recorder, InterpolatedTrajectory | SegmentedTrajectory)
         if self.preset is not None:
             assert isinstance(recorder, InterpolatedTrajectory)
             self._backward_as_published(run, recorder, adjoint, self._published_points(run))
-            return
+        else:
+            self._within(run)._backward(run, recorder, adjoint)
+
+    def _backward(
+        self,
+        run: TrainingRun,
+        recorder: InterpolatedTrajectory | SegmentedTrajectory,
+        adjoint: Adjoint,
+    ) -> None:
         single = run.dynamics.momentum.tuned_per_step
-        most_change = None if single or self.max_stride == 1 else self.max_adjoint_change
+        most_change = self.max_adjoint_change if self._is_adaptive and not single else None
         adaptive = most_change is not None
         adjoint.begin(self.contraction, self.curvature, adaptive, off_path=True)
         subsampling = self._subsampling(run, recorder.start)

@@ -125,6 +125,7 @@ class InnerObjective:
         losses: the losses of one replica.
         batch_loss: the loss that is differentiated: that of one replica, or of R by vmap.
         traced: the traces of the gradient and of the product.
+        graph_bytes: what was measured of the memory of graphs; see graph_memory.
         has_cuts: whether a loss so far cut values off; see DifferentiableForward.
         is_opaque: whether the model cannot be taken through a DifferentiableForward; what it cuts
             off or carries is then a constant.
@@ -152,6 +153,7 @@ class InnerObjective:
         self.values = values
         self.penalties = penalties
         self.traced = Traced()
+        self.graph_bytes: dict[Hashable, int | None] = {}
         self.has_cuts = False
         self.is_symmetric = True
         self.workers: Workers = ALONE

@@ -87,7 +87,8 @@ def report(spec: JobSpec, problem: Problem, tuner: Tuner, device: str = "cpu") -
 
 def _limits(spec: JobSpec, trial: Tuner, tuner: Tuner) -> list[str]:
     """What the hypergradient leaves out, by the inner optimizer and by the method."""
-    of_method = spec_adapter.method(spec.hypergradient).limits(trial.objective)
+    method = spec_adapter.method(spec.hypergradient)
+    of_method = [*method.limits(trial.objective), *trial.replica.exceeded(method)]
     of_optimizer = trial.replica.training.traits.limit
     of_window: list[str] = []
     if spec.meta.mode == "online":

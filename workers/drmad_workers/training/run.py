@@ -101,6 +101,11 @@ class TrainingRun:
         if kept is None and window.start is not None:
             self.kept = KeptMinibatches()
 
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether the reverse of a step of the true trajectory reads the gradient."""
+        return self.clip is not None or self.dynamics.reads_gradient_at(None)
+
     def to_start(self, state: Tensor) -> None:
         """Places the run at the state from which it continues a training."""
         self.state.copy_(state)
@@ -232,7 +237,6 @@ class TrainingRun:
         The gradient that the training needs is then the first half of a product. Its values are
         held only where the reverse of a step reads them.
         """
-        reads_gradient = self.clip is not None or self.dynamics.reads_gradient
         inner = self.objective.inner
         kept: list[tuple[Tensor, Linearization]] = []
         with inner.parameters.elsewhere():
@@ -241,7 +245,7 @@ class TrainingRun:
                 count = self.optimizer_state.shape[-1]
                 self.objective.parameters.load_carried()
                 weights, out = point[0][:count], self.gradient if step < stop - 1 else None
-                if not reads_gradient:
+                if not self.reads_gradient:
                     at = inner.linearize_into(self.batch(step), out, weights)
                 else:
                     at = inner.linearize(self.batch(step), weights)

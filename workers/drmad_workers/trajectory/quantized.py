@@ -50,8 +50,8 @@ class QuantizedTrajectory:
         self.every = spacing(stop - start, points)
         self._point_steps = [*range(start, stop, self.every), stop]
         self._parts = parts_of(first)
-        self._codes: list[list[Code]] = []
-        self._read: list[Code] = []
+        self._codes: list[Code] = []
+        self._read: Code | None = None
         self._point = first.clone()
         self._table = levels_of_bytes(first)
         self._index = 0
@@ -59,13 +59,16 @@ class QuantizedTrajectory:
 
     def add(self, state: Tensor) -> None:
         """Appends the state at `next_step`, shape (..., P)."""
-        codes = []
+        shape = (*state.shape[:-1], -(-state.shape[-1] // BLOCK))
+        packed = state.new_empty(*shape, BLOCK // 4, dtype=torch.uint8)
+        scale = state.new_empty(*shape, 1, dtype=torch.bfloat16)
         for part in self._parts:
-            point = self._point[..., part]
+            point, (own, own_scale) = self._point[..., part], of_part((packed, scale), part)
             code = encoded(state[..., part] - point)
+            own.copy_(code[0])
+            own_scale.copy_(code[1])
             point += decoded(code, self._table, point)
-            codes.append(code)
-        self._codes.append(codes)
+        self._codes.append((packed, scale))
         self._index += 1
         after = self._index + 1
         self.next_step = self._point_steps[after] if after < len(self._point_steps) else -1
@@ -82,14 +85,19 @@ class QuantizedTrajectory:
             self._index -= 1
         left, right = self._point_steps[self._index : self._index + 2]
         share = (time - left) / (right - left)
-        for number, part in enumerate(self._parts):
+        for part in self._parts:
             point = self._point[..., part]
-            for codes in discarded:
-                difference = decoded(codes[number], self._table, point)
+            for code in discarded:
+                difference = decoded(of_part(code, part), self._table, point)
                 point -= difference
-            if not discarded:
-                difference = decoded(self._read[number], self._table, point)
+            if not discarded and self._read is not None:
+                difference = decoded(of_part(self._read, part), self._table, point)
             torch.add(point, difference, alpha=share, out=out[..., part])
+
+    def free(self) -> None:
+        """Frees what is left of it."""
+        self._point = self._point.new_empty(0)
+        self._codes, self._read = [], None
 
 
 def spacing(length: int, points: int) -> int:
@@ -98,6 +106,12 @@ def spacing(length: int, points: int) -> int:
     It is at least three (or `length`), because consecutive steps differ by little.
     """
     return min(length, max(3, -(-length // points)))
+
+
+def of_part(code: Code, part: slice) -> Code:
+    """The code of a part of the weights, which starts at a multiple of BLOCK."""
+    blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
+    return code[0][..., blocks, :], code[1][..., blocks, :]
 
 
 def encoded(difference: Tensor) -> Code:

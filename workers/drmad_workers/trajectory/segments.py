@@ -59,6 +59,7 @@ class SegmentedTrajectory:
         segment, self._segment = self._segment, None
         yield segment
         while self._snapshots:
+            segment.free()  # the reader still has it
             self._snapshots.pop().restore(run)
             earlier = len(self._snapshots)
             segment = self._begin(earlier, run)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from drmad_workers.objective.parameters.cached_parts import parts_of
 from drmad_workers.training.run import TrainingRun
 
 
@@ -33,16 +34,22 @@ class Snapshots:
 class HalfPrecisionSnapshot:
     """One state in half precision, with the carried values in full precision.
 
-    Each row is scaled by its largest magnitude, so that no entry overflows.
+    Each row is scaled by its largest magnitude, so that no entry overflows. Both directions work
+    part by part of the weights, see parts_of.
     """
 
     def __init__(self, run: TrainingRun) -> None:
         state = run.optimizer_state
+        least, most = torch.aminmax(state, dim=-1, keepdim=True)
         tiny = torch.finfo(state.dtype).tiny
-        self._scale = state.abs().amax(-1, keepdim=True).clamp_min_(tiny)
-        self._state: Tensor = (state / self._scale).half()
+        self._scale = torch.maximum(-least, most).clamp_min_(tiny)
+        self._state = torch.empty_like(state, dtype=torch.half)
+        for part in parts_of(state):
+            self._state[..., part] = state[..., part] / self._scale
         self._carried = run.objective.parameters.carried_flat.clone()
 
     def restore(self, run: TrainingRun) -> None:
-        torch.mul(self._state, self._scale, out=run.optimizer_state)
+        state = run.optimizer_state
+        for part in parts_of(state):
+            torch.mul(self._state[..., part], self._scale, out=state[..., part])
         run.objective.parameters.carried_flat.copy_(self._carried)

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from drmad_workers.objective.inner import InnerObjective
+from drmad_workers.objective.inner import InnerObjective, key_of
 from drmad_workers.problem import Batch
 
 
 def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
     """The bytes of one `linearize` at other weights; None if the model cannot be moved there.
+
+    They are measured once for each shape of the batch.
 
     The model cannot be moved if its code holds parameters by other means than as attributes of
     modules (in lists or closures, as recurrent layers do): it would go on to use its own weights.
@@ -22,6 +24,38 @@ def graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
         inner: L.
         draw: returns the same batch twice, and sets the seed of the model's noise.
     """
+    key = key_of("graph", draw())
+    if key not in inner.graph_bytes:
+        inner.graph_bytes[key] = _graph_bytes(inner, draw)
+    return inner.graph_bytes[key]
+
+
+def step_graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int:
+    """The bytes of the graph of a gradient whose values are not held, at the current weights.
+
+    They are measured once, on the first batch, and are 0 where torch.func's transforms allow no
+    measurement.
+    """
+    key = "without values"
+    if key not in inner.graph_bytes:
+        inner.graph_bytes[key] = _step_graph_bytes(inner, draw)
+    return inner.graph_bytes[key] or 0
+
+
+def _step_graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int:
+    parameters = inner.parameters
+    try:
+        with saved_tensors() as kept, parameters.same_noise():
+            inner.linearize_into(draw(), None)
+    except RuntimeError as error:
+        if forbids_hooks(error):
+            return 0
+        raise
+    kept.pop(address(parameters.weights), None)
+    return sum(kept.values())
+
+
+def _graph_bytes(inner: InnerObjective, draw: Callable[[], Batch]) -> int | None:
     parameters = inner.parameters
     here = inner.linearize(draw())
     weights = parameters.weights.detach().clone()

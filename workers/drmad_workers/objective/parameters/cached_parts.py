@@ -3,7 +3,7 @@
 from torch import Tensor
 
 PART = 2**18
-"""The weights of a part."""
+"""The weights of a part: a multiple of trajectory.quantized.BLOCK."""
 
 
 def parts_of(flat: Tensor) -> list[slice]:
