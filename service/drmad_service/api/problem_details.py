@@ -149,11 +149,7 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     code, detail = HTTPStatus(status).name.lower(), str(error.detail)
     if status == 400 and detail == "There was an error parsing the body":
-        code = "invalid_json"
-        detail = (
-            "the body must be JSON in UTF-8; values nested hundreds deep, and numbers of more than "
-            "4,300 digits, are refused too"
-        )
+        code, detail = "invalid_json", "the body must be JSON in UTF-8"
     elif status == 404:
         detail = f"there is no resource at {request.url.path}; /docs lists the paths"
     elif status == 405:

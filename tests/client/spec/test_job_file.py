@@ -65,9 +65,8 @@ def test_a_word_is_set_alike(assignment: str, expected: dict[str, Any]) -> None:
     assert job == expected
 
 
-def test_a_value_that_holds_itself_ends(tmp_path: Path) -> None:
-    job = job_file.read(write(tmp_path, "job.yaml", "search: &a {parameters: {x: *a}}"))
-    assert job["search"]["parameters"]["x"] is job["search"]
+ALIASES = "a: &a [" + "x," * 1000 + "]\nb: [" + "*a," * 1000 + "]"
+"""A million values in 4 kB."""
 
 
 @pytest.mark.parametrize(
@@ -79,6 +78,15 @@ def test_a_value_that_holds_itself_ends(tmp_path: Path) -> None:
         ("job.yaml", "- one", "must hold the fields of a job, .* got a list"),
         ("job.yaml", "", "must hold the fields of a job, .* got nothing"),
         ("job.yaml", "a: \x07", "special characters"),
+        (
+            "job.yaml",
+            "\nsearch: &a {parameters: {x: *a}}",
+            "line 2: an alias stands in what it names",
+        ),
+        ("job.yaml", "[" * 5000 + "]" * 5000, "the values are nested too deep"),
+        ("job.yaml", ALIASES, "at most 1,000,000 values are read, and its aliases make it 1,0"),
+        ("job.json", "[" * 100_000, "the values are nested too deep"),
+        ("job.json", '{"seed": ' + "1" * 5000 + "}", "a number is too long"),
     ],
 )
 def test_a_file_that_is_no_job_is_explained(

@@ -18,8 +18,8 @@ def load(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        json.JSONDecodeError: the text is not JSON, or an object holds a key twice; its message
-            and its position name the second of them.
+        json.JSONDecodeError: the text is not JSON, or is nested too deep, or an object holds a key
+            twice; its message and its position name the second of them.
         UnicodeDecodeError: bytes are not in the encoding that JSON declares.
     """
     if isinstance(text, bytes):
@@ -28,6 +28,12 @@ def load(text: str | bytes) -> Any:
         return json.loads(text, object_pairs_hook=_once)
     except _Repeated:
         raise _repeated_key(text) from None
+    except RecursionError:
+        raise json.JSONDecodeError("the values are nested too deep", text, 0) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a number with more digits than Python reads
+        raise json.JSONDecodeError(f"a number is too long ({error})", text, 0) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
