@@ -186,7 +186,7 @@ async def test_a_repeated_key_is_refused_with_its_line(api: httpx.AsyncClient) -
     detail = problem(answer, 400, "invalid_json").detail
     assert "the key 'x' of line 3 stands in line 2 already" in detail
     for content, words in (
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 3000, "nested too deep"),
         ("1" * 5000, "a number is too long"),
     ):
         answer = await api.post("/v1/jobs", content=content, headers=headers)
