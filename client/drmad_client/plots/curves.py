@@ -60,6 +60,8 @@ def losses(
         axis: dict[str, Any] = {} if (extent := _extent(traces)) is None else {"range": extent}
         if title in ("error", "accuracy"):
             axis["tickformat"] = ".1%"
+            if extent is not None and _highest(traces) <= 1.0:
+                axis["range"] = [extent[0], min(extent[1], 1.02)]
         rows.append((_wrapped(title), traces, axis))
     figure = panels.stacked(rows, showlegend=True)
     if others := [title for title in columns if title not in drawn]:
@@ -82,7 +84,7 @@ def hyperparameters(
         having = [record for record in records if name in record.hyperparameters]
         x = _iterations(having)
         summaries = [record.hyperparameters[name] for record in having]
-        axis = panels.LOG_AXIS if name in logarithmic else {}
+        axis = panels.log_axis(s.minimum for s in summaries) if name in logarithmic else {}
         rows.append((panels.plain(name), _bands(x, summaries, 5 * len(names)), axis))
     return panels.stacked(rows, showlegend=False)
 
@@ -139,7 +141,8 @@ def hypergradient_norms(history: Sequence[HistoryRecord]) -> Figure:
         del columns["all"]  # it equals the only group
     largest = sorted(columns, key=lambda label: max(columns[label].values()), reverse=True)
     columns = {label: columns[label] for label in columns if label in largest[:_MAX_LINES]}
-    return panels.stacked([("norm, raw units", _lines(columns), panels.LOG_AXIS)], showlegend=True)
+    axis = panels.log_axis(norm for column in columns.values() for norm in column.values())
+    return panels.stacked([("norm, raw units", _lines(columns), axis)], showlegend=True)
 
 
 def cosines(history: Sequence[HistoryRecord]) -> Figure:
@@ -338,6 +341,12 @@ def _extent(traces: Sequence[Mapping[str, Any]]) -> list[float] | None:
     if low >= 0.0:  # nothing that is drawn can be negative
         inside[0] = max(inside[0], -0.02 * (high - low))
     return [panels.rounded(end) or 0.0 for end in inside]
+
+
+def _highest(traces: Sequence[Mapping[str, Any]]) -> float:
+    """The highest value of the lines, without their bands."""
+    lines = (trace["y"] for trace in traces if trace.get("hoverinfo") != "skip")
+    return max((y for line in lines for y in line if y is not None), default=0.0)
 
 
 def _wrapped(metric: str) -> str:

@@ -111,7 +111,7 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
                 "hovertemplate": "%{y}, untuned: %{x}<extra></extra>",
             }
         )
-    axis = panels.LOG_AXIS if is_log else {}
+    axis = panels.log_axis([*values, *starts]) if is_log else {}
     layout = {
         "xaxis": {"title": {"text": _axis_title(info)}, **axis},
         "yaxis": {
@@ -183,7 +183,7 @@ def _histogram(info: HyperparameterInfo, raw: Values, untuned: Values | None) ->
             )
         else:
             data.append(panels.line(x, counts, "untuned", 2, **palette.stroke(1, shape="hvh")))
-    axis = panels.LOG_AXIS if is_log else {}
+    axis = panels.log_axis(x) if is_log else {}
     layout = {
         "xaxis": {"title": {"text": _axis_title(info)}, **axis},
         "yaxis": {"title": {"text": "number of entries"}, "rangemode": "tozero"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,8 @@ MAX_POINTS_PER_TRACE = 1_000
 MAX_POINTS_PER_FIGURE = 8_000
 _DIGITS = 5
 _MAX_WHOLE_TICKS = 7
-LOG_AXIS: dict[str, Any] = {"type": "log", "tickformat": "~g", "nticks": 3}
-"""An axis of powers; the format keeps plotly from labelling 2e-3 as 2, with more ticks it would
-label every digit of a decade."""
+_SMALL = 1e-3
+"""Below it a logarithmic axis has ticks such as 2e-5; all its ticks have one notation."""
 _COLOUR_TICKS = 5
 _NOTE_LENGTH = 150
 
@@ -62,8 +61,8 @@ def stacked(
         "anchor": f"y{last}",
         **whole_ticks([x for trace in data for x in trace["x"]]),
     }
-    if len(panels) > 2:
-        layout["height"] = 180 * len(panels) + 120
+    if len(panels) > 1:
+        layout["height"] = 180 * len(panels) + (60 if len(panels) == 2 else 120)
     return {"data": data, "layout": layout}
 
 
@@ -122,6 +121,16 @@ def heat_maps(
     if len(maps) > 1:
         layout["height"] = 200 * len(maps) + 120
     return {"data": data, "layout": layout}
+
+
+def log_axis(values: Iterable[float | None]) -> dict[str, Any]:
+    """The settings of a logarithmic axis for these values.
+
+    The format keeps plotly from labelling 2e-3 as 2; with more ticks it would label every digit of
+    a decade.
+    """
+    lowest = min((value for value in values if value is not None and value > 0.0), default=1.0)
+    return {"type": "log", "tickformat": "~e" if lowest < _SMALL else "~g", "nticks": 3}
 
 
 def colours(

@@ -58,7 +58,8 @@ class Waiting(Record):
     )
     ahead: int = Field(
         default=0,
-        description="Number of queued jobs whose turn comes first, of those that could run.",
+        description="Number of queued jobs whose turn comes first, of those that could run; 0 "
+        "where the job does not wait for others.",
     )
     behind: str | None = Field(
         default=None,

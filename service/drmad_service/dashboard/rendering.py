@@ -96,9 +96,11 @@ def examples() -> dict[str, str]:
 
 
 def _duration(seconds: float | None) -> str:
-    """Formats a duration in its two largest units, such as 2 h 5 min."""
+    """Formats a duration in its two largest units, such as 2 h 5 min, and a short one in ms."""
     if seconds is None:
         return ""
+    if 0.0 < seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -175,9 +177,8 @@ def _tuned(spec: Any) -> str:
 
 
 def _count(job: JobRecord) -> int:
-    """The number of hyperparameters: entries of the tensors, or tensors before these are known."""
-    entries = sum(math.prod(info.shape) for info in job.hyperparameters)
-    return entries or len(job.spec.hyperparameters)
+    """The number of hyperparameters; 0 before a worker has built the problem."""
+    return sum(math.prod(info.shape) for info in job.hyperparameters)
 
 
 def _interval(figures: Best | ConfirmedFigures, name: str) -> str:

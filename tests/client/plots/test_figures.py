@@ -310,6 +310,24 @@ def test_names_with_markup_are_drawn_as_they_are() -> None:
     assert "<b>" not in texts
 
 
+def test_a_logarithmic_axis_has_one_notation() -> None:
+    assert panels.log_axis([0.002, 1.0, None])["tickformat"] == "~g"
+    assert panels.log_axis([2e-5, 1.0, 0.0])["tickformat"] == "~e"
+    assert panels.log_axis([])["tickformat"] == "~g"
+
+
+def test_the_axis_of_a_share_ends_at_its_bound() -> None:
+    """The band of few meta-iterations is wider than what an error can be."""
+    band = Interval(mean=0.9, low=-2.0, high=4.0)
+    for error, ends in ((0.5, True), (1.5, False)):
+        history = [
+            record(n, metrics={"test_error": error + 0.45 * n}, smoothed={"test_error": band})
+            for n in range(2)
+        ]
+        axis = figures.losses(history)["layout"]["yaxis2"]
+        assert (axis["range"][1] == 1.02) == ends
+
+
 def test_the_star_is_at_the_best_of_the_job() -> None:
     """An online job measures its metrics at some windows, and its best is one of these."""
     history = [record(n) for n in range(4)]

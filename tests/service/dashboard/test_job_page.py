@@ -106,7 +106,7 @@ def test_proofs_are_a_table_with_their_findings_and_remedies(
     assert failed.where is not None
     assert failed.remedy is not None
     expect(cells).to_have_text(
-        ["second derivatives", "failed", failed.where, failed.detail, failed.remedy, "0.1 s"]
+        ["second derivatives", "failed", failed.where, failed.detail, failed.remedy, "90 ms"]
     )
     page.goto(f"{server.url}/jobs/{jobs['digits, two replicas']}")
     expect(results.nth(2)).to_have_text("failed, overridden")
@@ -122,6 +122,10 @@ def test_buttons_pause_resume_cancel_extend_and_delete(
     state = page.locator("#facts .chip")
     ahead = "was submitted earlier and has the higher priority (5)"
     expect(page.locator("#notice")).to_contain_text(ahead)
+    count = page.locator("#tiles > div", has_text="Hyperparameters")
+    expect(count.locator(".value")).to_have_text("–")
+    expect(count).to_contain_text("l2: counted when a worker has built the problem")
+    expect(page.locator("h2.part")).to_have_text(["Curves", "Time, logs and spec"])
     link = page.get_by_role("link", name="Job ahead")
     expect(link).to_have_attribute("href", f"/jobs/{jobs['ablation, 3 of 3']}")
     page.get_by_role("button", name="Pause").click()

@@ -397,6 +397,8 @@ async def test_jobs_that_cannot_run_are_in_nobodys_way(store: Store, spec: JobSp
     await store.create(with_changes(spec, resources={"cpus": 64}), tenant="language")
     held_back, _ = await store.create(spec, tenant="vision")
     assert held_back.message == "tenant vision runs as many jobs as it may at once (1)"
+    assert held_back.waiting is not None
+    assert (held_back.waiting.ahead, held_back.waiting.behind) == (0, None)
     free, _ = await store.create(spec, tenant="language")
     assert free.message == "first in the queue"
     assert free.waiting is not None

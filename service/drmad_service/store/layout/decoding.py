@@ -126,11 +126,11 @@ def job(
         unplaced = fields.get(b"unplaced_until")
         turn, tenant = turn or Turn(), fields[b"tenant"].decode()
         waiting = cluster.waiting(needs, float(unplaced) if unplaced else None)
-        is_own = turn.last is not None and turn.last.tenant == tenant
-        behind = turn.last.id if turn.last is not None and is_own else None
-        waiting = waiting.model_copy(update={"ahead": turn.ahead, "behind": behind})
         place = turn.behind(tenant, spec.priority, float(fields[b"created_at"]))
         message = cluster.reason(waiting, needs, tenant, turn.refusal(tenant), place)
+        if place and message.endswith(place):  # else other jobs are not what it waits for
+            ahead = {"ahead": turn.ahead, "behind": turn.last_of(tenant)}
+            waiting = waiting.model_copy(update=ahead)
     names = (b"best", b"error", b"start", b"preflight")
     best, error, start, preflight = (fields.get(name) for name in names)
     progress = Progress.model_validate_json(fields[b"progress"])

@@ -55,6 +55,10 @@ class Turn:
         name, number = self.bound
         return _BOUNDS[name].format(tenant=tenant, number=number)
 
+    def last_of(self, tenant: str) -> str | None:
+        """The id of the job directly ahead, if it is one of this tenant."""
+        return self.last.id if self.last is not None and self.last.tenant == tenant else None
+
     def behind(self, tenant: str, priority: int, created_ms: float) -> str:
         """Which job is ahead of that of these fields, and why; empty for the first job."""
         if not self.ahead:
@@ -62,7 +66,8 @@ class Turn:
         count = f"queued behind {self.ahead} job{'' if self.ahead == 1 else 's'}"
         if self.last is None:
             return count
-        name = self.last.id[-SHORT_ID:] if self.last.tenant == tenant else "one of another tenant"
+        own = self.last_of(tenant)
+        name = own[-SHORT_ID:] if own else "one of another tenant"
         which = "" if self.ahead == 1 else "the last of them is "
         separator = ": " if self.ahead > 1 else ", "
         return f"{count}{separator}{which}{name}, which {self._why(priority, created_ms)}"
