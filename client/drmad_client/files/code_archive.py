@@ -30,7 +30,8 @@ MAX_FILES = 10_000
 NEVER = (
     ".git/", ".hg/", ".svn/", ".venv/", "venv/", "node_modules/", "__pycache__/", "*.py[cod]",
     ".mypy_cache/", ".pytest_cache/", ".ruff_cache/", ".ipynb_checkpoints/", ".tox/", "*.egg-info/",
-    ".DS_Store", ".env", ".env.*", "wandb/", "mlruns/", "*.ckpt", IGNORE_FILE,
+    ".DS_Store", ".env", ".env.*", ".netrc", ".pypirc", ".aws/", ".ssh/", ".gnupg/", ".kube/",
+    "id_rsa", "id_ecdsa", "id_ed25519", "*.pem", "wandb/", "mlruns/", "*.ckpt", IGNORE_FILE,
 )  # fmt: skip
 """What no archive takes unless .drmadignore says otherwise, as patterns of .gitignore."""
 _ODD_NAME = re.compile(r"[\\:\x00-\x1f]")  # of a path in an archive

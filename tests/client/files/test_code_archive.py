@@ -139,6 +139,9 @@ def test_secrets_what_trackers_write_and_what_git_ignores_stay_at_home(folder: P
     for name, text in {
         ".env": "TOKEN=1",
         ".env.local": "TOKEN=2",
+        ".netrc": "password 1",
+        "package/id_ed25519": "a key",
+        ".aws/credentials": "a key",
         "wandb/run-1/log.txt": "",
         "mlruns/0/meta.yaml": "",
         "last.ckpt": "",
@@ -170,7 +173,8 @@ def test_secrets_what_trackers_write_and_what_git_ignores_stay_at_home(folder: P
         "package/net.py",
     )
     left_out = code_archive.left_out(folder)
-    expected = {".env", ".env.local", ".git/", ".venv/", "env/", "data/", "wandb/", "mlruns/"}
+    expected = {".netrc", ".aws/", "package/id_ed25519"}
+    expected |= {".env", ".env.local", ".git/", ".venv/", "env/", "data/", "wandb/", "mlruns/"}
     expected |= {"last.ckpt", "results/", "secret.py", "notes.txt", "old.pyc", "package/a.log"}
     expected |= {"package/__pycache__/", "package/deep/b.log", "package/secret.py"}
     assert set(left_out) == expected | {"package/top.csv", code_archive.IGNORE_FILE}
