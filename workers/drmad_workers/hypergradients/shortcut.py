@@ -192,8 +192,7 @@ class Shortcut(Method):
     def exceeded(self, run: TrainingRun) -> list[str]:
         if not self._is_bounded(run):
             return []
-        copy = run.path.nbytes
-        least = LEAST_COPIES + math.ceil(self._working_bytes(run) / copy)
+        copy, least = run.path.nbytes, self._least_copies(run)
         if least <= self.budget:
             return []
         return [
@@ -204,7 +203,11 @@ class Shortcut(Method):
 
     def _is_bounded(self, run: TrainingRun) -> bool:
         """Whether the budget bounds the whole backward pass, not the trajectory alone."""
-        return self.preset is None and run.objective.parameters.are_large
+        is_stated = self.preset is not None or self.interpolation_nodes is not None
+        return not is_stated and run.objective.parameters.are_large
+
+    def _least_copies(self, run: TrainingRun) -> int:
+        return LEAST_COPIES + math.ceil(self._working_bytes(run) / run.path.nbytes)
 
     def _working_bytes(self, run: TrainingRun) -> int:
         """What a backward pass with strides of one step holds beside the trajectory.
@@ -238,8 +241,8 @@ class Shortcut(Method):
         if not self._is_bounded(run):
             return self
         copy = run.path.nbytes
-        left = self.budget * copy - self._working_bytes(run)
-        within = replace(self, budget=max(LEAST_COPIES, left // copy))
+        left = max(self.budget, self._least_copies(run)) * copy - self._working_bytes(run)
+        within = replace(self, budget=left // copy)
         taken = within._copies(self.horizon or run.steps, run.dynamics.path_rows) * copy
         stride = 1 + max(0.0, left - taken) // max(1, self._graph_bytes(run))
         return replace(within, max_stride=min(self.max_stride, int(stride)))
