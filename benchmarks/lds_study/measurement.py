@@ -8,11 +8,16 @@ from typing import Any
 from experiments.gradient_scores import Losses, influence, tracin
 from torch import Tensor
 
-from drmad_workers import Replay, Shortcut, Tuner
+from drmad_workers import MetaConfig, Replay, Shortcut, Stored, Tuner
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import draw_agreement
+from drmad_workers.hypergradients.automatic.auto import Auto
+from drmad_workers.hypergradients.automatic.choice import Choice, method_of
+from drmad_workers.hypergradients.automatic.plan import DRAWS
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.shortcut import has_convolutions
+from drmad_workers.meta.state import initial_state
+from drmad_workers.meta.update import bounds_of, outer_loop
 from drmad_workers.validation.changes import left_out_rows, predicted_by_scores
 from drmad_workers.validation.report import lds_of
 from drmad_workers.validation.yardstick import (
@@ -33,7 +38,7 @@ def methods_of(cell: Cell) -> dict[str, Method]:
     methods: dict[str, Method] = {
         "exact": Replay(),
         "shortcut": Shortcut(),
-        "shortcut T/10": Shortcut(horizon=STEPS // 10),
+        **{f"shortcut T/{part}": Shortcut(horizon=STEPS // part) for part in (2, 4, 10)},
     }
     if has_convolutions(cell.problem().model):
         methods["shortcut, one minibatch in six"] = Shortcut(minibatch_subsampling=6)
@@ -52,6 +57,9 @@ def measure(cell: Cell, seed: int, changes: int) -> dict[str, Any]:
     scores: dict[str, tuple[Tensor, float]] = {}
     for name, method in methods_of(cell).items():
         scores[name] = _scores(tuner, method, FIRST_DRAW, lambda: plain_run(cell, seed, FIRST_DRAW))
+    chosen = _chosen_by_auto(cell, seed)
+    by_auto = next(n for n, each in methods_of(cell).items() if _same(each, chosen))
+    scores["auto"] = scores[by_auto]
     others = [_scores(tuner, Replay(), FIRST_DRAW + 1 + draw)[0] for draw in range(OTHER_DRAWS)]
     exact, times = scores["exact"]
     scores["exact, of another draw"] = (others[0], times)
@@ -90,6 +98,7 @@ def measure(cell: Cell, seed: int, changes: int) -> dict[str, Any]:
         "calm": cell.calm,
         "validation_loss": after[0],
         "agreement": agreed.cosine,
+        "auto": by_auto,
         "plain_seconds": plain.seconds,
         "methods": judged,
     }
@@ -115,6 +124,31 @@ def _scores(
         raise found
     # All weights are one half: the derivative by σ times σ is that by λ over 1 - σ.
     return 2.0 * found.hypergradient["sample_weight"], min(times[1:], default=0.0)
+
+
+def _chosen_by_auto(cell: Cell, seed: int) -> Method:
+    """What `auto` chooses in the first meta-iterations of a job of 20, at the initial weights."""
+    tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Auto(), seed=seed)
+    state = initial_state(tuner.hyperparameters)
+    config = MetaConfig("adam", 0.3, 20)
+    outer = outer_loop(state, config, bounds_of(tuner.hyperparameters))
+    choice: Choice | None = None
+    for iteration in range(2 * DRAWS):
+        found = tuner.evaluate(state.hyperparameters, iteration, choice=choice, outer=outer)
+        choice = found.choice
+        if choice is not None and choice.trial is None:
+            break
+    assert choice is not None
+    return method_of(choice.method)
+
+
+def _same(method: Method, chosen: Method) -> bool:
+    if isinstance(method, Shortcut) and isinstance(chosen, Shortcut):
+        return (method.horizon, method.minibatch_subsampling) == (
+            chosen.horizon,
+            chosen.minibatch_subsampling,
+        )
+    return isinstance(method, Replay) and isinstance(chosen, Replay | Stored)
 
 
 def _timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:

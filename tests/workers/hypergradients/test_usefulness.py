@@ -23,7 +23,7 @@ from drmad_workers import (
 from drmad_workers.catalog import build_problem
 from drmad_workers.evaluation import OTHER_DRAW
 from drmad_workers.hypergradients.automatic.auto import Auto
-from drmad_workers.hypergradients.automatic.choice import method_of
+from drmad_workers.hypergradients.automatic.choice import draws_doubt, method_of
 from drmad_workers.hypergradients.automatic.probe import SHARE, Budget
 from drmad_workers.hypergradients.automatic.usefulness import OuterLoop, usefulness
 from drmad_workers.hypergradients.backward_pass import BackwardPass
@@ -225,3 +225,16 @@ def test_a_state_that_goes_through_a_file_looks_and_chooses_alike() -> None:
         undisturbed.choice.spent,
         undisturbed.choice.choosing,
     )
+
+
+def test_a_choice_among_disagreeing_draws_says_so_with_its_figures() -> None:
+    tuner = rough_tuner(Auto())
+    choice = tuner.evaluate(tuner.initial_values(), 0, outer=looked()).choice
+    assert choice is not None
+    message = draws_doubt(replace(choice, agreement=0.21))
+    assert message is not None
+    assert "a cosine of 0.21" in message
+    assert "shortcut over the last 25 steps" in message
+    assert "replicas: {count: 4}" in message
+    assert draws_doubt(replace(choice, agreement=0.9)) is None
+    assert draws_doubt(replace(choice, agreement=None)) is None

@@ -166,7 +166,7 @@ class StepResult:
         hypergradient: the aggregated hypergradient, as safetensors.
         model: the model of the first replica, as safetensors; None if it exceeds the size limit.
         finished: why the outer loop stops now; None if it continues.
-        overfitting: what says that the validation data are overfitted, see meta.overfitting.
+        warnings: what its user should know, by the code of the warning.
     """
 
     record: dict[str, Any]
@@ -174,4 +174,4 @@ class StepResult:
     hypergradient: Kept
     model: Kept | None
     finished: str | None
-    overfitting: str | None = None
+    warnings: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from torch import Tensor
 from drmad_client.spec.job import JobSpec
 from drmad_workers import spec_adapter
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
-from drmad_workers.hypergradients.automatic.choice import Choice, join_choices
+from drmad_workers.hypergradients.automatic.choice import Choice, draws_doubt, join_choices
 from drmad_workers.meta.aggregation import Held, aggregate, covered
 from drmad_workers.meta.loss_history import levels, record_loss, stop_reason
 from drmad_workers.meta.overfitting import overfitting_doubt
@@ -230,7 +230,7 @@ class _JoinedResults:
             save({f"hyperparameters/{name}": tensor for name, tensor in hypergradient.items()}),
             saved_model(model, max_model_bytes, artifacts) if model else None,
             finished,
-            overfitting_doubt(after.start_figures, after.recent_metrics),
+            _warnings(after, choice if _is_new(choice, state) else None),
         )
 
     def _record(self, state: MetaState, choice: Choice | None) -> dict[str, Any]:
@@ -253,8 +253,21 @@ class _JoinedResults:
             "replicas": [replica_figures(*part, hypergradient) for part in parts],
             "method": evaluations[0].method,
             "cost": self.cost,
-            "choice": choice.as_dict() if choice and choice.last_probe == state.iteration else None,
+            "choice": choice.as_dict() if choice and _is_new(choice, state) else None,
         }
+
+
+def _is_new(choice: Choice | None, state: MetaState) -> bool:
+    """Whether the meta-iteration of this state made the choice."""
+    return choice is not None and choice.last_probe == state.iteration
+
+
+def _warnings(after: MetaState, choice: Choice | None) -> dict[str, str]:
+    doubts = {
+        "overfitting": overfitting_doubt(after.start_figures, after.recent_metrics),
+        "draws_disagree": None if choice is None else draws_doubt(choice),
+    }
+    return {code: message for code, message in doubts.items() if message is not None}
 
 
 def _held(spec: JobSpec, infos: Infos, replica: int) -> Held:

@@ -349,10 +349,10 @@ class _LifeCycle:
         job.progress = step.progress
         if job.phases:
             await self._keep_phases(elapsed_s)
-        if result.overfitting is not None and "overfitting" not in job.warned:
-            message = result.overfitting
-            await job.persist(lambda: job.store.warn(job.lease, "overfitting", message))
-            job.warned.add("overfitting")
+        for code, message in result.warnings.items():
+            if code not in job.warned:
+                await job.persist(partial(job.store.warn, job.lease, code, message))
+                job.warned.add(code)
         await self._warn_of_metrics(result)
         if result.finished:
             self._rounds.abandon()

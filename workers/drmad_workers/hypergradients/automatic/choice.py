@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from drmad_client.spec import defaults
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.method import Method
@@ -124,6 +125,27 @@ def probe_result(approximate: BackwardPass, exact: BackwardPass, cost: float) ->
         **asdict(agreement(approximate.hypergradient, exact.hypergradient)),
         products=approximate.products,
         seconds=approximate.seconds,
+    )
+
+
+def draws_doubt(choice: Choice) -> str | None:
+    """What a user should know of a choice whose draws disagree; None if they agree."""
+    if choice.agreement is None or choice.agreement >= defaults.Fidelity.agreement:
+        return None
+    chosen = next((p for p in choice.probes if p.method == choice.method and p.usefulness), None)
+    how = ""
+    if chosen is not None:
+        method = method_of(chosen.method)
+        over = f" over the last {method.horizon} steps" if isinstance(method, Shortcut) else ""
+        gains = "" if chosen.gain is None else f", and gains {chosen.gain:.1f}x per training run"
+        how = (
+            f" auto took {method.name}{over}, which predicts another draw {chosen.usefulness:.2f}x "
+            f"as well as the exact method{gains};"
+        )
+    return (
+        "training is rough: the exact hypergradients of two draws of weights and minibatches have "
+        f"a cosine of {choice.agreement:.2f};{how} averaging over draws (replicas: {{count: 4}}) "
+        "or smoother training (a lower learning rate, a longer warm-up) helps every method"
     )
 
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 from drmad_workers.errors import HypergradientDiverged, HypergradientError, TrainingDiverged
 from drmad_workers.hypergradients.agreement import agreement, draw_agreement
 from drmad_workers.hypergradients.automatic.choice import ProbeResult, probe_result, settings_of
-from drmad_workers.hypergradients.automatic.usefulness import OtherDraw, OuterLoop, usefulness
+from drmad_workers.hypergradients.automatic.usefulness import (
+    ROUGH,
+    OtherDraw,
+    OuterLoop,
+    usefulness,
+)
 from drmad_workers.hypergradients.backward_pass import BackwardPass
 from drmad_workers.hypergradients.method import Method
 from drmad_workers.training.config import TrainingConfig
@@ -136,6 +141,8 @@ class Probe:
         self.agreement = draw_agreement(
             [each.hypergradient for each in (self.exact, second)]
         ).cosine
+        if self.agreement >= ROUGH:
+            return None
         both = [self.exact.hypergradient, second.hypergradient]
         exact_gain: float | None = None
         for found, cost in zip(likely, costs, strict=True):
