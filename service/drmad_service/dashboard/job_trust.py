@@ -28,7 +28,7 @@ _TITLES: dict[Mark, str] = {
     "holds": "The result holds as retrained, but the hypergradient is inaccurate",
     "worse": "Worse than the untuned hyperparameters",
     "no gain": "No significant gain over the untuned hyperparameters",
-    "doubtful": "Not to be trusted as it stands",
+    "doubtful": "Doubtful: not to be trusted as it stands",
 }
 _ADVICE: dict[Mark, str] = {
     "holds": "Further meta-iterations follow the same hypergradient: after Extend or Fork, retrain "
