@@ -149,7 +149,7 @@ def from_job(task: Task, job: Job, history: Sequence[MetaIteration]) -> Result:
     for record in history:
         for name, value in record.metrics.items():
             result.metrics.setdefault(name, []).append(value)
-    result.cost = sum(cost_of(record, spec, history) for record in history) * spec.replicas.count
+    result.cost = sum(cost_of(record, spec) for record in history) * spec.replicas.count
     phases = [_slowest(record) for record in history]
     if phases:
         result.seconds = {
@@ -164,18 +164,16 @@ def from_job(task: Task, job: Job, history: Sequence[MetaIteration]) -> Result:
     return result
 
 
-def cost_of(record: MetaIteration, spec: JobSpec, history: Sequence[MetaIteration]) -> float:
+def cost_of(record: MetaIteration, spec: JobSpec) -> float:
     """The cost of one meta-iteration and one replica, in plain training runs.
 
     A Hessian-vector product costs two training steps on the same rows; `replay` trains once more.
-    The cost of `auto` follows from its seconds, with the median forward pass as one training run.
+    What `auto` computes beside the hypergradient is counted by the engine.
     """
+    if spec.hypergradient.method == "auto" and record.cost is not None:
+        return record.cost
     total = spec.training.steps
     share = len(spec.hypergradient.steps(total)) / total
-    if spec.hypergradient.method == "auto":
-        forward = float(np.median([_slowest(h)["forward"] for h in history]))
-        own = _slowest(record)
-        return (own["forward"] + own["backward"]) / forward
     return 1.0 + (3.0 if spec.hypergradient.method == "replay" else 2.0) * share
 
 
