@@ -81,6 +81,7 @@ def test_keys_and_values_are_completed_and_explained(page: Page, server: Server)
         "hyperparameters:\n  - kind: "
     )
     options = page.get_by_role("listbox", name="Completions").get_by_role("option")
+    expect(held).to_have_value(re.compile("- kind: $"))  # the editor has taken the text
     page.keyboard.press("Control+End")
     page.keyboard.type("mo")
     expect(options).to_have_text(["momentum"])
