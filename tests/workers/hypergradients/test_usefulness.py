@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drmad_workers import (
+    Evaluation,
     MetaConfig,
     MetaState,
     Problem,
+    Replay,
     SampleWeight,
     Shortcut,
     Stored,
@@ -22,6 +24,7 @@ from drmad_workers import (
 )
 from drmad_workers.catalog import build_problem
 from drmad_workers.evaluation import OTHER_DRAW
+from drmad_workers.hypergradients.automatic import auto, probe
 from drmad_workers.hypergradients.automatic.auto import Auto
 from drmad_workers.hypergradients.automatic.choice import draws_doubt, method_of
 from drmad_workers.hypergradients.automatic.probe import SHARE, Budget
@@ -111,8 +114,9 @@ def test_entries_that_one_of_the_draws_never_touched_do_not_count() -> None:
 
 
 def test_a_look_chooses_a_shorter_horizon_and_leaves_the_exact_hypergradient() -> None:
-    probe = rough_tuner(Auto()).evaluate(rough_tuner(Auto()).initial_values(), 0, outer=looked())
-    choice = probe.choice
+    tuner = rough_tuner(Auto())
+    evaluation = tuner.evaluate(tuner.initial_values(), 0, outer=looked())
+    choice = evaluation.choice
     assert choice is not None
     chosen = [each for each in choice.probes if each.method == choice.method]
     (figures,) = chosen
@@ -126,8 +130,8 @@ def test_a_look_chooses_a_shorter_horizon_and_leaves_the_exact_hypergradient() -
     assert figures.gain >= 1.0
     exact = rough_tuner(Stored())
     alone = exact.evaluate(exact.initial_values(), 0)
-    assert largest_difference(probe, alone.hypergradient) == 0.0
-    assert choice.spent == pytest.approx(probe.cost)
+    assert largest_difference(evaluation, alone.hypergradient) == 0.0
+    assert choice.spent == pytest.approx(evaluation.cost)
 
 
 def test_the_gain_is_that_of_retraining_the_other_draw() -> None:
@@ -238,3 +242,38 @@ def test_a_choice_among_disagreeing_draws_says_so_with_its_figures() -> None:
     assert "replicas: {count: 4}" in message
     assert draws_doubt(replace(choice, agreement=0.9)) is None
     assert draws_doubt(replace(choice, agreement=None)) is None
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch norm"])
+def test_the_horizons_tried_after_a_look_have_the_figures_of_a_probe_without_one(
+    norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other draw and its retraining leave nothing behind in the model that both share."""
+    monkeypatch.setattr(auto, "STORED_BYTES", 0)  # replay is exact, and the whole shortcut cheaper
+    monkeypatch.setattr(Auto, "least_cosine", 1.0)
+    monkeypatch.setattr(probe, "LIKELY", -1.0)
+    monkeypatch.setattr(probe, "ROUGH", 2.0)
+    problem = rough_problem()
+    if norm:
+        problem.model = nn.Sequential(
+            nn.Linear(64, 20), nn.BatchNorm1d(20), nn.Tanh(), nn.Linear(20, 10)
+        )
+
+    def uphill(hypergradient: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value + 0.3 * hypergradient[name].sign() for name, value in values.items()}
+
+    def probed(outer: OuterLoop | None) -> Evaluation:
+        tuner = Tuner(problem, [SampleWeight()], ROUGH, Auto(min_cosine=0.3))
+        return tuner.evaluate(values, 0, outer=outer)
+
+    values = Tuner(problem, [SampleWeight()], ROUGH, Replay()).initial_values()
+    looked_at, plain = probed(OuterLoop(200, uphill)), probed(None)
+    assert looked_at.choice is not None
+    assert plain.choice is not None
+    assert any(each.usefulness is not None for each in looked_at.choice.probes)
+    assert plain.choice.probes[-1].method["horizon"] is None
+    assert [(p.method, p.cosine, p.length) for p in looked_at.choice.probes] == [
+        (p.method, p.cosine, p.length) for p in plain.choice.probes
+    ]
+    assert largest_difference(looked_at, plain.hypergradient) == 0.0
+    assert looked_at.metrics == plain.metrics
