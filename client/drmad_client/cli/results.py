@@ -56,6 +56,7 @@ def fetch(
       drmad fetch job_01J... --iteration 7
     """
     with options.open_client(context) as client, warnings.catch_warnings(record=True) as missing:
+        warnings.simplefilter("always")  # printed here, whatever PYTHONWARNINGS says
         for path in client.jobs.save(job_id, to or Path(job_id), options.index_of(iteration)):
             echo(f"{path}  ({path.stat().st_size:,} bytes)")
     for warning in missing:

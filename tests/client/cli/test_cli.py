@@ -1,8 +1,10 @@
-"""The command line as a process, against a service on loopback."""
+"""The command line against a service on loopback."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import re
@@ -20,6 +22,7 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from drmad_client import __version__
+from drmad_client.cli.main import run
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, Waiting
 from drmad_client.records.meta_iteration import MetaIteration
@@ -33,6 +36,7 @@ from tests.client.http import fake_service
 from tests.client.http.fake_service import Answer, FakeService
 
 JOB = f"/v1/jobs/{samples.ID}"
+ASCII = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
 DRMAD = [sys.executable, "-c", "from drmad_client.cli.main import main; main()"]
 
 
@@ -43,12 +47,24 @@ def drmad(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    settings = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"} | (environment or {})
+    """One command line in this process; what only a process shows is tested by processes."""
+    settings = {"COLUMNS": "100", "NO_COLOR": "1"} | (environment or {})
     if service:
         settings["DRMAD_URL"] = service.url
-    return subprocess.run(
-        [*DRMAD, *arguments], input=stdin, env=settings, capture_output=True, text=True, cwd=cwd
-    )
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
+        if cwd:
+            patch.chdir(cwd)
+        code = run([*arguments])
+    printed = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return subprocess.CompletedProcess(arguments, code, *printed)
 
 
 @pytest.fixture
@@ -680,7 +696,7 @@ def test_a_closed_a_full_or_an_ascii_output_is_no_bug(service: FakeService, redi
     job = samples.job(JobStatus.RUNNING, 1).model_copy(update={"name": "größe ✓"})
     service.on("GET", "/v1/jobs", fake_service.record(Page[JobRecord](data=[job], has_more=False)))
     command = f"{shlex.join([*DRMAD, 'jobs'])} {redirect}"
-    for settings in ({}, {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}):
+    for settings in ({}, ASCII):
         done = subprocess.run(
             ["sh", "-c", command],
             env=os.environ | {"DRMAD_URL": service.url} | settings,
@@ -689,17 +705,21 @@ def test_a_closed_a_full_or_an_ascii_output_is_no_bug(service: FakeService, redi
         )
         for words in ("bug", "Traceback", "Exception ignored"):
             assert words not in done.stdout + done.stderr
+
+
+def test_text_beyond_ascii_is_written_out_where_the_output_is_ascii(service: FakeService) -> None:
+    job = samples.job(JobStatus.RUNNING, 1).model_copy(update={"name": "größe ✓"})
+    service.on("GET", "/v1/jobs", fake_service.record(Page[JobRecord](data=[job], has_more=False)))
     shown = subprocess.run(
         [*DRMAD, "jobs"],
-        env=os.environ | {"DRMAD_URL": service.url} | settings,
+        env=os.environ | {"DRMAD_URL": service.url} | ASCII,
         capture_output=True,
     )
     assert b"gr\\xf6\\xdfe \\u2713" in shown.stdout
 
 
 def test_a_key_that_is_not_ascii_is_refused_with_a_sentence(service: FakeService) -> None:
-    environment = os.environ | {"DRMAD_URL": service.url, "DRMAD_API_KEY": "schlüssel"}
-    done = subprocess.run([*DRMAD, "jobs"], env=environment, capture_output=True, text=True)
+    done = drmad(service, "jobs", environment={"DRMAD_API_KEY": "schlüssel"})
     assert done.returncode == 64
     assert done.stderr.startswith("error: the key of the service must be printable ASCII")
 
