@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +33,12 @@ SPEC: dict[str, Any] = {
     "meta": {"iterations": 2, "confirmation": 0},
     "retrain": {"seeds": 2},
 }
+
+ALONE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("drmad_client", "drmad_workers", "drmad_service")))
+runpy.run_path("recipe.py", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +116,31 @@ def test_the_command_prints_the_answer_as_its_last_line(
     assert Retraining.model_validate_json(kept["retraining.json"].read_bytes()) == newest
     assert load_file(kept["model.safetensors"]).keys() == job.retrained_model(newest.id).keys()
     assert load_file(kept["hyperparameters.safetensors"])["learning_rate"].shape == (20,)
-    assert "def train(" in kept["recipe.py"].read_text()
+    # The folder suffices to train again, where none of drmad can be imported.
+    arguments = ["data.safetensors", "--seeds", "2"]
+    alone = subprocess.run(
+        [sys.executable, "-I", "-c", ALONE, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert alone.returncode == 0, alone.stderr
+    printed = dict(line.split(" ")[:2] for line in alone.stdout.splitlines())
+    tuned = newest.report.figures["test_loss"].tuned
+    assert tuned is not None
+    assert float(printed["test_loss"]) == pytest.approx(tuned.mean, rel=0.15)
+
+
+def test_the_data_of_a_recipe_are_those_that_the_job_trains_on(job: Job, tmp_path: Path) -> None:
+    written = {path.name: path for path in job.save_recipe(tmp_path)}
+    assert written.keys() == {"recipe.py", "hyperparameters.safetensors", "data.safetensors"}
+    data = load_file(written["data.safetensors"])
+    problem = spec_adapter.problem(JobSpec.model_validate(SPEC), Places(), None)
+    for part in ("train", "valid", "test"):
+        inputs, targets = getattr(problem, part)
+        assert data[f"{part}_inputs"].equal(inputs)
+        assert data[f"{part}_targets"].equal(targets)
 
 
 def test_a_retraining_is_cancelled_and_what_does_not_fit_refused(job: Job) -> None:

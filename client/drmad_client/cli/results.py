@@ -1,4 +1,4 @@
-"""Commands that show a job's results: fetch, history, trials, diff, arrays, fidelity, figure."""
+"""Commands that show and write a job's results: fetch, recipe, history, trials, figure and more."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class HistoryOutput(StrEnum):
 def register(app: typer.Typer) -> None:
     for command in (
         fetch,
+        recipe,
         history,
         trials,
         diff,
@@ -61,6 +62,33 @@ def fetch(
             echo(f"{path}  ({path.stat().st_size:,} bytes)")
     for warning in missing:
         echo(str(warning.message), err=True)
+
+
+def recipe(
+    context: typer.Context,
+    job_id: JobId,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write to; by default ./ID.")
+    ] = None,
+    iteration: IterationOption = "best",
+) -> None:
+    """Write the tuned training as plain PyTorch, with its data and the tuned values.
+
+    In the folder, python recipe.py data.safetensors trains without drmad. Own code that reads its
+    data by itself has no data.safetensors.
+
+    \b
+    Examples:
+      drmad recipe job_01J... --to recipe
+    """
+    from drmad_client.export.recipe import shortcomings
+
+    with options.open_client(context) as client:
+        job = client.jobs.retrieve(job_id)
+        if lacks := shortcomings(job.record.begun):
+            echo(lacks, err=True)
+        for path in job.save_recipe(to or Path(job_id), options.index_of(iteration)):
+            echo(f"{path}  ({path.stat().st_size:,} bytes)")
 
 
 def history(

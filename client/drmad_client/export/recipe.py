@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
+from collections.abc import Collection, Mapping
 from importlib import resources, util
 from io import BytesIO
 from pathlib import Path
@@ -14,13 +14,18 @@ from zipfile import ZipFile
 import numpy as np
 
 from drmad_client.errors import DrmadError
+from drmad_client.export import source_folding
 from drmad_client.files import code_archive
 from drmad_client.spec.inner.optimizers import OPTIMIZERS
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.problem import CatalogProblem
 from drmad_client.spec.side_runs.retraining import RetrainSpec
 
 PARTS = ("statement", "catalog", "rates", "row_weights", "optimizers", "training")
 """The modules of export/plain, in the order in which they stand in the file."""
+_NO_SETTINGS = "SETTINGS: dict[str, Any] = {}"
+"""The line of training.py in whose place the settings of the job stand."""
+_RATES = ("learning_rate", "momentum", "weight_decay")
 BUILD = 12
 """The purpose of the seed under which own code builds its problem; see the engine's streams."""
 IMAGES = {
@@ -54,15 +59,65 @@ def recipe(spec: JobSpec, asked: RetrainSpec, job: str) -> str:
     """
     if spec.kind != "tuning":
         raise NotPlain("recipe.py does not state an attribution, which tunes nothing")
-    settings = json.dumps(_settings(spec, asked), indent=1)
     package = resources.files("drmad_client.export")
     sources = [(package / "pytorch.py").read_text(encoding="utf-8")]
     sources += [(package / "plain" / f"{p}.py").read_text(encoding="utf-8") for p in PARTS]
-    joined = "\n\n".join(map(_without_own_imports, sources))
-    stated = f"SETTINGS: dict[str, Any] = json.loads(r'''{settings}''')"
-    head = _HEAD.format(job=job, arguments=_arguments(spec))
-    placeholder = 'SETTINGS: dict[str, Any] = json.loads("{}")'
-    return head + "from __future__ import annotations\n\n" + joined.replace(placeholder, stated)
+    program = source_folding.joined(sources, uses(spec, asked), "drmad_client")
+    read = source_folding.constants_of(program)
+    settings = _read_ones(_settings(spec, asked), read)
+    stated = _NO_SETTINGS.replace("{}", source_folding.literal(settings))
+    program = program.replace(_NO_SETTINGS, stated)
+    return _head(spec, asked, job) + program
+
+
+def uses(spec: JobSpec, asked: RetrainSpec) -> set[str]:
+    """The parts of the modules in export/plain that the recipe of a job has."""
+    training, problem = spec.training, spec.problem
+    kinds = {each.kind for each in spec.hyperparameters}
+    weights = [each for each in spec.hyperparameters if each.kind == "sample_weight"]
+    found: set[str] = {training.optimizer, training.precision, *kinds}
+    schedule = training.schedule
+    if schedule.name != "constant" or schedule.warmup:
+        found |= {"schedule", schedule.name}
+    if problem.kind == "code":
+        found.add("code")
+        tasks: list[str] = []
+    else:
+        stated = _task(problem)
+        found.add(problem.model.name)
+        tasks = [stated] if stated else ["classification", "regression"]
+    holds = {
+        **dict.fromkeys(tasks, True),
+        "one task": len(tasks) == 1,
+        "data": reads_data(spec),
+        "weights file": problem.weights is not None,
+        "groups": bool(training.groups),
+        "tuned rates": bool(kinds & set(_RATES)),
+        "row weights": bool(weights) or "loss_weight" in kinds,
+        "weights of classes": any(w.per == "class" for w in weights) or "loss_weight" in kinds,
+        "weights of groups": any(w.per not in ("class", "example") for w in weights),
+        "rows left out": asked.leaves_out,
+        "validation rows": asked.with_validation,
+        "penalties": bool(kinds & {"l1", "l2"}),
+        "normalised": any(each.normalised for each in weights),
+        "nesterov": training.nesterov,
+        "accumulate": training.accumulate > 1,
+        "clip_norm": training.clip_norm is not None,
+        "clip_value": training.clip_value is not None,
+    }
+    return found | {name for name, used in holds.items() if used}
+
+
+def _read_ones(settings: Mapping[str, Any], read: Collection[object]) -> dict[str, Any]:
+    """The settings that the program reads by their names; the options of own code are its own."""
+
+    def pruned(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: pruned(each) for key, each in value.items() if key in read}
+        return [pruned(each) for each in value] if isinstance(value, list | tuple) else value
+
+    found: dict[str, Any] = pruned({**settings, "options": None})
+    return found | {name: settings[name] for name in ("options",) if name in found}
 
 
 def code_files(archive: bytes) -> dict[str, bytes]:
@@ -90,6 +145,11 @@ def code_files(archive: bytes) -> dict[str, bytes]:
     return files | (_integration_files() if integrations else {})
 
 
+def reads_data(spec: JobSpec) -> bool:
+    """Whether recipe.py reads data.safetensors; other own code reads its data by itself."""
+    return spec.kind == "tuning" and (spec.problem.kind != "code" or spec.problem.data is not None)
+
+
 def shortcomings(spec: JobSpec) -> str:
     """What the user has to add to recipe.py of this job; empty if it is complete."""
     if spec.kind != "tuning":
@@ -108,17 +168,6 @@ def _integration_files() -> dict[str, bytes]:
     folder = Path(places[0]) / "integrations"
     names = ("transformers.py", "tasks.py", "tokenized_data.py")
     return {f"integrations/{name}": (folder / name).read_bytes() for name in names}
-
-
-def _without_own_imports(source: str) -> str:
-    source = re.sub(r"^from __future__ .*\n", "", source, flags=re.MULTILINE)
-    source = re.sub(r"^from drmad_client\S* import \([^)]*\)\n", "", source, flags=re.MULTILINE)
-    return re.sub(r"^from drmad_client\S* import .*\n", "", source, flags=re.MULTILINE)
-
-
-def _arguments(spec: JobSpec) -> str:
-    reads_none = spec.problem.kind == "code" and not spec.problem.data
-    return "" if reads_none else " data.safetensors"
 
 
 def _settings(spec: JobSpec, asked: RetrainSpec) -> dict[str, Any]:
@@ -149,6 +198,12 @@ def _settings(spec: JobSpec, asked: RetrainSpec) -> dict[str, Any]:
     }
 
 
+def _task(problem: CatalogProblem) -> str | None:
+    """What is predicted; None where the targets of a table say it."""
+    stated: str | None = getattr(problem.data, "task", "classification")
+    return stated
+
+
 def _problem_settings(spec: JobSpec) -> dict[str, Any]:
     problem = spec.problem
     common = {"starts_from_weights": problem.weights is not None}
@@ -165,21 +220,31 @@ def _problem_settings(spec: JobSpec) -> dict[str, Any]:
     return common | {
         "entrypoint": None,
         "model": problem.model.model_dump() | {"image": IMAGES.get(problem.data.name)},
-        "task": getattr(problem.data, "task", None),
+        "task": _task(problem),
         "outputs": problem.data.classes,
     }
 
 
-_HEAD = '''"""The recipe of {job}, in plain PyTorch: nothing of drmad is needed.
-
-    python recipe.py{arguments} --seeds 5
-
-hyperparameters.safetensors lies beside this file and has the tuned values in their own units. Own
-code lies in the folder `code`. The file of the data of a catalog problem has train_inputs,
-train_targets, test_inputs and test_targets, where the recipe trains on the validation rows or the
-code reads them valid_inputs and valid_targets, and for weights of sources a tensor column:NAME with
-a number for every training row. Of a table, `categories` has the number of categories of each
-categorical column.
-"""
-
-'''
+def _head(spec: JobSpec, asked: RetrainSpec, job: str) -> str:
+    """The docstring of the file: how it is run, and what lies beside it."""
+    arguments = " data.safetensors" if reads_data(spec) else ""
+    lines = [
+        f'"""The recipe of {job}, in plain PyTorch: nothing of drmad is needed.',
+        "",
+        f"    python recipe.py{arguments} --seeds 5",
+        "",
+        "hyperparameters.safetensors lies beside this file and has the tuned values in their own "
+        "units.",
+    ]
+    if spec.problem.kind == "code":
+        lines.append("Your own code lies in the folder `code`.")
+        if reads_data(spec):
+            lines.append("data.safetensors has the arrays of the uploaded data.")
+    else:
+        lines += [
+            "data.safetensors has train_inputs and train_targets, and those of test"
+            + (" and valid." if asked.with_validation else "."),
+        ]
+    if spec.problem.weights is not None:
+        lines.append("weights.safetensors is the file of weights that the job names: put it here.")
+    return "\n".join(lines) + '\n"""\n\n'

@@ -216,28 +216,58 @@ class AsyncJob(JobView):
         return await self._runner.send(calls.retrained_model(self.id, retraining_id))
 
     async def save_retraining(self, retraining_id: str, folder: Path | str) -> list[Path]:
-        """Write report, model, tuned values and the recipe in plain PyTorch; return their paths.
+        """Write report, model and the files of `save_recipe` for the retraining; return the paths.
 
-        The files are retraining.json, model.safetensors if the service keeps the model,
-        hyperparameters.safetensors in the user's units, and recipe.py, which runs without drmad;
-        own code lies in the folder `code` beside it.
+        The report is retraining.json, and the model model.safetensors, if the service keeps it.
         """
         from drmad_client.export.job_folder import write
-        from drmad_client.export.retraining_folder import retraining_files
+        from drmad_client.export.recipe_folder import retraining_files
 
         found = await self._runner.send(calls.retraining(self.id, retraining_id))
         tuned: NamedArrays = {}
         if found.iteration is not None:
             tuned = await self.hyperparameters(found.iteration)
-        code = None
-        if self.record.spec.problem.kind == "code":
-            code = await self._runner.send(calls.code(self.record.spec.problem.code))
-        written = write(retraining_files(self.record, found, tuned, code), Path(folder))
+        files = retraining_files(self.record, found, tuned, await self._code())
+        written = write(files, Path(folder))
         if found.model_bytes is not None:
             file = calls.retrained_model_file(self.id, found.id)
             target = Path(folder) / "model.safetensors"
             written.append(await self._runner.run(self._runner.flows.download(file, target)))
-        return written
+        return written + await self._recipe_data(Path(folder))
+
+    async def save_recipe(self, folder: Path | str, iteration: int | str = "best") -> list[Path]:
+        """Write the tuned training as plain PyTorch, with its data; return the paths.
+
+        The files are recipe.py, which runs without drmad, hyperparameters.safetensors in the user's
+        units, and data.safetensors, which a worker writes as the job reads the data. Own code lies
+        in the folder `code`; it reads its data by itself, unless the job gives it an upload.
+
+        Args:
+            folder: Where the files go; it need not exist.
+            iteration: best, last or the number of the meta-iteration whose values are meant.
+        """
+        from drmad_client.export.job_folder import write
+        from drmad_client.export.recipe_folder import recipe_files
+
+        tuned: NamedArrays = {}
+        if self.record.spec.kind == "tuning":
+            tuned = await self.hyperparameters(iteration)
+        files = recipe_files(self.record, tuned, await self._code())
+        return write(files, Path(folder)) + await self._recipe_data(Path(folder))
+
+    async def _code(self) -> bytes | None:
+        problem = self.record.spec.problem
+        if problem.kind != "code":
+            return None
+        return await self._runner.send(calls.code(problem.code))
+
+    async def _recipe_data(self, folder: Path) -> list[Path]:
+        from drmad_client.export.recipe import reads_data
+
+        if not reads_data(self.record.spec):
+            return []
+        file, target = calls.recipe_data_file(self.id), folder / "data.safetensors"
+        return [await self._runner.run(self._runner.flows.download(file, target))]
 
     async def figure(self, name: str = "losses") -> Any:
         """Fetch a figure as a plotly.graph_objects.Figure; `figures.FIGURES` lists the names.

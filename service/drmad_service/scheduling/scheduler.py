@@ -23,6 +23,7 @@ from drmad_service.scheduling.node_reports import keep_reporting_nodes
 from drmad_service.scheduling.notifications.sending import keep_sending
 from drmad_service.scheduling.preflight_requests import answer_preflights
 from drmad_service.scheduling.ray_cluster import ComputeCluster, RayCluster
+from drmad_service.scheduling.recipe_data_requests import answer_recipe_data
 from drmad_service.scheduling.side_runs.queue import keep_running_beside
 from drmad_service.settings import SchedulerSettings
 from drmad_service.store import Capacity, Lease, Store
@@ -72,6 +73,7 @@ class Scheduler:
             asyncio.create_task(self._sweep()),
             asyncio.create_task(answer_preflights(*served, driver)),
             asyncio.create_task(answer_examples(*served, driver)),
+            asyncio.create_task(answer_recipe_data(*served, driver)),
             asyncio.create_task(
                 keep_reporting_nodes(self._store, self.name, self._settings.nodes_s, driver)
             ),

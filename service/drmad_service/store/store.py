@@ -17,6 +17,7 @@ from drmad_service.store.jobs.trials import Trials
 from drmad_service.store.side_runs.attributions import Attributions
 from drmad_service.store.side_runs.examples import TrainingExamples
 from drmad_service.store.side_runs.preflights import Preflights
+from drmad_service.store.side_runs.recipe_data import RecipeData
 from drmad_service.store.side_runs.retrainings import Retrainings
 from drmad_service.store.side_runs.validations import Validations
 from drmad_service.store.usage import TenantUses
@@ -37,6 +38,7 @@ class Store(
     Confirmations,
     Attributions,
     TrainingExamples,
+    RecipeData,
     Notices,
     Audit,
     TenantUses,

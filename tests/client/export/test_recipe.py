@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from drmad_client.export.recipe import NotPlain, code_files, recipe, shortcomings
-from drmad_client.export.retraining_folder import retraining_files
+from drmad_client.export.recipe_folder import retraining_files
 from drmad_client.files.code_archive import pack
 from drmad_client.spec.job import JobSpec
 from drmad_client.spec.side_runs.retraining import RetrainSpec
@@ -26,6 +27,7 @@ from drmad_workers.hyperparameters.groups import frozen
 from drmad_workers.objective.parameters.weight_draw import draw_weights
 from drmad_workers.random_streams import WEIGHTS, seed_of
 from drmad_workers.retraining.from_spec import retrainer
+from drmad_workers.retraining.recipe_data import recipe_data
 from drmad_workers.retraining.retrainer import FIRST_DRAW
 
 ROWS = 60
@@ -110,13 +112,7 @@ def agree(
     (folder / "recipe.py").write_text(recipe(spec, request, "job_1"))
     built = spec_adapter.problem(spec, Places(), place)
     if not code:
-        data: dict[str, Tensor] = {}
-        for part in ("train", "valid", "test"):
-            inputs, targets = getattr(built, part)
-            data |= {f"{part}_inputs": inputs, f"{part}_targets": targets}
-        categories = [len(each.weight) for each in getattr(built.model, "embeddings", [])]
-        data |= {"categories": torch.tensor(categories)} if categories else {}
-        save_file(data, folder / "data.safetensors")
+        save_file(recipe_data(spec, Places()), folder / "data.safetensors")
     model = built.model.double()
     torch.manual_seed(seed_of(WEIGHTS, spec.seed, FIRST_DRAW, 0))
     held = frozen(model, spec_adapter.training(spec).groups, copied=False)
@@ -395,6 +391,37 @@ def test_the_folder_of_a_retraining_has_the_code_or_says_why_not(tmp_path: Path)
     (tmp_path / "my_problem.py").write_text("import drmad_service\n")
     refused = retraining_files(job, made, {}, pack(tmp_path).content)["recipe.py"]
     assert b"does not replace drmad_service, which your code imports" in refused
+
+
+WEIGHTED: dict[str, Any] = {"hyperparameters": [{"kind": "sample_weight"}]}
+CNN = {"model": {"name": "cnn", "channels": [4]}, "data": DIGITS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "most_lines"),
+    [
+        (WEIGHTED, 380),
+        (WEIGHTED | {"training": {"optimizer": "adamw", "schedule": {"name": "cosine"}}}, 420),
+        (WEIGHTED | {"problem": CNN}, 390),
+        ({"hyperparameters": [{"kind": "l2"}, {"kind": "learning_rate", "per": "step"}]}, 470),
+        ({"problem": {"entrypoint": "m:build", "code": f"sha256:{'0' * 64}"}}, 620),
+    ],
+    ids=["weights", "adamw", "cnn", "penalties", "code"],
+)
+def test_the_file_has_what_the_job_uses_alone(changes: dict[str, Any], most_lines: int) -> None:
+    source = recipe(JobSpec.model_validate(changed(**changes)), RetrainSpec(), "job_1")
+    lines = source.splitlines()
+    assert len(lines) <= most_lines
+    assert max(map(len, lines)) <= 100
+    assert "USES" not in source
+    tree = ast.parse(source)
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for statement in tree.body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            imported = {(each.asname or each.name).partition(".")[0] for each in statement.names}
+            assert imported - {"annotations"} <= names
+        elif isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            assert statement.name in names
 
 
 def test_what_the_file_does_not_state_is_refused(tmp_path: Path) -> None:

@@ -38,11 +38,21 @@ class JobArtifacts:
         Raises:
             ArtifactStoreFails
         """
-        from safetensors.torch import save, save_file
+        if size_of(tensors) > self.most_inline:
+            return self.keep_file(part, tensors)
+        from safetensors.torch import save
+
+        return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+    def keep_file(self, part: str, tensors: Mapping[str, Tensor]) -> Artifact:
+        """As `keep`, of tensors that go to the artifact store whatever their size.
+
+        Raises:
+            ArtifactStoreFails
+        """
+        from safetensors.torch import save_file
 
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        if size_of(contiguous) <= self.most_inline:
-            return save(contiguous)
         store = self.location.open()
         with store.scratch() as file:
             save_file(contiguous, file)

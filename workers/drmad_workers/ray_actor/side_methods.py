@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from drmad_client.spec.job import JobSpec
+from drmad_workers.artifacts.artifact import Artifact
+from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor.messages import (
     AttributionResult,
     Failure,
@@ -41,6 +43,18 @@ class SideMethods(ReplicaWorker):
             if not self._tuners:
                 self._prepare()
             return example_runs.shown(self._spec, self._tuners[0].replica, rows, with_groups)
+
+        with self._computing:
+            return self._guarded(body, None)
+
+    def recipe_data(self, artifacts: JobArtifacts, most_bytes: int) -> Artifact | Failure:
+        """The file of the data that recipe.py reads; see retraining.recipe_data."""
+
+        def body() -> Artifact:
+            from drmad_workers.retraining.recipe_data import kept_recipe_data
+
+            places, _, _ = self._places()
+            return kept_recipe_data(self._spec, places, artifacts, most_bytes)
 
         with self._computing:
             return self._guarded(body, None)

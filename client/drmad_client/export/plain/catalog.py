@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from drmad_client.export.plain.statement import Problem, error_rate
+from drmad_client.export.plain.uses import USES
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -52,14 +53,14 @@ def build_model(
         outputs: the number of outputs.
         categories: the number of categories of each categorical column, which are the last ones.
     """
-    width = inputs[0].numel()
-    if options["name"] == "tabular":
+    if "tabular" in USES:
+        width = inputs[0].numel()
         return Tabular(width - len(categories), categories, outputs, options)
     activation = ACTIVATIONS[options["activation"]]
     layers: list[nn.Module] = []
-    if options["name"] == "mlp":
+    if "mlp" in USES:
         layers += [nn.Flatten()] if inputs.ndim > 2 else []
-        widths = [width, *options["hidden"]]
+        widths = [inputs[0].numel(), *options["hidden"]]
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
@@ -76,34 +77,33 @@ def build_model(
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * breadth, outputs))
 
 
-def catalog_problem(settings: Mapping[str, Any], data: Mapping[str, Tensor]) -> Problem:
+def catalog_problem(settings: Mapping[str, Any], data: Mapping[str, Tensor] | None) -> Problem:
     """The problem of a job of the catalog, from the tensors of its data."""
+    if data is None:
+        raise SystemExit("name the file of the data: python recipe.py data.safetensors")
     inputs, targets = data["train_inputs"], data["train_targets"]
-    task = settings["task"] or task_of(targets)
+    if "one task" in USES:
+        task = settings["task"]
+    else:
+        task = task_of(targets)
     outputs = int(targets.max()) + 1 if task == "classification" else targets[:1].numel()
-    given = data.get("categories")
-    categories = [] if given is None else [int(n) for n in given]
     train, valid, test = (
         (data[f"{part}_inputs"], data[f"{part}_targets"]) if f"{part}_inputs" in data else None
         for part in ("train", "valid", "test")
     )
-    columns = {
-        name.removeprefix("column:"): values
-        for name, values in data.items()
-        if name.startswith("column:")
-    }
+    categories = []
+    if "tabular" in USES:
+        categories = data["categories"].tolist() if "categories" in data else []
     model = build_model(settings["model"], inputs, settings["outputs"] or outputs, categories)
     loss, metrics = TASKS[task]
-    return Problem(
-        model,
-        train,
-        valid,
-        test,
-        loss=loss,
-        metrics=metrics,
-        columns=columns,
-        initialize="reset",
-    )
+    problem = Problem(model, train, valid, test, loss, metrics, initialize="reset")
+    if "weights of groups" in USES:
+        problem.columns = {
+            name.removeprefix("column:"): values
+            for name, values in data.items()
+            if name.startswith("column:")
+        }
+    return problem
 
 
 def task_of(targets: Tensor) -> str:
@@ -131,10 +131,13 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(1)
 
 
-TASKS: dict[str, tuple[Callable[[Any, Any], Tensor], dict[str, Any]]] = {
-    "classification": (nn.CrossEntropyLoss(reduction="none"), {"error": error_rate}),
-    "binary": (binary_loss, {"error": binary_error}),
-    "multilabel": (label_loss, {"error": label_error}),
-    "regression": (squared_error, {}),
-}
+TASKS: dict[str, tuple[Callable[[Any, Any], Tensor], dict[str, Any]]] = {}
 """By name, the loss of every row and the metrics. The targets of a regression are standardised."""
+if "classification" in USES:
+    TASKS["classification"] = nn.CrossEntropyLoss(reduction="none"), {"error": error_rate}
+if "binary" in USES:
+    TASKS["binary"] = binary_loss, {"error": binary_error}
+if "multilabel" in USES:
+    TASKS["multilabel"] = label_loss, {"error": label_error}
+if "regression" in USES:
+    TASKS["regression"] = squared_error, {}

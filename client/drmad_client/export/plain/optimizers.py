@@ -9,25 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drmad_client.export.plain.statement import StepRates, UpdateRule, square_root
+from drmad_client.export.plain.statement import StepRates, square_root
+from drmad_client.export.plain.uses import USES
 
 Rule = Callable[[int, Tensor, Sequence[Tensor], Tensor, StepRates], Any]
 """(step, weights, memory, gradient, rates) -> (weights, memory) after the step."""
 
 
-def momentum_rule(damped: bool, nesterov: bool) -> Rule:
+def momentum_step(
+    step: int, weights: Tensor, memory: Sequence[Tensor], gradient: Tensor, rates: StepRates
+) -> Any:
     """v' = γ v - g, or γ v - (1 - γ) g if it is damped; then w' = w + α v'."""
-
-    def update(
-        step: int, weights: Tensor, memory: Sequence[Tensor], gradient: Tensor, rates: StepRates
-    ) -> Any:
-        rate, momentum, decay = rates
-        gradient = gradient + decay * weights
-        velocity = momentum * memory[0] - (1.0 - momentum if damped else 1.0) * gradient
-        along = momentum * velocity - gradient if nesterov else velocity
-        return weights + rate * along, (velocity,)
-
-    return update
+    rate, momentum, decay = rates
+    gradient = gradient + decay * weights
+    if "damped_sgd" in USES:
+        velocity = momentum * memory[0] - (1.0 - momentum) * gradient
+    else:
+        velocity = momentum * memory[0] - gradient
+    if "nesterov" in USES:
+        return weights + rate * (momentum * velocity - gradient), (velocity,)
+    return weights + rate * velocity, (velocity,)
 
 
 def lion_rule(second_decay: float) -> Rule:
@@ -100,38 +101,40 @@ class RuleOptimizer:
 class TorchOptimizer:
     """Takes the steps of an optimizer of torch, each parameter in a group of its own."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, moves_betas: bool) -> None:
-        self._optimizer, self._moves_betas = optimizer, moves_betas
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
 
     def step(self, number: int, rates: Sequence[StepRates]) -> None:
         for group, own in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"], group["weight_decay"] = own.learning_rate, own.weight_decay
-            if self._moves_betas:
-                group["betas"] = (own.momentum, group["betas"][1])
-            else:
+            if "rmsprop" in USES:
                 group["momentum"] = own.momentum
+            else:
+                group["betas"] = (own.momentum, group["betas"][1])
         self._optimizer.step()
 
 
-def optimizer_of(
-    settings: Mapping[str, Any], parameters: Sequence[Tensor], own: UpdateRule | None
-) -> RuleOptimizer | TorchOptimizer:
-    """The optimizer of the recipe; `own` is that of the problem."""
-    name, betas, eps = settings["optimizer"], settings["betas"], settings["eps"]
-    groups = [{"params": [parameter]} for parameter in parameters]
-    if name in ("adam", "adamw"):
-        made = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        return TorchOptimizer(made(groups, betas=tuple(betas), eps=eps), moves_betas=True)
-    if name == "rmsprop":
-        rms = torch.optim.RMSprop(groups, alpha=settings["smoothing"], eps=eps)
-        return TorchOptimizer(rms, moves_betas=False)
-    if name == "lion":
-        return RuleOptimizer(parameters, lion_rule(betas[1]), 1)
-    if name == "muon":
-        return RuleOptimizer(parameters, muon_rule(settings["nesterov"], betas, eps), 2)
-    if name == "custom":
+def optimizer_of(settings: Mapping[str, Any], parameters: Sequence[Tensor], own: Any = None) -> Any:
+    """The optimizer of the recipe; `own` is that of the problem, an UpdateRule."""
+    if "adam" in USES:
+        groups = [{"params": [parameter]} for parameter in parameters]
+        adam = torch.optim.Adam(groups, betas=tuple(settings["betas"]), eps=settings["eps"])
+        return TorchOptimizer(adam)
+    if "adamw" in USES:
+        groups = [{"params": [parameter]} for parameter in parameters]
+        adamw = torch.optim.AdamW(groups, betas=tuple(settings["betas"]), eps=settings["eps"])
+        return TorchOptimizer(adamw)
+    if "rmsprop" in USES:
+        groups = [{"params": [parameter]} for parameter in parameters]
+        rms = torch.optim.RMSprop(groups, alpha=settings["smoothing"], eps=settings["eps"])
+        return TorchOptimizer(rms)
+    if "lion" in USES:
+        return RuleOptimizer(parameters, lion_rule(settings["betas"][1]), 1)
+    if "muon" in USES:
+        rule = muon_rule(settings["nesterov"], settings["betas"], settings["eps"])
+        return RuleOptimizer(parameters, rule, 2)
+    if "custom" in USES:
         if own is None:
             raise ValueError("your Problem must state its optimizer, as it did in the job")
         return RuleOptimizer(parameters, own.update, own.memory_rows)
-    rule = momentum_rule(name == "damped_sgd", settings["nesterov"])
-    return RuleOptimizer(parameters, rule, 1)
+    return RuleOptimizer(parameters, momentum_step, 1)

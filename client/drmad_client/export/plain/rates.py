@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drmad_client.export.plain.uses import USES
+
 Tuned = Mapping[str, Tensor]
 """The tuned values in their own units, by name."""
 
@@ -22,32 +24,31 @@ def in_steps(time: float, steps: int) -> int:
 
 def factors(stated: Mapping[str, Any], steps: int) -> list[float]:
     """The factor of the learning rate in every step."""
-    name, final = stated["name"], stated.get("final", 0.0)
-    if name == "table":
+    if "table" in USES:
         if stated["at"] is None:
             return [float(each) for each in stated["factors"]]
         shares = [step / steps for step in range(steps)]
         return [float(each) for each in np.interp(shares, stated["at"], stated["factors"])]
-    if name == "one_cycle":
+    if "one_cycle" in USES:
         warmup = stated["warmup"]
         top = (warmup * steps if warmup < 1 else warmup) - 1.0
         return [one_cycle(stated, step, steps, top) for step in range(steps)]
-    warmup = in_steps(stated.get("warmup", 0), steps)
+    warmup = in_steps(stated["warmup"], steps)
     found = []
     for step in range(steps):
-        share = (step - warmup) / max(1, steps - warmup)
-        after = 1.0
-        if name == "cosine":
+        share, after = (step - warmup) / max(1, steps - warmup), 1.0
+        if "cosine" in USES:
+            final = stated["final"]
             after = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))
-        elif name == "linear":
-            after = 1 - (1 - final) * share
-        elif name == "inverse_sqrt":
+        elif "linear" in USES:
+            after = 1 - (1 - stated["final"]) * share
+        elif "inverse_sqrt" in USES:
             scale = (
                 in_steps(stated["timescale"], steps) if stated["timescale"] else warmup or 10_000
             )
             after = 1.0 / math.sqrt((max(step, warmup) + scale - warmup) / scale)
         rising = step / warmup if step < warmup else after
-        if name == "step":
+        if "step" in USES:
             if stated["every"] is not None:
                 products = step // in_steps(stated["every"], steps)
             else:
@@ -82,27 +83,35 @@ def group_of(patterns: Sequence[str], name: str) -> int:
 
 def rates(settings: Mapping[str, Any], tuned: Tuned, role: str, names: Sequence[str]) -> Tensor:
     """The learning rate, momentum or weight decay of every parameter and step, by their names."""
-    steps, groups = settings["steps"], settings["groups"]
-    members = [group_of([group["match"] for group in groups], name) for name in names]
-    stated = [None if row < 0 else groups[row][role] for row in members]
+    steps = settings["steps"]
+    if "groups" not in USES and "tuned rates" not in USES:
+        return torch.full((len(names), steps), settings[role], dtype=torch.float64)
+    stated: list[float | None] = [None] * len(names)
+    if "groups" in USES:
+        groups = settings["groups"]
+        members = [group_of([group["match"] for group in groups], name) for name in names]
+        stated = [None if row < 0 else groups[row][role] for row in members]
     own = [settings[role] if value is None else value for value in stated]
     table = torch.tensor(own, dtype=torch.float64)[:, None].repeat(1, steps)
-    for each in settings["hyperparameters"]:
-        if each["kind"] != role:
-            continue
-        per, values = each["per"], tuned[each["name"]].double()
-        if "layer" in per:
-            rows = [*range(len(names))]
-        elif per != "group":
-            rows = [-1 if value is not None else 0 for value in stated]
-        elif each["groups"]:
-            rows = [group_of(each["groups"], name) for name in names]
-        else:
-            known = sorted(set(members), key=lambda row: (row < 0, row))
-            rows = [known.index(row) for row in members]
-        of_rows = values.reshape(-1, values.shape[-1] if "step" in per else 1)
-        of_rows = stretched(of_rows, steps) if "step" in per else of_rows.expand(-1, steps)
-        for number, row in enumerate(rows):
-            if row >= 0:
-                table[number] = of_rows[row]
+    if "tuned rates" in USES:
+        for each in settings["hyperparameters"]:
+            if each["kind"] != role:
+                continue
+            per, values = each["per"], tuned[each["name"]].double()
+            if "layer" in per:
+                rows = [*range(len(names))]
+            elif per != "group":
+                rows = [-1 if value is not None else 0 for value in stated]
+            elif each["groups"]:
+                rows = [group_of(each["groups"], name) for name in names]
+            elif "groups" in USES:
+                known = sorted(set(members), key=lambda row: (row < 0, row))
+                rows = [known.index(row) for row in members]
+            else:
+                rows = [0] * len(names)
+            of_rows = values.reshape(-1, values.shape[-1] if "step" in per else 1)
+            of_rows = stretched(of_rows, steps) if "step" in per else of_rows.expand(-1, steps)
+            for number, row in enumerate(rows):
+                if row >= 0:
+                    table[number] = of_rows[row]
     return table

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
 
+from drmad_client.export.plain.uses import USES
+
 
 class ProblemError(Exception):
     """The problem cannot be used as it is stated."""
@@ -103,21 +105,25 @@ class Problem:
     valid: Any
     test: Any = None
     loss: Callable[[Any, Any], Tensor] = field(default_factory=cross_entropies)
-    inner_loss: Callable[..., Tensor] | None = None
-    outer_loss: Callable[..., Tensor] | None = None
-    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
-    columns: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    if "code" in USES or "weights of groups" in USES:
+        columns: Mapping[str, Any] = field(default_factory=dict)
     initialize: Any = None
-    collate_fn: Callable[[list[Any]], Any] | None = None
-    apply: Callable[[nn.Module, Any], Any] | None = None
-    targets: Callable[[Any], Tensor] | None = None
-    optimizer: UpdateRule | None = None
-    describe: Callable[[int], str] | None = None
+    if "code" in USES:
+        inner_loss: Callable[..., Tensor] | None = None
+        outer_loss: Callable[..., Tensor] | None = None
+        hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+        diagnostics: Mapping[str, Any] = field(default_factory=dict)
+        collate_fn: Callable[[list[Any]], Any] | None = None
+        apply: Callable[[nn.Module, Any], Any] | None = None
+        targets: Callable[[Any], Tensor] | None = None
+        optimizer: UpdateRule | None = None
+        describe: Callable[[int], str] | None = None
 
     def outputs(self, content: Any) -> Any:
         """What the model makes of the content of a minibatch."""
+        if "code" not in USES:
+            return self.model(content[0])
         content = mapped(lambda leaf: leaf, content)
         if self.apply is not None:
             return self.apply(self.model, content)
@@ -131,10 +137,15 @@ class Problem:
         """The loss of every row, shape (rows,)."""
         return self.loss(self.outputs(content), targets_or_all(content))
 
-    def classes_of(self, content: Any) -> Tensor:
-        """The class of every row, shape (rows,)."""
-        found: Tensor = content[1] if self.targets is None else self.targets(content)
-        return found
+    if "weights of classes" in USES:
+
+        def classes_of(self, content: Any) -> Tensor:
+            """The class of every row, shape (rows,)."""
+            if "code" in USES:
+                if self.targets is not None:
+                    return self.targets(content)
+            found: Tensor = content[1]
+            return found
 
 
 def error_rate(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -158,7 +169,9 @@ def described(value: Any) -> str:
 
 def targets_or_all(content: Any) -> Any:
     """What a loss or a metric takes beside the outputs: the targets of a pair, or all."""
-    return content[1] if is_pair(content) else content
+    if "code" in USES:
+        return content[1] if is_pair(content) else content
+    return content[1]
 
 
 def accepted(model: nn.Module, content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -228,15 +241,19 @@ class Examples:
     """
 
     def __init__(self, problem: Problem, *parts: Any) -> None:
-        self._columns = [columns_of(part) for part in parts]
-        self._parts = parts
-        self._collate = problem.collate_fn or default_collate
-        sizes = [
-            len(part if columns is None else tensors_of(columns)[0])
-            for part, columns in zip(parts, self._columns, strict=True)
-        ]
-        self._ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-        self.rows = self._ends[-1]
+        if "code" in USES:
+            self._columns = [columns_of(part) for part in parts]
+            self._parts = parts
+            self._collate = problem.collate_fn or default_collate
+            sizes = [
+                len(part if columns is None else tensors_of(columns)[0])
+                for part, columns in zip(parts, self._columns, strict=True)
+            ]
+            self._ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+            self.rows = self._ends[-1]
+        else:
+            self._inputs, self._targets = (torch.cat(each) for each in zip(*parts, strict=True))
+            self.rows = len(self._targets)
 
     def take(self, index: Tensor, dtype: torch.dtype) -> Any:
         """The content of a minibatch with the rows at `index`; numbers have the type."""
@@ -244,18 +261,22 @@ class Examples:
         def typed(leaf: Any) -> Any:
             return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
+        if "code" not in USES:
+            return typed(self._inputs[index]), typed(self._targets[index])
         if len(self._parts) == 1 and self._columns[0] is not None:
             return mapped(lambda column: typed(column[index]), self._columns[0])
         items = [self._item(row) for row in index.tolist()]
         return mapped(typed, self._collate(items))
 
-    def _item(self, row: int) -> Any:
-        number = next(number for number, end in enumerate(self._ends) if row < end)
-        row -= self._ends[number - 1] if number else 0
-        columns = self._columns[number]
-        if columns is None:
-            return self._parts[number][row]
-        return mapped(lambda column: column[row], columns)
+    if "code" in USES:
+
+        def _item(self, row: int) -> Any:
+            number = next(number for number, end in enumerate(self._ends) if row < end)
+            row -= self._ends[number - 1] if number else 0
+            columns = self._columns[number]
+            if columns is None:
+                return self._parts[number][row]
+            return mapped(lambda column: column[row], columns)
 
 
 class OnlyTunes:
@@ -274,11 +295,10 @@ def stand_in(folder: Path) -> None:
     Args:
         folder: has the modules of drmad_workers.integrations, if your code uses them.
     """
-    here = globals()
     names = ("", ".problem", ".errors", ".update_rule", ".integrations")
     for name in names:
         module = ModuleType(f"drmad_workers{name}")
-        module.__dict__.update({key: here[key] for key in STATED})
+        module.__dict__.update({each.__name__: each for each in STATED})
         module.__path__ = [str(folder)] if name == ".integrations" else []
         if name != ".integrations":
             module.__dict__["__getattr__"] = _missing
@@ -293,8 +313,8 @@ def _missing(name: str) -> Any:
     return OnlyTunes
 
 
-STATED = (
-    "AllRows", "Batch", "Hyperparameter", "Problem", "ProblemError", "StepRates", "UpdateRule",
-    "described", "error_rate", "is_pair", "square_root",
+STATED: tuple[Any, ...] = (
+    AllRows, Batch, Hyperparameter, Problem, ProblemError, StepRates, UpdateRule,
+    described, error_rate, is_pair, square_root,
 )  # fmt: skip
-"""The names that a module in the place of drmad_workers has."""
+"""What a module in the place of drmad_workers has."""

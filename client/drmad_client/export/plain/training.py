@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import random
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from drmad_client.export.plain.catalog import catalog_problem
@@ -29,9 +29,10 @@ from drmad_client.export.plain.statement import (
     stand_in,
     targets_or_all,
 )
+from drmad_client.export.plain.uses import USES
 from drmad_client.export.pytorch import _parameters, penalties, penalty, scale_weights
 
-SETTINGS: dict[str, Any] = json.loads("{}")
+SETTINGS: dict[str, Any] = {}
 """What the job states: training, hyperparameters, and what its retraining asked for."""
 HELD_OUT_ROWS = 256
 """The rows of held-out data in one pass of the model."""
@@ -43,50 +44,52 @@ def beside(name: str) -> Path:
 
 
 def hyperparameters() -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(beside("hyperparameters.safetensors"))
 
 
 def seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+    if "code" in USES:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def stated_problem(data: Mapping[str, Tensor] | None = None) -> Problem:
-    """The problem of the job: that of its own code beside this file, or one of the catalog.
+    """The problem of the job.
 
     Args:
-        data: the tensors of the file of data; of own code those of an uploaded data set.
+        data: the tensors of data.safetensors, where the recipe reads that file.
     """
-    if SETTINGS["entrypoint"] is None:
-        if data is None:
-            raise SystemExit("name the file of the data: python recipe.py data.safetensors")
-        problem = catalog_problem(SETTINGS, data)
+    if "code" in USES:
+        problem = own_problem(data)
     else:
-        stand_in(beside("integrations"))
-        sys.path.insert(0, str(beside("code")))
-        module, _, function = SETTINGS["entrypoint"].partition(":")
-        seed_all(SETTINGS["build_seed"])
-        build = getattr(importlib.import_module(module), function)
-        options = dict(SETTINGS["options"])
-        if SETTINGS["takes_data"]:
-            if data is None:
-                raise SystemExit("name the uploaded data: python recipe.py data.safetensors")
-            options["data"] = data
-        seed_all(SETTINGS["build_seed"])
-        problem = build(**options)
-        if problem.initialize is None:
-            problem.initialize = SETTINGS["initialize"]
-    if SETTINGS["starts_from_weights"]:
-        from safetensors.torch import load_file
-
+        problem = catalog_problem(SETTINGS, data)
+    if "weights file" in USES:
         if not beside("weights.safetensors").exists():
             raise SystemExit("put the file of weights beside recipe.py, as weights.safetensors")
         problem.model.load_state_dict(load_file(beside("weights.safetensors")), strict=False)
         problem.initialize = None
-    freeze(problem.model)
+    if "groups" in USES:
+        freeze(problem.model)
+    return problem
+
+
+def own_problem(data: Mapping[str, Tensor] | None) -> Problem:
+    """The problem that the code in the folder `code` builds."""
+    stand_in(beside("integrations"))
+    sys.path.insert(0, str(beside("code")))
+    module, _, function = SETTINGS["entrypoint"].partition(":")
+    seed_all(SETTINGS["build_seed"])
+    build = getattr(importlib.import_module(module), function)
+    options = dict(SETTINGS["options"])
+    if "data" in USES:
+        if data is None:
+            raise SystemExit("name the uploaded data: python recipe.py data.safetensors")
+        options["data"] = data
+    seed_all(SETTINGS["build_seed"])
+    problem: Problem = build(**options)
+    if problem.initialize is None:
+        problem.initialize = SETTINGS["initialize"]
     return problem
 
 
@@ -95,12 +98,17 @@ def draw_weights(problem: Problem) -> None:
     """Draws the weights from which a training begins, as the problem states it."""
     if problem.initialize == "reset":
         problem.model.apply(reset)
-    elif problem.initialize is not None:
-        problem.initialize(problem.model)
+    if "code" in USES:
+        if callable(problem.initialize):
+            problem.initialize(problem.model)
 
 
 def reset(module: nn.Module) -> None:
     own = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    if "code" not in USES and "groups" not in USES:
+        if own is not None:
+            own()
+        return
     parameters = list(module.parameters())
     if own is None or (parameters and not any(each.requires_grad for each in parameters)):
         return
@@ -128,7 +136,7 @@ def minibatches(rows: Tensor, seed: int) -> Iterator[Tensor]:
         yield from (part for part in torch.split(shuffled, size) if len(part) == size)
 
 
-def arguments_of(problem: Problem, tuned: Tuned, weights: RowWeights) -> dict[str, Tensor]:
+def arguments_of(problem: Problem, tuned: Tuned) -> dict[str, Tensor]:
     """What the problem's own losses take by name."""
     stated = {name: each.value for name, each in problem.hyperparameters.items()}
     own = {
@@ -136,11 +144,18 @@ def arguments_of(problem: Problem, tuned: Tuned, weights: RowWeights) -> dict[st
         for each in SETTINGS["hyperparameters"]
         if each["kind"] in ("tensor", "loss_weight", "sample_weight")
     }
-    return stated | own | weights.by_name
+    if "row weights" in USES:
+        validation = [problem.valid]
+        if "validation rows" not in USES:
+            validation = []
+        examples = Examples(problem, problem.train, *validation)
+        own |= RowWeights(SETTINGS, tuned, problem, examples).by_name
+    return stated | own
 
 
 def precision() -> AbstractContextManager[Any]:
-    if SETTINGS["precision"] == "bfloat16":
+    """The precision of the model's computations."""
+    if "bfloat16" in USES:
         return torch.autocast("cpu", torch.bfloat16)
     return nullcontext()
 
@@ -151,60 +166,85 @@ def train(problem: Problem, seed: int = 0) -> nn.Module:
     Args:
         seed: that of the order of the rows.
     """
-    tuned, model, steps = hyperparameters(), problem.model, SETTINGS["steps"]
-    dtype = torch.float64 if SETTINGS["precision"] == "float64" else torch.float32
+    model, steps = problem.model, SETTINGS["steps"]
+    dtype = torch.float32
+    if "float64" in USES:
+        dtype = torch.float64
     model.to(dtype)
-    tuned = {name: values.to(dtype) for name, values in tuned.items()}
-    validation = [problem.valid] if SETTINGS["with_validation"] else []
-    examples = Examples(problem, problem.train, *validation)
-    weights = RowWeights(SETTINGS, tuned, problem, examples)
-    arguments = {k: v.to(dtype) for k, v in arguments_of(problem, tuned, weights).items()}
-    penalised: list[tuple[dict[str, Tensor], int]] = []
-    learned: Tensor | None = None
-    for each in SETTINGS["hyperparameters"]:
-        values = tuned[each["name"]]
-        if each["kind"] in ("l1", "l2"):
-            coefficients = penalties(model, values.numpy(), each["per"])
-            penalised.append((coefficients, 1 if each["kind"] == "l1" else 2))
-        elif each["kind"] == "init_scale":
-            scale_weights(model, values.numpy())
-        elif each["kind"] == "training_data":
-            learned = values
+    tuned = {name: values.to(dtype) for name, values in hyperparameters().items()}
+    examples = Examples(problem, problem.train)
+    if "validation rows" in USES:
+        examples = Examples(problem, problem.train, problem.valid)
+    kept = torch.arange(examples.rows)
+    if "row weights" in USES:
+        weights = RowWeights(SETTINGS, tuned, problem, examples)
+        kept = weights.kept
+    if "code" in USES:
+        arguments = {k: v.to(dtype) for k, v in arguments_of(problem, tuned).items()}
+    if "penalties" in USES:
+        penalised = [
+            (penalties(model, tuned[each["name"]].numpy(), each["per"]), int(each["kind"][1]))
+            for each in SETTINGS["hyperparameters"]
+            if each["kind"] in ("l1", "l2")
+        ]
+    if "init_scale" in USES:
+        for each in SETTINGS["hyperparameters"]:
+            if each["kind"] == "init_scale":
+                scale_weights(model, tuned[each["name"]].numpy())
+    if "training_data" in USES:
+        (learned,) = (
+            tuned[each["name"]]
+            for each in SETTINGS["hyperparameters"]
+            if each["kind"] == "training_data"
+        )
     named = [(name, parameter) for name, parameter, _ in _parameters(model)]
     names, parameters = [name for name, _ in named], [parameter for _, parameter in named]
     learning = rates(SETTINGS, tuned, "learning_rate", names)
-    learning *= torch.tensor(factors(SETTINGS["schedule"], steps), dtype=torch.float64)
+    if "schedule" in USES:
+        learning *= torch.tensor(factors(SETTINGS["schedule"], steps), dtype=torch.float64)
     momentum = rates(SETTINGS, tuned, "momentum", names)
     decay = rates(SETTINGS, tuned, "weight_decay", names)
-    optimizer = optimizer_of(SETTINGS, parameters, problem.optimizer)
-    drawn, parts = minibatches(weights.kept, seed), SETTINGS["accumulate"]
+    if "custom" in USES:
+        optimizer = optimizer_of(SETTINGS, parameters, problem.optimizer)
+    else:
+        optimizer = optimizer_of(SETTINGS, parameters)
+    drawn = minibatches(kept, seed)
 
     def loss_of(index: Tensor) -> Tensor:
         content = examples.take(index, dtype)
-        if learned is not None:
+        if "training_data" in USES:
             content = (learned[index], content[1])
-        with precision():
+        if "code" in USES:
             if problem.inner_loss is not None:
-                return problem.inner_loss(model, arguments, Batch(content, index))
+                with precision():
+                    return problem.inner_loss(model, arguments, Batch(content, index))
+        if "bfloat16" in USES:
+            with precision():
+                losses = problem.losses(content).to(dtype)
+        else:
             losses = problem.losses(content)
-        return weights.mean(losses.to(dtype), content, index)
+        if "row weights" in USES:
+            return weights.mean(losses, content, index)
+        return losses.mean()
 
     model.train()
     for step in range(steps):
         model.zero_grad()
-        for _ in range(parts):
-            torch.autograd.backward(loss_of(next(drawn)) / parts)
-        for coefficients, power in penalised:
-            torch.autograd.backward(penalty(model, coefficients, power))
-        if SETTINGS["clip_norm"] is not None:
+        if "accumulate" in USES:
+            for _ in range(SETTINGS["accumulate"]):
+                torch.autograd.backward(loss_of(next(drawn)) / SETTINGS["accumulate"])
+        else:
+            torch.autograd.backward(loss_of(next(drawn)))
+        if "penalties" in USES:
+            for coefficients, power in penalised:
+                torch.autograd.backward(penalty(model, coefficients, power))
+        if "clip_norm" in USES:
             nn.utils.clip_grad_norm_(parameters, SETTINGS["clip_norm"])
-        if SETTINGS["clip_value"] is not None:
+        if "clip_value" in USES:
             nn.utils.clip_grad_value_(parameters, SETTINGS["clip_value"])
         tables = learning[:, step], momentum[:, step], decay[:, step]
-        own = [
-            StepRates(*values) for values in zip(*(each.tolist() for each in tables), strict=True)
-        ]
-        optimizer.step(step, own)
+        own = zip(*(each.tolist() for each in tables), strict=True)
+        optimizer.step(step, [StepRates(*values) for values in own])
     return model.eval()
 
 
@@ -213,52 +253,60 @@ def figures(problem: Problem, part: str = "test") -> dict[str, float]:
     """The loss and every metric of the trained model on rows that were not trained on."""
     dtype = next(problem.model.parameters()).dtype
     examples = Examples(problem, getattr(problem, part))
-    empty = RowWeights(
-        {**SETTINGS, "threshold": None, "drop_lowest": None},
-        hyperparameters(),
-        problem,
-        Examples(problem, problem.train),
-    )
-    arguments = arguments_of(problem, hyperparameters(), empty)
-    arguments = {name: values.to(dtype) for name, values in arguments.items()}
     totals: dict[str, float] = {}
-    whole: dict[str, list[tuple[Any, ...]]] = {}
+    if "code" in USES:
+        arguments = arguments_of(problem, hyperparameters())
+        arguments = {name: values.to(dtype) for name, values in arguments.items()}
+        whole: dict[str, list[tuple[Any, ...]]] = {}
     for index in torch.split(torch.arange(examples.rows), HELD_OUT_ROWS):
         content, share = examples.take(index, dtype), len(index) / examples.rows
-        with precision():
+        found: dict[str, Any] = {}
+        if "code" in USES:
+            with precision():
+                outputs = problem.outputs(content)
+                if problem.outer_loss is None:
+                    found["loss"] = problem.loss(outputs, targets_or_all(content)).mean()
+                else:
+                    batch = Batch(content, index)
+                    with torch.enable_grad():
+                        found["loss"] = problem.outer_loss(problem.model, arguments, batch)
+        elif "bfloat16" in USES:
+            with precision():
+                outputs = problem.outputs(content)
+                found["loss"] = problem.loss(outputs, targets_or_all(content)).mean()
+        else:
             outputs = problem.outputs(content)
-            if problem.outer_loss is None:
-                loss = problem.loss(outputs, targets_or_all(content)).mean()
-            else:
-                with torch.enable_grad():
-                    loss = problem.outer_loss(problem.model, arguments, Batch(content, index))
-        found: dict[str, Any] = {"loss": loss}
+            found["loss"] = problem.loss(outputs, targets_or_all(content)).mean()
         for name, metric in problem.metrics.items():
-            if not isinstance(metric, AllRows):
-                found[name] = metric(outputs, targets_or_all(content))
-            elif metric.rows is None:
-                whole.setdefault(name, []).append((outputs, content[1]))
-            else:
-                whole.setdefault(name, []).append((metric.rows(outputs, targets_or_all(content)),))
+            if "code" in USES:
+                if isinstance(metric, AllRows):
+                    if metric.rows is None:
+                        kept: tuple[Any, ...] = (outputs, content[1])
+                    else:
+                        kept = (metric.rows(outputs, targets_or_all(content)),)
+                    whole.setdefault(name, []).append(kept)
+                    continue
+            found[name] = metric(outputs, targets_or_all(content))
         for name, value in found.items():
             totals[name] = totals.get(name, 0.0) + float(value) * share
-    for name, kept in whole.items():
-        together = [torch.cat(column) for column in zip(*kept, strict=True)]
-        totals[name] = float(problem.metrics[name].measure(*together))
+    if "code" in USES:
+        for name, parts in whole.items():
+            together = [torch.cat(column) for column in zip(*parts, strict=True)]
+            totals[name] = float(problem.metrics[name].measure(*together))
     return {f"{part}_{name}": value for name, value in totals.items()}
 
 
 def main() -> None:
     """Trains under some seeds, prints mean and deviation of every figure, and writes model.pt."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("data", nargs="?", help="file of tensors, safetensors; see the guide")
+    if "data" in USES:
+        parser.add_argument("data", nargs="?", help="file of tensors, data.safetensors")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     data: dict[str, Tensor] | None = None
-    if options.data is not None:
-        from safetensors.torch import load_file
-
-        data = load_file(options.data)
+    if "data" in USES:
+        if options.data is not None:
+            data = load_file(options.data)
     found: list[dict[str, float]] = []
     for seed in range(options.seeds):
         problem = stated_problem(data)

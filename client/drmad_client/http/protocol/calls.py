@@ -6,7 +6,7 @@ Nothing here opens a connection or waits, so the synchronous and the asynchronou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 from urllib.parse import quote
@@ -332,6 +332,10 @@ def model_file(job_id: str, iteration: str) -> Call[None]:
 
 def retrained_model_file(job_id: str, retraining_id: str) -> Call[None]:
     return _file(job_id, f"retrainings/{quote(retraining_id, safe='')}/model", {})
+
+
+def recipe_data_file(job_id: str) -> Call[None]:
+    return replace(_file(job_id, "data", {}), held_s=PREFLIGHT_S)
 
 
 def _file(job_id: str, part: str, params: Mapping[str, str]) -> Call[None]:

@@ -33,6 +33,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/jobs/{job_id}/attribution"): READ,
     ("GET", "/v1/jobs/{job_id}/attribution/scores"): READ,
     ("GET", "/v1/jobs/{job_id}/model"): READ,
+    ("GET", "/v1/jobs/{job_id}/data"): SUBMIT,  # a worker reads them
     ("GET", "/v1/catalog"): READ,
     ("GET", "/v1/cluster"): READ,
     ("GET", "/v1/audit"): READ,
@@ -77,6 +78,7 @@ SCOPES: dict[tuple[str, str], Scope | None] = {
     ("GET", "/cluster/use"): READ,
     ("GET", "/docs"): READ,
     ("GET", "/live"): READ,
+    ("GET", "/jobs/{job_id}/recipe.zip"): SUBMIT,  # it has the job's code
     ("GET", "/jobs/{job_id}/examples"): SUBMIT,  # a worker runs the job's code to read them
     ("GET", "/new"): SUBMIT,
     ("GET", "/new/schema"): SUBMIT,

@@ -15,8 +15,16 @@ from drmad_client.records.meta_iteration import MetaIteration
 from drmad_client.records.pages import Page
 from drmad_client.records.search import Trial
 from drmad_service.api import array_responses
+from drmad_service.api.auth.authentication import PrincipalDependency
 from drmad_service.api.file_responses import FILE, SAFETENSORS, file_response
-from drmad_service.api.routes.dependencies import PROBLEM, StoreDependency, VisibleJobId
+from drmad_service.api.problem_details import problem_response
+from drmad_service.api.routes.dependencies import (
+    PROBLEM,
+    SettingsDependency,
+    StoreDependency,
+    VisibleJobId,
+    until_gone,
+)
 from drmad_service.errors import NotInstalled, ResultNotFound
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["results"])
@@ -179,6 +187,40 @@ async def model(
     """
     number, file = await store.model(job_id, iteration)
     return await file_response(request, file, SAFETENSORS, {"X-Meta-Iteration": str(number)})
+
+
+@router.get("/data", response_class=Response, responses={409: PROBLEM, **FILE})
+async def data(
+    job_id: VisibleJobId,
+    store: StoreDependency,
+    principal: PrincipalDependency,
+    settings: SettingsDependency,
+    request: Request,
+) -> Response:
+    """Return the data as the job's training reads them, for recipe.py, as safetensors.
+
+    Of a problem of the catalog they are train_inputs and train_targets, and those of valid and
+    test; of own code the arrays of its upload. A worker writes the file when it is asked for, and
+    the service keeps it for 25 minutes. `Range` and `If-Match` work as for the model.
+    """
+    file = await store.recipe_data(job_id)
+    if file is None:
+        asked = await store.request_recipe_data(job_id, principal.tenant)
+        wait_s = settings.check_wait_s
+        try:
+            failed = await store.recipe_data_answered(asked, wait_s, until_gone(request))
+        except TimeoutError:
+            status, why = 503, "retry later"
+            if not (await store.cluster()).schedulers:
+                status, why = 409, "no scheduler is running; start one with: drmad schedule"
+            detail = f"no worker wrote the data within {wait_s:g} s: {why}"
+            return problem_response(status, "no_worker", detail, instance=request.url.path)
+        if failed is not None:
+            return problem_response(422, failed.code, failed.message, instance=request.url.path)
+        file = await store.recipe_data(job_id)
+        if file is None:
+            raise ResultNotFound(f"the data of job {job_id} are no longer kept: ask again")
+    return await file_response(request, file, SAFETENSORS)
 
 
 async def _arrays(

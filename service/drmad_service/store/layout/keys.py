@@ -50,6 +50,7 @@ the score 0 lists jobs in that order. <tenant>, <id> and other names in brackets
     drmad:request:<kind>:<id>      string  what is asked (JSON); 20 s, which its asker renews
     drmad:request:<kind>:<id>:answer  string  report, error or empty (JSON); ten minutes
     drmad:examples:<id>            hash    row -> what a worker showed (JSON); groups; an hour
+    drmad:recipe:<id>              string  names the file of the data of recipe.py; 25 minutes
     drmad:uploads:<tenant>         zset    uploads under way; score: time until which each counts; a
                                            minute after the last one said that it goes on
     drmad:limits                   hash    tenant -> limits of its own (JSON); kept
@@ -170,6 +171,10 @@ def worker_request(kind: str, request_id: str, part: str = "") -> str:
 
 def examples(job_id: str) -> str:
     return f"drmad:examples:{job_id}"
+
+
+def recipe_data(job_id: str) -> str:
+    return f"drmad:recipe:{job_id}"
 
 
 def open_uploads(tenant: str) -> str:

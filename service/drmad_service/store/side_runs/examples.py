@@ -75,15 +75,5 @@ class TrainingExamples(WorkerRequests):
         timeout_s: float,
         is_connected: Callable[[], Awaitable[bool]] | None = None,
     ) -> JobError | None:
-        """Wait for the answer, and return its error if it has one.
-
-        Raises:
-            TimeoutError: no worker answered in time, or the client is gone.
-        """
-        try:
-            raw = await self.answer_to(KIND, request_id, timeout_s, is_connected)
-        finally:
-            await self.withdraw(KIND, request_id)
-        if raw is None:
-            raise TimeoutError
-        return JobError.model_validate_json(raw) if raw else None
+        """Wait for the answer; see `error_of`."""
+        return await self.error_of(KIND, request_id, timeout_s, is_connected)

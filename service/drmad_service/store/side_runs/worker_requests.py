@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from drmad_client.records.job import JobError
 from drmad_service.errors import TooManyWaiting
 from drmad_service.store.base import Base
 from drmad_service.store.layout import keys
@@ -31,7 +32,7 @@ class WorkerRequest:
     """A request that a scheduler has taken.
 
     Attributes:
-        kind: "preflights" or "examples".
+        kind: "preflights", "examples" or "recipes".
         content: what is asked (JSON).
     """
 
@@ -111,3 +112,23 @@ class WorkerRequests(Base):
                 renewed = loop.time()
             await asyncio.sleep(_POLL_S)
         return None
+
+    async def error_of(
+        self,
+        kind: str,
+        request_id: str,
+        timeout_s: float,
+        is_connected: Callable[[], Awaitable[bool]] | None = None,
+    ) -> JobError | None:
+        """Wait for an answer that is empty or an error; returns the error.
+
+        Raises:
+            TimeoutError: no worker answered in time, or the client is gone.
+        """
+        try:
+            raw = await self.answer_to(kind, request_id, timeout_s, is_connected)
+        finally:
+            await self.withdraw(kind, request_id)
+        if raw is None:
+            raise TimeoutError
+        return JobError.model_validate_json(raw) if raw else None

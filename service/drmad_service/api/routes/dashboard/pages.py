@@ -17,7 +17,8 @@ from pydantic import BaseModel, StringConstraints
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from drmad_client.export import job_folder
+from drmad_client.export import job_folder, recipe_folder
+from drmad_client.export.recipe import reads_data
 from drmad_client.plots.cluster_use import cluster_use
 from drmad_client.records.field_errors import message_of
 from drmad_client.records.group import group_record
@@ -28,6 +29,7 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec import capabilities
 from drmad_client.spec.groups import GROUP
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.outer.transforms import to_user_units
 from drmad_service.api import array_responses
 from drmad_service.api.auth.authentication import PrincipalDependency, signed_in
 from drmad_service.api.file_responses import file_response
@@ -314,6 +316,7 @@ async def job(
         retraining=retrainings[0] if retrainings else None,
         retrained=retrained,
         may_retrain=may_change and job.best is not None,
+        recipe_reads_data=reads_data(job.spec),
         may_validate=may_change and job.best is not None,
         timeline=job_page.timeline(job, await overview.notable_events(job_id)),
         spec={
@@ -378,6 +381,24 @@ async def download(
         tensors = array_responses.select(blob, job.hyperparameters)
         content = array_responses.as_safetensors(record.iteration, tensors, job.hyperparameters)
     return Response(content, media_type=media_type, headers=headers)
+
+
+@router.get("/jobs/{job_id}/recipe.zip")
+async def recipe(job_id: VisibleJobId, store: StoreDependency) -> Response:
+    """Downloads recipe.py with the best hyperparameters and the job's own code."""
+    job = await store.get(job_id)
+    record = await store.iteration(job_id, "best")
+    blob = await store.vectors(job_id, record.iteration, "state")
+    raw = array_responses.select(blob, job.hyperparameters)
+    tuned = {
+        each.name: to_user_units(raw[each.name], each.transform) for each in job.hyperparameters
+    }
+    code = await store.code(job.spec.problem.code) if job.spec.problem.kind == "code" else None
+    content = await asyncio.to_thread(
+        lambda: recipe_folder.zipped(recipe_folder.recipe_files(job, tuned, code))
+    )
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}-recipe.zip"'}
+    return Response(content, media_type="application/zip", headers=headers)
 
 
 @router.get("/new")
