@@ -30,7 +30,7 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
             "<br>".join(f"{path} = {_text(value)}" for path, value in trial.values.items())
             for trial, _ in ended
         ],
-        "hovertemplate": "%{y}<br>%{text}<extra>trial %{x}</extra>",
+        "hovertemplate": "%{y}<br>%{text}",
     }
     line = panels.line(
         [trial.number + 1 for trial, _ in ended],
@@ -39,9 +39,7 @@ def trials(search: Sequence[Trial | Mapping[str, Any]]) -> Figure:
         2,
         **palette.stroke(1, shape="hv"),
     )
-    figure = panels.stacked([("validation loss", [points, line], {})], True, x_title="trial")
-    figure["layout"]["hovermode"] = "closest"
-    return figure
+    return panels.stacked([("validation loss", [points, line], {})], True, x_title="trial")
 
 
 def _text(value: Any) -> str:

@@ -129,7 +129,7 @@ def test_the_pages_have_these_colours_and_each_stands_out_from_the_page() -> Non
             assert page is not None
             for colour in colours:
                 assert contrast(colour, page[1]) >= LEAST_CONTRAST, (colour, name)
-    script = (STATIC / "charts.js").read_text(encoding="utf-8")
+    script = (STATIC / "chart_colours.js").read_text(encoding="utf-8")
     listed = re.search(r"const COLOURS = \[(.*?)\]", script)
     assert listed is not None
     assert tuple(re.findall(r"#\w{6}", listed[1])) == palette.LIGHT

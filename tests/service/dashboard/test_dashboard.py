@@ -165,8 +165,9 @@ def test_chosen_jobs_are_compared(page: Page, server: Server, jobs: dict[str, st
         page.get_by_label(f"Compare {name}").check()
     button.click()
     expect(page.locator("h1")).to_have_text("Compare")
-    expect(page.locator("job-chart .main-svg").first).to_be_visible()
-    assert page.locator("job-chart .scatterlayer .trace").count() == 2
+    chart = page.locator('job-chart[name="compare"]')
+    expect(chart).to_have_attribute("data-state", "drawn")
+    assert chart.evaluate("({ view }) => view.panels.map(({ traces }) => traces.length)") == [2]
     fields = page.locator("section", has_text="Spec differences").locator("th[scope=row]")
     expect(fields.first).to_be_visible()
     assert "hyperparameters[0].kind" in fields.all_text_contents()

@@ -233,8 +233,8 @@ def test_a_chart_is_as_high_as_its_panels_need_also_on_a_phone(
         chart.scroll_into_view_if_needed()
         expect(chart).to_have_attribute("data-state", "drawn")
         heights = chart.evaluate(
-            """({ plot }) => ["yaxis", "yaxis2", "yaxis3", "yaxis4"].map((name) =>
-                plot._fullLayout[name]._length)"""
+            """({ view }) => view.plots.map(({ over }) => over.clientHeight)"""
         )
+        assert len(heights) == 4
         assert min(heights) > 80, heights
     assert trouble.found == []

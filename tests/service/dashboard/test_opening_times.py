@@ -126,7 +126,7 @@ def test_five_thousand_meta_iterations_open_quickly(
         return lease.job_id
 
     job_id = do(write)
-    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
+    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart[data-state=drawn]")
 
 
 @pytest.mark.full
@@ -140,7 +140,7 @@ def test_a_million_hyperparameters_open_quickly(
         return lease.job_id
 
     job_id = do(write)
-    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart .main-svg")
+    opens_quickly(browser, f"{server.url}/jobs/{job_id}", "job-chart[data-state=drawn]")
     with browsers.window(browser, Trouble()) as (context, page):
         received = Received(context, page)
         page.goto(f"{server.url}/jobs/{job_id}")

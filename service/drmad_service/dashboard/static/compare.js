@@ -1,5 +1,6 @@
 // Draws the validation losses of the selected jobs in one chart.
-import { COLOURS, JobChart } from "./charts.js";
+import { COLOURS } from "./chart_colours.js";
+import { JobChart } from "./charts.js";
 import { request } from "./service.js";
 
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px,2px", "2px,6px"];
@@ -13,7 +14,7 @@ JobChart.prototype.fetch = async function () {
   const data = figures.flatMap((figure, index) => {
     const trace = figure.data.find((trace) => trace.name === "validation, smoothed") ?? figure.data.find((trace) => trace.name === "validation");
     if (!trace) return [];
-    // plotly interprets some tags in names; escaping shows the name of a job as text.
+    // Texts of figures may have some tags; escaping shows the name of a job as text.
     const name = links[index].textContent.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
     return [{ ...trace, name, xaxis: "x", yaxis: "y", showlegend: false, opacity: 1, line: { color: COLOURS[index], dash: DASHES[index], width: 2 } }];
   });
