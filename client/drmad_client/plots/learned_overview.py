@@ -46,7 +46,8 @@ def overview(info: HyperparameterInfo, after: Values, before: Values | None = No
             for group in info.groups
         ]
         means = np.array([part.mean() for part in parts])
-        return _bars(info, labels, means, np.array(untuned))
+        of_each = _statistic(info) if any(part.size > 1 for part in parts) else ""
+        return _bars(info, labels, means, np.array(untuned), of_each)
     # Of examples the lists beside the figure have the names, and only the distribution is of use.
     if raw.size <= (MOST_WEIGHTS if info.kind == "sample_weight" else MOST_BARS):
         labels = [entry_label(info, index) for index in range(raw.size)]
@@ -78,8 +79,20 @@ def _axis_title(info: HyperparameterInfo) -> str:
     return name
 
 
-def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Values) -> Figure:
-    """One bar for each label, of the geometric mean where the values are powers."""
+def _scale(info: HyperparameterInfo) -> str:
+    return ", log scale" if info.transform == "exp" else ""
+
+
+def _statistic(info: HyperparameterInfo) -> str:
+    """What the mean of raw values is in the user's units."""
+    names = {"exp": "geometric mean", "identity": "mean"}
+    return f"<br>{names.get(info.transform, 'value at the mean of the raw values')} of each group"
+
+
+def _bars(
+    info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Values, of_each: str = ""
+) -> Figure:
+    """One bar for each label; `of_each` names the statistic of the values that it stands for."""
     order = np.argsort(-raw, kind="stable")
     values = to_user_units(raw, info.transform)[order].tolist()
     starts = to_user_units(untuned, info.transform)[order].tolist()
@@ -113,7 +126,7 @@ def _bars(info: HyperparameterInfo, labels: list[str], raw: Values, untuned: Val
         )
     axis = panels.log_axis([*values, *starts]) if is_log else {}
     layout = {
-        "xaxis": {"title": {"text": _axis_title(info)}, **axis},
+        "xaxis": {"title": {"text": _axis_title(info) + of_each + _scale(info)}, **axis},
         "yaxis": {
             "range": [len(labels) - 0.4, -0.6],
             "automargin": True,
@@ -185,7 +198,7 @@ def _histogram(info: HyperparameterInfo, raw: Values, untuned: Values | None) ->
             data.append(panels.line(x, counts, "untuned", 2, **palette.stroke(1, shape="hvh")))
     axis = panels.log_axis(x) if is_log else {}
     layout = {
-        "xaxis": {"title": {"text": _axis_title(info)}, **axis},
+        "xaxis": {"title": {"text": _axis_title(info) + _scale(info)}, **axis},
         "yaxis": {"title": {"text": "number of entries"}, "rangemode": "tozero"},
         "bargap": 0.05,
         "showlegend": len(data) > 1,

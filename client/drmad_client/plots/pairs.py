@@ -55,12 +55,13 @@ def pairs(
     }
     said = "not known" if found is None else f"{found:.3g}"
     axis = {"type": "log", "nticks": 4} if info.transform == "exp" and low > 0.0 else {}
+    scale = ", log scale" if axis else ""
     layout = {
         "showlegend": True,
         "hovermode": "closest",
         "title": {"text": f"{_escaped(info.name)}: rank correlation {said}"},
-        "xaxis": {"title": {"text": _escaped(titles[0])}, **axis},
-        "yaxis": {"title": {"text": _escaped(titles[1])}, **axis},
+        "xaxis": {"title": {"text": _escaped(titles[0]) + scale}, **axis},
+        "yaxis": {"title": {"text": _escaped(titles[1]) + scale}, **axis},
     }
     return {"data": [points, equal], "layout": layout}
 

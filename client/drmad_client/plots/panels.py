@@ -50,7 +50,7 @@ def stacked(
         suffix = "" if number == 1 else str(number)
         top = 1.0 - (number - 1) * height
         layout[f"yaxis{suffix}"] = {
-            "title": {"text": title},
+            "title": {"text": f"{title}, log scale" if axis.get("type") == "log" else title},
             "domain": [max(0.0, top - height + gap), top],
             **axis,
         }

@@ -72,6 +72,11 @@ class Waiting(Record):
         "start; null when nothing but its turn and room is waited for.",
     )
 
+    @property
+    def needs_nodes(self) -> bool:
+        """Whether no node can hold the job, of those there are or that an autoscaler may add."""
+        return self.impossible is not None and not self.autoscaled
+
 
 class StartPhases(Record):
     """Where the time went of the last start of a job, in seconds of a scheduler's clock."""

@@ -88,4 +88,4 @@ def test_a_pair_has_its_values_in_user_units_and_the_rank_correlation_of_all() -
     assert points["x"][0] == pytest.approx(np.exp(one[0]), rel=1e-4)
     assert points["y"][0] == pytest.approx(np.exp(-one[0]), rel=1e-4)
     assert figure["layout"]["title"]["text"] == "l2: rank correlation -1"
-    assert figure["layout"]["xaxis"]["title"]["text"] == "&lt;a>"
+    assert figure["layout"]["xaxis"]["title"]["text"] == "&lt;a>, log scale"

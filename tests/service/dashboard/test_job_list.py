@@ -74,11 +74,17 @@ def test_any_metric_is_a_column_that_sorts_and_stands_in_the_address(
     assert shown[:3] == ["0.75", "0.5", "0.25"]
     assert set(shown[3:]) == {"–"}
     assert "metric=validation_error" in page.url
+    page.goto(f"{server.url}/cluster")
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(head).to_have_text(["Validation error", "Test f1/macro & <b>точность</b>"])
     page.goto(f"{server.url}/?metric=validation_error&sort=metric:validation_error")
     page.locator("#columns summary").click()
     menu.get_by_label("validation error").click()
     expect(head).to_have_count(0)
     assert page.url == f"{server.url}/?"
+    page.get_by_role("link", name="Jobs", exact=True).click()
+    expect(page.locator("tbody tr").first).to_be_visible()
+    expect(head).to_have_count(0)
 
     async def removed(store: Store) -> None:
         for job in made:
@@ -243,3 +249,17 @@ def test_a_group_without_a_result_is_listed(
             await store.cancel(job)
 
     do(ended)
+
+
+def test_a_job_that_no_node_can_hold_asks_for_action_in_the_list_and_on_its_page(
+    page: Page, server: Server, jobs: dict[str, str]
+) -> None:
+    job = jobs["<img src=x onerror=alert(1)><b>bold</b>"]  # 64 replicas of one GPU each
+    page.goto(server.url)
+    row = page.locator(f"#row-{job}")
+    expect(row.locator(".chip")).to_have_text(["queued", "cannot run"])
+    expect(row.locator(".why.stuck")).to_contain_text("the cluster has 8")
+    page.goto(f"{server.url}/jobs/{job}")
+    notice = page.get_by_role("alert")
+    expect(notice).to_contain_text("This job cannot run: needs 64 GPUs, the cluster has 8.")
+    expect(notice.get_by_role("link")).to_have_attribute("href", f"/new?like={job}")

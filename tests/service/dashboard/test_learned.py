@@ -95,9 +95,11 @@ def test_the_list_of_all_values_is_written_with_full_names() -> None:
 
 def test_layers_are_bars_in_order_of_their_geometric_means() -> None:
     described = info([5], "exp", name="l2", kind="l2", groups=LAYERS)
-    tuned, untuned = overview(described, np.log([1.0, 10.0, 100.0, 50.0, 50.0]), np.zeros(5))[
-        "data"
-    ]
+    figure = overview(described, np.log([1.0, 10.0, 100.0, 50.0, 50.0]), np.zeros(5))
+    tuned, untuned = figure["data"]
+    assert figure["layout"]["xaxis"]["title"]["text"] == (
+        "l2: strength of the penalty<br>geometric mean of each group, log scale"
+    )
     assert tuned["y"] == ["1.bias", "0.weight"]
     assert tuned["x"] == [50.0, 10.0]
     assert untuned["x"] == [1.0, 1.0]

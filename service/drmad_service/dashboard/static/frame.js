@@ -1,5 +1,6 @@
 // Behaviour of every page: colour theme, sign-out, copy buttons, menus and custom elements.
 import "./elements.js";
+import { addMetrics } from "./metric_columns.js";
 import { complain, notify, request, under } from "./service.js";
 
 const THEMES = ["system", "light", "dark"];
@@ -21,6 +22,8 @@ document.querySelector("#sign-out")?.addEventListener("click", async () => {
     complain(error);
   }
 });
+
+document.querySelectorAll("[data-list]").forEach(addMetrics);
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy], [data-copy-of]");

@@ -1,6 +1,7 @@
 // The list of jobs: live updates, filters applied while typing, a selection that pages and filters keep,
 // actions on it, columns and keys.
 import { Follower, refresh } from "./live.js";
+import { keepMetrics } from "./metric_columns.js";
 import { complain, notify, request, under } from "./service.js";
 
 new Follower(() => "/live", { change: refresh, back: refresh });
@@ -151,13 +152,18 @@ dialog.querySelector("form").addEventListener("submit", async () => {
 });
 show();
 
-// Columns: those of metrics are in the address, which others are hidden is kept in this browser
+// Columns: those of metrics are in the address, and kept for links to the list; which others are hidden is
+// kept in this browser
 
 const HIDDEN = "drmad-hidden-columns";
 const columns = document.querySelector("#columns");
 const page = document.querySelector("#content");
 const hidden = new Set(JSON.parse(localStorage.getItem(HIDDEN) ?? "[]"));
-for (const box of columns.querySelectorAll("[data-href]")) box.addEventListener("change", () => location.assign(box.dataset.href));
+for (const box of columns.querySelectorAll("[data-href]")) box.addEventListener("change", () => {
+  keepMetrics(box.dataset.href);
+  location.assign(box.dataset.href);
+});
+if (new URLSearchParams(location.search).has("metric")) keepMetrics(location.href);
 for (const box of columns.querySelectorAll("[value]")) {
   box.checked = !hidden.has(box.value);
   box.addEventListener("change", () => {

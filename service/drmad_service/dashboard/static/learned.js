@@ -154,7 +154,9 @@ class LearnedGroups extends HTMLElement {
       };
       const head = document.createElement("tr");
       head.append(element("th", "Group"), element("th", "Rows", "number"), element("th", "Mean weight", "number"), element("th", element("span", "Bar", "visually-hidden")));
-      this.replaceChildren(element("table", [element("thead", head), element("tbody", groups.map(cells))]));
+      const table = element("table", [element("thead", head), element("tbody", groups.map(cells))]);
+      table.setAttribute("aria-label", "Weights by class and source");
+      this.replaceChildren(table);
       this.dataset.state = "drawn";
     } catch {
       // The list above says what failed.

@@ -78,6 +78,7 @@ function found(report, override) {
 function table(proofs, override) {
   const table = document.createElement("table");
   table.className = "proofs";
+  table.setAttribute("aria-label", "Preflight checks");
   const head = table.createTHead().insertRow();
   for (const name of ["Proof", "Result", "Where", "Finding", "Remedy", "Duration"])
     head.append(Object.assign(document.createElement("th"), { textContent: name }));
