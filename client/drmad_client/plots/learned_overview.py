@@ -98,6 +98,8 @@ def _bars(
     starts = to_user_units(untuned, info.transform)[order].tolist()
     names = [panels.plain(labels[index]) for index in order.tolist()]
     is_log = info.transform == "exp"
+    ends = np.concatenate([raw, untuned])
+    middle = float(np.nanmin(ends) + np.nanmax(ends)) / 2
     data: list[dict[str, Any]] = [
         {
             "type": "scatter" if is_log else "bar",
@@ -107,11 +109,16 @@ def _bars(
             "text": [panels.short(value) for value in values],
             "marker": {"color": palette.LIGHT[0], **({"size": 11} if is_log else {})},
             "hovertemplate": "%{y}: %{text}<extra></extra>",
-            **({"mode": "markers+text", "textposition": "middle right"} if is_log else {}),
-            **({"cliponaxis": False} if is_log else {}),
             **({} if is_log else {"orientation": "h"}),
         }
     ]
+    if is_log:
+        sides = ["left" if value > middle else "right" for value in raw[order]]
+        data[0] |= {
+            "mode": "markers+text",
+            "cliponaxis": False,
+            "textposition": [f"middle {side}" for side in sides],  # no text leaves the chart
+        }
     if not all(math.isnan(start) for start in starts):
         data.append(
             {

@@ -150,6 +150,9 @@ def test_a_chart_is_read_with_the_pointer_the_keyboard_and_by_its_name(
     over.hover(position={"x": 2, "y": 20})
     expect(said.locator("strong")).to_have_text("meta-iteration 1")
     expect(said).to_contain_text(f"training: {first}")
+    running.advance(1)
+    expect(points(losses)).to_have_attribute("data-points", "7")
+    expect(said).to_contain_text(f"training: {first}")  # of the same panel
 
 
 def test_a_page_with_lines_alone_loads_no_plotly(

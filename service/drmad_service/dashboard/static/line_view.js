@@ -156,11 +156,9 @@ export class LineView {
 
   /** Says the values at the cursor of a panel, and shows the cursor in the other panels too. */
   pointed(plot) {
-    if (this.isPointing) return;
-    this.isPointing = true;
-    const { left, idx } = plot.cursor;
-    for (const other of this.plots) if (other !== plot) other.setCursor({ left, top: left < 0 ? -10 : 0 }, false);
-    this.isPointing = false;
+    const { left, top, idx } = plot.cursor;
+    if (left >= 0 && top < 0) return; // it follows that of another panel
+    for (const other of this.plots) if (other !== plot) other.setCursor({ left, top: -10 }, false);
     const isAway = left < 0 || idx === null || idx === undefined;
     this.said.hidden = isAway;
     if (isAway) return;
@@ -197,8 +195,9 @@ export class LineView {
     this.at = at;
     const plot = this.plots[at?.panel ?? 0];
     if (!plot) return;
-    const x = at && this.panels[at.panel].columns[0][at.index];
-    plot.setCursor(x === null || x === undefined ? { left: -10, top: -10 } : { left: plot.valToPos(x, "x"), top: 0 });
+    if (!at) return plot.setCursor({ left: -10, top: -10 });
+    const [xs] = this.panels[at.panel].columns;
+    plot.setCursor({ left: plot.valToPos(xs[Math.min(at.index, xs.length - 1)], "x"), top: 0 });
   }
 
   /** Names the chart for a reader who does not see it: each line's first and last value. */
