@@ -1,4 +1,4 @@
-"""The recipe as a file, in a process that has no drmad, against the engine."""
+"""The recipe as a file, where drmad cannot be imported, against the engine."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ SPEC: dict[str, Any] = {
     "training": {"steps": 12, "batch_size": ROWS, "precision": "float64"},
     "hyperparameters": [{"kind": "sample_weight"}],
 }
-OUTSIDE = """
-import json, runpy, sys
-for name in ("drmad_client", "drmad_workers", "drmad_service"):
-    sys.modules[name] = None  # importing it now fails
+FIGURES = """
+import runpy
 from pathlib import Path
 from safetensors.torch import load_file
 recipe = runpy.run_path("recipe.py")
@@ -49,7 +47,14 @@ data = load_file("data.safetensors") if Path("data.safetensors").exists() else N
 problem = recipe["stated_problem"](data)
 problem.model.double().load_state_dict(load_file("start.safetensors"))
 recipe["train"](problem)
-print(json.dumps(recipe["figures"](problem)))
+found = recipe["figures"](problem)
+"""
+OUTSIDE = f"""
+import json, sys
+for name in ("drmad_client", "drmad_workers", "drmad_service"):
+    sys.modules[name] = None  # importing it now fails
+{FIGURES}
+print(json.dumps(found))
 """
 TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "sample_weight": torch.sigmoid,
@@ -65,6 +70,18 @@ def outside(folder: Path, *arguments: str) -> str:
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def hidden(folder: Path) -> Any:
+    """The figures of a file without own code, in this process while it cannot import drmad."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in [*sys.modules]:
+            if name.startswith("drmad_"):
+                patch.setitem(sys.modules, name, None)
+        scope: dict[str, Any] = {}
+        exec(FIGURES, scope)
+        return scope["found"]
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -119,7 +136,8 @@ def agree(
     with torch.no_grad(), held:
         draw_weights(model, built.initialize)
     save_file(model.state_dict(), folder / "start.safetensors")
-    found: dict[str, float] = json.loads(outside(folder, "-c", OUTSIDE))
+    found: dict[str, float]
+    found = json.loads(outside(folder, "-c", OUTSIDE)) if code else hidden(folder)
     wanted = {n: v for n, v in expected[0].items() if n in found}
     assert wanted.keys() == found.keys()
     assert found == pytest.approx(wanted, rel=1e-6)
