@@ -202,7 +202,7 @@ class SchedulerSettings(_Settings):
     worker_user: str = _WORKER_USER
     warm_workers: int = setting(
         1,
-        "Worker processes of each node that wait for a job with torch imported, about 450 MB each; "
+        "Worker processes of each node that wait for a job with torch imported, about 300 MB each; "
         "0 keeps none. Nodes of a Ray cluster also need the variables that docs/how-to/deploy.md "
         "lists.",
         0,

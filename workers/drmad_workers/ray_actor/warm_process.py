@@ -6,11 +6,10 @@ draws random numbers or touches a GPU.
 
 from __future__ import annotations
 
-import sklearn.datasets
 import torch.fx.experimental.proxy_tensor
 
 from drmad_workers import replica_batch, spec_adapter
 from drmad_workers.preflight import short_run
 from drmad_workers.ray_actor import outer_step
 
-__all__ = ["outer_step", "replica_batch", "short_run", "sklearn", "spec_adapter", "torch"]
+__all__ = ["outer_step", "replica_batch", "short_run", "spec_adapter", "torch"]
