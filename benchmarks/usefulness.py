@@ -11,39 +11,20 @@ reaches there (the usefulness), and the mean gain in validation loss beside that
 
 import argparse
 import sys
-from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # of the experiments
 import torch
-from experiments.opponents import data_roots
 
-from drmad_workers import MetaConfig, Replay, SampleWeight, Shortcut, TrainingConfig, Tuner, tune
-from drmad_workers.catalog import build_problem
-from drmad_workers.catalog.places import Places
+from drmad_workers import Replay, Shortcut, Tuner
 from drmad_workers.hypergradients import Method
 from drmad_workers.hypergradients.agreement import agreement
 from drmad_workers.hypergradients.backward_pass import BackwardPass
-from lds_study.cells import CELLS
+from usefulness_study.runs import Values, loss_of, moved, runs
 
-DRAWS, STEP = 3, 0.3
-WRONG = {
-    "MNIST, half of the labels wrong": (
-        {"name": "mnist", "train": 5000, "valid": 1000, "test": 4000, "label_noise": 0.5},
-        TrainingConfig("damped_sgd", 1000, 100, 0.5, 0.9),
-        12,
-    ),
-    "digits, 40 % wrong": (
-        {"name": "digits", "train": 1000, "valid": 300, "test": 497, "label_noise": 0.4},
-        TrainingConfig("damped_sgd", 500, 50, 1.0, 0.9),
-        15,
-    ),
-}
-"""The data, the training, and the meta-iterations after which it is measured again."""
-
-Values = dict[str, torch.Tensor]
+DRAWS = 3
 
 
 def measured(name: str, tuner: Tuner, values: Values) -> None:
@@ -52,7 +33,7 @@ def measured(name: str, tuner: Tuner, values: Values) -> None:
         "exact": Replay(),
         **{f"T/{part}": Shortcut(horizon=steps // part) for part in (4, 10)},
     }
-    found: dict[str, list[Mapping[str, torch.Tensor]]] = {label: [] for label in methods}
+    found: dict[str, list[Values]] = {label: [] for label in methods}
     for draw in range(DRAWS):
         passes, _ = tuner.compare(values, list(methods.values()), draw)
         for label, each in zip(methods, passes, strict=True):
@@ -65,12 +46,9 @@ def measured(name: str, tuner: Tuner, values: Values) -> None:
         across[label] = fmean(
             agreement(hypergradients[one], found["exact"][other]).cosine for one, other in pairs
         )
-        moved = [
-            {n: values[n] - STEP * gradient.sign() for n, gradient in each.items()}
-            for each in hypergradients
-        ]
+        steps_taken = [moved(values, each) for each in hypergradients]
         gains[label] = fmean(
-            before[other] - loss_of(tuner, moved[one], other) for one, other in pairs
+            before[other] - loss_of(tuner, steps_taken[one], other) for one, other in pairs
         )
     for label in list(methods)[1:]:
         own = fmean(
@@ -84,10 +62,6 @@ def measured(name: str, tuner: Tuner, values: Values) -> None:
         )
 
 
-def loss_of(tuner: Tuner, values: Values, draw: int) -> float:
-    return tuner.retrain(values, draw)[0]["validation_loss"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="the runs whose name contains this")
@@ -95,26 +69,8 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| run | exact: cosine to another draw | method | same draw | usefulness | gain |")
     print("|---|---|---|---|---|---|")
-    for name, (data, training, iterations) in WRONG.items():
-        if only not in name:
-            continue
-        problem = build_problem(
-            {"name": "mlp", "hidden": [50]},
-            data,
-            initialize="reset",
-            places=Places(data_roots()),
-        )
-        tuner = Tuner(problem, [SampleWeight()], training, Replay())
-        measured(name, tuner, tuner.initial_values())
-        config = MetaConfig("adam", STEP, iterations, confirmation=0.0)
-        method = Shortcut(horizon=training.steps // 10)
-        state = tune(problem, [SampleWeight()], training, method, config).state
-        assert state is not None
-        measured(f"{name}, after {iterations} meta-iterations", tuner, state.hyperparameters)
-    for cell in CELLS:
-        if only in cell.name and cell.model == "mlp":
-            tuner = Tuner(cell.problem(), cell.kinds(), cell.training(), Replay())
-            measured(f"digits, {cell.name}", tuner, tuner.initial_values())
+    for name, tuner, values in runs(only):
+        measured(name, tuner, values)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ CLEANING = {
 """By the name of the way in row_scores; each without and with the clean examples in training."""
 WITH_CLEAN = " + clean"
 OFTEN = ("filter, 6 rounds", "cleanlab")
-"""The ways of every case; the others are compared where TIMED has the digits."""
+"""The ways of every case; the others are compared where TIMED has the case."""
 OTHERS = {"auto": "auto", "exact": "replay"}
 TIMED = ("40 %", MNIST)
 """The other cases take as long as the first."""
@@ -126,7 +126,7 @@ def cleaning(case: str, seed: int, spec: Spec) -> list[Task]:
     it, or all of them train with weight one.
     """
     found: list[Task] = []
-    for way in CLEANING if case == TIMED[0] else OFTEN:
+    for way in CLEANING if case in TIMED else OFTEN:
         if way != "tuned":
             found.append(Cleaned(case, way, seed, spec, way=way))
         found.append(Cleaned(case, way + WITH_CLEAN, seed, spec, way=way, clean=True))

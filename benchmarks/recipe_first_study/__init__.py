@@ -1,0 +1,1 @@
+"""Parts of benchmarks/recipe_first.py; no module here is a script."""
