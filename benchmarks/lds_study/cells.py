@@ -100,6 +100,7 @@ CELLS = (
     Cell("MLP, SGD .03", "mlp", "sgd", 0.03),
     Cell("MLP, AdamW .003", "mlp", "adamw", 0.003),
     Cell("conv net, SGD .02", "cnn", "sgd", 0.02),
+    Cell("transformer, AdamW .0003, warm-up", "transformer", "adamw", 0.0003, warmup=40),
     Cell("transformer, AdamW .001, warm-up", "transformer", "adamw", 0.001, warmup=40),
     Cell("MLP, SGD .1", "mlp", "sgd", 0.1, calm=False),
     Cell("MLP, SGD .3", "mlp", "sgd", 0.3, calm=False),
