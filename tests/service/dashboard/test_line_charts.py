@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
+from drmad_client.plots import palette, panels
 from drmad_service.store import Lease, Store
 from tests import browser as browsers
 from tests.browser import Server, Trouble
@@ -198,3 +199,14 @@ def test_marks_of_the_best_and_of_probes_have_their_signs(
     names = losses.evaluate("({ view }) => view.panels[0].traces.map(({ name }) => name)")
     star = losses.evaluate(COLOUR_AT, [0, names.index("best"), 0])
     assert star == pytest.approx([0x89, 0x26, 0x20], abs=24)
+
+
+def test_a_value_between_gaps_is_a_point(page: Page, server: Server, jobs: dict[str, str]) -> None:
+    page.goto(f"{server.url}/jobs/{jobs['night shift']}")
+    losses = page.locator('job-chart[name="losses"]')
+    expect(losses).to_have_attribute("data-state", "drawn")
+    line = panels.line([1, 2, 3, 4, 5], [1.0, None, 2.0, None, 1.0], "loss", 1, **palette.stroke(0))
+    losses.evaluate(
+        "(chart, figure) => chart.show(figure)", panels.stacked([("loss", [line], {})], False)
+    )
+    assert losses.evaluate(COLOUR_AT, [0, 0, 2]) == pytest.approx([0x2F, 0x74, 0xB8], abs=24)

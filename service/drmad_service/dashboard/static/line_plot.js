@@ -3,7 +3,7 @@ import { inTheme, themeColour } from "./chart_colours.js";
 import { SYMBOLS, dashOf, moment, tickText } from "./line_words.js";
 import uPlot from "./vendor/uplot.esm.min.js";
 
-const GUTTER = 56; // pixels left of each panel, so that the panels of a chart lie below each other
+const GUTTER = 62; // pixels left of each panel, so that the panels of a chart lie below each other
 const FONT = "11px Inter, sans-serif";
 const WHOLE_STEPS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 const LOG_TICKS = 5;
@@ -73,16 +73,23 @@ function seriesOf(trace, number) {
   const { line = {}, marker, mode, opacity = 1, stackgroup, fillcolor } = trace;
   const isMarks = mode === "markers" && marker;
   const colour = () => inTheme(line.color ?? marker?.color ?? themeColour("--muted"));
-  const isAlone = (column) => column.filter((value) => value !== null && value !== undefined).length === 1;
   return {
     alpha: opacity,
     stroke: colour,
     width: line.width ?? 2,
     dash: dashOf(line.dash),
     paths: isMarks ? () => null : line.shape === "hv" ? stepped : linear,
-    points: { show: (plot, at) => !isMarks && line.width !== 0 && isAlone(plot.data[at]), size: 7, fill: colour },
+    points: { show: false, filter: (plot, at) => (isMarks || line.width === 0 ? null : alone(plot.data[at])), size: 7, fill: colour },
     ...(stackgroup ? { fill: number === 0 ? () => inTheme(fillcolor) : undefined, fillTo: 0 } : {}),
   };
+}
+
+/** The places of values between gaps, which no line reaches; null without one. */
+function alone(column) {
+  const places = column.flatMap((value, index) => (value === undefined ? [] : [index]));
+  const isGap = (number) => (column[places[number]] ?? null) === null;
+  const found = places.filter((_, number) => !isGap(number) && isGap(number - 1) && isGap(number + 1));
+  return found.length ? found : null;
 }
 
 /** Areas down to the line before: bands of intervals, and the layers of a stack. */
@@ -106,6 +113,7 @@ function drawMarks({ ctx, bbox, scales, valToPos }, traces) {
       ctx.save();
       ctx.translate(valToPos(at, "x", true), top);
       ctx.scale(size, size);
+      ctx.setLineDash([]);
       ctx.lineWidth = 2;
       ctx[`${symbol.paint}Style`] = inTheme(marker.color);
       ctx[symbol.paint](path);

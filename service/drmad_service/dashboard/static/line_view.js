@@ -257,5 +257,5 @@ function endsOf(panels) {
   const all = panels.flatMap(({ columns: [xs] }) => (xs.length ? [xs[0], xs.at(-1)] : []));
   const low = Math.min(...all), high = Math.max(...all);
   if (!all.length) return [0, 1];
-  return low < high ? [low, high] : [low - 1, high + 1];
+  return low < high ? [low, high] : [low - 0.5, high + 0.5];
 }

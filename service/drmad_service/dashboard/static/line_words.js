@@ -9,7 +9,7 @@ const SVG = "http://www.w3.org/2000/svg";
 export const SYMBOLS = {
   circle: { path: "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z", paint: "fill" },
   star: { path: "M0 -6L1.5 -2L5.7 -1.9L2.4 .8L3.5 4.9L0 2.5L-3.5 4.9L-2.4 .8L-5.7 -1.9L-1.5 -2Z", paint: "fill" },
-  x: { path: "M-4 -4L4 4M-4 4L4 -4", paint: "stroke" },
+  x: { path: "M-6 -6L6 6M-6 6L6 -6", paint: "stroke" },
   "diamond-open": { path: "M0 -5L5 0L0 5L-5 0Z", paint: "stroke" },
 };
 
@@ -42,7 +42,8 @@ export function tickText(value, { type, tickformat = "", ticksuffix = "" }, tick
   const step = Math.abs(ticks[1] - ticks[0]) || Math.abs(value) || 1;
   if (tickformat.endsWith("%")) return `${(100 * value).toFixed(decimals(100 * step))}%`;
   const largest = Math.max(...ticks.map(Math.abs));
-  return largest >= 1e5 || step < 9e-5 ? figure(value) : value.toFixed(decimals(step));
+  if (largest < 1e5 && step >= 9e-5) return value.toFixed(decimals(step));
+  return value === 0 ? "0" : Number(value.toPrecision(4)).toExponential().replace("e+", "e");
 }
 /** The decimal places of a step, such as two for 0.25. */
 function decimals(step) {
