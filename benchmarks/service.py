@@ -125,22 +125,24 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
             cpu[event.data["iteration"]] = cpu_s(pid)
     service_cpu = (cpu[last] - cpu[first]) / (last - first)
     records = list(client.jobs.history(job.id))
-    cycles = [
-        (after.at - before.at).total_seconds() - sum(after.replicas[0].seconds.values())
-        for before, after in itertools.pairwise(records)
+    apart = [
+        (after.at - before.at).total_seconds() for before, after in itertools.pairwise(records)
     ]
+    phases = [sum(each.replicas[0].seconds.values()) for each in records[1:]]
+    cycles = [whole - own for whole, own in zip(apart, phases, strict=True)]
     checked = JobSpec.model_validate(spec(iterations))
     torch.set_num_threads(1)
     tuner = spec_adapter.tuner(checked)
     state, config = initial_state(tuner.hyperparameters), spec_adapter.meta(checked)
-    alone, cpu_began = [], 0.0
+    alone, whole, cpu_began = [], [], 0.0
     for n in range(iterations):
         if n == first:
             cpu_began = time.process_time()
         began = time.perf_counter()
         evaluation = tuner.evaluate(state.hyperparameters, state.iteration)
         state = meta_update(state, evaluation.validation_loss, evaluation.hypergradient, config)
-        alone.append(time.perf_counter() - began - sum(evaluation.seconds.values()))
+        whole.append(time.perf_counter() - began)
+        alone.append(whole[-1] - sum(evaluation.seconds.values()))
     loop_cpu = (time.process_time() - cpu_began) / (iterations - first)
     service, loop = statistics.median(cycles[first:]), statistics.median(alone[first:])
     return {
@@ -149,6 +151,9 @@ def overhead(client: Client, pid: int, iterations: int) -> dict[str, float]:
         "added_ms": 1e3 * (service - loop),
         # Commits overlap with the next meta-iteration: the extremes of single cycles say nothing.
         "added_mean_ms": 1e3 * (statistics.mean(cycles[first:]) - statistics.mean(alone[first:])),
+        # What a commit takes from the replica that computes beside it is in its phases.
+        "apart_ms": 1e3 * statistics.median(apart[first:]),
+        "loop_whole_ms": 1e3 * statistics.median(whole[first:]),
         "service_cpu_ms": 1e3 * service_cpu,
         "loop_cpu_ms": 1e3 * loop_cpu,
         "added_cpu_ms": 1e3 * (service_cpu - loop_cpu),

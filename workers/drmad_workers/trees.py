@@ -14,6 +14,8 @@ from torch import Tensor
 
 def children(node: Any) -> dict[str, Any] | None:
     """The children by the way to each, such as "['mask']", "[0]" or ".labels"; None for a leaf."""
+    if isinstance(node, Tensor):
+        return None
     if isinstance(node, Mapping):
         return {f"[{key!r}]": child for key, child in node.items()}
     if isinstance(node, tuple) and hasattr(node, "_fields"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from drmad_client.spec.job import JobSpec
+from drmad_client.spec.outer.online import checkpoint_due
 from drmad_service.scheduling.ray_futures import future_of
 from drmad_service.store import ResumePoint
 from drmad_workers.ray_actor.messages import Failure, PackedState, RollbackRequired, StepResult
@@ -106,6 +107,7 @@ class SyncRounds(Rounds):
     """One update from the results of all replicas, or of the first `wait_for` that answer."""
 
     _begun: _Round | None = None
+    _goes_on = False
 
     def begin(self, point: ResumePoint) -> None:
         self._begun = self._ask(point)
@@ -115,7 +117,9 @@ class SyncRounds(Rounds):
         if begun is None or begun.iteration != point.iteration:
             begun = self._ask(point)
         if len(self._actors) == 1:
-            return await self._outcome(begun.asked[0])
+            outcome = await self._outcome(begun.asked[0])
+            self._goes_on = isinstance(outcome, StepResult) and outcome.goes_on
+            return outcome
         answers = [future_of(answer) for answer, _ in begun.asked]
         await self._wait_for(answers, self._spec.replicas.wait_for)
         idle, results = [], []
@@ -137,12 +141,18 @@ class SyncRounds(Rounds):
         self.began = time.monotonic()
         state, number = PackedState(point.tensors, point.scalars), point.iteration
         if len(self._actors) == 1:
-            whole = self._actors[0].whole_meta_iteration
-            outcome = whole.remote(state, number, self._infos, self._max_model_bytes)
-            return _Round(number, state, 0, [outcome])
+            return _Round(number, state, 0, [self._ask_one(self._actors[0], state, number)])
         kept, ticket = self._put(state), self._next_ticket()
         asked = [actor.meta_iteration.remote(kept, number, ticket) for actor in self._actors]
         return _Round(number, kept, ticket, asked)
+
+    def _ask_one(self, actor: Any, state: PackedState, number: int) -> Any:
+        """Ask the only actor, which may have begun the meta-iteration already."""
+        may_go_on = not checkpoint_due(self._spec, number + 1)
+        if self._goes_on:
+            return actor.following_meta_iteration.remote(may_go_on)
+        whole = actor.whole_meta_iteration
+        return whole.remote(state, self._infos, self._max_model_bytes, may_go_on)
 
 
 @dataclass(frozen=True)

@@ -183,14 +183,15 @@ class InnerObjective:
         The gradient includes the penalties; the loss does not.
         """
 
-        tensors, views = self.parameters.tensors, self.parameters.parts(out)
+        tensors = self.parameters.tensors
 
-        def into_place(number: int, part: Tensor) -> Tensor:
-            return views[number].copy_(part)
+        def into_place() -> AbstractContextManager[None]:
+            views = self.parameters.parts(out)
+            return streamed(tensors, lambda number, part: views[number].copy_(part))
 
         def derive() -> Parts:
             loss = self.loss(batch)
-            with streamed(tensors, into_place) if self.parameters.are_large else nullcontext():
+            with into_place() if self.parameters.are_large else nullcontext():
                 try:
                     parts = torch.autograd.grad(total(loss), tensors, allow_unused=True)
                 except RuntimeError:

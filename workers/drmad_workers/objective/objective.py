@@ -252,8 +252,11 @@ class Objective:
         return found._replace(by_parameters=self.parameters.parts(flat), by_leaves=by_leaves)
 
     def _subtracting(self, out: Tensor, share: float = 1.0) -> Use | None:
-        """Subtracts each derivative from its part of `out`; None where workers first sum them."""
-        if self.workers.size > 1:
+        """Subtracts each derivative of a large model from its part of `out`.
+
+        None where workers first sum them, and where the derivatives need little memory.
+        """
+        if self.workers.size > 1 or not self.parameters.are_large:
             return None
         views = self.parameters.parts(out)
 

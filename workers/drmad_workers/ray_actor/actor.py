@@ -81,11 +81,23 @@ class Replica(OuterMethods, SideMethods):
         return (results if isinstance(results, Failure) else None), results
 
     def whole_meta_iteration(
-        self, state: PackedState, iteration: int, infos: Infos, max_model_bytes: int
+        self, state: PackedState, infos: Infos, max_model_bytes: int, goes_on: bool = False
     ) -> StepResult | RollbackRequired | Failure:
-        """A meta-iteration and its outer step, for a job with one worker."""
-        results = self._results(state, iteration, 0, None)
-        return self._outer_step(infos, state, max_model_bytes, [results])
+        """A meta-iteration and its outer step, for a job with one worker.
+
+        Args:
+            goes_on: whether the next meta-iteration may begin at once; see StepResult.
+        """
+
+        def whole(begun: PackedState) -> StepResult | RollbackRequired | Failure:
+            results = self._results(begun, int(begun.scalars["iteration"]), 0, None)
+            return self._outer_step(infos, begun, max_model_bytes, [results])
+
+        return self._ahead.outcome(whole, state, goes_on)
+
+    def following_meta_iteration(self, goes_on: bool) -> StepResult | RollbackRequired | Failure:
+        """As whole_meta_iteration, for the one that has begun already."""
+        return self._ahead.next_outcome(goes_on)
 
     def training_state(self) -> PackedTraining | Failure:
         """The training state of the replica of an online job before its next window."""

@@ -167,6 +167,7 @@ class StepResult:
         model: the model of the first replica, as safetensors; None if it exceeds the size limit.
         finished: why the outer loop stops now; None if it continues.
         warnings: what its user should know, by the code of the warning.
+        goes_on: whether the worker has begun the next meta-iteration; see run_ahead.
     """
 
     record: dict[str, Any]
@@ -175,3 +176,4 @@ class StepResult:
     model: Kept | None
     finished: str | None
     warnings: dict[str, str] = field(default_factory=dict)
+    goes_on: bool = False

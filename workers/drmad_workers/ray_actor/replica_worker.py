@@ -15,6 +15,7 @@ from drmad_workers.ray_actor import failures
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, Prepared, ProgressReport
 from drmad_workers.ray_actor.printed.output import Output
+from drmad_workers.ray_actor.run_ahead import RunAhead
 from drmad_workers.ray_actor.shared_work import SharedWork
 from drmad_workers.ray_actor.state_files import StateFiles
 
@@ -71,6 +72,7 @@ class ReplicaWorker:
         self._progress = ("prepare", 0, 0)
         self._output = Output(output)
         self._computing = Lock()
+        self._ahead = RunAhead()
         self._abandoned = -1
 
     @property

@@ -84,6 +84,19 @@ def checkpoint_refusal(
     )
 
 
+def first_window(job: TunedJob, number: int) -> int:
+    """The number of the first window of the training run of a window."""
+    return number - number % max(1, job.training.steps // job.meta.window)
+
+
+def checkpoint_due(job: TunedJob, number: int) -> bool:
+    """Whether a job keeps its training state before meta-iteration `number`."""
+    meta, first = job.meta, first_window(job, number)
+    if meta.mode != "online" or number >= meta.iterations or number == first:
+        return False
+    return (number - first) % meta.checkpoint_every == 0
+
+
 def online_misfits(spec: TunedJob) -> Iterator[Misfit]:
     """The settings that do not fit the mode of a job."""
     meta = spec.meta

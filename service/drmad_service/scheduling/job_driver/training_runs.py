@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from drmad_client.spec.outer.online import checkpoint_refusal
+from drmad_client.spec.outer.online import checkpoint_due, checkpoint_refusal, first_window
 from drmad_service.errors import ResultNotFound
 from drmad_service.scheduling.job_driver.driven_job import DrivenJob
 from drmad_service.scheduling.job_driver.outcomes import fail, fail_or_retry
@@ -47,7 +47,7 @@ class TrainingRuns:
             CallFailed: a replica is lost.
         """
         job, number = self._job, point.iteration
-        first = self._begin(number)
+        first = first_window(job.spec, number)
         if job.spec.meta.mode != "online" or number == first:
             return
         kept = await job.store.checkpoints(job.lease.job_id)
@@ -66,10 +66,7 @@ class TrainingRuns:
 
     async def checkpoint(self, number: int) -> list[ResumePoint]:
         """The training state of each replica before window `number`, if a checkpoint is due."""
-        meta = self._job.spec.meta
-        if meta.mode != "online" or number >= meta.iterations or number == self._begin(number):
-            return []
-        if (number - self._begin(number)) % meta.checkpoint_every:
+        if not checkpoint_due(self._job.spec, number):
             return []
         found = []
         for state in await self._monitor.results(
@@ -95,11 +92,6 @@ class TrainingRuns:
             f"the training run goes on from {source}"
         )
         await job.persist(lambda: job.store.warn(job.lease, "checkpoint_lost", message))
-
-    def _begin(self, number: int) -> int:
-        """The number of the first window of the training run of a window."""
-        spec = self._job.spec
-        return number - number % max(1, spec.training.steps // spec.meta.window)
 
     async def _states(self, start: int) -> Sequence[PackedTraining]:
         job = self._job

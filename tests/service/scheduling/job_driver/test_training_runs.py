@@ -77,7 +77,7 @@ async def test_a_lost_replica_trains_again_from_the_last_checkpoint_that_is_whol
     ]
     again.returns(None)
     following = await cluster.called("whole_meta_iteration")
-    assert following.arguments[1] == 5
+    assert following.arguments[0].tensors == b"state 5"
     following.returns(window(5, finished="iterations"))
     (await cluster.called("training_state")).returns(PackedTraining(b"training 6", {}))
     assert (await driven.released()).status is JobStatus.SUCCEEDED
@@ -101,7 +101,7 @@ async def test_the_next_meta_iteration_is_computed_while_one_is_committed(
     driven = await drive(**mode)
     (await cluster.called("whole_meta_iteration")).returns(window(0))
     ahead = await cluster.called("whole_meta_iteration")
-    assert ahead.arguments[:2] == (window(0).state, 1)
+    assert ahead.arguments[0] == window(0).state
     assert (await driven.store.get(driven.lease.job_id)).progress.iteration == 0
     ahead.returns(window(1, finished="iterations"))
     assert cluster.calls["training_state"].empty()
@@ -121,7 +121,22 @@ async def test_a_training_state_is_taken_before_the_next_window_begins(
     state = await cluster.called("training_state")
     assert cluster.calls["whole_meta_iteration"].empty()
     state.returns(PackedTraining(b"training 2", {"step": 10}))
-    assert (await cluster.called("whole_meta_iteration")).arguments[1] == 2
+    assert (await cluster.called("whole_meta_iteration")).arguments[0].tensors == b"state 2"
+
+
+async def test_a_replica_goes_on_by_itself_up_to_the_next_checkpoint(
+    drive: Drive, cluster: StandInCluster
+) -> None:
+    await drive(**ONLINE)
+    first = await cluster.called("whole_meta_iteration")
+    assert first.arguments[-1] is True
+    first.returns(replace(window(0), goes_on=True))
+    second = await cluster.called("following_meta_iteration")
+    assert second.arguments == (False,)
+    second.returns(window(1))
+    (await cluster.called("training_state")).returns(PackedTraining(b"training 2", {"step": 10}))
+    third = await cluster.called("whole_meta_iteration")
+    assert (third.arguments[0].tensors, third.arguments[-1]) == (b"state 2", True)
 
 
 async def test_a_window_that_may_write_a_superseded_model_waits_for_the_commit(
@@ -188,7 +203,7 @@ async def test_patience_ends_an_online_job_that_was_interrupted_with_a_measured_
     (await cluster.called("whole_meta_iteration")).raises(CallFailed(LOST))
     (await cluster.called("resume_training")).returns(None)
     last = await cluster.called("whole_meta_iteration")
-    assert last.arguments[1] == 2
+    assert last.arguments[0].tensors == b"state 2"
     last.returns(result(2, finished="patience"))
     job = await driven.released()
     assert (job.reason, job.best and job.best.iteration) == ("patience", 2)

@@ -247,12 +247,8 @@ class FlatParameters:
     def parts(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat tensor, shape (..., P), in the shapes of the parameters."""
         lead = flat.shape[:-1]
-        return [
-            part.view(lead + shape)
-            for part, shape in zip(
-                torch.split(flat, self._sizes, dim=-1), self._shapes, strict=True
-            )
-        ]
+        parts = zip(flat.split_with_sizes(self._sizes, -1), self._shapes, strict=True)
+        return [part.view(lead + shape) for part, shape in parts]
 
     def join(self, parts: Parts, out: Tensor) -> None:
         """Writes one tensor per parameter into `out`, shape (..., P); None stands for zeros.

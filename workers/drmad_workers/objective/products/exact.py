@@ -24,7 +24,6 @@ def exact_product(
     use: Use | None = None,
 ) -> Derivatives:
     """∂(<∇_w L, u> - <b', db>) by reverse mode through the graph of ∇_w L and b'; see Product."""
-    own = use if inner.parameters.are_large else None
 
     def begin() -> Linearization:
         if at is not None:
@@ -39,7 +38,7 @@ def exact_product(
 
     def derive() -> Parts:
         begun = begin()
-        return second_half(begun, begun.inputs, *paired(inner, begun, cotangent), own)
+        return second_half(begun, begun.inputs, *paired(inner, begun, cotangent), use)
 
     if carried is None:
         if at is None and prepare is None:
@@ -53,7 +52,7 @@ def exact_product(
     after, carried_directions = update.directions(-total)
     outputs += [get_gradient_edge(each) for each in after]
     inputs = [*begun.inputs, *update.leaves]
-    parts = second_half(begun, inputs, outputs, directions + carried_directions, own)
+    parts = second_half(begun, inputs, outputs, directions + carried_directions, use)
     count = len(begun.inputs)
     by_carried = update.flatten(parts[count:]).add_(total - carried)
     return inner.split(parts[:count])._replace(by_carried=by_carried)

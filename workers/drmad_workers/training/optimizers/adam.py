@@ -77,7 +77,7 @@ class Adam(InnerOptimizer):
         decay: Factor,
         weight_decay: Factor,
     ) -> None:
-        weights, first, second = state
+        weights, first, second = state.unbind()
         if self.decoupled and not self.weight_decay.is_zero:
             weights.mul_(1.0 - weight_decay * rate)
         gradient = self._coupled(weights, gradient, weight_decay)
@@ -140,8 +140,8 @@ class Adam(InnerOptimizer):
         shrink: Factor,
     ) -> None:
         """`pull_back` of one step; adds to u."""
-        weights, first, second = state
-        d_weights, d_first, d_second = adjoint
+        weights, first, second = state.unbind()
+        d_weights, d_first, d_second = adjoint.unbind()
         time = self.first + step + 1
         gradient = self._coupled(weights, gradient, shrink)
         correction, second_correction = 1.0 - decay**time, 1.0 - self.second_decay**time

@@ -221,7 +221,7 @@ class MomentumSGD(InnerOptimizer):
         self, adjoint: Tensor, cotangent: Tensor, stride: StrideMap, weight_decay: Factor
     ) -> None:
         """`pull_back` without the derivatives by the rates."""
-        d_weights, d_velocity = adjoint
+        d_weights, d_velocity = adjoint.unbind()
         torch.mul(d_weights, stride.weights_by_gradient, out=cotangent)
         add_scaled(cotangent, stride.velocity_by_gradient, d_velocity)
         d_velocity.mul_(stride.velocity_by_velocity)
