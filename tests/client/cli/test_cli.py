@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import json
 import os
 import re
@@ -22,7 +20,6 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from drmad_client import __version__
-from drmad_client.cli.main import run
 from drmad_client.records.events import Event, LogLine
 from drmad_client.records.job import JobRecord, Waiting
 from drmad_client.records.meta_iteration import MetaIteration
@@ -32,6 +29,7 @@ from drmad_client.records.status import JobStatus
 from drmad_client.spec import capabilities
 from drmad_client.spec.job import JobSpec
 from tests.client import samples
+from tests.client.cli import command_line
 from tests.client.http import fake_service
 from tests.client.http.fake_service import Answer, FakeService
 
@@ -47,24 +45,10 @@ def drmad(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """One command line in this process; what only a process shows is tested by processes."""
     settings = {"COLUMNS": "100", "NO_COLOR": "1"} | (environment or {})
     if service:
         settings["DRMAD_URL"] = service.url
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
-        if cwd:
-            patch.chdir(cwd)
-        code = run([*arguments])
-    printed = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return subprocess.CompletedProcess(arguments, code, *printed)
+    return command_line.drmad(*arguments, stdin=stdin, cwd=cwd, environment=settings)
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
+from subprocess import CompletedProcess
 from typing import Any
 
 import httpx
@@ -24,6 +23,7 @@ from drmad_service.settings import ApiSettings
 from drmad_service.store import Capacity, Store
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
+from tests.client.cli.command_line import drmad
 
 pytestmark = pytest.mark.anyio
 
@@ -262,27 +262,25 @@ async def test_limits_are_checked_audited_and_for_operators_alone(
 async def test_the_operators_command_sets_lists_and_removes_limits(
     redis: Redis, redis_url: str
 ) -> None:
-    def limits(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "drmad_client", "limits", *arguments]
-        return subprocess.run(
-            [*command, "--redis-url", redis_url], capture_output=True, text=True, timeout=120
-        )
+    async def limits(*arguments: str) -> CompletedProcess[str]:
+        command = ("limits", *arguments, "--redis-url", redis_url)
+        return await asyncio.to_thread(drmad, *command)
 
-    assert "No tenant has limits" in limits("list").stdout
-    done = limits("set", "--tenant", "vision", "queued_jobs=20", "gpus=0.5")
+    assert "No tenant has limits" in (await limits("list")).stdout
+    done = await limits("set", "--tenant", "vision", "queued_jobs=20", "gpus=0.5")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "Limits of tenant vision: queued_jobs 20, gpus 0.5.\n"
-    done = limits("set", "--tenant", "vision", "gpus=none", "stored_bytes=1000000")
+    done = await limits("set", "--tenant", "vision", "gpus=none", "stored_bytes=1000000")
     assert done.stdout == "Limits of tenant vision: queued_jobs 20, stored_bytes 1,000,000.\n"
-    assert "vision" in limits("list").stdout
+    assert "vision" in (await limits("list")).stdout
     for wrong, words in (
         (["gpu=1"], "one of queued_jobs, running_jobs, replicas, gpus"),
         (["gpus=-1"], "gpus: must be at least 0"),
     ):
-        refused = limits("set", "--tenant", "vision", *wrong)
+        refused = await limits("set", "--tenant", "vision", *wrong)
         assert refused.returncode == 64, refused.stderr
         assert words in refused.stderr
-    assert limits("set", "--tenant", "A B", "gpus=1").returncode == 64
+    assert (await limits("set", "--tenant", "A B", "gpus=1")).returncode == 64
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from drmad_service.store.access.large_values import CHUNK_BYTES
 from drmad_service.store.files.data_folder import DataFolder
 from drmad_service.store.layout import keys
 from drmad_service.store.layout.state_machine import Action
+from tests.client.cli import command_line
 from tests.service.homes import HOMES, SCHEMA_2
 from tests.service.store.test_store import started, step
 from tests.service.stored_models import model
@@ -380,10 +381,8 @@ async def test_commands_write_and_bring_back_and_say_what_was_left_out(
     job_id = await ended(store, spec)
 
     async def drmad(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "drmad_client", *arguments, "--redis-url", redis_url]
-        return await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, check=False
-        )
+        command = (*arguments, "--redis-url", redis_url)
+        return await asyncio.to_thread(command_line.drmad, *command)
 
     path = str(tmp_path / "all.zip")
     written = await drmad("backup", path)
