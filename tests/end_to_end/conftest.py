@@ -14,7 +14,7 @@ from tests.end_to_end.running import Service
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("home"))
+    running = Service(tmp_path_factory.mktemp("home"), "--cpus", "2")
     running.start()
     yield running
     running.interrupt()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,6 @@ from tests.end_to_end.running import WAIT_S, Service, descendants
 from tests.end_to_end.test_lifecycle import committed, numbers, until, vector
 
 SHARED: dict[str, Any] = {"replicas": {"workers": 2}, "resources": {"cpus": 2}}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("home"), "--cpus", "2")
-    running.environment["DRMAD_RETRY_S"] = "0.1"
-    running.start()
-    yield running
-    running.interrupt()
 
 
 def spec(**changes: Any) -> dict[str, Any]:
