@@ -30,7 +30,8 @@ def mounted(
     redis_url: str, jobs: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("data")
-    server = Server(redis_url, KEY, data_dir=data, root_path=f"{ROOT}/")
+    # No worker runs that would write the data of a job, to which its page links.
+    server = Server(redis_url, KEY, data_dir=data, root_path=f"{ROOT}/", check_wait_s=0.1)
     server.start()
     yield server
     server.stop()
@@ -92,7 +93,8 @@ def test_every_link_of_every_page_leads_below_the_path(
         answer = visitor.get(urljoin(nginx.url, link))
         kept = answer.status_code == 200 or "/download/" in link or "/v1/" in link
         assert kept, (link, answer.status_code)
-        assert answer.status_code < 500, link
+        asked_a_worker = link.endswith("/data") and answer.json()["code"] == "no_worker"
+        assert answer.status_code < 500 or asked_a_worker, link
 
 
 def test_redirects_stay_below_the_path(nginx: Proxy, jobs: dict[str, str]) -> None:
