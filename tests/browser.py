@@ -26,7 +26,15 @@ from playwright.sync_api import (
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = next(
+    (
+        path
+        for path in (Path("/usr/bin/chromium-headless-shell"), Path("/usr/bin/chromium"))
+        if path.exists()
+    ),
+    None,
+)
+"""The one without a window of its own draws a page in half the time of the processor."""
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -45,10 +53,10 @@ FLAGS = (
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser; without it the test is skipped, except in CI."""
-    if not CHROMIUM.exists():
+    if CHROMIUM is None:
         if os.environ.get("CI") == "true":
-            pytest.fail("no /usr/bin/chromium: run deploy/install-browser.sh")
-        pytest.skip("no /usr/bin/chromium; deploy/install-browser.sh brings it")
+            pytest.fail("no chromium in /usr/bin: run deploy/install-browser.sh")
+        pytest.skip("no chromium in /usr/bin; deploy/install-browser.sh brings it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS])
         yield browser
