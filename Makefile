@@ -22,7 +22,7 @@ proxy:
 	deploy/install-proxy.sh
 
 test: install browser proxy
-	$(BIN)/python -m pytest -m "not full" -n 4 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not full" -n 3 --dist loadscope --no-loadscope-reorder
 
 test-full: install browser proxy
 	$(BIN)/python -m pytest
