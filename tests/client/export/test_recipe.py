@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -390,10 +391,29 @@ def test_a_table_trains_without_drmad(tmp_path: Path) -> None:
         problem={"model": {"name": "tabular", "hidden": [6]}, "data": data},
         hyperparameters=[{"kind": "l2", "per": "layer"}],
     )
+    agree_below(tmp_path, fields)
+
+
+def agree_below(root: Path, fields: dict[str, Any]) -> None:
+    """As `agree`, for a problem that reads a file below this data root."""
     with pytest.MonkeyPatch.context() as patch:
-        roots = Places([tmp_path])
+        roots = Places([root])
         patch.setattr(sys.modules[__name__], "Places", lambda: roots)
-        agree(fields, tmp_path)
+        agree(fields, root)
+
+
+def test_arrays_of_a_file_train_without_drmad(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    arrays = {"inputs": draw.normal(size=(120, 5)), "targets": draw.integers(0, 3, 120)}
+    arrays["source"] = draw.integers(0, 2, 120)
+    np.savez(tmp_path / "rows.npz", **arrays)
+    sizes = {"train": ROWS, "valid": 20, "test": 40}
+    data = {"name": "file", "path": "rows.npz", "standardize": True, **sizes}
+    fields = changed(
+        problem={"model": {"name": "mlp", "hidden": [6]}, "data": data},
+        hyperparameters=[{"kind": "sample_weight", "per": "source"}],
+    )
+    agree_below(tmp_path, fields)
 
 
 def test_the_folder_of_a_retraining_has_the_code_or_says_why_not(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from collections.abc import AsyncIterator
@@ -12,11 +13,13 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from drmad_client.records.job import JobError
 from drmad_client.spec.job import JobSpec
 from drmad_service.api.app import create_app
 from drmad_service.settings import ApiSettings
 from drmad_service.store import Store
 from drmad_service.store.access.large_values import CHUNK_BYTES
+from drmad_service.store.side_runs.recipe_data import KIND
 from drmad_workers.artifacts.artifact import Artifact
 from drmad_workers.artifacts.store import ArtifactLocation
 from tests.service.store.test_store import started, step
@@ -99,3 +102,34 @@ async def test_conditions_name_the_file_that_is_meant(api: httpx.AsyncClient, mo
     assert beyond.headers["content-range"] == f"bytes */{len(CONTENT)}"
     for several in ("bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=x"):
         assert (await api.get(model, headers={"Range": several})).content == CONTENT
+
+
+async def test_the_data_of_a_recipe_are_written_when_they_are_asked_for(
+    api: httpx.AsyncClient, redis: Redis, spec: JobSpec, tmp_path: Path
+) -> None:
+    artifacts = ArtifactLocation(str(tmp_path)).open()
+    store = Store(redis, artifacts=artifacts)
+    job_id = (await started(store, spec)).job_id
+    path = f"/v1/jobs/{job_id}/data"
+
+    async def answer(found: JobError | Artifact) -> None:
+        while (request := await store.take(KIND)) is None:
+            await asyncio.sleep(0.01)
+        await store.answer_recipe_data(request.id, job_id, found)
+
+    async with asyncio.TaskGroup() as tasks:
+        refused = tasks.create_task(api.get(path))
+        tasks.create_task(answer(JobError(code="invalid_problem", message="the code reads them")))
+    failed = refused.result()
+    assert (failed.status_code, failed.json()["detail"]) == (422, "the code reads them")
+
+    with artifacts.scratch() as file:
+        file.write_bytes(CONTENT)
+        kept = artifacts.keep(file, f"jobs/{job_id}/retrained")
+    async with asyncio.TaskGroup() as tasks:
+        sent = tasks.create_task(api.get(path))
+        tasks.create_task(answer(kept))
+    assert sent.result().content == CONTENT
+    # No worker is asked again: a download that broke off goes on from the same file.
+    rest = await api.get(path, headers={"Range": "bytes=5-", "If-Match": f'"{kept.sha256}"'})
+    assert (rest.status_code, rest.content) == (206, CONTENT[5:])

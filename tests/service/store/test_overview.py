@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib import resources
+from io import BytesIO
 from typing import Any
+from zipfile import ZipFile
 
 import httpx
 import pytest
@@ -173,3 +175,7 @@ async def test_downloads_are_files(api: httpx.AsyncClient, jobs: dict[str, str])
         assert answer.content.startswith(begins)
         assert f"{job}-{file}" in answer.headers["content-disposition"]
     assert (await api.get(f"/jobs/{job}/download/passwd")).status_code == 404
+    packed = await api.get(f"/jobs/{job}/recipe.zip")
+    with ZipFile(BytesIO(packed.content)) as archive:
+        assert archive.namelist() == ["hyperparameters.safetensors", "recipe.py"]
+        assert b"def train(" in archive.read("recipe.py")
