@@ -12,6 +12,7 @@ import ray
 from drmad_client.spec.job import JobSpec
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
+from drmad_workers.ray_actor.freed_memory import keep_freed_memory
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, Prepared, ProgressReport
 from drmad_workers.ray_actor.printed.output import Output
@@ -51,6 +52,7 @@ class ReplicaWorker:
             followers: the other workers of the replica, whose first this one is.
             output: the name by which an OutputReader finds what this process printed at last.
         """
+        keep_freed_memory()
         self._spec_json = spec
         self._numbers = list(replicas)
         self._cpus = cpus

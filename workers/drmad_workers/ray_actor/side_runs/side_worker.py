@@ -12,6 +12,7 @@ from drmad_client.spec.job import JobSpec
 from drmad_client.spec.replicas import ReplicasSpec
 from drmad_workers.artifacts.job_artifacts import JobArtifacts
 from drmad_workers.ray_actor import failures
+from drmad_workers.ray_actor.freed_memory import keep_freed_memory
 from drmad_workers.ray_actor.memory_limit import limit_memory
 from drmad_workers.ray_actor.messages import Failure, PackedState, ProgressReport
 from drmad_workers.ray_actor.printed.output import Output
@@ -51,6 +52,7 @@ class SideWorker:
             artifacts: where a model goes that is too large for Redis.
             output: the name by which an OutputReader finds what this process printed at last.
         """
+        keep_freed_memory()
         self._spec_json, self._asked_json, self._state = spec, asked, state
         self._cpus, self._data_roots, self._uploads = cpus, data_roots, uploads
         self._code, self._memory_bytes = code, memory_bytes
