@@ -151,7 +151,7 @@ def with_model(model: nn.Module) -> Problem:
         (lambda: with_model(OwnGenerator()), "the attribute '0.draw' of the model"),
         (lambda: with_model(ModuleLevel(4, CLASSES)), "the variable 'OWN' of forward"),
         (captured, "the variable 'own' of loss"),
-        (counting, "keep state in buffers"),
+        (counting, "other state in buffers"),
     ],
 )
 def test_a_loss_that_differs_under_the_same_seeds_is_refused(

@@ -16,7 +16,11 @@ from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.autograd.autograd_graph import graph_nodes
 from drmad_workers.objective.autograd.differentiable_forward import DifferentiableForward
 from drmad_workers.objective.autograd.streamed_derivatives import placeholder, streamed
-from drmad_workers.objective.checks.repeatability import described_loss, require_repeatable
+from drmad_workers.objective.checks.repeatability import (
+    described_loss,
+    require_no_memory,
+    require_repeatable,
+)
 from drmad_workers.objective.checks.side_effects import no_side_effects
 from drmad_workers.objective.checks.undefined_derivatives import not_finite, require_finite_parts
 from drmad_workers.objective.objective import Objective
@@ -99,6 +103,14 @@ def check_problem(
     names = objective.values.leaf_names
     parameters.train()
     objective.end_products()
+    require_no_memory(
+        objective,
+        {
+            "inner_loss": lambda: objective.inner.loss(batch),
+            "outer_loss": lambda: objective.losses.outer(first_valid),
+        },
+        seed,
+    )
     given.restore()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):
         if inner is None and outer is None:

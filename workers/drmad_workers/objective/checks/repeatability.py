@@ -1,7 +1,7 @@
-"""Finds random numbers that a loss draws from a generator of its own."""
+"""Finds what a loss depends on beside weights, batch and seeds: own generators, own memory."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.objective import Objective
+from drmad_workers.objective.parameters.carried import ModelWatch
+from drmad_workers.objective.parameters.initial_weights import initialize
 
 LossName = Literal["inner_loss", "outer_loss"]
 
+_PASSES_ELSEWHERE = 3
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -33,9 +36,7 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: L
         return found
 
     first, again = value(), value()
-    # Kernels that add in any order repeat up to rounding only.
-    rounding = 1e-2 if objective.losses.autocast else 1e3 * torch.finfo(parameters.dtype).eps
-    if torch.allclose(first, again, rtol=rounding, equal_nan=True):
+    if _agree(objective, first, again):
         return
     own = getattr(problem, name)
     names = [*generators_of(parameters.model), *(() if own is None else captured(own))]
@@ -44,7 +45,8 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: L
         "generator instead (without `generator=`), which is seeded for every step"
         if names
         else "a generator of its own, or something that changes from call to call, takes part: "
-        "draw from the global generators of torch, NumPy or Python, and keep state in buffers"
+        "draw from the global generators of torch, NumPy or Python, keep copies of the model in "
+        "attributes of it, and other state in buffers"
     )
     what, field = described_loss(objective, name)
     raise ProblemError(
@@ -52,6 +54,61 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: L
         f"got {float(first):.6g} and {float(again):.6g}: {cause}",
         field,
     )
+
+
+def require_no_memory(
+    objective: Objective, losses: Mapping[LossName, Callable[[], Tensor]], seed: int
+) -> None:
+    """Raises ProblemError if a loss remembers weights where the engine does not look.
+
+    A copy of the model in a list, a generator or a closure takes part in the derivatives, and no
+    backward step restores it. The losses are taken at w_0 before and after a few passes at other
+    weights; what the engine sees of the model is restored in between.
+
+    Args:
+        losses: the training loss first; each is called in the mode in which its metric is taken.
+        seed: that of w_0.
+    """
+    parameters = objective.parameters
+    states, seen = GeneratorStates.now(parameters.device), ModelWatch(parameters.held)
+
+    def value(name: LossName) -> Tensor:
+        parameters.load_carried()
+        (parameters.train if name == "inner_loss" else parameters.eval)()
+        found = losses[name]().detach()
+        states.restore()
+        return found
+
+    before = {name: value(name) for name in losses}
+    for _ in range(_PASSES_ELSEWHERE):
+        with torch.no_grad():
+            parameters.weights.mul_(1.1).add_(0.01)
+        value("inner_loss")
+    parameters.train()
+    seen.restore()
+    initialize(objective, seed)
+    states.restore()
+    for name, first in before.items():
+        again = value(name)
+        if not _agree(objective, first, again):
+            what, field = described_loss(objective, name)
+            raise ProblemError(
+                f"{what} must depend on earlier weights through the model's own modules and "
+                f"buffers alone, got {float(first):.6g} and, at the same weights after "
+                f"{_PASSES_ELSEWHERE} passes at others, {float(again):.6g}: something that changes "
+                "from step to step lies in a list, a dict, a generator or a variable, where no "
+                "backward step restores it; make a copy of the model an attribute of it "
+                "(self.teacher = ...), several of them an nn.ModuleList, and a tensor a buffer",
+                field,
+            )
+    parameters.train()
+
+
+def _agree(objective: Objective, first: Tensor, again: Tensor) -> bool:
+    """Whether two losses are the same; kernels that add in any order repeat up to rounding."""
+    eps = torch.finfo(objective.parameters.dtype).eps
+    rounding = 1e-2 if objective.losses.autocast else 1e3 * eps
+    return torch.allclose(first, again, rtol=rounding, equal_nan=True)
 
 
 def described_loss(objective: Objective, name: LossName) -> tuple[str, str]:
