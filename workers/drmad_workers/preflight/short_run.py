@@ -109,7 +109,7 @@ def _measured(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> dict
         "method": evaluation.method,
         **_fidelity(short, trial, first),
         "job_seconds": _job_seconds(spec, short, evaluation),
-        "memory_bytes": evaluation.peak_memory_bytes + _additional_bytes(spec, short, trial, tuner),
+        "memory_bytes": _memory_bytes(spec, short, trial, tuner, first.peak_memory_bytes),
     }
 
 
@@ -183,6 +183,19 @@ def _job_seconds(spec: JobSpec, short: JobSpec, evaluation: Evaluation) -> float
     trials = 0 if spec.search is None else spec.search.trials
     search = trials * seconds["forward"] / short_steps * spec.training.steps
     return spec.meta.iterations * each + search
+
+
+def _memory_bytes(
+    spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner, peak_bytes: int
+) -> int:
+    """The predicted peak of a worker of the job.
+
+    Args:
+        peak_bytes: that of the first evaluation of the short run. Beside a second one there is the
+            model of the first, which a worker has given away by then.
+    """
+    twice = trial.objective.parameters.state.nbytes  # a worker has one tuner
+    return peak_bytes - twice + _additional_bytes(spec, short, trial, tuner)
 
 
 def _additional_bytes(spec: JobSpec, short: JobSpec, trial: Tuner, tuner: Tuner) -> int:
