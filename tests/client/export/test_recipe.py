@@ -404,9 +404,12 @@ def agree_below(root: Path, fields: dict[str, Any]) -> None:
 
 def test_arrays_of_a_file_train_without_drmad(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    arrays = {"inputs": draw.normal(size=(120, 5)), "targets": draw.integers(0, 3, 120)}
-    arrays["source"] = draw.integers(0, 2, 120)
-    np.savez(tmp_path / "rows.npz", **arrays)
+    inputs, targets, source = (
+        draw.normal(size=(120, 5)),
+        draw.integers(0, 3, 120),
+        draw.integers(0, 2, 120),
+    )
+    np.savez(tmp_path / "rows.npz", inputs=inputs, targets=targets, source=source)
     sizes = {"train": ROWS, "valid": 20, "test": 40}
     data = {"name": "file", "path": "rows.npz", "standardize": True, **sizes}
     fields = changed(
