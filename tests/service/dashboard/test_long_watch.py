@@ -88,6 +88,8 @@ def watch(
             watched.advance(each)
             kept.append(watched.kept())
         watched.end()
+    megabytes, nodes = zip(*kept, strict=True)
+    print(f"{len(kept)} rounds: MB {megabytes[0]:.1f} to {megabytes[-1]:.1f}, nodes {nodes}")
     assert trouble.found == []
     return kept
 
@@ -125,6 +127,5 @@ def test_a_page_that_is_open_for_an_hour_keeps_its_memory(
     until = time.monotonic() + 3600
     kept = watch(browser, server, do, lambda _: time.monotonic() < until, each=50)
     megabytes, nodes = zip(*kept, strict=True)
-    print(f"{len(kept)} rounds: MB {megabytes[0]:.1f} to {megabytes[-1]:.1f}, nodes {nodes}")
     assert megabytes[-1] < min(megabytes) + 6
     assert nodes[-1] < min(nodes) + PAGE_NODES
