@@ -29,7 +29,7 @@ os.environ |= {"_DRMAD_COMPLETE": "complete_bash", "COMP_WORDS": "drmad re", "CO
 from drmad_client.cli.main import run
 with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
     run([])
-assert shown.getvalue().split() == ["resume", "retrain", "restore"], shown.getvalue()
+assert shown.getvalue().split() == ["resume", "recipe", "retrain", "restore"], shown.getvalue()
 """
 
 

@@ -17,7 +17,7 @@ from drmad_client.records.meta_iteration import Arrival
 from drmad_client.records.status import JobStatus
 from tests.end_to_end.running import WAIT_S, Service
 
-ITERATIONS = 8
+ITERATIONS = 20
 ALL_CPUS = {"cpus": 1}
 MOST = 1500
 """Hyperparameters that this service takes in a job."""

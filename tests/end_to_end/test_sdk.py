@@ -111,7 +111,7 @@ def until(job: Job, is_there: Callable[[Event], bool]) -> Event:
 
 @ASYNC
 def test_a_job_is_paused_resumed_extended_forked_and_deleted(client: Client) -> None:
-    job = client.jobs.create(short(meta={"iterations": 6}))
+    job = client.jobs.create(short(meta={"iterations": 30}))
     until(job, lambda event: event.type == "iteration")
     assert job.pause().status in (JobStatus.PAUSING, JobStatus.PAUSED)
     until(job, lambda event: event.data.get("status") == "paused")
@@ -120,15 +120,15 @@ def test_a_job_is_paused_resumed_extended_forked_and_deleted(client: Client) -> 
     with pytest.raises(Conflict):
         job.delete()
     assert job.resume().status in (JobStatus.QUEUED, JobStatus.STARTING)
-    assert job.wait(WAIT_S).progress.iteration == 6
+    assert job.wait(WAIT_S).progress.iteration == 30
     assert job.extend(1).status in (JobStatus.QUEUED, JobStatus.STARTING)
-    assert job.wait(WAIT_S).progress.iteration == 7
+    assert job.wait(WAIT_S).progress.iteration == 31
     events = list(job.stream())
-    assert [e.data["iteration"] for e in events if e.type == "iteration"] == list(range(7))
-    forked = client.jobs.fork(job.id, 4, {"meta": {"iterations": 6}, "name": "forked"})
-    assert (forked.name, forked.wait(WAIT_S).progress.iteration) == ("forked", 6)
-    losses = [[r.validation_loss for r in j.history()][:6] for j in (job, forked)]
-    assert losses[0][4:] == losses[1][-2:]  # the same numbers from there on
+    assert [e.data["iteration"] for e in events if e.type == "iteration"] == list(range(31))
+    forked = client.jobs.fork(job.id, 28, {"meta": {"iterations": 30}, "name": "forked"})
+    assert (forked.name, forked.wait(WAIT_S).progress.iteration) == ("forked", 30)
+    losses = [[r.validation_loss for r in j.history()][:30] for j in (job, forked)]
+    assert losses[0][28:] == losses[1][-2:]  # the same numbers from there on
     for done in (job, forked):
         done.delete()
         with pytest.raises(NotFound):

@@ -203,6 +203,7 @@ async def data(
     test; of own code the arrays of its upload. A worker writes the file when it is asked for, and
     the service keeps it for 25 minutes. `Range` and `If-Match` work as for the model.
     """
+    await store.get(job_id)  # a job that does not exist has no worker to wait for
     file = await store.recipe_data(job_id)
     if file is None:
         asked = await store.request_recipe_data(job_id, principal.tenant)

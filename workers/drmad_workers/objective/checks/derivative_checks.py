@@ -109,7 +109,6 @@ def check_problem(
             "inner_loss": lambda: objective.inner.loss(batch),
             "outer_loss": lambda: objective.losses.outer(first_valid),
         },
-        seed,
     )
     given.restore()
     for name, inner, outer in zip(names, by_leaves, direct, strict=True):

@@ -12,7 +12,6 @@ from drmad_workers.errors import ProblemError
 from drmad_workers.global_generators import GeneratorStates
 from drmad_workers.objective.objective import Objective
 from drmad_workers.objective.parameters.carried import ModelWatch
-from drmad_workers.objective.parameters.initial_weights import initialize
 
 LossName = Literal["inner_loss", "outer_loss"]
 
@@ -57,17 +56,16 @@ def require_repeatable(objective: Objective, loss: Callable[[], Tensor], name: L
 
 
 def require_no_memory(
-    objective: Objective, losses: Mapping[LossName, Callable[[], Tensor]], seed: int
+    objective: Objective, losses: Mapping[LossName, Callable[[], Tensor]]
 ) -> None:
     """Raises ProblemError if a loss remembers weights where the engine does not look.
 
     A copy of the model in a list, a generator or a closure takes part in the derivatives, and no
-    backward step restores it. The losses are taken at w_0 before and after a few passes at other
-    weights; what the engine sees of the model is restored in between.
+    backward step restores it. The losses are taken at the present weights before and after a few
+    passes at others; what the engine sees of the model is restored in between.
 
     Args:
         losses: the training loss first; each is called in the mode in which its metric is taken.
-        seed: that of w_0.
     """
     parameters = objective.parameters
     states, seen = GeneratorStates.now(parameters.device), ModelWatch(parameters.held)
@@ -80,13 +78,15 @@ def require_no_memory(
         return found
 
     before = {name: value(name) for name in losses}
+    present = parameters.weights.clone()
     for _ in range(_PASSES_ELSEWHERE):
         with torch.no_grad():
             parameters.weights.mul_(1.1).add_(0.01)
         value("inner_loss")
     parameters.train()
     seen.restore()
-    initialize(objective, seed)
+    with torch.no_grad():
+        parameters.weights.copy_(present)
     states.restore()
     for name, first in before.items():
         again = value(name)
